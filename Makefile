@@ -1,0 +1,74 @@
+# gatemask's front door. `make help` prints the lines that carry ##.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GATEMASK := $(BIN)/gatemask
+COMP ?= phantom
+FOLD ?= all
+# DATA=folder names the raw files; ARGS passes anything else on, e.g. ARGS="--quick --set epochs=2"
+FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint loop phantom data folds records train oof-tune ensemble package rehearse report clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready ## create .venv and install everything, once
+
+# The stamp is written last, so that an interrupted installation is taken up again.
+$(VENV)/ready: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q lib
+	@touch $@
+
+demo: setup ## the whole loop on phantom chest X-rays, from raw DICOM to a scored submission
+	@$(GATEMASK) loop phantom $(ARGS)
+
+test: setup ## the tests (make test ARGS="-k rle" for some)
+	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: setup ## the tests, the long ones too
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+loop: setup ## everything that is not done yet: make loop COMP=nuclei DATA=path/to/nuclei
+	@$(GATEMASK) loop $(COMP) $(FLAGS)
+
+phantom: setup ## write the phantom competition's raw files
+	@$(GATEMASK) data phantom $(ARGS)
+
+data: setup ## raw files -> manifest and normalised masks
+	@$(GATEMASK) data prepare $(COMP) $(FLAGS)
+
+folds: setup ## manifest -> stratified, grouped folds
+	@$(GATEMASK) folds make $(COMP) $(ARGS)
+
+records: setup ## manifest -> TFRecords
+	@$(GATEMASK) records $(COMP) $(ARGS)
+
+train: setup ## one experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
+	@$(GATEMASK) train $(EXP) --fold $(FOLD) $(ARGS)
+
+oof-tune: setup ## tune gate and mask thresholds on out-of-fold predictions
+	@$(GATEMASK) oof-tune $(COMP) $(ARGS)
+
+ensemble: setup ## choose the folds that are shipped
+	@$(GATEMASK) ensemble $(COMP) $(ARGS)
+
+package: setup ## weights, wheels and kernel for Kaggle
+	@$(GATEMASK) package $(COMP) $(ARGS)
+
+rehearse: setup ## run the kernel as Kaggle will: no network, only Kaggle's packages
+	@$(GATEMASK) rehearse $(COMP) $(ARGS)
+
+report: setup ## one HTML page
+	@$(GATEMASK) report $(COMP) $(ARGS)
+
+clean: ## delete what the tool made (data, runs, dist); .venv stays
+	rm -rf data runs dist folds/phantom*.csv folds/*-quick.csv

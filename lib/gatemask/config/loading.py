@@ -1,0 +1,220 @@
+"""Read a YAML with `extends:`, `quick:` and `--set`, and say where it is wrong: file, line, nearest key.
+
+Mappings merge key by key, so that a child names only what it changes. Two exceptions keep recipes readable:
+`loss` is replaced whole, and so is a section whose `name` changes (its parameters belong to that name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from gatemask.config.schema import Competition, Ensemble, Experiment
+from gatemask.errors import GatemaskError, nearest
+
+Key = tuple[str | int, ...]
+Places = dict[Key, str]
+Schema = TypeVar("Schema", bound=BaseModel)
+REPLACED_WHOLE = {"loss"}
+
+
+def load_experiment(path: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in `path`, resolved. Its name is the file's stem unless the YAML says another."""
+    return _load(path, Experiment, {"name": path.stem}, quick, overrides)
+
+
+def load_competition(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Competition:
+    """The competition.yaml in `folder`."""
+    return _load(folder / "competition.yaml", Competition, {"name": folder.name}, quick, overrides)
+
+
+def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
+    """The ensemble.yaml in `folder`."""
+    return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
+
+
+def _load(
+    path: Path, schema: type[Schema], defaults: dict[str, Any], quick: bool, overrides: Sequence[str]
+) -> Schema:
+    values, places = _read_extended(path, seen=[])
+    values = {**defaults, **values}
+    if quick:
+        _merge(values, values.get("quick") or {})
+        places = {k[1:] if k[:1] == ("quick",) and len(k) > 1 else k: p for k, p in places.items()}
+    for override in overrides:
+        _override(values, places, override)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, values, places, schema, path) from None
+
+
+# --- reading -----------------------------------------------------------------------------------------------
+
+
+def _read_extended(path: Path, seen: list[Path]) -> tuple[dict[str, Any], Places]:
+    if path in seen:
+        chain = " -> ".join(p.name for p in [*seen, path])
+        raise GatemaskError("'extends' goes round in a circle.", where=path, received=chain)
+    values, places = _read(path, by=seen[-1] if seen else None)
+    base = values.pop("extends", None)
+    if base is None:
+        return values, places
+    merged, base_places = _read_extended((path.parent / base).resolve(), [*seen, path])
+    _merge(merged, values)
+    return merged, {**base_places, **places}
+
+
+def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise GatemaskError(
+            "There is no such file.", where=path, received=f"extends in {by}" if by else None,
+            do="Write it, or correct the path.",
+        ) from None  # fmt: skip
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        raise GatemaskError(
+            "This is not valid YAML.", where=where, received=getattr(error, "problem", None) or error,
+            do="Look at the indentation, the quotes and the colons around that line.",
+        ) from None  # fmt: skip
+    if not isinstance(node, yaml.MappingNode):
+        raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")
+    places: Places = {}
+    for key, line in _lines(node, (), path):
+        places[key] = f"{path}, line {line}"
+    return yaml.safe_load(text), places
+
+
+def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
+    """Every key's line; a key given twice is refused, where plain YAML would silently keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        first: dict[Any, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in first:
+                raise GatemaskError(
+                    f"The key '{key.value}' is given twice.", where=f"{path}, lines {first[key.value]} and {line}",
+                    do="Keep one of the two.",
+                )  # fmt: skip
+            first[key.value] = line
+            yield (*at, key.value), line
+            yield from _lines(value, (*at, key.value), path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*at, index), value.start_mark.line + 1
+            yield from _lines(value, (*at, index), path)
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for key, value in new.items():
+        old = into.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        renamed = both and "name" in value and value["name"] != old.get("name")
+        if both and not renamed and key not in REPLACED_WHOLE:
+            _merge(old, value)
+        else:
+            into[key] = value
+
+
+def _override(values: dict[str, Any], places: Places, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise GatemaskError("--set needs key=value.", received=override, expected="e.g. --set schedule.peak=1e-3")
+    path = tuple(key.strip().split("."))
+    try:
+        value = yaml.safe_load(text)
+        value = float(text) if isinstance(value, str) and _is_number(text) else value
+    except yaml.YAMLError:
+        value = text
+    nested: Any = value
+    for part in reversed(path):
+        nested = {part: nested}
+    _merge(values, nested)
+    for length in range(1, len(path) + 1):
+        places[path[:length]] = f"--set {override}"
+
+
+def _is_number(text: str) -> bool:
+    """YAML 1.1 reads 1e-3 as a string, since it wants a dot; people do not."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# --- explaining --------------------------------------------------------------------------------------------
+
+
+def _explain(
+    error: ValidationError, values: dict[str, Any], places: Places, schema: type[BaseModel], path: Path
+) -> GatemaskError:
+    """The first complaint, in words; the others are found when this one is mended."""
+    complaint = error.errors()[0]
+    # pydantic puts names of union branches into the location: keep the parts that are keys of the YAML.
+    loc = tuple(_real_keys(complaint["loc"], values))
+    name = ".".join(str(part) for part in loc) or "the file"
+    where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(path))
+    kind, received = complaint["type"], complaint.get("input")
+    if kind == "extra_forbidden":
+        word = str(complaint["loc"][-1])
+        parent = loc[:-1] if loc[-1:] == (word,) else loc
+        known = sorted(_keys_at(schema, parent, values))
+        close = nearest(word, known)
+        do = f"Write '{close}' instead." if close else "Take it out."
+        name = ".".join(str(part) for part in (*parent, word))
+        return GatemaskError(f"Unknown key '{name}'.", where=where, received=word, expected=", ".join(known), do=do)
+    if kind == "missing":
+        return GatemaskError(f"The key '{name}' is missing.", where=where if loc[:-1] else path, do="Add it.")
+    expected = complaint.get("ctx", {}).get("expected") or complaint["msg"]
+    if kind == "value_error":
+        return GatemaskError(f"{str(complaint['ctx']['error'])}.", where=where)
+    close = nearest(str(received), str(expected).replace("'", "").replace(" or ", ", ").split(", "))
+    return GatemaskError(
+        f"'{name}' has a value that cannot be.", where=where, received=repr(received), expected=expected,
+        do=f"Did you mean '{close}'?" if close and kind == "literal_error" else None,
+    )  # fmt: skip
+
+
+def _real_keys(loc: tuple[str | int, ...], values: Any) -> Iterator[str | int]:
+    for index, part in enumerate(loc):
+        last = index == len(loc) - 1
+        if isinstance(values, dict) and (part in values or last):
+            yield part
+            values = values.get(part)
+        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
+            yield part
+            values = values[part]
+
+
+def _keys_at(schema: Any, loc: Key, values: Any) -> set[str]:
+    """The keys that the schema knows at `loc`, looking through lists, optionals and unions."""
+    if not loc:
+        models = [m for m in _models_in(schema) if not isinstance(values, dict) or _branch_fits(m, values)]
+        return {key for model in models for key in model.model_fields}
+    inner = values[loc[0]]
+    if isinstance(loc[0], int):
+        return _keys_at(schema, loc[1:], inner)
+    fields = [m.model_fields[loc[0]].annotation for m in _models_in(schema) if loc[0] in m.model_fields]
+    return set().union(*(_keys_at(field, loc[1:], inner) for field in fields)) if fields else set()
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _branch_fits(model: type[BaseModel], values: dict[str, Any]) -> bool:
+    """Of a union told apart by `format:`, only the branch that the YAML chose."""
+    field = model.model_fields.get("format")
+    return field is None or "format" not in values or values["format"] in get_args(field.annotation)

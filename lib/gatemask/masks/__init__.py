@@ -1,0 +1,1 @@
+"""The only copy of the RLE codec, of the metric and of the decision rule."""

@@ -1,0 +1,96 @@
+"""One fold's out-of-fold predictions on disk: maps as uint8 in HDF5, gate probabilities in CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from gatemask.errors import GatemaskError
+from gatemask.files import write_text, write_with
+
+
+def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Path:
+    """Stream maps to `path`, a chunk per image.
+
+    Args:
+        path: oof.h5 with datasets `ids` (text) and `maps` (uint8, images x height x width x classes).
+        ids: the images in order.
+        maps: batches (n, height, width, classes), uint8, together as many as `ids`.
+        shape: height, width, classes.
+    """
+
+    def write(tmp: Path) -> None:
+        with h5py.File(tmp, "w") as file:
+            file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
+            store = file.create_dataset(
+                "maps", (len(ids), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=1
+            )
+            at = 0
+            for batch in maps:
+                store[at : at + len(batch)] = batch
+                at += len(batch)
+            if at != len(ids):
+                raise GatemaskError("Predictions are missing.", where=path, received=f"{at} maps", expected=len(ids))
+
+    return write_with(path, write)
+
+
+def read_maps(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Each id with its map, uint8 (height, width, classes), one at a time."""
+    with h5py.File(path, "r") as file:
+        maps = file["maps"]
+        for index, name in enumerate(file["ids"].asstr()[:]):
+            yield str(name), maps[index]
+
+
+class MapReader:
+    """Maps of several folds of one experiment, by id.
+
+    Args:
+        paths: the folds' oof.h5 files; an id in two of them is refused.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [h5py.File(path, "r") for path in paths]
+        self._at: dict[str, tuple[int, int]] = {}
+        for number, (path, file) in enumerate(zip(paths, self._files, strict=True)):
+            for index, name in enumerate(file["ids"].asstr()[:]):
+                if name in self._at:
+                    raise GatemaskError("An image has two out-of-fold maps.", where=path, received=name)
+                self._at[str(name)] = (number, index)
+
+    @property
+    def ids(self) -> set[str]:
+        return set(self._at)
+
+    def __getitem__(self, image_id: str) -> np.ndarray:
+        number, index = self._at[image_id]
+        return self._files[number]["maps"][index]
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def write_gates(path: Path, ids: Sequence[str], probabilities: np.ndarray) -> Path:
+    """oof.csv: image_id, probability."""
+    frame = pd.DataFrame({"image_id": list(ids), "probability": np.round(probabilities.astype(float), 6)})
+    return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def read_gates(paths: Sequence[Path]) -> dict[str, float]:
+    """Gate probabilities of several folds by id; an id in two of them is refused, and so is a NaN."""
+    gates: dict[str, float] = {}
+    for path in paths:
+        frame = pd.read_csv(path, dtype={"image_id": str})
+        for name, value in zip(frame["image_id"], frame["probability"], strict=True):
+            if name in gates:
+                raise GatemaskError("An image has two out-of-fold gate probabilities.", where=path, received=name)
+            if not 0 <= value <= 1:
+                raise GatemaskError("A gate probability is out of range.", where=f"{path}, {name}", received=value)
+            gates[name] = float(value)
+    return gates
