@@ -61,10 +61,14 @@ def probability(of_level: int) -> float:
 
 
 def average_maps(maps: list[np.ndarray]) -> np.ndarray:
-    """The mean of the members' maps, uint8 (height, width, classes), rounded half up; all of one size."""
-    total = np.zeros(maps[0].shape, np.uint32)
+    """The mean of the members' square maps, uint8 (side, side, classes), rounded half up.
+
+    Members of different input sizes are first brought to the largest of them.
+    """
+    side = max(one.shape[0] for one in maps)
+    total = np.zeros((side, side, maps[0].shape[2]), np.uint32)
     for one in maps:
-        total += one
+        total += enlarge(one, (side, side))
     return ((2 * total + len(maps)) // (2 * len(maps))).astype(np.uint8)
 
 

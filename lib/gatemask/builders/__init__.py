@@ -1,0 +1,1 @@
+"""A name in a YAML becomes an object: models, losses, metrics, optimizers, schedules. Imports Keras: import late."""

@@ -1,0 +1,140 @@
+"""`gatemask folds make`: which image is validated in which fold. No group is ever on both sides.
+
+    folds/<comp>.csv         image_id, fold, group, stratum; sorted by id; fold -1 is the hold-out
+    data/<comp>/folds.json   written last
+
+The CSV belongs under version control: a split is part of a result. A CSV that was not made here (fetched with
+the repository, or imported) is checked and adopted, and never overwritten.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from gatemask.config.schema import Competition, Folds
+from gatemask.console import say
+from gatemask.data.manifest import read_manifest
+from gatemask.errors import GatemaskError
+from gatemask.files import is_current, read_json, sha256, stamped_result, write_stamp, write_text
+from gatemask.project import Project
+
+HOLDOUT = -1
+
+
+def make(project: Project, comp: Competition) -> dict[str, Any]:
+    """Write the folds of a competition, or adopt the ones that are there."""
+    stamp = project.data / "folds.json"
+    manifest = read_manifest(project, "train")
+    made_from = {"manifest": sha256(project.data / "manifest.csv"), "settings": comp.folds.model_dump()}
+    if is_current(stamp, made_from):
+        return {"current": True, **stamped_result(stamp)}
+    started = time.monotonic()
+    if _is_foreign(project):
+        say(f"{project.folds} was not made here: adopted as it is.")
+        frame = _checked(project, manifest)
+    else:
+        frame = split(manifest, comp.folds)
+        write_text(project.folds, frame.to_csv(index=False, lineterminator="\n"))
+    return write_stamp(stamp, made_from, summary(frame, manifest), [project.folds], started)
+
+
+def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
+    """Folds of a manifest: the most even of several grouped, stratified splits.
+
+    Args:
+        manifest: training images with image_id, group, label and mask_area.
+        settings: K, seed, number of tries, area bins, hold-out.
+
+    Returns:
+        image_id, fold, group, stratum, sorted by image_id.
+    """
+    manifest = manifest.sort_values("image_id", ignore_index=True)
+    parts = settings.k + settings.holdout
+    if (groups := manifest["group"].nunique()) < parts:
+        raise GatemaskError("There are fewer groups than folds.", received=f"{groups} groups", expected=f"{parts} or more")
+    stratum = _strata(manifest, settings.area_bins)
+    best, best_cost = None, np.inf
+    for attempt in range(settings.tries):
+        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=settings.seed * 1000 + attempt)
+        fold = np.empty(len(manifest), int)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than K is fine here
+            for number, (_, held) in enumerate(splitter.split(manifest, stratum, manifest["group"])):
+                fold[held] = number
+        if (cost := _unevenness(fold, stratum, parts)) < best_cost:
+            best, best_cost = fold, cost
+    assert best is not None
+    if settings.holdout:
+        best = np.where(best == settings.k, HOLDOUT, best)
+    columns = {"image_id": manifest["image_id"], "fold": best, "group": manifest["group"], "stratum": stratum}
+    return pd.DataFrame(columns)
+
+
+def read_folds(project: Project) -> pd.DataFrame:
+    """folds/<comp>.csv."""
+    if not project.folds.exists():
+        raise GatemaskError("There are no folds yet.", where=project.folds, do=f"Run gatemask folds make {project.comp}.")
+    return pd.read_csv(project.folds, dtype={"image_id": str, "group": str})
+
+
+def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
+    """What is worth knowing of a split: sizes, share of positives, median mask area, and that nothing leaks."""
+    joined = frame.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
+    if (joined.groupby("group")["fold"].nunique() > 1).any():
+        leaking = joined.groupby("group")["fold"].nunique().idxmax()
+        raise GatemaskError("A group is in more than one fold.", received=leaking, do="Delete the fold file and make it anew.")
+    per_fold = {
+        str(fold): {
+            "images": len(part), "positives": round(float(part["label"].mean()), 4),
+            "median_area": int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
+        }
+        for fold, part in joined.groupby("fold")
+    }  # fmt: skip
+    return {"folds": len(set(frame["fold"]) - {HOLDOUT}), "per_fold": per_fold, "leak": 0.0}
+
+
+def _strata(manifest: pd.DataFrame, bins: int) -> np.ndarray:
+    """0 for an empty image, 1 to `bins` by the rank of the mask's area."""
+    rank = manifest["mask_area"].where(manifest["label"] == 1).rank(method="first")
+    positives = max(1, int(manifest["label"].sum()))
+    return np.ceil(rank * bins / positives).fillna(0).astype(int).to_numpy()
+
+
+def _unevenness(fold: np.ndarray, stratum: np.ndarray, parts: int) -> float:
+    counts = np.zeros((parts, stratum.max() + 1))
+    np.add.at(counts, (fold, stratum), 1)
+    return float((np.abs(counts - counts.mean(axis=0)) / np.maximum(counts.mean(axis=0), 1)).max())
+
+
+def _is_foreign(project: Project) -> bool:
+    stamp = project.data / "folds.json"
+    if not project.folds.exists():
+        return False
+    if not stamp.exists():
+        return True
+    return sha256(project.folds) not in read_json(stamp)["outputs"].values()
+
+
+def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
+    frame = read_folds(project)
+    lacking = {"image_id", "fold", "group", "stratum"} - set(frame.columns)
+    if lacking:
+        raise GatemaskError("A fold file lacks columns.", where=project.folds, received=", ".join(frame.columns),
+                            expected=", ".join(sorted(lacking)))  # fmt: skip
+    if frame["image_id"].duplicated().any():
+        twice = frame["image_id"][frame["image_id"].duplicated()].iloc[0]
+        raise GatemaskError("An image is in a fold file twice.", where=project.folds, received=twice)
+    known, given = set(manifest["image_id"]), set(frame["image_id"])
+    if known != given:
+        raise GatemaskError(
+            "The fold file is not about these images.", where=project.folds,
+            received=f"{len(given - known)} unknown ids, {len(known - given)} missing ids", expected=f"{len(known)} ids",
+            do="Delete it to make new folds, or bring back the data that it was made from.",
+        )  # fmt: skip
+    return frame

@@ -1,0 +1,184 @@
+"""Phantom chest X-rays: a competition in the shape of SIIM-ACR, drawn on the spot, learnt in minutes.
+
+    raw/train/<patient>/<image>.dcm   raw/test/<image>.dcm     8-bit JPEG DICOM with patient tags
+    raw/train-rle.csv                 relative RLE, base 0, column-major; -1 for none; rows shuffled
+    raw/sample_submission.csv         every test id once, all empty
+    raw/test-rle.csv                  the test truth, which a real competition keeps to itself
+    raw/phantom.json                  written last
+
+Each patient has lungs of their own; a lesion is a bright crescent along the outer edge of one lung. A few
+images are MONOCHROME1 (inverted), some lesions are annotated twice by overlapping parts, as in the original.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from gatemask.config.schema import Phantom, Rle
+from gatemask.console import progress
+from gatemask.files import fresh_folder, is_current, write_bytes, write_stamp, write_text
+from gatemask.masks import rle
+
+SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
+UID_ROOT = "1.2.826.0.1.3680043.10.1338"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One image before it is drawn."""
+
+    image_id: str
+    patient: int
+    split: str
+    positive: bool
+    inverted: bool
+    parts: int
+
+
+def make(raw: Path, settings: Phantom) -> dict[str, Any]:
+    """Write the competition to `raw`; the same settings give the same files."""
+    stamp = raw / "phantom.json"
+    made_from = settings.model_dump()
+    if is_current(stamp, made_from):
+        return {"current": True, "images": settings.images, "folder": str(raw)}
+    started = time.monotonic()
+    fresh_folder(raw)
+    plans = list(_plan(settings))
+    with ThreadPoolExecutor() as pool:
+        drawn = pool.map(lambda plan: _write_image(raw, plan, settings), plans)
+        rows = [row for found in progress(drawn, "phantoms", len(plans)) for row in found]
+    order = np.random.default_rng(settings.seed).permutation(len(rows))
+    table = pd.DataFrame([rows[i] for i in order], columns=["split", "ImageId", "EncodedPixels"])
+    outputs = []
+    for split, name in (("train", "train-rle.csv"), ("test", "test-rle.csv")):
+        part = table[table["split"] == split].drop(columns="split")
+        outputs.append(write_text(raw / name, part.to_csv(index=False, lineterminator="\n")))
+    sample = pd.DataFrame({"ImageId": sorted(p.image_id for p in plans if p.split == "test"), "EncodedPixels": "-1"})
+    outputs.append(write_text(raw / "sample_submission.csv", sample.to_csv(index=False, lineterminator="\n")))
+    positives = sum(p.positive for p in plans if p.split == "train")
+    result = {"images": settings.images, "positives": positives, "folder": str(raw)}
+    return write_stamp(stamp, made_from, result, outputs, started)
+
+
+def _plan(settings: Phantom) -> Iterator[Plan]:
+    """Patients with one to five images, train and test apart; the share of positives is exact."""
+    rng = np.random.default_rng([settings.seed, 1])
+    patient = 0
+    for split, count in (("train", settings.images), ("test", settings.test_images)):
+        positive = np.zeros(count, bool)
+        positive[: round(count * settings.positives)] = True
+        rng.shuffle(positive)
+        left = 0
+        for index in range(count):
+            if left == 0:
+                patient, left = patient + 1, int(rng.choice([1, 1, 1, 2, 3, 5]))
+            left -= 1
+            image_id = f"{UID_ROOT}.{settings.seed}.{patient}.{len(split)}{index:05d}"
+            parts = int(rng.choice([1, 1, 1, 2])) if positive[index] else 0
+            yield Plan(image_id, patient, split, bool(positive[index]), bool(rng.random() < 0.05), parts)
+
+
+def _write_image(raw: Path, plan: Plan, settings: Phantom) -> list[tuple[str, str, str]]:
+    number = int(plan.image_id.rsplit(".", 1)[1])
+    rng = np.random.default_rng([settings.seed, 2, number])
+    image, lesion = draw(plan.patient, plan.positive, settings.size, settings.seed, rng)
+    folder = raw / plan.split / (f"patient{plan.patient:04d}" if plan.split == "train" else "")
+    write_bytes(folder / f"{plan.image_id}.dcm", as_dicom(image, plan.image_id, plan.patient, plan.inverted))
+    masks = _annotations(lesion, plan.parts)
+    return [(plan.split, plan.image_id, rle.encode(mask, SIIM)) for mask in masks]
+
+
+def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
+    """The lesion as one annotation, or as two that overlap in a band and unite to the whole."""
+    rows = np.flatnonzero(lesion.any(axis=1))
+    if parts < 2 or len(rows) < 8:
+        return [lesion]
+    upper, lower = lesion.copy(), lesion.copy()
+    upper[rows[int(len(rows) * 0.6)] :] = False
+    lower[: rows[int(len(rows) * 0.4)]] = False
+    return [upper, lower]
+
+
+def draw(
+    patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One phantom.
+
+    Returns:
+        image uint8 (size, size) and lesion bool (size, size).
+    """
+    anatomy = np.random.default_rng([seed, 3, patient])
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    body = _ellipse(x, y, 0.5, 0.62, 0.46, 0.62) < 1
+    image = np.where(body, 0.58, 0.06) + 0.08 * (y - 0.5)
+    lungs = []
+    for side in (-1, 1):
+        cx = 0.5 + side * (0.19 + 0.02 * anatomy.uniform(-1, 1))
+        cy = 0.47 + 0.03 * anatomy.uniform(-1, 1)
+        rx, ry = 0.135 + 0.015 * anatomy.uniform(-1, 1), 0.31 + 0.03 * anatomy.uniform(-1, 1)
+        cx, cy = cx + 0.01 * rng.uniform(-1, 1), cy + 0.01 * rng.uniform(-1, 1)
+        lungs.append((side, cx, cy, rx, ry))
+        image -= 0.36 * np.clip(1.6 - 1.6 * _ellipse(x, y, cx, cy, rx, ry), 0, 1)
+    image += 0.05 * np.clip(np.sin((y + 0.9 * (x - 0.5) ** 2) * 2 * np.pi / 0.085) - 0.55, 0, 1) * body  # ribs
+    image += 0.22 * np.clip(1.3 - _ellipse(x, y, 0.54, 0.66, 0.13, 0.13), 0, 1)  # heart
+    lesion = np.zeros((size, size), bool)
+    if positive:
+        lesion = _crescent(x, y, lungs[int(rng.integers(2))], rng)
+        image += rng.uniform(0.26, 0.4) * cv2.GaussianBlur(lesion.astype(np.float32), (0, 0), size / 160)
+    noise = cv2.GaussianBlur(rng.normal(0, 1, (size, size)).astype(np.float32), (0, 0), size / 200)
+    image = (image + 0.035 * noise) * rng.uniform(0.85, 1.1) + rng.uniform(-0.03, 0.05)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8), lesion
+
+
+def _ellipse(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
+    """Squared distance from the centre in units of the radii: 1 on the edge."""
+    return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
+
+
+def _crescent(
+    x: np.ndarray, y: np.ndarray, lung: tuple[int, float, float, float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """What is left of the lung's outline when the lung sinks inwards and down."""
+    side, cx, cy, rx, ry = lung
+    inward, down = rng.uniform(0.04, 0.075), rng.uniform(0.02, 0.09)
+    outside = _ellipse(x, y, cx, cy, rx, ry) < 1
+    return outside & (_ellipse(x, y, cx - side * inward, cy + down, rx * 0.98, ry * 0.98) > 1) & (y < cy + ry * 0.7)
+
+
+def as_dicom(image: np.ndarray, image_id: str, patient: int, inverted: bool) -> bytes:
+    """A DICOM file in memory: JPEG Baseline, 8 bits, MONOCHROME2, or 1 where `inverted`."""
+    from io import BytesIO
+
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.encaps import encapsulate
+    from pydicom.uid import ComputedRadiographyImageStorage, JPEGBaseline8Bit
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    meta.MediaStorageSOPInstanceUID = image_id
+    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = ComputedRadiographyImageStorage, image_id
+    dataset.PatientID = dataset.PatientName = f"phantom{patient:04d}"
+    dataset.PatientSex, dataset.PatientAge = "FM"[patient % 2], f"{20 + patient * 7 % 60:03d}Y"
+    dataset.Modality, dataset.ViewPosition = "CR", "PA"
+    dataset.Rows, dataset.Columns = image.shape
+    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    jpeg = cv2.imencode(".jpg", 255 - image if inverted else image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+    dataset.PixelData = encapsulate([jpeg])
+    dataset["PixelData"].VR = "OB"
+    dataset.LossyImageCompression = "01"
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Which folds are shipped, and how their predictions become a submission."""

@@ -1,0 +1,77 @@
+"""W&B as a mirror of the local run. Every call is guarded: whatever goes wrong there, the training goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gatemask.config.schema import Experiment
+from gatemask.console import say
+from gatemask.files import fingerprint
+
+
+class Mirror:
+    """One fold's run on W&B, offline unless the experiment says otherwise or WANDB_MODE does.
+
+    The run id is made from the run's folder, so that a resumed training goes on in the same run.
+
+    Args:
+        exp: its `tracking:` names mode and project.
+        comp: the competition, which names the project by default.
+        fold: number of the fold.
+        folder: of the run; W&B's own files go to `folder/wandb`.
+    """
+
+    def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path) -> None:
+        self._run: Any = None
+        mode = os.environ.get("WANDB_MODE", exp.tracking.wandb)
+        if mode == "disabled":
+            return
+        try:
+            self._run = self._start(exp, comp, fold, folder, mode)
+        except Exception as error:  # no network, no key, a full disk: training matters more
+            say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is kept locally.")
+            if mode == "online":
+                self._fall_back(exp, comp, fold, folder)
+
+    def _start(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: str) -> Any:
+        import wandb
+
+        settings = wandb.Settings(
+            init_timeout=60, finish_timeout=60, x_service_wait=120, x_transaction_log_flush_interval=2,
+            console="off", disable_git=True, silent=True,
+        )  # fmt: skip
+        run = wandb.init(
+            project=exp.tracking.project or f"gatemask-{comp}", name=f"{exp.name}-fold{fold}", group=exp.name,
+            job_type=exp.task, id=fingerprint([comp, exp.name, fold, exp.settings]), resume="allow", mode=mode,
+            dir=str(folder), config={**exp.settings, "fold": fold}, settings=settings, reinit="create_new",
+        )  # fmt: skip
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+    def _fall_back(self, exp: Experiment, comp: str, fold: int, folder: Path) -> None:
+        try:
+            import wandb
+
+            wandb.teardown()  # without it the same id cannot be started again
+            self._run = self._start(exp, comp, fold, folder, "offline")
+        except Exception as error:
+            say(f"W&B offline failed too ({type(error).__name__}: {error}).")
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._guarded("log", row)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        if self._run is not None:
+            self._guarded("log", {k: v for k, v in summary.items() if isinstance(v, int | float)})
+            self._guarded("finish")
+
+    def _guarded(self, method: str, *args: Any) -> None:
+        if self._run is None:
+            return
+        try:
+            getattr(self._run, method)(*args)
+        except Exception as error:
+            say(f"W&B {method} failed ({type(error).__name__}: {error}); the run is kept locally.")
+            self._run = None

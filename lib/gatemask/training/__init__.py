@@ -1,0 +1,1 @@
+"""Train one experiment, fold by fold."""

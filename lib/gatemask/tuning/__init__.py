@@ -1,0 +1,1 @@
+"""Find the rule on out-of-fold predictions, and say honestly what it is worth."""
