@@ -17,12 +17,13 @@ help: ## this list
 setup: $(VENV)/ready ## create .venv and install everything, once
 
 # The stamp is written last, so that an interrupted installation is taken up again.
-$(VENV)/ready: requirements.txt pyproject.toml
+$(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	$(BIN)/python -m compileall -q lib
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest $(VENV)/wheels --requirement kaggle_kernels/inference/wheels.txt
 	@touch $@
 
 demo: setup ## the whole loop on phantom chest X-rays, from raw DICOM to a scored submission

@@ -46,7 +46,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_plain) + "\n")
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n")
 
 
 def write_yaml(path: Path, value: Any) -> Path:
@@ -58,9 +58,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GatemaskError(
-            "A file that gatemask wrote cannot be read.", where=path, received=str(error),
+            "A file that gatemask wrote cannot be read.",
+            where=path,
+            received=str(error),
             do=f"Delete {path} and run the command again; only its own stage is repeated.",
-        ) from None  # fmt: skip
+        ) from None
 
 
 def read_yaml(path: Path) -> Any:
@@ -74,7 +76,7 @@ def sha256(path: Path) -> str:
 
 def fingerprint(value: Any) -> str:
     """A short hash of any JSON-like value; equal values give equal fingerprints."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -128,7 +130,7 @@ def stamped_result(stamp: Path) -> dict[str, Any]:
     return {k: v for k, v in read_json(stamp).items() if k not in ("made_from", "outputs")}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """numpy scalars and paths, as JSON knows them."""
     if hasattr(value, "item"):
         return value.item()

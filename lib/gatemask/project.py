@@ -67,9 +67,11 @@ def find_root() -> Path:
         if (folder / "experiments").is_dir():
             return folder
     raise GatemaskError(
-        "This is not a gatemask project.", where=here, expected="a folder with experiments/ in it or above it",
+        "This is not a gatemask project.",
+        where=here,
+        expected="a folder with experiments/ in it or above it",
         do="Go to the project's folder, or name it in GATEMASK_ROOT.",
-    )  # fmt: skip
+    )
 
 
 def open_project(comp: str, *, quick: bool = False) -> Project:
@@ -80,10 +82,12 @@ def open_project(comp: str, *, quick: bool = False) -> Project:
     if name not in known:
         close = nearest(name, known)
         raise GatemaskError(
-            f"There is no competition '{name}'.", where=root / "experiments", received=comp,
+            f"There is no competition '{name}'.",
+            where=root / "experiments",
+            received=comp,
             expected=", ".join(known) or "a folder with a competition.yaml",
             do=f"Did you mean '{close}'?" if close else f"Write experiments/{name}/competition.yaml.",
-        )  # fmt: skip
+        )
     return Project(root, name, quick)
 
 
@@ -96,9 +100,11 @@ def open_experiment(path: str, *, quick: bool = False) -> tuple[Project, Path]:
         known = sorted(experiment_files(root))
         close = nearest(path, known)
         raise GatemaskError(
-            "There is no such experiment.", received=path, expected="a YAML under experiments/",
+            "There is no such experiment.",
+            received=path,
+            expected="a YAML under experiments/",
             do=f"Did you mean {close}?" if close else f"Known: {', '.join(known) or 'none'}",
-        )  # fmt: skip
+        )
     return Project(root, file.parent.name, quick), file
 
 

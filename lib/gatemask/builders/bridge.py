@@ -44,14 +44,12 @@ def _silu(activation: Any) -> Any:
     return "silu" if getattr(activation, "__name__", None) == "swish" else activation
 
 
-MODULES: dict[str, Any] = {
-    "backend": BACKEND, "layers": _Layers(), "models": keras.models, "utils": keras.utils,
-}  # fmt: skip
+MODULES: dict[str, Any] = {"backend": BACKEND, "layers": _Layers(), "models": keras.models, "utils": keras.utils}
 
 
 def segmentation_models() -> ModuleType:
     """The package, imported without its greeting on stdout."""
-    with contextlib.redirect_stdout(sys.stderr if os.environ.get("GATEMASK_DEBUG") else open(os.devnull, "w")):  # noqa: PTH123, SIM115
+    with contextlib.redirect_stdout(sys.stderr if os.environ.get("GATEMASK_DEBUG") else open(os.devnull, "w")):
         import segmentation_models as package
     return package
 
@@ -78,6 +76,12 @@ def unet(name: str, input_shape: tuple[int, int, int], classes: int, block: str,
     from segmentation_models.models.unet import Unet
 
     return Unet(
-        name, input_shape=input_shape, classes=classes, activation="sigmoid", encoder_weights=None,
-        decoder_block_type=block, decoder_filters=tuple(filters), **MODULES,
-    )  # fmt: skip
+        name,
+        input_shape=input_shape,
+        classes=classes,
+        activation="sigmoid",
+        encoder_weights=None,
+        decoder_block_type=block,
+        decoder_filters=tuple(filters),
+        **MODULES,
+    )

@@ -34,7 +34,9 @@ def build(config: Model, size: int, channels: int, classes: int = 1) -> keras.Mo
     scale, offset = [1 / (255 * d) for d in DEVIATION], [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
     x = layers.Rescaling(scale, offset, name="normalise")(x)
     x = ARCHITECTURES[config.name](config, size, classes)(x)
-    model = keras.Model(images, layers.Activation("linear", dtype="float32", name="probability")(x), name=config.name)
+    model = keras.Model(
+        images, layers.Activation("linear", dtype="float32", name="probability")(x), name=config.name
+    )
     _set_momentum(model, config.batchnorm_momentum)
     if config.weights != "none":
         load_encoder(model, config)
@@ -99,8 +101,10 @@ def _convolve(x: keras.KerasTensor, filters: int, config: Model, name: str) -> k
 
 
 ARCHITECTURES: dict[str, Callable[[Model, int, int], keras.Model]] = {
-    "efficientnet": gate, "unet": unet, "unetpp": unetpp,
-}  # fmt: skip
+    "efficientnet": gate,
+    "unet": unet,
+    "unetpp": unetpp,
+}
 
 
 def network(model: keras.Model) -> keras.Model:
@@ -120,17 +124,22 @@ def load_encoder(model: keras.Model, config: Model) -> None:
     path = Path(config.weights)
     if not path.is_file():
         raise GatemaskError(
-            "There is no such weights file.", where="model.weights", received=config.weights,
-            expected="'none', or the path of an .h5 file", do="Download it once and name its path.",
-        )  # fmt: skip
+            "There is no such weights file.",
+            where="model.weights",
+            received=config.weights,
+            expected="'none', or the path of an .h5 file",
+            do="Download it once and name its path.",
+        )
     alone = bridge.encoder(config.encoder, network(model).input_shape[1:])
     try:
         alone.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         raise GatemaskError(
-            "These weights do not fit the encoder.", where=path, received=str(error).splitlines()[0],
+            "These weights do not fit the encoder.",
+            where=path,
+            received=str(error).splitlines()[0],
             expected=f"{config.encoder} without its top",
-        ) from None  # fmt: skip
+        ) from None
     for layer in alone.layers:
         if layer.weights:
             network(model).get_layer(layer.name).set_weights(layer.get_weights())

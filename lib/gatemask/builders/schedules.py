@@ -35,5 +35,7 @@ def cosine(config: Schedule, epoch: int, epochs: int) -> float:
 
 
 SCHEDULES: dict[str, Callable[[Schedule, int, int], float]] = {
-    "constant": constant, "cosine": cosine, "warmup_hold_decay": warmup_hold_decay,
-}  # fmt: skip
+    "constant": constant,
+    "cosine": cosine,
+    "warmup_hold_decay": warmup_hold_decay,
+}

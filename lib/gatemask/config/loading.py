@@ -75,16 +75,20 @@ def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except FileNotFoundError:
         raise GatemaskError(
-            "There is no such file.", where=path, received=f"extends in {by}" if by else None,
+            "There is no such file.",
+            where=path,
+            received=f"extends in {by}" if by else None,
             do="Write it, or correct the path.",
-        ) from None  # fmt: skip
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise GatemaskError(
-            "This is not valid YAML.", where=where, received=getattr(error, "problem", None) or error,
+            "This is not valid YAML.",
+            where=where,
+            received=getattr(error, "problem", None) or error,
             do="Look at the indentation, the quotes and the colons around that line.",
-        ) from None  # fmt: skip
+        ) from None
     if not isinstance(node, yaml.MappingNode):
         raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")
     places: Places = {}
@@ -101,9 +105,10 @@ def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
             line = key.start_mark.line + 1
             if key.value in first:
                 raise GatemaskError(
-                    f"The key '{key.value}' is given twice.", where=f"{path}, lines {first[key.value]} and {line}",
+                    f"The key '{key.value}' is given twice.",
+                    where=f"{path}, lines {first[key.value]} and {line}",
                     do="Keep one of the two.",
-                )  # fmt: skip
+                )
             first[key.value] = line
             yield (*at, key.value), line
             yield from _lines(value, (*at, key.value), path)
@@ -176,12 +181,15 @@ def _explain(
         return GatemaskError(f"The key '{name}' is missing.", where=where if loc[:-1] else path, do="Add it.")
     expected = complaint.get("ctx", {}).get("expected") or complaint["msg"]
     if kind == "value_error":
-        return GatemaskError(f"{str(complaint['ctx']['error'])}.", where=where)
+        return GatemaskError(f"{complaint['ctx']['error']!s}.", where=where)
     close = nearest(str(received), str(expected).replace("'", "").replace(" or ", ", ").split(", "))
     return GatemaskError(
-        f"'{name}' has a value that cannot be.", where=where, received=repr(received), expected=expected,
+        f"'{name}' has a value that cannot be.",
+        where=where,
+        received=repr(received),
+        expected=expected,
         do=f"Did you mean '{close}'?" if close and kind == "literal_error" else None,
-    )  # fmt: skip
+    )
 
 
 def _real_keys(loc: tuple[str | int, ...], values: Any) -> Iterator[str | int]:

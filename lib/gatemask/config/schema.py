@@ -16,9 +16,15 @@ Count = Annotated[int, Field(ge=1)]
 Size = Annotated[int, Field(ge=32, multiple_of=32, description="pixels; encoders halve five times")]
 
 Encoder = Literal[
-    "efficientnetb0", "efficientnetb1", "efficientnetb2", "efficientnetb3",
-    "efficientnetb4", "efficientnetb5", "efficientnetb6", "efficientnetb7",
-]  # fmt: skip
+    "efficientnetb0",
+    "efficientnetb1",
+    "efficientnetb2",
+    "efficientnetb3",
+    "efficientnetb4",
+    "efficientnetb5",
+    "efficientnetb6",
+    "efficientnetb7",
+]
 Architecture = Literal["efficientnet", "unet", "unetpp"]
 LossName = Literal["bce", "dice", "focal"]
 OptimizerName = Literal["adam", "adamw", "nadam", "sgd"]

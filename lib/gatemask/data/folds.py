@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from gatemask.config.schema import Competition, Folds
 from gatemask.console import say
@@ -54,10 +53,14 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     Returns:
         image_id, fold, group, stratum, sorted by image_id.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     manifest = manifest.sort_values("image_id", ignore_index=True)
     parts = settings.k + settings.holdout
     if (groups := manifest["group"].nunique()) < parts:
-        raise GatemaskError("There are fewer groups than folds.", received=f"{groups} groups", expected=f"{parts} or more")
+        raise GatemaskError(
+            "There are fewer groups than folds.", received=f"{groups} groups", expected=f"{parts} or more"
+        )
     stratum = _strata(manifest, settings.area_bins)
     best, best_cost = None, np.inf
     for attempt in range(settings.tries):
@@ -79,7 +82,9 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
 def read_folds(project: Project) -> pd.DataFrame:
     """folds/<comp>.csv."""
     if not project.folds.exists():
-        raise GatemaskError("There are no folds yet.", where=project.folds, do=f"Run gatemask folds make {project.comp}.")
+        raise GatemaskError(
+            "There are no folds yet.", where=project.folds, do=f"Run gatemask folds make {project.comp}."
+        )
     return pd.read_csv(project.folds, dtype={"image_id": str, "group": str})
 
 
@@ -88,14 +93,17 @@ def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
     joined = frame.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
     if (joined.groupby("group")["fold"].nunique() > 1).any():
         leaking = joined.groupby("group")["fold"].nunique().idxmax()
-        raise GatemaskError("A group is in more than one fold.", received=leaking, do="Delete the fold file and make it anew.")
+        raise GatemaskError(
+            "A group is in more than one fold.", received=leaking, do="Delete the fold file and make it anew."
+        )
     per_fold = {
         str(fold): {
-            "images": len(part), "positives": round(float(part["label"].mean()), 4),
+            "images": len(part),
+            "positives": round(float(part["label"].mean()), 4),
             "median_area": int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
         }
         for fold, part in joined.groupby("fold")
-    }  # fmt: skip
+    }
     return {"folds": len(set(frame["fold"]) - {HOLDOUT}), "per_fold": per_fold, "leak": 0.0}
 
 
@@ -125,16 +133,22 @@ def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
     frame = read_folds(project)
     lacking = {"image_id", "fold", "group", "stratum"} - set(frame.columns)
     if lacking:
-        raise GatemaskError("A fold file lacks columns.", where=project.folds, received=", ".join(frame.columns),
-                            expected=", ".join(sorted(lacking)))  # fmt: skip
+        raise GatemaskError(
+            "A fold file lacks columns.",
+            where=project.folds,
+            received=", ".join(frame.columns),
+            expected=", ".join(sorted(lacking)),
+        )
     if frame["image_id"].duplicated().any():
         twice = frame["image_id"][frame["image_id"].duplicated()].iloc[0]
         raise GatemaskError("An image is in a fold file twice.", where=project.folds, received=twice)
     known, given = set(manifest["image_id"]), set(frame["image_id"])
     if known != given:
         raise GatemaskError(
-            "The fold file is not about these images.", where=project.folds,
-            received=f"{len(given - known)} unknown ids, {len(known - given)} missing ids", expected=f"{len(known)} ids",
+            "The fold file is not about these images.",
+            where=project.folds,
+            received=f"{len(given - known)} unknown ids, {len(known - given)} missing ids",
+            expected=f"{len(known)} ids",
             do="Delete it to make new folds, or bring back the data that it was made from.",
-        )  # fmt: skip
+        )
     return frame

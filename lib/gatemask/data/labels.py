@@ -18,7 +18,9 @@ def read_labels(
     labels: RleLabels | PngLabels, raw: Path, ids: Iterable[str], size: tuple[int, int]
 ) -> dict[str, str]:
     """The united mask of each labelled image as RLE (`rle.INTERNAL`; empty text for no mask)."""
-    return _from_table(labels, raw, size) if isinstance(labels, RleLabels) else _from_pictures(labels, raw, ids, size)
+    return (
+        _from_table(labels, raw, size) if isinstance(labels, RleLabels) else _from_pictures(labels, raw, ids, size)
+    )
 
 
 def _from_table(labels: RleLabels, raw: Path, size: tuple[int, int]) -> dict[str, str]:
@@ -54,16 +56,20 @@ def _from_pictures(labels: PngLabels, raw: Path, ids: Iterable[str], size: tuple
 def read_table(file: Path, columns: list[str]) -> pd.DataFrame:
     """A CSV as text, with the named columns; blanks around headers and values, and a BOM, are taken off."""
     if not file.exists():
-        raise GatemaskError("There is no such table.", where=file, do="Correct the path in competition.yaml, or --data.")
+        raise GatemaskError(
+            "There is no such table.", where=file, do="Correct the path in competition.yaml, or --data."
+        )
     table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True)
     table.columns = table.columns.str.strip()
     for column in columns:
         if column not in table.columns:
             close = nearest(column, table.columns)
             raise GatemaskError(
-                f"A table lacks the column '{column}'.", where=file, received=", ".join(table.columns),
+                f"A table lacks the column '{column}'.",
+                where=file,
+                received=", ".join(table.columns),
                 do=f"Did you mean '{close}'?" if close else "Name the column in competition.yaml.",
-            )  # fmt: skip
+            )
         table[column] = table[column].str.strip()
     return table
 

@@ -1,10 +1,10 @@
 """`gatemask data prepare`: raw files and labels, looked at once, become the tables that every stage reads.
 
-    data/<comp>/manifest.csv     one row an image: image_id, path, split, group, label, mask_area, height, ...
-    data/<comp>/masks.csv        truth of the training images, one flavour of RLE
-    data/<comp>/test_masks.csv   truth of the test images, where it is known
-    data/<comp>/problems.csv     what was left out, and why
-    data/<comp>/manifest.json    written last; remembers the raw folder
+data/<comp>/manifest.csv     one row an image: image_id, path, split, group, label, mask_area, height, ...
+data/<comp>/masks.csv        truth of the training images, one flavour of RLE
+data/<comp>/test_masks.csv   truth of the test images, where it is known
+data/<comp>/problems.csv     what was left out, and why
+data/<comp>/manifest.json    written last; remembers the raw folder
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from gatemask.console import progress, say, table
 from gatemask.data.labels import read_labels, read_table, write_masks
 from gatemask.data.readers import list_images, perceptual_hash, read_image, read_tag
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, listing_fingerprint, read_json, stamped_result, write_stamp, write_text
+from gatemask.files import (
+    fingerprint,
+    is_current,
+    listing_fingerprint,
+    read_json,
+    stamped_result,
+    write_stamp,
+    write_text,
+)
 from gatemask.masks import rle
 from gatemask.project import Project
 
@@ -61,15 +69,22 @@ def prepare(project: Project, comp: Competition, data: Path | None = None, stric
     _report(problems, project.data / "problems.csv", strict)
     if not any(row["split"] == "train" for row in rows):
         raise GatemaskError(
-            "No training image is left.", where=raw / comp.train.images, received=f"{len(problems)} problems",
-            expected="images with labels", do=f"See {project.data / 'problems.csv'}.",
-        )  # fmt: skip
+            "No training image is left.",
+            where=raw / comp.train.images,
+            received=f"{len(problems)} problems",
+            expected="images with labels",
+            do=f"See {project.data / 'problems.csv'}.",
+        )
     outputs = _write(project, comp, raw, rows, masks)
     train = [row for row in rows if row["split"] == "train"]
     result = {
-        "images": len(train), "positives": sum(row["label"] for row in train), "test_images": len(rows) - len(train),
-        "groups": len({row["group"] for row in train}), "problems": len(problems), "raw": str(raw),
-    }  # fmt: skip
+        "images": len(train),
+        "positives": sum(row["label"] for row in train),
+        "test_images": len(rows) - len(train),
+        "groups": len({row["group"] for row in train}),
+        "problems": len(problems),
+        "raw": str(raw),
+    }
     return write_stamp(stamp, made_from, result, outputs, started)
 
 
@@ -122,10 +137,17 @@ def _look_at(
             if image.shape[:2] != tuple(comp.image.size):
                 raise GatemaskError("An image has the wrong size.", where=path, received=image.shape[:2])
             return {
-                "image_id": path.stem, "path": path.relative_to(raw).as_posix(), "split": split,
-                "group": group_of(path), "label": 0, "mask_area": 0, "height": image.shape[0], "width": image.shape[1],
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "phash": perceptual_hash(image),
-            }  # fmt: skip
+                "image_id": path.stem,
+                "path": path.relative_to(raw).as_posix(),
+                "split": split,
+                "group": group_of(path),
+                "label": 0,
+                "mask_area": 0,
+                "height": image.shape[0],
+                "width": image.shape[1],
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "phash": perceptual_hash(image),
+            }
         except GatemaskError as error:
             return error
 
@@ -199,7 +221,9 @@ def _report(problems: list[tuple[str, str]], path: Path, strict: bool) -> None:
     table(f"{len(problems)} left out", ["file", "problem"], problems[:10])
     say(f"All of them: {path}")
     if strict:
-        raise GatemaskError("Some files cannot be used.", where=path, received=len(problems), do="Mend them, or drop --strict.")
+        raise GatemaskError(
+            "Some files cannot be used.", where=path, received=len(problems), do="Mend them, or drop --strict."
+        )
 
 
 def _write(

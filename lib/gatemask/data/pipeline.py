@@ -42,9 +42,11 @@ def sample(labels: np.ndarray, sampling: Sampling, epoch: int, epochs: int, rng:
         return rng.permutation(chosen)[: sampling.epoch]
     if (share > 0 and not len(positive)) or (share < 1 and not len(negative)):
         raise GatemaskError(
-            "The share of positives cannot be met.", received=f"{len(positive)} positives, {len(negative)} negatives",
-            expected=f"positives: {share:.2f}", do="Change sampling.positives, or look at the folds.",
-        )  # fmt: skip
+            "The share of positives cannot be met.",
+            received=f"{len(positive)} positives, {len(negative)} negatives",
+            expected=f"positives: {share:.2f}",
+            do="Change sampling.positives, or look at the folds.",
+        )
     if sampling.epoch:
         count = sampling.epoch
     else:  # as many as there are of whichever runs out first
@@ -52,7 +54,9 @@ def sample(labels: np.ndarray, sampling: Sampling, epoch: int, epochs: int, rng:
         by_negative = len(negative) / (1 - share) if share < 1 else np.inf
         count = int(min(by_positive, by_negative))
     positives = round(count * share)
-    return rng.permutation(np.concatenate([_draw(positive, positives, rng), _draw(negative, count - positives, rng)]))
+    return rng.permutation(
+        np.concatenate([_draw(positive, positives, rng), _draw(negative, count - positives, rng)])
+    )
 
 
 def _share(sampling: Sampling, epoch: int, epochs: int) -> float | None:
@@ -92,7 +96,9 @@ def training_batches(
     labels = np.array([example.label for example in examples])
     order = sample(labels, exp.sampling, epoch, exp.epochs, rng)
     if not len(order):
-        raise GatemaskError("There is nothing to train on.", received=f"{len(examples)} images in the training folds")
+        raise GatemaskError(
+            "There is nothing to train on.", received=f"{len(examples)} images in the training folds"
+        )
     order = np.resize(order, max(len(order), batch))
     size, gate = exp.input.size, exp.task == "gate"
 
@@ -121,7 +127,9 @@ def evaluation_batches(
     """
     for start in range(0, len(examples), batch):
         part = examples[start : start + batch]
-        pairs = [augment(*decode(example, channels), exp.input.size, [], np.random.default_rng(0)) for example in part]
+        pairs = [
+            augment(*decode(example, channels), exp.input.size, [], np.random.default_rng(0)) for example in part
+        ]
         images, masks = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         labels = np.array([[example.label] for example in part], np.uint8)
         weights = np.ones(len(part), np.float32)

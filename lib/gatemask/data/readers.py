@@ -28,9 +28,11 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         raise
     except Exception as error:  # pydicom and its decoders raise almost anything on a damaged file
         raise GatemaskError(
-            "An image cannot be read.", where=path, received=f"{type(error).__name__}: {error}",
+            "An image cannot be read.",
+            where=path,
+            received=f"{type(error).__name__}: {error}",
             do="Fetch the file again, or leave it out.",
-        ) from None  # fmt: skip
+        ) from None
     if image.ndim == 2:
         image = image[:, :, None]
     if image.shape[2] == 1 and channels == 3:
@@ -76,9 +78,12 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
     image = cv2.imdecode(data, flag | cv2.IMREAD_ANYDEPTH) if len(data) else None
     if image is None:
         raise GatemaskError(
-            "An image cannot be read.", where=path, received=f"{len(data)} bytes that are no picture",
-            expected="PNG, JPEG, TIFF or DICOM", do="Fetch the file again, or leave it out.",
-        )  # fmt: skip
+            "An image cannot be read.",
+            where=path,
+            received=f"{len(data)} bytes that are no picture",
+            expected="PNG, JPEG, TIFF or DICOM",
+            do="Fetch the file again, or leave it out.",
+        )
     return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
 
 

@@ -1,7 +1,7 @@
 """`gatemask records`: images and masks at training size as TFRecords, the same for every split.
 
-    data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label
-    data/<comp>/records-<px>/index.json        written last: counts, hashes, the settings that made them
+data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label
+data/<comp>/records-<px>/index.json        written last: counts, hashes, the settings that made them
 """
 
 from __future__ import annotations
@@ -52,16 +52,21 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
         _write_shard(folder / f"{number:05d}.tfrec", part)
         for number, part in enumerate(_batches(project, comp, manifest))
     ]
-    result = {"count": len(manifest), "positives": int(manifest["label"].sum()), "size": comp.records.size,
-              "bytes": sum(shard.stat().st_size for shard in shards)}  # fmt: skip
+    result = {
+        "count": len(manifest),
+        "positives": int(manifest["label"].sum()),
+        "size": comp.records.size,
+        "bytes": sum(shard.stat().st_size for shard in shards),
+    }
     return write_stamp(stamp, made_from, result, shards, started)
 
 
 def _batches(project: Project, comp: Competition, manifest: pd.DataFrame) -> Iterator[list[Example]]:
     """Encoded examples, a shard at a time; OpenCV and the JPEG decoder let threads run side by side."""
     raw, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
-    suffix, options = (".png", []) if comp.records.format == "png" else (
-        ".jpg", [cv2.IMWRITE_JPEG_QUALITY, comp.records.quality])  # fmt: skip
+    suffix, options = (
+        (".png", []) if comp.records.format == "png" else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, comp.records.quality])
+    )
 
     def encode(row: Any) -> Example:
         image = resize_image(read_image(raw / row.path, comp.image.channels), comp.records.size)
@@ -69,9 +74,11 @@ def _batches(project: Project, comp: Competition, manifest: pd.DataFrame) -> Ite
             image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         mask = resize_mask(masks[row.image_id], comp.records.size) * 255
         return Example(
-            row.image_id, cv2.imencode(suffix, image, options)[1].tobytes(),
-            cv2.imencode(".png", mask)[1].tobytes(), int(row.label),
-        )  # fmt: skip
+            row.image_id,
+            cv2.imencode(suffix, image, options)[1].tobytes(),
+            cv2.imencode(".png", mask)[1].tobytes(),
+            int(row.label),
+        )
 
     with ThreadPoolExecutor() as pool:
         part: list[Example] = []
@@ -95,8 +102,12 @@ def _write_shard(path: Path, examples: list[Example]) -> Path:
     def write(tmp: Path) -> None:
         with tf.io.TFRecordWriter(str(tmp)) as writer:
             for one in examples:
-                features = {"image_id": feature(one.image_id.encode()), "image": feature(one.image),
-                            "mask": feature(one.mask), "label": feature(one.label)}  # fmt: skip
+                features = {
+                    "image_id": feature(one.image_id.encode()),
+                    "image": feature(one.image),
+                    "mask": feature(one.mask),
+                    "label": feature(one.label),
+                }
                 example = tf.train.Example(features=tf.train.Features(feature=features))
                 writer.write(example.SerializeToString(deterministic=True))
 
@@ -124,7 +135,9 @@ def read(folder: Path, ids: list[str]) -> list[Example]:
                 found[name] = Example(name, image, mask, features["label"].int64_list.value[0])
     if lacking := [name for name in ids if name not in found]:
         raise GatemaskError(
-            "The records lack images that the folds name.", where=folder, received=f"{len(lacking)}, such as {lacking[0]}",
+            "The records lack images that the folds name.",
+            where=folder,
+            received=f"{len(lacking)}, such as {lacking[0]}",
             do="Run gatemask records again: folds and records come from different manifests.",
-        )  # fmt: skip
+        )
     return [found[name] for name in ids]

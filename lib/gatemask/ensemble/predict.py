@@ -62,15 +62,38 @@ def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> di
     passed = [i for i in ids if gates[i] >= rule.gate and i not in unreadable]
     say(f"gate: {len(passed)} of {len(ids)} images pass")
     flavour, size = Rle(**facts["submission"]["rle"]), tuple(facts["image"]["size"])
-    texts = {i: flavour.empty for i in ids}
+    texts = dict.fromkeys(ids, flavour.empty)
     members = _members(chosen["mask"], weights)
     for image_id, small in _predict_maps(members, passed, images, channels, len(facts["classes"]), output.parent):
         mask = rules.apply(rule, gates[image_id], rules.enlarge(small, size)[:, :, 0])
         texts[image_id] = rle.encode(mask, flavour)
     write_submission(output, ids, texts, facts["submission"])
     empty = sum(text == flavour.empty for text in texts.values())
-    return {"images": len(ids), "passed": len(passed), "empty": empty, "unreadable": sorted(unreadable),
-            "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
+    return {
+        "images": len(ids),
+        "passed": len(passed),
+        "empty": empty,
+        "unreadable": sorted(unreadable),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def find_competition(mounted: Path, dataset: Path) -> Path:
+    """The folder below /kaggle/input with the test images; Kaggle's layouts differ in depth, so look for them."""
+    facts = read_yaml(dataset / "ensemble.yaml")["competition"]
+    for depth in range(1, 5):
+        for folder in sorted(mounted.glob("/".join(["*"] * depth))):
+            if folder.is_dir() and dataset not in (folder, *folder.parents):
+                if (sample := facts["submission"]["sample"]) and (folder / sample).exists():
+                    return folder
+                if next(list_images(folder, facts["test_images"]), None) is not None:
+                    return folder
+    raise GatemaskError(
+        "No test images were found.",
+        where=mounted,
+        expected=facts["test_images"],
+        do="Attach the competition as a source of the kernel.",
+    )
 
 
 def sample_ids(competition: Path, submission: dict[str, Any]) -> list[str]:
@@ -82,9 +105,11 @@ def sample_ids(competition: Path, submission: dict[str, Any]) -> list[str]:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     if rows and submission["id"] not in rows[0]:
         raise GatemaskError(
-            "The sample submission lacks the id column.", where=competition / name,
-            received=", ".join(rows[0]), expected=submission["id"],
-        )  # fmt: skip
+            "The sample submission lacks the id column.",
+            where=competition / name,
+            received=", ".join(rows[0]),
+            expected=submission["id"],
+        )
     return list(dict.fromkeys(row[submission["id"]].strip() for row in rows))
 
 

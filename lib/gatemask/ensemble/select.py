@@ -1,7 +1,7 @@
 """`gatemask ensemble`: the members that will be shipped, with weights' hashes, the rule and the score.
 
-    runs/<comp>/ensemble/ensemble.yaml   members and everything that inference needs to know
-    runs/<comp>/ensemble/result.json     written last
+runs/<comp>/ensemble/ensemble.yaml   members and everything that inference needs to know
+runs/<comp>/ensemble/result.json     written last
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import Any
 from gatemask.config.schema import Competition, Ensemble, Experiment, Members
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, read_json, read_yaml, sha256, stamped_result, write_stamp, write_yaml
+from gatemask.files import (
+    fingerprint,
+    is_current,
+    read_json,
+    read_yaml,
+    sha256,
+    stamped_result,
+    write_stamp,
+    write_yaml,
+)
 from gatemask.masks import rule as rules
 from gatemask.project import Project
 
@@ -23,7 +32,9 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     """Take all folds of each experiment, or its best n by the fold's own score, as ensemble.yaml says."""
     folder = project.runs / "ensemble"
     if not (project.tuned / "result.json").exists():
-        raise GatemaskError("There is no tuned rule yet.", where=project.tuned, do=f"Run gatemask oof-tune {project.comp}.")
+        raise GatemaskError(
+            "There is no tuned rule yet.", where=project.tuned, do=f"Run gatemask oof-tune {project.comp}."
+        )
     tuned = read_json(project.tuned / "result.json")
     runs = {name: _folds(project, name) for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]}
     made_from = {
@@ -39,11 +50,16 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         "competition": _facts(comp),
         "score": {key: tuned[key] for key in ("cross_fitted", "in_sample", "all_empty")},
         "rule": asdict(rules.load(project.tuned / "rule.yaml")),
-        "gate": gates, "mask": masks,
-    }  # fmt: skip
+        "gate": gates,
+        "mask": masks,
+    }
     output = write_yaml(folder / "ensemble.yaml", chosen)
-    result = {"gates": len(gates), "masks": len(masks), "cross_fitted": tuned["cross_fitted"],
-              "members": [m["name"] for m in [*gates, *masks]]}  # fmt: skip
+    result = {
+        "gates": len(gates),
+        "masks": len(masks),
+        "cross_fitted": tuned["cross_fitted"],
+        "members": [m["name"] for m in [*gates, *masks]],
+    }
     return write_stamp(folder / "result.json", made_from, result, [output], started)
 
 
@@ -55,16 +71,22 @@ def _facts(comp: Competition) -> dict[str, Any]:
     """What the offline kernel has to know of the competition."""
     test = comp.test or comp.train
     return {
-        "name": comp.name, "image": comp.image.model_dump(mode="json"), "test_images": test.images,
-        "records_size": comp.records.size, "classes": comp.classes, "submission": comp.submission.model_dump(mode="json"),
-    }  # fmt: skip
+        "name": comp.name,
+        "image": comp.image.model_dump(mode="json"),
+        "test_images": test.images,
+        "records_size": comp.records.size,
+        "classes": comp.classes,
+        "submission": comp.submission.model_dump(mode="json"),
+    }
 
 
 def _folds(project: Project, name: str) -> list[dict[str, Any]]:
     known = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
     stamps = [project.fold(name, fold) / "result.json" for fold in known]
     if missing := [stamp for stamp in stamps if not stamp.exists()]:
-        raise GatemaskError("A fold is not trained yet.", where=missing[0].parent, do=f"Run gatemask train {project.comp}/{name}.")
+        raise GatemaskError(
+            "A fold is not trained yet.", where=missing[0].parent, do=f"Run gatemask train {project.comp}/{name}."
+        )
     return [read_json(stamp) for stamp in stamps]
 
 
@@ -76,10 +98,19 @@ def _members(project: Project, part: Members, runs: dict[str, list[dict[str, Any
         for run in sorted(taken, key=lambda run: run["fold"]):
             folder = project.fold(name, run["fold"])
             exp = Experiment.model_validate(read_yaml(folder / "config.yaml"))
-            members.append({
-                "name": f"{name}-fold{run['fold']}", "experiment": name, "fold": run["fold"], "weight": 1.0,
-                "score": run["score"], "why": "all folds" if part.folds == "all" else f"among its best {part.folds}",
-                "sha256": run["outputs"]["best.weights.h5"], "task": exp.task, "size": exp.input.size,
-                "tta": list(exp.tta), "model": exp.model.model_dump(mode="json"),
-            })  # fmt: skip
+            members.append(
+                {
+                    "name": f"{name}-fold{run['fold']}",
+                    "experiment": name,
+                    "fold": run["fold"],
+                    "weight": 1.0,
+                    "score": run["score"],
+                    "why": "all folds" if part.folds == "all" else f"among its best {part.folds}",
+                    "sha256": run["outputs"]["best.weights.h5"],
+                    "task": exp.task,
+                    "size": exp.input.size,
+                    "tta": list(exp.tta),
+                    "model": exp.model.model_dump(mode="json"),
+                }
+            )
     return members

@@ -82,9 +82,7 @@ def encode(mask: np.ndarray, flavour: Rle = INTERNAL) -> str:
     return " ".join(map(str, pairs.ravel().tolist()))
 
 
-def parse(
-    text: str, shape: tuple[int, int], flavour: Rle, where: object = None
-) -> tuple[np.ndarray, np.ndarray]:
+def parse(text: str, shape: tuple[int, int], flavour: Rle, where: object = None) -> tuple[np.ndarray, np.ndarray]:
     """Starts (absolute, base 0) and lengths of one encoding, int64, sorted; strict, see `decode`."""
     text = text.strip()
     if not text or text == flavour.empty.strip():
@@ -93,17 +91,23 @@ def parse(
         numbers = np.array(text.split(), np.int64)
     except ValueError:
         bad = next(word for word in text.split() if not word.lstrip("-").isdigit())
-        raise _refusal("holds something that is not a whole number", where, bad, "start length start length ...") from None
+        raise _refusal(
+            "holds something that is not a whole number", where, bad, "start length start length ..."
+        ) from None
     if len(numbers) % 2:
         raise _refusal("has an odd count of numbers", where, f"{len(numbers)} numbers", "pairs of start and length")
     starts, lengths = numbers[::2].copy(), numbers[1::2]
     if (lengths < 1).any():
         at = int(np.argmax(lengths < 1))
-        raise _refusal("has a run without pixels", where, f"length {lengths[at]} in run {at + 1}", "lengths of 1 or more")
+        raise _refusal(
+            "has a run without pixels", where, f"length {lengths[at]} in run {at + 1}", "lengths of 1 or more"
+        )
     if flavour.offsets == "relative":
         if (starts[1:] < 0).any():
             at = int(np.argmax(starts[1:] < 0)) + 1
-            raise _refusal("steps back into an earlier run", where, f"offset {starts[at]} in run {at + 1}", "offsets >= 0")
+            raise _refusal(
+                "steps back into an earlier run", where, f"offset {starts[at]} in run {at + 1}", "offsets >= 0"
+            )
         # A relative start counts from the end of the run before it.
         starts = np.cumsum(starts) + np.concatenate(([0], np.cumsum(lengths)[:-1])) - flavour.base
     else:
@@ -117,13 +121,19 @@ def parse(
         raise _refusal("has runs that overlap", where, f"runs at {starts[at]} and {starts[at + 1]}", "disjoint runs")
     if (end := int(starts[-1] + lengths[-1])) > shape[0] * shape[1]:
         raise _refusal(
-            "runs past the end of the image", where, f"pixel {end}", f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}"
+            "runs past the end of the image",
+            where,
+            f"pixel {end}",
+            f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}",
         )
     return starts, lengths
 
 
 def _refusal(what: str, where: object, received: object, expected: object) -> GatemaskError:
     return GatemaskError(
-        f"A run-length encoding {what}.", where=where, received=received, expected=expected,
+        f"A run-length encoding {what}.",
+        where=where,
+        received=received,
+        expected=expected,
         do="Correct the row, or the flavour (offsets, base, order) in competition.yaml.",
-    )  # fmt: skip
+    )

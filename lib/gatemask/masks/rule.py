@@ -105,6 +105,9 @@ def load(path: Path) -> Rule:
         return Rule(**read_yaml(path))
     except TypeError:
         raise GatemaskError(
-            "This is not a rule.", where=path, received=path.read_text().strip(),
-            expected="gate, upper, lower, min_area", do="Run gatemask oof-tune again.",
-        ) from None  # fmt: skip
+            "This is not a rule.",
+            where=path,
+            received=path.read_text().strip(),
+            expected="gate, upper, lower, min_area",
+            do="Run gatemask oof-tune again.",
+        ) from None

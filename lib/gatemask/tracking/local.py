@@ -23,8 +23,13 @@ def begin(folder: Path, settings: dict[str, Any], runtime: dict[str, Any], root:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    environment = {"python": platform.python_version(), "machine": platform.platform(), "commit": commit(root),
-                   "runtime": runtime, "packages": versions}  # fmt: skip
+    environment = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "commit": commit(root),
+        "runtime": runtime,
+        "packages": versions,
+    }
     write_json(folder / "environment.json", environment)
 
 
@@ -46,7 +51,11 @@ def commit(root: Path) -> str | None:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -39,14 +39,27 @@ class Mirror:
         import wandb
 
         settings = wandb.Settings(
-            init_timeout=60, finish_timeout=60, x_service_wait=120, x_transaction_log_flush_interval=2,
-            console="off", disable_git=True, silent=True,
-        )  # fmt: skip
+            init_timeout=60,
+            finish_timeout=60,
+            x_service_wait=120,
+            x_transaction_log_flush_interval=2,
+            console="off",
+            disable_git=True,
+            silent=True,
+        )
         run = wandb.init(
-            project=exp.tracking.project or f"gatemask-{comp}", name=f"{exp.name}-fold{fold}", group=exp.name,
-            job_type=exp.task, id=fingerprint([comp, exp.name, fold, exp.settings]), resume="allow", mode=mode,
-            dir=str(folder), config={**exp.settings, "fold": fold}, settings=settings, reinit="create_new",
-        )  # fmt: skip
+            project=exp.tracking.project or f"gatemask-{comp}",
+            name=f"{exp.name}-fold{fold}",
+            group=exp.name,
+            job_type=exp.task,
+            id=fingerprint([comp, exp.name, fold, exp.settings]),
+            resume="allow",
+            mode=mode,
+            dir=str(folder),
+            config={**exp.settings, "fold": fold},
+            settings=settings,
+            reinit="create_new",
+        )
         run.define_metric("*", step_metric="epoch")
         return run
 

@@ -25,9 +25,11 @@ def start(runtime: Runtime) -> dict[str, Any]:
     loaded = sys.modules.get("keras")
     if loaded is not None and loaded.backend.backend() != wanted:
         raise GatemaskError(
-            "Keras is already running on another backend.", received=loaded.backend.backend(), expected=wanted,
+            "Keras is already running on another backend.",
+            received=loaded.backend.backend(),
+            expected=wanted,
             do="Train experiments of different backends by separate commands.",
-        )  # fmt: skip
+        )
     os.environ["KERAS_BACKEND"] = wanted
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

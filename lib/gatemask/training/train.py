@@ -1,12 +1,12 @@
 """`gatemask train`: one experiment, fold by fold, in one process with one model and one trace of its step.
 
-    runs/<comp>/<experiment>/fold<k>/
-        config.yaml environment.json   what ran, on what
-        metrics.jsonl                  one row an epoch
-        state/                         to go on from; removed when the fold is done
-        best.weights.h5                of the best epoch by `monitor`
-        oof.h5 (gate: oof.csv)         out-of-fold predictions of the best weights
-        result.json                    written last
+runs/<comp>/<experiment>/fold<k>/
+    config.yaml environment.json   what ran, on what
+    metrics.jsonl                  one row an epoch
+    state/                         to go on from; removed when the fold is done
+    best.weights.h5                of the best epoch by `monitor`
+    oof.h5 (gate: oof.csv)         out-of-fold predictions of the best weights
+    result.json                    written last
 """
 
 from __future__ import annotations
@@ -28,7 +28,16 @@ from gatemask.console import progress, say
 from gatemask.data import records
 from gatemask.data.folds import read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text, write_with
+from gatemask.files import (
+    fingerprint,
+    is_current,
+    read_json,
+    sha256,
+    stamped_result,
+    write_stamp,
+    write_text,
+    write_with,
+)
 from gatemask.project import Project
 
 
@@ -52,12 +61,16 @@ class Job:
     def made_from(self, fold: int) -> dict[str, Any]:
         """Hashes of what decides this fold's outcome."""
         return {
-            "settings": fingerprint(self.exp.settings), "fold": fold,
-            "folds": sha256(self.project.folds), "records": fingerprint(read_json(self.records / "index.json")["outputs"]),
-        }  # fmt: skip
+            "settings": fingerprint(self.exp.settings),
+            "fold": fold,
+            "folds": sha256(self.project.folds),
+            "records": fingerprint(read_json(self.records / "index.json")["outputs"]),
+        }
 
 
-def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None) -> dict[str, Any]:
+def train(
+    project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Train the folds of an experiment that are not done yet.
 
     Args:
@@ -75,7 +88,9 @@ def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[
     if unknown := [fold for fold in chosen if fold not in known]:
         raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, known)))
     if not (job.records / "index.json").exists():
-        raise GatemaskError("There are no finished records.", where=job.records, do=f"Run gatemask records {comp.name}.")
+        raise GatemaskError(
+            "There are no finished records.", where=job.records, do=f"Run gatemask records {comp.name}."
+        )
     results = {fold: _train_fold(job, fold) for fold in chosen}
     current = all(result.pop("current", False) for result in results.values())
     return {"experiment": exp.name, "current": current, "folds": {str(k): v for k, v in results.items()}}
@@ -85,7 +100,9 @@ def pending(project: Project, comp: Competition, exp: Experiment) -> list[int]:
     """The folds of an experiment that `train` would work on."""
     job = Job(project, comp, exp, read_folds(project))
     known = sorted(set(job.folds["fold"]) - {-1})
-    return [fold for fold in known if not is_current(project.fold(exp.name, fold) / "result.json", job.made_from(fold))]
+    return [
+        fold for fold in known if not is_current(project.fold(exp.name, fold) / "result.json", job.made_from(fold))
+    ]
 
 
 def _train_fold(job: Job, fold: int) -> dict[str, Any]:
@@ -101,10 +118,17 @@ def _train_fold(job: Job, fold: int) -> dict[str, Any]:
     best = max(history, key=lambda row: row[job.exp.monitor])
     oof = _predict_out_of_fold(job, folder, validation)
     result = {
-        "experiment": job.exp.name, "fold": fold, "task": job.exp.task, "best_epoch": best["epoch"],
-        "monitor": job.exp.monitor, "score": best[job.exp.monitor], "epochs": len(history),
-        "train_images": len(training), "validation_images": len(validation), **_scores(best),
-    }  # fmt: skip
+        "experiment": job.exp.name,
+        "fold": fold,
+        "task": job.exp.task,
+        "best_epoch": best["epoch"],
+        "monitor": job.exp.monitor,
+        "score": best[job.exp.monitor],
+        "epochs": len(history),
+        "train_images": len(training),
+        "validation_images": len(validation),
+        **_scores(best),
+    }
     result["seconds_training"] = round(sum(row["seconds"] for row in history), 2)
     shutil.rmtree(folder / "state", ignore_errors=True)
     (folder / "begun.json").unlink(missing_ok=True)
@@ -182,7 +206,12 @@ def _examples(job: Job, fold: int) -> tuple[list[records.Example], list[records.
 
 
 def _fit(
-    job: Job, fold: int, folder: Path, training: list[records.Example], validation: list[records.Example], started: float
+    job: Job,
+    fold: int,
+    folder: Path,
+    training: list[records.Example],
+    validation: list[records.Example],
+    started: float,
 ) -> list[dict[str, Any]]:
     """The epochs, from wherever an earlier session got to. Returns metrics.jsonl's rows."""
     from gatemask.tracking import local
@@ -201,9 +230,11 @@ def _fit(
         row = _epoch(job, fold, epoch, seed, training, validation)
         if not math.isfinite(row["loss"]):
             raise GatemaskError(
-                "The loss is not a number any more.", where=f"{folder}, epoch {epoch}", received=row["loss"],
+                "The loss is not a number any more.",
+                where=f"{folder}, epoch {epoch}",
+                received=row["loss"],
                 do="Lower the learning rate or set optimizer.clipnorm; the state before this epoch is kept.",
-            )  # fmt: skip
+            )
         if row[exp.monitor] > at["best"]:
             at["best"] = row[exp.monitor]
             # Before the state: killed in between, the epoch is run again and writes the same weights again.

@@ -1,9 +1,9 @@
 """`gatemask oof-tune`: from the folds' out-of-fold predictions to a rule and a score to believe.
 
-    runs/<comp>/tuned/tables.npz    threshold tables of the averaged members
-    runs/<comp>/tuned/study.log     Optuna's journal
-    runs/<comp>/tuned/rule.yaml     what inference reads
-    runs/<comp>/tuned/result.json   written last
+runs/<comp>/tuned/tables.npz    threshold tables of the averaged members
+runs/<comp>/tuned/study.log     Optuna's journal
+runs/<comp>/tuned/rule.yaml     what inference reads
+runs/<comp>/tuned/result.json   written last
 """
 
 from __future__ import annotations
@@ -55,14 +55,18 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
     cross_fitted, per_fold, _ = cross_fit(tables, comp.metric, trials, seed)
     outputs = [tables.save(folder / "tables.npz"), rules.save(best, folder / "rule.yaml")]
     result = {
-        "images": len(tables), "positives": int((tables.truth.sum(axis=1) > 0).sum()),
-        "cross_fitted": cross_fitted, "in_sample": in_sample, "all_empty": all_empty_score(tables, comp.metric),
-        "rule": asdict(best), "trials": trials,
+        "images": len(tables),
+        "positives": int((tables.truth.sum(axis=1) > 0).sum()),
+        "cross_fitted": cross_fitted,
+        "in_sample": in_sample,
+        "all_empty": all_empty_score(tables, comp.metric),
+        "rule": asdict(best),
+        "trials": trials,
         "per_fold": {
             str(fold): {"score": score(tables.subset(tables.folds == fold), rule, comp.metric), "rule": asdict(rule)}
             for fold, rule in per_fold.items()
         },
-    }  # fmt: skip
+    }
     return write_stamp(folder / "result.json", made_from, result, outputs, started)
 
 
@@ -81,8 +85,9 @@ def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_o
     ]
     for name, ids in zip(
         [*ensemble.gate.experiments, *ensemble.mask.experiments],
-        [*(set(gate) for gate in gates), *(reader.ids for reader in readers)], strict=True,
-    ):  # fmt: skip
+        [*(set(gate) for gate in gates), *(reader.ids for reader in readers)],
+        strict=True,
+    ):
         _same_ids(name, ids, set(fold_of))
     truth = Masks(project.data / "masks.csv", comp.image.size)
     ids = sorted(fold_of)
@@ -90,14 +95,18 @@ def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_o
     for reader in readers:
         reader.close()
     return Tables(
-        ids=np.array(ids), folds=np.array([fold_of[i] for i in ids]),
+        ids=np.array(ids),
+        folds=np.array([fold_of[i] for i in ids]),
         gate=np.array([np.mean([gate[i] for gate in gates]) for i in ids]),
-        area=np.stack([area for area, _, _ in counted]), intersection=np.stack([both for _, both, _ in counted]),
+        area=np.stack([area for area, _, _ in counted]),
+        intersection=np.stack([both for _, both, _ in counted]),
         truth=np.array([total for _, _, total in counted], np.int32),
-    )  # fmt: skip
+    )
 
 
-def _count_image(image_id: str, readers: list[MapReader], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def _count_image(
+    image_id: str, readers: list[MapReader], truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """area and intersection (classes, 257), truth per class, of the members' averaged map at full size."""
     full = rules.enlarge(rules.average_maps([reader[image_id] for reader in readers]), truth.shape)
     pairs = [count(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
@@ -109,9 +118,11 @@ def _predictions(project: Project, name: str, fold: int) -> dict[str, str]:
     stamp = project.fold(name, fold) / "result.json"
     if not stamp.exists():
         raise GatemaskError(
-            "A fold has no out-of-fold predictions yet.", where=stamp.parent, expected=f"{name}, fold {fold}",
+            "A fold has no out-of-fold predictions yet.",
+            where=stamp.parent,
+            expected=f"{name}, fold {fold}",
             do=f"Run gatemask train {project.comp}/{name} --fold {fold}.",
-        )  # fmt: skip
+        )
     return {k: v for k, v in read_json(stamp)["outputs"].items() if k.startswith("oof")}
 
 
@@ -120,7 +131,9 @@ def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
         return
     missing, unknown = sorted(expected - ids), sorted(ids - expected)
     raise GatemaskError(
-        "A member's predictions are not those of the folds.", where=name,
+        "A member's predictions are not those of the folds.",
+        where=name,
         received=f"{len(missing)} missing {missing[:1]}, {len(unknown)} unknown {unknown[:1]}",
-        expected=f"each of {len(expected)} ids once", do=f"Train {name} again on the present folds.",
-    )  # fmt: skip
+        expected=f"each of {len(expected)} ids once",
+        do=f"Train {name} again on the present folds.",
+    )

@@ -1,0 +1,242 @@
+"""The command `gatemask`. Each function parses, calls one stage, and prints; heavy imports wait until then."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatemask.errors import GatemaskError, nearest
+
+if TYPE_CHECKING:
+    from gatemask.config import Competition, Ensemble
+    from gatemask.project import Project
+
+app = typer.Typer(
+    help="Segmentation competitions: from raw files to a rehearsed Kaggle submission.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Raw files: draw phantoms, make the manifest.", no_args_is_help=True)
+folds_app = typer.Typer(help="Splits without leaks.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(folds_app, name="folds")
+
+Comp = Annotated[str, typer.Argument(metavar="COMP", help="a folder below experiments/")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a YAML; repeatable")]
+Quick = Annotated[bool, typer.Option("--quick", help="shrink everything, as the YAML's quick: says")]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+Data = Annotated[Path | None, typer.Option("--data", help="folder of the raw files")]
+
+
+@data_app.command("phantom")
+def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Draw a competition's phantom images: DICOM, labels, sample submission."""
+    project, config, _ = _open(comp, quick, set_)
+    if config.phantom is None:
+        raise GatemaskError(
+            "This competition has no phantoms.",
+            where=project.experiments / "competition.yaml",
+            expected="a section 'phantom:'",
+        )
+    from gatemask.data import phantom
+    from gatemask.data.manifest import raw_folder
+
+    _print(phantom.make(raw_folder(project, config), config.phantom), json_)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    comp: Comp,
+    data: Data = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse where any file must be left out")] = False,
+) -> None:
+    """Look at every raw file once: manifest.csv and masks.csv."""
+    project, config, _ = _open(comp, quick, set_)
+    from gatemask.data.manifest import prepare
+
+    _print(prepare(project, config, data, strict), json_)
+
+
+@folds_app.command("make")
+def folds_make(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Stratified, grouped folds: folds/<comp>.csv."""
+    project, config, _ = _open(comp, quick, set_)
+    from gatemask.data import folds
+
+    _print(folds.make(project, config), json_)
+
+
+@app.command()
+def records(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """TFRecords of all training images, the same for every split."""
+    project, config, _ = _open(comp, quick, set_)
+    from gatemask.data import records
+
+    _print(records.make(project, config), json_)
+
+
+@app.command()
+def train(
+    exp: Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, or COMP/NAME")],
+    fold: Annotated[str, typer.Option(help="a fold's number, several with commas, or 'all'")] = "all",
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Train an experiment, fold by fold; goes on where it was stopped."""
+    from gatemask.config import load_competition, load_experiment
+    from gatemask.project import open_experiment
+
+    project, path = open_experiment(exp, quick=quick)
+    overrides = _split(set_)
+    experiment = load_experiment(path, quick=quick, overrides=overrides["experiment"])
+    config = load_competition(project.experiments, quick=quick, overrides=overrides["competition"])
+    folds = None if fold == "all" else [_number(part) for part in fold.split(",")]
+    from gatemask.training.train import train
+
+    _print(train(project, config, experiment, folds), json_)
+
+
+@app.command("oof-tune")
+def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Tune gate and mask thresholds on out-of-fold predictions."""
+    project, config, ensemble = _open(comp, quick, set_)
+    from gatemask.tuning.tune import tune
+
+    _print(tune(project, config, ensemble), json_)
+
+
+@app.command()
+def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Choose the folds that are shipped."""
+    project, config, chosen = _open(comp, quick, set_)
+    from gatemask.ensemble.select import select
+
+    _print(select(project, config, chosen), json_)
+
+
+@app.command()
+def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Weights, wheels and kernel, ready for Kaggle."""
+    project, config, _ = _open(comp, quick, set_)
+    from gatemask.kaggle.package import package
+
+    _print(package(project, config), json_)
+
+
+@app.command()
+def rehearse(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Run the packaged kernel as Kaggle will: no network, only Kaggle's packages."""
+    project, config, _ = _open(comp, quick, set_)
+    from gatemask.kaggle.rehearse import rehearse
+
+    _print(rehearse(project, config), json_)
+
+
+@app.command()
+def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """One HTML page: curves, thresholds, masks."""
+    project, config, ensemble = _open(comp, quick, set_)
+    from gatemask.report.page import report
+
+    _print(report(project, config, ensemble), json_)
+
+
+@app.command()
+def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """All stages in order; each does only what is not done yet."""
+    project, config, ensemble = _open(comp, quick, set_)
+    from gatemask import loop
+
+    result = loop.run(project, config, ensemble, _split(set_)["experiment"], data)
+    if json_:
+        _print(result, json_)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; what the user can put right is said without a traceback, with exit code 1."""
+    try:
+        app(args=arguments)
+    except GatemaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _open(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
+    """The project and the two YAMLs that belong to the competition as a whole."""
+    from gatemask.config import load_competition, load_ensemble
+    from gatemask.project import open_project
+
+    split = _split(overrides)
+    project = open_project(comp, quick=quick)
+    config = load_competition(project.experiments, quick=quick, overrides=split["competition"])
+    return project, config, load_ensemble(project.experiments, quick=quick, overrides=split["ensemble"])
+
+
+def _split(overrides: list[str] | None) -> dict[str, list[str]]:
+    """Give each `--set` to the YAML whose key it is: no key has two homes."""
+    from gatemask.config import Competition, Ensemble, Experiment
+
+    homes = {"competition": Competition, "ensemble": Ensemble, "experiment": Experiment}
+    found: dict[str, list[str]] = {home: [] for home in homes}
+    for override in overrides or []:
+        key = override.split("=")[0].split(".")[0].strip()
+        home = next((h for h, schema in homes.items() if key in schema.model_fields and key not in _FIXED), None)
+        if home is None:
+            known = sorted({k for schema in homes.values() for k in schema.model_fields} - _FIXED)
+            close = nearest(key, known)
+            raise GatemaskError(
+                f"Unknown key '{key}'.",
+                where=f"--set {override}",
+                expected=", ".join(known),
+                do=f"Write '{close}' instead." if close else None,
+            )
+        found[home].append(override)
+    return found
+
+
+# They name files and folders; to rename, copy the YAML.
+_FIXED = {"name", "quick"}
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise GatemaskError("--fold needs numbers.", received=text, expected="0, or 0,2, or all") from None
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        from gatemask.files import plain
+
+        print(json.dumps(result, indent=2, ensure_ascii=False, default=plain))
+        return
+    from gatemask.console import say
+
+    if result.get("current"):
+        say("Current: nothing to do.")
+    for key, value in result.items():
+        if key != "current":
+            say(f"{key + ':':<22}{_short(value)}")
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        return "\n" + "\n".join(f"  {k + ':':<20}{_short(v)}" for k, v in value.items()) if value else "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -1,0 +1,128 @@
+"""`gatemask package`: what is uploaded to Kaggle for an offline submission.
+
+dist/<comp>/dataset/weights/<member>.weights.h5
+dist/<comp>/dataset/wheels/*.whl              gatemask, and the four that Kaggle's images lack
+dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition
+dist/<comp>/dataset/SHA256SUMS                of all of these; the kernel checks them first
+dist/<comp>/dataset/dataset-metadata.json
+dist/<comp>/kernel/inference.py kernel-metadata.json
+dist/<comp>/package.json                      written last
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from gatemask.config.schema import Competition
+from gatemask.console import progress
+from gatemask.ensemble.select import weights_file
+from gatemask.errors import GatemaskError
+from gatemask.files import (
+    fresh_folder,
+    is_current,
+    read_yaml,
+    sha256,
+    stamped_result,
+    write_json,
+    write_stamp,
+    write_text,
+)
+from gatemask.kaggle import wheels
+from gatemask.project import Project
+
+
+def package(project: Project, comp: Competition) -> dict[str, Any]:
+    """Write dataset and kernel; the ensemble must have been chosen."""
+    source = project.runs / "ensemble" / "ensemble.yaml"
+    if not (source.parent / "result.json").exists():
+        raise GatemaskError("No ensemble was chosen yet.", where=source, do=f"Run gatemask ensemble {project.comp}.")
+    stamp = project.dist / "package.json"
+    owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or "owner-not-set"
+    made_from = {
+        "ensemble": sha256(source),
+        "code": wheels.source_fingerprint(),
+        "owner": owner,
+        "kaggle": comp.kaggle.model_dump(),
+    }
+    if is_current(stamp, made_from):
+        return {"current": True, **stamped_result(stamp)}
+    started = time.monotonic()
+    stamp.unlink(missing_ok=True)
+    dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
+    _fill_dataset(project, dataset, source)
+    _fill_kernel(kernel, comp, owner, slug(project))
+    write_json(
+        dataset / "dataset-metadata.json",
+        {
+            "id": f"{owner}/{slug(project)}",
+            "title": slug(project).replace("-", " "),
+            "licenses": [{"name": "CC0-1.0"}],
+        },
+    )
+    files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
+    result = {
+        "dataset": str(dataset),
+        "kernel": str(kernel),
+        "files": len(files),
+        "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+    }
+    return write_stamp(stamp, made_from, result, files, started)
+
+
+def slug(project: Project) -> str:
+    """The dataset's name on Kaggle, 6 to 50 characters; the kernel's adds `-inference`."""
+    return f"gatemask-{project.label}"[:39]
+
+
+def _fill_dataset(project: Project, dataset: Path, source: Path) -> None:
+    ensemble = read_yaml(source)
+    members = [*ensemble["gate"], *ensemble["mask"]]
+    for member in progress(members, "weights", len(members)):
+        original = weights_file(project, member)
+        target = dataset / "weights" / f"{member['name']}.weights.h5"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(original, target)
+        if sha256(target) != member["sha256"]:
+            raise GatemaskError(
+                "A member's weights are not those that were chosen.",
+                where=original,
+                do=f"Run gatemask ensemble {project.comp} again.",
+            )
+    shutil.copyfile(source, dataset / "ensemble.yaml")
+    folder = dataset / "wheels"
+    folder.mkdir()
+    wheels.build_own(folder)
+    for wheel in wheels.shipped():
+        shutil.copyfile(wheel, folder / wheel.name)
+    listed = [path for path in sorted(dataset.rglob("*")) if path.is_file()]
+    sums = "".join(f"{sha256(path)}  {path.relative_to(dataset).as_posix()}\n" for path in listed)
+    write_text(dataset / "SHA256SUMS", sums)
+
+
+def _fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
+    shutil.copyfile(wheels.LIST.parent / "inference.py", kernel / "inference.py")
+    name = f"{dataset}-inference"
+    write_json(
+        kernel / "kernel-metadata.json",
+        {
+            # Kaggle makes the slug from the title: they have to agree, or the push goes to another kernel.
+            "id": f"{owner}/{name}",
+            "title": name.replace("-", " "),
+            "code_file": "inference.py",
+            "language": "python",
+            "kernel_type": "script",
+            "is_private": True,
+            "enable_gpu": True,
+            "enable_tpu": False,
+            # Said outright, since the CLI's own default is an internet that code competitions forbid.
+            "enable_internet": False,
+            "dataset_sources": [f"{owner}/{dataset}"],
+            "kernel_sources": [],
+            "model_sources": [],
+            "competition_sources": [comp.kaggle.competition] if comp.kaggle.competition else [],
+        },
+    )

@@ -1,0 +1,122 @@
+"""An environment that has what Kaggle's image has and nothing else, and no way to the network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from gatemask.errors import GatemaskError
+from gatemask.files import fresh_folder
+
+# Named in the list of Kaggle's CPU/GPU image (2026-05), or needed by one that is; what these require comes along.
+ON_KAGGLE = [
+    "tensorflow",
+    "keras",
+    "jax",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scikit-image",
+    "scipy",
+    "h5py",
+    "opencv-python-headless",
+    "pillow",
+    "matplotlib",
+    "pydicom",
+    "optuna",
+    "wandb",
+    "pip",
+    "PyYAML",
+    "tqdm",
+]
+
+REFUSE_SOCKETS = '''"""No network: any attempt to look up or reach an address ends here."""
+import sys
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        raise PermissionError(f"the rehearsal has no network: {event} {arguments!r}")
+
+sys.addaudithook(refuse)
+'''
+
+
+def isolation() -> tuple[list[str], str]:
+    """How to cut off the network: a command prefix, and its name for people."""
+    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        try:
+            if subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0:
+                return prefix, "no network (a network namespace of its own)"
+        except (OSError, subprocess.TimeoutExpired):
+            break
+    return [], "no network (sockets refused inside Python)"
+
+
+def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
+    """A virtual environment that shows only Kaggle's packages, by links into the present one.
+
+    Args:
+        folder: where to make it; emptied first.
+        refuse_sockets: also install a hook that refuses connections, for systems without namespaces.
+
+    Returns:
+        its Python, and the names of the installed packages that it hides.
+    """
+    fresh_folder(folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise GatemaskError(
+            "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]
+        )
+    site = next(folder.glob("lib/python*/site-packages"))
+    shown = _closure(ON_KAGGLE)
+    for name in shown:
+        _link(metadata.distribution(name), site)
+    if refuse_sockets:
+        (site / "sitecustomize.py").write_text(REFUSE_SOCKETS)
+    hidden = {_plain(d.metadata["Name"]) for d in metadata.distributions()} - shown
+    return folder / "bin" / "python", sorted(hidden)
+
+
+def _closure(names: list[str]) -> set[str]:
+    """The installed packages among `names`, with all that they require."""
+    found: set[str] = set()
+    waiting = [_plain(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        for requirement in distribution.requires or []:
+            if "extra ==" not in requirement:
+                waiting.append(_plain(re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]))
+    return found
+
+
+def _link(distribution: metadata.Distribution, site: Path) -> None:
+    """Links to a package's top-level files and folders."""
+    tops = {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}
+    for top in tops:
+        original = Path(str(distribution.locate_file(top)))
+        link = site / top
+        if original.exists() and not link.exists():
+            link.symlink_to(original)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def remove(folder: Path) -> None:
+    """Delete a sandbox; links go, what they point to stays."""
+    shutil.rmtree(folder, ignore_errors=True)
