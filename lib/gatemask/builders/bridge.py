@@ -8,8 +8,8 @@ function, but one operation with a lean gradient, on TensorFlow and on JAX alike
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -48,8 +48,8 @@ MODULES: dict[str, Any] = {"backend": BACKEND, "layers": _Layers(), "models": ke
 
 
 def segmentation_models() -> ModuleType:
-    """The package, imported without its greeting on stdout."""
-    with contextlib.redirect_stdout(sys.stderr if os.environ.get("GATEMASK_DEBUG") else open(os.devnull, "w")):
+    """The package, imported without its greeting on stdout, which belongs to `--json`."""
+    with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models as package
     return package
 

@@ -162,8 +162,12 @@ def _is_number(text: str) -> bool:
 def _explain(
     error: ValidationError, values: dict[str, Any], places: Places, schema: type[BaseModel], path: Path
 ) -> GatemaskError:
-    """The first complaint, in words; the others are found when this one is mended."""
-    complaint = error.errors()[0]
+    """One complaint, in words; the others are found when this one is mended.
+
+    An unknown key goes first: where it is a misspelt one, the right one is missing too.
+    """
+    complaints = error.errors()
+    complaint = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
     # pydantic puts names of union branches into the location: keep the parts that are keys of the YAML.
     loc = tuple(_real_keys(complaint["loc"], values))
     name = ".".join(str(part) for part in loc) or "the file"

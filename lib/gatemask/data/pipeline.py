@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from gatemask import quiet
 from gatemask.config.schema import Experiment, Sampling
 from gatemask.data.augment import augment
 from gatemask.data.records import Example
@@ -90,8 +91,7 @@ def training_batches(
     Targets are masks (b, s, s, 1) for a mask network and labels (b, 1) for a gate. A last, smaller batch is
     left out, for shapes must be static; an epoch of less than one batch is filled up by repetition.
     """
-    import tensorflow as tf
-
+    tf = quiet.tensorflow()
     rng = np.random.default_rng([seed, epoch])
     labels = np.array([example.label for example in examples])
     order = sample(labels, exp.sampling, epoch, exp.epochs, rng)
@@ -116,6 +116,21 @@ def training_batches(
 
     dataset = tf.data.Dataset.range(len(order)).map(mapped, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch, drop_remainder=True).prefetch(2)
+
+
+def evaluation_dataset(examples: Sequence[Example], exp: Experiment, channels: int, batch: int) -> tf.data.Dataset:
+    """`evaluation_batches` as a dataset with static shapes, for `model.evaluate`."""
+    tf = quiet.tensorflow()
+    size, gate = exp.input.size, exp.task == "gate"
+    signature = (
+        tf.TensorSpec((batch, size, size, channels), tf.uint8),
+        tf.TensorSpec((batch, 1) if gate else (batch, size, size, 1), tf.uint8),
+        tf.TensorSpec((batch,), tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        lambda: evaluation_batches(examples, exp, channels, batch), output_signature=signature
+    )
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(examples) // batch))).prefetch(2)
 
 
 def evaluation_batches(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 import pandas as pd
 
+from gatemask import quiet
 from gatemask.config.schema import Competition
 from gatemask.console import progress
 from gatemask.data.labels import Masks
@@ -92,7 +93,7 @@ def _batches(project: Project, comp: Competition, manifest: pd.DataFrame) -> Ite
 
 
 def _write_shard(path: Path, examples: list[Example]) -> Path:
-    import tensorflow as tf
+    tf = quiet.tensorflow()
 
     def feature(value: bytes | int) -> Any:
         if isinstance(value, int):
@@ -120,7 +121,7 @@ def read(folder: Path, ids: list[str]) -> list[Example]:
     Raises:
         GatemaskError: no records, or an id that they do not hold.
     """
-    import tensorflow as tf
+    tf = quiet.tensorflow()
 
     index = folder / "index.json"
     if not index.exists():

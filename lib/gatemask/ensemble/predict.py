@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from gatemask import quiet
 from gatemask.config.schema import Model, Rle
 from gatemask.console import progress, say
 from gatemask.data.readers import list_images, read_image, resize_image
@@ -160,6 +161,7 @@ def _members(listed: list[dict[str, Any]], weights: Path) -> list[Member]:
 
 def _models(members: list[Member], channels: int, classes: int) -> Iterator[tuple[Member, Any]]:
     """Each member's model in turn; members that differ only in their weights share one, and its trace."""
+    quiet.tensorflow()
     from gatemask.builders import models
 
     model, built_for = None, None

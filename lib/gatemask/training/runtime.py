@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+from gatemask import quiet
 from gatemask.config.schema import Runtime
 from gatemask.errors import GatemaskError
 
@@ -31,8 +32,7 @@ def start(runtime: Runtime) -> dict[str, Any]:
             do="Train experiments of different backends by separate commands.",
         )
     os.environ["KERAS_BACKEND"] = wanted
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    quiet.tensorflow()  # reads the input on every backend
     import keras
 
     return {"backend": wanted, "keras": keras.__version__, "devices": _devices(wanted)}
@@ -43,6 +43,4 @@ def _devices(backend: str) -> list[str]:
         import jax
 
         return [f"{d.platform}:{d.id}" for d in jax.devices()]
-    import tensorflow as tf
-
-    return [d.name.removeprefix("/physical_device:") for d in tf.config.list_physical_devices()]
+    return [d.name.removeprefix("/physical_device:") for d in quiet.tensorflow().config.list_physical_devices()]

@@ -174,7 +174,7 @@ def _ready(job: Job) -> None:
     job.model.compile(optimizer, **options)
     # The same weights, compiled apart: a training step should not pay for validation's histograms.
     job.evaluator = keras.Model(job.model.inputs, job.model.outputs)
-    job.evaluator.compile(**options, weighted_metrics=metrics.build(exp.task))
+    job.evaluator.compile(None, **options, weighted_metrics=metrics.build(exp.task))
     job.fresh_optimizer = [np.array(v) for v in optimizer.variables]
 
 
@@ -238,7 +238,8 @@ def _fit(
         if row[exp.monitor] > at["best"]:
             at["best"] = row[exp.monitor]
             # Before the state: killed in between, the epoch is run again and writes the same weights again.
-            write_with(folder / "best.weights.h5", job.model.save_weights)
+            # Through the evaluator, which has no optimizer: its moments would make the file three times as large.
+            write_with(folder / "best.weights.h5", job.evaluator.save_weights)
         local.append_metrics(metrics, row)
         state.save(folder / "state", job.model, epoch, at)
         mirror.log(row)
@@ -262,7 +263,7 @@ def _epoch(
     steps = int(batches.cardinality())
     label = f"{exp.name} fold {fold} epoch {epoch + 1}/{exp.epochs}"
     with _bar(label, steps) as callbacks:
-        fitted = job.model.fit(batches, epochs=1, verbose=0, callbacks=callbacks)
+        fitted = job.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
     row = {"epoch": epoch, "loss": fitted.history["loss"][0], "learning_rate": rate}
     row |= _evaluate(job, validation)
     row["steps"] = steps
@@ -272,17 +273,10 @@ def _epoch(
 
 def _evaluate(job: Job, validation: list[records.Example]) -> dict[str, float]:
     """val_loss, and the metrics under their own names."""
-    import tensorflow as tf
-
     from gatemask.data import pipeline
 
-    batch = job.exp.batch.per_device
-    sample = next(pipeline.evaluation_batches(validation, job.exp, job.comp.image.channels, batch))
-    batches = tf.data.Dataset.from_generator(
-        lambda: pipeline.evaluation_batches(validation, job.exp, job.comp.image.channels, batch),
-        output_signature=tuple(tf.TensorSpec(array.shape, array.dtype) for array in sample),
-    )
-    found = job.evaluator.evaluate(batches.prefetch(2), verbose=0, return_dict=True)
+    batches = pipeline.evaluation_dataset(validation, job.exp, job.comp.image.channels, job.exp.batch.per_device)
+    found = job.evaluator.evaluate(batches, verbose=0, return_dict=True)
     return {"val_loss" if name == "loss" else name: float(value) for name, value in found.items()}
 
 
@@ -307,7 +301,7 @@ def _predict_out_of_fold(job: Job, folder: Path, validation: list[records.Exampl
     from gatemask.oof import store
 
     exp = job.exp
-    job.model.load_weights(folder / "best.weights.h5")
+    job.evaluator.load_weights(folder / "best.weights.h5")
     ids = [example.image_id for example in validation]
 
     def predictions() -> Iterator[np.ndarray]:

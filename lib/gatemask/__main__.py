@@ -1,0 +1,5 @@
+"""`python -m gatemask`."""
+
+from gatemask.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Pictures of a competition's runs, on one HTML page."""

@@ -1,0 +1,104 @@
+"""Out-of-fold masks to look at: the best, the typical, the worst, and both kinds of false alarm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gatemask.config.schema import Competition, Ensemble
+from gatemask.data.labels import Masks
+from gatemask.data.manifest import raw_folder, read_manifest
+from gatemask.data.readers import read_image
+from gatemask.masks import rule as rules
+from gatemask.masks.rule import Rule
+from gatemask.oof.store import MapReader
+from gatemask.oof.tables import Tables, scores
+from gatemask.project import Project
+from gatemask.report import draw
+
+
+def choose(tables: Tables, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
+    """Indices of the images that tell most, at most `each` of a kind."""
+    found = scores(tables, rule).mean(axis=1)
+    positive = tables.truth.sum(axis=1) > 0
+    order = np.flatnonzero(positive)[np.argsort(-found[positive], kind="stable")]
+    hit = order[found[order] > 0]
+    middle = max(0, (len(hit) - each) // 2)
+    false_alarms = np.flatnonzero(~positive & (found < 1))
+    predicted = tables.area[:, :, rules.level(rule.lower)].sum(axis=1)
+    return {
+        "Best": hit[:each],
+        "Typical": hit[middle : middle + each],
+        "Worst of those with any overlap": hit[::-1][:each],
+        "Missed": order[found[order] == 0][:each],
+        "False alarms": false_alarms[np.argsort(-predicted[false_alarms], kind="stable")][:each],
+    }
+
+
+class Gallery:
+    """Draws rows of images; holds the open files that they come from."""
+
+    def __init__(self, project: Project, comp: Competition, ensemble: Ensemble, tables: Tables, rule: Rule) -> None:
+        manifest = read_manifest(project, "train")
+        self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+        self._raw, self._comp, self._tables, self._rule = raw_folder(project, comp), comp, tables, rule
+        self._truth = Masks(project.data / "masks.csv", comp.image.size)
+        folds = sorted(set(tables.folds.tolist()))
+        names = ensemble.mask.experiments
+        self._readers = [MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in names]
+        self._scores = scores(tables, rule).mean(axis=1)
+
+    def row(self, chosen: np.ndarray) -> Figure:
+        """One column an image: the image, its truth, the averaged map, the final mask."""
+        drawn, axes = draw.figure(2.1 * 4, 2.15 * 4, 4, 4, squeeze=False)
+        for ax in axes.ravel():
+            ax.set_axis_off()
+        for column, index in enumerate(chosen):
+            self._column(axes[:, column], int(index))
+        return drawn
+
+    def _column(self, axes: Any, index: int) -> None:
+        name = str(self._tables.ids[index])
+        truth = self._truth[name]
+        averaged = rules.average_maps([reader[name] for reader in self._readers])
+        full = rules.enlarge(averaged, truth.shape)[:, :, 0]
+        mask = rules.apply(self._rule, float(self._tables.gate[index]), full)
+        image = self._image(name, truth.shape)
+        axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
+        axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7)
+        for ax, drawn, colour, what in (
+            (axes[1], truth, draw.GREEN, "truth"), (axes[3], mask, draw.RED, "final mask"),
+        ):  # fmt: skip
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+            if drawn.any():
+                ax.contour(drawn, [0.5], colors=[colour], linewidths=1.3)
+            ax.set_title(f"{what}: {int(drawn.sum())} px", fontsize=7)
+        axes[2].imshow(full, cmap="magma", vmin=0, vmax=255)
+        axes[2].set_title(f"map; gate {self._tables.gate[index]:.3f}", fontsize=7)
+
+    def _image(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        path = Path(self._raw / self._paths[name])
+        if not path.exists():  # the raw files may stay behind on another machine
+            return np.full(shape, 128, np.uint8)
+        image = read_image(path, self._comp.image.channels)
+        return image[:, :, 0] if image.shape[2] == 1 else image
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+
+
+def fold_table(folds: pd.DataFrame, manifest: pd.DataFrame) -> list[list[Any]]:
+    """Per fold: images, groups, share of positives, median mask area; -1 is the hold-out."""
+    joined = folds.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
+    rows: list[list[Any]] = []
+    for fold, part in joined.groupby("fold"):
+        areas = part["mask_area"][part["label"] == 1]
+        name = "hold-out" if fold == -1 else str(fold)
+        share = f"{part['label'].mean():.1%}"
+        rows.append([name, len(part), int(part["group"].nunique()), share, int(areas.median()) if len(areas) else 0])
+    return rows

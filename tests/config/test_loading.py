@@ -1,0 +1,138 @@
+"""A YAML says what it means, and where it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatemask.config import load_competition, load_ensemble, load_experiment
+from gatemask.errors import GatemaskError
+
+GATE = """task: gate
+model: {name: efficientnet, encoder: efficientnetb0}
+input: {size: 64}
+loss: {bce: 1}
+epochs: 3
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "exp.yaml") -> Path:
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
+
+
+def test_the_name_is_the_file_s_stem_and_defaults_hold(write) -> None:
+    exp = load_experiment(write(GATE, "gate_one.yaml"))
+    assert (exp.name, exp.monitor, exp.optimizer.name) == ("gate_one", "auc", "adam")
+
+
+def test_extends_merges_key_by_key_but_replaces_loss_and_renamed_sections(write) -> None:
+    write(GATE + "schedule: {name: warmup_hold_decay, peak: 0.1, warmup: 3}\nlabel_smoothing: 0.2\n", "base.yaml")
+    exp = load_experiment(
+        write("extends: base.yaml\nloss: {focal: 2}\nschedule: {name: cosine}\nmodel: {dropout: 0.5}\n")
+    )
+    assert exp.loss == {"focal": 2}
+    assert (exp.schedule.name, exp.schedule.warmup) == ("cosine", 0)
+    assert (exp.model.dropout, exp.model.encoder, exp.label_smoothing) == (0.5, "efficientnetb0", 0.2)
+
+
+def test_extends_in_a_circle_is_refused(write) -> None:
+    write("extends: b.yaml\n", "a.yaml")
+    with pytest.raises(GatemaskError, match="circle"):
+        load_experiment(write("extends: a.yaml\n", "b.yaml"))
+
+
+def test_quick_and_set_are_laid_over_the_file_in_that_order(write) -> None:
+    path = write(GATE + "quick: {epochs: 1, input: {size: 32}}\n")
+    exp = load_experiment(path, quick=True, overrides=["epochs=2", "schedule.peak=1e-4"])
+    assert (exp.epochs, exp.input.size, exp.schedule.peak) == (2, 32, 1e-4)
+    assert load_experiment(path).epochs == 3
+
+
+def test_settings_ignore_what_does_not_decide_the_outcome(write) -> None:
+    plain = load_experiment(write(GATE)).settings
+    tracked = load_experiment(write(GATE + "tracking: {wandb: disabled}\nquick: {epochs: 1}\n")).settings
+    assert plain == tracked
+    assert plain != load_experiment(write(GATE), overrides=["seed=1"]).settings
+
+
+BAD = {
+    "an unknown key": (GATE + "epoch: 3\n", ["Unknown key 'epoch'", "line 6", "'epochs'"]),
+    "an unknown key inside": (GATE + "optimizer: {nam: adam}\n", ["optimizer.nam", "line 6", "'name'"]),
+    "an unknown model": (GATE.replace("efficientnetb0", "efficientnetb9"), ["efficientnetb9", "line 2", "efficientnetb0"]),
+    "an unknown loss": (GATE.replace("bce", "bcee"), ["bcee", "line 4", "'bce'"]),
+    "an unknown augmentation": (GATE + "augment: [vflip]\n", ["vflip", "line 6", "hflip"]),
+    "a value of the wrong kind": (GATE.replace("epochs: 3", "epochs: many"), ["epochs", "line 5", "many"]),
+    "too small a value": (GATE.replace("epochs: 3", "epochs: 0"), ["epochs", "line 5", "0"]),
+    "a size that cannot be halved five times": (GATE.replace("64", "100"), ["input.size", "line 3", "100", "32"]),
+    "a missing key": (GATE.replace("epochs: 3", ""), ["'epochs' is missing"]),
+    "a key given twice": (GATE + "epochs: 4\n", ["'epochs' is given twice", "lines 5 and 6"]),
+    "no YAML": (GATE + "  - : [\n", ["not valid YAML", "line"]),
+    "a list": ("- a\n- b\n", ["must be a mapping"]),
+    "a gate with a mask loss": (GATE.replace("bce", "dice"), ["'dice' is a loss for masks"]),
+    "a gate with a U-Net": (GATE.replace("name: efficientnet,", "name: unet,"), ["gate", "unet"]),
+    "a gate that watches Dice": (GATE + "monitor: dice\n", ["monitor"]),
+    "a base that is not there": ("extends: nowhere.yaml\n", ["no such file", "nowhere.yaml"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_experiments_are_refused_with_the_place(write, what: str) -> None:
+    text, words = BAD[what]
+    with pytest.raises(GatemaskError) as caught:
+        load_experiment(write(text))
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    assert "exp.yaml" in str(caught.value) or "nowhere.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "epochs=none", "optimizer.nam=sgd"])
+def test_bad_overrides_are_refused_and_named(write, override: str) -> None:
+    with pytest.raises(GatemaskError, match=override.split("=")[0] or "key=value"):
+        load_experiment(write(GATE), overrides=[override])
+
+
+COMPETITION = """title: T
+raw: here
+image: {size: [8, 8]}
+train: {images: "*.png"}
+labels: {format: png, masks: "m/{id}.png"}
+folds: {holdout: true}
+"""
+
+
+def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> None:
+    write(COMPETITION.replace("T", "Tiles"), "competition.yaml")
+    folder = tmp_path.rename(tmp_path.with_name("tiles"))
+    assert load_competition(folder).name == "tiles"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (COMPETITION.replace("masks:", "mask:"), ["labels.mask", "'masks'", "line 5"]),
+        (COMPETITION.replace("format: png", "format: pngs"), ["labels", "line 5"]),
+        (COMPETITION.replace("{holdout: true}", "{k: 4}"), ["'test' names the test images"]),
+        (COMPETITION + "groups: {dicom: PatientID, regex: '(.*)'}\n", ["exactly one"]),
+        (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
+    ],
+)
+def test_bad_competitions_are_refused(write, tmp_path: Path, text: str, words: list[str]) -> None:
+    write("name: c\n" + text, "competition.yaml")
+    text_lines = 1  # the name in front moves every line by one
+    with pytest.raises(GatemaskError) as caught:
+        load_competition(tmp_path)
+    for word in words:
+        word = f"line {int(word[5:]) + text_lines}" if word.startswith("line ") else word
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_an_ensemble_needs_experiments(write, tmp_path: Path) -> None:
+    write("gate: {experiments: []}\nmask: {experiments: [u]}\n", "ensemble.yaml")
+    with pytest.raises(GatemaskError, match="gate.experiments"):
+        load_ensemble(tmp_path)

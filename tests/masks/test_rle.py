@@ -1,0 +1,88 @@
+"""The codec: every flavour there and back, and a clear refusal of anything malformed."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from gatemask.config.schema import Rle
+from gatemask.errors import GatemaskError
+from gatemask.masks import rle
+from tests.conftest import SHARED, needs_siim
+
+FLAVOURS = st.builds(
+    Rle,
+    offsets=st.sampled_from(["absolute", "relative"]),
+    base=st.sampled_from([0, 1]),
+    order=st.sampled_from(["column", "row"]),
+    empty=st.sampled_from(["", "-1"]),
+)
+MASKS = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda shape: arrays(bool, shape))
+SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(MASKS, FLAVOURS)
+def test_what_is_encoded_decodes_to_the_same(mask: np.ndarray, flavour: Rle) -> None:
+    text = rle.encode(mask, flavour)
+    assert (rle.decode(text, mask.shape, flavour) == mask).all()
+    assert (text == flavour.empty) == (not mask.any())
+
+
+def test_a_mask_written_out_by_hand() -> None:
+    mask = np.array([[0, 1, 0], [1, 1, 0], [0, 0, 1]], bool)
+    # Down the columns: 010 110 001, so runs at pixels 1, 3 to 4, and 8.
+    assert rle.encode(mask, Rle(offsets="absolute", base=0)) == "1 1 3 2 8 1"
+    assert rle.encode(mask, Rle(offsets="absolute", base=1)) == "2 1 4 2 9 1"
+    assert rle.encode(mask, Rle(offsets="relative", base=0)) == "1 1 1 2 3 1"
+    assert rle.encode(mask, Rle(offsets="absolute", base=0, order="row")) == "1 1 3 2 8 1"
+
+
+def test_overlapping_annotations_unite() -> None:
+    flavour = Rle(offsets="absolute", base=0)
+    assert rle.decode_all(["0 3", "2 2"], (3, 3), flavour).sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "flavour", "words"),
+    [
+        ("1 2 3", SIIM, "odd count"),
+        ("1 x", SIIM, "not a whole number"),
+        ("1.5 2", SIIM, "not a whole number"),
+        ("1 0", SIIM, "without pixels"),
+        ("1 -2", SIIM, "without pixels"),
+        ("1 2 -1 2", SIIM, "steps back"),
+        ("-3 2", SIIM, "before the image"),
+        ("0 2", Rle(base=1), "before the image"),
+        ("0 5 3 2", Rle(base=0), "overlap"),
+        ("15 2", Rle(base=0), "past the end"),
+        ("10 3 2 2", SIIM, "past the end"),
+    ],
+)
+def test_malformed_text_is_refused_with_the_place(text: str, flavour: Rle, words: str) -> None:
+    with pytest.raises(GatemaskError, match=words) as caught:
+        rle.decode(text, (4, 4), flavour, where="train.csv, row 7, image abc")
+    assert "row 7, image abc" in str(caught.value)
+
+
+def test_starts_out_of_order_are_sorted_when_absolute() -> None:
+    assert (rle.decode("9 2 1 2", (4, 4)) == rle.decode("1 2 9 2", (4, 4))).all()
+
+
+@needs_siim
+def test_the_real_annotations_decode_to_the_known_areas() -> None:
+    with (SHARED / "siim/stage_2_train.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["EncodedPixels"].strip() != "-1"]
+    assert len(rows) == 3576
+    masks: dict[str, np.ndarray] = {}
+    for row in rows[::10]:
+        mask = rle.decode(row["EncodedPixels"], (1024, 1024), SIIM, row["ImageId"])
+        assert mask.any()
+        assert rle.encode(mask, SIIM) == row["EncodedPixels"].strip()
+        masks[row["ImageId"]] = mask
+    assert max(mask.sum() for mask in masks.values()) <= 161421

@@ -1,0 +1,52 @@
+"""Look-ups in tables give what thresholding the maps would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatemask.masks import rule as rules
+from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.rule import Rule
+from gatemask.oof.tables import Tables, all_empty_score, count, score, scores
+
+
+def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables, np.ndarray, np.ndarray]:
+    """Tables with the maps (n, side, side) and truths that they were counted from."""
+    rng = np.random.default_rng(seed)
+    truths = (rng.random((images, side, side)) < 0.2) & (rng.random(images) < 0.4)[:, None, None]
+    maps = np.clip(rng.normal(60, 50, truths.shape) + 90 * truths, 0, 255).astype(np.uint8)
+    counted = [count(one, truth) for one, truth in zip(maps, truths, strict=True)]
+    tables = Tables(
+        ids=np.array([f"i{n}" for n in range(images)]), folds=np.arange(images) % 3,
+        gate=np.clip(rng.normal(0.4, 0.2, images) + 0.3 * truths.any(axis=(1, 2)), 0, 1),
+        area=np.stack([a for a, _ in counted])[:, None], intersection=np.stack([b for _, b in counted])[:, None],
+        truth=truths.sum(axis=(1, 2)).astype(np.int32)[:, None],
+    )  # fmt: skip
+    return tables, maps, truths
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_scores_equal_those_of_the_maps(seed: int) -> None:
+    tables, maps, truths = random_problem(seed)
+    rng = np.random.default_rng(seed)
+    for _ in range(25):
+        upper = round(float(rng.uniform(0.02, 1)), 4)
+        rule = Rule(float(rng.random()), upper, round(upper * float(rng.random()), 4), int(rng.integers(0, 40)))
+        naive = [
+            dice_of_masks(t, rules.apply(rule, g, m)) for t, g, m in zip(truths, tables.gate, maps, strict=True)
+        ]
+        assert scores(tables, rule)[:, 0] == pytest.approx(naive, abs=1e-12)
+
+
+def test_nothing_predicted_scores_the_share_of_empty_images() -> None:
+    tables, _, truths = random_problem(1)
+    assert all_empty_score(tables) == pytest.approx((~truths.any(axis=(1, 2))).mean())
+
+
+def test_tables_come_back_from_disk(tmp_path: Path) -> None:
+    tables, _, _ = random_problem(2)
+    rule = Rule(0.3, 0.5, 0.3, 2)
+    assert score(Tables.load(tables.save(tmp_path / "t.npz")), rule) == score(tables, rule)
