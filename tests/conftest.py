@@ -1,4 +1,4 @@
-"""What several tests share: a project in a temporary folder, and one quick loop that is really run and really killed."""
+"""What several tests share: a project in a temporary folder, and one quick loop, really run and really killed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are not on this machine")
-needs_nuclei = pytest.mark.skipif(
-    not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine"
-)
+needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine")
 
 
 def gatemask(*arguments: object, root: Path, **options: Any) -> subprocess.CompletedProcess[str]:

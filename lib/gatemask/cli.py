@@ -13,6 +13,8 @@ import typer
 from gatemask.errors import GatemaskError, nearest
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from gatemask.config import Competition, Ensemble
     from gatemask.project import Project
 
@@ -190,7 +192,7 @@ def _split(overrides: list[str] | None) -> dict[str, list[str]]:
     """Give each `--set` to the YAML whose key it is: no key has two homes."""
     from gatemask.config import Competition, Ensemble, Experiment
 
-    homes = {"competition": Competition, "ensemble": Ensemble, "experiment": Experiment}
+    homes: dict[str, type[BaseModel]] = {"competition": Competition, "ensemble": Ensemble, "experiment": Experiment}
     found: dict[str, list[str]] = {home: [] for home in homes}
     for override in overrides or []:
         key = override.split("=")[0].split(".")[0].strip()

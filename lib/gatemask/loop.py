@@ -36,7 +36,9 @@ def run(
         What summary.json holds.
     """
     started = time.monotonic()
-    rows, seconds, worked = [], {}, False
+    rows: list[tuple[str, ...]] = []
+    seconds: dict[str, float] = {}
+    worked = False
     experiments = _experiments(project, ensemble, overrides)  # all YAMLs are checked before the first stage
     for name, stage in _stages(project, comp, ensemble, experiments, data):
         say(f"[{len(rows) + 1}] {name}")

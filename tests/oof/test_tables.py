@@ -35,9 +35,7 @@ def test_scores_equal_those_of_the_maps(seed: int) -> None:
     for _ in range(25):
         upper = round(float(rng.uniform(0.02, 1)), 4)
         rule = Rule(float(rng.random()), upper, round(upper * float(rng.random()), 4), int(rng.integers(0, 40)))
-        naive = [
-            dice_of_masks(t, rules.apply(rule, g, m)) for t, g, m in zip(truths, tables.gate, maps, strict=True)
-        ]
+        naive = [dice_of_masks(t, rules.apply(rule, g, m)) for t, g, m in zip(truths, tables.gate, maps, strict=True)]
         assert scores(tables, rule)[:, 0] == pytest.approx(naive, abs=1e-12)
 
 

@@ -34,9 +34,7 @@ def build(config: Model, size: int, channels: int, classes: int = 1) -> keras.Mo
     scale, offset = [1 / (255 * d) for d in DEVIATION], [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
     x = layers.Rescaling(scale, offset, name="normalise")(x)
     x = ARCHITECTURES[config.name](config, size, classes)(x)
-    model = keras.Model(
-        images, layers.Activation("linear", dtype="float32", name="probability")(x), name=config.name
-    )
+    model = keras.Model(images, layers.Activation("linear", dtype="float32", name="probability")(x), name=config.name)
     _set_momentum(model, config.batchnorm_momentum)
     if config.weights != "none":
         load_encoder(model, config)

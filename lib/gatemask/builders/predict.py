@@ -22,7 +22,8 @@ def predict(model: keras.Model, images: np.ndarray, tta: Sequence[str] = ()) -> 
     total = np.asarray(model.predict_on_batch(images), np.float32)
     if "hflip" in tta:
         mirrored = np.asarray(model.predict_on_batch(np.ascontiguousarray(images[:, :, ::-1])), np.float32)
-        total = (total + (mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored)) / 2
+        back = mirrored[:, :, ::-1] if mirrored.ndim == 4 else mirrored
+        return np.asarray((total + back) / 2, np.float32)
     return total
 
 

@@ -37,9 +37,7 @@ def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str]
     return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
 
 
-def _load(
-    path: Path, schema: type[Schema], defaults: dict[str, Any], quick: bool, overrides: Sequence[str]
-) -> Schema:
+def _load(path: Path, schema: type[Schema], defaults: dict[str, Any], quick: bool, overrides: Sequence[str]) -> Schema:
     values, places = _read_extended(path, seen=[])
     values = {**defaults, **values}
     if quick:
@@ -121,12 +119,12 @@ def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
 def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
         old = into.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        renamed = both and "name" in value and value["name"] != old.get("name")
-        if both and not renamed and key not in REPLACED_WHOLE:
-            _merge(old, value)
-        else:
-            into[key] = value
+        if isinstance(old, dict) and isinstance(value, dict) and key not in REPLACED_WHOLE:
+            renamed = "name" in value and value["name"] != old.get("name")
+            if not renamed:
+                _merge(old, value)
+                continue
+        into[key] = value
 
 
 def _override(values: dict[str, Any], places: Places, override: str) -> None:

@@ -14,13 +14,9 @@ from gatemask.files import write_text
 from gatemask.masks import rle
 
 
-def read_labels(
-    labels: RleLabels | PngLabels, raw: Path, ids: Iterable[str], size: tuple[int, int]
-) -> dict[str, str]:
+def read_labels(labels: RleLabels | PngLabels, raw: Path, ids: Iterable[str], size: tuple[int, int]) -> dict[str, str]:
     """The united mask of each labelled image as RLE (`rle.INTERNAL`; empty text for no mask)."""
-    return (
-        _from_table(labels, raw, size) if isinstance(labels, RleLabels) else _from_pictures(labels, raw, ids, size)
-    )
+    return _from_table(labels, raw, size) if isinstance(labels, RleLabels) else _from_pictures(labels, raw, ids, size)
 
 
 def _from_table(labels: RleLabels, raw: Path, size: tuple[int, int]) -> dict[str, str]:
@@ -87,7 +83,7 @@ class Masks:
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         self._texts = dict(zip(frame["image_id"], frame["rle"], strict=True))
-        self._size = tuple(size)
+        self._size = size
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """bool (height, width)."""

@@ -118,8 +118,9 @@ def _image_files(raw: Path, comp: Competition) -> list[tuple[Path, str]]:
 
 def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, Any]:
     settings = comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups"})
-    tables = [c.file for c in (comp.labels, comp.test and comp.test.labels, comp.groups) if getattr(c, "file", None)]
-    existing = [raw / name for name in tables if (raw / name).exists()]
+    sources = (comp.labels, comp.test and comp.test.labels, comp.groups)
+    tables = [raw / name for source in sources if (name := getattr(source, "file", None))]
+    existing = [path for path in tables if path.exists()]
     masks = list(raw.glob(comp.labels.masks.format(id="*"))) if comp.labels.format == "png" else []
     return {"settings": fingerprint(settings), "files": listing_fingerprint([*images, *existing, *masks], raw)}
 

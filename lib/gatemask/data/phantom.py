@@ -108,9 +108,7 @@ def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
     return [upper, lower]
 
 
-def draw(
-    patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def draw(patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One phantom.
 
     Returns:

@@ -7,7 +7,7 @@ was killed goes on with the very batches it would have seen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -55,9 +55,7 @@ def sample(labels: np.ndarray, sampling: Sampling, epoch: int, epochs: int, rng:
         by_negative = len(negative) / (1 - share) if share < 1 else np.inf
         count = int(min(by_positive, by_negative))
     positives = round(count * share)
-    return rng.permutation(
-        np.concatenate([_draw(positive, positives, rng), _draw(negative, count - positives, rng)])
-    )
+    return rng.permutation(np.concatenate([_draw(positive, positives, rng), _draw(negative, count - positives, rng)]))
 
 
 def _share(sampling: Sampling, epoch: int, epochs: int) -> float | None:
@@ -78,8 +76,8 @@ def _draw(pool: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
 def decode(example: Example, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """image uint8 (h, w, channels), mask uint8 (h, w), 0 or 255."""
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    image = cv2.imdecode(np.frombuffer(example.image, np.uint8), flag)
-    mask = cv2.imdecode(np.frombuffer(example.mask, np.uint8), cv2.IMREAD_GRAYSCALE)
+    image: np.ndarray = cv2.imdecode(np.frombuffer(example.image, np.uint8), flag)  # type: ignore[assignment]
+    mask: np.ndarray = cv2.imdecode(np.frombuffer(example.mask, np.uint8), cv2.IMREAD_GRAYSCALE)  # type: ignore[assignment]
     return image.reshape(*image.shape[:2], channels), mask
 
 
@@ -96,9 +94,7 @@ def training_batches(
     labels = np.array([example.label for example in examples])
     order = sample(labels, exp.sampling, epoch, exp.epochs, rng)
     if not len(order):
-        raise GatemaskError(
-            "There is nothing to train on.", received=f"{len(examples)} images in the training folds"
-        )
+        raise GatemaskError("There is nothing to train on.", received=f"{len(examples)} images in the training folds")
     order = np.resize(order, max(len(order), batch))
     size, gate = exp.input.size, exp.task == "gate"
 
@@ -108,7 +104,7 @@ def training_batches(
         image, mask = augment(*decode(example, channels), size, exp.augment, own)
         return image, np.array([example.label], np.uint8) if gate else mask
 
-    def mapped(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def mapped(position: Any) -> tuple[Any, Any]:
         image, target = tf.numpy_function(load, [position], [tf.uint8, tf.uint8])
         image.set_shape((size, size, channels))
         target.set_shape((1,) if gate else (size, size, 1))
@@ -142,9 +138,7 @@ def evaluation_batches(
     """
     for start in range(0, len(examples), batch):
         part = examples[start : start + batch]
-        pairs = [
-            augment(*decode(example, channels), exp.input.size, [], np.random.default_rng(0)) for example in part
-        ]
+        pairs = [augment(*decode(example, channels), exp.input.size, [], np.random.default_rng(0)) for example in part]
         images, masks = (np.stack(arrays) for arrays in zip(*pairs, strict=True))
         labels = np.array([[example.label] for example in part], np.uint8)
         weights = np.ones(len(part), np.float32)

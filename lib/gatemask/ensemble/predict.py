@@ -164,7 +164,8 @@ def _models(members: list[Member], channels: int, classes: int) -> Iterator[tupl
     quiet.tensorflow()
     from gatemask.builders import models
 
-    model, built_for = None, None
+    model: Any = None
+    built_for = None
     for member in members:
         wanted = (member.config, member.size)
         if wanted != built_for:

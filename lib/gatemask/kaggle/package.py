@@ -57,11 +57,7 @@ def package(project: Project, comp: Competition) -> dict[str, Any]:
     _fill_kernel(kernel, comp, owner, slug(project))
     write_json(
         dataset / "dataset-metadata.json",
-        {
-            "id": f"{owner}/{slug(project)}",
-            "title": slug(project).replace("-", " "),
-            "licenses": [{"name": "CC0-1.0"}],
-        },
+        {"id": f"{owner}/{slug(project)}", "title": slug(project).replace("-", " "), "licenses": [{"name": "CC0-1.0"}]},
     )
     files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
     result = {

@@ -39,9 +39,7 @@ TIME_LIMIT_S = 9 * 3600
 def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
     """Run the kernel in a stand-in for Kaggle and check its submission."""
     if not (project.dist / "package.json").exists():
-        raise GatemaskError(
-            "Nothing is packaged yet.", where=project.dist, do=f"Run gatemask package {project.comp}."
-        )
+        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=f"Run gatemask package {project.comp}.")
     folder = project.runs / "rehearsal"
     made_from = {
         "package": sha256(project.dist / "package.json"),

@@ -67,9 +67,7 @@ def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
         its Python, and the names of the installed packages that it hides.
     """
     fresh_folder(folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise GatemaskError(
             "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]

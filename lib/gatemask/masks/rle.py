@@ -121,10 +121,7 @@ def parse(text: str, shape: tuple[int, int], flavour: Rle, where: object = None)
         raise _refusal("has runs that overlap", where, f"runs at {starts[at]} and {starts[at + 1]}", "disjoint runs")
     if (end := int(starts[-1] + lengths[-1])) > shape[0] * shape[1]:
         raise _refusal(
-            "runs past the end of the image",
-            where,
-            f"pixel {end}",
-            f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}",
+            "runs past the end of the image", where, f"pixel {end}", f"{shape[0]} x {shape[1]} = {shape[0] * shape[1]}"
         )
     return starts, lengths
 

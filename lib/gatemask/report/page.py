@@ -32,10 +32,12 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.
 p, figcaption { color: var(--soft); max-width: 72ch; } figure { margin: 1rem 0; }
 img { max-width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fff; }
 .cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1.2rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.1rem; min-width: 9rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1.1rem;
+  min-width: 9rem; }
 .card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; } .card.first b { color: #0072B2; }
 .card span { color: var(--soft); font-size: .85rem; }
-table { border-collapse: collapse; font-size: .9rem; } td, th { padding: .3rem .8rem; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; font-size: .9rem; }
+td, th { padding: .3rem .8rem; border-bottom: 1px solid var(--line); }
 th { text-align: left; font-weight: 600; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
@@ -65,9 +67,7 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     title = html.escape(comp.title)
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     page = (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
-        + "\n".join(sections)
-        + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(sections) + "\n</body></html>\n"
     )
     output = write_text(folder / "report.html", page)
     return write_stamp(folder / "result.json", made_from, {"report": str(output)}, [output], started)
@@ -96,9 +96,7 @@ def _headline(comp: Competition, tuned: dict[str, Any], rehearsed: dict[str, Any
         f'<div class="card{" first" if index == 0 else ""}"><b>{value:.4f}</b><span>{html.escape(text)}</span></div>'
         for index, (text, value) in enumerate(cards)
     )
-    counts = (
-        f"{tuned['images']} images, {tuned['positives']} with a mask ({tuned['positives'] / tuned['images']:.1%})."
-    )
+    counts = f"{tuned['images']} images, {tuned['positives']} with a mask ({tuned['positives'] / tuned['images']:.1%})."
     return f'<h1>{html.escape(comp.title)}</h1><p>{counts}</p><div class="cards">{drawn}</div>'
 
 
@@ -120,9 +118,7 @@ def _members(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
         [name, str(fold), r["best_epoch"] + 1, r["monitor"], float(r["score"]), f"{r['seconds_training']:.0f} s"]
         for (name, fold), r in runs.items()
     ]
-    return "<h2>Members</h2>" + draw.table(
-        ["experiment", "fold", "best epoch", "monitor", "score", "training"], rows
-    )
+    return "<h2>Members</h2>" + draw.table(["experiment", "fold", "best epoch", "monitor", "score", "training"], rows)
 
 
 def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> str:
@@ -147,9 +143,7 @@ def _from_tables(project: Project, comp: Competition, ensemble: Ensemble) -> lis
         + draw.as_html(surface, "The score over two thresholds: a wide bright plateau means a rule that will hold.")
         + draw.as_html(slices, "The score against each number of the rule, the others as chosen (red)."),
         f"<h2>Gate</h2><p>{said}.</p>"
-        + draw.as_html(
-            confusion, "Confusion matrix, ROC curve and probabilities of the averaged gates, out of fold."
-        ),
+        + draw.as_html(confusion, "Confusion matrix, ROC curve and probabilities of the averaged gates, out of fold."),
     ]
     if (tables.truth > 0).any():
         caption = "Dice of the images that have a mask, under the rule, out of fold."

@@ -60,9 +60,7 @@ def threshold_slices(tables: Tables, rule: Rule, metric: str) -> Figure:
     }  # fmt: skip
     drawn, axes = draw.figure(9, 4.6, 2, 2, sharey=True)
     for ax, (name, (unit, rules)) in zip(axes.ravel(), sweeps.items(), strict=True):
-        ax.plot(
-            [getattr(one, name) for one in rules], [score(tables, one, metric) for one in rules], color=draw.BLUE
-        )
+        ax.plot([getattr(one, name) for one in rules], [score(tables, one, metric) for one in rules], color=draw.BLUE)
         ax.axvline(getattr(rule, name), color=draw.RED, linewidth=1)
         draw.label(ax, unit, metric.replace("_", " "))
     return drawn
@@ -77,9 +75,7 @@ def confusion(tables: Tables, rule: Rule) -> tuple[Figure, dict[str, float]]:
     from sklearn.metrics import roc_auc_score, roc_curve
 
     truth, said = tables.truth.sum(axis=1) > 0, tables.gate >= rule.gate
-    counts = np.array(
-        [[(~truth & ~said).sum(), (~truth & said).sum()], [(truth & ~said).sum(), (truth & said).sum()]]
-    )
+    counts = np.array([[(~truth & ~said).sum(), (~truth & said).sum()], [(truth & ~said).sum(), (truth & said).sum()]])
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     numbers = {"sensitivity": share[1, 1], "specificity": share[0, 0], "accuracy": (truth == said).mean()}
     drawn, (left, middle, right) = draw.figure(11, 3.4, 1, 3)
@@ -99,9 +95,7 @@ def confusion(tables: Tables, rule: Rule) -> tuple[Figure, dict[str, float]]:
         middle.plot(share[0, 1], share[1, 1], "o", color=draw.RED)
         draw.label(middle, "1 - specificity", "sensitivity", f"ROC, AUC {numbers['AUC']:.4f}")
     bins = np.linspace(0, 1, 31)
-    right.hist(
-        [tables.gate[~truth], tables.gate[truth]], bins, label=["empty", "mask"], color=[draw.GREY, draw.ORANGE]
-    )
+    right.hist([tables.gate[~truth], tables.gate[truth]], bins, label=["empty", "mask"], color=[draw.GREY, draw.ORANGE])
     right.axvline(rule.gate, color=draw.RED, linewidth=1)
     right.set_yscale("symlog")
     right.legend(fontsize=8, frameon=False)

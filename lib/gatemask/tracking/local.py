@@ -17,7 +17,7 @@ PACKAGES = ["gatemask", "tensorflow", "keras", "jax", "numpy", "segmentation-mod
 def begin(folder: Path, settings: dict[str, Any], runtime: dict[str, Any], root: Path) -> None:
     """Write config.yaml and environment.json of a run."""
     write_yaml(folder / "config.yaml", settings)
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

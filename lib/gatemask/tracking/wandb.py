@@ -25,7 +25,7 @@ class Mirror:
 
     def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path) -> None:
         self._run: Any = None
-        mode = os.environ.get("WANDB_MODE", exp.tracking.wandb)
+        mode: Any = os.environ.get("WANDB_MODE", exp.tracking.wandb)
         if mode == "disabled":
             return
         try:
@@ -35,7 +35,7 @@ class Mirror:
             if mode == "online":
                 self._fall_back(exp, comp, fold, folder)
 
-    def _start(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: str) -> Any:
+    def _start(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: Any) -> Any:
         import wandb
 
         settings = wandb.Settings(

@@ -68,9 +68,7 @@ class Job:
         }
 
 
-def train(
-    project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None
-) -> dict[str, Any]:
+def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None) -> dict[str, Any]:
     """Train the folds of an experiment that are not done yet.
 
     Args:
@@ -100,9 +98,7 @@ def pending(project: Project, comp: Competition, exp: Experiment) -> list[int]:
     """The folds of an experiment that `train` would work on."""
     job = Job(project, comp, exp, read_folds(project))
     known = sorted(set(job.folds["fold"]) - {-1})
-    return [
-        fold for fold in known if not is_current(project.fold(exp.name, fold) / "result.json", job.made_from(fold))
-    ]
+    return [fold for fold in known if not is_current(project.fold(exp.name, fold) / "result.json", job.made_from(fold))]
 
 
 def _train_fold(job: Job, fold: int) -> dict[str, Any]:

@@ -77,12 +77,8 @@ def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_o
         fold_of: the fold of each image that has to be there; members must hold exactly these.
     """
     folds = sorted(set(fold_of.values()))
-    gates = [
-        read_gates([project.fold(name, fold) / "oof.csv" for fold in folds]) for name in ensemble.gate.experiments
-    ]
-    readers = [
-        MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in ensemble.mask.experiments
-    ]
+    gates = [read_gates([project.fold(name, fold) / "oof.csv" for fold in folds]) for name in ensemble.gate.experiments]
+    readers = [MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in ensemble.mask.experiments]
     for name, ids in zip(
         [*ensemble.gate.experiments, *ensemble.mask.experiments],
         [*(set(gate) for gate in gates), *(reader.ids for reader in readers)],
@@ -90,14 +86,16 @@ def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_o
     ):
         _same_ids(name, ids, set(fold_of))
     truth = Masks(project.data / "masks.csv", comp.image.size)
-    ids = sorted(fold_of)
-    counted = [_count_image(image_id, readers, truth[image_id]) for image_id in progress(ids, "tables", len(ids))]
+    ordered = sorted(fold_of)
+    counted = [
+        _count_image(image_id, readers, truth[image_id]) for image_id in progress(ordered, "tables", len(ordered))
+    ]
     for reader in readers:
         reader.close()
     return Tables(
-        ids=np.array(ids),
-        folds=np.array([fold_of[i] for i in ids]),
-        gate=np.array([np.mean([gate[i] for gate in gates]) for i in ids]),
+        ids=np.array(ordered),
+        folds=np.array([fold_of[i] for i in ordered]),
+        gate=np.array([np.mean([gate[i] for gate in gates]) for i in ordered]),
         area=np.stack([area for area, _, _ in counted]),
         intersection=np.stack([both for _, both, _ in counted]),
         truth=np.array([total for _, _, total in counted], np.int32),

@@ -1,0 +1,50 @@
+"""Learning rates, epoch by epoch, and names that agree with the schema."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from gatemask import quiet
+from gatemask.builders.schedules import SCHEDULES, learning_rate
+from gatemask.config import schema
+from gatemask.config.schema import Optimizer, Schedule
+
+
+def test_the_seed_solution_s_schedule() -> None:
+    config = Schedule(name="warmup_hold_decay", start=3e-4, peak=3e-3, warmup=3, hold=4, decay=0.8, floor=1e-6)
+    rates = [learning_rate(config, epoch, 30) for epoch in range(30)]
+    assert rates[:4] == pytest.approx([3e-4, 1.2e-3, 2.1e-3, 3e-3])
+    assert rates[3:7] == pytest.approx([3e-3] * 4)
+    assert rates[7:9] == pytest.approx([2.4e-3, 1.92e-3])
+    assert min(rates) >= 1e-6
+
+
+def test_cosine_comes_down_to_the_floor() -> None:
+    config = Schedule(name="cosine", peak=1.0, floor=0.1, warmup=1, start=0.5)
+    rates = [learning_rate(config, epoch, 6) for epoch in range(6)]
+    assert (rates[0], rates[1], rates[-1]) == pytest.approx((0.5, 1.0, 0.1))
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_the_schema_knows_exactly_the_builders() -> None:
+    quiet.tensorflow()
+    from gatemask.builders import losses, models, optimizers
+    from gatemask.masks.metric import METRICS
+
+    pairs = [
+        (schema.Architecture, models.ARCHITECTURES), (schema.LossName, losses.LOSSES),
+        (schema.OptimizerName, optimizers.OPTIMIZERS), (schema.ScheduleName, SCHEDULES),
+        (schema.MetricName, METRICS),
+    ]  # fmt: skip
+    for names, builders in pairs:
+        assert set(get_args(names)) == set(builders)
+
+
+def test_optimizers_take_their_options() -> None:
+    quiet.tensorflow()
+    from gatemask.builders import optimizers
+
+    built = optimizers.build(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01), 0.02)
+    assert (float(built.learning_rate), built.clipnorm, built.weight_decay) == pytest.approx((0.02, 1.0, 0.01))

@@ -1,0 +1,116 @@
+"""The command: fast, quiet on stdout, clear about mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, gatemask
+
+
+@pytest.fixture(scope="module")
+def root(make_root: Callable[[str], Path]) -> Path:
+    return make_root("cli")
+
+
+COMMANDS = [
+    ["data", "phantom"], ["data", "prepare"], ["folds", "make"], ["records"], ["train"], ["oof-tune"], ["ensemble"],
+    ["package"], ["rehearse"], ["report"], ["loop"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_stage_explains_itself(root: Path, command: list[str]) -> None:
+    done = gatemask(*command, "--help", root=root)
+    assert done.returncode == 0
+    for option in ("--set", "--quick", "--json"):
+        assert option in done.stdout
+
+
+def test_the_makefile_has_a_target_for_every_stage() -> None:
+    text = (ROOT / "Makefile").read_text()
+    for command in COMMANDS:
+        assert f"$(GATEMASK) {' '.join(command)}" in text
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in ("setup", "demo", "test", "lint", "loop", "train", "oof-tune", "clean"):
+        assert f"make {target}" in shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "experiments/phantom/unet_b0.yaml", "--set", "epoch=3"]])
+def test_help_and_configuration_errors_import_nothing_heavy(root: Path, arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom gatemask.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = set('tensorflow keras jax pandas sklearn matplotlib optuna wandb'.split()) & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def misspelt(root: Path) -> Path:
+    path = root / "experiments/phantom/wrong.yaml"
+    path.write_text("extends: unet_b0.yaml\nepochs: 2\noptimiser: {name: adam}\n")
+    return path
+
+
+def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> None:
+    path = misspelt(root)
+    done = gatemask("train", path, "--fold", 0, root=root)
+    path.unlink()
+    assert done.returncode == 1
+    assert done.stdout == ""
+    for word in ("Unknown key 'optimiser'", "wrong.yaml, line 3", "Write 'optimizer' instead"):
+        assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["loop", "phantoms"], ["no competition 'phantoms'", "Did you mean 'phantom'"]),
+        (["train", "phantom/unet_b1"], ["no such experiment", "unet_b0"]),
+        (["train", "phantom/unet_b0", "--fold", "one"], ["--fold needs numbers", "one"]),
+        (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
+        (["folds", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
+        (["data", "prepare", "phantom"], ["raw files are not there", "--data"]),
+        (["data", "phantom", "nuclei"], ["has no phantoms"]),
+        (["records", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
+        (["records", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),
+        (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
+    ],
+)
+def test_mistakes_are_answered_without_a_traceback(root: Path, arguments: list[str], words: list[str]) -> None:
+    done = gatemask(*arguments, root=root)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+def test_a_bad_ensemble_stops_the_loop_before_its_first_stage(root: Path) -> None:
+    path = root / "experiments/phantom/ensemble.yaml"
+    good = path.read_text()
+    path.write_text(good.replace("[gate_b0]", "[unet_b0]"))
+    done = gatemask("loop", "phantom", root=root)
+    path.write_text(good)
+    assert done.returncode == 1
+    assert "names 'unet_b0' as a gate" in done.stderr
+    assert not (root / "data").exists()
+
+
+def test_outside_a_project_it_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gatemask", "loop", "phantom"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "not a gatemask project" in done.stderr
+
+
+def test_json_is_all_there_is_on_stdout(root: Path) -> None:
+    done = gatemask("data", "phantom", "--quick", "--json", "--set", "phantom.images=4", root=root)
+    assert json.loads(done.stdout)["images"] == 4

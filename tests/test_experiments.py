@@ -1,0 +1,71 @@
+"""Every experiment that ships runs one quick loop; the phantoms' are run by tests/test_loop.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gatemask.config import load_competition, load_ensemble, load_experiment
+from gatemask.project import experiment_files
+from tests.conftest import ROOT, Loop, gatemask, write_tiles
+
+FILES = experiment_files(ROOT)
+
+
+@pytest.fixture(scope="module")
+def tiles_loop(make_root: Callable[[str], Path]) -> Loop:
+    """The nuclei competition on tiles that were drawn: PNG masks, three channels, a hold-out for a test."""
+    root = make_root("nuclei")
+    raw = write_tiles(root / "tiles")
+    done = gatemask("loop", "nuclei", "--quick", "--data", raw, "--json", root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Loop(root, "nuclei-quick", json.loads(done.stdout), {})
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_it_opens_with_the_command_that_runs_it_and_shrinks(path: str) -> None:
+    first = (ROOT / path).read_text().splitlines()[0]
+    assert first.startswith(f"# make train EXP={path}")
+    full, quick = (load_experiment(ROOT / path, quick=quick) for quick in (False, True))
+    assert quick.epochs <= 2 < full.epochs
+    assert quick.input.size <= 32
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_it_was_trained_for_a_step(path: str, phantom_loop: Loop, tiles_loop: Loop) -> None:
+    comp, name = Path(path).parent.name, Path(path).stem
+    loop = {"phantom": phantom_loop, "nuclei": tiles_loop}[comp]
+    result = json.loads((loop.runs / name / "fold0/result.json").read_text())
+    assert result["epochs"] >= 1
+    assert 0 <= result["score"] <= 1
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "experiments").iterdir()))
+def test_each_competition_is_whole(folder: Path) -> None:
+    comp, ensemble = load_competition(folder), load_ensemble(folder)
+    assert comp.name == folder.name
+    for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]:
+        assert load_experiment(folder / f"{name}.yaml").name == name
+
+
+def test_the_hold_out_is_the_test_and_was_never_trained_on(tiles_loop: Loop) -> None:
+    import pandas as pd
+
+    folds = pd.read_csv(tiles_loop.root / "folds/nuclei-quick.csv")
+    held = set(folds["image_id"][folds["fold"] == -1])
+    submission = pd.read_csv(tiles_loop.result["submission"])
+    assert set(submission["ImageId"]) == held
+    assert held
+    for fold in (0, 1):
+        out_of_fold = pd.read_csv(tiles_loop.runs / f"gate_b0/fold{fold}/oof.csv")
+        assert not held & set(out_of_fold["image_id"])
+    assert 0 <= tiles_loop.result["submission_dice"] <= 1
+
+
+def test_the_raw_folder_is_remembered(tiles_loop: Loop) -> None:
+    done = gatemask("data", "prepare", "nuclei", "--quick", "--json", root=tiles_loop.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["current"] is True

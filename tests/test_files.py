@@ -1,0 +1,76 @@
+"""Files are whole or absent, and a stamp notices every change."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gatemask import files
+from gatemask.errors import GatemaskError, nearest
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = files.write_text(tmp_path / "a.txt", "old")
+
+    def fail(tmp: Path) -> None:
+        tmp.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        files.write_with(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_being_replaced_is_never_seen_half_written(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from gatemask.files import write_text\n"
+        "for n in range(10**6): write_text(pathlib.Path(sys.argv[1]), str(n % 10) * 200_000)"
+    )
+    path = tmp_path / "big.txt"
+    writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    while not path.exists():
+        time.sleep(0.01)
+    for _ in range(100):
+        text = path.read_text()
+        assert len(text) == 200_000
+        assert len(set(text)) == 1
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.wait()
+    assert len(set(path.read_text())) == 1
+
+
+def test_a_stamp_is_current_until_input_or_output_changes(tmp_path: Path) -> None:
+    stamp, output = tmp_path / "result.json", files.write_text(tmp_path / "out.txt", "x")
+    result = files.write_stamp(stamp, {"input": "1"}, {"answer": 42}, [output], time.monotonic())
+    assert result["answer"] == files.stamped_result(stamp)["answer"] == 42
+    assert files.is_current(stamp, {"input": "1"})
+    assert not files.is_current(stamp, {"input": "2"})
+    output.write_text("y")
+    assert not files.is_current(stamp, {"input": "1"})
+    output.unlink()
+    assert not files.is_current(stamp, {"input": "1"})
+
+
+def test_a_damaged_stamp_is_named(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(GatemaskError, match=r"result\.json"):
+        files.is_current(tmp_path / "result.json", {})
+
+
+def test_listing_fingerprints_see_names_sizes_and_times(tmp_path: Path) -> None:
+    path = files.write_text(tmp_path / "a", "1")
+    first = files.listing_fingerprint([path], tmp_path)
+    os.utime(path, ns=(1, 1))
+    assert files.listing_fingerprint([path], tmp_path) != first
+
+
+def test_nearest_names() -> None:
+    assert nearest("efficentnetb0", ["efficientnetb0", "unet"]) == "efficientnetb0"
+    assert nearest("zzz", ["unet"]) is None

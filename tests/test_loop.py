@@ -1,0 +1,155 @@
+"""The whole loop on phantoms: killed, run again, current, and every artefact in its place."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from gatemask.files import sha256
+from tests.conftest import Loop, gatemask, stamps
+
+EXPERIMENTS = ["gate_b0", "unet_b0", "unetpp_b0"]
+
+
+def test_what_was_finished_before_the_kill_was_not_done_again(phantom_loop: Loop) -> None:
+    after = stamps(phantom_loop.root)
+    assert "runs/phantom-quick/gate_b0/fold1/result.json" in phantom_loop.killed_at
+    assert "runs/phantom-quick/unet_b0/fold0/result.json" not in phantom_loop.killed_at
+    for name, written in phantom_loop.killed_at.items():
+        assert after[name] == written, f"{name} was made twice"
+
+
+def test_the_killed_fold_went_on_where_it_was(phantom_loop: Loop) -> None:
+    rows = [json.loads(line) for line in (phantom_loop.runs / "unet_b0/fold0/metrics.jsonl").open()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+
+
+def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
+    summary = json.loads((phantom_loop.runs / "summary.json").read_text())
+    assert {
+        "images", "positives", "cv_dice", "cv_dice_in_sample", "all_empty_dice", "rule", "submission",
+        "submission_dice", "report", "seconds",
+    } <= set(summary)  # fmt: skip
+    assert set(summary["rule"]) == {"gate", "upper", "lower", "min_area"}
+    assert Path(summary["submission"]).exists()
+    assert Path(summary["report"]).exists()
+    assert summary["all_empty_dice"] == pytest.approx(1 - summary["positives"] / summary["images"])
+    assert {key: value for key, value in phantom_loop.result.items() if key != "current"} == summary
+
+
+def test_a_second_loop_does_nothing_and_imports_nothing_heavy(phantom_loop: Loop) -> None:
+    before = stamps(phantom_loop.root)
+    done = gatemask("loop", "phantom", "--quick", "--json", root=phantom_loop.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["current"] is True
+    assert "nothing was done" in done.stderr
+    assert stamps(phantom_loop.root) == before
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_fold_is_complete_on_disk(phantom_loop: Loop, name: str) -> None:
+    for fold in (0, 1):
+        folder = phantom_loop.runs / name / f"fold{fold}"
+        oof = "oof.csv" if name == "gate_b0" else "oof.h5"
+        wanted = {"config.yaml", "environment.json", "metrics.jsonl", "best.weights.h5", oof, "result.json"}
+        assert wanted == {p.name for p in folder.iterdir()} - {"wandb"}
+        assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == name
+        assert json.loads((folder / "environment.json").read_text())["runtime"]["backend"] == "tensorflow"
+        result = json.loads((folder / "result.json").read_text())
+        assert result["outputs"]["best.weights.h5"] == sha256(folder / "best.weights.h5")
+
+
+def test_each_image_has_one_out_of_fold_gate(phantom_loop: Loop) -> None:
+    parts = [pd.read_csv(phantom_loop.runs / f"gate_b0/fold{fold}/oof.csv") for fold in (0, 1)]
+    folds = pd.read_csv(phantom_loop.root / "folds/phantom-quick.csv")
+    for fold, part in enumerate(parts):
+        assert sorted(part["image_id"]) == sorted(folds["image_id"][folds["fold"] == fold])
+
+
+def test_the_rehearsal_saw_only_what_kaggle_has(phantom_loop: Loop) -> None:
+    result = json.loads((phantom_loop.runs / "rehearsal/result.json").read_text())
+    assert {"gatemask", "segmentation-models", "efficientnet"} <= set(result["packages_hidden"])
+    assert result["isolation"].startswith("no network")
+    inference = json.loads((phantom_loop.runs / "rehearsal/kaggle/working/inference.json").read_text())
+    assert "gatemask-packages" in inference["packages"]
+    mounted = phantom_loop.runs / "rehearsal/kaggle/input/competitions"
+    assert not list(mounted.rglob("train*")), "training images or labels were mounted"
+
+
+def test_the_submission_has_every_test_id_once(phantom_loop: Loop) -> None:
+    with open(phantom_loop.result["submission"]) as file:  # noqa: PTH123
+        rows = list(csv.DictReader(file))
+    with (phantom_loop.data / "raw/sample_submission.csv").open() as file:
+        sample = list(csv.DictReader(file))
+    assert [row["ImageId"] for row in rows] == [row["ImageId"] for row in sample]
+    assert list(rows[0]) == list(sample[0])
+
+
+def test_the_package_verifies_and_holds_no_secret_or_training_data(phantom_loop: Loop) -> None:
+    dataset = phantom_loop.root / "dist/phantom-quick/dataset"
+    listed = dict(reversed(line.split("  ")) for line in (dataset / "SHA256SUMS").read_text().splitlines())
+    files = {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file()}
+    assert files - {"SHA256SUMS", "dataset-metadata.json"} == set(listed)
+    assert all(sha256(dataset / name) == digest for name, digest in listed.items())
+    assert len([name for name in files if name.endswith(".whl")]) == 5
+    metadata = json.loads((phantom_loop.root / "dist/phantom-quick/kernel/kernel-metadata.json").read_text())
+    assert metadata["enable_internet"] is False
+    assert metadata["id"].split("/")[1] == metadata["title"].replace(" ", "-")
+
+
+def test_changed_settings_set_the_old_run_aside(phantom_loop: Loop, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
+    arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "epochs=1", "--json"]
+    done = gatemask(*arguments, root=root)
+    assert done.returncode == 0, done.stderr
+    runs = root / "runs/phantom-quick/gate_b0"
+    assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1
+    old = (phantom_loop.runs / "gate_b0/fold0/result.json").read_text()
+    assert (runs / "fold0.replaced1/result.json").read_text() == old
+    tuned = gatemask("oof-tune", "phantom", "--quick", "--json", root=root)
+    assert tuned.returncode == 0, tuned.stderr
+    assert json.loads(tuned.stdout).get("current") is None, "new predictions, new rule"
+
+
+@pytest.mark.parametrize(
+    ("damage", "command", "words"),
+    [
+        ("unet_b0/fold1/result.json", ["oof-tune"], ["no out-of-fold predictions", "unet_b0", "fold1"]),
+        ("tuned/result.json", ["ensemble"], ["no tuned rule", "gatemask oof-tune phantom"]),
+        ("tuned/result.json", ["report"], ["no tuned rule"]),
+        ("ensemble/result.json", ["package"], ["No ensemble", "gatemask ensemble phantom"]),
+    ],
+)
+def test_a_missing_stage_is_named_with_the_command(
+    phantom_loop: Loop, tmp_path: Path, damage: str, command: list[str], words: list[str]
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist", "raw", "*.weights.h5"))
+    (root / "runs/phantom-quick" / damage).unlink()
+    done = gatemask(*command, "phantom", "--quick", root=root)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_a_damaged_weight_fails_the_rehearsal_with_a_clear_line(phantom_loop: Loop, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))
+    dataset = root / "dist/phantom-quick/dataset"
+    weights = dataset / "weights/gate_b0-fold0.weights.h5"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    started = time.monotonic()
+    done = gatemask("rehearse", "phantom", "--quick", root=root)
+    assert done.returncode == 1
+    assert "weights/gate_b0-fold0.weights.h5 is damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60, "checked before anything is installed or predicted"
