@@ -135,23 +135,23 @@ def _headline(result: dict[str, Any]) -> str:
     if isinstance(result.get("folds"), dict):
         runs = list(result["folds"].values())
         return f"{runs[0]['monitor']} " + " ".join(f"{run['score']:.3f}" for run in runs)
-    for key, text in (
-        ("submission_dice", "submission Dice {:.4f}"),
-        ("isolation", "{}"),
-        ("members", "{} members"),
-        ("megabytes", "{} MB"),
-        ("rule", "{}"),
-        ("count", "{} records"),
-        ("per_fold", "{} folds"),
-        ("images", "{} images"),
-        ("report", "{}"),
-    ):
-        if key in result:
-            value = result[key]
-            if key == "rule":
-                return f"cross-fitted Dice {result['cross_fitted']:.4f}"
-            return text.format(len(value) if isinstance(value, list | dict) else value)
-    return ""
+    if "cross_fitted" in result and "rule" in result:
+        return f"cross-fitted Dice {result['cross_fitted']:.4f}"
+    shown = {
+        "submission_dice": "submission Dice {:.4f}",
+        "isolation": "{}",
+        "members": "{} members",
+        "megabytes": "{} MB",
+        "count": "{} records",
+        "folds": "{} folds",
+        "images": "{} images",
+        "report": "{}",
+    }
+    key = next((key for key in shown if key in result), None)
+    if key is None:
+        return ""
+    value = result[key]
+    return shown[key].format(len(value) if isinstance(value, list) else value)
 
 
 def _summary(project: Project, seconds: dict[str, float]) -> dict[str, Any]:
