@@ -131,7 +131,7 @@ def draw(patient: int, positive: bool, size: int, seed: int, rng: np.random.Gene
     lesion = np.zeros((size, size), bool)
     if positive:
         lesion = _crescent(x, y, lungs[int(rng.integers(2))], rng)
-        image += rng.uniform(0.16, 0.34) * cv2.GaussianBlur(lesion.astype(np.float32), (0, 0), size / 160)
+        image += rng.uniform(0.24, 0.4) * cv2.GaussianBlur(lesion.astype(np.float32), (0, 0), size / 160)
     noise = cv2.GaussianBlur(rng.normal(0, 1, (size, size)).astype(np.float32), (0, 0), size / 200)
     image = (image + 0.035 * noise) * rng.uniform(0.85, 1.1) + rng.uniform(-0.03, 0.05)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8), lesion
