@@ -54,9 +54,7 @@ def main() -> None:
     from gatemask.ensemble.predict import find_competition, submit
 
     competition = find_competition(KAGGLE / "input", dataset)
-    result = submit(
-        dataset / "ensemble.yaml", dataset / "weights", competition, KAGGLE / "working" / "submission.csv"
-    )
+    result = submit(dataset / "ensemble.yaml", dataset / "weights", competition, KAGGLE / "working" / "submission.csv")
     result["packages"] = str(PACKAGES)
     (KAGGLE / "working" / "inference.json").write_text(json.dumps(result, indent=2))
     print(json.dumps(result))

@@ -39,7 +39,8 @@ def test_going_on_from_a_file_equals_never_having_stopped(tmp_path: Path) -> Non
     for number in range(4):
         epoch(whole)
         if number == 1:
-            state.save(tmp_path, whole, number, {"best": 0.5})
+            state.save(tmp_path, whole, number, {"best": 0.5}, best=True)
+            kept = whole.get_weights()
     other = model(seed=9)
     assert state.load(tmp_path, other) == (2, {"best": 0.5})
     epoch(other)
@@ -47,11 +48,14 @@ def test_going_on_from_a_file_equals_never_having_stopped(tmp_path: Path) -> Non
     for one, two in zip(whole.get_weights(), other.get_weights(), strict=True):
         assert (one == two).all()
 
+    state.load_best(tmp_path, other)
+    assert all((one == two).all() for one, two in zip(kept, other.get_weights(), strict=True))
+
 
 def test_the_last_two_are_kept_and_a_damaged_one_is_passed_over(tmp_path: Path) -> None:
     one = model()
     for number in range(4):
-        state.save(tmp_path, one, number, {"best": number})
+        state.save(tmp_path, one, number, {"best": number}, best=False)
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["epoch-0002.h5", "epoch-0003.h5"]
     (tmp_path / "epoch-0003.h5").write_bytes(b"cut short")
     assert state.load(tmp_path, model(5)) == (3, {"best": 2})

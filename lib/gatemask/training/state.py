@@ -1,9 +1,10 @@
-"""What a training needs to go on after it was killed: one HDF5 file an epoch, the last two kept.
+"""What a training needs to go on after it was killed: one HDF5 file an epoch, the last two kept, and the best.
 
     state/epoch-0003.h5   variables (weights, random seeds), optimizer (moments, step), and progress as JSON
+    state/best.h5         variables of the best epoch so far
 
 A file is written whole or not at all; the older one stays until the newer one stands, so that there is always
-at least one to go on from.
+at least one to go on from. Plain arrays in Keras's own order: Keras's weight files take four times as long.
 """
 
 from __future__ import annotations
@@ -18,31 +19,29 @@ import numpy as np
 
 from gatemask.files import write_with
 
+Arrays = dict[str, list[np.ndarray]]
 
-def snapshot(model: keras.Model) -> dict[str, list[np.ndarray]]:
+
+def snapshot(model: keras.Model) -> Arrays:
     """Copies of all variables of a compiled model, seeds and optimizer included."""
     return {name: [np.array(v) for v in variables] for name, variables in _variables(model).items()}
 
 
-def restore(model: keras.Model, saved: dict[str, list[np.ndarray]]) -> None:
-    """Put a snapshot back, into this model or another of the same build."""
-    for name, variables in _variables(model).items():
-        for variable, value in zip(variables, saved[name], strict=True):
+def restore(model: keras.Model, saved: Arrays) -> None:
+    """Put back those groups of variables that `saved` holds, into this model or another of the same build."""
+    variables = _variables(model)
+    for name, values in saved.items():
+        for variable, value in zip(variables[name], values, strict=True):
             variable.assign(value)
 
 
-def save(folder: Path, model: keras.Model, epoch: int, progress: dict[str, Any]) -> None:
-    """Keep the state after `epoch` (from 0)."""
-
-    def write(tmp: Path) -> None:
-        with h5py.File(tmp, "w") as file:
-            file.attrs["progress"] = json.dumps(progress)
-            for name, values in snapshot(model).items():
-                group = file.create_group(name)
-                for index, value in enumerate(values):
-                    group.create_dataset(f"{index:05d}", data=value)
-
-    write_with(folder / f"epoch-{epoch:04d}.h5", write)
+def save(folder: Path, model: keras.Model, epoch: int, progress: dict[str, Any], best: bool) -> None:
+    """Keep the state after `epoch` (from 0); where it is the best so far, keep its variables as such too."""
+    saved = snapshot(model)
+    if best:
+        # First: killed between the two, the epoch is run again and writes the same best again.
+        _write(folder / "best.h5", {"variables": saved["variables"]}, {})
+    _write(folder / f"epoch-{epoch:04d}.h5", saved, progress)
     for old in sorted(folder.glob("epoch-*.h5"))[:-2]:
         old.unlink()
 
@@ -51,14 +50,35 @@ def load(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:
     """Put the newest state that can be read into the model: (next epoch, progress), or None for a new start."""
     for path in sorted(folder.glob("epoch-*.h5"), reverse=True):
         try:
-            with h5py.File(path, "r") as file:
-                saved = {name: [file[name][k][()] for k in sorted(file[name])] for name in _variables(model)}
-                progress = json.loads(file.attrs["progress"])
+            saved, progress = _read(path)
             restore(model, saved)
         except (OSError, KeyError, ValueError):
             continue  # a damaged file: the older one is there for this
         return int(path.stem.removeprefix("epoch-")) + 1, progress
     return None
+
+
+def load_best(folder: Path, model: keras.Model) -> None:
+    """Put the variables of the best epoch into the model."""
+    restore(model, _read(folder / "best.h5")[0])
+
+
+def _write(path: Path, arrays: Arrays, progress: dict[str, Any]) -> None:
+    def write(tmp: Path) -> None:
+        with h5py.File(tmp, "w") as file:
+            file.attrs["progress"] = json.dumps(progress)
+            for name, values in arrays.items():
+                group = file.create_group(name)
+                for index, value in enumerate(values):
+                    group.create_dataset(f"{index:05d}", data=value)
+
+    write_with(path, write)
+
+
+def _read(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    with h5py.File(path, "r") as file:
+        arrays = {name: [group[key][()] for key in sorted(group)] for name, group in file.items()}
+        return arrays, json.loads(file.attrs["progress"])
 
 
 def _variables(model: keras.Model) -> dict[str, list[Any]]:
