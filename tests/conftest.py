@@ -29,8 +29,12 @@ def gatemask(*arguments: object, root: Path, **options: Any) -> subprocess.Compl
     """Run the command as a user does, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "gatemask", *map(str, arguments)],
-        env=environment(root), capture_output=True, text=True, timeout=900, **options,
-    )  # fmt: skip
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        timeout=900,
+        **options,
+    )
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -19,9 +19,18 @@ def root(make_root: Callable[[str], Path]) -> Path:
 
 
 COMMANDS = [
-    ["data", "phantom"], ["data", "prepare"], ["folds", "make"], ["records"], ["train"], ["oof-tune"], ["ensemble"],
-    ["package"], ["rehearse"], ["report"], ["loop"],
-]  # fmt: skip
+    ["data", "phantom"],
+    ["data", "prepare"],
+    ["folds", "make"],
+    ["records"],
+    ["train"],
+    ["oof-tune"],
+    ["ensemble"],
+    ["package"],
+    ["rehearse"],
+    ["report"],
+    ["loop"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

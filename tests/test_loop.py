@@ -34,9 +34,17 @@ def test_the_killed_fold_went_on_where_it_was(phantom_loop: Loop) -> None:
 def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
     summary = json.loads((phantom_loop.runs / "summary.json").read_text())
     assert {
-        "images", "positives", "cv_dice", "cv_dice_in_sample", "all_empty_dice", "rule", "submission",
-        "submission_dice", "report", "seconds",
-    } <= set(summary)  # fmt: skip
+        "images",
+        "positives",
+        "cv_dice",
+        "cv_dice_in_sample",
+        "all_empty_dice",
+        "rule",
+        "submission",
+        "submission_dice",
+        "report",
+        "seconds",
+    } <= set(summary)
     assert set(summary["rule"]) == {"gate", "upper", "lower", "min_area"}
     assert Path(summary["submission"]).exists()
     assert Path(summary["report"]).exists()
@@ -107,13 +115,16 @@ def test_the_package_verifies_and_holds_no_secret_or_training_data(phantom_loop:
 def test_changed_settings_set_the_old_run_aside(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
-    arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "epochs=1", "--json"]
+    arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "epochs=1", "--set", "seed=5", "--json"]
     done = gatemask(*arguments, root=root)
     assert done.returncode == 0, done.stderr
     runs = root / "runs/phantom-quick/gate_b0"
     assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1
     old = (phantom_loop.runs / "gate_b0/fold0/result.json").read_text()
     assert (runs / "fold0.replaced1/result.json").read_text() == old
+    stale = gatemask("report", "phantom", "--quick", root=root)
+    assert stale.returncode == 1
+    assert "tuned on other predictions" in stale.stderr
     tuned = gatemask("oof-tune", "phantom", "--quick", "--json", root=root)
     assert tuned.returncode == 0, tuned.stderr
     assert json.loads(tuned.stdout).get("current") is None, "new predictions, new rule"

@@ -46,9 +46,9 @@ def test_the_device_s_dice_is_the_best_of_all_thresholds() -> None:
     truth = ((rng.random((6, 8, 8, 1)) < 0.4) & (np.arange(6) % 3 > 0)[:, None, None, None]).astype(np.uint8)
     predicted = np.clip(rng.random(truth.shape) * 0.7 + 0.3 * truth, 0, 1).astype(np.float32)
     levels = np.floor(predicted * 255 + 0.5)
-    by_hand = np.array([
-        [dice_of_masks(t > 0, one >= level) for t, one in zip(truth, levels, strict=True)] for level in range(1, 256)
-    ])  # fmt: skip
+    by_hand = np.array(
+        [[dice_of_masks(t > 0, one >= level) for t, one in zip(truth, levels, strict=True)] for level in range(1, 256)]
+    )
     everything, positives = metrics.build("mask")
     weights = np.array([1, 1, 1, 1, 1, 0], np.float32)
     for metric in (everything, positives):

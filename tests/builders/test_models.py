@@ -25,11 +25,18 @@ def built() -> dict[str, keras.Model]:
     block = {"unetpp": "transpose"}
     return {
         name: models.build(
-            Model(name=name, encoder="efficientnetb0", filters=FILTERS, block=block.get(name, "upsampling"),
-                  batchnorm_momentum=0.9), 32, 1,
+            Model(
+                name=name,
+                encoder="efficientnetb0",
+                filters=FILTERS,
+                block=block.get(name, "upsampling"),
+                batchnorm_momentum=0.9,
+            ),
+            32,
+            1,
         )
         for name in models.ARCHITECTURES
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,12 @@ def test_the_schema_knows_exactly_the_builders() -> None:
     from gatemask.masks.metric import METRICS
 
     pairs = [
-        (schema.Architecture, models.ARCHITECTURES), (schema.LossName, losses.LOSSES),
-        (schema.OptimizerName, optimizers.OPTIMIZERS), (schema.ScheduleName, SCHEDULES),
+        (schema.Architecture, models.ARCHITECTURES),
+        (schema.LossName, losses.LOSSES),
+        (schema.OptimizerName, optimizers.OPTIMIZERS),
+        (schema.ScheduleName, SCHEDULES),
         (schema.MetricName, METRICS),
-    ]  # fmt: skip
+    ]
     for names, builders in pairs:
         assert set(get_args(names)) == set(builders)
 

@@ -78,7 +78,7 @@ BAD = {
     "a gate with a U-Net": (GATE.replace("name: efficientnet,", "name: unet,"), ["gate", "unet"]),
     "a gate that watches Dice": (GATE + "monitor: dice\n", ["monitor"]),
     "a base that is not there": ("extends: nowhere.yaml\n", ["no such file", "nowhere.yaml"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)

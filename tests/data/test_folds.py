@@ -20,10 +20,14 @@ from tests.data.test_manifest import competition
 def manifest(images: int = 600, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     label = (rng.random(images) < 0.22).astype(int)
-    return pd.DataFrame({
-        "image_id": [f"i{n}" for n in rng.permutation(images)], "group": rng.integers(0, 250, images).astype(str),
-        "label": label, "mask_area": label * rng.lognormal(8, 1, images).astype(int),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{n}" for n in rng.permutation(images)],
+            "group": rng.integers(0, 250, images).astype(str),
+            "label": label,
+            "mask_area": label * rng.lognormal(8, 1, images).astype(int),
+        }
+    )
 
 
 def test_no_group_is_on_two_sides_and_every_image_has_one_fold() -> None:
@@ -100,9 +104,11 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
     folds.make(project, competition())
     frame = pd.read_csv(project.folds)
     broken = {
-        "missing row": frame.iloc[1:], "twice": pd.concat([frame, frame.iloc[:1]]),
-        "no column": frame.drop(columns="group"), "leak": frame.assign(fold=np.arange(len(frame)) % 3),
-    }[fault]  # fmt: skip
+        "missing row": frame.iloc[1:],
+        "twice": pd.concat([frame, frame.iloc[:1]]),
+        "no column": frame.drop(columns="group"),
+        "leak": frame.assign(fold=np.arange(len(frame)) % 3),
+    }[fault]
     broken.to_csv(project.folds, index=False)
     with pytest.raises(GatemaskError):
         folds.make(project, competition())

@@ -17,12 +17,19 @@ from tests.conftest import write_tiles
 
 
 def competition(**changes: Any) -> Competition:
-    return Competition.model_validate({
-        "name": "tiles", "title": "t", "raw": "raw", "image": {"size": [128, 128], "channels": 3},
-        "train": {"images": "images/*.png"}, "labels": {"format": "png", "masks": "masks/{id}.png"},
-        "groups": {"file": "labels.csv", "id": "id", "column": "group_image"}, "folds": {"k": 3, "holdout": True},
-        **changes,
-    })  # fmt: skip
+    return Competition.model_validate(
+        {
+            "name": "tiles",
+            "title": "t",
+            "raw": "raw",
+            "image": {"size": [128, 128], "channels": 3},
+            "train": {"images": "images/*.png"},
+            "labels": {"format": "png", "masks": "masks/{id}.png"},
+            "groups": {"file": "labels.csv", "id": "id", "column": "group_image"},
+            "folds": {"k": 3, "holdout": True},
+            **changes,
+        }
+    )
 
 
 @pytest.fixture

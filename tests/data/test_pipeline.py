@@ -77,10 +77,17 @@ def examples(count: int) -> list[Example]:
 
 def experiment(task: str) -> Experiment:
     model = {"gate": "efficientnet", "mask": "unet"}[task]
-    return Experiment.model_validate({
-        "name": "e", "task": task, "model": {"name": model, "encoder": "efficientnetb0"}, "input": {"size": 32},
-        "loss": {"bce": 1}, "epochs": 2, "augment": ["hflip"],
-    })  # fmt: skip
+    return Experiment.model_validate(
+        {
+            "name": "e",
+            "task": task,
+            "model": {"name": model, "encoder": "efficientnetb0"},
+            "input": {"size": 32},
+            "loss": {"bce": 1},
+            "epochs": 2,
+            "augment": ["hflip"],
+        }
+    )
 
 
 def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch() -> None:

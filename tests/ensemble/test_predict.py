@@ -13,8 +13,12 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
 
-SUBMISSION = {"id": "ImageId", "mask": "EncodedPixels", "sample": "sample.csv",
-              "rle": {"offsets": "absolute", "base": 1, "order": "column", "empty": "-1"}}  # fmt: skip
+SUBMISSION = {
+    "id": "ImageId",
+    "mask": "EncodedPixels",
+    "sample": "sample.csv",
+    "rle": {"offsets": "absolute", "base": 1, "order": "column", "empty": "-1"},
+}
 RULE = {"gate": 0.5, "upper": 0.7, "lower": 0.4, "min_area": 10}
 
 
@@ -40,10 +44,18 @@ def competition(tmp_path: Path) -> Path:
     ids = "\n".join(f"i{n:02d},-1" for n in range(40))
     (tmp_path / "sample.csv").write_text("\ufeffImageId, EncodedPixels\r\n" + ids + "\r\n", newline="")
     chosen = {
-        "competition": {"name": "t", "image": {"size": [64, 64], "channels": 1}, "test_images": "test/*.png",
-                        "records_size": 64, "classes": ["x"], "submission": SUBMISSION},
-        "rule": RULE, "gate": [member("g0"), member("g1")], "mask": [member("m0"), member("m1", size=32)],
-    }  # fmt: skip
+        "competition": {
+            "name": "t",
+            "image": {"size": [64, 64], "channels": 1},
+            "test_images": "test/*.png",
+            "records_size": 64,
+            "classes": ["x"],
+            "submission": SUBMISSION,
+        },
+        "rule": RULE,
+        "gate": [member("g0"), member("g1")],
+        "mask": [member("m0"), member("m1", size=32)],
+    }
     from gatemask.files import write_yaml
 
     write_yaml(tmp_path / "ensemble.yaml", chosen)
@@ -72,8 +84,10 @@ def test_the_result_is_that_of_running_everything(competition: Path, stands: dic
         image = cv2.imread(str(competition / f"test/{image_id}.png"), cv2.IMREAD_GRAYSCALE)[:, :, None]
         gate = np.mean([round(float(image.mean() / 255 * FACTORS[g]), 6) for g in ("g0", "g1")])
         small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)[:, :, None]
-        maps = [np.floor(one / np.float32(255) * np.float32(f) * 255 + 0.5).astype(np.uint8)
-                for one, f in ((image, FACTORS["m0"]), (small, FACTORS["m1"]))]  # fmt: skip
+        maps = [
+            np.floor(one / np.float32(255) * np.float32(f) * 255 + 0.5).astype(np.uint8)
+            for one, f in ((image, FACTORS["m0"]), (small, FACTORS["m1"]))
+        ]
         mask = rules.apply(rules.Rule(**RULE), gate, rules.average_maps(maps)[:, :, 0])
         flavour = predict.Rle(**SUBMISSION["rle"])
         assert (rle.decode(text, (64, 64), flavour) != mask).sum() <= 2

@@ -21,5 +21,8 @@ def test_our_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
 def test_the_four_are_pinned_by_hash() -> None:
     found = wheels.shipped()
     assert [p.name.split("-")[0] for p in found] == [
-        "Keras_Applications", "efficientnet", "image_classifiers", "segmentation_models",
-    ]  # fmt: skip
+        "Keras_Applications",
+        "efficientnet",
+        "image_classifiers",
+        "segmentation_models",
+    ]

@@ -20,11 +20,13 @@ def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables,
     maps = np.clip(rng.normal(60, 50, truths.shape) + 90 * truths, 0, 255).astype(np.uint8)
     counted = [count(one, truth) for one, truth in zip(maps, truths, strict=True)]
     tables = Tables(
-        ids=np.array([f"i{n}" for n in range(images)]), folds=np.arange(images) % 3,
+        ids=np.array([f"i{n}" for n in range(images)]),
+        folds=np.arange(images) % 3,
         gate=np.clip(rng.normal(0.4, 0.2, images) + 0.3 * truths.any(axis=(1, 2)), 0, 1),
-        area=np.stack([a for a, _ in counted])[:, None], intersection=np.stack([b for _, b in counted])[:, None],
+        area=np.stack([a for a, _ in counted])[:, None],
+        intersection=np.stack([b for _, b in counted])[:, None],
         truth=truths.sum(axis=(1, 2)).astype(np.int32)[:, None],
-    )  # fmt: skip
+    )
     return tables, maps, truths
 
 

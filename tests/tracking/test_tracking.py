@@ -24,8 +24,11 @@ def test_the_commit_says_dirty(tmp_path: Path) -> None:
     assert local.commit(tmp_path) is None
 
     def git(*words: str) -> None:
-        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *words], check=True,
-                       capture_output=True)  # fmt: skip
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *words],
+            check=True,
+            capture_output=True,
+        )
 
     git("init")
     (tmp_path / "a").write_text("1")

@@ -20,10 +20,15 @@ Y = (X.sum(axis=1, keepdims=True) > 0).astype(np.float32)
 
 def model(seed: int = 0) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    built = keras.Sequential([
-        keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.3), keras.layers.BatchNormalization(),
-        keras.layers.Dense(1, "sigmoid"),
-    ])  # fmt: skip
+    built = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, "relu"),
+            keras.layers.Dropout(0.3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dense(1, "sigmoid"),
+        ]
+    )
     optimizer = keras.optimizers.Nadam(0.05)
     optimizer.build(built.trainable_variables)
     built.compile(optimizer, "binary_crossentropy")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, count, score
-from gatemask.tuning.search import cross_fit, largest_area, search, surface
+from gatemask.tuning.search import cross_fit, largest_area, search, settle_gate, surface
 
 
 def problem(seed: int = 0, images: int = 90) -> Tables:
@@ -20,10 +21,13 @@ def problem(seed: int = 0, images: int = 90) -> Tables:
     counted = [count(one, truth) for one, truth in zip(maps, truths, strict=True)]
     gate = np.clip(rng.normal(0.3, 0.15, images) + 0.35 * truths.any(axis=(1, 2)), 0, 1)
     return Tables(
-        ids=np.array([str(n) for n in range(images)]), folds=np.arange(images) % 3, gate=gate,
-        area=np.stack([a for a, _ in counted])[:, None], intersection=np.stack([b for _, b in counted])[:, None],
+        ids=np.array([str(n) for n in range(images)]),
+        folds=np.arange(images) % 3,
+        gate=gate,
+        area=np.stack([a for a, _ in counted])[:, None],
+        intersection=np.stack([b for _, b in counted])[:, None],
         truth=truths.sum(axis=(1, 2)).astype(np.int32)[:, None],
-    )  # fmt: skip
+    )
 
 
 def test_the_search_beats_hand_set_rules_and_repeats_itself(tmp_path: Path) -> None:
@@ -52,6 +56,17 @@ def test_in_sample_is_the_optimistic_one() -> None:
         tables = problem(seed, images=30)
         gaps.append(search(tables, "mean_dice", 150, 0)[1] - cross_fit(tables, "mean_dice", 150, 0)[0])
     assert np.mean(gaps) > 0
+
+
+def test_the_gate_is_the_best_there_is_and_stands_in_the_middle_of_its_plateau() -> None:
+    for seed in range(5):
+        tables = problem(seed, images=30)
+        rule = settle_gate(tables, Rule(0.97, 0.5, 0.3, 5), "mean_dice")
+        dense = np.linspace(0, 1, 4001)
+        by_force = np.array([score(tables, replace(rule, gate=float(g))) for g in dense])
+        assert score(tables, rule) == by_force.max()
+        plateau = dense[by_force == by_force.max()]
+        assert plateau[0] < rule.gate < plateau[-1]
 
 
 def test_surface_holds_the_other_numbers() -> None:

@@ -26,16 +26,13 @@ from gatemask.files import (
 )
 from gatemask.masks import rule as rules
 from gatemask.project import Project
+from gatemask.tuning.tune import require_current
 
 
 def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Take all folds of each experiment, or its best n by the fold's own score, as ensemble.yaml says."""
     folder = project.runs / "ensemble"
-    if not (project.tuned / "result.json").exists():
-        raise GatemaskError(
-            "There is no tuned rule yet.", where=project.tuned, do=f"Run gatemask oof-tune {project.comp}."
-        )
-    tuned = read_json(project.tuned / "result.json")
+    tuned = require_current(project, comp, ensemble)
     runs = {name: _folds(project, name) for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]}
     made_from = {
         "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune"}), _facts(comp)]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from gatemask.config.schema import Competition, Ensemble
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.data.readers import read_image
+from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 from gatemask.oof.store import MapReader
@@ -34,7 +34,7 @@ def choose(tables: Tables, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
         "Best": hit[:each],
         "Typical": hit[middle : middle + each],
         "Worst of those with any overlap": hit[::-1][:each],
-        "Missed": order[found[order] == 0][:each],
+        "Nothing found, or in the wrong place": order[found[order] == 0][:each],
         "False alarms": false_alarms[np.argsort(-predicted[false_alarms], kind="stable")][:each],
     }
 
@@ -69,10 +69,8 @@ class Gallery:
         mask = rules.apply(self._rule, float(self._tables.gate[index]), full)
         image = self._image(name, truth.shape)
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7)
-        for ax, drawn, colour, what in (
-            (axes[1], truth, draw.GREEN, "truth"), (axes[3], mask, draw.RED, "final mask"),
-        ):  # fmt: skip
+        axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7, parse_math=False)
+        for ax, drawn, colour, what in ((axes[1], truth, draw.GREEN, "truth"), (axes[3], mask, draw.RED, "final mask")):
             ax.imshow(image, cmap="gray", vmin=0, vmax=255)
             if drawn.any():
                 ax.contour(drawn, [0.5], colors=[colour], linewidths=1.3)
@@ -81,10 +79,10 @@ class Gallery:
         axes[2].set_title(f"map; gate {self._tables.gate[index]:.3f}", fontsize=7)
 
     def _image(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        path = Path(self._raw / self._paths[name])
-        if not path.exists():  # the raw files may stay behind on another machine
+        try:
+            image = read_image(self._raw / self._paths[name], self._comp.image.channels)
+        except GatemaskError:  # the raw files may have stayed behind on another machine
             return np.full(shape, 128, np.uint8)
-        image = read_image(path, self._comp.image.channels)
         return image[:, :, 0] if image.shape[2] == 1 else image
 
     def close(self) -> None:

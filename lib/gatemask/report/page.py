@@ -7,13 +7,15 @@ runs/<comp>/report/result.json   written last
 from __future__ import annotations
 
 import html
+import os
 import time
 from typing import Any
 
+import numpy as np
+
 from gatemask.config.schema import Competition, Ensemble
-from gatemask.data.folds import read_folds
-from gatemask.data.manifest import read_manifest
-from gatemask.errors import GatemaskError
+from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
 from gatemask.masks import rule as rules
 from gatemask.oof.tables import Tables
@@ -21,6 +23,7 @@ from gatemask.project import Project
 from gatemask.report import draw, pictures
 from gatemask.report.gallery import Gallery, choose, fold_table
 from gatemask.tracking.local import read_metrics
+from gatemask.tuning.tune import require_current
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5c6b7a; --line: #d9e0e6; --page: #fbfcfd; --card: #fff; }
@@ -45,27 +48,33 @@ th { text-align: left; font-weight: 600; } .number { text-align: right; font-var
 def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Write the page from what the other stages left."""
     folder = project.runs / "report"
-    if not (project.tuned / "result.json").exists():
-        raise GatemaskError(
-            "There is no tuned rule yet.", where=project.tuned, do=f"Run gatemask oof-tune {project.comp}."
-        )
-    tuned = read_json(project.tuned / "result.json")
+    tuned = require_current(project, comp, ensemble)
     rehearsal = project.runs / "rehearsal" / "result.json"
     rehearsed = read_json(rehearsal) if rehearsal.exists() else {}
     runs = _runs(project, ensemble)
     made_from = {
-        "title": comp.title, "tuned": fingerprint(tuned), "folds": sha256(project.folds),
-        "rehearsal": fingerprint(rehearsed), "runs": fingerprint(list(runs.values())),
-    }  # fmt: skip
+        "title": comp.title,
+        "tuned": fingerprint(tuned),
+        "folds": sha256(project.folds),
+        "rehearsal": fingerprint(rehearsed),
+        "runs": fingerprint(list(runs.values())),
+        "raw files": raw_folder(project, comp).is_dir(),  # without them the gallery is grey
+    }
     if is_current(folder / "result.json", made_from):
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     sections = [
-        _headline(comp, tuned, rehearsed), _rule(tuned), _members(runs), _curves(project, runs),
-        *_from_tables(project, comp, ensemble), _folds(project), _submission(rehearsed),
-    ]  # fmt: skip
-    title = html.escape(comp.title)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        _headline(comp, tuned, rehearsed),
+        _rule(tuned),
+        _members(runs),
+        _curves(project, runs),
+        *_from_tables(project, comp, ensemble),
+        _folds(project),
+        _submission(project, rehearsed),
+    ]
+    title = html.escape(comp.title + (" (quick try)" if project.quick else ""))
+    meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head = f"{meta}<title>{title}</title><style>{STYLE}</style>"
     page = (
         f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(sections) + "\n</body></html>\n"
     )
@@ -74,13 +83,11 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
 
 
 def _runs(project: Project, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any]]:
-    """(experiment, fold) -> result.json, of every fold that is done."""
+    """(experiment, fold) -> result.json; that none is missing was checked with the rule."""
     found = {}
     for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]:
-        for stamp in sorted((project.runs / name).glob("fold*/result.json")):
-            result = read_json(stamp)
-            if stamp.parent == project.fold(name, result["fold"]):  # not one that was set aside
-                found[name, result["fold"]] = result
+        for fold in sorted(set(read_folds(project)["fold"]) - {HOLDOUT}):
+            found[name, fold] = read_json(project.fold(name, fold) / "result.json")
     return found
 
 
@@ -125,8 +132,9 @@ def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> st
     histories: dict[str, pictures.History] = {}
     for name, fold in runs:
         histories.setdefault(name, {})[fold] = read_metrics(project.fold(name, fold) / "metrics.jsonl")
+    monitors = {name: run["monitor"] for (name, _), run in runs.items()}
     drawn = draw.as_html(
-        pictures.learning_curves(histories), "Loss and validation score, epoch by epoch, a colour a fold."
+        pictures.learning_curves(histories, monitors), "Loss and validation score, epoch by epoch, a colour a fold."
     )
     return f"<h2>Learning curves</h2>{drawn}"
 
@@ -150,12 +158,17 @@ def _from_tables(project: Project, comp: Competition, ensemble: Ensemble) -> lis
         sections.append("<h2>Masks</h2>" + draw.as_html(pictures.dice_of_positives(tables, rule), caption))
     gallery = Gallery(project, comp, ensemble, tables, rule)
     rows = [
-        f"<h3>{kind}</h3>" + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask.")
+        f"<h3>{kind}</h3>"
+        + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(tables, chosen))
         for kind, chosen in choose(tables, rule).items()
         if len(chosen)
     ]
     gallery.close()
     return [*sections, "<h2>Gallery</h2>" + "".join(rows)]
+
+
+def _ids(tables: Tables, chosen: np.ndarray) -> str:
+    return ", ".join(tables.ids[chosen].tolist())
 
 
 def _folds(project: Project) -> str:
@@ -164,16 +177,23 @@ def _folds(project: Project) -> str:
     return "<h2>Folds</h2><p>No group is in two folds.</p>" + draw.table(columns, rows)
 
 
-def _submission(rehearsed: dict[str, Any]) -> str:
+def _submission(project: Project, rehearsed: dict[str, Any]) -> str:
     if not rehearsed:
         return "<h2>Submission</h2><p>Not rehearsed yet.</p>"
     names = {
-        "isolation": "rehearsed with", "images": "test images", "passed": "passed the gate", "empty": "empty masks",
-        "empty_share": "share of empty masks", "train_empty_share": "the same in training",
-        "unreadable": "unreadable images", "inference_seconds": "inference (seconds)", "submission_dice": "Dice",
+        "isolation": "rehearsed with",
+        "images": "test images",
+        "passed": "passed the gate",
+        "empty": "empty masks",
+        "empty_share": "share of empty masks",
+        "train_empty_share": "the same in training",
+        "unreadable": "unreadable images",
+        "inference_seconds": "inference (seconds)",
+        "submission_dice": "Dice",
         "submission": "file",
-    }  # fmt: skip
-    rows = [[text, _listed(rehearsed[key])] for key, text in names.items() if key in rehearsed]
+    }
+    shown = {**rehearsed, "submission": os.path.relpath(rehearsed["submission"], project.root)}
+    rows = [[text, _listed(shown[key])] for key, text in names.items() if key in shown]
     return "<h2>Submission</h2>" + draw.table(["", ""], rows)
 
 

@@ -13,14 +13,16 @@ from gatemask.oof.tables import Tables, score, scores
 from gatemask.report import draw
 from gatemask.tuning.search import largest_area, surface
 
+MONITORS = {"auc": "AUC", "dice": "Dice", "dice_positives": "Dice of positives"}
 History = dict[int, list[dict[str, Any]]]
 
 
-def learning_curves(histories: dict[str, History]) -> Figure:
+def learning_curves(histories: dict[str, History], monitors: dict[str, str]) -> Figure:
     """A row an experiment: loss, and the monitored score; a colour a fold.
 
     Args:
         histories: experiment -> fold -> rows of metrics.jsonl.
+        monitors: experiment -> the score by which its best epoch was chosen.
     """
     drawn, axes = draw.figure(9, 2.6 * len(histories), len(histories), 2, squeeze=False)
     for (name, folds), (left, right) in zip(histories.items(), axes, strict=True):
@@ -28,10 +30,9 @@ def learning_curves(histories: dict[str, History]) -> Figure:
             epochs = [row["epoch"] + 1 for row in rows]
             left.plot(epochs, [row["loss"] for row in rows], color=colour, label=f"fold {fold}")
             left.plot(epochs, [row["val_loss"] for row in rows], color=colour, linestyle="--")
-            key = "auc" if "auc" in rows[0] else "dice"
-            right.plot(epochs, [row[key] for row in rows], color=colour, marker="o", markersize=3)
+            right.plot(epochs, [row[monitors[name]] for row in rows], color=colour, marker="o", markersize=3)
         draw.label(left, "epoch", "loss", f"{name}: training, and validation (dashed)")
-        draw.label(right, "epoch", "AUC" if key == "auc" else "Dice", f"{name}: validation at the best threshold")
+        draw.label(right, "epoch", MONITORS[monitors[name]], f"{name}: validation, no threshold set")
         left.legend(fontsize=8, frameon=False)
     return drawn
 
@@ -55,9 +56,11 @@ def threshold_slices(tables: Tables, rule: Rule, metric: str) -> Figure:
         "gate": ("gate (probability)", [replace(rule, gate=g) for g in np.linspace(0, 1, 86).round(4).tolist()]),
         "upper": ("upper (probability)", [replace(rule, upper=u) for u in levels if u >= rule.lower]),
         "lower": ("lower (probability)", [replace(rule, lower=t) for t in levels if t <= rule.upper]),
-        "min_area": ("minimum area (pixels)",
-                     [replace(rule, min_area=int(a)) for a in np.linspace(0, largest_area(tables), 86)]),
-    }  # fmt: skip
+        "min_area": (
+            "minimum area (pixels)",
+            [replace(rule, min_area=int(a)) for a in np.linspace(0, largest_area(tables), 86)],
+        ),
+    }
     drawn, axes = draw.figure(9, 4.6, 2, 2, sharey=True)
     for ax, (name, (unit, rules)) in zip(axes.ravel(), sweeps.items(), strict=True):
         ax.plot([getattr(one, name) for one in rules], [score(tables, one, metric) for one in rules], color=draw.BLUE)

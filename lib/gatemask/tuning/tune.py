@@ -35,18 +35,11 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
         comp: metric and size.
         ensemble: which gates and mask networks are averaged, and how long to search.
     """
-    folder = project.tuned
-    frame = read_folds(project)
-    known = sorted(set(frame["fold"]) - {HOLDOUT})
-    experiments = [*ensemble.gate.experiments, *ensemble.mask.experiments]
-    made_from = {
-        "settings": fingerprint([ensemble.model_dump(exclude={"quick"}), comp.image.size, comp.metric]),
-        "masks": sha256(project.data / "masks.csv"),
-        "predictions": fingerprint([_predictions(project, name, fold) for name in experiments for fold in known]),
-    }
-    if is_current(folder / "result.json", made_from):
+    folder, inputs = project.tuned, made_from(project, comp, ensemble)
+    if is_current(folder / "result.json", inputs):
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
+    frame = read_folds(project)
     fold_of = dict(zip(frame["image_id"], frame["fold"], strict=True))
     tables = build_tables(project, comp, ensemble, {k: v for k, v in fold_of.items() if v != HOLDOUT})
     trials, seed = ensemble.tune.trials, ensemble.tune.seed
@@ -67,7 +60,33 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
             for fold, rule in per_fold.items()
         },
     }
-    return write_stamp(folder / "result.json", made_from, result, outputs, started)
+    return write_stamp(folder / "result.json", inputs, result, outputs, started)
+
+
+def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
+    """Hashes of what decides the rule: settings, truth, and every member's out-of-fold predictions."""
+    known = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
+    experiments = [*ensemble.gate.experiments, *ensemble.mask.experiments]
+    members = [[ensemble.gate.experiments, ensemble.mask.experiments], ensemble.tune.model_dump()]
+    return {
+        "settings": fingerprint([members, comp.image.size, comp.metric]),
+        "masks": sha256(project.data / "masks.csv"),
+        "predictions": fingerprint([_predictions(project, name, fold) for name in experiments for fold in known]),
+    }
+
+
+def require_current(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
+    """The tuned result, or an error where it is missing or was tuned on other predictions than those on disk."""
+    stamp = project.tuned / "result.json"
+    if not stamp.exists():
+        raise GatemaskError("There is no tuned rule yet.", where=stamp, do=f"Run gatemask oof-tune {project.comp}.")
+    if not is_current(stamp, made_from(project, comp, ensemble)):
+        raise GatemaskError(
+            "The rule was tuned on other predictions than those on disk.",
+            where=stamp,
+            do=f"Run gatemask oof-tune {project.comp}.",
+        )
+    return read_json(stamp)
 
 
 def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_of: dict[str, int]) -> Tables:
