@@ -25,16 +25,10 @@ needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM
 needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine")
 
 
-def gatemask(*arguments: object, root: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def gatemask(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "gatemask", *map(str, arguments)],
-        env=environment(root),
-        capture_output=True,
-        text=True,
-        timeout=900,
-        **options,
-    )
+    command = [sys.executable, "-m", "gatemask", *map(str, arguments)]
+    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=limit_s)
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -48,9 +48,9 @@ def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False,
             expected="a section 'phantom:'",
         )
     from gatemask.data import phantom
-    from gatemask.data.manifest import raw_folder
+    from gatemask.data.manifest import default_raw
 
-    _print(phantom.make(raw_folder(project, config), config.phantom), json_)
+    _print(phantom.make(default_raw(project, config), config.phantom), json_)
 
 
 @data_app.command("prepare")

@@ -23,10 +23,11 @@ from gatemask.errors import GatemaskError
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write(temporary path)`, then put its file in place of `path`.
 
-    The temporary name keeps the suffix, since some writers (Keras, numpy) look at it.
+    The temporary name keeps the suffix, since some writers (Keras, numpy) look at it; it is always the same, so
+    that what a killed process left is overwritten by the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
         write(temporary)
         with temporary.open("rb") as file:

@@ -97,10 +97,10 @@ def _stages(
 
 def _phantoms(project: Project, comp: Competition) -> dict[str, Any]:
     from gatemask.data import phantom
-    from gatemask.data.manifest import raw_folder
+    from gatemask.data.manifest import default_raw
 
     assert comp.phantom is not None
-    return phantom.make(raw_folder(project, comp), comp.phantom)
+    return phantom.make(default_raw(project, comp), comp.phantom)
 
 
 def _after_training(project: Project, comp: Competition, ensemble: Ensemble) -> list[Stage]:

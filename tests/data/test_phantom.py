@@ -13,6 +13,7 @@ import pytest
 from gatemask.config.schema import Phantom
 from gatemask.data import phantom
 from gatemask.data.readers import read_image
+from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.masks import rle
 
@@ -73,12 +74,21 @@ def test_inverted_files_read_like_the_others_and_lesions_are_bright(raw: Path) -
             assert image[lesion].mean() > image[~lesion].mean()
 
 
+def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path) -> None:
+    (tmp_path / "precious.dcm").write_bytes(b"x")
+    with pytest.raises(GatemaskError, match="There are files"):
+        phantom.make(tmp_path, SETTINGS)
+    assert (tmp_path / "precious.dcm").exists()
+
+
 def test_the_same_seed_draws_the_same_bytes_and_a_second_call_does_nothing(raw: Path, tmp_path: Path) -> None:
     phantom.make(tmp_path, SETTINGS)
     names = sorted(p.relative_to(raw) for p in raw.rglob("*.dcm"))
     assert all(sha256(raw / name) == sha256(tmp_path / name) for name in names)
     assert (raw / "train-rle.csv").read_bytes() == (tmp_path / "train-rle.csv").read_bytes()
     assert phantom.make(tmp_path, SETTINGS)["current"]
+    (tmp_path / "phantom.json").unlink()
+    assert "current" not in phantom.make(tmp_path, SETTINGS), "killed before the stamp: drawn again"
     image, _ = phantom.draw(1, True, 64, 0, np.random.default_rng(0))
     other, _ = phantom.draw(2, True, 64, 0, np.random.default_rng(0))
     assert (image != other).any()

@@ -43,11 +43,6 @@ def test_a_mask_written_out_by_hand() -> None:
     assert rle.encode(mask, Rle(offsets="absolute", base=0, order="row")) == "1 1 3 2 8 1"
 
 
-def test_overlapping_annotations_unite() -> None:
-    flavour = Rle(offsets="absolute", base=0)
-    assert rle.decode_all(["0 3", "2 2"], (3, 3), flavour).sum() == 4
-
-
 @pytest.mark.parametrize(
     ("text", "flavour", "words"),
     [

@@ -189,10 +189,6 @@ class Affine(Strict):
     shift: Share = Field(0.0, description="share of the side, either way")
 
 
-class BrightnessContrast(Strict):
-    amount: Share = 0.2
-
-
 class Augment(Strict):
     """One step of `augment:`; a bare name such as `hflip` stands for the step with its defaults."""
 

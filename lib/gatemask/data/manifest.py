@@ -95,6 +95,11 @@ def raw_folder(project: Project, comp: Competition, data: Path | None = None) ->
         return data.resolve()
     if stamp.exists():
         return Path(read_json(stamp)["raw"])
+    return default_raw(project, comp)
+
+
+def default_raw(project: Project, comp: Competition) -> Path:
+    """What competition.yaml says, with `{data}` filled in."""
     return project.root / comp.raw.replace("{data}", project.data.relative_to(project.root).as_posix())
 
 

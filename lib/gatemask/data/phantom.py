@@ -25,6 +25,7 @@ import pandas as pd
 
 from gatemask.config.schema import Phantom, Rle
 from gatemask.console import progress
+from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, write_bytes, write_stamp, write_text
 from gatemask.masks import rle
 
@@ -45,13 +46,25 @@ class Plan:
 
 
 def make(raw: Path, settings: Phantom) -> dict[str, Any]:
-    """Write the competition to `raw`; the same settings give the same files."""
+    """Write the competition to `raw`; the same settings give the same files.
+
+    Raises:
+        GatemaskError: the folder holds files that are no phantoms; it is never emptied then.
+    """
     stamp = raw / "phantom.json"
     made_from = settings.model_dump()
     if is_current(stamp, made_from):
         return {"current": True, "images": settings.images, "folder": str(raw)}
     started = time.monotonic()
+    begun = raw / "phantom-begun"
+    if raw.exists() and any(raw.iterdir()) and not (begun.exists() or stamp.exists()):
+        raise GatemaskError(
+            "There are files where the phantoms should go.",
+            where=raw,
+            do="Move them away, or name another folder as 'raw' in competition.yaml.",
+        )
     fresh_folder(raw)
+    begun.touch()
     plans = list(_plan(settings))
     with ThreadPoolExecutor() as pool:
         drawn = pool.map(lambda plan: _write_image(raw, plan, settings), plans)

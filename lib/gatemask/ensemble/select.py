@@ -100,7 +100,6 @@ def _members(project: Project, part: Members, runs: dict[str, list[dict[str, Any
                     "name": f"{name}-fold{run['fold']}",
                     "experiment": name,
                     "fold": run["fold"],
-                    "weight": 1.0,
                     "score": run["score"],
                     "why": "all folds" if part.folds == "all" else f"among its best {part.folds}",
                     "sha256": run["outputs"]["best.weights.h5"],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
+from gatemask.kaggle import wheels
 
 # Named in the list of Kaggle's CPU/GPU image (2026-05), or needed by one that is; what these require comes along.
 ON_KAGGLE = [
@@ -73,7 +74,7 @@ def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
             "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]
         )
     site = next(folder.glob("lib/python*/site-packages"))
-    shown = _closure(ON_KAGGLE)
+    shown = _closure(ON_KAGGLE) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
     for name in shown:
         _link(metadata.distribution(name), site)
     if refuse_sockets:

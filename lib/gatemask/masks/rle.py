@@ -7,8 +7,6 @@ that go out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 from gatemask.config.schema import Rle
@@ -44,16 +42,6 @@ def decode(text: str, shape: tuple[int, int], flavour: Rle = INTERNAL, where: ob
         edges[-1] = flat.size - ends[-1]
         flat = np.repeat(np.arange(len(edges)) % 2 == 1, edges)
     return flat.reshape(shape[::-1]).T if flavour.order == "column" else flat.reshape(shape)
-
-
-def decode_all(
-    texts: Iterable[str], shape: tuple[int, int], flavour: Rle = INTERNAL, where: object = None
-) -> np.ndarray:
-    """Several annotations of one image, united: a pixel in two of them is mask once. bool, (height, width)."""
-    union = np.zeros(shape, bool)
-    for text in texts:
-        union |= decode(text, shape, flavour, where)
-    return union
 
 
 def encode(mask: np.ndarray, flavour: Rle = INTERNAL) -> str:

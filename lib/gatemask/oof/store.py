@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
@@ -37,14 +37,6 @@ def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape
                 raise GatemaskError("Predictions are missing.", where=path, received=f"{at} maps", expected=len(ids))
 
     return write_with(path, write)
-
-
-def read_maps(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Each id with its map, uint8 (height, width, classes), one at a time."""
-    with h5py.File(path, "r") as file:
-        maps = file["maps"]
-        for index, name in enumerate(file["ids"].asstr()[:]):
-            yield str(name), maps[index]
 
 
 class MapReader:

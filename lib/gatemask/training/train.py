@@ -27,7 +27,7 @@ import numpy as np
 from gatemask.config.schema import Competition, Experiment
 from gatemask.console import progress, say
 from gatemask.data import records
-from gatemask.data.folds import read_folds
+from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import (
     fingerprint,
@@ -82,7 +82,7 @@ def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[
         experiment, and under `folds` each fold's result; `current` where nothing had to be done.
     """
     job = Job(project, comp, exp, read_folds(project))
-    known = sorted(set(job.folds["fold"]) - {-1})
+    known = sorted(set(job.folds["fold"]) - {HOLDOUT})
     chosen = known if folds is None else list(folds)
     if unknown := [fold for fold in chosen if fold not in known]:
         raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, known)))
@@ -95,17 +95,11 @@ def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[
     return {"experiment": exp.name, "current": current, "folds": {str(k): v for k, v in results.items()}}
 
 
-def pending(project: Project, comp: Competition, exp: Experiment) -> list[int]:
-    """The folds of an experiment that `train` would work on."""
-    job = Job(project, comp, exp, read_folds(project))
-    known = sorted(set(job.folds["fold"]) - {-1})
-    return [fold for fold in known if not is_current(project.fold(exp.name, fold) / "result.json", job.made_from(fold))]
-
-
 def _train_fold(job: Job, fold: int) -> dict[str, Any]:
     folder = job.project.fold(job.exp.name, fold)
     made_from = job.made_from(fold)
     if is_current(folder / "result.json", made_from):
+        _tidy(folder)
         return {"current": True, **stamped_result(folder / "result.json")}
     _make_room(folder, made_from)
     started = time.monotonic()
@@ -127,11 +121,17 @@ def _train_fold(job: Job, fold: int) -> dict[str, Any]:
         **_scores(best),
     }
     result["seconds_training"] = round(sum(row["seconds"] for row in history), 2)
-    shutil.rmtree(folder / "state", ignore_errors=True)
-    (folder / "begun.json").unlink(missing_ok=True)
     outputs = [folder / "best.weights.h5", oof, folder / "metrics.jsonl", folder / "config.yaml"]
     say(f"{job.exp.name} fold {fold}: {job.exp.monitor} {result['score']:.4f} (epoch {best['epoch']})")
-    return write_stamp(folder / "result.json", made_from, result, outputs, started)
+    result = write_stamp(folder / "result.json", made_from, result, outputs, started)
+    _tidy(folder)
+    return result
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what was only there to go on from; after the stamp, so that a kill in between loses nothing."""
+    shutil.rmtree(folder / "state", ignore_errors=True)
+    (folder / "begun.json").unlink(missing_ok=True)
 
 
 def _make_room(folder: Path, made_from: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def _begin_fold(job: Job, fold: int) -> int:
 
 def _examples(job: Job, fold: int) -> tuple[list[records.Example], list[records.Example]]:
     frame = job.folds
-    training = frame["image_id"][(frame["fold"] != fold) & (frame["fold"] >= 0)]
+    training = frame["image_id"][(frame["fold"] != fold) & (frame["fold"] != HOLDOUT)]
     validation = frame["image_id"][frame["fold"] == fold]
     both = records.read(job.records, [*training, *validation])
     return both[: len(training)], both[len(training) :]

@@ -1,0 +1,45 @@
+"""The promises of the README at full size: minutes each, for `make test-all`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SHARED, gatemask, needs_nuclei
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_beats_all_empty_and_its_score_can_be_believed(make_root: Callable[[str], Path]) -> None:
+    root = make_root("demo")
+    done = gatemask("loop", "phantom", "--json", root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert summary["cv_dice"] > summary["all_empty_dice"] + 0.08
+    assert abs(summary["submission_dice"] - summary["cv_dice"]) < 0.05
+
+
+@needs_nuclei
+def test_the_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) -> None:
+    root = make_root("nuclei-real")
+    done = gatemask("loop", "nuclei", "--data", SHARED / "nuclei", "--json", root=root, limit_s=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert summary["cv_dice"] >= 0.85
+    assert abs(summary["submission_dice"] - summary["cv_dice"]) < 0.05
+
+
+@pytest.mark.parametrize("name", ["gate_b0", "unetpp_b0"])
+def test_the_same_yaml_trains_on_jax(make_root: Callable[[str], Path], name: str) -> None:
+    root = make_root(f"jax-{name}")
+    for command in ("data phantom", "data prepare", "folds make", "records"):
+        assert gatemask(*command.split(), "phantom", "--quick", root=root).returncode == 0
+    done = gatemask(
+        "train", f"phantom/{name}", "--quick", "--fold", 0, "--json", "--set", "runtime.backend=jax", root=root
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "on jax" in done.stderr
+    assert 0 < json.loads(done.stdout)["folds"]["0"]["score"] <= 1
