@@ -53,12 +53,13 @@ def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
 
 
 def test_a_second_loop_does_nothing_and_imports_nothing_heavy(phantom_loop: Loop) -> None:
-    before = stamps(phantom_loop.root)
+    before, summary = stamps(phantom_loop.root), (phantom_loop.runs / "summary.json").read_text()
     done = gatemask("loop", "phantom", "--quick", "--json", root=phantom_loop.root)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["current"] is True
     assert "nothing was done" in done.stderr
     assert stamps(phantom_loop.root) == before
+    assert (phantom_loop.runs / "summary.json").read_text() == summary
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

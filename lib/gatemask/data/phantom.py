@@ -26,7 +26,7 @@ import pandas as pd
 from gatemask.config.schema import Phantom, Rle
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, write_bytes, write_stamp, write_text
+from gatemask.files import fresh_folder, is_current, stamped_result, write_bytes, write_stamp, write_text
 from gatemask.masks import rle
 
 SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
@@ -54,7 +54,7 @@ def make(raw: Path, settings: Phantom) -> dict[str, Any]:
     stamp = raw / "phantom.json"
     made_from = settings.model_dump()
     if is_current(stamp, made_from):
-        return {"current": True, "images": settings.images, "folder": str(raw)}
+        return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
     begun = raw / "phantom-begun"
     if raw.exists() and any(raw.iterdir()) and not (begun.exists() or stamp.exists()):
