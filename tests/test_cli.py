@@ -85,6 +85,7 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
         (["train", "phantom/unet_b1"], ["no such experiment", "unet_b0"]),
         (["train", "phantom/unet_b0", "--fold", "one"], ["--fold needs numbers", "one"]),
         (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
+        (["records", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["folds", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["data", "prepare", "phantom"], ["raw files are not there", "--data"]),
         (["data", "phantom", "nuclei"], ["has no phantoms"]),

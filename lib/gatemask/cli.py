@@ -130,10 +130,10 @@ def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 @app.command()
 def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Weights, wheels and kernel, ready for Kaggle."""
-    project, config, _ = _open(comp, quick, set_)
+    project, config, chosen = _open(comp, quick, set_)
     from gatemask.kaggle.package import package
 
-    _print(package(project, config), json_)
+    _print(package(project, config, chosen), json_)
 
 
 @app.command()

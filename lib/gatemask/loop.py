@@ -117,7 +117,7 @@ def _after_training(project: Project, comp: Competition, ensemble: Ensemble) -> 
     return [
         ("oof-tune", lambda: tune(project, comp, ensemble)),
         ("ensemble", lambda: select(project, comp, ensemble)),
-        ("package", lambda: package(project, comp)),
+        ("package", lambda: package(project, comp, ensemble)),
         ("rehearse", lambda: rehearse(project, comp)),
         ("report", report),
     ]

@@ -99,7 +99,7 @@ def test_a_foreign_fold_file_is_adopted_and_never_overwritten(project: Project) 
     assert project.folds.read_text() == theirs
 
 
-@pytest.mark.parametrize("fault", ["missing row", "twice", "no column", "leak"])
+@pytest.mark.parametrize("fault", ["missing row", "twice", "no column", "leak", "leak behind other groups"])
 def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, fault: str) -> None:
     folds.make(project, competition())
     frame = pd.read_csv(project.folds)
@@ -108,7 +108,9 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
         "twice": pd.concat([frame, frame.iloc[:1]]),
         "no column": frame.drop(columns="group"),
         "leak": frame.assign(fold=np.arange(len(frame)) % 3),
+        "leak behind other groups": frame.assign(fold=np.arange(len(frame)) % 3, group=frame["image_id"]),
     }[fault]
     broken.to_csv(project.folds, index=False)
-    with pytest.raises(GatemaskError):
+    words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks 'group'"}
+    with pytest.raises(GatemaskError, match=words.get(fault, "more than one fold")):
         folds.make(project, competition())

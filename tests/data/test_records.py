@@ -50,6 +50,15 @@ def test_a_second_call_does_nothing_and_a_lost_shard_is_made_again(project: Proj
     assert sha256(shard) == digest
 
 
+def test_training_refuses_records_that_are_older_than_the_manifest(project: Project) -> None:
+    records.make(project, COMP)
+    assert len(records.require_current(project, COMP)) == 3
+    (project.root / "raw/images/tile000.png").unlink()
+    prepare(project, COMP)
+    with pytest.raises(GatemaskError, match="another manifest"):
+        records.require_current(project, COMP)
+
+
 def test_unknown_ids_and_unfinished_records_are_refused(project: Project) -> None:
     records.make(project, COMP)
     folder = project.records(64)

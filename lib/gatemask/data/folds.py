@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,22 +81,40 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
 
 
 def read_folds(project: Project) -> pd.DataFrame:
-    """folds/<comp>.csv."""
-    if not project.folds.exists():
+    """folds/<comp>.csv, checked each time that it is read: whoever edits it by hand cannot make it leak.
+
+    Raises:
+        GatemaskError: no file, a column missing, an image twice, or a group in more than one fold.
+    """
+    path = project.folds
+    if not path.exists():
+        raise GatemaskError("There are no folds yet.", where=path, do=f"Run gatemask folds make {project.comp}.")
+    frame = pd.read_csv(path, dtype={"image_id": str, "group": str})
+    wanted = ["image_id", "fold", "group", "stratum"]
+    if lacking := [column for column in wanted if column not in frame.columns]:
+        received = ", ".join(frame.columns)
+        raise GatemaskError(f"A fold file lacks '{lacking[0]}'.", where=path, received=received, expected=wanted)
+    if len(twice := frame["image_id"][frame["image_id"].duplicated()]):
+        raise GatemaskError("An image is in a fold file twice.", where=path, received=twice.iloc[0])
+    _refuse_leak(frame, path)
+    return frame
+
+
+def _refuse_leak(frame: pd.DataFrame, where: Path) -> None:
+    """One fold for each group."""
+    folds = frame.groupby("group")["fold"].nunique()
+    if (folds > 1).any():
         raise GatemaskError(
-            "There are no folds yet.", where=project.folds, do=f"Run gatemask folds make {project.comp}."
+            "A group is in more than one fold: its images would be trained and validated on.",
+            where=where,
+            received=f"{int((folds > 1).sum())} groups, such as {folds.idxmax()}",
+            do="Delete the fold file to make a new one, or correct 'groups' in competition.yaml.",
         )
-    return pd.read_csv(project.folds, dtype={"image_id": str, "group": str})
 
 
 def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
-    """What is worth knowing of a split: sizes, share of positives, median mask area, and that nothing leaks."""
+    """What is worth knowing of a split that was checked: sizes, share of positives, median mask area."""
     joined = frame.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
-    if (joined.groupby("group")["fold"].nunique() > 1).any():
-        leaking = joined.groupby("group")["fold"].nunique().idxmax()
-        raise GatemaskError(
-            "A group is in more than one fold.", received=leaking, do="Delete the fold file and make it anew."
-        )
     per_fold = {
         str(fold): {
             "images": len(part),
@@ -104,7 +123,7 @@ def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
         }
         for fold, part in joined.groupby("fold")
     }
-    return {"folds": len(set(frame["fold"]) - {HOLDOUT}), "per_fold": per_fold, "leak": 0.0}
+    return {"folds": len(set(frame["fold"]) - {HOLDOUT}), "per_fold": per_fold}
 
 
 def _strata(manifest: pd.DataFrame, bins: int) -> np.ndarray:
@@ -130,18 +149,8 @@ def _is_foreign(project: Project) -> bool:
 
 
 def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
+    """A foreign fold file, held against the manifest: the same images, and no leak by the manifest's groups."""
     frame = read_folds(project)
-    lacking = {"image_id", "fold", "group", "stratum"} - set(frame.columns)
-    if lacking:
-        raise GatemaskError(
-            "A fold file lacks columns.",
-            where=project.folds,
-            received=", ".join(frame.columns),
-            expected=", ".join(sorted(lacking)),
-        )
-    if frame["image_id"].duplicated().any():
-        twice = frame["image_id"][frame["image_id"].duplicated()].iloc[0]
-        raise GatemaskError("An image is in a fold file twice.", where=project.folds, received=twice)
     known, given = set(manifest["image_id"]), set(frame["image_id"])
     if known != given:
         raise GatemaskError(
@@ -151,4 +160,6 @@ def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
             expected=f"{len(known)} ids",
             do="Delete it to make new folds, or bring back the data that it was made from.",
         )
+    groups = manifest.set_index("image_id")["group"]
+    _refuse_leak(frame.assign(group=frame["image_id"].map(groups)), project.folds)
     return frame

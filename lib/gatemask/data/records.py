@@ -38,12 +38,9 @@ class Example(NamedTuple):
 def make(project: Project, comp: Competition) -> dict[str, Any]:
     """Write the records of all training images, hold-out included: folds are chosen when records are read."""
     folder = project.records(comp.records.size)
-    stamp = folder / "index.json"
-    settings = comp.records.model_dump() | {"channels": comp.image.channels}
-    tables = [project.data / "manifest.csv", project.data / "masks.csv"]
+    stamp, inputs = folder / "index.json", _made_from(project, comp)
     manifest = read_manifest(project, "train")
-    made_from = {"settings": settings, **{path.name: sha256(path) for path in tables}}
-    if is_current(stamp, made_from):
+    if is_current(stamp, inputs):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
     stamp.unlink(missing_ok=True)
@@ -59,7 +56,29 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
         "size": comp.records.size,
         "bytes": sum(shard.stat().st_size for shard in shards),
     }
-    return write_stamp(stamp, made_from, result, shards, started)
+    return write_stamp(stamp, inputs, result, shards, started)
+
+
+def require_current(project: Project, comp: Competition) -> dict[str, str]:
+    """Hashes of the shards, or an error where records are missing or older than manifest or masks."""
+    stamp = project.records(comp.records.size) / "index.json"
+    do = f"Run gatemask records {project.comp}."
+    if not stamp.exists():
+        raise GatemaskError("There are no finished records.", where=stamp.parent, do=do)
+    index = read_json(stamp)
+    if index["made_from"] != _made_from(project, comp):
+        raise GatemaskError("The records were made from another manifest or other settings.", where=stamp, do=do)
+    return index["outputs"]
+
+
+def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
+    if not (project.data / "manifest.json").exists():
+        raise GatemaskError(
+            "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
+        )
+    tables = [project.data / "manifest.csv", project.data / "masks.csv"]
+    settings = comp.records.model_dump() | {"channels": comp.image.channels}
+    return {"settings": settings, **{path.name: sha256(path) for path in tables}}
 
 
 def _batches(project: Project, comp: Competition, manifest: pd.DataFrame) -> Iterator[list[Example]]:

@@ -26,22 +26,18 @@ from gatemask.files import (
 )
 from gatemask.masks import rule as rules
 from gatemask.project import Project
-from gatemask.tuning.tune import require_current
+from gatemask.tuning import tune
 
 
 def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Take all folds of each experiment, or its best n by the fold's own score, as ensemble.yaml says."""
     folder = project.runs / "ensemble"
-    tuned = require_current(project, comp, ensemble)
-    runs = {name: _folds(project, name) for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]}
-    made_from = {
-        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune"}), _facts(comp)]),
-        "rule": sha256(project.tuned / "rule.yaml"),
-        "runs": fingerprint([r["outputs"] for folds in runs.values() for r in folds]),
-    }
-    if is_current(folder / "result.json", made_from):
+    tuned = tune.require_current(project, comp, ensemble)
+    inputs = _made_from(project, comp, ensemble)
+    if is_current(folder / "result.json", inputs):
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
+    runs = _runs(project, ensemble)
     gates, masks = (_members(project, part, runs) for part in (ensemble.gate, ensemble.mask))
     chosen = {
         "competition": _facts(comp),
@@ -57,7 +53,32 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         "cross_fitted": tuned["cross_fitted"],
         "members": [m["name"] for m in [*gates, *masks]],
     }
-    return write_stamp(folder / "result.json", made_from, result, [output], started)
+    return write_stamp(folder / "result.json", inputs, result, [output], started)
+
+
+def require_current(project: Project, comp: Competition, ensemble: Ensemble) -> Path:
+    """ensemble.yaml as chosen, or an error where it is missing or older than rule or runs."""
+    tune.require_current(project, comp, ensemble)
+    stamp = project.runs / "ensemble" / "result.json"
+    do = f"Run gatemask ensemble {project.comp}."
+    if not stamp.exists():
+        raise GatemaskError("No ensemble was chosen yet.", where=stamp, do=do)
+    if not is_current(stamp, _made_from(project, comp, ensemble)):
+        raise GatemaskError("The ensemble is older than its rule or its runs.", where=stamp, do=do)
+    return stamp.with_name("ensemble.yaml")
+
+
+def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
+    runs = _runs(project, ensemble)
+    return {
+        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune"}), _facts(comp)]),
+        "rule": sha256(project.tuned / "rule.yaml"),
+        "runs": fingerprint([run["outputs"] for folds in runs.values() for run in folds]),
+    }
+
+
+def _runs(project: Project, ensemble: Ensemble) -> dict[str, list[dict[str, Any]]]:
+    return {name: _folds(project, name) for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]}
 
 
 def weights_file(project: Project, member: dict[str, Any]) -> Path:

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gatemask.config.schema import Competition
+from gatemask.config.schema import Competition, Ensemble
 from gatemask.console import progress
-from gatemask.ensemble.select import weights_file
+from gatemask.ensemble.select import require_current, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import (
     fresh_folder,
@@ -35,11 +35,9 @@ from gatemask.kaggle import wheels
 from gatemask.project import Project
 
 
-def package(project: Project, comp: Competition) -> dict[str, Any]:
-    """Write dataset and kernel; the ensemble must have been chosen."""
-    source = project.runs / "ensemble" / "ensemble.yaml"
-    if not (source.parent / "result.json").exists():
-        raise GatemaskError("No ensemble was chosen yet.", where=source, do=f"Run gatemask ensemble {project.comp}.")
+def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
+    """Write dataset and kernel; the ensemble must have been chosen, and be that of the present runs."""
+    source = require_current(project, comp, ensemble)
     stamp = project.dist / "package.json"
     owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or "owner-not-set"
     made_from = {

@@ -38,8 +38,7 @@ TIME_LIMIT_S = 9 * 3600
 
 def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
     """Run the kernel in a stand-in for Kaggle and check its submission."""
-    if not (project.dist / "package.json").exists():
-        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=f"Run gatemask package {project.comp}.")
+    _require_package(project)
     folder = project.runs / "rehearsal"
     made_from = {
         "package": sha256(project.dist / "package.json"),
@@ -77,6 +76,15 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
         result["submission_dice"] = check.score(submission, comp, truth)
     sandbox.remove(folder / "image")
     return write_stamp(folder / "result.json", made_from, result, [submission], started)
+
+
+def _require_package(project: Project) -> None:
+    stamp = project.dist / "package.json"
+    do = f"Run gatemask package {project.comp}."
+    if not stamp.exists():
+        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
+    if read_json(stamp)["made_from"]["ensemble"] != sha256(project.runs / "ensemble" / "ensemble.yaml"):
+        raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
 
 
 def test_images(project: Project) -> pd.DataFrame:

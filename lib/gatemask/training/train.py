@@ -65,7 +65,7 @@ class Job:
             "settings": fingerprint(self.exp.settings),
             "fold": fold,
             "folds": sha256(self.project.folds),
-            "records": fingerprint(read_json(self.records / "index.json")["outputs"]),
+            "records": fingerprint(records.require_current(self.project, self.comp)),
         }
 
 
@@ -86,10 +86,6 @@ def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[
     chosen = known if folds is None else list(folds)
     if unknown := [fold for fold in chosen if fold not in known]:
         raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, known)))
-    if not (job.records / "index.json").exists():
-        raise GatemaskError(
-            "There are no finished records.", where=job.records, do=f"Run gatemask records {comp.name}."
-        )
     results = {fold: _train_fold(job, fold) for fold in chosen}
     current = all(result.pop("current", False) for result in results.values())
     return {"experiment": exp.name, "current": current, "folds": {str(k): v for k, v in results.items()}}
