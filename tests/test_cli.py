@@ -91,6 +91,7 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
         (["data", "phantom", "nuclei"], ["has no phantoms"]),
         (["records", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
         (["records", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),
+        (["oof-tune", "phantom"], ["no folds yet", "gatemask folds make phantom"]),
         (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
     ],
 )

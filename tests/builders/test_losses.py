@@ -18,7 +18,7 @@ PROBABILITY = np.array([[[0.8], [0.4]], [[0.1], [0.5]]], np.float32)[..., None]
 
 
 def value(weights: dict, smoothing: float = 0.0) -> np.ndarray:
-    return np.asarray(losses.build(weights, smoothing)(TRUTH, keras.ops.convert_to_tensor(PROBABILITY)))
+    return np.asarray(losses.Sum(weights, smoothing).call(TRUTH, keras.ops.convert_to_tensor(PROBABILITY)))
 
 
 def test_bce_with_and_without_smoothing() -> None:
@@ -39,6 +39,13 @@ def test_focal_weighs_by_what_is_missing() -> None:
 
 def test_a_sum_is_weighted() -> None:
     assert value({"bce": 3, "dice": 0.5}) == pytest.approx(3 * value({"bce": 1}) + 0.5 * value({"dice": 1}), rel=1e-5)
+
+
+def test_padding_of_weight_0_does_not_count() -> None:
+    loss = losses.Sum({"bce": 1})
+    alone = float(loss(TRUTH[:1], keras.ops.convert_to_tensor(PROBABILITY[:1])))
+    padded = float(loss(TRUTH, keras.ops.convert_to_tensor(PROBABILITY), np.array([1.0, 0.0], np.float32)))
+    assert padded == pytest.approx(alone, rel=1e-6)
 
 
 def test_the_device_s_dice_is_the_best_of_all_thresholds() -> None:

@@ -77,6 +77,10 @@ BAD = {
     "a gate with a mask loss": (GATE.replace("bce", "dice"), ["'dice' is a loss for masks"]),
     "a gate with a U-Net": (GATE.replace("name: efficientnet,", "name: unet,"), ["gate", "unet"]),
     "a gate that watches Dice": (GATE + "monitor: dice\n", ["monitor"]),
+    "a zoom that shrinks": (GATE + "augment: [{affine: {zoom: [1.2, 0.8]}}]\n", ["zoom", "line 6"]),
+    "a negative seed": (GATE + "seed: -1\n", ["seed", "line 6", "-1"]),
+    "two bases": ("extends: [a.yaml, b.yaml]\n", ["'extends' takes one file", "line 1"]),
+    "a tag of its own": ("task: !include x\n", ["not valid YAML", "line 1"]),
     "a base that is not there": ("extends: nowhere.yaml\n", ["no such file", "nowhere.yaml"]),
 }
 

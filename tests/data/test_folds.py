@@ -59,6 +59,12 @@ def test_a_hold_out_is_a_fold_of_its_own() -> None:
     assert 0.15 < (frame["fold"] == -1).mean() < 0.25
 
 
+def test_large_seeds_and_few_images() -> None:
+    folds.split(manifest(), Folds(k=2, seed=2**31 - 1, tries=2))
+    with pytest.raises(GatemaskError, match="cannot be split"):
+        folds.split(manifest(8).assign(label=1, mask_area=np.arange(8) + 1), Folds(k=5))
+
+
 def test_too_few_groups_are_refused() -> None:
     with pytest.raises(GatemaskError, match="fewer groups"):
         folds.split(manifest().assign(group="same"), Folds(k=2))
@@ -97,6 +103,10 @@ def test_a_foreign_fold_file_is_adopted_and_never_overwritten(project: Project) 
     assert theirs != mine
     folds.make(project, competition())
     assert project.folds.read_text() == theirs
+    folds.make(project, competition(folds={"k": 3, "holdout": True, "seed": 5}))
+    assert project.folds.read_text() == theirs, "other settings do not make it ours"
+    with pytest.raises(GatemaskError, match="disagree about a hold-out"):
+        folds.make(project, competition(folds={"k": 3}, test={"images": "test/*.png"}))
 
 
 @pytest.mark.parametrize("fault", ["missing row", "twice", "no column", "leak", "leak behind other groups"])
@@ -107,8 +117,8 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
         "missing row": frame.iloc[1:],
         "twice": pd.concat([frame, frame.iloc[:1]]),
         "no column": frame.drop(columns="group"),
-        "leak": frame.assign(fold=np.arange(len(frame)) % 3),
-        "leak behind other groups": frame.assign(fold=np.arange(len(frame)) % 3, group=frame["image_id"]),
+        "leak": frame.assign(fold=np.arange(len(frame)) % 4 - 1),
+        "leak behind other groups": frame.assign(fold=np.arange(len(frame)) % 4 - 1, group=frame["image_id"]),
     }[fault]
     broken.to_csv(project.folds, index=False)
     words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks 'group'"}

@@ -10,7 +10,7 @@ import pytest
 
 from gatemask.config.schema import Competition
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import prepare, read_manifest
+from gatemask.data.manifest import prepare, raw_folder, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.conftest import write_tiles
@@ -85,6 +85,9 @@ def test_rows_of_one_image_are_united_wherever_they_stand(project: Project) -> N
         ({"raw": "elsewhere"}, ["raw files are not there", "--data"]),
         ({"labels": {"format": "rle", "file": "none.csv"}}, ["no such table", "none.csv"]),
         ({"labels": {"format": "rle", "file": "labels.csv"}}, ["lacks the column 'ImageId'", "labels.csv"]),
+        ({"groups": {"dicom": "PatientID"}}, ["No training image is left"]),
+        ({"groups": {"regex": "("}}, ["no regular expression"]),
+        ({"train": {"images": "/absolute/*.png"}}, ["absolute"]),
         ({"groups": {"file": "labels.csv", "id": "id", "column": "grp"}}, ["lacks the column 'grp'"]),
         ({"image": {"size": [64, 64], "channels": 3}}, ["mask has the wrong size|No training image"]),
         (
@@ -99,6 +102,31 @@ def test_what_is_wrong_with_the_files_is_said(project: Project, change: dict[str
         with pytest.raises(GatemaskError, match=word):
             prepare(project, competition(**change))
     assert not (project.data / "manifest.json").exists()
+
+
+def test_moved_raw_files_are_found_again_and_missing_ones_never_pass_for_current(project: Project) -> None:
+    prepare(project, competition())
+    (project.root / "raw").rename(project.root / "elsewhere")
+    assert prepare(project, competition())["current"], "the manifest stands without its raw files"
+    with pytest.raises(GatemaskError, match="not there"):
+        prepare(project, competition(image={"size": [128, 128], "channels": 1}))
+    with pytest.raises(GatemaskError, match="not there"):
+        prepare(project, competition(), data=project.root / "nowhere")
+    prepare(project, competition(), data=project.root / "elsewhere")
+    assert raw_folder(project, competition()) == project.root / "elsewhere"
+
+
+def test_ids_and_groups_that_look_like_nothing_stay_what_they_are(project: Project) -> None:
+    raw = project.root / "raw"
+    for kind in ("images", "masks"):
+        (raw / kind / "tile000.png").rename(raw / kind / "NA.png")
+    table = (raw / "labels.csv").read_text()
+    (raw / "labels.csv").write_text(table.replace("tile000,picture0", "NA,null"))
+    prepare(project, competition())
+    frame = read_manifest(project).set_index("image_id")
+    assert frame.loc["NA", "group"] == "null"
+    (raw / "labels.csv").write_text(table.replace("tile000,picture0", "NA,"))
+    assert prepare(project, competition())["problems"] == 1
 
 
 def test_groups_by_pattern_and_prefix(project: Project) -> None:

@@ -9,6 +9,7 @@ import pytest
 from gatemask.config.schema import Augment, Experiment, Sampling
 from gatemask.data.augment import augment
 from gatemask.data.pipeline import evaluation_batches, sample, training_batches
+from gatemask.data.readers import resize_image
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 
@@ -56,11 +57,18 @@ def test_geometry_moves_image_and_mask_together(seed: int) -> None:
     assert ((image >= 100) != (mask > 0)).mean() < 0.01
 
 
-def test_a_plain_resize_matches_opencv() -> None:
+@pytest.mark.parametrize("size", [32, 48, 64, 96, 128])
+def test_without_geometry_an_image_is_resized_just_as_inference_does(size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 1)).astype(np.uint8)
-    ours, _ = augment(image, image[:, :, 0], 128, [], np.random.default_rng(0))
-    theirs = cv2.resize(image, (128, 128), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(ours[2:-2, 2:-2, 0].astype(int) - theirs[2:-2, 2:-2]).max() <= 8
+    ours, _ = augment(image, image[:, :, 0], size, [], np.random.default_rng(0))
+    assert (ours == resize_image(image, size)).all()
+
+
+def test_brightness_saturates_and_keeps_the_order_of_greys() -> None:
+    ramp = np.arange(256, dtype=np.uint8).repeat(16).reshape(64, 64, 1)
+    for seed in range(20):
+        changed, _ = augment(ramp, ramp[:, :, 0], 64, [Augment(brightness_contrast=0.4)], np.random.default_rng(seed))
+        assert (np.diff(changed.ravel().astype(int)) >= 0).all()
 
 
 def test_brightness_changes_the_image_alone() -> None:

@@ -65,6 +65,27 @@ def test_apple_double_files_are_passed_over(tmp_path: Path) -> None:
     assert [p.name for p in readers.list_images(tmp_path, "*.png")] == ["a.png"]
 
 
+def test_masks_of_instance_numbers_and_with_transparency(tmp_path: Path) -> None:
+    instances = np.zeros((8, 8), np.uint16)
+    instances[2:4, 2:4], instances[5:7, 5:7] = 1, 200
+    cv2.imwrite(str(tmp_path / "m.png"), instances)
+    assert readers.read_mask(tmp_path / "m.png").sum() == 8
+    opaque = np.dstack([instances.astype(np.uint8)] * 3 + [np.full((8, 8), 255, np.uint8)])
+    cv2.imwrite(str(tmp_path / "rgba.png"), opaque)
+    assert readers.read_mask(tmp_path / "rgba.png").sum() == 8
+
+
+def test_colour_where_grey_is_expected_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_bytes(as_dicom(GREY, "1.2.3", 1, inverted=False))
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PhotometricInterpretation = 3, 0, "RGB"
+    dataset.PixelData = np.dstack([GREY] * 3).tobytes()
+    dataset.save_as(tmp_path / "rgb.dcm")
+    with pytest.raises(GatemaskError, match="another kind"):
+        readers.read_image(tmp_path / "rgb.dcm", 1)
+
+
 def test_a_mask_keeps_its_area_when_it_shrinks() -> None:
     mask = np.zeros((256, 256), bool)
     mask[40:120, 64:160] = True

@@ -117,6 +117,6 @@ def test_the_test_images_are_found_at_any_depth(competition: Path, tmp_path: Pat
     for depth in ("input/comp", "input/competitions/comp"):
         folder = tmp_path / depth
         (folder / "test").mkdir(parents=True)
-        (folder / "test/a.png").write_bytes(b"x")
+        (folder / "sample.csv").write_text("ImageId,EncodedPixels\n")
         assert predict.find_competition(tmp_path / "input", dataset) == folder
-        (folder / "test/a.png").unlink()
+        (folder / "sample.csv").unlink()

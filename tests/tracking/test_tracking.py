@@ -43,7 +43,7 @@ def test_the_commit_says_dirty(tmp_path: Path) -> None:
 
 def test_an_offline_run_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    mirror = Mirror(experiment("gate"), "tiles", 0, tmp_path)
+    mirror = Mirror(experiment("gate"), "tiles", 0, tmp_path, "run0")
     mirror.log({"epoch": 0, "loss": 0.5})
     mirror.finish({"best": 0.9})
     found = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
@@ -60,7 +60,7 @@ def test_no_key_and_no_network_fall_back_to_offline(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 3)
     monkeypatch.setenv("HOME", str(tmp_path))
-    mirror = Mirror(experiment("gate"), "tiles", 1, tmp_path)
+    mirror = Mirror(experiment("gate"), "tiles", 1, tmp_path, "run1")
     mirror.log({"epoch": 0, "loss": 0.5})
     mirror.finish({})
     assert "the run is kept locally" in capsys.readouterr().err
@@ -68,7 +68,7 @@ def test_no_key_and_no_network_fall_back_to_offline(tmp_path: Path, monkeypatch:
 
 def test_a_broken_run_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    mirror = Mirror(experiment("gate"), "tiles", 0, tmp_path)
+    mirror = Mirror(experiment("gate"), "tiles", 0, tmp_path, "run0")
 
     class Broken:
         def log(self, row: dict) -> None:

@@ -10,22 +10,24 @@ from keras import ops
 
 from gatemask.config.schema import LossName
 
-Loss = Callable[[Any, Any], Any]
 
+class Sum(keras.losses.Loss):
+    """The weighted sum of named losses: of truth (0 or 1) and probabilities, same shape, one number an image.
 
-def build(weights: dict[LossName, float], label_smoothing: float = 0.0) -> Loss:
-    """The weighted sum of named losses.
-
-    Returns:
-        A function of truth (uint8 or float, 0 or 1) and probabilities, same shape, to one number an image.
+    Args:
+        weights: name to weight.
+        label_smoothing: for the parts that are cross-entropies.
     """
-    parts = [(weight, LOSSES[name]) for name, weight in weights.items()]
 
-    def loss(truth: Any, probability: Any) -> Any:
-        truth = ops.cast(truth, probability.dtype)
-        return sum(weight * part(truth, probability, label_smoothing) for weight, part in parts)
+    def __init__(self, weights: dict[LossName, float], label_smoothing: float = 0.0) -> None:
+        # By sample weight: the images that pad the last batch of a validation count for nothing.
+        super().__init__(name="sum", reduction="mean_with_sample_weight")
+        self._parts = [(weight, LOSSES[name]) for name, weight in weights.items()]
+        self._label_smoothing = label_smoothing
 
-    return loss
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        truth = ops.cast(y_true, y_pred.dtype)
+        return sum(weight * part(truth, y_pred, self._label_smoothing) for weight, part in self._parts)
 
 
 def bce(truth: Any, probability: Any, label_smoothing: float) -> Any:

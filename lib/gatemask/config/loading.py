@@ -62,6 +62,8 @@ def _read_extended(path: Path, seen: list[Path]) -> tuple[dict[str, Any], Places
     base = values.pop("extends", None)
     if base is None:
         return values, places
+    if not isinstance(base, str):
+        raise GatemaskError("'extends' takes one file.", where=places[("extends",)], received=base)
     merged, base_places = _read_extended((path.parent / base).resolve(), [*seen, path])
     _merge(merged, values)
     return merged, {**base_places, **places}
@@ -70,7 +72,7 @@ def _read_extended(path: Path, seen: list[Path]) -> tuple[dict[str, Any], Places
 def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError:
         raise GatemaskError(
             "There is no such file.",
@@ -92,7 +94,7 @@ def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
     places: Places = {}
     for key, line in _lines(node, (), path):
         places[key] = f"{path}, line {line}"
-    return yaml.safe_load(text), places
+    return values, places
 
 
 def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:

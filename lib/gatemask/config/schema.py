@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=32, multiple_of=32, description="pixels; encoders halve five times")]
 
 Encoder = Literal[
@@ -60,7 +61,7 @@ class RleLabels(Strict):
 
 class PngLabels(Strict):
     format: Literal["png"]
-    masks: str = Field(description="path of an image's mask, with {id} in it")
+    masks: str = Field(description="path of an image's mask, with {id} in it", pattern=r"^[^{}]*\{id\}[^{}]*$")
     threshold: Annotated[int, Field(ge=0, le=255)] = Field(0, description="pixels above it are mask")
 
 
@@ -94,7 +95,7 @@ class Groups(Strict):
 
 class Folds(Strict):
     k: Annotated[int, Field(ge=2, le=20)] = 5
-    seed: int = 0
+    seed: Seed = 0
     tries: Count = Field(20, description="seeds tried; the most even split is kept")
     area_bins: Count = 4
     holdout: bool = Field(False, description="one fold more, never trained nor tuned on: it stands as the test")
@@ -129,7 +130,7 @@ class Phantom(Strict):
     test_images: Count = 180
     size: Annotated[int, Field(ge=64)] = 256
     positives: Share = 0.22
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Competition(Strict):
@@ -187,6 +188,12 @@ class Affine(Strict):
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
     zoom: tuple[Positive, Positive] = (1.0, 1.0)
     shift: Share = Field(0.0, description="share of the side, either way")
+
+    @model_validator(mode="after")
+    def _zoom_grows(self) -> Affine:
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(f"zoom goes from the smaller to the larger, not {list(self.zoom)}")
+        return self
 
 
 class Augment(Strict):
@@ -249,7 +256,7 @@ class Experiment(Strict):
     batch: Batch = Batch()
     monitor: Literal["auc", "dice", "dice_positives"]
     tta: list[Literal["hflip"]] = []
-    seed: int = 0
+    seed: Seed = 0
     runtime: Runtime = Runtime()
     tracking: Tracking = Tracking()
     quick: dict[str, Any] = {}
@@ -288,7 +295,7 @@ class Members(Strict):
 
 class Tune(Strict):
     trials: Count = 300
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Ensemble(Strict):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from gatemask.config.schema import Affine, Augment
+from gatemask.data.readers import resize_image
 
 
 def augment(
@@ -25,7 +26,11 @@ def augment(
     Returns:
         image uint8 (size, size, channels) and mask uint8 (size, size, 1), 0 or 1.
     """
+    if size < min(image.shape[:2]):
+        # Shrinking by a matrix alone would skip pixels: average first, as evaluation and inference do.
+        image, mask = resize_image(image, size), resize_image(mask[:, :, None], size)[:, :, 0]
     matrix = _scale(size / image.shape[1], size / image.shape[0])
+    plain = matrix.copy()
     gain, offset = 1.0, 0.0
     for step in steps:
         if step.hflip is not None and rng.random() < step.hflip:
@@ -35,16 +40,19 @@ def augment(
         if step.brightness_contrast is not None:
             gain *= 1 + rng.uniform(-1, 1) * step.brightness_contrast
             offset += 255 * rng.uniform(-1, 1) * step.brightness_contrast / 2
-    image, mask = warp(image, matrix, size), warp(mask[:, :, None], matrix, size)
+    mask = mask[:, :, None]
+    if np.array_equal(matrix, plain):
+        image, mask = resize_image(image, size), resize_image(mask, size)
+    else:
+        image, mask = warp(image, matrix, size), warp(mask, matrix, size)
     if (gain, offset) != (1.0, 0.0):
-        image = cv2.convertScaleAbs(image, alpha=gain, beta=max(offset, -255.0)).reshape(image.shape)
+        levels = np.clip(np.arange(256) * gain + offset, 0, 255).round().astype(np.uint8)
+        image = cv2.LUT(image, levels).reshape(image.shape)
     return image, (mask >= 128).astype(np.uint8)
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Resample once by a 3 x 3 matrix that maps source to target pixels; the border repeats nothing: it is 0."""
-    if np.array_equal(matrix, np.eye(3)) and image.shape[:2] == (size, size):
-        return image
+    """Resample once by a 3 x 3 matrix that maps source to target pixels; what comes from outside is 0."""
     warped = cv2.warpAffine(image, matrix[:2], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return warped.reshape(size, size, image.shape[2])
 

@@ -35,13 +35,14 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
     if is_current(stamp, made_from):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
-    if _is_foreign(project):
+    adopted = _is_foreign(project)
+    if adopted:
         say(f"{project.folds} was not made here: adopted as it is.")
-        frame = _checked(project, manifest)
+        frame = _checked(project, manifest, comp.folds)
     else:
         frame = split(manifest, comp.folds)
         write_text(project.folds, frame.to_csv(index=False, lineterminator="\n"))
-    return write_stamp(stamp, made_from, summary(frame, manifest), [project.folds], started)
+    return write_stamp(stamp, made_from, {"adopted": adopted, **summary(frame, manifest)}, [project.folds], started)
 
 
 def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
@@ -65,12 +66,19 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     stratum = _strata(manifest, settings.area_bins)
     best, best_cost = None, np.inf
     for attempt in range(settings.tries):
-        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=settings.seed * 1000 + attempt)
+        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=(settings.seed * 1000 + attempt) % 2**32)
         fold = np.empty(len(manifest), int)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than K is fine here
-            for number, (_, held) in enumerate(splitter.split(manifest, stratum, manifest["group"])):
-                fold[held] = number
+            try:
+                for number, (_, held) in enumerate(splitter.split(manifest, stratum, manifest["group"])):
+                    fold[held] = number
+            except ValueError as error:
+                raise GatemaskError(
+                    "These images cannot be split like this.",
+                    received=f"{len(manifest)} images, {parts} folds: {error}",
+                    do="Lower folds.k or folds.area_bins.",
+                ) from None
         if (cost := _unevenness(fold, stratum, parts)) < best_cost:
             best, best_cost = fold, cost
     assert best is not None
@@ -89,11 +97,13 @@ def read_folds(project: Project) -> pd.DataFrame:
     path = project.folds
     if not path.exists():
         raise GatemaskError("There are no folds yet.", where=path, do=f"Run gatemask folds make {project.comp}.")
-    frame = pd.read_csv(path, dtype={"image_id": str, "group": str})
+    frame = pd.read_csv(path, dtype={"image_id": str, "group": str}, keep_default_na=False)
     wanted = ["image_id", "fold", "group", "stratum"]
     if lacking := [column for column in wanted if column not in frame.columns]:
         received = ", ".join(frame.columns)
         raise GatemaskError(f"A fold file lacks '{lacking[0]}'.", where=path, received=received, expected=wanted)
+    if not pd.api.types.is_integer_dtype(frame["fold"]):
+        raise GatemaskError("A fold is not a whole number.", where=path, received=sorted(set(frame["fold"]))[:5])
     if len(twice := frame["image_id"][frame["image_id"].duplicated()]):
         raise GatemaskError("An image is in a fold file twice.", where=path, received=twice.iloc[0])
     _refuse_leak(frame, path)
@@ -145,10 +155,11 @@ def _is_foreign(project: Project) -> bool:
         return False
     if not stamp.exists():
         return True
-    return sha256(project.folds) not in read_json(stamp)["outputs"].values()
+    old = read_json(stamp)
+    return old["adopted"] or sha256(project.folds) not in old["outputs"].values()
 
 
-def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
+def _checked(project: Project, manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     """A foreign fold file, held against the manifest: the same images, and no leak by the manifest's groups."""
     frame = read_folds(project)
     known, given = set(manifest["image_id"]), set(frame["image_id"])
@@ -159,6 +170,13 @@ def _checked(project: Project, manifest: pd.DataFrame) -> pd.DataFrame:
             received=f"{len(given - known)} unknown ids, {len(known - given)} missing ids",
             expected=f"{len(known)} ids",
             do="Delete it to make new folds, or bring back the data that it was made from.",
+        )
+    if (HOLDOUT in set(frame["fold"])) != settings.holdout:
+        raise GatemaskError(
+            "The fold file and competition.yaml disagree about a hold-out.",
+            where=project.folds,
+            received="fold -1 in the file" if not settings.holdout else "no fold -1 in the file",
+            expected=f"folds.holdout: {str(settings.holdout).lower()}",
         )
     groups = manifest.set_index("image_id")["group"]
     _refuse_leak(frame.assign(group=frame["image_id"].map(groups)), project.folds)

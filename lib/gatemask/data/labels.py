@@ -55,7 +55,10 @@ def read_table(file: Path, columns: list[str]) -> pd.DataFrame:
         raise GatemaskError(
             "There is no such table.", where=file, do="Correct the path in competition.yaml, or --data."
         )
-    table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True)
+    try:
+        table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", keep_default_na=False, skipinitialspace=True)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' own errors are ValueErrors
+        raise GatemaskError("A table cannot be read.", where=file, received=error, expected="CSV in UTF-8") from None
     table.columns = table.columns.str.strip()
     for column in columns:
         if column not in table.columns:

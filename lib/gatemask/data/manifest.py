@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from gatemask.config.schema import Competition, Groups
+from gatemask.config.schema import Competition, Groups, PngLabels
 from gatemask.console import progress, say, table
 from gatemask.data.labels import read_labels, read_table, write_masks
 from gatemask.data.readers import list_images, perceptual_hash, read_image, read_tag
@@ -30,6 +30,7 @@ from gatemask.files import (
     listing_fingerprint,
     read_json,
     stamped_result,
+    write_json,
     write_stamp,
     write_text,
 )
@@ -51,7 +52,7 @@ def prepare(project: Project, comp: Competition, data: Path | None = None, stric
     stamp = project.data / "manifest.json"
     raw = raw_folder(project, comp, data)
     if not raw.is_dir():
-        if stamp.exists():
+        if data is None and stamp.exists() and read_json(stamp)["made_from"]["settings"] == _settings(comp):
             say(f"The raw files are not here ({raw}); the manifest made from them stands.")
             return {"current": True, **stamped_result(stamp)}
         raise GatemaskError(
@@ -59,7 +60,9 @@ def prepare(project: Project, comp: Competition, data: Path | None = None, stric
         )
     files = _image_files(raw, comp)
     made_from = _made_from(raw, comp, [path for path, _ in files])
-    if is_current(stamp, made_from):
+    if is_current(stamp, made_from) and not (strict and read_json(stamp)["problems"]):
+        if read_json(stamp)["raw"] != str(raw):  # the same files, moved
+            write_json(stamp, {**read_json(stamp), "raw": str(raw)})
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
     rows, problems = _look_at(files, raw, comp)
@@ -108,7 +111,8 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     path = project.data / "manifest.csv"
     if not (project.data / "manifest.json").exists():
         raise GatemaskError("There is no manifest yet.", where=path, do=f"Run gatemask data prepare {project.comp}.")
-    frame = pd.read_csv(path, dtype={"image_id": str, "group": str, "phash": str})
+    text = {"image_id": str, "group": str, "phash": str, "sha256": str}
+    frame = pd.read_csv(path, dtype=text, keep_default_na=False)
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
 
 
@@ -122,12 +126,16 @@ def _image_files(raw: Path, comp: Competition) -> list[tuple[Path, str]]:
 
 
 def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, Any]:
-    settings = comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups"})
     sources = (comp.labels, comp.test and comp.test.labels, comp.groups)
     tables = [raw / name for source in sources if (name := getattr(source, "file", None))]
     existing = [path for path in tables if path.exists()]
-    masks = list(raw.glob(comp.labels.masks.format(id="*"))) if comp.labels.format == "png" else []
-    return {"settings": fingerprint(settings), "files": listing_fingerprint([*images, *existing, *masks], raw)}
+    drawn = [source for source in sources if isinstance(source, PngLabels)]
+    masks = [path for source in drawn for path in raw.glob(source.masks.format(id="*"))]
+    return {"settings": _settings(comp), "files": listing_fingerprint([*images, *existing, *masks], raw)}
+
+
+def _settings(comp: Competition) -> str:
+    return fingerprint(comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups"}))
 
 
 def _look_at(
@@ -142,11 +150,14 @@ def _look_at(
             image = read_image(path, comp.image.channels)
             if image.shape[:2] != tuple(comp.image.size):
                 raise GatemaskError("An image has the wrong size.", where=path, received=image.shape[:2])
+            group = group_of(path)
+            if not group.strip():
+                raise GatemaskError("An image's group is blank.", where=path)
             return {
                 "image_id": path.stem,
                 "path": path.relative_to(raw).as_posix(),
                 "split": split,
-                "group": group_of(path),
+                "group": group,
                 "label": 0,
                 "mask_area": 0,
                 "height": image.shape[0],
@@ -180,7 +191,14 @@ def _grouping(groups: Groups | None, raw: Path) -> Callable[[Path], str]:
         tag = groups.dicom
         return lambda path: read_tag(path, tag)[: groups.prefix]
     if groups.regex is not None:
-        pattern = re.compile(groups.regex)
+        try:
+            pattern = re.compile(groups.regex)
+        except re.error as error:
+            raise GatemaskError(
+                "The pattern of the groups is no regular expression.",
+                where="groups.regex",
+                received=f"{groups.regex}: {error}",
+            ) from None
 
         def by_pattern(path: Path) -> str:
             match = pattern.search(path.stem)
@@ -242,6 +260,7 @@ def _write(
         write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
         write_masks(folder / "masks.csv", {n: t for n, t in masks.items() if n in known}, comp.classes[0]),
     ]
+    (folder / "test_masks.csv").unlink(missing_ok=True)
     if comp.test is not None and comp.test.labels is not None:
         ids = list(frame["image_id"][frame["split"] == "test"])
         truth = read_labels(comp.test.labels, raw, ids, comp.image.size)

@@ -12,6 +12,7 @@ images are MONOCHROME1 (inverted), some lesions are annotated twice by overlappi
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ import pandas as pd
 from gatemask.config.schema import Phantom, Rle
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, stamped_result, write_bytes, write_stamp, write_text
+from gatemask.files import is_current, stamped_result, write_bytes, write_stamp, write_text
 from gatemask.masks import rle
 
 SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
@@ -63,7 +64,13 @@ def make(raw: Path, settings: Phantom) -> dict[str, Any]:
             where=raw,
             do="Move them away, or name another folder as 'raw' in competition.yaml.",
         )
-    fresh_folder(raw)
+    if raw.exists():
+        # In one step, so that a kill while it is being emptied never leaves files without their marker.
+        old = raw.with_name(f".old-{raw.name}")
+        shutil.rmtree(old, ignore_errors=True)
+        raw.rename(old)
+        shutil.rmtree(old)
+    raw.mkdir(parents=True)
     begun.touch()
     plans = list(_plan(settings))
     with ThreadPoolExecutor() as pool:

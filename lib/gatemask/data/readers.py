@@ -13,6 +13,8 @@ from gatemask.errors import GatemaskError
 
 def list_images(root: Path, pattern: str) -> Iterator[Path]:
     """The files that `pattern` (a glob below `root`) names, sorted; without AppleDouble junk (`._name`)."""
+    if Path(pattern).is_absolute():
+        raise GatemaskError("A pattern of images is absolute.", received=pattern, expected="one below the raw folder")
     return (p for p in sorted(root.glob(pattern)) if p.is_file() and not p.name.startswith("._"))
 
 
@@ -35,14 +37,25 @@ def read_image(path: Path, channels: int) -> np.ndarray:
         ) from None
     if image.ndim == 2:
         image = image[:, :, None]
-    if image.shape[2] == 1 and channels == 3:
+    if image.ndim == 3 and image.shape[2] == 1 and channels == 3:
         image = np.repeat(image, 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
+        raise GatemaskError(
+            "An image is of another kind.",
+            where=path,
+            received=f"{image.dtype} {image.shape}",
+            expected=f"one frame of {channels} channel(s), 8 or 16 bits",
+        )
     return np.ascontiguousarray(image)
 
 
 def read_mask(path: Path, threshold: int = 0) -> np.ndarray:
-    """A mask drawn as a picture: bool (height, width), true above `threshold`."""
-    return _read_picture(path, 1) > threshold
+    """A mask drawn as a picture: bool (height, width), true where any colour is above `threshold`.
+
+    Values are taken as they stand, so that instance numbers of 16 bits count too; transparency does not.
+    """
+    mask = _decode(path, cv2.IMREAD_UNCHANGED)
+    return mask > threshold if mask.ndim == 2 else mask[:, :, :3].max(axis=2) > threshold
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -73,9 +86,14 @@ def perceptual_hash(image: np.ndarray) -> str:
 
 def _read_picture(path: Path, channels: int) -> np.ndarray:
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+    image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
+    return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+
+
+def _decode(path: Path, flags: int) -> np.ndarray:
     # Through memory, since cv2.imread answers a missing and a damaged file alike, with None.
     data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, flag | cv2.IMREAD_ANYDEPTH) if len(data) else None
+    image = cv2.imdecode(data, flags) if len(data) else None
     if image is None:
         raise GatemaskError(
             "An image cannot be read.",
@@ -84,7 +102,7 @@ def _read_picture(path: Path, channels: int) -> np.ndarray:
             expected="PNG, JPEG, TIFF or DICOM",
             do="Fetch the file again, or leave it out.",
         )
-    return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    return image
 
 
 def _read_dicom(path: Path) -> np.ndarray:
@@ -105,7 +123,10 @@ def read_tag(path: Path, tag: str) -> str:
     """The value of a DICOM tag, such as PatientID, without reading the pixels."""
     import pydicom
 
-    value = getattr(pydicom.dcmread(path, stop_before_pixels=True), tag, None)
+    try:
+        value = getattr(pydicom.dcmread(path, stop_before_pixels=True), tag, None)
+    except pydicom.errors.InvalidDicomError:
+        raise GatemaskError("Groups come from a DICOM tag, but a file is no DICOM.", where=path, expected=tag) from None
     if value in (None, ""):
         raise GatemaskError("A DICOM file lacks the tag that names its group.", where=path, expected=tag)
     return str(value)

@@ -82,17 +82,18 @@ def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> di
 def find_competition(mounted: Path, dataset: Path) -> Path:
     """The folder below /kaggle/input with the test images; Kaggle's layouts differ in depth, so look for them."""
     facts = read_yaml(dataset / "ensemble.yaml")["competition"]
+    sample = facts["submission"]["sample"]
     for depth in range(1, 5):
         for folder in sorted(mounted.glob("/".join(["*"] * depth))):
-            if folder.is_dir() and dataset not in (folder, *folder.parents):
-                if (sample := facts["submission"]["sample"]) and (folder / sample).exists():
-                    return folder
-                if next(list_images(folder, facts["test_images"]), None) is not None:
-                    return folder
+            if not folder.is_dir() or dataset in (folder, *folder.parents):
+                continue
+            # A sample says for certain where the root is; a pattern such as **/*.png would fit above it too.
+            if (folder / sample).is_file() if sample else any(list_images(folder, facts["test_images"])):
+                return folder
     raise GatemaskError(
         "No test images were found.",
         where=mounted,
-        expected=facts["test_images"],
+        expected=sample or facts["test_images"],
         do="Attach the competition as a source of the kernel.",
     )
 
@@ -100,8 +101,10 @@ def find_competition(mounted: Path, dataset: Path) -> Path:
 def sample_ids(competition: Path, submission: dict[str, Any]) -> list[str]:
     """The ids of the sample submission, each once, in its order; nothing where the competition has none."""
     name = submission["sample"]
-    if not name or not (competition / name).exists():
+    if not name:
         return []
+    if not (competition / name).exists():
+        raise GatemaskError("The sample submission is not there.", where=competition, expected=name)
     with (competition / name).open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     if rows and submission["id"] not in rows[0]:

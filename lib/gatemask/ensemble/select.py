@@ -28,6 +28,8 @@ from gatemask.masks import rule as rules
 from gatemask.project import Project
 from gatemask.tuning import tune
 
+SCORES = ("cross_fitted", "in_sample", "all_empty")
+
 
 def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Take all folds of each experiment, or its best n by the fold's own score, as ensemble.yaml says."""
@@ -41,7 +43,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     gates, masks = (_members(project, part, runs) for part in (ensemble.gate, ensemble.mask))
     chosen = {
         "competition": _facts(comp),
-        "score": {key: tuned[key] for key in ("cross_fitted", "in_sample", "all_empty")},
+        "score": {key: tuned[key] for key in SCORES},
         "rule": asdict(rules.load(project.tuned / "rule.yaml")),
         "gate": gates,
         "mask": masks,
@@ -73,6 +75,7 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
     return {
         "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune"}), _facts(comp)]),
         "rule": sha256(project.tuned / "rule.yaml"),
+        "score": fingerprint([read_json(project.tuned / "result.json")[key] for key in SCORES]),
         "runs": fingerprint([run["outputs"] for folds in runs.values() for run in folds]),
     }
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gatemask.config.schema import Competition, Ensemble
-from gatemask.console import progress
+from gatemask.console import progress, say
 from gatemask.ensemble.select import require_current, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import (
@@ -34,12 +34,14 @@ from gatemask.files import (
 from gatemask.kaggle import wheels
 from gatemask.project import Project
 
+UNKNOWN = "owner-not-set"
+
 
 def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Write dataset and kernel; the ensemble must have been chosen, and be that of the present runs."""
     source = require_current(project, comp, ensemble)
     stamp = project.dist / "package.json"
-    owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or "owner-not-set"
+    owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN
     made_from = {
         "ensemble": sha256(source),
         "code": wheels.source_fingerprint(),
@@ -49,6 +51,8 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
     if is_current(stamp, made_from):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
+    if owner == UNKNOWN:
+        say("No owner is set: name yours as kaggle.owner in competition.yaml before you upload the package.")
     stamp.unlink(missing_ok=True)
     dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
     _fill_dataset(project, dataset, source)
@@ -69,7 +73,8 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
 
 def slug(project: Project) -> str:
     """The dataset's name on Kaggle, 6 to 50 characters; the kernel's adds `-inference`."""
-    return f"gatemask-{project.label}"[:39]
+    suffix = "-quick" if project.quick else ""
+    return f"gatemask-{project.comp}"[: 39 - len(suffix)].rstrip("-") + suffix
 
 
 def _fill_dataset(project: Project, dataset: Path, source: Path) -> None:

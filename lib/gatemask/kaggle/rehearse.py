@@ -44,6 +44,8 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
         "package": sha256(project.dist / "package.json"),
         "manifest": sha256(project.data / "manifest.csv"),
         "folds": sha256(project.folds),
+        "truth": [sha256(path) for path in _truth_files(project) if path.exists()],
+        "sample": _sample_hash(project, comp),
     }
     if is_current(folder / "result.json", made_from):
         return {"current": True, **stamped_result(folder / "result.json")}
@@ -167,8 +169,17 @@ def _results(kaggle: Path) -> tuple[Path, dict[str, Any]]:
     return working / "submission.csv", inference
 
 
+def _truth_files(project: Project) -> list[Path]:
+    return [project.data / "test_masks.csv", project.data / "masks.csv"]
+
+
+def _sample_hash(project: Project, comp: Competition) -> str | None:
+    sample = comp.submission.sample and raw_folder(project, comp) / comp.submission.sample
+    return sha256(sample) if sample and sample.exists() else None
+
+
 def _truth(project: Project, comp: Competition) -> Masks | None:
-    known = project.data / "test_masks.csv"
-    if known.exists():
-        return Masks(known, comp.image.size)
-    return Masks(project.data / "masks.csv", comp.image.size) if comp.folds.holdout else None
+    of_test, of_training = _truth_files(project)
+    if of_test.exists():
+        return Masks(of_test, comp.image.size)
+    return Masks(of_training, comp.image.size) if comp.folds.holdout else None

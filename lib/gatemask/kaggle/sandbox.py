@@ -78,7 +78,9 @@ def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
     for name in shown:
         _link(metadata.distribution(name), site)
     if refuse_sockets:
-        (site / "sitecustomize.py").write_text(REFUSE_SOCKETS)
+        # By way of a .pth file: some systems have a sitecustomize of their own, which would come first.
+        (site / "_no_network.py").write_text(REFUSE_SOCKETS)
+        (site / "_no_network.pth").write_text("import _no_network\n")
     hidden = {_plain(d.metadata["Name"]) for d in metadata.distributions()} - shown
     return folder / "bin" / "python", sorted(hidden)
 

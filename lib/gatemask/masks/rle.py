@@ -77,8 +77,8 @@ def parse(text: str, shape: tuple[int, int], flavour: Rle, where: object = None)
         return np.empty(0, np.int64), np.empty(0, np.int64)
     try:
         numbers = np.array(text.split(), np.int64)
-    except ValueError:
-        bad = next(word for word in text.split() if not word.lstrip("-").isdigit())
+    except (ValueError, OverflowError):
+        bad = next((word for word in text.split() if not word.lstrip("-").isdigit()), max(text.split(), key=len))
         raise _refusal(
             "holds something that is not a whole number", where, bad, "start length start length ..."
         ) from None

@@ -8,26 +8,30 @@ from typing import Any
 
 from gatemask.config.schema import Experiment
 from gatemask.console import say
-from gatemask.files import fingerprint
 
 
 class Mirror:
     """One fold's run on W&B, offline unless the experiment says otherwise or WANDB_MODE does.
 
-    The run id is made from the run's folder, so that a resumed training goes on in the same run.
+    A resumed training goes on in the same run; one of other settings or data gets a run of its own.
 
     Args:
         exp: its `tracking:` names mode and project.
         comp: the competition, which names the project by default.
         fold: number of the fold.
         folder: of the run; W&B's own files go to `folder/wandb`.
+        run_id: what the run is made from, as a fingerprint.
     """
 
-    def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path) -> None:
+    def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path, run_id: str) -> None:
         self._run: Any = None
+        self._id = run_id
         mode: Any = os.environ.get("WANDB_MODE", exp.tracking.wandb)
         if mode == "disabled":
             return
+        for name in ("CACHE", "DATA", "CONFIG"):  # else below the home folder
+            os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / "wandb"))
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
         try:
             self._run = self._start(exp, comp, fold, folder, mode)
         except Exception as error:  # no network, no key, a full disk: training matters more
@@ -52,7 +56,7 @@ class Mirror:
             name=f"{exp.name}-fold{fold}",
             group=exp.name,
             job_type=exp.task,
-            id=fingerprint([comp, exp.name, fold, exp.settings]),
+            id=self._id,
             resume="allow",
             mode=mode,
             dir=str(folder),

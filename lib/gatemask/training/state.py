@@ -1,7 +1,7 @@
 """What a training needs to go on after it was killed: one HDF5 file an epoch, the last two kept, and the best.
 
     state/epoch-0003.h5   variables (weights, random seeds), optimizer (moments, step), and progress as JSON
-    state/best.h5         variables of the best epoch so far
+    state/best-0002.h5    variables of the best epoch so far
 
 A file is written whole or not at all; the older one stays until the newer one stands, so that there is always
 at least one to go on from. Plain arrays in Keras's own order: Keras's weight files take four times as long.
@@ -35,15 +35,16 @@ def restore(model: keras.Model, saved: Arrays) -> None:
             variable.assign(value)
 
 
-def save(folder: Path, model: keras.Model, epoch: int, progress: dict[str, Any], best: bool) -> None:
-    """Keep the state after `epoch` (from 0); where it is the best so far, keep its variables as such too."""
+def save(folder: Path, model: keras.Model, epoch: int, progress: dict[str, Any]) -> None:
+    """Keep the state after `epoch` (from 0); where `progress` calls it the best so far, its variables as such too."""
     saved = snapshot(model)
-    if best:
-        # First: killed between the two, the epoch is run again and writes the same best again.
-        _write(folder / "best.h5", {"variables": saved["variables"]}, {})
+    if progress["best_epoch"] == epoch:
+        # First, and under its own number: killed between the two, the older state still finds its own best.
+        _write(folder / f"best-{epoch:04d}.h5", {"variables": saved["variables"]}, {})
     _write(folder / f"epoch-{epoch:04d}.h5", saved, progress)
-    for old in sorted(folder.glob("epoch-*.h5"))[:-2]:
-        old.unlink()
+    for kind in ("epoch", "best"):  # the two states that are kept have at most two bests between them
+        for old in sorted(folder.glob(f"{kind}-*.h5"))[:-2]:
+            old.unlink()
 
 
 def load(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:
@@ -54,13 +55,16 @@ def load(folder: Path, model: keras.Model) -> tuple[int, dict[str, Any]] | None:
             restore(model, saved)
         except (OSError, KeyError, ValueError):
             continue  # a damaged file: the older one is there for this
-        return int(path.stem.removeprefix("epoch-")) + 1, progress
+        epoch = int(path.stem.removeprefix("epoch-"))
+        for newer in (p for p in folder.glob("best-*.h5") if p.stem > f"best-{epoch:04d}"):
+            newer.unlink()  # of an epoch that is run again, and may not be the best this time
+        return epoch + 1, progress
     return None
 
 
-def load_best(folder: Path, model: keras.Model) -> None:
+def load_best(folder: Path, model: keras.Model, epoch: int) -> None:
     """Put the variables of the best epoch into the model."""
-    restore(model, _read(folder / "best.h5")[0])
+    restore(model, _read(folder / f"best-{epoch:04d}.h5")[0])
 
 
 def _write(path: Path, arrays: Arrays, progress: dict[str, Any]) -> None:

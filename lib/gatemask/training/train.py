@@ -63,10 +63,27 @@ class Job:
         """Hashes of what decides this fold's outcome."""
         return {
             "settings": fingerprint(self.exp.settings),
+            "weights": _weights_hash(self.exp),
             "fold": fold,
             "folds": sha256(self.project.folds),
             "records": fingerprint(records.require_current(self.project, self.comp)),
         }
+
+
+def _weights_hash(exp: Experiment) -> str | None:
+    """The encoder's weights by content: a file of the same name may be another one tomorrow."""
+    if exp.model.weights == "none":
+        return None
+    path = Path(exp.model.weights)
+    if not path.is_file():
+        raise GatemaskError(
+            "There is no such weights file.",
+            where="model.weights",
+            received=path,
+            expected="'none', or the path of an .h5 file",
+            do="Download it once and name its path.",
+        )
+    return sha256(path)
 
 
 def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None) -> dict[str, Any]:
@@ -161,7 +178,7 @@ def _ready(job: Job) -> None:
     optimizer = optimizers.build(exp.optimizer, schedules.learning_rate(exp.schedule, 0, exp.epochs))
     # Built before the first step: variables that appear while a step is traced make TensorFlow trace it twice.
     optimizer.build(job.model.trainable_variables)
-    loss = losses.build(exp.loss, exp.label_smoothing)
+    loss = losses.Sum(exp.loss, exp.label_smoothing)
     # TensorFlow without XLA was the fastest on a CPU; JAX always compiles.
     options = {"loss": loss, "jit_compile": job.runtime["backend"] == "jax"}
     job.model.compile(optimizer, **options)
@@ -215,10 +232,12 @@ def _fit(
     seed = _begin_fold(job, fold)
     local.begin(folder, exp.model_dump(mode="json", exclude={"quick"}), job.runtime, job.project.root)
     resumed = state.load(folder / "state", job.model)
-    first, at = resumed if resumed is not None else (0, {"best": -math.inf})
+    at: dict[str, Any] = {"best": -math.inf, "best_epoch": 0}
+    first, at = resumed if resumed is not None else (0, at)
     if resumed is not None:
         say(f"{exp.name} fold {fold}: goes on after epoch {first - 1}")
-    mirror = Mirror(exp, job.comp.name, fold, folder)
+    run_id = fingerprint([job.project.label, exp.name, job.made_from(fold)])
+    mirror = Mirror(exp, job.project.label, fold, folder, run_id)
     for epoch in range(first, exp.epochs):
         row = _epoch(job, fold, epoch, seed, training, validation)
         if not math.isfinite(row["loss"]):
@@ -228,14 +247,14 @@ def _fit(
                 received=row["loss"],
                 do="Lower the learning rate or set optimizer.clipnorm; the state before this epoch is kept.",
             )
-        improved = row[exp.monitor] > at["best"]
-        at["best"] = max(at["best"], row[exp.monitor])
+        if row[exp.monitor] > at["best"]:
+            at = {"best": row[exp.monitor], "best_epoch": epoch}
         local.append_metrics(metrics, row)
-        state.save(folder / "state", job.model, epoch, at, improved)
+        state.save(folder / "state", job.model, epoch, at)
         mirror.log(row)
     history = local.read_metrics(metrics)
     mirror.finish({"best": at["best"], "seconds": time.monotonic() - started})
-    state.load_best(folder / "state", job.model)
+    state.load_best(folder / "state", job.model, at["best_epoch"])
     # Through the evaluator, which has no optimizer: its moments would make the file three times as large.
     write_with(folder / "best.weights.h5", job.evaluator.save_weights)
     return history

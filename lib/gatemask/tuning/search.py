@@ -30,7 +30,8 @@ def search(tables: Tables, metric: str, trials: int, seed: int, journal: Path | 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     if journal is not None:
-        journal.unlink(missing_ok=True)
+        for left in (journal, journal.with_name(journal.name + ".lock")):
+            left.unlink(missing_ok=True)
         backend = optuna.storages.journal.JournalFileBackend(str(journal))
         storage = optuna.storages.JournalStorage(backend)
     study = optuna.create_study(

@@ -18,6 +18,7 @@ from gatemask.config.schema import Competition, Ensemble
 from gatemask.console import progress
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
+from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
@@ -66,11 +67,13 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
 def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Hashes of what decides the rule: settings, truth, and every member's out-of-fold predictions."""
     known = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
+    read_manifest(project)  # or an error that names the command
     experiments = [*ensemble.gate.experiments, *ensemble.mask.experiments]
     members = [[ensemble.gate.experiments, ensemble.mask.experiments], ensemble.tune.model_dump()]
     return {
         "settings": fingerprint([members, comp.image.size, comp.metric]),
         "masks": sha256(project.data / "masks.csv"),
+        "folds": sha256(project.folds),
         "predictions": fingerprint([_predictions(project, name, fold) for name in experiments for fold in known]),
     }
 
