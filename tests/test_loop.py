@@ -62,6 +62,27 @@ def test_a_second_loop_does_nothing_and_imports_nothing_heavy(phantom_loop: Loop
     assert (phantom_loop.runs / "summary.json").read_text() == summary
 
 
+STAGES = [
+    "data phantom",
+    "data prepare",
+    "folds make",
+    "records",
+    "oof-tune",
+    "ensemble",
+    "package",
+    "rehearse",
+    "report",
+]
+
+
+@pytest.mark.parametrize("command", [*STAGES, "train"])
+def test_each_stage_by_itself_agrees_that_it_is_current(phantom_loop: Loop, command: str) -> None:
+    target = "experiments/phantom/unet_b0.yaml" if command == "train" else "phantom"
+    done = gatemask(*command.split(), target, "--quick", "--json", root=phantom_loop.root)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["current"] is True
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_fold_is_complete_on_disk(phantom_loop: Loop, name: str) -> None:
     for fold in (0, 1):
