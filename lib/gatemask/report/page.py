@@ -25,6 +25,10 @@ from gatemask.report.gallery import Gallery, choose, fold_table
 from gatemask.tracking.local import read_metrics
 from gatemask.tuning.tune import require_current
 
+GATE_NOTE = (
+    "The gate is tuned together with the masks: where the mask networks tell empty images by themselves, "
+    "the best gate passes almost every image, and its own specificity says little."
+)
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5c6b7a; --line: #d9e0e6; --page: #fbfcfd; --card: #fff; }
 @media (prefers-color-scheme: dark) {
@@ -150,7 +154,7 @@ def _from_tables(project: Project, comp: Competition, ensemble: Ensemble) -> lis
         "<h2>Thresholds</h2>"
         + draw.as_html(surface, "The score over two thresholds: a wide bright plateau means a rule that will hold.")
         + draw.as_html(slices, "The score against each number of the rule, the others as chosen (red)."),
-        f"<h2>Gate</h2><p>{said}.</p>"
+        f"<h2>Gate</h2><p>{said}. {GATE_NOTE}</p>"
         + draw.as_html(confusion, "Confusion matrix, ROC curve and probabilities of the averaged gates, out of fold."),
     ]
     if (tables.truth > 0).any():
