@@ -174,6 +174,17 @@ def test_a_missing_stage_is_named_with_the_command(
         assert word in done.stderr
 
 
+def test_predictions_of_another_split_are_not_tuned_on(phantom_loop: Loop, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist", "raw", "*.weights.h5"))
+    path = root / "folds/phantom-quick.csv"
+    frame = pd.read_csv(path, dtype=str)
+    frame.assign(fold=frame["fold"].map({"0": "1", "1": "0"})).to_csv(path, index=False)
+    done = gatemask("oof-tune", "phantom", "--quick", root=root)
+    assert done.returncode == 1
+    assert "trained on another split" in done.stderr
+
+
 def test_a_damaged_weight_fails_the_rehearsal_with_a_clear_line(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))

@@ -31,8 +31,8 @@ class Mirror:
             return
         for name in ("CACHE", "DATA", "CONFIG"):  # else below the home folder
             os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / "wandb"))
-        (folder / "wandb").mkdir(parents=True, exist_ok=True)
         try:
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)
             self._run = self._start(exp, comp, fold, folder, mode)
         except Exception as error:  # no network, no key, a full disk: training matters more
             say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is kept locally.")

@@ -143,7 +143,15 @@ def _predictions(project: Project, name: str, fold: int) -> dict[str, str]:
             expected=f"{name}, fold {fold}",
             do=f"Run gatemask train {project.comp}/{name} --fold {fold}.",
         )
-    return {k: v for k, v in read_json(stamp)["outputs"].items() if k.startswith("oof")}
+    result = read_json(stamp)
+    if result["made_from"]["folds"] != sha256(project.folds):
+        raise GatemaskError(
+            "A fold was trained on another split than the present one.",
+            where=stamp.parent,
+            expected=f"a run made from {project.folds}",
+            do=f"Run gatemask train {project.comp}/{name} again, or bring the fold file back.",
+        )
+    return {k: v for k, v in result["outputs"].items() if k.startswith("oof")}
 
 
 def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
