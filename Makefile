@@ -9,10 +9,11 @@ FOLD ?= all
 # DATA=folder names the raw files; ARGS passes anything else on, e.g. ARGS="--quick --set epochs=2"
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint loop phantom data folds records train oof-tune ensemble package rehearse report clean
+ONLY ?=
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train oof-tune ensemble package rehearse report clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## create .venv and install everything, once
 
@@ -38,11 +39,20 @@ test-all: setup ## the tests, the long ones too
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+bench: setup ## side-by-side speed tables (make bench ONLY=rle for some); rows go to runs/bench.json
+	@$(BIN)/python benchmarks/run.py $(ONLY)
+
 loop: setup ## everything that is not done yet: make loop COMP=nuclei DATA=path/to/nuclei
 	@$(GATEMASK) loop $(COMP) $(FLAGS)
 
 phantom: setup ## write the phantom competition's raw files
 	@$(GATEMASK) data phantom $(ARGS)
+
+download: setup ## fetch a competition's files with the kaggle command
+	@$(GATEMASK) data download $(COMP) $(FLAGS)
+
+labels: setup ## what a label table holds, and its flavour: make labels FILE=train.csv
+	@$(GATEMASK) data labels $(FILE) $(ARGS)
 
 data: setup ## raw files -> manifest and normalised masks
 	@$(GATEMASK) data prepare $(COMP) $(FLAGS)
@@ -50,8 +60,14 @@ data: setup ## raw files -> manifest and normalised masks
 folds: setup ## manifest -> stratified, grouped folds
 	@$(GATEMASK) folds make $(COMP) $(ARGS)
 
+audit: setup ## how much a fold file leaks: make audit FILE=folds.csv ARGS="--groups patients.csv"
+	@$(GATEMASK) folds audit $(or $(FILE),folds/$(COMP).csv) $(ARGS)
+
 records: setup ## manifest -> TFRecords
-	@$(GATEMASK) records $(COMP) $(ARGS)
+	@$(GATEMASK) records make $(COMP) $(ARGS)
+
+check-records: setup ## read every record again
+	@$(GATEMASK) records check $(COMP) $(ARGS)
 
 train: setup ## one experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
 	@$(GATEMASK) train $(EXP) --fold $(FOLD) $(ARGS)

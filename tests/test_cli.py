@@ -20,9 +20,11 @@ def root(make_root: Callable[[str], Path]) -> Path:
 
 COMMANDS = [
     ["data", "phantom"],
+    ["data", "download"],
     ["data", "prepare"],
     ["folds", "make"],
-    ["records"],
+    ["records", "make"],
+    ["records", "check"],
     ["train"],
     ["oof-tune"],
     ["ensemble"],
@@ -43,7 +45,7 @@ def test_every_stage_explains_itself(root: Path, command: list[str]) -> None:
 
 def test_the_makefile_has_a_target_for_every_stage() -> None:
     text = (ROOT / "Makefile").read_text()
-    for command in COMMANDS:
+    for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"]]:
         assert f"$(GATEMASK) {' '.join(command)}" in text
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "demo", "test", "lint", "loop", "train", "oof-tune", "clean"):
@@ -85,12 +87,12 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
         (["train", "phantom/unet_b1"], ["no such experiment", "unet_b0"]),
         (["train", "phantom/unet_b0", "--fold", "one"], ["--fold needs numbers", "one"]),
         (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
-        (["records", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
+        (["records", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["folds", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["data", "prepare", "phantom"], ["raw files are not there", "--data"]),
         (["data", "phantom", "nuclei"], ["has no phantoms"]),
-        (["records", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
-        (["records", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),
+        (["records", "make", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
+        (["records", "make", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),
         (["oof-tune", "phantom"], ["no folds yet", "gatemask folds make phantom"]),
         (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
     ],

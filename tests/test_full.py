@@ -35,7 +35,7 @@ def test_the_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) ->
 @pytest.mark.parametrize("name", ["gate_b0", "unetpp_b0"])
 def test_the_same_yaml_trains_on_jax(make_root: Callable[[str], Path], name: str) -> None:
     root = make_root(f"jax-{name}")
-    for command in ("data phantom", "data prepare", "folds make", "records"):
+    for command in ("data phantom", "data prepare", "folds make", "records make"):
         assert gatemask(*command.split(), "phantom", "--quick", root=root).returncode == 0
     done = gatemask(
         "train", f"phantom/{name}", "--quick", "--fold", 0, "--json", "--set", "runtime.backend=jax", root=root

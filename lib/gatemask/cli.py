@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Raw files: draw phantoms, make the manifest.", no_args_is_help=True)
-folds_app = typer.Typer(help="Splits without leaks.", no_args_is_help=True)
+data_app = typer.Typer(help="Raw files: fetch them, understand their labels, make the manifest.", no_args_is_help=True)
+folds_app = typer.Typer(help="Splits without leaks: make, import, audit.", no_args_is_help=True)
+records_app = typer.Typer(help="TFRecords of all training images, the same for every split.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(folds_app, name="folds")
+app.add_typer(records_app, name="records")
 
 Comp = Annotated[str, typer.Argument(metavar="COMP", help="a folder below experiments/")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a YAML; repeatable")]
@@ -40,7 +42,7 @@ Data = Annotated[Path | None, typer.Option("--data", help="folder of the raw fil
 @data_app.command("phantom")
 def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Draw a competition's phantom images: DICOM, labels, sample submission."""
-    project, config, _ = _open(comp, quick, set_)
+    project, config = _open(comp, quick, set_)
     if config.phantom is None:
         raise GatemaskError(
             "This competition has no phantoms.",
@@ -53,6 +55,41 @@ def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False,
     _print(phantom.make(default_raw(project, config), config.phantom), json_)
 
 
+@data_app.command("download")
+def data_download(
+    comp: Comp,
+    data: Data = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="unpack into a folder that holds other files")] = False,
+) -> None:
+    """Fetch a competition's files with the kaggle command; checked, and unpacked safely."""
+    project, config = _open(comp, quick, set_)
+    from gatemask.kaggle.download import download
+
+    _print(download(project, config, data, force), json_)
+
+
+@data_app.command("labels")
+def data_labels(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a table of run-length encodings")],
+    images: Annotated[str | None, typer.Option(help="glob of images below the table's folder; settles order")] = None,
+    size: Annotated[str | None, typer.Option(help="height x width, such as 1024x1024, where they are known")] = None,
+    write: Annotated[str | None, typer.Option(metavar="COMP", help="write the guess to its competition.yaml")] = None,
+    json_: Json = False,
+) -> None:
+    """Look through a label table; guess how its masks are encoded."""
+    from gatemask.data import inspect
+
+    found = inspect.inspect(file, inspect.parse_size(size) if size else None, images)
+    if write:
+        from gatemask.project import open_project
+
+        found["written"] = str(inspect.write(open_project(write), found))
+    _print(found, json_, show=inspect.show)
+
+
 @data_app.command("prepare")
 def data_prepare(
     comp: Comp,
@@ -61,30 +98,74 @@ def data_prepare(
     quick: Quick = False,
     json_: Json = False,
     strict: Annotated[bool, typer.Option("--strict", help="refuse where any file must be left out")] = False,
+    labels_only: Annotated[bool, typer.Option("--labels-only", help="without the images: enough for folds")] = False,
 ) -> None:
     """Look at every raw file once: manifest.csv and masks.csv."""
-    project, config, _ = _open(comp, quick, set_)
+    project, config = _open(comp, quick, set_)
     from gatemask.data.manifest import prepare
 
-    _print(prepare(project, config, data, strict), json_)
+    _print(prepare(project, config, data, strict, labels_only), json_)
 
 
 @folds_app.command("make")
 def folds_make(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Stratified, grouped folds: folds/<comp>.csv."""
-    project, config, _ = _open(comp, quick, set_)
+    project, config = _open(comp, quick, set_)
     from gatemask.data import folds
 
     _print(folds.make(project, config), json_)
 
 
-@app.command()
-def records(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
-    """TFRecords of all training images, the same for every split."""
-    project, config, _ = _open(comp, quick, set_)
+@folds_app.command("import")
+def folds_import(
+    comp: Comp,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a CSV: an id first, and a column 'fold'")],
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+    force: Annotated[bool, typer.Option("--force", help="replace folds that are there")] = False,
+) -> None:
+    """Take someone else's folds, if they do not leak."""
+    project, config = _open(comp, quick, set_)
+    from gatemask.data import folds
+
+    _print(folds.take(project, config, file, force), json_)
+
+
+@folds_app.command("audit")
+def folds_audit(
+    file: Annotated[Path, typer.Argument(metavar="FOLDS", help="a CSV: an id first, and a column 'fold'")],
+    groups: Annotated[Path | None, typer.Option(help="a CSV: image id, group; default: the file's own groups")] = None,
+    prefix: Annotated[int | None, typer.Option(min=1, help="only so many first characters name a group")] = None,
+    labels: Annotated[Path | None, typer.Option(help="a manifest.csv or label table, for positives and areas")] = None,
+    picture: Annotated[Path | None, typer.Option(help="where to draw; default: runs/audit/<name>.png")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure how much a fold file leaks, and how even it is; exit code 1 where it leaks."""
+    from gatemask.data import audit
+
+    found = audit.run(file, groups, prefix, labels, picture)
+    _print(found, json_, show=audit.show)
+    if found["leak"] or found["duplicates"]:
+        raise typer.Exit(1)
+
+
+@records_app.command("make")
+def records_make(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Images and masks at training size; goes on where it was stopped."""
+    project, config = _open(comp, quick, set_)
     from gatemask.data import records
 
     _print(records.make(project, config), json_)
+
+
+@records_app.command("check")
+def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Read every record again: hashes, ids, labels, sizes."""
+    project, config = _open(comp, quick, set_)
+    from gatemask.data import records
+
+    _print(records.check(project, config), json_)
 
 
 @app.command()
@@ -112,7 +193,7 @@ def train(
 @app.command("oof-tune")
 def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Tune gate and mask thresholds on out-of-fold predictions."""
-    project, config, ensemble = _open(comp, quick, set_)
+    project, config, ensemble = _open_whole(comp, quick, set_)
     from gatemask.tuning.tune import tune
 
     _print(tune(project, config, ensemble), json_)
@@ -121,7 +202,7 @@ def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 @app.command()
 def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Choose the folds that are shipped."""
-    project, config, chosen = _open(comp, quick, set_)
+    project, config, chosen = _open_whole(comp, quick, set_)
     from gatemask.ensemble.select import select
 
     _print(select(project, config, chosen), json_)
@@ -130,7 +211,7 @@ def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 @app.command()
 def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Weights, wheels and kernel, ready for Kaggle."""
-    project, config, chosen = _open(comp, quick, set_)
+    project, config, chosen = _open_whole(comp, quick, set_)
     from gatemask.kaggle.package import package
 
     _print(package(project, config, chosen), json_)
@@ -139,7 +220,7 @@ def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = Fa
 @app.command()
 def rehearse(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Run the packaged kernel as Kaggle will: no network, only Kaggle's packages."""
-    project, config, _ = _open(comp, quick, set_)
+    project, config = _open(comp, quick, set_)
     from gatemask.kaggle.rehearse import rehearse
 
     _print(rehearse(project, config), json_)
@@ -148,7 +229,7 @@ def rehearse(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 @app.command()
 def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """One HTML page: curves, thresholds, masks."""
-    project, config, ensemble = _open(comp, quick, set_)
+    project, config, ensemble = _open_whole(comp, quick, set_)
     from gatemask.report.page import report
 
     _print(report(project, config, ensemble), json_)
@@ -157,7 +238,7 @@ def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = Fal
 @app.command()
 def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """All stages in order; each does only what is not done yet."""
-    project, config, ensemble = _open(comp, quick, set_)
+    project, config, ensemble = _open_whole(comp, quick, set_)
     from gatemask import loop
 
     result = loop.run(project, config, ensemble, _split(set_)["experiment"], data)
@@ -177,15 +258,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _open(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
-    """The project and the two YAMLs that belong to the competition as a whole."""
-    from gatemask.config import load_competition, load_ensemble
+def _open(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition]:
+    """The project and competition.yaml: all that the stages before training need."""
+    from gatemask.config import load_competition
     from gatemask.project import open_project
 
-    split = _split(overrides)
+    overrides = _split(overrides)["competition"]
     project = open_project(comp, quick=quick)
-    config = load_competition(project.experiments, quick=quick, overrides=split["competition"])
-    return project, config, load_ensemble(project.experiments, quick=quick, overrides=split["ensemble"])
+    return project, load_competition(project.experiments, quick=quick, overrides=overrides)
+
+
+def _open_whole(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
+    """The project and the two YAMLs that belong to the competition as a whole."""
+    from gatemask.config import load_ensemble
+
+    project, config = _open(comp, quick, overrides)
+    overrides = _split(overrides)["ensemble"]
+    return project, config, load_ensemble(project.experiments, quick=quick, overrides=overrides)
 
 
 def _split(overrides: list[str] | None) -> dict[str, list[str]]:
@@ -221,11 +310,15 @@ def _number(text: str) -> int:
         raise GatemaskError("--fold needs numbers.", received=text, expected="0, or 0,2, or all") from None
 
 
-def _print(result: dict[str, Any], as_json: bool) -> None:
+def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], object] | None = None) -> None:
+    """The result for machines on stdout, or for people on stderr, in the command's own way where it has one."""
     if as_json:
         from gatemask.files import plain
 
         print(json.dumps(result, indent=2, ensure_ascii=False, default=plain))
+        return
+    if show:
+        show(result)
         return
     from gatemask.console import say
 
@@ -236,9 +329,10 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
             say(f"{key + ':':<22}{_short(value)}")
 
 
-def _short(value: Any) -> Any:
+def _short(value: Any, depth: int = 1) -> Any:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, dict):
-        return "\n" + "\n".join(f"  {k + ':':<20}{_short(v)}" for k, v in value.items()) if value else "-"
+        lines = (f"{'  ' * depth + k + ':':<22}{_short(v, depth + 1)}" for k, v in value.items())
+        return "\n" + "\n".join(lines) if value else "-"
     return ", ".join(map(str, value)) if isinstance(value, list) else value

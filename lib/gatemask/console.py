@@ -38,9 +38,11 @@ def progress(items: Iterable[T], what: str, total: int | None = None) -> Generat
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     from rich.table import Table
 
+    rows = list(rows)
     drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right")
+        text = any(isinstance(cell := row[index], str) and " " in cell for row in rows)
+        drawn.add_column(column, justify="left" if index == 0 or text else "right")
     for row in rows:
         drawn.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
     console().print(drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class GatemaskError(Exception):
@@ -34,6 +35,21 @@ class GatemaskError(Exception):
         lines = [self.what]
         lines += [f"  {name + ':':<10}{value}" for name, value in self.details.items() if value is not None]
         return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that one raised in another process arrives whole."""
+        return _again, (type(self), self.what, self.details)
+
+    def short(self) -> str:
+        """One line, for a table of many."""
+        received, expected = self.details["received"], self.details["expected"]
+        if received is None:
+            return self.what
+        return f"{self.what} Found {received}" + ("." if expected is None else f", not {expected}.")
+
+
+def _again(kind: type[GatemaskError], what: str, details: dict[str, Any]) -> GatemaskError:
+    return kind(what, **details)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -122,7 +122,10 @@ def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> No
         (COMPETITION.replace("masks:", "mask:"), ["labels.mask", "'masks'", "line 5"]),
         (COMPETITION.replace("format: png", "format: pngs"), ["labels", "line 5"]),
         (COMPETITION.replace("{holdout: true}", "{k: 4}"), ["'test' names the test images"]),
-        (COMPETITION + "groups: {dicom: PatientID, regex: '(.*)'}\n", ["exactly one"]),
+        (COMPETITION + "extra: {file: meta.csv}\n", ["'file' and 'columns' go together"]),
+        (COMPETITION + "extra: {dicom: [Modality, Modality]}\n", ["named twice"]),
+        (COMPETITION.replace("true}", "true, stratify: [view]}"), ["folds.stratify names 'view'"]),
+        (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window", "greater than 0"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
     ],
 )

@@ -92,15 +92,3 @@ def test_a_mask_keeps_its_area_when_it_shrinks() -> None:
     small = readers.resize_mask(mask, 64)
     assert small.sum() == 20 * 24
     assert set(np.unique(small)) == {0, 1}
-
-
-def test_the_perceptual_hash_survives_resizing_but_not_another_image() -> None:
-    y, x = np.mgrid[:128, :128]
-    image = (127 + 80 * np.sin(x / 17) * np.cos(y / 23) + 0.3 * y).astype(np.uint8)[:, :, None]
-    half = readers.resize_image(image, 64)
-    assert differing(readers.perceptual_hash(image), readers.perceptual_hash(half)) <= 4
-    assert differing(readers.perceptual_hash(image), readers.perceptual_hash(image[::-1])) > 12
-
-
-def differing(one: str, two: str) -> int:
-    return bin(int(one, 16) ^ int(two, 16)).count("1")

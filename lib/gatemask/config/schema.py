@@ -51,18 +51,34 @@ class Rle(Strict):
     empty: str = Field("", description="what stands for an empty mask: '', '-1', '1 0', ...")
 
 
+Column = str | Annotated[int, Field(ge=0, description="its number, from 0, where the table has no header")]
+Missing = Literal["problem", "empty"]
+
+
 class RleLabels(Strict):
+    """A table of run-length encodings; rows of one image are united wherever they stand."""
+
     format: Literal["rle"]
     file: str
-    id: str = "ImageId"
-    mask: str = "EncodedPixels"
+    id: Column = "ImageId"
+    mask: Column = "EncodedPixels"
     rle: Rle = Rle()
+    missing: Missing = Field("problem", description="what an image without a row is: left out, or empty")
+
+    @model_validator(mode="after")
+    def _one_kind_of_column(self) -> RleLabels:
+        if isinstance(self.id, int) != isinstance(self.mask, int):
+            raise ValueError("'id' and 'mask' are both names, or both numbers (of a table without a header)")
+        return self
 
 
 class PngLabels(Strict):
+    """Masks as pictures, one an image or, with a * in the pattern, one an object; those of one image are united."""
+
     format: Literal["png"]
-    masks: str = Field(description="path of an image's mask, with {id} in it", pattern=r"^[^{}]*\{id\}[^{}]*$")
-    threshold: Annotated[int, Field(ge=0, le=255)] = Field(0, description="pixels above it are mask")
+    masks: str = Field(description="glob of an image's masks, with {id} in it", pattern=r"^[^{}]*\{id\}[^{}]*$")
+    threshold: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="pixels above it are mask")
+    missing: Missing = Field("problem", description="what an image without a mask file is: left out, or empty")
 
 
 Labels = Annotated[RleLabels | PngLabels, Field(discriminator="format")]
@@ -77,33 +93,61 @@ class TestImages(Images):
 
 
 class Groups(Strict):
-    """Images that must never be split between training and validation. One source."""
+    """Images that must never be split between training and validation.
 
-    dicom: str | None = Field(None, description="a DICOM tag, such as PatientID")
+    Sources may be combined: images that any of them puts together stay together (union-find). The first one that
+    names an image, in the order file, dicom, regex, names its group.
+    """
+
     file: str | None = Field(None, description="a CSV below the raw folder")
     id: str = "image_id"
     column: str = "group"
-    prefix: Count | None = Field(None, description="only the first characters of the value name the group")
+    optional: bool = Field(False, description="go on, with a warning, where the file is absent")
+    dicom: str | None = Field(None, description="a DICOM tag, such as PatientID")
     regex: str | None = Field(None, description="its first parenthesis, matched on the id, names the group")
+    prefix: Count | None = Field(None, description="only the first characters of a name count")
+    duplicates: Literal["near", "exact", "ignore"] = Field("near", description="copies that share a group")
+
+
+class Extra(Strict):
+    """More columns for the manifest, to stratify folds by."""
+
+    dicom: list[str] = Field([], description="DICOM tags, such as ViewPosition")
+    file: str | None = Field(None, description="a CSV below the raw folder")
+    id: str = "image_id"
+    columns: list[str] = Field([], description="columns of that file")
 
     @model_validator(mode="after")
-    def _one_source(self) -> Groups:
-        if sum(source is not None for source in (self.dicom, self.file, self.regex)) != 1:
-            raise ValueError("exactly one of 'dicom', 'file' and 'regex' says where the groups come from")
+    def _file_and_columns(self) -> Extra:
+        if (self.file is None) != (not self.columns):
+            raise ValueError("'file' and 'columns' go together")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("a column is named twice")
         return self
+
+    @property
+    def names(self) -> list[str]:
+        """The columns in the manifest."""
+        return [*self.dicom, *self.columns]
 
 
 class Folds(Strict):
     k: Annotated[int, Field(ge=2, le=20)] = 5
     seed: Seed = 0
     tries: Count = Field(20, description="seeds tried; the most even split is kept")
-    area_bins: Count = 4
+    area_bins: Count = Field(4, description="positive images are stratified by the rank of their mask's area")
+    stratify: list[str] = Field([], description="columns of 'extra' to spread evenly too; numbers by quartile")
     holdout: bool = Field(False, description="one fold more, never trained nor tuned on: it stands as the test")
 
 
 class Picture(Strict):
     size: tuple[Count, Count] = Field(description="height and width at which the competition scores")
     channels: Literal[1, 3] = 1
+    window: Literal["full", "file"] | tuple[float, Positive] = Field(
+        "full",
+        description="grey levels that become 0 to 255: all that the file's bits can hold; the DICOM's own VOI LUT or "
+        "window; or [centre, width] in rescaled units",
+    )
 
 
 class Records(Strict):
@@ -143,7 +187,8 @@ class Competition(Strict):
     labels: Labels
     classes: list[str] = Field(["lesion"], min_length=1, max_length=1)
     metric: MetricName = "mean_dice"
-    groups: Groups | None = None
+    groups: Groups = Groups()
+    extra: Extra = Extra()
     folds: Folds = Folds()
     records: Records = Records()
     submission: Submission = Submission()
@@ -155,6 +200,8 @@ class Competition(Strict):
     def _some_test(self) -> Competition:
         if (self.test is None) == (not self.folds.holdout):
             raise ValueError("either 'test' names the test images, or 'folds.holdout: true' keeps some apart")
+        if unknown := [name for name in self.folds.stratify if name not in self.extra.names]:
+            raise ValueError(f"folds.stratify names '{unknown[0]}', which is no column of 'extra'")
         return self
 
 

@@ -1,8 +1,9 @@
 """`gatemask data prepare`: raw files and labels, looked at once, become the tables that every stage reads.
 
-data/<comp>/manifest.csv     one row an image: image_id, path, split, group, label, mask_area, height, ...
+data/<comp>/manifest.csv     one row an image: image_id, path, split, group, label, mask_area, height, ... and `extra`
 data/<comp>/masks.csv        truth of the training images, one flavour of RLE
 data/<comp>/test_masks.csv   truth of the test images, where it is known
+data/<comp>/duplicates.csv   copies: image_id, split, other_id, other_split, kind
 data/<comp>/problems.csv     what was left out, and why
 data/<comp>/manifest.json    written last; remembers the raw folder
 """
@@ -10,20 +11,20 @@ data/<comp>/manifest.json    written last; remembers the raw folder
 from __future__ import annotations
 
 import hashlib
-import re
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from gatemask.config.schema import Competition, Groups, PngLabels
+from gatemask.config.schema import Competition, PngLabels
 from gatemask.console import progress, say, table
-from gatemask.data.labels import read_labels, read_table, write_masks
-from gatemask.data.readers import list_images, perceptual_hash, read_image, read_tag
-from gatemask.errors import GatemaskError
+from gatemask.data import duplicates, groups
+from gatemask.data.labels import Labels, read_labels, write_masks
+from gatemask.data.readers import list_images, read_image, read_tags
+from gatemask.data.tables import read_table
+from gatemask.errors import GatemaskError, nearest
 from gatemask.files import (
     fingerprint,
     is_current,
@@ -38,16 +39,29 @@ from gatemask.masks import rle
 from gatemask.project import Project
 
 COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", "height", "width", "sha256", "phash"]
+Row = dict[str, Any]
+Problems = list[tuple[str, str]]
 
 
-def prepare(project: Project, comp: Competition, data: Path | None = None, strict: bool = False) -> dict[str, Any]:
+class Seen(NamedTuple):
+    """One image that could be read: its row so far, what it is recognised by, and its DICOM tags."""
+
+    row: Row
+    look: duplicates.Look
+    tags: dict[str, str]
+
+
+def prepare(
+    project: Project, comp: Competition, data: Path | None = None, strict: bool = False, labels_only: bool = False
+) -> dict[str, Any]:
     """Write the manifest and the masks of a competition.
 
     Args:
         project: where things lie.
         comp: what the raw files look like.
         data: the raw folder, if not the one in competition.yaml or the one used last time.
-        strict: refuse where any file has to be left out.
+        strict: refuse where anything has to be left out.
+        labels_only: make the manifest from the label table alone, before the images are there: enough for folds.
     """
     stamp = project.data / "manifest.json"
     raw = raw_folder(project, comp, data)
@@ -58,33 +72,40 @@ def prepare(project: Project, comp: Competition, data: Path | None = None, stric
         raise GatemaskError(
             "The raw files are not there.", where=raw, do="Name their folder with --data (make: DATA=folder)."
         )
-    files = _image_files(raw, comp)
-    made_from = _made_from(raw, comp, [path for path, _ in files])
+    files = [] if labels_only else _image_files(raw, comp)
+    made_from = _made_from(raw, comp, [path for path, _ in files]) | {"labels_only": labels_only}
     if is_current(stamp, made_from) and not (strict and read_json(stamp)["problems"]):
         if read_json(stamp)["raw"] != str(raw):  # the same files, moved
             write_json(stamp, {**read_json(stamp), "raw": str(raw)})
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
-    rows, problems = _look_at(files, raw, comp)
-    masks = read_labels(comp.labels, raw, [r["image_id"] for r in rows if r["split"] == "train"], comp.image.size)
-    rows, missing = _with_labels(rows, masks, comp.image.size)
-    problems += missing
+    sources = groups.sources(comp.groups, raw)
+    _check_tags(comp)
+    seen, problems = _look_at(files, raw, comp)
+    labels = read_labels(comp.labels, raw, _train_ids(seen, raw, comp, labels_only), comp.image.size)
+    if labels_only:
+        seen = [_without_image(image_id, comp) for image_id in labels.masks]
+    seen = _with_labels(seen, labels, comp.image.size, problems)
+    pairs = _copies(seen, comp)
+    rows = _with_groups(seen, comp, sources, pairs, problems)
+    _add_extra(rows, seen, raw, comp)
     _report(problems, project.data / "problems.csv", strict)
-    if not any(row["split"] == "train" for row in rows):
+    train = [row for row in rows if row["split"] == "train"]
+    if not train:
         raise GatemaskError(
             "No training image is left.",
             where=raw / comp.train.images,
-            received=f"{len(problems)} problems",
+            received=f"{len(problems)} problems, the first: {problems[0][1] if problems else 'no label at all'}",
             expected="images with labels",
             do=f"See {project.data / 'problems.csv'}.",
         )
-    outputs = _write(project, comp, raw, rows, masks)
-    train = [row for row in rows if row["split"] == "train"]
+    outputs = _write(project, comp, raw, rows, labels.masks, pairs)
     result = {
         "images": len(train),
         "positives": sum(row["label"] for row in train),
         "test_images": len(rows) - len(train),
         "groups": len({row["group"] for row in train}),
+        "duplicates": len(pairs),
         "problems": len(problems),
         "raw": str(raw),
     }
@@ -111,9 +132,22 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     path = project.data / "manifest.csv"
     if not (project.data / "manifest.json").exists():
         raise GatemaskError("There is no manifest yet.", where=path, do=f"Run gatemask data prepare {project.comp}.")
-    text = {"image_id": str, "group": str, "phash": str, "sha256": str}
-    frame = pd.read_csv(path, dtype=text, keep_default_na=False)
+    numbers = {"label": int, "mask_area": int, "height": int, "width": int}
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(numbers)
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
+
+
+def require_images(project: Project) -> None:
+    """Refuse a manifest that was made from the labels alone."""
+    if read_json(project.data / "manifest.json")["made_from"].get("labels_only"):
+        raise GatemaskError(
+            "The manifest was made from the labels alone.",
+            where=project.data / "manifest.csv",
+            do=f"Run gatemask data prepare {project.comp} where the images are.",
+        )
+
+
+# --- what is there -----------------------------------------------------------------------------------------
 
 
 def _image_files(raw: Path, comp: Competition) -> list[tuple[Path, str]]:
@@ -121,12 +155,17 @@ def _image_files(raw: Path, comp: Competition) -> list[tuple[Path, str]]:
     if comp.test is not None:
         files += [(path, "test") for path in list_images(raw, comp.test.images)]
     if not files:
-        raise GatemaskError("No image was found.", where=raw, expected=comp.train.images)
+        raise GatemaskError(
+            "No image was found.",
+            where=raw,
+            expected=comp.train.images,
+            do="Correct train.images, or --data; without images, --labels-only is enough for folds.",
+        )
     return files
 
 
 def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, Any]:
-    sources = (comp.labels, comp.test and comp.test.labels, comp.groups)
+    sources = (comp.labels, comp.test and comp.test.labels, comp.groups, comp.extra)
     tables = [raw / name for source in sources if (name := getattr(source, "file", None))]
     existing = [path for path in tables if path.exists()]
     drawn = [source for source in sources if isinstance(source, PngLabels)]
@@ -135,109 +174,170 @@ def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, An
 
 
 def _settings(comp: Competition) -> str:
-    return fingerprint(comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups"}))
+    return fingerprint(comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups", "extra"}))
 
 
-def _look_at(
-    files: list[tuple[Path, str]], raw: Path, comp: Competition
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def _check_tags(comp: Competition) -> None:
+    if not (wanted := _tags(comp)):
+        return
+    from pydicom import datadict
+
+    for tag in wanted:
+        if datadict.tag_for_keyword(tag) is None:
+            close = nearest(tag, (str(entry[4]) for entry in datadict.DicomDictionary.values()))
+            raise GatemaskError(
+                f"No DICOM tag is called '{tag}'.",
+                where="groups.dicom or extra.dicom in competition.yaml",
+                do=f"Did you mean '{close}'?" if close else None,
+            )
+
+
+def _tags(comp: Competition) -> list[str]:
+    return [*([comp.groups.dicom] if comp.groups.dicom else []), *comp.extra.dicom]
+
+
+def _look_at(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> tuple[list[Seen], Problems]:
     """Open every image once; a bad one becomes a problem and never ends the run."""
-    group_of = _grouping(comp.groups, raw)
+    tags = _tags(comp)
 
-    def look(item: tuple[Path, str]) -> dict[str, Any] | GatemaskError:
+    def look(item: tuple[Path, str]) -> Seen | GatemaskError:
         path, split = item
         try:
-            image = read_image(path, comp.image.channels)
+            image = read_image(path, comp.image.channels, comp.image.window)
             if image.shape[:2] != tuple(comp.image.size):
-                raise GatemaskError("An image has the wrong size.", where=path, received=image.shape[:2])
-            group = group_of(path)
-            if not group.strip():
-                raise GatemaskError("An image's group is blank.", where=path)
-            return {
-                "image_id": path.stem,
+                expected = tuple(comp.image.size)
+                raise GatemaskError("An image has the wrong size.", received=image.shape[:2], expected=expected)
+            row = _row(path.stem, split, comp) | {
                 "path": path.relative_to(raw).as_posix(),
-                "split": split,
-                "group": group,
-                "label": 0,
-                "mask_area": 0,
-                "height": image.shape[0],
-                "width": image.shape[1],
                 "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-                "phash": perceptual_hash(image),
             }
+            seen = duplicates.look(image)
+            values = dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {}
+            return Seen(row | {"phash": seen.phash}, seen, values)
         except GatemaskError as error:
             return error
 
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    problems: list[tuple[str, str]] = []
+    found: dict[tuple[str, str], Seen] = {}
+    problems: Problems = []
     with ThreadPoolExecutor() as pool:
-        for (path, split), found in zip(files, progress(pool.map(look, files), "looking", len(files)), strict=True):
+        for (path, split), one in zip(files, progress(pool.map(look, files), "looking", len(files)), strict=True):
             name = path.relative_to(raw).as_posix()
-            if isinstance(found, GatemaskError):
-                received = found.details["received"]
-                problems.append((name, found.what if received is None else f"{found.what} {received}"))
-            elif (split, path.stem) in rows:
-                problems.append((name, f"A second file has the id {path.stem}."))
+            if isinstance(one, GatemaskError):
+                problems.append((name, one.short()))
+            elif (split, path.stem) in found:
+                problems.append((name, f"A second file has the id {path.stem}: {found[split, path.stem].row['path']}."))
             else:
-                rows[split, path.stem] = found
-    return list(rows.values()), problems
+                found[split, path.stem] = one
+    return list(found.values()), problems
 
 
-def _grouping(groups: Groups | None, raw: Path) -> Callable[[Path], str]:
-    """A function from an image's path to the name of its group; without groups, each image is its own."""
-    if groups is None:
-        return lambda path: path.stem
-    if groups.dicom is not None:
-        tag = groups.dicom
-        return lambda path: read_tag(path, tag)[: groups.prefix]
-    if groups.regex is not None:
-        try:
-            pattern = re.compile(groups.regex)
-        except re.error as error:
-            raise GatemaskError(
-                "The pattern of the groups is no regular expression.",
-                where="groups.regex",
-                received=f"{groups.regex}: {error}",
-            ) from None
-
-        def by_pattern(path: Path) -> str:
-            match = pattern.search(path.stem)
-            if match is None or not match.groups():
-                raise GatemaskError("The group's pattern does not match.", where=path, expected=pattern.pattern)
-            return match.group(1)
-
-        return by_pattern
-    frame = read_table(raw / str(groups.file), [groups.id, groups.column])
-    named = dict(zip(frame[groups.id], frame[groups.column], strict=True))
-
-    def by_table(path: Path) -> str:
-        if path.stem not in named:
-            raise GatemaskError("An image has no group.", where=path, expected=f"a row in {groups.file}")
-        return named[path.stem][: groups.prefix]
-
-    return by_table
+def _row(image_id: str, split: str, comp: Competition) -> Row:
+    size = {"height": comp.image.size[0], "width": comp.image.size[1]}
+    return {"image_id": image_id, "path": "", "split": split, "label": 0, "mask_area": 0, **size, "sha256": ""}
 
 
-def _with_labels(
-    rows: list[dict[str, Any]], masks: dict[str, str], size: tuple[int, int]
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def _without_image(image_id: str, comp: Competition) -> Seen:
+    nothing = duplicates.Look("", duplicates.no_details())
+    return Seen(_row(image_id, "train", comp) | {"phash": ""}, nothing, {})
+
+
+def _train_ids(seen: list[Seen], raw: Path, comp: Competition, labels_only: bool) -> list[str]:
+    if not labels_only:
+        return [one.row["image_id"] for one in seen if one.row["split"] == "train"]
+    if isinstance(comp.labels, PngLabels):
+        before, after = comp.labels.masks.split("{id}")
+        if "*" in before + after:
+            raise GatemaskError("--labels-only needs a table, or one mask an image.", received=comp.labels.masks)
+        paths = list_images(raw, f"{before}*{after}")
+        return [p.relative_to(raw).as_posix()[len(before) :].removesuffix(after) for p in paths]
+    return []
+
+
+# --- what it means -----------------------------------------------------------------------------------------
+
+
+def _with_labels(seen: list[Seen], labels: Labels, size: tuple[int, int], problems: Problems) -> list[Seen]:
     """Fill in label and area; report images without a label and labels without an image."""
-    kept, problems, seen = [], [], set()
-    for row in rows:
-        if row["split"] == "train":
-            seen.add(row["image_id"])
-            if row["image_id"] not in masks:
-                problems.append((row["path"], "The image has no label."))
+    kept, known = [], set()
+    refused = {image_id for image_id, _, _ in labels.problems}
+    problems += [(place, f"{complaint} (image {image_id})") for image_id, place, complaint in labels.problems]
+    for one in seen:
+        image_id = one.row["image_id"]
+        if one.row["split"] == "train":
+            known.add(image_id)
+            if image_id not in labels.masks:
+                if image_id not in refused:
+                    problems.append((one.row["path"], "The image has no label."))
                 continue
-            _, lengths = rle.parse(masks[row["image_id"]], size, rle.INTERNAL)
-            row["mask_area"] = int(lengths.sum())
-            row["label"] = int(row["mask_area"] > 0)
-        kept.append(row)
-    problems += [(name, "The label has no image.") for name in masks if name not in seen]
-    return kept, problems
+            _, lengths = rle.parse(labels.masks[image_id], size, rle.INTERNAL)
+            one.row.update(mask_area=int(lengths.sum()), label=int(len(lengths) > 0))
+        kept.append(one)
+    problems += [(name, "The label has no image.") for name in labels.masks if name not in known]
+    return kept
 
 
-def _report(problems: list[tuple[str, str]], path: Path, strict: bool) -> None:
+def _copies(seen: list[Seen], comp: Competition) -> list[tuple[Row, Row, str]]:
+    """Pairs of copies, within and between the splits."""
+    if comp.groups.duplicates == "ignore":
+        return []
+    near = comp.groups.duplicates == "near"
+    found = duplicates.find([one.row["sha256"] for one in seen], [one.look for one in seen], near)
+    keys = [f"{one.row['split']}/{one.row['image_id']}" for one in seen]
+    alike = [(keys[pair.one], keys[pair.other]) for pair in found if pair.kind == "near"]
+    if not groups.credible(alike, len(seen)):
+        say(
+            f"{len(alike)} pairs look like near copies, far more than copies would be: these images are too alike to "
+            "tell, so only byte-identical ones count (groups.duplicates: exact says so for good)."
+        )
+        found = [pair for pair in found if pair.kind == "exact"]
+    return [(seen[pair.one].row, seen[pair.other].row, pair.kind) for pair in found]
+
+
+def _with_groups(
+    seen: list[Seen],
+    comp: Competition,
+    sources: list[groups.Source],
+    pairs: list[tuple[Row, Row, str]],
+    problems: Problems,
+) -> list[Row]:
+    """Name every image's group. A training image that a source should name, but none does, is a problem."""
+    named = [{_key(one.row): source(one.row["image_id"], one.tags) for one in seen} for source in sources]
+    kept = []
+    for row in (one.row for one in seen):
+        must = bool(sources) and not comp.groups.optional and row["split"] == "train"
+        if must and not any(names[_key(row)] for names in named):
+            problems.append((row["path"] or row["image_id"], "The image has no group."))
+        else:
+            kept.append(row)
+    keys = sorted(_key(row) for row in kept)
+    copies = [(_key(a), _key(b)) for a, b, _ in pairs if {_key(a), _key(b)} <= set(keys)]
+    joined = groups.join(keys, named, copies)
+    for row in kept:
+        row["group"] = joined[_key(row)].removeprefix("train/").removeprefix("test/")
+    return kept
+
+
+def _key(row: Row) -> str:
+    """An id may come twice, in training and in test."""
+    return f"{row['split']}/{row['image_id']}"
+
+
+def _add_extra(rows: list[Row], seen: list[Seen], raw: Path, comp: Competition) -> None:
+    tags = {_key(one.row): one.tags for one in seen}
+    named: dict[str, dict[str, str]] = {}
+    if comp.extra.file:
+        file = read_table(raw / comp.extra.file, [comp.extra.id, *comp.extra.columns])
+        ids = file.column(comp.extra.id)
+        named = {name: dict(zip(ids, file.column(name), strict=True)) for name in comp.extra.columns}
+    for row in rows:
+        row.update({tag: tags[_key(row)].get(tag, "") for tag in comp.extra.dicom})
+        row.update({name: values.get(row["image_id"], "") for name, values in named.items()})
+
+
+# --- what is written ---------------------------------------------------------------------------------------
+
+
+def _report(problems: Problems, path: Path, strict: bool) -> None:
     frame = pd.DataFrame(problems, columns=["file", "problem"])
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
     if not problems:
@@ -251,18 +351,30 @@ def _report(problems: list[tuple[str, str]], path: Path, strict: bool) -> None:
 
 
 def _write(
-    project: Project, comp: Competition, raw: Path, rows: list[dict[str, Any]], masks: dict[str, str]
+    project: Project,
+    comp: Competition,
+    raw: Path,
+    rows: list[Row],
+    masks: dict[str, str],
+    pairs: list[tuple[Row, Row, str]],
 ) -> list[Path]:
-    frame = pd.DataFrame(rows, columns=COLUMNS).sort_values(["split", "image_id"], ascending=[False, True])
+    columns = [*COLUMNS, *comp.extra.names]
+    frame = pd.DataFrame(rows, columns=columns).sort_values(["split", "image_id"], ascending=[False, True])
     known = set(frame["image_id"][frame["split"] == "train"])
+    copies = [(a["image_id"], a["split"], b["image_id"], b["split"], kind) for a, b, kind in pairs]
+    copied = pd.DataFrame(sorted(copies), columns=["image_id", "split", "other_id", "other_split", "kind"])
     folder = project.data
     outputs = [
         write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
+        write_text(folder / "duplicates.csv", copied.to_csv(index=False, lineterminator="\n")),
         write_masks(folder / "masks.csv", {n: t for n, t in masks.items() if n in known}, comp.classes[0]),
     ]
     (folder / "test_masks.csv").unlink(missing_ok=True)
-    if comp.test is not None and comp.test.labels is not None:
-        ids = list(frame["image_id"][frame["split"] == "test"])
-        truth = read_labels(comp.test.labels, raw, ids, comp.image.size)
-        outputs.append(write_masks(folder / "test_masks.csv", truth, comp.classes[0]))
+    if comp.test is not None and comp.test.labels is not None and (known_test := _test_ids(frame)):
+        truth = read_labels(comp.test.labels, raw, known_test, comp.image.size)
+        outputs.append(write_masks(folder / "test_masks.csv", truth.masks, comp.classes[0]))
     return outputs
+
+
+def _test_ids(frame: pd.DataFrame) -> list[str]:
+    return list(frame["image_id"][frame["split"] == "test"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 
 from gatemask.errors import GatemaskError
+
+Window = Literal["full", "file"] | tuple[float, float]
 
 
 def list_images(root: Path, pattern: str) -> Iterator[Path]:
@@ -18,21 +22,29 @@ def list_images(root: Path, pattern: str) -> Iterator[Path]:
     return (p for p in sorted(root.glob(pattern)) if p.is_file() and not p.name.startswith("._"))
 
 
-def read_image(path: Path, channels: int) -> np.ndarray:
+def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray:
     """One image, uint8, (height, width, channels); 3 channels are red, green, blue.
 
+    Args:
+        path: PNG, JPEG, TIFF or DICOM.
+        channels: 1 or 3; grey is repeated where 3 are asked for.
+        window: which grey levels become 0 to 255: "full" for all that the file's bits can hold, "file" for the
+            DICOM's own VOI LUT or window, (centre, width) for one in rescaled units (DICOM PS3.3 C.11.2.1.2).
+
     Raises:
-        GatemaskError: not an image, or cut short.
+        GatemaskError: not an image, cut short, several frames, or colour where grey is expected.
     """
     try:
-        image = _read_dicom(path) if path.suffix.lower() in (".dcm", ".dicom") else _read_picture(path, channels)
+        dicom = path.suffix.lower() in (".dcm", ".dicom")
+        image = _read_dicom(path, window) if dicom else _read_picture(path, channels, window)
     except GatemaskError:
         raise
     except Exception as error:  # pydicom and its decoders raise almost anything on a damaged file
+        first = str(error).splitlines()[0] if str(error) else ""
         raise GatemaskError(
             "An image cannot be read.",
             where=path,
-            received=f"{type(error).__name__}: {error}",
+            received=f"{type(error).__name__}: {first}",
             do="Fetch the file again, or leave it out.",
         ) from None
     if image.ndim == 2:
@@ -73,21 +85,12 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     return (small[:, :, 0] >= 128).astype(np.uint8)
 
 
-def perceptual_hash(image: np.ndarray) -> str:
-    """64 bits as 16 hex digits that change little when an image is recompressed or resized.
-
-    The signs, against their median, of the 8 x 8 lowest frequencies of a 32 x 32 cosine transform
-    (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", pHash).
-    """
-    grey = image.mean(axis=2).astype(np.float32)
-    low = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA))[:8, :8].ravel()
-    return np.packbits(low > np.median(low)).tobytes().hex()
-
-
-def _read_picture(path: Path, channels: int) -> np.ndarray:
+def _read_picture(path: Path, channels: int, window: Window) -> np.ndarray:
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
-    return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    if isinstance(window, str):
+        return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    return _as_uint8(image, *_edges(window))
 
 
 def _decode(path: Path, flags: int) -> np.ndarray:
@@ -105,28 +108,66 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     return image
 
 
-def _read_dicom(path: Path) -> np.ndarray:
+def _read_dicom(path: Path, window: Window) -> np.ndarray:
     import pydicom
 
+    # Odd tags are common and harmless; what matters raises, or is found out below.
+    warnings.filterwarnings("ignore", module="pydicom")
     dataset = pydicom.dcmread(path)
+    kind = dataset.get("PhotometricInterpretation")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise GatemaskError("A DICOM holds several frames.", where=path, received=dataset.NumberOfFrames, expected=1)
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        return pydicom.pixels.pixel_array(dataset)  # as RGB, whatever colours it was stored in
+    grey = _grey_levels(dataset, window)
+    return 255 - grey if kind == "MONOCHROME1" else grey
+
+
+def _grey_levels(dataset: Any, window: Window) -> np.ndarray:
+    """Stored values -> rescaled by the modality -> windowed -> uint8; the order of DICOM PS3.4 N.2."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
+    lowest = -(1 << (bits - 1)) if signed else 0
+    limits = np.array([lowest, lowest + (1 << bits) - 1])
     pixels = dataset.pixel_array
-    if dataset.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2"):
-        top = (1 << int(dataset.BitsStored)) - 1
-        if dataset.PhotometricInterpretation == "MONOCHROME1":
-            pixels = top - pixels
-        if top > 255:
-            pixels = np.clip(pixels.astype(np.float32) * (255.0 / top), 0, 255).round()
-    return pixels.astype(np.uint8)
+    if window == "file":
+        shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
+        if "VOILUTSequence" in dataset:
+            limits = np.array([0, (1 << int(dataset.VOILUTSequence[0].LUTDescriptor[2])) - 1])
+        else:  # pydicom spreads a window over the range of the stored values, rescaled
+            limits = apply_modality_lut(limits, dataset)
+        return _as_uint8(shown, float(limits[0]), float(limits[-1]))
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    if window == "full":
+        # A linear rescale cancels out of the whole range, unless it turns the grey levels round.
+        grey = _as_uint8(pixels, float(limits[0]), float(limits[1]))
+        return 255 - grey if slope < 0 else grey
+    low, high = _edges(window)
+    return _as_uint8(pixels * slope + intercept, low, high)
 
 
-def read_tag(path: Path, tag: str) -> str:
-    """The value of a DICOM tag, such as PatientID, without reading the pixels."""
+def _edges(window: tuple[float, float]) -> tuple[float, float]:
+    centre, width = window
+    return centre - width / 2, centre + width / 2
+
+
+def _as_uint8(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`low` to `high` as 0 to 255, clipped; what lies there already is not touched."""
+    if (low, high) == (0, 255) and pixels.dtype == np.uint8:
+        return pixels
+    return np.clip((pixels.astype(np.float32) - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
+
+
+def read_tags(path: Path, tags: Sequence[str]) -> list[str]:
+    """The values of DICOM tags, such as PatientID, without reading the pixels; "" where the file lacks one."""
     import pydicom
 
     try:
-        value = getattr(pydicom.dcmread(path, stop_before_pixels=True), tag, None)
+        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except pydicom.errors.InvalidDicomError:
-        raise GatemaskError("Groups come from a DICOM tag, but a file is no DICOM.", where=path, expected=tag) from None
-    if value in (None, ""):
-        raise GatemaskError("A DICOM file lacks the tag that names its group.", where=path, expected=tag)
-    return str(value)
+        expected = ", ".join(tags)
+        raise GatemaskError(
+            "A DICOM tag is asked for, but a file is no DICOM.", where=path, expected=expected
+        ) from None
+    return [str(value).strip() if (value := dataset.get(tag)) is not None else "" for tag in tags]

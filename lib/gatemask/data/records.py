@@ -1,6 +1,7 @@
-"""`gatemask records`: images and masks at training size as TFRecords, the same for every split.
+"""`gatemask records make | check`: images and masks at training size as TFRecords, the same for every split.
 
 data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label
+data/<comp>/records-<px>/making.json       while they are made: from what; finished shards are kept on that ground
 data/<comp>/records-<px>/index.json        written last: counts, hashes, the settings that made them
 """
 
@@ -8,61 +9,103 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
-import pandas as pd
+import numpy as np
 
 from gatemask import quiet
 from gatemask.config.schema import Competition
-from gatemask.console import progress
+from gatemask.console import progress, say
+from gatemask.data.encode import Example, Raw, encode_all
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_manifest
-from gatemask.data.readers import read_image, resize_image, resize_mask
+from gatemask.data.manifest import raw_folder, read_manifest, require_images
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, read_json, sha256, stamped_result, write_stamp, write_with
+from gatemask.files import is_current, read_json, sha256, stamped_result, write_json, write_stamp, write_with
 from gatemask.project import Project
 
 
-class Example(NamedTuple):
-    """One image as it lies in a record: still encoded."""
-
-    image_id: str
-    image: bytes
-    mask: bytes
-    label: int
-
-
 def make(project: Project, comp: Competition) -> dict[str, Any]:
-    """Write the records of all training images, hold-out included: folds are chosen when records are read."""
+    """Write the records of all training images, hold-out included: folds are chosen when records are read.
+
+    Shard by shard: one that was finished before a kill is not made again.
+    """
     folder = project.records(comp.records.size)
     stamp, inputs = folder / "index.json", _made_from(project, comp)
-    manifest = read_manifest(project, "train")
     if is_current(stamp, inputs):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
-    stamp.unlink(missing_ok=True)
-    for old in folder.glob("*.tfrec"):
-        old.unlink()
-    shards = [
-        _write_shard(folder / f"{number:05d}.tfrec", part)
-        for number, part in enumerate(_batches(project, comp, manifest))
-    ]
+    raws = _raws(project, comp)
+    parts = [raws[at : at + comp.records.per_shard] for at in range(0, len(raws), comp.records.per_shard)]
+    shards = [folder / f"{number:05d}.tfrec" for number in range(len(parts))]
+    _keep_finished(folder, inputs)
+    todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not shard.exists()]
+    if len(todo) < len(parts):
+        say(f"{len(parts) - len(todo)} of {len(parts)} shards were finished before.")
+    waiting = [raw for _, part in todo for raw in part]
+    examples = progress(encode_all(waiting, comp.image, comp.records), "records", len(waiting))
+    try:
+        for shard, part in todo:
+            _write_shard(shard, islice(examples, len(part)))
+    finally:
+        examples.close()  # and with it the processes
     result = {
-        "count": len(manifest),
-        "positives": int(manifest["label"].sum()),
+        "count": len(raws),
+        "positives": sum(raw.label for raw in raws),
         "size": comp.records.size,
         "bytes": sum(shard.stat().st_size for shard in shards),
+        "shards": len(shards),
     }
-    return write_stamp(stamp, inputs, result, shards, started)
+    written = write_stamp(stamp, inputs, result, shards, started)
+    (folder / "making.json").unlink(missing_ok=True)
+    return written
+
+
+def check(project: Project, comp: Competition) -> dict[str, Any]:
+    """Read every record again: hashes, checksums, ids, labels, and that images and masks decode to their size.
+
+    Raises:
+        GatemaskError: there are none, they are not current, or any of them is damaged.
+    """
+    hashes = require_current(project, comp)
+    folder, started = project.records(comp.records.size), time.monotonic()
+    labels = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
+    seen: set[str] = set()
+    problems: list[str] = []
+    vanished = 0
+    for name, digest in progress(list(hashes.items()), "checking"):
+        if not (folder / name).exists() or sha256(folder / name) != digest:
+            problems.append(f"{name}: not the file that was written")
+            continue
+        for example in _examples(folder / name):
+            if complaint := _complaint(example, comp, labels):
+                problems.append(f"{name}, image {example.image_id}: {complaint}")
+            elif example.image_id in seen:
+                problems.append(f"{name}, image {example.image_id}: twice")
+            elif example.label and not _decoded(example.mask).any():
+                vanished += 1
+            seen.add(example.image_id)
+    if not problems and len(seen) < len(labels):
+        problems.append(f"{len(labels) - len(seen)} images of the manifest have no record")
+    if problems:
+        raise GatemaskError(
+            f"{len(problems)} problems in the records.",
+            where=folder,
+            received="; ".join(problems[:5]),
+            do=f"Run gatemask records make {project.comp}: what is damaged is made again.",
+        )
+    if vanished:
+        say(f"{vanished} masks vanish at {comp.records.size} px; their images still count as positive.")
+    seconds = round(time.monotonic() - started, 2)
+    return {"checked": len(seen), "shards": len(hashes), "vanished_masks": vanished, "seconds": seconds}
 
 
 def require_current(project: Project, comp: Competition) -> dict[str, str]:
     """Hashes of the shards, or an error where records are missing or older than manifest or masks."""
     stamp = project.records(comp.records.size) / "index.json"
-    do = f"Run gatemask records {project.comp}."
+    do = f"Run gatemask records make {project.comp}."
     if not stamp.exists():
         raise GatemaskError("There are no finished records.", where=stamp.parent, do=do)
     index = read_json(stamp)
@@ -71,47 +114,62 @@ def require_current(project: Project, comp: Competition) -> dict[str, str]:
     return index["outputs"]
 
 
+def read(folder: Path, ids: list[str]) -> list[Example]:
+    """The examples of `ids`, in that order, still encoded; anything else is passed over undecoded.
+
+    Raises:
+        GatemaskError: no records, or an id that they do not hold.
+    """
+    index = folder / "index.json"
+    if not index.exists():
+        raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records make.")
+    wanted, found = set(ids), {}
+    for shard in read_json(index)["outputs"]:
+        found.update({one.image_id: one for one in _examples(folder / shard) if one.image_id in wanted})
+    if lacking := [name for name in ids if name not in found]:
+        raise GatemaskError(
+            "The records lack images that the folds name.",
+            where=folder,
+            received=f"{len(lacking)}, such as {lacking[0]}",
+            do="Run gatemask records make again: folds and records come from different manifests.",
+        )
+    return [found[name] for name in ids]
+
+
 def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
     if not (project.data / "manifest.json").exists():
         raise GatemaskError(
             "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
         )
     tables = [project.data / "manifest.csv", project.data / "masks.csv"]
-    settings = comp.records.model_dump() | {"channels": comp.image.channels}
-    return {"settings": settings, **{path.name: sha256(path) for path in tables}}
+    image = {"channels": comp.image.channels, "window": comp.image.window}
+    return {"settings": comp.records.model_dump() | image, **{path.name: sha256(path) for path in tables}}
 
 
-def _batches(project: Project, comp: Competition, manifest: pd.DataFrame) -> Iterator[list[Example]]:
-    """Encoded examples, a shard at a time; OpenCV and the JPEG decoder let threads run side by side."""
-    raw, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
-    suffix, options = (
-        (".png", []) if comp.records.format == "png" else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, comp.records.quality])
-    )
-
-    def encode(row: Any) -> Example:
-        image = resize_image(read_image(raw / row.path, comp.image.channels), comp.records.size)
-        if comp.image.channels == 3:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        mask = resize_mask(masks[row.image_id], comp.records.size) * 255
-        return Example(
-            row.image_id,
-            cv2.imencode(suffix, image, options)[1].tobytes(),
-            cv2.imencode(".png", mask)[1].tobytes(),
-            int(row.label),
-        )
-
-    with ThreadPoolExecutor() as pool:
-        part: list[Example] = []
-        for example in progress(pool.map(encode, manifest.itertuples()), "records", len(manifest)):
-            part.append(example)
-            if len(part) == comp.records.per_shard:
-                yield part
-                part = []
-        if part:
-            yield part
+def _raws(project: Project, comp: Competition) -> list[Raw]:
+    require_images(project)
+    folder, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
+    rows = read_manifest(project, "train").itertuples()
+    return [Raw(row.image_id, folder / row.path, masks.text(row.image_id), int(row.label)) for row in rows]
 
 
-def _write_shard(path: Path, examples: list[Example]) -> Path:
+def _keep_finished(folder: Path, inputs: dict[str, Any]) -> None:
+    """Leave the shards that the same inputs made, whole; take all others away."""
+    stamp, making = folder / "index.json", folder / "making.json"
+    hashes: dict[str, str] | None = None
+    if stamp.exists() and read_json(stamp)["made_from"] == inputs:
+        hashes = read_json(stamp)["outputs"]
+    same = hashes is not None or (making.exists() and read_json(making) == inputs)
+    for shard in folder.glob("*.tfrec"):
+        # A shard takes its name only when it is complete, so where no hash is known yet, to be there is enough.
+        if not same or (hashes is not None and sha256(shard) != hashes.get(shard.name)):
+            shard.unlink()
+    write_json(making, inputs)
+    stamp.unlink(missing_ok=True)
+
+
+def _write_shard(path: Path, examples: Iterator[Example]) -> Path:
+    first = next(examples)  # before TensorFlow is loaded, so that the processes work meanwhile
     tf = quiet.tensorflow()
 
     def feature(value: bytes | int) -> Any:
@@ -119,45 +177,47 @@ def _write_shard(path: Path, examples: list[Example]) -> Path:
             return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
+    def serialised(one: Example) -> bytes:
+        features = {
+            "image_id": feature(one.image_id.encode()),
+            "image": feature(one.image),
+            "mask": feature(one.mask),
+            "label": feature(one.label),
+        }
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
     def write(tmp: Path) -> None:
         with tf.io.TFRecordWriter(str(tmp)) as writer:
+            writer.write(serialised(first))
             for one in examples:
-                features = {
-                    "image_id": feature(one.image_id.encode()),
-                    "image": feature(one.image),
-                    "mask": feature(one.mask),
-                    "label": feature(one.label),
-                }
-                example = tf.train.Example(features=tf.train.Features(feature=features))
-                writer.write(example.SerializeToString(deterministic=True))
+                writer.write(serialised(one))
 
     return write_with(path, write)
 
 
-def read(folder: Path, ids: list[str]) -> list[Example]:
-    """The examples of `ids`, in that order, still encoded; anything else is passed over undecoded.
-
-    Raises:
-        GatemaskError: no records, or an id that they do not hold.
-    """
+def _examples(shard: Path) -> Iterator[Example]:
     tf = quiet.tensorflow()
+    for raw in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        features = tf.train.Example.FromString(raw).features.feature
+        image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
+        image_id = features["image_id"].bytes_list.value[0].decode()
+        yield Example(image_id, image, mask, features["label"].int64_list.value[0])
 
-    index = folder / "index.json"
-    if not index.exists():
-        raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records.")
-    wanted, found = set(ids), {}
-    for shard in read_json(index)["outputs"]:
-        for raw in tf.data.TFRecordDataset(str(folder / shard)).as_numpy_iterator():
-            features = tf.train.Example.FromString(raw).features.feature
-            name = features["image_id"].bytes_list.value[0].decode()
-            if name in wanted:
-                image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
-                found[name] = Example(name, image, mask, features["label"].int64_list.value[0])
-    if lacking := [name for name in ids if name not in found]:
-        raise GatemaskError(
-            "The records lack images that the folds name.",
-            where=folder,
-            received=f"{len(lacking)}, such as {lacking[0]}",
-            do="Run gatemask records again: folds and records come from different manifests.",
-        )
-    return [found[name] for name in ids]
+
+def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> str | None:
+    size, channels = comp.records.size, comp.image.channels
+    if example.image_id not in labels:
+        return "not in the manifest"
+    if example.label != labels[example.image_id]:
+        return f"label {example.label}, where the manifest says {labels[example.image_id]}"
+    image, mask = _decoded(example.image), _decoded(example.mask)
+    shape = (size, size) if channels == 1 else (size, size, channels)
+    if image is None or image.shape != shape:
+        return f"an image of shape {getattr(image, 'shape', None)}, not {shape}"
+    if mask is None or mask.shape != (size, size):
+        return f"a mask of shape {getattr(mask, 'shape', None)}, not {(size, size)}"
+    return None
+
+
+def _decoded(data: bytes) -> Any:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)

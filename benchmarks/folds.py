@@ -1,0 +1,60 @@
+"""Grouped, stratified folds, against scikit-learn's StratifiedGroupKFold: one try of each, and how even both are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+from timing import interleaved, row
+
+from gatemask.config.schema import Folds
+from gatemask.data import folds
+
+IMAGES, PATIENTS = 12_047, 6_171  # as many as SIIM-ACR has
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    manifest = phantom_manifest()
+    settings = Folds(k=5, tries=1)
+    stratum = folds.split(manifest, settings)["stratum"].to_numpy()
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    times = interleaved(
+        {
+            "ours": lambda: folds.split(manifest, settings),
+            "sklearn": lambda: list(splitter.split(manifest, stratum, manifest["group"])),
+        },
+        rounds=3,
+    )
+    yield row(f"folds, one try, {IMAGES} images, vs scikit-learn", times["ours"], times["sklearn"], None)
+    theirs = np.empty(IMAGES, int)
+    for number, (_, held) in enumerate(splitter.split(manifest, stratum, manifest["group"])):
+        theirs[held] = number
+    ours = folds.split(manifest, Folds(k=5))["fold"].to_numpy()
+    mine, other = (deviation(fold, stratum) for fold in (ours, theirs))
+    yield {
+        "name": "folds, largest deviation of a stratum, vs scikit-learn",
+        "ours": f"{100 * mine:.2f} %",
+        "reference": f"{100 * other:.2f} %",
+        "ratio": round(other / max(mine, 1e-9), 3),
+        "target": 1.0,
+        "met": mine <= other,
+    }
+
+
+def phantom_manifest() -> pd.DataFrame:
+    """Patients with a few images each, most of them with one, as in SIIM-ACR."""
+    rng = np.random.default_rng(0)
+    patient = np.concatenate([np.arange(PATIENTS), rng.zipf(1.6, 4 * IMAGES)])[: 5 * IMAGES]
+    patient = np.concatenate([patient[:PATIENTS], rng.permutation(patient[PATIENTS:] % PATIENTS)[: IMAGES - PATIENTS]])
+    label = (rng.random(IMAGES) < 0.2215).astype(int)
+    area = label * rng.lognormal(9.1, 1.1, IMAGES).astype(int).clip(55, 161_421)
+    ids = [f"image{number:05d}" for number in range(IMAGES)]
+    return pd.DataFrame({"image_id": ids, "group": patient.astype(str), "label": label, "mask_area": area})
+
+
+def deviation(fold: np.ndarray, stratum: np.ndarray) -> float:
+    table = pd.crosstab(fold, stratum)
+    return float((table / table.mean() - 1).abs().max().max())

@@ -1,0 +1,178 @@
+"""Preparing records, against the bare cost of decoding and encoding the same images on the same cores.
+
+The reference does nothing but read each DICOM, resize it and encode it, in as many processes, already started, each
+with its share of the files: no masks, no writing, no hashing, no order. Ours is `gatemask records make` from its first
+line to its last, processes and TensorFlow included. Peak memory is looked at for a tenth of the images and for all.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from timing import row
+
+from gatemask.config.schema import Competition, Picture, Records
+from gatemask.data.encode import cores, encode_image
+from gatemask.data.manifest import prepare
+from gatemask.data.phantom import as_dicom
+from gatemask.data.readers import read_image, resize_image
+from gatemask.files import write_text
+from gatemask.masks import rle
+from gatemask.project import Project
+
+IMAGES, DIFFERENT, SIDE = 3000, 60, 1024
+PICTURE, RECORDS = Picture(size=(SIDE, SIDE)), Records(size=512)
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = raw_files(Path(folder) / "raw")
+        many, few = (project_of(Path(folder), name, count) for name, count in (("many", IMAGES), ("few", IMAGES // 10)))
+        bare_before = bare(paths)
+        ours, peak = made(many)
+        bare_after = bare(paths)
+        _, peak_few = made(few)
+        reference = min(bare_before, bare_after)
+        yield row(
+            f"records, {IMAGES} DICOMs of {SIDE} px on {cores()} cores, vs bare decoding and encoding",
+            ours,
+            reference,
+            0.8,
+            per=IMAGES,
+        )
+        yield {
+            "name": f"records, peak memory of all processes, {IMAGES // 10} images vs {IMAGES}",
+            "ours": f"{peak:.0f} MB",
+            "reference": f"{peak_few:.0f} MB",
+            "ratio": round(peak_few / peak, 3),
+            "target": 0.95,
+            "met": peak_few / peak >= 0.95,
+        }
+
+
+def raw_files(folder: Path) -> list[Path]:
+    """X-ray-like DICOMs, JPEG Baseline, of about the size of the real ones; the same pixels under many names."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    kinds = []
+    for number in range(DIFFERENT):
+        coarse = cv2.resize(rng.normal(0, 40, (24, 24)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        fine = cv2.GaussianBlur(rng.normal(0, 12, (SIDE, SIDE)).astype(np.float32), (0, 0), 1.2)
+        image = np.clip(120 + coarse + fine, 0, 255).astype(np.uint8)
+        kinds.append(as_dicom(image, f"1.2.3.{number}", number, inverted=False))
+    paths = [folder / f"image{number:05d}.dcm" for number in range(IMAGES)]
+    for number, path in enumerate(paths):
+        path.write_bytes(kinds[number % DIFFERENT])
+    return paths
+
+
+def project_of(root: Path, name: str, count: int) -> Project:
+    """A prepared competition of the first `count` images, a fifth of them with a mask."""
+    project = Project(root, name)
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[300:420, 200:280] = True
+    text = rle.encode(mask)
+    lines = [f"image{number:05d},{text if number % 5 == 0 else ''}" for number in range(count)]
+    write_text(root / "raw" / f"{name}.csv", "\n".join(["id,rle", *lines]) + "\n")
+    prepare(project, competition(name), root / "raw")
+    return project
+
+
+def competition(name: str) -> Competition:
+    labels = {"format": "rle", "file": f"{name}.csv", "id": "id", "mask": "rle", "rle": {"base": 0}}
+    first = "image0[0-2]*.dcm" if name == "many" else "image00[0-2]*.dcm"
+    return Competition.model_validate(
+        {
+            "name": name,
+            "title": name,
+            "raw": "raw",
+            "image": PICTURE.model_dump(),
+            "train": {"images": first},
+            "labels": labels,
+            "groups": {"duplicates": "ignore"},
+            "folds": {"holdout": True},
+            "records": RECORDS.model_dump(),
+        }
+    )
+
+
+def bare(paths: list[Path]) -> float:
+    """Seconds for reading, resizing and encoding all, in processes that run already."""
+    count = cores()
+    shares = [paths[number::count] for number in range(count)]
+    with ProcessPoolExecutor(
+        count, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        list(pool.map(one_share, [share[:4] for share in shares]))
+        started = time.perf_counter()
+        sizes = list(pool.map(one_share, shares))
+        seconds = time.perf_counter() - started
+    assert sum(sizes) > 0
+    return seconds
+
+
+def one_share(paths: list[Path]) -> int:
+    return sum(len(encode_image(resize_image(read_image(path, 1), RECORDS.size), RECORDS)) for path in paths)
+
+
+def made(project: Project) -> tuple[float, float]:
+    """Seconds of `records make` in a process of its own, and the peak memory of it and its children, in MB."""
+    shutil.rmtree(project.records(RECORDS.size), ignore_errors=True)
+    code = (
+        "import sys, json, threading, time; sys.path.insert(0, sys.argv[1])\n"
+        "import records\n"
+        "print(json.dumps(records.make_and_watch(sys.argv[2], sys.argv[3])))\n"
+    )
+    arguments = [sys.executable, "-c", code, str(Path(__file__).parent), str(project.root), project.comp]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    seconds, peak = json.loads(done.stdout)
+    return seconds, peak
+
+
+def make_and_watch(root: str, name: str) -> tuple[float, float]:
+    """Make the records while a thread adds up what this process and its children hold, a few times a second."""
+    import threading
+
+    from gatemask.data import records
+
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            peak[0] = max(peak[0], sum(resident(process) for process in family()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    records.make(Project(Path(root), name), competition(name))
+    seconds = time.perf_counter() - started
+    done.set()
+    watcher.join()
+    return seconds, peak[0]
+
+
+def family() -> list[int]:
+    import os
+
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    return [os.getpid(), *map(int, children.read_text().split())] if children.exists() else [os.getpid()]
+
+
+def resident(process: int) -> float:
+    try:
+        text = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in text.splitlines() if line.startswith("VmRSS")), 0.0)
