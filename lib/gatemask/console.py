@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -25,14 +25,19 @@ def say(text: str) -> None:
     console().print(text, markup=False)
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None) -> Generator[T, None, None]:
-    """Go through `items` behind a progress bar; on a pipe or a log file, print one line at the end."""
+def progress(
+    items: Iterable[T], what: str, total: int | None = None, size: Callable[[T], int] = lambda _: 1
+) -> Generator[T, None, None]:
+    """Go through `items` behind a progress bar, each worth `size` of the total; nothing is drawn on a pipe or a log."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     total = total if total is not None else len(items) if isinstance(items, Sequence) else None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
-        yield from bar.track(items, description=what, total=total)
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task, size(item))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,11 @@ def is_current(stamp: Path, made_from: dict[str, Any]) -> bool:
 
 
 def write_stamp(
-    stamp: Path, made_from: dict[str, Any], result: dict[str, Any], outputs: Iterable[Path], started: float
+    stamp: Path,
+    made_from: dict[str, Any],
+    result: dict[str, Any],
+    outputs: Iterable[Path] | Mapping[Path, str],
+    started: float,
 ) -> dict[str, Any]:
     """The last act of a stage: what it was made from, what came out (with hashes), and how long it took.
 
@@ -117,10 +121,11 @@ def write_stamp(
         stamp: the file that says "done".
         made_from: hashes and settings that decide the output.
         result: what the command reports.
-        outputs: the files made; paths are kept relative to the stamp's folder.
+        outputs: the files made, with their hashes where they are known; paths are kept relative to the stamp's folder.
         started: `time.monotonic()` when the stage began.
     """
-    hashes = {os.path.relpath(p, stamp.parent): sha256(p) for p in outputs}
+    known = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
+    hashes = {os.path.relpath(path, stamp.parent): digest for path, digest in known.items()}
     seconds = round(time.monotonic() - started, 2)
     write_json(stamp, {"made_from": made_from, "outputs": hashes, "seconds": seconds, **result})
     return {"seconds": seconds, **result}

@@ -81,7 +81,9 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """A mask as a square of `size` pixels, uint8 0 or 1: at least half of a new pixel must have been mask."""
-    small = resize_image(mask.astype(np.uint8)[:, :, None] * 255, size)
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # as it is decoded: the copy would cost most
+        return np.ascontiguousarray(resize_mask(mask.T, size).T)
+    small = resize_image(mask.astype(np.uint8)[:, :, None] * np.uint8(255), size)
     return (small[:, :, 0] >= 128).astype(np.uint8)
 
 

@@ -7,6 +7,7 @@ data/<comp>/records-<px>/index.json        written last: counts, hashes, the set
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -19,11 +20,20 @@ import numpy as np
 from gatemask import quiet
 from gatemask.config.schema import Competition
 from gatemask.console import progress, say
-from gatemask.data.encode import Example, Raw, encode_all
+from gatemask.data.encode import Example, Part, Raw, pieces, write_parts
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_manifest, require_images
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, read_json, sha256, stamped_result, write_json, write_stamp, write_with
+from gatemask.files import (
+    fresh_folder,
+    is_current,
+    read_json,
+    sha256,
+    stamped_result,
+    write_json,
+    write_stamp,
+    write_with,
+)
 from gatemask.project import Project
 
 
@@ -38,19 +48,14 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
     raws = _raws(project, comp)
-    parts = [raws[at : at + comp.records.per_shard] for at in range(0, len(raws), comp.records.per_shard)]
+    step = comp.records.per_shard
+    parts = [raws[at : at + step] for at in range(0, len(raws), step)]
     shards = [folder / f"{number:05d}.tfrec" for number in range(len(parts))]
     _keep_finished(folder, inputs)
     todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not shard.exists()]
     if len(todo) < len(parts):
         say(f"{len(parts) - len(todo)} of {len(parts)} shards were finished before.")
-    waiting = [raw for _, part in todo for raw in part]
-    examples = progress(encode_all(waiting, comp.image, comp.records), "records", len(waiting))
-    try:
-        for shard, part in todo:
-            _write_shard(shard, islice(examples, len(part)))
-    finally:
-        examples.close()  # and with it the processes
+    hashes = {shard: sha256(shard) for shard in shards if shard.exists()} | _make_shards(todo, folder / "parts", comp)
     result = {
         "count": len(raws),
         "positives": sum(raw.label for raw in raws),
@@ -58,7 +63,7 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
         "bytes": sum(shard.stat().st_size for shard in shards),
         "shards": len(shards),
     }
-    written = write_stamp(stamp, inputs, result, shards, started)
+    written = write_stamp(stamp, inputs, result, {shard: hashes[shard] for shard in shards}, started)
     (folder / "making.json").unlink(missing_ok=True)
     return written
 
@@ -168,31 +173,34 @@ def _keep_finished(folder: Path, inputs: dict[str, Any]) -> None:
     stamp.unlink(missing_ok=True)
 
 
-def _write_shard(path: Path, examples: Iterator[Example]) -> Path:
-    first = next(examples)  # before TensorFlow is loaded, so that the processes work meanwhile
-    tf = quiet.tensorflow()
+def _make_shards(todo: list[tuple[Path, list[Raw]]], scratch: Path, comp: Competition) -> dict[Path, str]:
+    """Each shard from its pieces, as soon as they are there; returns the hashes."""
+    chunks = [pieces(part) for _, part in todo]
+    flat = [chunk for of_shard in chunks for chunk in of_shard]
+    written = write_parts(flat, fresh_folder(scratch), comp.image, comp.records)
+    done = progress(written, "records", sum(map(len, flat)), size=lambda part: part.images)
+    hashes = {}
+    try:
+        for (shard, _), of_shard in zip(todo, chunks, strict=True):
+            _join(shard, islice(done, len(of_shard)))
+            hashes[shard] = sha256(shard)  # here, while the processes go on, and not all in the end
+    finally:
+        written.close()  # and with it the processes
+        shutil.rmtree(scratch)
+    return hashes
 
-    def feature(value: bytes | int) -> Any:
-        if isinstance(value, int):
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
 
-    def serialised(one: Example) -> bytes:
-        features = {
-            "image_id": feature(one.image_id.encode()),
-            "image": feature(one.image),
-            "mask": feature(one.mask),
-            "label": feature(one.label),
-        }
-        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+def _join(shard: Path, parts: Iterator[Part]) -> Path:
+    """A TFRecord file has neither head nor tail, so that pieces of it make a whole one by standing in a row."""
 
     def write(tmp: Path) -> None:
-        with tf.io.TFRecordWriter(str(tmp)) as writer:
-            writer.write(serialised(first))
-            for one in examples:
-                writer.write(serialised(one))
+        with tmp.open("wb") as whole:
+            for part in parts:
+                with part.path.open("rb") as piece:
+                    shutil.copyfileobj(piece, whole, 1 << 20)
+                part.path.unlink()
 
-    return write_with(path, write)
+    return write_with(shard, write)
 
 
 def _examples(shard: Path) -> Iterator[Example]:
