@@ -125,7 +125,7 @@ def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> No
         (COMPETITION + "extra: {file: meta.csv}\n", ["'file' and 'columns' go together"]),
         (COMPETITION + "extra: {dicom: [Modality, Modality]}\n", ["named twice"]),
         (COMPETITION.replace("true}", "true, stratify: [view]}"), ["folds.stratify names 'view'"]),
-        (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window", "greater than 0"]),
+        (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window is", "not [40, 0]", "line 3"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
     ],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -148,6 +148,14 @@ class Picture(Strict):
         description="grey levels that become 0 to 255: all that the file's bits can hold; the DICOM's own VOI LUT or "
         "window; or [centre, width] in rescaled units",
     )
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _a_window(cls, value: Any) -> Any:
+        pair = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+        if value not in ("full", "file") and not (pair and value[1] > 0):
+            raise ValueError(f"image.window is 'full', 'file' or [centre, width] with a width above 0, not {value}")
+        return value
 
 
 class Records(Strict):

@@ -3,8 +3,8 @@
 Nothing in a table says how its runs are counted, but the runs themselves give it away:
 
 - *offsets*: absolute starts never fall into an earlier run; relative ones do all the time.
-- *height*: a run ends where its column ends. At the right height almost no run crosses from one column into the
-  next, at any other height many do.
+- *height*: a run ends where its column ends. At the right height hardly a run crosses from one column into the next,
+  at other heights many do; and one column of a mask looks like the one before it.
 - *base*: masks that touch the edge of the picture begin or end exactly at a column's edge. Counted from the wrong
   base, each of them would cross into the neighbouring column.
 - *order*: transposing a picture changes its rows into columns, so a table by itself cannot tell. The pictures can:
@@ -29,9 +29,11 @@ RUNS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
 SAMPLED_RUNS = 5_000
 SAMPLED_IMAGES = 40
 HIGHEST = 8192
-# A height counts if it is crossed a fifth as often as by chance (where masks fill whole columns: half as often), and
-# that by this many standard deviations.
-CONVINCING, SIGNIFICANT = (0.2, 0.5), 4.0
+# Malformed rows apart, no absolute encoding overlaps itself; relative ones seem to, unless they have few runs.
+OVERLAPPING = 0.2
+# A height is a candidate if runs cross it less than half as often as by chance, and that by four standard deviations.
+CONVINCING, SIGNIFICANT = 0.5, 4.0
+CANDIDATES, SAMPLED_MASKS = 20, 20
 
 
 class Guess(NamedTuple):
@@ -62,10 +64,16 @@ def offsets_of(numbers: list[np.ndarray]) -> tuple[Any, str]:
     several = [pairs for pairs in numbers if len(pairs) > 1]
     if not several:
         return "absolute", "assumed: no mask has more than one run"
-    in_order = sum(bool((pairs[1:, 0] >= pairs[:-1].sum(axis=1)).all()) for pairs in several)
-    if in_order >= len(several) / 2:
-        return "absolute", f"in {in_order} of {len(several)} masks each run starts behind the one before it"
-    return "relative", f"read as absolute, runs would overlap in {len(several) - in_order} of {len(several)} masks"
+    overlapping = sum(_overlap(pairs) for pairs in several)
+    if overlapping <= OVERLAPPING * len(several):
+        return "absolute", f"in {len(several) - overlapping} of {len(several)} masks, runs read so do not overlap"
+    return "relative", f"read as absolute, runs would overlap in {overlapping} of {len(several)} masks"
+
+
+def _overlap(pairs: np.ndarray) -> bool:
+    """Whether runs overlap, read as absolute, whatever their order."""
+    ordered = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    return bool((ordered[1:, 0] < ordered[:-1].sum(axis=1)).any())
 
 
 def pairs_of(text: str) -> np.ndarray:
@@ -92,20 +100,32 @@ def _height(runs: list[np.ndarray]) -> tuple[int | None, str]:
     # No run but that of whole columns is longer than a column; fewer than 5 expected crossings would prove nothing.
     shortest = max(8, int(np.quantile(ends - starts, 0.9)))
     heights = np.arange(shortest, 1 + min(HIGHEST, int(ends.max()), int(inside / 5)))
-    crossed = [min(_crossings(starts - b, ends - b, int(h)) for b in (0, 1)) for h in heights.tolist()]
+    crossed = np.array([min(_crossings(starts - b, ends - b, h) for b in (0, 1)) for h in heights.tolist()])
     by_chance = inside / heights
     # Multiples of the height are avoided as well, but prove less, for fewer crossings are expected there.
-    strength = (by_chance - np.array(crossed)) / np.sqrt(by_chance)
-    for share in CONVINCING:
-        evidence = np.where(np.array(crossed) <= share * by_chance, strength, 0)
-        if evidence.max(initial=0) >= SIGNIFICANT:
-            break
-    else:
+    strength = np.where(crossed <= CONVINCING * by_chance, (by_chance - crossed) / np.sqrt(by_chance), 0)
+    best = np.argsort(-strength, kind="stable")[:CANDIDATES]
+    best = best[strength[best] >= SIGNIFICANT]
+    if not len(best):
         return None, "not found: too few runs, or images of several sizes"
-    near = heights[evidence >= 0.99 * evidence.max()]
-    best = max(near.tolist(), key=_roundness)
-    at = best - int(heights[0])
-    return best, f"columns of {best} are crossed {crossed[at]} times, where {by_chance[at]:.0f} would be by chance"
+    # Parts and multiples of the height are avoided too, the ones by luck, the others less clearly.
+    repeats = np.array([_repeats(runs, int(height)) for height in heights[best]])
+    best = best[repeats >= 0.9 * repeats.max()]
+    near = best[strength[best] >= 0.99 * strength[best].max()]
+    at = max(near.tolist(), key=lambda index: _roundness(int(heights[index])))
+    reason = f"columns of {heights[at]} are crossed {crossed[at]} times, where {by_chance[at]:.0f} would be by chance"
+    return int(heights[at]), reason
+
+
+def _repeats(runs: list[np.ndarray], height: int) -> float:
+    """The share of pixels that are mask again `height` pixels on, averaged over a few masks."""
+    shares = []
+    for pairs in runs[:: -(-len(runs) // SAMPLED_MASKS)]:
+        flat = np.zeros(int(pairs.sum(axis=1).max()), bool)
+        for start, length in pairs.tolist():
+            flat[start : start + length] = True
+        shares.append(float((flat[height:] & flat[:-height]).sum() / flat.sum()))
+    return float(np.mean(shares))
 
 
 def _roundness(number: int) -> int:
