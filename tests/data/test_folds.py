@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gatemask.config.schema import Folds
 from gatemask.data import folds
 from gatemask.data.manifest import prepare
 from gatemask.errors import GatemaskError
+from gatemask.files import fingerprint
 from gatemask.project import Project
 from tests.conftest import SHARED, needs_siim, write_tiles
 from tests.data.test_manifest import competition
@@ -70,18 +73,70 @@ def test_too_few_groups_are_refused() -> None:
         folds.split(manifest().assign(group="same"), Folds(k=2))
 
 
-@needs_siim
-def test_siim_patients_stay_together() -> None:
-    labels = pd.read_csv(SHARED / "siim/stage_2_train.csv")
-    labels["positive"] = (labels["EncodedPixels"].str.strip() != "-1").astype(int)
-    patients = pd.read_csv(SHARED / "siim/nih_id.csv")
-    table = labels.groupby("ImageId")["positive"].max().rename("label").reset_index()
-    table = table.merge(patients, left_on="ImageId", right_on="Kaggle_ID").rename(columns={"ImageId": "image_id"})
-    table["group"], table["mask_area"] = table["NIH_ID"].str[:8], table["label"]
-    frame = folds.split(table, Folds(k=5, tries=1))
+def test_columns_are_spread_evenly_numbers_by_quartile() -> None:
+    table, rng = manifest(900), np.random.default_rng(3)
+    table["view"] = np.where(rng.random(900) < 0.3, "AP", "PA")
+    table["age"] = [f"{age:03d}Y" for age in rng.integers(1, 95, 900)]
+    frame = folds.split(table, Folds(k=5, stratify=["view", "age"]))
+    joined = frame.merge(table, on="image_id")
+    shares = joined.groupby("fold")["view"].apply(lambda view: (view == "AP").mean())
+    assert shares.max() - shares.min() < 0.03
+    ages = joined.assign(years=joined["age"].str[:3].astype(int)).groupby("fold")["years"].median()
+    assert ages.max() - ages.min() <= 8
+    assert set(frame["stratum"].str.split("|").str[2]) == {"q1", "q2", "q3", "q4"}
+
+
+def test_one_group_of_most_images_is_dealt_with() -> None:
+    table = manifest()
+    table["group"] = np.where(np.arange(600) < 300, "giant", table["group"])
+    frame = folds.split(table, Folds(k=3))
+    assert frame[frame["group"] == "giant"]["fold"].nunique() == 1
+    sizes = frame["fold"].value_counts()
+    assert sizes.min() > 120, "the others share what is left"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 120), st.integers(2, 5), st.integers(0, 99), st.booleans())
+def test_no_split_ever_leaks(images: int, k: int, seed: int, holdout: bool) -> None:
+    table = manifest(images, seed)
+    try:
+        frame = folds.split(table, Folds(k=k, seed=seed, holdout=holdout, tries=2))
+    except GatemaskError as error:
+        assert "no positive" in str(error) or "fewer groups" in str(error)
+        return
     assert (frame.groupby("group")["fold"].nunique() == 1).all()
-    shares = frame.merge(table, on="image_id").groupby("fold")["label"].mean()
-    assert np.abs(shares - 0.2215).max() < 0.01
+    assert set(frame["fold"]) == set(range(k)) | ({-1} if holdout else set())
+    assert frame["image_id"].is_monotonic_increasing
+
+
+def test_the_same_input_gives_the_same_bytes_for_ever() -> None:
+    """A fold file is part of a result, and must not change with a library or a machine."""
+    frame = folds.split(manifest(60), Folds(k=3, seed=1))
+    assert fingerprint(frame.to_csv(index=False, lineterminator="\n")) == "80d144580764bf60"
+
+
+@needs_siim
+def test_siim_folds_do_not_leak_and_are_even(tmp_path: Path) -> None:
+    """The very images of the winner's folds, by the way that a competitor goes."""
+    from gatemask.data import audit
+    from gatemask.data.groups import read_groups
+    from gatemask.data.inspect import areas
+
+    siim = SHARED / "siim"
+    patients = read_groups(siim / "nih_id.csv", "Kaggle_ID", "NIH_ID", 8)
+    masks = areas(siim / "stage_1_train.csv")
+    table = pd.DataFrame({"image_id": list(masks), "mask_area": list(masks.values())})
+    table["label"] = (table["mask_area"] > 0).astype(int)
+    table["group"] = table["image_id"].map(patients)
+    folds.split(table, Folds(k=5)).to_csv(tmp_path / "own.csv", index=False)
+    own, _ = audit.audit(tmp_path / "own.csv", patients, masks)
+    theirs, _ = audit.audit(siim / "winner_folds_stage_1.csv", patients, masks)
+    assert 0.58 < theirs["leak"] < 0.62
+    assert (own["leak"], own["duplicates"], own["folds"], own["images"]) == (0.0, 0, 5, 10675)
+    assert own["balance"]["positives_deviation"] < 0.005
+    for fold in own["per_fold"].values():
+        assert abs(fold["positives"] - 0.2215) < 0.005
+    assert own["balance"]["area_deviation"] < 0.05 < theirs["balance"]["area_deviation"]
 
 
 @pytest.fixture
@@ -124,3 +179,46 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
     words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks 'group'"}
     with pytest.raises(GatemaskError, match=words.get(fault, "more than one fold")):
         folds.make(project, competition())
+
+
+def test_a_foreign_file_is_imported_with_the_manifests_groups(project: Project, tmp_path: Path) -> None:
+    folds.make(project, competition())
+    own = folds.read_folds(project)
+    theirs = own.assign(fname=own["image_id"] + ".png", fold=own["fold"].where(own["fold"] < 0, own["fold"] * 1.0))
+    file = tmp_path / "theirs.csv"
+    theirs[["fname", "fold"]].to_csv(file, index=False)
+    with pytest.raises(GatemaskError, match=r"folds already[\s\S]*--force"):
+        folds.take(project, competition(), file)
+    project.folds.unlink()
+    assert folds.take(project, competition(), file)["adopted"]
+    assert project.folds.read_text() == own.to_csv(index=False)
+    assert folds.make(project, competition())["current"], "what was imported stands"
+
+
+def test_folds_counted_from_one_are_taken_over(project: Project, tmp_path: Path) -> None:
+    comp = competition(test={"images": "images/*0.png"}, folds={"k": 2})
+    prepare(project, comp)
+    folds.make(project, comp)
+    own = folds.read_folds(project)
+    file = tmp_path / "theirs.csv"
+    own.assign(fold=own["fold"] + 1).to_csv(file, index=False)
+    folds.take(project, comp, file, force=True)
+    assert folds.read_folds(project)["fold"].tolist() == own["fold"].tolist()
+
+
+@pytest.mark.parametrize("fault", ["leak", "other images", "names", "one fold", "no column"])
+def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_path: Path, fault: str) -> None:
+    folds.make(project, competition())
+    own = folds.read_folds(project)
+    before = project.folds.read_bytes()
+    changed, words = {
+        "leak": (own.assign(fold=np.arange(len(own)) % 4 - 1), r"more than one fold[\s\S]*folds audit"),
+        "other images": (own.assign(image_id="x" + own["image_id"]), "not about these images"),
+        "names": (own.assign(fold="fold" + own["fold"].astype(str)), "not a whole number"),
+        "one fold": (own.assign(fold=0), "fewer than two folds"),
+        "no column": (own.rename(columns={"fold": "folds"}), r"lacks the column 'fold'[\s\S]*Did you mean 'folds'"),
+    }[fault]
+    changed.to_csv(tmp_path / "theirs.csv", index=False)
+    with pytest.raises(GatemaskError, match=words):
+        folds.take(project, competition(), tmp_path / "theirs.csv", force=True)
+    assert project.folds.read_bytes() == before

@@ -136,7 +136,8 @@ def test_areas_are_those_of_the_masks_whatever_the_flavour(masks: list[np.ndarra
     with tempfile.TemporaryDirectory() as folder:
         whole = np.zeros((5, 7), bool)
         whole[::2] = True  # many runs, so that the offsets cannot be mistaken
-        file = tabled(Path(folder) / "t.csv", {"whole": whole} | {f"m{n}": m for n, m in enumerate(masks)}, flavour)
+        striped = {f"striped{number}": whole for number in range(6)}
+        file = tabled(Path(folder) / "t.csv", striped | {f"m{n}": m for n, m in enumerate(masks)}, flavour)
         united = np.logical_or.reduce(masks)
         with file.open("a") as more:
             more.writelines(f"u,{rle.encode(mask, flavour)}\n" for mask in masks)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -129,3 +131,154 @@ def test_groups_by_pattern_and_prefix(project: Project) -> None:
     assert set(read_manifest(project)["group"]) == {"0"}
     prepare(project, competition(groups={"file": "labels.csv", "id": "id", "column": "group_image", "prefix": 8}))
     assert set(read_manifest(project)["group"]) == {f"picture{n}" for n in range(10)}
+
+
+def read_duplicates(project: Project) -> pd.DataFrame:
+    return pd.read_csv(project.data / "duplicates.csv", dtype=str)
+
+
+def test_copies_share_a_group_within_training_and_with_the_test(project: Project) -> None:
+    raw = project.root / "raw"
+    (raw / "test").mkdir()
+    (raw / "images/tile019.png").write_bytes((raw / "images/tile004.png").read_bytes())
+    copy = cv2.imread(str(raw / "images/tile007.png"))
+    cv2.imwrite(str(raw / "test/unknown.jpg"), copy, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    comp = competition(test={"images": "test/*.jpg"}, folds={"k": 2})
+    assert prepare(project, comp)["duplicates"] == 2
+    rows = [tuple(row) for row in read_duplicates(project).itertuples(index=False)]
+    assert rows == [("tile004", "train", "tile019", "train", "exact"), ("tile007", "train", "unknown", "test", "near")]
+    frame = read_manifest(project).set_index("image_id")
+    # Each of them comes from a picture of its own; joined, both pictures' tiles are one group.
+    assert frame.loc[["tile004", "tile005", "tile018", "tile019"], "group"].tolist() == ["picture2"] * 4
+    assert frame.loc["unknown", "group"] == frame.loc["tile007", "group"] == "picture3"
+    prepare(project, competition(test={"images": "test/*.jpg"}, folds={"k": 2}, groups={"duplicates": "exact"}))
+    frame = read_manifest(project).set_index("image_id")
+    assert frame.loc["tile019", "group"] == frame.loc["tile004", "group"] == "tile004"
+    assert (frame.loc["unknown", "group"], frame.loc["tile005", "group"]) == ("unknown", "tile005")
+
+
+def test_images_too_alike_are_not_taken_for_copies(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    first = cv2.imread(str(project.root / "raw/images/tile001.png"))
+    rng = np.random.default_rng(0)
+    for path in (project.root / "raw/images").glob("*.png"):
+        cv2.imwrite(str(path), first + rng.integers(0, 3, first.shape).astype(np.uint8))
+    assert prepare(project, competition(groups={}))["duplicates"] == 0
+    assert "too alike" in capsys.readouterr().err
+    assert read_manifest(project)["group"].nunique() == 24
+
+
+def test_without_any_source_each_image_is_its_own_group(project: Project) -> None:
+    prepare(project, competition(groups={}))
+    frame = read_manifest(project)
+    assert (frame["group"] == frame["image_id"]).all()
+
+
+def test_a_group_table_that_is_optional_may_be_absent_or_short(project: Project) -> None:
+    lines = (project.root / "raw/labels.csv").read_text().splitlines()
+    (project.root / "raw/labels.csv").write_text("\n".join(lines[:-2]) + "\n")
+    settings = {"file": "labels.csv", "id": "id", "column": "group_image"}
+    assert prepare(project, competition(groups=settings))["problems"] == 2
+    assert prepare(project, competition(groups={**settings, "optional": True}))["problems"] == 0
+    groups = read_manifest(project).set_index("image_id")["group"]
+    assert (groups["tile021"], groups["tile022"]) == ("picture10", "tile022")
+    (project.root / "raw/labels.csv").unlink()
+    assert prepare(project, competition(groups={**settings, "optional": True}))["groups"] == 24
+
+
+def test_more_columns_from_a_table_to_stratify_by(project: Project) -> None:
+    from gatemask.data import folds
+
+    extra = {"file": "labels.csv", "id": "id", "columns": ["positive"]}
+    comp = competition(extra=extra, folds={"k": 3, "holdout": True, "stratify": ["positive"]})
+    prepare(project, comp)
+    assert read_manifest(project)["positive"].tolist() == [str(int(n % 3 > 0)) for n in range(24)]
+    folds.make(project, comp)
+    strata = folds.read_folds(project)["stratum"]
+    assert set(strata.str[-2:]) == {"|0", "|1"}
+
+
+def test_the_labels_alone_are_enough_for_folds_but_not_for_records(project: Project) -> None:
+    from gatemask.data import folds, records
+
+    comp = competition()
+    prepare(project, comp)
+    whole = read_manifest(project).set_index("image_id")
+    folds.make(project, comp)
+    split = project.folds.read_bytes()
+    project.folds.unlink()
+    for path in (project.root / "raw/images").glob("*.png"):
+        path.unlink()
+    with pytest.raises(GatemaskError, match="--labels-only"):
+        prepare(project, comp)
+    assert prepare(project, comp, labels_only=True)["images"] == 24
+    alone = read_manifest(project).set_index("image_id")
+    for column in ("group", "label", "mask_area"):
+        assert (alone[column] == whole[column]).all()
+    folds.make(project, comp)
+    assert project.folds.read_bytes() == split
+    with pytest.raises(GatemaskError, match="from the labels alone"):
+        records.make(project, comp)
+
+
+def test_all_problems_are_told_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = project.root / "raw"
+    (raw / "images/._tile001.png").write_bytes(b"junk")
+    (raw / "images/tile002.png").write_bytes((raw / "images/tile002.png").read_bytes()[:200])
+    cv2.imwrite(str(raw / "images/tile003.png"), np.zeros((64, 128, 3), np.uint8))
+    cv2.imwrite(str(raw / "masks/tile005.png"), np.zeros((64, 64), np.uint8))
+    (raw / "images/tile006.png").unlink()
+    (raw / "masks/tile007.png").unlink()
+    (raw / "images/deeper").mkdir()
+    (raw / "images/deeper/tile008.png").write_bytes((raw / "images/tile008.png").read_bytes())
+    table = (raw / "labels.csv").read_text()
+    (raw / "labels.csv").write_text(table.replace("tile009,picture4", "tile009,"))
+    result = prepare(project, competition(train={"images": "images/**/*.png"}))
+    found = dict(pd.read_csv(project.data / "problems.csv").itertuples(index=False))
+    assert result["problems"] == len(found) == 6
+    for file, words in {
+        "images/tile002.png": "cannot be read",
+        "images/tile003.png": "wrong size. Found (64, 128), not (128, 128).",
+        "masks/tile005.png": "wrong size. Found (64, 64), not (128, 128). (image tile005)",
+        "images/tile007.png": "no label",
+        "images/tile008.png": "A second file has the id tile008",
+        "images/tile009.png": "no group",
+    }.items():
+        assert words in found[file], found
+    assert "6 left out" in capsys.readouterr().err
+    with pytest.raises(GatemaskError, match="cannot be used"):
+        prepare(project, competition(train={"images": "images/**/*.png"}), strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"groups": {"dicom": "PatientIDs"}}, "No DICOM tag is called 'PatientIDs'[\\s\\S]*Did you mean 'PatientID'"),
+        ({"extra": {"file": "labels.csv", "id": "id", "columns": ["sex"]}}, "lacks the column 'sex'"),
+        ({"extra": {"dicom": ["PatientSex"]}}, "No training image is left[\\s\\S]*no DICOM"),
+        ({"groups": {"regex": "tile"}}, "no parenthesis"),
+    ],
+)
+def test_what_is_wrong_with_the_settings_is_said(project: Project, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(GatemaskError, match=words):
+        prepare(project, competition(**change))
+
+
+def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
+    from gatemask.config.schema import Phantom
+    from gatemask.data import phantom
+
+    phantom.make(tmp_path / "raw", Phantom(images=12, test_images=2, size=64))
+    project = Project(tmp_path, "tiles")
+    labels = {"format": "rle", "file": "train-rle.csv", "rle": phantom.SIIM.model_dump()}
+    comp = competition(
+        image={"size": [64, 64]},
+        train={"images": "train/**/*.dcm"},
+        labels=labels,
+        groups={"dicom": "PatientID", "duplicates": "exact"},
+        extra={"dicom": ["PatientSex", "ViewPosition"]},
+    )
+    assert prepare(project, comp)["images"] == 12
+    frame = read_manifest(project)
+    assert set(frame["PatientSex"]) <= {"F", "M"}
+    assert set(frame["ViewPosition"]) == {"PA"}
+    assert frame["group"].str.startswith("phantom").all()

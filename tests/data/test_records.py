@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import yaml
 
-from gatemask.data import records
+from gatemask import quiet
+from gatemask.data import encode, records, tfrecord
 from gatemask.data.manifest import prepare
 from gatemask.data.pipeline import decode
 from gatemask.data.readers import read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.project import Project
-from tests.conftest import write_tiles
+from tests.conftest import environment, gatemask, write_tiles
 from tests.data.test_manifest import competition
 
 COMP = competition(records={"size": 64, "format": "png", "per_shard": 10})
@@ -67,3 +79,163 @@ def test_unknown_ids_and_unfinished_records_are_refused(project: Project) -> Non
     (folder / "index.json").unlink()
     with pytest.raises(GatemaskError, match="no finished records"):
         records.read(folder, ["tile001"])
+
+
+def test_what_is_written_is_what_tensorflow_reads(tmp_path: Path) -> None:
+    tf = quiet.tensorflow()
+    examples = [{"image_id": b"a", "image": bytes(70_000), "mask": b"", "label": 0}, {"image_id": b"", "label": 300}]
+    tfrecord.write(tmp_path / "x.tfrec", examples)
+    raws = list(tf.data.TFRecordDataset(str(tmp_path / "x.tfrec")).as_numpy_iterator())
+    for raw, example in zip(raws, examples, strict=True):
+        found = tf.train.Example.FromString(raw).features.feature
+        assert {name: (v.bytes_list.value or v.int64_list.value)[0] for name, v in found.items()} == example
+    damaged = bytearray((tmp_path / "x.tfrec").read_bytes())
+    damaged[50_000] ^= 1
+    (tmp_path / "x.tfrec").write_bytes(damaged)
+    with pytest.raises(tf.errors.DataLossError):
+        list(tf.data.TFRecordDataset(str(tmp_path / "x.tfrec")).as_numpy_iterator())
+
+
+def shards(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if path.name != "index.json"}
+
+
+def test_many_processes_write_what_one_does(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    records.make(project, COMP)
+    alone = shards(project.records(64))
+    (project.records(64) / "index.json").unlink()
+    monkeypatch.setattr(encode, "FEW", 3)
+    monkeypatch.setattr(encode, "CHUNK", 4)
+    records.make(project, COMP)
+    assert shards(project.records(64)) == alone == {**alone, "00002.tfrec": alone["00002.tfrec"]}
+    assert sorted(alone) == ["00000.tfrec", "00001.tfrec", "00002.tfrec"]
+
+
+@dataclass
+class Whole:
+    """A prepared competition in a project of its own, and what its records are when nothing interrupts them."""
+
+    root: Path
+    records: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    root = tmp_path_factory.mktemp("killed")
+    folder = root / "experiments/tiles"
+    folder.mkdir(parents=True)
+    settings = {"size": 64, "format": "png", "per_shard": 20}
+    comp = competition(image={"size": [256, 256], "channels": 3}, records=settings, groups={"duplicates": "ignore"})
+    (folder / "competition.yaml").write_text(yaml.safe_dump(comp.model_dump(mode="json", exclude={"name"})))
+    write_tiles(root / "raw", 400, 256)
+    assert gatemask("data", "prepare", "tiles", root=root).returncode == 0
+    assert gatemask("records", "make", "tiles", root=root).returncode == 0
+    assert json.loads(gatemask("records", "check", "tiles", "--json", root=root).stdout)["checked"] == 400
+    return Whole(root, shards(root / "data/tiles/records-64"))
+
+
+@pytest.mark.parametrize("whom", ["the whole group", "the parent only"])
+def test_killed_half_way_it_goes_on_to_the_same_bytes(whole: Whole, whom: str) -> None:
+    """`gatemask records make`, really killed while its processes work."""
+    made = whole.root / "data/tiles/records-64"
+    shutil.rmtree(made)
+    command = [sys.executable, "-m", "gatemask", "records", "make", "tiles"]
+    first = subprocess.Popen(command, env=environment(whole.root), stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(list(made.glob("0*.tfrec"))) < 3:
+        assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()  # type: ignore[union-attr]
+        time.sleep(0.005)
+    workers = children(first.pid)
+    (os.killpg if whom == "the whole group" else os.kill)(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = {path: path.stat().st_mtime_ns for path in made.glob("0*.tfrec")}
+    assert 3 <= len(kept) < 20
+    assert not (made / "index.json").exists()
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a process outlives its parent"
+        time.sleep(0.05)
+    done = gatemask("records", "make", "tiles", root=whole.root)
+    assert done.returncode == 0, done.stderr
+    assert "shards were finished before" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards are not made again"
+    assert sorted(path.name for path in made.iterdir() if path.suffix != ".tfrec") == ["index.json"]
+    assert shards(made) == whole.records
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """Processes below `pid`, where the system tells."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it may end while it is looked at
+            if int((folder / "stat").read_text().rpartition(") ")[2].split()[1]) == pid:
+                found.append(int(folder.name))
+    return found
+
+
+def test_other_settings_or_another_manifest_keep_no_shard(project: Project) -> None:
+    records.make(project, COMP)
+    folder = project.records(64)
+    first = shards(folder)
+    jpeg = competition(records={"size": 64, "format": "jpeg", "per_shard": 10})
+    records.make(project, jpeg)
+    assert not set(shards(folder).values()) & set(first.values())
+    records.make(project, COMP)
+    assert shards(folder) == first
+
+
+def test_a_shard_with_a_flipped_bit_is_found_and_made_again(project: Project) -> None:
+    records.make(project, COMP)
+    assert records.check(project, COMP)["checked"] == 24
+    shard = project.records(64) / "00001.tfrec"
+    before = shard.read_bytes()
+    times = {path: path.stat().st_mtime_ns for path in project.records(64).glob("*.tfrec") if path != shard}
+    shard.write_bytes(before[:900] + bytes([before[900] ^ 4]) + before[901:])
+    with pytest.raises(GatemaskError, match=r"00001.tfrec: not the file[\s\S]*records make tiles"):
+        records.check(project, COMP)
+    records.make(project, COMP)
+    assert shard.read_bytes() == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_record_that_does_not_fit_the_manifest_is_found(project: Project) -> None:
+    records.make(project, COMP)
+    folder = project.records(64)
+    wrong = [
+        {"image_id": b"tile000", "image": b"no picture", "mask": b"", "label": 0},
+        {"image_id": b"tile001", "image": b"", "mask": b"", "label": 0},
+        {"image_id": b"stranger", "image": b"", "mask": b"", "label": 0},
+    ]
+    tfrecord.write(folder / "00000.tfrec", wrong)
+    index = json.loads((folder / "index.json").read_text())
+    index["outputs"]["00000.tfrec"] = sha256(folder / "00000.tfrec")
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(GatemaskError) as caught:
+        records.check(project, COMP)
+    for words in ("image tile000: an image of shape None", "tile001: label 0, where", "stranger: not in the manifest"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("few", [3, 100])
+def test_a_raw_file_that_went_bad_is_named(project: Project, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(encode, "FEW", few)
+    (project.root / "raw/images/tile013.png").write_bytes(b"gone bad")
+    with pytest.raises(GatemaskError, match=r"cannot be read[\s\S]*tile013.png"):
+        records.make(project, COMP)
+    assert not (project.records(64) / "index.json").exists()
+    assert not (project.records(64) / "parts").exists()
+
+
+def test_masks_too_small_to_survive_are_told_but_stay_positive(project: Project) -> None:
+    mask = np.zeros((128, 128), np.uint8)
+    mask[5, 5] = 255
+    cv2.imwrite(str(project.root / "raw/masks/tile001.png"), mask)
+    prepare(project, COMP)
+    records.make(project, COMP)
+    assert records.check(project, COMP)["vanished_masks"] == 1

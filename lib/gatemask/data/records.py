@@ -228,4 +228,4 @@ def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> s
 
 
 def _decoded(data: bytes) -> Any:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None

@@ -1,0 +1,115 @@
+"""`gatemask folds audit`: leaks of every kind are seen, and sound folds pass."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gatemask.data import audit
+from gatemask.data.foldfile import plain_id, read_fold_file, read_group_file
+from gatemask.errors import GatemaskError
+from tests.conftest import SHARED, gatemask, needs_siim
+
+UID = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
+
+
+def written(folder: Path, lines: list[str], name: str = "folds.csv") -> Path:
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+def test_the_leak_is_the_share_of_images_whose_group_is_trained_on(tmp_path: Path) -> None:
+    file = written(tmp_path, ["id,fold", "a.png,0", "b.png,0", "c.png,1", "d.png,1", "e.png,1", "f.png,-1"])
+    groups = {"a": "p", "c": "p", "b": "q", "d": "r", "e": "r", "f": "q"}
+    found, frame = audit.audit(file, groups)
+    # a and c share p across folds; b's q is in the hold-out only, which trains nothing.
+    assert found["leak"] == 0.4
+    assert found["per_fold"]["0"]["leak"] == 0.5
+    assert found["per_fold"]["1"]["leak"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["per_fold"]["-1"]["leak"] == 1.0, "but the hold-out itself is trained on"
+    assert sorted(frame["image_id"][frame["leaks"]]) == ["a", "c", "f"]
+    assert (found["images"], found["folds"], found["groups"], found["without_group"]) == (6, 2, 3, 0)
+
+
+def test_images_in_several_folds_and_copies_are_duplicates(tmp_path: Path) -> None:
+    file = written(tmp_path, ["id,fold", "a,0", "b,0", "c,1", "a,1", "d,1", "d,1"])
+    found, _ = audit.audit(file, {}, copies=[("b", "c"), ("c", "d")])
+    assert found["duplicates"] == 2
+    assert found["duplicated"] == ["a", "b = c"]
+
+
+def test_balance_of_positives_and_areas(tmp_path: Path) -> None:
+    rows = [f"i{n},{n % 2},{100 if n < 4 else 0}" for n in range(8)]
+    found, _ = audit.audit(written(tmp_path, ["id,fold,mask_area", *rows]), {})
+    assert found["balance"] == {
+        "images": [4, 4],
+        "positives": 0.5,
+        "positives_deviation": 0.0,
+        "area_quartiles": [100, 100, 100],
+        "area_deviation": 0.0,
+    }
+    rows = [f"i{n},{n % 2},{int(n % 2 and n < 4)}" for n in range(8)]
+    found, _ = audit.audit(written(tmp_path, ["id,fold,exist", *rows]), {})
+    assert (found["balance"]["positives"], found["balance"]["positives_deviation"]) == (0.25, 0.25)
+
+
+def test_ids_lose_folders_and_the_extensions_of_images_only() -> None:
+    assert [plain_id(name) for name in ("train/a.png", "b.DCM", " c ", UID, UID + ".png")] == ["a", "b", "c", UID, UID]
+
+
+def test_group_files_with_and_without_a_header(tmp_path: Path) -> None:
+    for lines in (["image_id,group", "a.png,0001_x"], ["a.png,0001_x"]):
+        file = written(tmp_path, lines, "groups.csv")
+        assert read_group_file(file, {"a"}, prefix=4)["a"] == "0001"
+
+
+def test_a_fold_may_have_a_name(tmp_path: Path) -> None:
+    read = read_fold_file(written(tmp_path, ["id,fold,group", "a,0.0,g", "b,test,h", "c,1,i"]))
+    assert read.folds == {"a": "0", "b": "test", "c": "1"}
+    assert read.groups == {"a": "g", "b": "h", "c": "i"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["id,fold", "a,0", "b,"], r"no fold[\s\S]*row 3, image b"),
+        (["id,fold", "a,0", "b,0"], "fewer than two folds"),
+        (["id,part", "a,0"], "lacks the column 'fold'"),
+        (["id,fold,mask_area", "a,0,x", "b,1,4"], r"area is not a whole number[\s\S]*row 2"),
+    ],
+)
+def test_what_is_no_fold_file_is_said(tmp_path: Path, lines: list[str], words: str) -> None:
+    with pytest.raises(GatemaskError, match=words):
+        read_fold_file(written(tmp_path, lines))
+
+
+@needs_siim
+def test_the_command_on_the_winners_folds(tmp_path: Path) -> None:
+    names = pd.read_csv(SHARED / "siim/nih_id.csv")
+    groups = pd.DataFrame({"image_id": names["Kaggle_ID"], "group": names["NIH_ID"].str[:8]})
+    groups.to_csv(tmp_path / "patients.csv", index=False)
+    file, picture = SHARED / "siim/winner_folds_stage_1.csv", tmp_path / "leak.png"
+    options = ["--groups", tmp_path / "patients.csv", "--labels", SHARED / "siim/stage_2_train.csv"]
+    done = gatemask("folds", "audit", file, *options, "--picture", picture, "--json", root=tmp_path)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert 0.58 < found["leak"] < 0.62
+    assert all(0.55 < fold["leak"] < 0.65 for fold in found["per_fold"].values())
+    assert found["duplicates"] == 0
+    assert 0.215 < found["balance"]["positives"] < 0.23
+    assert picture.stat().st_size > 10_000
+    by_prefix = gatemask("folds", "audit", file, "--groups", SHARED / "siim/nih_id.csv", "--prefix", 8, root=tmp_path)
+    assert by_prefix.returncode == 1
+    assert f"{100 * found['leak']:.1f} % of the images" in by_prefix.stderr
+    assert (tmp_path / "runs/audit/winner_folds_stage_1.png").exists()
+
+
+def test_the_command_on_sound_folds(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
+    file = written(tmp_path, ["image_id,fold,group,stratum", "a,0,p,1", "b,1,q,1", "c,0,p,0", "d,1,r,0"])
+    done = gatemask("folds", "audit", file, root=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "No leak." in done.stderr
