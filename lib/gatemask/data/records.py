@@ -96,9 +96,9 @@ def check(project: Project, comp: Competition) -> dict[str, Any]:
         problems.append(f"{len(labels) - len(seen)} images of the manifest have no record")
     if problems:
         raise GatemaskError(
-            f"{len(problems)} problems in the records.",
+            "Some records are damaged.",
             where=folder,
-            received="; ".join(problems[:5]),
+            received=f"{len(problems)} problems: " + "; ".join(problems[:5]),
             do=f"Run gatemask records make {project.comp}: what is damaged is made again.",
         )
     if vanished:
