@@ -45,8 +45,11 @@ def test_it_was_trained_for_a_step(path: str, phantom_loop: Loop, tiles_loop: Lo
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "experiments").iterdir()))
 def test_each_competition_is_whole(folder: Path) -> None:
-    comp, ensemble = load_competition(folder), load_ensemble(folder)
-    assert comp.name == folder.name
+    assert load_competition(folder).name == folder.name
+    assert load_competition(folder, quick=True).folds.k <= 3
+    if not list(set(folder.glob("*.yaml")) - {folder / "competition.yaml"}):
+        return  # its data can be prepared; its experiments are still to come
+    ensemble = load_ensemble(folder)
     for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]:
         assert load_experiment(folder / f"{name}.yaml").name == name
 

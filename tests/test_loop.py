@@ -66,7 +66,7 @@ STAGES = [
     "data phantom",
     "data prepare",
     "folds make",
-    "records",
+    "records make",
     "oof-tune",
     "ensemble",
     "package",

@@ -37,7 +37,9 @@ CHANGES = {
 
 def pairs(images: list[np.ndarray], near: bool = True) -> set[tuple[int, int, str]]:
     digests = [image.tobytes().hex()[:4096] + str(image.shape) for image in images]
-    return {tuple(pair) for pair in duplicates.find(digests, [duplicates.look(image) for image in images], near)}
+    found, sure = duplicates.find(digests, [duplicates.look(image) for image in images], near)
+    assert sure
+    return {tuple(pair) for pair in found}
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -63,6 +65,13 @@ def test_comparing_in_blocks_finds_what_comparing_at_once_finds(monkeypatch: pyt
     monkeypatch.setattr(duplicates, "BLOCK", 4)
     assert whole == pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
     assert whole
+
+
+def test_where_all_hashes_are_alike_it_gives_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "TOO_MANY", 3)
+    look = duplicates.look(scene(0))
+    assert duplicates.find([str(n) for n in range(50)], [look] * 50, near=True) == ([], False)
+    assert duplicates.find(["a", "a", "b"], [look] * 3, near=True)[1]
 
 
 @needs_nuclei

@@ -20,7 +20,9 @@ NEAR_BITS, NEAR_CORRELATION = 6, 0.9
 SIDE = 32
 # A picture with less contrast than this (grey levels, standard deviation) is blank: nothing tells whether it is a copy.
 BLANK = 1.0
-BLOCK = 1024
+BLOCK, PAIRS = 1024, 4096
+# Candidates an image, on average, beyond which near copies cannot be told from images of one kind.
+TOO_MANY = 100
 
 
 class Pair(NamedTuple):
@@ -71,38 +73,51 @@ def _details(small: np.ndarray) -> np.ndarray:
     return np.clip(fine * (24 / fine.std()), -127, 127).round().astype(np.int8)
 
 
-def find(digests: Sequence[str], looks: Sequence[Look], near: bool) -> list[Pair]:
+def find(digests: Sequence[str], looks: Sequence[Look], near: bool) -> tuple[list[Pair], bool]:
     """All pairs of copies; of several byte-identical files, each with the first.
 
     Args:
         digests: sha256 of each file.
         looks: `look` of each image.
         near: whether copies that differ in their bytes count too.
+
+    Returns:
+        The pairs, and whether near copies can be told at all: where nearly every hash is like many others, these
+        images are too alike, and only the exact pairs are returned.
     """
     first: dict[str, int] = {}
-    pairs = []
+    exact = []
     for index, digest in enumerate(digests):
         if looks[index].details.any() and first.setdefault(digest, index) != index:
-            pairs.append(Pair(first[digest], index, "exact"))
-    if near:
-        alone = sorted(first.values())
-        for one, other in _alike(np.array([int(looks[i].phash, 16) for i in alone], np.uint64)):
-            a, b = alone[one], alone[other]
-            if _correlation(looks[a].details, looks[b].details) >= NEAR_CORRELATION:
-                pairs.append(Pair(a, b, "near"))
-    return pairs
+            exact.append(Pair(first[digest], index, "exact"))
+    if not near or not first:
+        return exact, True
+    alone = np.array(sorted(first.values()))
+    codes = np.array([int(looks[i].phash, 16) for i in alone], np.uint64)
+    details = np.stack([looks[i].details.ravel() for i in alone])
+    found, candidates = [], 0
+    for one, other in _alike(codes):
+        candidates += len(one)
+        if candidates > TOO_MANY * len(alone):
+            return exact, False
+        same = _correlation(details[one], details[other]) >= NEAR_CORRELATION
+        found += [Pair(int(alone[a]), int(alone[b]), "near") for a, b in zip(one[same], other[same], strict=True)]
+    return exact + found, True
 
 
-def _alike(codes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs whose codes differ in at most NEAR_BITS bits; all against all, a block at a time."""
+def _alike(codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs whose codes differ in at most NEAR_BITS bits; all against all, a few thousand pairs at a time."""
     for start in range(0, len(codes), BLOCK):
         block = codes[start : start + BLOCK]
         bits = np.bitwise_count(block[:, None] ^ codes[None, start:])
-        for one, other in zip(*np.nonzero(bits <= NEAR_BITS), strict=True):
-            if one < other:
-                yield start + int(one), start + int(other)
+        one, other = np.nonzero(bits <= NEAR_BITS)
+        later = one < other
+        one, other = one[later] + start, other[later] + start
+        for at in range(0, len(one), PAIRS):
+            yield one[at : at + PAIRS], other[at : at + PAIRS]
 
 
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    a, b = one.ravel().astype(np.float32), other.ravel().astype(np.float32)
-    return float(a @ b / max(1e-6, float(np.sqrt((a @ a) * (b @ b)))))
+def _correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of each row with its partner; details have mean 0 already."""
+    a, b = one.astype(np.float32), other.astype(np.float32)
+    return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))

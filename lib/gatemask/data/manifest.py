@@ -281,13 +281,13 @@ def _copies(seen: list[Seen], comp: Competition) -> list[tuple[Row, Row, str]]:
     if comp.groups.duplicates == "ignore":
         return []
     near = comp.groups.duplicates == "near"
-    found = duplicates.find([one.row["sha256"] for one in seen], [one.look for one in seen], near)
+    found, sure = duplicates.find([one.row["sha256"] for one in seen], [one.look for one in seen], near)
     keys = [f"{one.row['split']}/{one.row['image_id']}" for one in seen]
     alike = [(keys[pair.one], keys[pair.other]) for pair in found if pair.kind == "near"]
-    if not groups.credible(alike, len(seen)):
+    if not sure or not groups.credible(alike, len(seen)):
         say(
-            f"{len(alike)} pairs look like near copies, far more than copies would be: these images are too alike to "
-            "tell, so only byte-identical ones count (groups.duplicates: exact says so for good)."
+            "So many pairs look like near copies that these images must be too alike to tell: only byte-identical ones "
+            "count (groups.duplicates: exact says so for good)."
         )
         found = [pair for pair in found if pair.kind == "exact"]
     return [(seen[pair.one].row, seen[pair.other].row, pair.kind) for pair in found]
