@@ -46,7 +46,7 @@ def competition(tmp_path: Path) -> Path:
     chosen = {
         "competition": {
             "name": "t",
-            "image": {"size": [64, 64], "channels": 1},
+            "image": {"size": [64, 64], "channels": 1, "window": "full"},
             "test_images": "test/*.png",
             "records_size": 64,
             "classes": ["x"],

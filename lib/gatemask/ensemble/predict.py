@@ -20,7 +20,7 @@ import numpy as np
 from gatemask import quiet
 from gatemask.config.schema import Model, Rle
 from gatemask.console import progress, say
-from gatemask.data.readers import list_images, read_image, resize_image
+from gatemask.data.readers import Window, list_images, read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_text
 from gatemask.masks import rle
@@ -58,7 +58,7 @@ def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> di
     files = {path.stem: path for path in list_images(competition, facts["test_images"])}
     ids = sample_ids(competition, facts["submission"]) or sorted(files)
     channels, unreadable = facts["image"]["channels"], set[str]()
-    images = _Images(files, channels, facts["records_size"], unreadable)
+    images = _Images(files, channels, facts["image"]["window"], facts["records_size"], unreadable)
     gates = _predict_gates(_members(chosen["gate"], weights), ids, images, channels)
     passed = [i for i in ids if gates[i] >= rule.gate and i not in unreadable]
     say(f"gate: {len(passed)} of {len(ids)} images pass")
@@ -126,15 +126,18 @@ def write_submission(path: Path, ids: Sequence[str], texts: dict[str, str], subm
 class _Images:
     """Test images as batches at a member's size; one that cannot be read is grey, and remembered."""
 
-    def __init__(self, files: dict[str, Path], channels: int, records_size: int, unreadable: set[str]) -> None:
+    def __init__(
+        self, files: dict[str, Path], channels: int, window: Window, records_size: int, unreadable: set[str]
+    ) -> None:
         self._files, self._channels = files, channels
+        self._window: Window = window if isinstance(window, str) else (window[0], window[1])  # YAML has no tuples
         self._records_size, self._unreadable = records_size, unreadable
 
     def load(self, image_id: str, size: int) -> np.ndarray:
         try:
             if image_id not in self._files:
                 raise GatemaskError("A test image is missing.", received=image_id)
-            image = read_image(self._files[image_id], self._channels)
+            image = read_image(self._files[image_id], self._channels, self._window)
         except GatemaskError as error:
             if image_id not in self._unreadable:
                 say(f"{error}\n  its mask stays empty")

@@ -80,7 +80,7 @@ class Gallery:
 
     def _image(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            image = read_image(self._raw / self._paths[name], self._comp.image.channels)
+            image = read_image(self._raw / self._paths[name], self._comp.image.channels, self._comp.image.window)
         except GatemaskError:  # the raw files may have stayed behind on another machine
             return np.full(shape, 128, np.uint8)
         return image[:, :, 0] if image.shape[2] == 1 else image
