@@ -142,7 +142,7 @@ def folds_audit(
     json_: Json = False,
 ) -> None:
     """Measure how much a fold file leaks, and how even it is; exit code 1 where it leaks."""
-    from gatemask.data import audit
+    from gatemask.report import audit
 
     found = audit.run(file, groups, prefix, labels, picture)
     _print(found, json_, show=audit.show)

@@ -10,21 +10,20 @@ data/<comp>/manifest.json    written last; remembers the raw folder
 
 from __future__ import annotations
 
-import hashlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from gatemask.config.schema import Competition, PngLabels
-from gatemask.console import progress, say, table
+from gatemask.console import say, table
 from gatemask.data import duplicates, groups
 from gatemask.data.labels import Labels, read_labels, write_masks
-from gatemask.data.readers import list_images, read_image, read_tags
+from gatemask.data.look import Problems, Row, Seen, check_tags, look_at, without_image
+from gatemask.data.readers import list_images
 from gatemask.data.tables import read_table
-from gatemask.errors import GatemaskError, nearest
+from gatemask.errors import GatemaskError
 from gatemask.files import (
     fingerprint,
     is_current,
@@ -39,16 +38,6 @@ from gatemask.masks import rle
 from gatemask.project import Project
 
 COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", "height", "width", "sha256", "phash"]
-Row = dict[str, Any]
-Problems = list[tuple[str, str]]
-
-
-class Seen(NamedTuple):
-    """One image that could be read: its row so far, what it is recognised by, and its DICOM tags."""
-
-    row: Row
-    look: duplicates.Look
-    tags: dict[str, str]
 
 
 def prepare(
@@ -80,11 +69,11 @@ def prepare(
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
     sources = groups.sources(comp.groups, raw)
-    _check_tags(comp)
-    seen, problems = _look_at(files, raw, comp)
+    check_tags(comp)
+    seen, problems = look_at(files, raw, comp)
     labels = read_labels(comp.labels, raw, _train_ids(seen, raw, comp, labels_only), comp.image.size)
     if labels_only:
-        seen = [_without_image(image_id, comp) for image_id in labels.masks]
+        seen = [without_image(image_id, comp) for image_id in labels.masks]
     seen = _with_labels(seen, labels, comp.image.size, problems)
     pairs = _copies(seen, comp)
     rows = _with_groups(seen, comp, sources, pairs, problems)
@@ -175,70 +164,6 @@ def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, An
 
 def _settings(comp: Competition) -> str:
     return fingerprint(comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups", "extra"}))
-
-
-def _check_tags(comp: Competition) -> None:
-    if not (wanted := _tags(comp)):
-        return
-    from pydicom import datadict
-
-    for tag in wanted:
-        if datadict.tag_for_keyword(tag) is None:
-            close = nearest(tag, (str(entry[4]) for entry in datadict.DicomDictionary.values()))
-            raise GatemaskError(
-                f"No DICOM tag is called '{tag}'.",
-                where="groups.dicom or extra.dicom in competition.yaml",
-                do=f"Did you mean '{close}'?" if close else None,
-            )
-
-
-def _tags(comp: Competition) -> list[str]:
-    return [*([comp.groups.dicom] if comp.groups.dicom else []), *comp.extra.dicom]
-
-
-def _look_at(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> tuple[list[Seen], Problems]:
-    """Open every image once; a bad one becomes a problem and never ends the run."""
-    tags = _tags(comp)
-
-    def look(item: tuple[Path, str]) -> Seen | GatemaskError:
-        path, split = item
-        try:
-            image = read_image(path, comp.image.channels, comp.image.window)
-            if image.shape[:2] != tuple(comp.image.size):
-                expected = tuple(comp.image.size)
-                raise GatemaskError("An image has the wrong size.", received=image.shape[:2], expected=expected)
-            row = _row(path.stem, split, comp) | {
-                "path": path.relative_to(raw).as_posix(),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-            seen = duplicates.look(image)
-            values = dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {}
-            return Seen(row | {"phash": seen.phash}, seen, values)
-        except GatemaskError as error:
-            return error
-
-    found: dict[tuple[str, str], Seen] = {}
-    problems: Problems = []
-    with ThreadPoolExecutor() as pool:
-        for (path, split), one in zip(files, progress(pool.map(look, files), "looking", len(files)), strict=True):
-            name = path.relative_to(raw).as_posix()
-            if isinstance(one, GatemaskError):
-                problems.append((name, one.short()))
-            elif (split, path.stem) in found:
-                problems.append((name, f"A second file has the id {path.stem}: {found[split, path.stem].row['path']}."))
-            else:
-                found[split, path.stem] = one
-    return list(found.values()), problems
-
-
-def _row(image_id: str, split: str, comp: Competition) -> Row:
-    size = {"height": comp.image.size[0], "width": comp.image.size[1]}
-    return {"image_id": image_id, "path": "", "split": split, "label": 0, "mask_area": 0, **size, "sha256": ""}
-
-
-def _without_image(image_id: str, comp: Competition) -> Seen:
-    nothing = duplicates.Look("", duplicates.no_details())
-    return Seen(_row(image_id, "train", comp) | {"phash": ""}, nothing, {})
 
 
 def _train_ids(seen: list[Seen], raw: Path, comp: Competition, labels_only: bool) -> list[str]:
