@@ -11,13 +11,16 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from gatemask.errors import GatemaskError
+
+LOCK_S = 10.0  # a process whose parent was killed needs a moment to go
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
@@ -83,8 +86,31 @@ def fingerprint(value: Any) -> str:
 
 def listing_fingerprint(paths: Iterable[Path], root: Path) -> str:
     """A hash of names, sizes and modification times: cheap enough for ten thousand raw files."""
-    rows = [(p.relative_to(root).as_posix(), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    rows = [(os.path.relpath(p, root), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     return fingerprint(sorted(rows))
+
+
+@contextmanager
+def alone(path: Path, busy: str) -> Iterator[int]:
+    """Hold a lock file while the block runs, and yield its number: a process that inherits it holds it too.
+
+    Raises:
+        GatemaskError: `busy`, when another process has held it for LOCK_S seconds.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        deadline = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise GatemaskError(busy, where=path.parent, do="Wait until it ends, or end it.") from None
+                time.sleep(0.2)
+        yield file.fileno()
 
 
 def fresh_folder(path: Path) -> Path:

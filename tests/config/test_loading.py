@@ -124,6 +124,7 @@ def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> No
         (COMPETITION.replace("{holdout: true}", "{k: 4}"), ["'test' names the test images"]),
         (COMPETITION + "extra: {file: meta.csv}\n", ["'file' and 'columns' go together"]),
         (COMPETITION + "extra: {dicom: [Modality, Modality]}\n", ["named twice"]),
+        (COMPETITION + "extra: {dicom: [group]}\n", ["'group' is a column of every manifest"]),
         (COMPETITION.replace("true}", "true, stratify: [view]}"), ["folds.stratify names 'view'"]),
         (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window is", "not [40, 0]", "line 3"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),

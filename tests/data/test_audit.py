@@ -25,8 +25,8 @@ def test_the_leak_is_the_share_of_images_whose_group_is_trained_on(tmp_path: Pat
     file = written(tmp_path, ["id,fold", "a.png,0", "b.png,0", "c.png,1", "d.png,1", "e.png,1", "f.png,-1"])
     groups = {"a": "p", "c": "p", "b": "q", "d": "r", "e": "r", "f": "q"}
     found, frame = audit.audit(file, groups)
-    # a and c share p across folds; b's q is in the hold-out only, which trains nothing.
-    assert found["leak"] == 0.4
+    # a and c share p across folds; b's q is in the hold-out only, which trains nothing but is scored: f leaks.
+    assert found["leak"] == 0.5
     assert found["per_fold"]["0"]["leak"] == 0.5
     assert found["per_fold"]["1"]["leak"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["per_fold"]["-1"]["leak"] == 1.0, "but the hold-out itself is trained on"
@@ -113,3 +113,36 @@ def test_the_command_on_sound_folds(tmp_path: Path) -> None:
     done = gatemask("folds", "audit", file, root=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "No leak." in done.stderr
+
+
+def test_one_leaking_pair_among_very_many_is_a_leak(tmp_path: Path) -> None:
+    rows = [f"i{n},{n % 2},g{n}" for n in range(60_000)]
+    found, _ = audit.audit(written(tmp_path, ["id,fold,group", *rows, "x,0,pair", "y,1,pair"]))
+    assert 0 < found["leak"] < 0.0001
+
+
+def test_a_blank_group_is_no_group(tmp_path: Path) -> None:
+    found, _ = audit.audit(written(tmp_path, ["id,fold,group", "a,0,", "b,1,", "c,0,p", "d,1,q"]))
+    assert (found["leak"], found["without_group"], found["groups"]) == (0.0, 2, 2)
+
+
+def test_copies_of_images_that_the_file_does_not_hold_are_nothing(tmp_path: Path) -> None:
+    found, _ = audit.audit(
+        written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"]), copies=[("a", "gone"), ("gone", "b")]
+    )
+    assert found["duplicates"] == 0
+
+
+def test_an_image_in_two_groups_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path, ["image_id,group", "a,p1", "a,p1", "b,p1", "a.png,p9"], "groups.csv")
+    with pytest.raises(GatemaskError, match=r"in two groups[\s\S]*row 5, image a"):
+        read_group_file(file, {"a", "b"})
+
+
+def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
+    from gatemask.report.audit import run
+
+    manifest = ["image_id,split,mask_area", "a,train,10", "b,train,0", "a,test,0"]
+    file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
+    found = run(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
+    assert found["balance"]["positives"] == 0.5

@@ -176,7 +176,7 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
         "leak behind other groups": frame.assign(fold=np.arange(len(frame)) % 4 - 1, group=frame["image_id"]),
     }[fault]
     broken.to_csv(project.folds, index=False)
-    words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks 'group'"}
+    words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks the column 'group'"}
     with pytest.raises(GatemaskError, match=words.get(fault, "more than one fold")):
         folds.make(project, competition())
 
@@ -206,7 +206,7 @@ def test_folds_counted_from_one_are_taken_over(project: Project, tmp_path: Path)
     assert folds.read_folds(project)["fold"].tolist() == own["fold"].tolist()
 
 
-@pytest.mark.parametrize("fault", ["leak", "other images", "names", "one fold", "no column"])
+@pytest.mark.parametrize("fault", ["leak", "other images", "names", "one fold", "two folds", "no column"])
 def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_path: Path, fault: str) -> None:
     folds.make(project, competition())
     own = folds.read_folds(project)
@@ -216,9 +216,46 @@ def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_pa
         "other images": (own.assign(image_id="x" + own["image_id"]), "not about these images"),
         "names": (own.assign(fold="fold" + own["fold"].astype(str)), "not a whole number"),
         "one fold": (own.assign(fold=0), "fewer than two folds"),
+        "two folds": (pd.concat([own, own.assign(fold=(own["fold"] + 2) % 4 - 1)]), "in several folds"),
         "no column": (own.rename(columns={"fold": "folds"}), r"lacks the column 'fold'[\s\S]*Did you mean 'folds'"),
     }[fault]
     changed.to_csv(tmp_path / "theirs.csv", index=False)
     with pytest.raises(GatemaskError, match=words):
         folds.take(project, competition(), tmp_path / "theirs.csv", force=True)
     assert project.folds.read_bytes() == before
+
+
+def test_own_folds_are_known_again_after_a_kill_between_file_and_stamp(project: Project) -> None:
+    folds.make(project, competition())
+    first = project.folds.read_bytes()
+    (project.data / "folds.json").unlink()
+    assert not folds.make(project, competition())["adopted"]
+    assert project.folds.read_bytes() == first
+    assert folds.make(project, competition(folds={"k": 2, "holdout": True}))["folds"] == 2, "and made anew"
+
+
+def test_an_adopted_file_with_another_number_of_folds_is_told(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folds.make(project, competition())
+    (project.data / "folds.json").unlink()
+    (project.data / "folds-made.json").unlink()
+    assert folds.make(project, competition(folds={"k": 5, "holdout": True}))["adopted"]
+    assert "It has 3 folds, where folds.k is 5" in capsys.readouterr().err
+
+
+def test_values_with_a_bar_are_spread_evenly_too() -> None:
+    table, rng = manifest(800), np.random.default_rng(1)
+    table["finding"] = rng.choice(["A", "A|B", "B|C"], 800)
+    table["sex"] = rng.choice(["F", "M"], 800)
+    joined = folds.split(table, Folds(k=4, stratify=["finding", "sex"])).merge(table, on="image_id")
+    shares = joined.groupby("fold")["sex"].apply(lambda sex: (sex == "M").mean())
+    assert shares.max() - shares.min() < 0.02
+
+
+@pytest.mark.parametrize("content", ["", 'image_id,fold,group,stratum\n"a,0', "\xff"])
+def test_a_fold_file_that_is_no_table_is_told(project: Project, content: str) -> None:
+    folds.make(project, competition())
+    project.folds.write_bytes(content.encode("latin-1"))
+    with pytest.raises(GatemaskError, match="is empty|cannot be read"):
+        folds.read_folds(project)

@@ -184,8 +184,83 @@ def test_sizes_are_height_by_width() -> None:
             parse_size(wrong)
 
 
+@pytest.mark.parametrize("content", ["a,1 2 9 3\nb,-1\nc,\n", "a,-1\nb,3 4\n", "a,1 2\n"])
+def test_a_table_without_a_header_is_seen_to_have_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    found = inspect(tmp_path / "t.csv")
+    assert (found["header"], found["columns"], found["rows"]) == (False, {"id": 0, "mask": 1}, content.count("\n"))
+
+
+@pytest.mark.parametrize(
+    "bad", ["99999999999999999999999 2", "3000000000 5", "10000000000000 5", "-5 2", "１ ２", "1 2 3", "5 0 9 1"]
+)
+def test_one_hostile_row_is_counted_and_changes_nothing_else(tmp_path: Path, bad: str) -> None:
+    tabled(tmp_path / "t.csv", blobs(), Rle())
+    before = inspect(tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open("a") as file:
+        file.write(f"hostile,{bad}\n")
+    found = inspect(tmp_path / "t.csv")
+    assert found["guess"] == before["guess"]
+    assert (found["bad_rows"], found["positives"]) == (1, before["positives"])
+
+
 @pytest.mark.parametrize("content", ["id,area\na,5\n", "id,rle\n", "id,rle\na,-1\nb,-1\n", "rle\n1 2\n"])
 def test_a_table_without_encodings_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(GatemaskError, match=r"No column holds|no column of image ids"):
         inspect(tmp_path / "t.csv")
+
+
+def test_masks_on_the_lower_edge_do_not_pass_for_rows(tmp_path: Path) -> None:
+    masks = {}
+    for number in range(60):
+        masks[f"low{number}"] = np.zeros((256, 320), bool)
+        masks[f"low{number}"][200 + number % 40 :, 10 + number : 200] = True
+    found = inspect(tabled(tmp_path / "t.csv", masks, Rle()), size=(256, 320))
+    assert (found["guess"]["order"], found["guess"]["base"]) == ("column", 1)
+
+
+def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+    masks = blobs()
+    (tmp_path / "images").mkdir()
+    for number, name in enumerate(masks):
+        cv2.imwrite(str(tmp_path / f"images/{name}.png"), np.zeros((96, 96 + number // 4), np.uint8))
+    with pytest.raises(GatemaskError, match="differ in size"):
+        inspect(tabled(tmp_path / "t.csv", masks, Rle()), images="images/*.png")
+
+
+@pytest.mark.parametrize("content", ["id,rle\na,1 0\nb,1 0\n", "id,rle\na,0 0\nb,0 0\n"])
+def test_only_empty_masks_tell_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(GatemaskError, match="No row of the table holds a mask"):
+        inspect(tmp_path / "t.csv")
+
+
+def test_writing_keeps_the_comments_of_the_next_section_and_what_is_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "experiments/c"
+    folder.mkdir(parents=True)
+    (tmp_path / "experiments/common.yaml").write_text("title: Common\n")
+    before = """extends: ../common.yaml
+raw: raw
+image: {size: [96, 96]}
+train: {images: "*.png"}
+test:
+  images: "test/*.png"
+  labels: {format: rle, file: old.csv}
+# What the labels are.
+labels:
+  format: rle   # a table
+
+  file: old.csv
+  missing: empty
+
+# Groups: why we do this.
+groups: {regex: "^(p[0-9]+)"}
+"""
+    (folder / "competition.yaml").write_text(before)
+    write(Project(tmp_path, "c"), inspect(tabled(tmp_path / "mine.csv", blobs(), Rle())))
+    after = (folder / "competition.yaml").read_text()
+    for kept in ("# What the labels are.", "# Groups: why we do this.", "labels: {format: rle, file: old.csv}"):
+        assert kept in after
+    labels = load_competition(folder).labels
+    assert (labels.file, labels.missing) == ("mine.csv", "empty")  # type: ignore[union-attr]

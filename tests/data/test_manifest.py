@@ -282,3 +282,65 @@ def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
     assert set(frame["PatientSex"]) <= {"F", "M"}
     assert set(frame["ViewPosition"]) == {"PA"}
     assert frame["group"].str.startswith("phantom").all()
+
+
+def test_copies_are_joined_though_the_first_of_them_is_left_out(project: Project) -> None:
+    raw = project.root / "raw"
+    for name in ("tile004", "tile019"):
+        (raw / f"images/{name}.png").write_bytes((raw / "images/tile000.png").read_bytes())
+    table = (raw / "labels.csv").read_text()
+    (raw / "labels.csv").write_text(table.replace("tile000,picture0", "tile000,"))
+    prepare(project, competition())
+    frame = read_manifest(project).set_index("image_id")
+    assert "tile000" not in frame.index
+    assert frame.loc["tile004", "group"] == frame.loc["tile019", "group"] == "picture2"
+    assert read_duplicates(project)["image_id"].tolist() == ["tile004"]
+
+
+def test_dark_copies_are_copies(project: Project) -> None:
+    rng = np.random.default_rng(0)
+    dark = rng.integers(200, 300, (128, 128), np.uint16)  # 0 and 1 of 255
+    for name in ("tile001", "tile010"):
+        cv2.imwrite(str(project.root / f"raw/images/{name}.png"), dark)
+    assert prepare(project, competition(groups={}))["duplicates"] == 1
+
+
+def test_a_failure_leaves_the_tables_of_before(project: Project) -> None:
+    raw = project.root / "raw"
+    (raw / "test").mkdir()
+    (raw / "test/x.png").write_bytes((raw / "images/tile003.png").read_bytes())
+    (raw / "test.csv").write_text("ImageId,EncodedPixels\nx,1 2\n")
+    labels = {"format": "rle", "file": "test.csv"}
+    comp = competition(test={"images": "test/*.png", "labels": labels}, folds={"k": 2})
+    prepare(project, comp)
+    before = {path.name: path.read_bytes() for path in project.data.iterdir()}
+    (raw / "masks/tile001.png").write_bytes((raw / "masks/tile002.png").read_bytes())
+    (raw / "test.csv").write_text("ImageId,EncodedPixels\nx,1 2\nx,\n")
+    with pytest.raises(GatemaskError, match="both empty and masked"):
+        prepare(project, comp)
+    assert {path.name: path.read_bytes() for path in project.data.iterdir()} == before
+
+
+def test_ids_in_tables_may_be_names_of_files(project: Project) -> None:
+    raw = project.root / "raw"
+    lines = (raw / "labels.csv").read_text().splitlines()
+    named = [line.replace(",", ".png,", 1) for line in lines[1:]]
+    (raw / "labels.csv").write_text("\n".join([lines[0], *named]) + "\n")
+    rows = ["ImageId,EncodedPixels", *(f"images/tile{n:03d}.PNG,{'1 5' if n % 2 else ''}" for n in range(24))]
+    (raw / "rle.csv").write_text("\n".join(rows) + "\n")
+    result = prepare(project, competition(labels={"format": "rle", "file": "rle.csv"}))
+    assert (result["images"], result["positives"], result["problems"], result["groups"]) == (24, 12, 0, 12)
+
+
+def test_labels_alone_cannot_stand_for_images_without_a_label(project: Project) -> None:
+    labels = {"format": "png", "masks": "masks/{id}.png", "missing": "empty"}
+    with pytest.raises(GatemaskError, match="--labels-only cannot know"):
+        prepare(project, competition(labels=labels), labels_only=True)
+
+
+def test_tables_and_masks_may_not_be_taken_from_elsewhere_by_accident(project: Project) -> None:
+    with pytest.raises(GatemaskError, match="absolute"):
+        prepare(project, competition(labels={"format": "png", "masks": "/masks/{id}.png"}))
+    table = str(project.root / "raw/labels.csv")
+    settings = {"file": table, "id": "id", "column": "group_image"}
+    assert prepare(project, competition(groups=settings))["groups"] == 12, "a table has one path, and that may be any"

@@ -150,6 +150,18 @@ def test_the_files_own_window_and_lookup_table(tmp_path: Path) -> None:
     assert read(looked_up, "file").tolist() == [[0, 255, 128, 0]]
 
 
+def test_a_rescale_that_turns_round_is_not_turned_twice(tmp_path: Path) -> None:
+    pixels = np.array([[0, 100, 255]], np.uint8)
+    turned = dicom(tmp_path, pixels, 8, RescaleSlope=-1, RescaleIntercept=0)
+    assert read(turned, "file").tolist() == read(turned).tolist() == [[255, 155, 0]]
+
+
+def test_colours_by_a_palette_are_refused(tmp_path: Path) -> None:
+    path = dicom(tmp_path, GREY, 8, PhotometricInterpretation="PALETTE COLOR")
+    with pytest.raises(GatemaskError, match=r"kind that is not read[\s\S]*PALETTE COLOR"):
+        readers.read_image(path, 1)
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_jpeg_2000(tmp_path: Path, bits: int) -> None:
     from io import BytesIO

@@ -239,3 +239,25 @@ def test_masks_too_small_to_survive_are_told_but_stay_positive(project: Project)
     prepare(project, COMP)
     records.make(project, COMP)
     assert records.check(project, COMP)["vanished_masks"] == 1
+
+
+def test_a_raw_file_of_another_size_is_not_squeezed_in(project: Project) -> None:
+    cv2.imwrite(str(project.root / "raw/images/tile013.png"), np.zeros((90, 200, 3), np.uint8))
+    with pytest.raises(GatemaskError, match=r"not what it was[\s\S]*tile013.png[\s\S]*\(90, 200\)"):
+        records.make(project, COMP)
+
+
+def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -> None:
+    changed = COMP.model_copy(update={"image": COMP.image.model_copy(update={"size": (64, 256)})})
+    with pytest.raises(GatemaskError, match="other settings of 'image'"):
+        records.make(project, changed)
+
+
+def test_two_at_once_take_turns(whole: Whole) -> None:
+    made = whole.root / "data/tiles/records-64"
+    shutil.rmtree(made)
+    command = [sys.executable, "-m", "gatemask", "records", "make", "tiles", "--json"]
+    both = [subprocess.Popen(command, env=environment(whole.root), stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    results = [json.loads(process.communicate()[0]) for process in both]
+    assert sorted(result.get("current", False) for result in results) == [False, True]
+    assert shards(made) == whole.records

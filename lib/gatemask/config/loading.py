@@ -27,9 +27,11 @@ def load_experiment(path: Path, *, quick: bool = False, overrides: Sequence[str]
     return _load(path, Experiment, {"name": path.stem}, quick, overrides)
 
 
-def load_competition(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Competition:
+def load_competition(
+    folder: Path, *, quick: bool = False, overrides: Sequence[str] = (), file: str = "competition.yaml"
+) -> Competition:
     """The competition.yaml in `folder`."""
-    return _load(folder / "competition.yaml", Competition, {"name": folder.name}, quick, overrides)
+    return _load(folder / file, Competition, {"name": folder.name}, quick, overrides)
 
 
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:

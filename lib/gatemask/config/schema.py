@@ -109,6 +109,9 @@ class Groups(Strict):
     duplicates: Literal["near", "exact", "ignore"] = Field("near", description="copies that share a group")
 
 
+MANIFEST_COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", "height", "width", "sha256", "phash"]
+
+
 class Extra(Strict):
     """More columns for the manifest, to stratify folds by."""
 
@@ -123,6 +126,8 @@ class Extra(Strict):
             raise ValueError("'file' and 'columns' go together")
         if len(set(self.names)) < len(self.names):
             raise ValueError("a column is named twice")
+        if taken := set(self.names) & set(MANIFEST_COLUMNS):
+            raise ValueError(f"'{min(taken)}' is a column of every manifest: rename it in the file")
         return self
 
     @property

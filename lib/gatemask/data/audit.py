@@ -27,12 +27,14 @@ def audit(
 
     Returns:
         The findings, and the table that they come from (image_id, fold, group, leaks, label, area).
-        leak: share of all validation images whose group is also in the training images of their fold. duplicates:
+        leak: share of all images whose group is also in the training images of their fold; the hold-out, which is
+        scored too, counts. duplicates:
         images in several folds, and copies in different folds. balance: how far the folds differ.
     """
     read = read_fold_file(file)
     frame = pd.DataFrame({"image_id": list(read.folds), "fold": list(read.folds.values())})
     known = {plain_id(name): group for name, group in groups.items()} if groups is not None else read.groups
+    known = {name: group for name, group in known.items() if group}
     frame["group"] = [known.get(i, f"\0{i}") for i in frame["image_id"]]  # no group's name holds a NUL
     frame["leaks"] = _leaks(frame)
     by_area = {plain_id(name): area for name, area in areas.items()} if areas is not None else read.areas
@@ -40,7 +42,8 @@ def audit(
     frame["label"] = (frame["area"] > 0).astype(float).where(frame["area"].notna()) if by_area else np.nan
     if not by_area and read.labels:
         frame["label"] = frame["image_id"].map(read.labels)
-    apart = [p for p in copies or [] if len({read.folds.get(plain_id(i), HOLDOUT) for i in p}) > 1]
+    placed = [pair for pair in copies or [] if set(pair) <= set(read.folds)]
+    apart = [pair for pair in placed if read.folds[pair[0]] != read.folds[pair[1]]]
     duplicated = [*read.duplicated, *(f"{one} = {other}" for one, other in apart)]
     held = frame[frame["fold"] != HOLDOUT]
     findings = {
@@ -49,7 +52,7 @@ def audit(
         "folds": int(held["fold"].nunique()),
         "groups": len(set(frame["group"]) & set(known.values())),
         "without_group": int(frame["group"].str.startswith("\0").sum()),
-        "leak": round(float(held["leaks"].mean()), 4),
+        "leak": float(frame["leaks"].mean()),
         "duplicates": len(duplicated),
         "duplicated": duplicated[:20],
         "per_fold": {str(fold): _of_fold(part) for fold, part in frame.groupby("fold")},

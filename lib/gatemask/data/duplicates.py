@@ -18,7 +18,7 @@ import numpy as np
 # copies that were recompressed, halved, doubled or dimmed stay above, different tiles below 0.75.
 NEAR_BITS, NEAR_CORRELATION = 6, 0.9
 SIDE = 32
-# A picture with less contrast than this (grey levels, standard deviation) is blank: nothing tells whether it is a copy.
+# A picture with less contrast than this (grey levels, standard deviation) has no details that could be compared.
 BLANK = 1.0
 BLOCK, PAIRS = 1024, 4096
 # Candidates an image, on average, beyond which near copies cannot be told from images of one kind.
@@ -38,11 +38,13 @@ class Look(NamedTuple):
 
     Args:
         phash: 64 bits as 16 hex digits that change little when an image is recompressed or resized.
-        details: int8 (SIDE, SIDE), the fine structure; all 0 for a blank picture.
+        details: int8 (SIDE, SIDE), the fine structure; all 0 where there is next to none.
+        blank: whether all pixels are the same, so that nothing tells whether it is a copy.
     """
 
     phash: str
     details: np.ndarray
+    blank: bool = False
 
 
 def look(image: np.ndarray) -> Look:
@@ -57,7 +59,7 @@ def look(image: np.ndarray) -> Look:
     small = cv2.resize(grey.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     low = cv2.dct(small)[:8, :8].ravel()
     phash = np.packbits(low > np.median(low)).tobytes().hex()
-    return Look(phash, _details(small))
+    return Look(phash, _details(small), bool(image.min() == image.max()))
 
 
 def no_details() -> np.ndarray:
@@ -88,11 +90,13 @@ def find(digests: Sequence[str], looks: Sequence[Look], near: bool) -> tuple[lis
     first: dict[str, int] = {}
     exact = []
     for index, digest in enumerate(digests):
-        if looks[index].details.any() and first.setdefault(digest, index) != index:
+        if not looks[index].blank and first.setdefault(digest, index) != index:
             exact.append(Pair(first[digest], index, "exact"))
     if not near or not first:
         return exact, True
-    alone = np.array(sorted(first.values()))
+    alone = np.array([index for index in sorted(first.values()) if looks[index].details.any()], int)
+    if not len(alone):
+        return exact, True
     codes = np.array([int(looks[i].phash, 16) for i in alone], np.uint64)
     details = np.stack([looks[i].details.ravel() for i in alone])
     found, candidates = [], 0

@@ -59,7 +59,16 @@ def encode(raw: Raw, picture: Picture, records: Records) -> Example:
     Raises:
         GatemaskError: the image cannot be read any more.
     """
-    image = resize_image(read_image(raw.path, picture.channels, picture.window), records.size)
+    image = read_image(raw.path, picture.channels, picture.window)
+    if image.shape[:2] != picture.size:
+        raise GatemaskError(
+            "An image is not what it was when the manifest was made.",
+            where=raw.path,
+            received=image.shape[:2],
+            expected=picture.size,
+            do="Run gatemask data prepare again.",
+        )
+    image = resize_image(image, records.size)
     return Example(raw.image_id, encode_image(image, records), _mask(raw, picture, records.size), raw.label)
 
 

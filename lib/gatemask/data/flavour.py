@@ -25,10 +25,10 @@ from gatemask.config.schema import Rle
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 
-RUNS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*")
+RUNS = re.compile(r"\s*[0-9]{1,15}\s+[0-9]{1,15}(\s+[0-9]{1,15}\s+[0-9]{1,15})*\s*")
 SAMPLED_RUNS = 5_000
 SAMPLED_IMAGES = 40
-HIGHEST = 8192
+HIGHEST, LARGEST = 8192, 1 << 28  # pixels of a column, and of an image
 # Malformed rows apart, no absolute encoding overlaps itself; relative ones seem to, unless they have few runs.
 OVERLAPPING = 0.2
 # A height is a candidate if runs cross it less than half as often as by chance, and that by four standard deviations.
@@ -48,7 +48,9 @@ def guess(texts: list[str], marker: str, size: tuple[int, int] | None) -> Guess:
     numbers = [pairs_of(text) for text in texts]
     because: dict[str, str] = {}
     offsets, because["offsets"] = offsets_of(numbers)
-    runs = [as_absolute(pairs) if offsets == "relative" else pairs for pairs in numbers]
+    runs = _sane([as_absolute(pairs) if offsets == "relative" else pairs for pairs in numbers])
+    if not runs:
+        raise GatemaskError("No row of the table holds a mask.", expected="'start length start length ...'")
     height, because["size"] = (size[0], "known") if size else _height(runs)
     last = max(int(pairs[-1].sum()) for pairs in runs)
     order, because["order"] = _order(runs, size)
@@ -133,13 +135,21 @@ def _roundness(number: int) -> int:
     return number & -number
 
 
+def _sane(runs: list[np.ndarray]) -> list[np.ndarray]:
+    """Without masks that end far behind all others: a wrong number must not decide about sizes."""
+    ends = np.array([int(pairs.sum(axis=1).max()) for pairs in runs])
+    if not len(ends):
+        return []
+    return [pairs for pairs, end in zip(runs, ends, strict=True) if end <= 20 * np.median(ends) and end <= LARGEST]
+
+
 def _order(runs: list[np.ndarray], size: tuple[int, int] | None) -> tuple[Any, str]:
     """Where height and width differ, the one that runs avoid to cross is the direction in which they go."""
     if size and size[0] != size[1]:
         joined = np.concatenate(runs)
         starts, ends = joined[:, 0], joined.sum(axis=1)
         # As shares of what chance would give, for the shorter side is crossed more often.
-        columns, rows = (_crossings(starts, ends, side) * side for side in size)
+        columns, rows = (min(_crossings(starts - b, ends - b, side) for b in (0, 1)) * side for side in size)
         if columns != rows:
             reason = f"runs cross columns of {size[0]} {columns // size[0]} times, rows of {size[1]} {rows // size[1]}"
             return ("column" if columns < rows else "row"), reason
@@ -184,10 +194,13 @@ def ask_images(found: Guess, folder: Path, pattern: str, texts: dict[str, str]) 
     size, contrast, looked = found.size or (0, 0), {"column": 0.0, "row": 0.0}, 0
     for path in (p for p in list_images(folder, pattern) if p.stem in texts):
         image = cv2.GaussianBlur(read_image(path, 1)[:, :, 0], (0, 0), 2).astype(np.float32)
+        if image.shape != tuple(size):
+            raise GatemaskError("The images differ in size.", where=path, received=image.shape, expected=tuple(size))
         edges = np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
-        for order in contrast:
-            mask = rle.decode(texts[path.stem], size, found.rle.model_copy(update={"order": order}), path)
-            outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        outlines = {order: _outline(texts[path.stem], size, found.rle, order) for order in contrast}
+        if not all(outline.any() for outline in outlines.values()):
+            continue  # malformed, or a mask without an edge
+        for order, outline in outlines.items():
             contrast[order] += float(edges[outline].mean() / max(edges.mean(), 1e-6))
         looked += 1
         if looked == SAMPLED_IMAGES:
@@ -198,6 +211,17 @@ def ask_images(found: Guess, folder: Path, pattern: str, texts: dict[str, str]) 
     column, row = (contrast[name] / looked for name in ("column", "row"))
     reason = f"outlines lie on edges {column:.2f} times as strong as the average down the columns, {row:.2f} by rows"
     return Guess(found.rle.model_copy(update={"order": order}), size, {**found.because, "order": reason})
+
+
+def _outline(text: str, size: tuple[int, int], flavour: Rle, order: str) -> np.ndarray:
+    """The pixels about a mask's edge, bool (height, width); none for a malformed mask."""
+    import cv2
+
+    try:
+        mask = rle.decode(text, size, flavour.model_copy(update={"order": order}))
+    except GatemaskError:
+        return np.zeros(size, bool)
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
 
 
 def image_size(folder: Path, pattern: str) -> tuple[int, int]:

@@ -73,7 +73,17 @@ def read_group_file(file: Path, ids: set[str], prefix: int | None = None) -> dic
     table = read_table(file, header=False)
     if len(table.header) < 2:
         raise GatemaskError("A group file has one column.", where=file, expected="image_id, group")
-    named = {plain_id(row[0]): row[1][:prefix] for row in table.rows}
+    named: dict[str, str] = {}
+    for number, row in enumerate(table.rows):
+        image_id, name = plain_id(row[0]), row[1][:prefix]
+        if named.setdefault(image_id, name) != name:
+            raise GatemaskError(
+                "An image is in two groups.",
+                where=f"{table.where(number)}, image {image_id}",
+                received=f"{named[image_id]} and {name}",
+                expected="one group an image",
+                do="Correct the table.",
+            )
     if not ids & set(named):
         raise GatemaskError(
             "The group file knows none of the images.",
@@ -91,6 +101,6 @@ def plain_id(name: str) -> str:
 
 
 def area_of(text: str, table: Table, row: int) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise GatemaskError("A mask's area is not a whole number.", where=table.where(row), received=text or "nothing")
     return int(text)

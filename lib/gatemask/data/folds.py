@@ -9,6 +9,7 @@ the repository, or imported) is checked and adopted, and never overwritten.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from gatemask.config.schema import Competition, Folds
 from gatemask.console import say
 from gatemask.data.foldfile import read_fold_file
 from gatemask.data.manifest import read_manifest
+from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, read_json, sha256, stamped_result, write_stamp, write_text
+from gatemask.files import is_current, read_json, sha256, stamped_result, write_json, write_stamp, write_text
 from gatemask.project import Project
 
 HOLDOUT = -1
@@ -39,9 +41,11 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
     if adopted:
         say(f"{project.folds} was not made here: adopted as it is.")
         frame = _checked(project, manifest, comp.folds)
+        if (k := len(set(frame["fold"]) - {HOLDOUT})) != comp.folds.k:
+            say(f"It has {k} folds, where folds.k is {comp.folds.k}. Delete it to have new ones made.")
     else:
         frame = split(manifest, comp.folds)
-        _write(project.folds, frame)
+        _write(project, frame)
     return write_stamp(stamp, made_from, {"adopted": adopted, **summary(frame, manifest)}, [project.folds], started)
 
 
@@ -62,23 +66,27 @@ def take(project: Project, comp: Competition, file: Path, force: bool = False) -
             where=project.folds,
             do="Say --force to replace them; runs on them stay as they are.",
         )
-    folds = _numbered(read_fold_file(file).folds, file)
-    numbers = set(folds.values())
+    read = read_fold_file(file)
+    if read.duplicated:
+        name = f"{len(read.duplicated)} images, such as {read.duplicated[0]}"
+        raise GatemaskError("An image is in several folds.", where=file, received=name, do="Correct the file.")
+    folds = _numbered(read.folds, file)
+    numbers = set(folds.values()) - {HOLDOUT}
     if numbers == set(range(1, len(numbers) + 1)):
         say("Folds are counted from 1 there, and from 0 here.")
-        folds = {name: fold - 1 for name, fold in folds.items()}
+        folds = {name: fold - 1 if fold != HOLDOUT else fold for name, fold in folds.items()}
     _same_images(set(manifest["image_id"]), set(folds), file)
     frame = pd.DataFrame(
         {
             "image_id": manifest["image_id"],
             "fold": manifest["image_id"].map(folds).astype(int),
             "group": manifest["group"],
-            "stratum": _strata(manifest, comp.folds),
+            "stratum": _stratum(manifest, comp.folds),
         }
     )
     _agree_on_holdout(frame, comp.folds, file)
     _refuse_leak(frame, file)
-    _write(project.folds, frame)
+    _write(project, frame)
     result = {"adopted": True, "imported": str(file), **summary(frame, manifest)}
     return write_stamp(project.data / "folds.json", _made_from(project, comp), result, [project.folds], started)
 
@@ -120,7 +128,7 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     if settings.holdout:
         fold = np.where(fold == settings.k, HOLDOUT, fold)
     columns = {"image_id": manifest["image_id"], "fold": fold, "group": manifest["group"]}
-    return pd.DataFrame({**columns, "stratum": _strata(manifest, settings)})
+    return pd.DataFrame({**columns, "stratum": _stratum(manifest, settings)})
 
 
 def read_folds(project: Project) -> pd.DataFrame:
@@ -132,19 +140,12 @@ def read_folds(project: Project) -> pd.DataFrame:
     path = project.folds
     if not path.exists():
         raise GatemaskError("There are no folds yet.", where=path, do=f"Run gatemask folds make {project.comp}.")
-    frame = pd.read_csv(path, dtype={"image_id": str, "group": str, "stratum": str}, keep_default_na=False)
-    wanted = ["image_id", "fold", "group", "stratum"]
-    if lacking := [column for column in wanted if column not in frame.columns]:
-        received = ", ".join(frame.columns)
-        raise GatemaskError(
-            f"A fold file lacks '{lacking[0]}'.",
-            where=path,
-            received=received,
-            expected=", ".join(wanted),
-            do=f"Take it away and bring it in by gatemask folds import {project.comp} FILE.",
-        )
-    if not pd.api.types.is_integer_dtype(frame["fold"]):
-        raise GatemaskError("A fold is not a whole number.", where=path, received=sorted(set(frame["fold"]))[:5])
+    table = read_table(path, ["image_id", "fold", "group", "stratum"])
+    frame = pd.DataFrame(table.rows, columns=table.header)
+    if not frame["fold"].str.fullmatch(r"-1|[0-9]{1,3}").all():
+        received = ", ".join(sorted(set(frame["fold"]))[:5])
+        raise GatemaskError("A fold is not a whole number.", where=path, received=received, expected="0, 1, ... or -1")
+    frame["fold"] = frame["fold"].astype(int)
     if len(twice := frame["image_id"][frame["image_id"].duplicated()]):
         raise GatemaskError("An image is in a fold file twice.", where=path, received=twice.iloc[0])
     _refuse_leak(frame, path)
@@ -168,14 +169,17 @@ def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
 # --- dealing out -------------------------------------------------------------------------------------------
 
 
-def _strata(manifest: pd.DataFrame, settings: Folds) -> pd.Series:
-    """0 for an empty image, 1 to `area_bins` by the rank of the mask's area; then the columns' values."""
+def _strata(manifest: pd.DataFrame, settings: Folds) -> list[pd.Series]:
+    """What is spread evenly: 0 for an empty image, 1 to `area_bins` by the rank of its area; then the columns."""
     rank = manifest["mask_area"].where(manifest["label"] == 1).rank(method="first")
     positives = max(1, int(manifest["label"].sum()))
-    stratum = np.ceil(rank * settings.area_bins / positives).fillna(0).astype(int).astype(str)
-    for name in settings.stratify:
-        stratum = stratum + "|" + _levels(manifest[name])
-    return stratum
+    area = np.ceil(rank * settings.area_bins / positives).fillna(0).astype(int).astype(str)
+    return [area, *(_levels(manifest[name]) for name in settings.stratify)]
+
+
+def _stratum(manifest: pd.DataFrame, settings: Folds) -> list[str]:
+    """The same as one word an image, for the file."""
+    return ["|".join(values) for values in zip(*_strata(manifest, settings), strict=True)]
 
 
 def _levels(column: pd.Series) -> pd.Series:
@@ -189,12 +193,11 @@ def _levels(column: pd.Series) -> pd.Series:
 
 def _counts(manifest: pd.DataFrame, settings: Folds, codes: np.ndarray, groups: int) -> np.ndarray:
     """(groups, things to balance): images, each area stratum, each value of each column."""
-    strata = _strata(manifest, settings).str.split("|")
-    balanced = [np.zeros(len(manifest), int)]
-    balanced += [pd.factorize(strata.str[at], sort=True)[0] for at in range(1 + len(settings.stratify))]
+    strata = _strata(manifest, settings)
+    balanced = [np.zeros(len(manifest), int), *(pd.factorize(values, sort=True)[0] for values in strata)]
     columns = []
     for values in balanced:
-        table = np.zeros((groups, values.max() + 1))
+        table = np.zeros((groups, values.max() + 1), np.int64)
         np.add.at(table, (codes, values), 1)
         columns.append(table)
     return np.concatenate(columns, axis=1)
@@ -202,10 +205,11 @@ def _counts(manifest: pd.DataFrame, settings: Folds, codes: np.ndarray, groups: 
 
 def _deal(counts: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
     """A fold for each group: each goes where the squared shares grow least."""
-    weights = counts / counts.sum(axis=0) ** 2
+    # Whole numbers, since sums of fractions come out differently on different processors, and with them near ties.
+    weights = np.rint(counts / counts.sum(axis=0) ** 2 * 2**50).astype(np.int64)
     shuffled = rng.permutation(len(counts))
     order = shuffled[np.argsort(-counts[shuffled, 0], kind="stable")]
-    filled = np.zeros((parts, counts.shape[1]))
+    filled = np.zeros((parts, counts.shape[1]), np.int64)
     fold_of = np.empty(len(counts), int)
     for group in order:
         # (n + g)^2 = n^2 + 2 n g + g^2, and only the middle term differs from fold to fold.
@@ -241,8 +245,15 @@ def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
     return {"manifest": sha256(project.data / "manifest.csv"), "settings": comp.folds.model_dump()}
 
 
-def _write(path: Path, frame: pd.DataFrame) -> Path:
-    return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+def _write(project: Project, frame: pd.DataFrame) -> Path:
+    """Write the folds, after a note of what they will be: by it, a run that was killed knows its own work again."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    write_json(_note(project), {"sha256": hashlib.sha256(text.encode()).hexdigest()})
+    return write_text(project.folds, text)
+
+
+def _note(project: Project) -> Path:
+    return project.data / "folds-made.json"
 
 
 def _refuse_leak(frame: pd.DataFrame, where: Path) -> None:
@@ -258,13 +269,11 @@ def _refuse_leak(frame: pd.DataFrame, where: Path) -> None:
 
 
 def _is_foreign(project: Project) -> bool:
-    stamp = project.data / "folds.json"
     if not project.folds.exists():
         return False
-    if not stamp.exists():
-        return True
-    old = read_json(stamp)
-    return old["adopted"] or sha256(project.folds) not in old["outputs"].values()
+    note, stamp = _note(project), project.data / "folds.json"
+    made_here = note.exists() and read_json(note)["sha256"] == sha256(project.folds)
+    return not made_here or (stamp.exists() and read_json(stamp)["adopted"])
 
 
 def _checked(project: Project, manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
@@ -279,7 +288,7 @@ def _checked(project: Project, manifest: pd.DataFrame, settings: Folds) -> pd.Da
 
 def _numbered(folds: dict[str, str], file: Path) -> dict[str, int]:
     names = set(folds.values()) - {str(HOLDOUT)}
-    if not all(name.isdigit() for name in names):
+    if not all(name.isascii() and name.isdigit() and len(name) < 4 for name in names):
         received = ", ".join(sorted(names))
         raise GatemaskError("A fold is not a whole number.", where=file, received=received, expected="0, 1, ... or -1")
     return {image_id: int(fold) for image_id, fold in folds.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gatemask.config.schema import Groups
 from gatemask.console import say
+from gatemask.data.foldfile import plain_id
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 
@@ -52,7 +53,8 @@ def read_groups(file: Path, id_column: str | int, column: str | int, prefix: int
     """A table of groups: image id -> the first `prefix` characters of the group's name."""
     table = read_table(file, [id_column, column])
     named: dict[str, str] = {}
-    for row, (image_id, name) in enumerate(zip(table.column(id_column), table.column(column), strict=True)):
+    ids = [plain_id(name) for name in table.column(id_column)]
+    for row, (image_id, name) in enumerate(zip(ids, table.column(column), strict=True)):
         if named.setdefault(image_id, name[:prefix]) != name[:prefix]:
             raise GatemaskError(
                 "An image is in two groups.",

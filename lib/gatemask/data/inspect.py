@@ -115,24 +115,31 @@ def write(project: Project, found: dict[str, Any]) -> Path:
             expected=size,
             do="Correct image.size, or name the size of the masks with --size.",
         )
-    section = yaml.safe_dump({"labels": found["yaml"]["labels"]}, sort_keys=False, default_flow_style=None, width=110)
-    blocks = re.findall(r"^labels:.*\n(?:(?:[ \t#].*)?\n)*", text if text.endswith("\n") else text + "\n", re.M)
-    if len(blocks) != 1:
-        raise GatemaskError("There is not one section 'labels:' to replace.", where=path, received=f"{len(blocks)}")
-    blank = "\n" * (len(blocks[0]) - len(blocks[0].rstrip("\n")) - 1)
-    changed = (
-        text.replace(blocks[0].rstrip("\n"), section.rstrip("\n"), 1)
-        if not blank
-        else text.replace(blocks[0], section + blank, 1)
-    )
-    trial = path.with_name(".tmp-check") / "competition.yaml"
+    labels = {**found["yaml"]["labels"], **({"missing": "empty"} if comp.labels.missing == "empty" else {})}
+    section = yaml.safe_dump({"labels": labels}, sort_keys=False, default_flow_style=None, width=110)
+    changed = _with_section(text, "labels", section, path)
+    trial = path.with_name(".tmp-competition.yaml")
     write_text(trial, changed)
     try:
-        load_competition(trial.parent, overrides=[f"name={comp.name}"])
+        load_competition(project.experiments, file=trial.name)
     finally:
         trial.unlink()
-        trial.parent.rmdir()
     return write_text(path, changed)
+
+
+def _with_section(text: str, key: str, section: str, path: Path) -> str:
+    """A YAML with one top-level section replaced, up to its last indented line; comments below belong to the next."""
+    lines = text.splitlines(keepends=True)
+    starts = [number for number, line in enumerate(lines) if line.startswith(f"{key}:")]
+    if len(starts) != 1:
+        raise GatemaskError(f"There is not one section '{key}:' to replace.", where=path, received=f"{len(starts)}")
+    end = start = starts[0]
+    for number in range(start + 1, len(lines)):
+        if lines[number].startswith((" ", "\t")) and lines[number].strip():
+            end = number
+        elif lines[number].strip() and not lines[number].startswith("#"):
+            break
+    return "".join([*lines[:start], section, *lines[end + 1 :]])
 
 
 def show(found: dict[str, Any]) -> None:
@@ -157,8 +164,8 @@ def show(found: dict[str, Any]) -> None:
 def _read(file: Path) -> tuple[Table, str | int, str | int, bool]:
     """The table, and which of its columns hold ids and encodings; a first row that is data means no header."""
     table = read_table(file, header=False)
-    shares = [_share_of_encodings(table.column(number)[1:]) for number in range(len(table.header))]
-    if not table.rows[1:] or max(shares) == 0:
+    shares = [_share_of_encodings(table.column(number)) for number in range(len(table.header))]
+    if max(shares) == 0:
         raise GatemaskError(
             "No column holds run-length encodings.",
             where=file,
@@ -201,7 +208,8 @@ def _count(table: Table, ids: list[str], texts: list[str], guess: flavour.Guess)
             empty.add(image_id)
             continue
         try:
-            runs.setdefault(image_id, []).append(rle.parse(text, size, guess.rle, table.where(row)))
+            found = rle.parse(text, size, guess.rle, table.where(row))
+            runs.setdefault(image_id, []).append(found)
         except GatemaskError as error:
             bad.append((table.lines[row], image_id, f"{error.what} {error.details['received']}"))
     several = {name: found for name, found in runs.items() if len(found) > 1}

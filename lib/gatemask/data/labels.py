@@ -12,6 +12,7 @@ import pandas as pd
 
 from gatemask.config.schema import PngLabels, Rle, RleLabels
 from gatemask.console import progress
+from gatemask.data.foldfile import plain_id
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
@@ -56,7 +57,8 @@ def read_labels(labels: RleLabels | PngLabels, raw: Path, ids: Sequence[str], si
 def _from_table(labels: RleLabels, raw: Path, size: tuple[int, int]) -> Labels:
     file = raw / labels.file
     table = read_table(file, [labels.id, labels.mask], header=not isinstance(labels.id, int))
-    ids, texts = table.column(labels.id), table.column(labels.mask)
+    # Some tables name files, not ids.
+    ids, texts = [plain_id(name) for name in table.column(labels.id)], table.column(labels.mask)
     _refuse_contradictions(table, ids, [rle.is_empty(text, labels.rle) for text in texts])
     # Rows of one image need not be neighbours: gather them by id, over the whole table.
     rows_of: dict[str, list[int]] = {}

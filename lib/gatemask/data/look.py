@@ -88,5 +88,5 @@ def _row(image_id: str, split: str, comp: Competition) -> Row:
 
 def without_image(image_id: str, comp: Competition) -> Seen:
     """A training image of which only the label is known."""
-    nothing = duplicates.Look("", duplicates.no_details())
+    nothing = duplicates.Look("", duplicates.no_details(), blank=True)
     return Seen(_row(image_id, "train", comp) | {"phash": ""}, nothing, {})

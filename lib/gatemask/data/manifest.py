@@ -16,9 +16,10 @@ from typing import Any
 
 import pandas as pd
 
-from gatemask.config.schema import Competition, PngLabels
+from gatemask.config.schema import MANIFEST_COLUMNS, Competition, PngLabels
 from gatemask.console import say, table
 from gatemask.data import duplicates, groups
+from gatemask.data.foldfile import plain_id
 from gatemask.data.labels import Labels, read_labels, write_masks
 from gatemask.data.look import Problems, Row, Seen, check_tags, look_at, without_image
 from gatemask.data.readers import list_images
@@ -36,8 +37,6 @@ from gatemask.files import (
 )
 from gatemask.masks import rle
 from gatemask.project import Project
-
-COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", "height", "width", "sha256", "phash"]
 
 
 def prepare(
@@ -75,8 +74,9 @@ def prepare(
     if labels_only:
         seen = [without_image(image_id, comp) for image_id in labels.masks]
     seen = _with_labels(seen, labels, comp.image.size, problems)
+    seen = _with_names(seen, comp, sources, problems)
     pairs = _copies(seen, comp)
-    rows = _with_groups(seen, comp, sources, pairs, problems)
+    rows = _with_groups(seen, sources, pairs)
     _add_extra(rows, seen, raw, comp)
     _report(problems, project.data / "problems.csv", strict)
     train = [row for row in rows if row["split"] == "train"]
@@ -88,7 +88,9 @@ def prepare(
             expected="images with labels",
             do=f"See {project.data / 'problems.csv'}.",
         )
-    outputs = _write(project, comp, raw, rows, labels.masks, pairs)
+    truth = _test_truth(rows, raw, comp)
+    stamp.unlink(missing_ok=True)  # from here on, tables of two origins may stand side by side
+    outputs = _write(project, comp, rows, labels.masks, truth, pairs)
     result = {
         "images": len(train),
         "positives": sum(row["label"] for row in train),
@@ -126,13 +128,22 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
 
 
-def require_images(project: Project) -> None:
-    """Refuse a manifest that was made from the labels alone."""
-    if read_json(project.data / "manifest.json")["made_from"].get("labels_only"):
+def require_images(project: Project, comp: Competition) -> None:
+    """Refuse a manifest that was made from the labels alone, or for images of another kind."""
+    made_from = read_json(project.data / "manifest.json")["made_from"]
+    if made_from.get("labels_only"):
         raise GatemaskError(
             "The manifest was made from the labels alone.",
             where=project.data / "manifest.csv",
             do=f"Run gatemask data prepare {project.comp} where the images are.",
+        )
+    if made_from.get("image") != comp.image.model_dump(mode="json"):
+        raise GatemaskError(
+            "The manifest was made with other settings of 'image'.",
+            where=project.data / "manifest.csv",
+            received=made_from.get("image"),
+            expected=comp.image.model_dump(mode="json"),
+            do=f"Run gatemask data prepare {project.comp}.",
         )
 
 
@@ -158,8 +169,9 @@ def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, An
     tables = [raw / name for source in sources if (name := getattr(source, "file", None))]
     existing = [path for path in tables if path.exists()]
     drawn = [source for source in sources if isinstance(source, PngLabels)]
-    masks = [path for source in drawn for path in raw.glob(source.masks.format(id="*"))]
-    return {"settings": _settings(comp), "files": listing_fingerprint([*images, *existing, *masks], raw)}
+    masks = [path for source in drawn for path in list_images(raw, source.masks.format(id="*"))]
+    files = listing_fingerprint([*images, *existing, *masks], raw)
+    return {"settings": _settings(comp), "image": comp.image.model_dump(mode="json"), "files": files}
 
 
 def _settings(comp: Competition) -> str:
@@ -169,6 +181,12 @@ def _settings(comp: Competition) -> str:
 def _train_ids(seen: list[Seen], raw: Path, comp: Competition, labels_only: bool) -> list[str]:
     if not labels_only:
         return [one.row["image_id"] for one in seen if one.row["split"] == "train"]
+    if comp.labels.missing == "empty":
+        raise GatemaskError(
+            "--labels-only cannot know the images that have no label.",
+            received="labels.missing: empty",
+            do="Run it where the images are.",
+        )
     if isinstance(comp.labels, PngLabels):
         before, after = comp.labels.masks.split("{id}")
         if "*" in before + after:
@@ -218,28 +236,26 @@ def _copies(seen: list[Seen], comp: Competition) -> list[tuple[Row, Row, str]]:
     return [(seen[pair.one].row, seen[pair.other].row, pair.kind) for pair in found]
 
 
-def _with_groups(
-    seen: list[Seen],
-    comp: Competition,
-    sources: list[groups.Source],
-    pairs: list[tuple[Row, Row, str]],
-    problems: Problems,
-) -> list[Row]:
-    """Name every image's group. A training image that a source should name, but none does, is a problem."""
-    named = [{_key(one.row): source(one.row["image_id"], one.tags) for one in seen} for source in sources]
+def _with_names(seen: list[Seen], comp: Competition, sources: list[groups.Source], problems: Problems) -> list[Seen]:
+    """Leave out training images that a source should name, but none does."""
     kept = []
-    for row in (one.row for one in seen):
-        must = bool(sources) and not comp.groups.optional and row["split"] == "train"
-        if must and not any(names[_key(row)] for names in named):
-            problems.append((row["path"] or row["image_id"], "The image has no group."))
+    for one in seen:
+        must = bool(sources) and not comp.groups.optional and one.row["split"] == "train"
+        if must and not any(source(one.row["image_id"], one.tags) for source in sources):
+            problems.append((one.row["path"] or one.row["image_id"], "The image has no group."))
         else:
-            kept.append(row)
-    keys = sorted(_key(row) for row in kept)
-    copies = [(_key(a), _key(b)) for a, b, _ in pairs if {_key(a), _key(b)} <= set(keys)]
-    joined = groups.join(keys, named, copies)
-    for row in kept:
-        row["group"] = joined[_key(row)].removeprefix("train/").removeprefix("test/")
+            kept.append(one)
     return kept
+
+
+def _with_groups(seen: list[Seen], sources: list[groups.Source], pairs: list[tuple[Row, Row, str]]) -> list[Row]:
+    """Name every image's group."""
+    named = [{_key(one.row): source(one.row["image_id"], one.tags) for one in seen} for source in sources]
+    copies = [(_key(one), _key(other)) for one, other, _ in pairs]
+    joined = groups.join(sorted(_key(one.row) for one in seen), named, copies)
+    for one in seen:
+        one.row["group"] = joined[_key(one.row)].removeprefix("train/").removeprefix("test/")
+    return [one.row for one in seen]
 
 
 def _key(row: Row) -> str:
@@ -252,7 +268,7 @@ def _add_extra(rows: list[Row], seen: list[Seen], raw: Path, comp: Competition) 
     named: dict[str, dict[str, str]] = {}
     if comp.extra.file:
         file = read_table(raw / comp.extra.file, [comp.extra.id, *comp.extra.columns])
-        ids = file.column(comp.extra.id)
+        ids = [plain_id(name) for name in file.column(comp.extra.id)]
         named = {name: dict(zip(ids, file.column(name), strict=True)) for name in comp.extra.columns}
     for row in rows:
         row.update({tag: tags[_key(row)].get(tag, "") for tag in comp.extra.dicom})
@@ -275,15 +291,23 @@ def _report(problems: Problems, path: Path, strict: bool) -> None:
         )
 
 
+def _test_truth(rows: list[Row], raw: Path, comp: Competition) -> dict[str, str] | None:
+    """Masks of the test images, where they are known."""
+    ids = [row["image_id"] for row in rows if row["split"] == "test"]
+    if comp.test is None or comp.test.labels is None or not ids:
+        return None
+    return read_labels(comp.test.labels, raw, ids, comp.image.size).masks
+
+
 def _write(
     project: Project,
     comp: Competition,
-    raw: Path,
     rows: list[Row],
     masks: dict[str, str],
+    truth: dict[str, str] | None,
     pairs: list[tuple[Row, Row, str]],
 ) -> list[Path]:
-    columns = [*COLUMNS, *comp.extra.names]
+    columns = [*MANIFEST_COLUMNS, *comp.extra.names]
     frame = pd.DataFrame(rows, columns=columns).sort_values(["split", "image_id"], ascending=[False, True])
     known = set(frame["image_id"][frame["split"] == "train"])
     copies = [(a["image_id"], a["split"], b["image_id"], b["split"], kind) for a, b, kind in pairs]
@@ -295,11 +319,6 @@ def _write(
         write_masks(folder / "masks.csv", {n: t for n, t in masks.items() if n in known}, comp.classes[0]),
     ]
     (folder / "test_masks.csv").unlink(missing_ok=True)
-    if comp.test is not None and comp.test.labels is not None and (known_test := _test_ids(frame)):
-        truth = read_labels(comp.test.labels, raw, known_test, comp.image.size)
-        outputs.append(write_masks(folder / "test_masks.csv", truth.masks, comp.classes[0]))
+    if truth is not None:
+        outputs.append(write_masks(folder / "test_masks.csv", truth, comp.classes[0]))
     return outputs
-
-
-def _test_ids(frame: pd.DataFrame) -> list[str]:
-    return list(frame["image_id"][frame["split"] == "test"])

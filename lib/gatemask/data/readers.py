@@ -120,6 +120,9 @@ def _read_dicom(path: Path, window: Window) -> np.ndarray:
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise GatemaskError("A DICOM holds several frames.", where=path, received=dataset.NumberOfFrames, expected=1)
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        if not str(kind).startswith(("RGB", "YBR")):
+            expected = "MONOCHROME1, MONOCHROME2, RGB or YBR"
+            raise GatemaskError("A DICOM is of a kind that is not read.", where=path, received=kind, expected=expected)
         return pydicom.pixels.pixel_array(dataset)  # as RGB, whatever colours it was stored in
     grey = _grey_levels(dataset, window)
     return 255 - grey if kind == "MONOCHROME1" else grey
@@ -135,11 +138,13 @@ def _grey_levels(dataset: Any, window: Window) -> np.ndarray:
     pixels = dataset.pixel_array
     if window == "file":
         shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-        if "VOILUTSequence" in dataset:
-            limits = np.array([0, (1 << int(dataset.VOILUTSequence[0].LUTDescriptor[2])) - 1])
-        else:  # pydicom spreads a window over the range of the stored values, rescaled
-            limits = apply_modality_lut(limits, dataset)
-        return _as_uint8(shown, float(limits[0]), float(limits[-1]))
+        for table in ("VOILUTSequence", "ModalityLUTSequence"):
+            if table in dataset:
+                return _as_uint8(shown, 0, float((1 << int(dataset[table][0].LUTDescriptor[2])) - 1))
+        # pydicom spreads a window over the range of the stored values, rescaled; without one, nothing is turned round.
+        limits = apply_modality_lut(limits, dataset)
+        limits = limits if "WindowCenter" in dataset else np.sort(limits)
+        return _as_uint8(shown, float(limits[0]), float(limits[1]))
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if window == "full":
         # A linear rescale cancels out of the whole range, unless it turns the grey levels round.

@@ -25,6 +25,7 @@ from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_manifest, require_images
 from gatemask.errors import GatemaskError
 from gatemask.files import (
+    alone,
     fresh_folder,
     is_current,
     read_json,
@@ -47,6 +48,15 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
     if is_current(stamp, inputs):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
+    with alone(project.data / f".records-{comp.records.size}.lock", "Another process makes these records."):
+        return _make(project, comp, started)
+
+
+def _make(project: Project, comp: Competition, started: float) -> dict[str, Any]:
+    folder = project.records(comp.records.size)
+    stamp, inputs = folder / "index.json", _made_from(project, comp)
+    if is_current(stamp, inputs):  # since another process made them just now
+        return {"current": True, **stamped_result(stamp)}
     raws = _raws(project, comp)
     step = comp.records.per_shard
     parts = [raws[at : at + step] for at in range(0, len(raws), step)]
@@ -147,12 +157,12 @@ def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
             "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
         )
     tables = [project.data / "manifest.csv", project.data / "masks.csv"]
-    image = {"channels": comp.image.channels, "window": comp.image.window}
-    return {"settings": comp.records.model_dump() | image, **{path.name: sha256(path) for path in tables}}
+    image = comp.image.model_dump(mode="json")
+    return {"settings": comp.records.model_dump(), "image": image, **{path.name: sha256(path) for path in tables}}
 
 
 def _raws(project: Project, comp: Competition) -> list[Raw]:
-    require_images(project)
+    require_images(project, comp)
     folder, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
     rows = read_manifest(project, "train").itertuples()
     return [Raw(row.image_id, folder / row.path, masks.text(row.image_id), int(row.label)) for row in rows]

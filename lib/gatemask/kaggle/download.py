@@ -7,7 +7,6 @@ data/<comp>/download.json        written last
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import time
@@ -20,12 +19,12 @@ from typing import Any
 from gatemask.config.schema import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, read_json, stamped_result, write_json, write_stamp
+from gatemask.files import alone, fresh_folder, is_current, read_json, stamped_result, write_json, write_stamp
 from gatemask.kaggle.fetch import fetch, printable
 from gatemask.kaggle.unpack import DamagedError, unpack
 from gatemask.project import Project
 
-LOCK_S = 10.0  # a kaggle command whose parent was killed needs a moment to go
+BUSY = "Another download of this competition is running, or a kaggle command that it left."
 
 
 def download(project: Project, comp: Competition, data: Path | None = None, force: bool = False) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def download(project: Project, comp: Competition, data: Path | None = None, forc
     stamp, record, work = (project.data / name for name in ("download.json", "download-files.json", "download"))
     fresh = target.with_name(f".{target.name}.gatemask-download")
     made_from = {"competition": slug, "folder": str(target)}
-    with _told(target), _alone(project.data / ".download-lock") as lock, _removed_after(fresh):
+    with _told(target), alone(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
         # Names and sizes say that the files stand; ten gigabytes are not hashed again on every call.
         if not force and is_current(stamp, made_from) and _differing(record, target) == (0, 0):
             return {"current": True, **stamped_result(stamp)}
@@ -104,27 +103,6 @@ def _removed_after(folder: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """Hold a lock. The kaggle command inherits it, so that one that outlived its parent still keeps others out."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        deadline = time.monotonic() + LOCK_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise GatemaskError(
-                        "Another download of this competition is running.",
-                        where=path.parent,
-                        do="Wait until it ends, or end it (also a kaggle command that it may have left).",
-                    ) from None
-                time.sleep(0.2)
-        yield file.fileno()
 
 
 def _differing(record: Path, target: Path) -> tuple[int, int]:

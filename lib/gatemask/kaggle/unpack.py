@@ -97,6 +97,9 @@ def _unpack_inner(inner: Path, folder: Path, taken: dict[str, bool]) -> None:
     name = inner.relative_to(folder).as_posix()
     if not zipfile.is_zipfile(inner):
         return  # only called .zip, such as what macOS leaves in __MACOSX; its CRC was right
+    if not inner.stem.strip(". "):
+        say(f"{name} has no name to unpack it under, and stays as it is.")  # "...zip" would lead to the folder above
+        return
     with open_zip(inner) as opened:
         if any(info.flag_bits & 1 for info in opened.infolist()):
             say(f"{name} is locked with a password and stays as it is.")

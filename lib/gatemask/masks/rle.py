@@ -103,11 +103,10 @@ def _gaps_and_lengths(text: str, shape: tuple[int, int], flavour: Rle, where: ob
 
 def _numbers(text: str, where: object) -> np.ndarray:
     try:
-        # Four times as fast as int() on each word; it would take Unicode digits too, which int() would not.
-        return np.fromstring(text, np.int64, sep=" ") if text.isascii() else np.array(text.split(), np.int64)
-    except (ValueError, OverflowError):
+        return np.fromstring(text, np.int64, sep=" ")  # four times as fast as int() on each word
+    except ValueError:
         words = text.split()
-        bad = next((word for word in words if not word.lstrip("-").isdigit()), max(words, key=len))
+        bad = next((word for word in words if not (word.isascii() and word.lstrip("-").isdigit())), words[-1])
         raise _refusal("holds something that is not a whole number", where, bad, "start length start ...") from None
 
 

@@ -77,8 +77,9 @@ def _areas(file: Path) -> dict[str, int]:
     """Mask areas from a manifest, or from a label table as competitions publish them."""
     read = read_table(file)
     if "mask_area" in read.header:
-        cells = enumerate(zip(read.column(0), read.column("mask_area"), strict=True))
-        return {image_id: area_of(text, read, row) for row, (image_id, text) in cells}
+        splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)
+        cells = enumerate(zip(read.column(0), read.column("mask_area"), splits, strict=True))
+        return {name: area_of(text, read, row) for row, (name, text, split) in cells if split == "train"}
     return inspect.areas(file)
 
 
