@@ -257,5 +257,5 @@ def test_values_with_a_bar_are_spread_evenly_too() -> None:
 def test_a_fold_file_that_is_no_table_is_told(project: Project, content: str) -> None:
     folds.make(project, competition())
     project.folds.write_bytes(content.encode("latin-1"))
-    with pytest.raises(GatemaskError, match="is empty|cannot be read"):
+    with pytest.raises(GatemaskError, match=r"is empty|cannot be read"):
         folds.read_folds(project)

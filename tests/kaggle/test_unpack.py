@@ -174,3 +174,9 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
     with pytest.raises(GatemaskError, match=r"(?s)room.*1 MB free.*5 MB"):
         run(zipped(("zeros", bytes(5_000_000))))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_inside_cannot_lead_out_by_its_own_name(run: Run, tmp_path: Path) -> None:
+    found = run(zipped(("...zip", zipped(("x", b"1"))), ("a.csv", b"2")))
+    assert sorted(found) == ["...zip", "a.csv"]
+    assert not list(tmp_path.rglob("x"))
