@@ -96,8 +96,8 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
 
     Like scikit-learn's StratifiedGroupKFold, groups are dealt out one by one, large ones first, each to the fold
     where it disturbs the balance least. What is balanced are images, strata and the columns of `stratify`, all as
-    shares of their totals. The cost of a group in a fold is a single product of matrices here, which makes a try
-    about a hundred times as fast, so that many can be compared.
+    shares of their totals. The cost of a group in all folds is one small product here, which makes a try some twenty
+    times as fast, so that many can be compared; between equally even splits, finer area bins decide.
 
     Args:
         manifest: training images with image_id, group, label, mask_area and the columns to stratify by.
