@@ -1,0 +1,72 @@
+"""The benchmarks run, on a few images each; what they measure is for `make bench` to say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import ROOT
+
+KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for module in ("rle", "folds", "records", "run"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return importlib.import_module(name)
+
+
+def test_rle(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("rle", monkeypatch)
+    monkeypatch.setattr(bench, "LABELS", Path("nowhere"))
+    monkeypatch.setattr(bench, "COUNT", 6)
+    monkeypatch.setattr(bench, "LOOPED", 2)
+    rows = list(bench.rows())
+    assert len(rows) == 4
+    assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
+    assert "6 phantom annotations" in rows[0]["name"]
+
+
+def test_plain_loops_agree_with_the_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    bench = load("rle", monkeypatch)
+    mask = bench.phantom(np.random.default_rng(1))
+    text = bench.rle.encode(mask, bench.SIIM)
+    assert bench.plain_encode(mask) == text
+    assert (np.array(bench.plain_decode(text), bool) == mask.T.ravel()).all()
+
+
+def test_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("folds", monkeypatch)
+    monkeypatch.setattr(bench, "IMAGES", 400)
+    monkeypatch.setattr(bench, "PATIENTS", 200)
+    assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
+
+
+def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("records", monkeypatch)
+    monkeypatch.setattr(bench, "IMAGES", 110)
+    monkeypatch.setattr(bench, "DIFFERENT", 2)
+    assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
+
+
+def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = load("run", monkeypatch)
+    path = tmp_path / "bench.json"
+    run.write(path, [{"bench": "rle", "name": "a"}, {"bench": "folds", "name": "b"}], ["rle", "folds"])
+    run.write(path, [{"bench": "rle", "name": "c"}], ["rle"])
+    assert [row["name"] for row in json.loads(path.read_text())] == ["c", "b"]
+
+
+def test_an_unknown_benchmark_is_refused() -> None:
+    done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no benchmark is called rel; there are rle, folds, records" in done.stderr
