@@ -18,8 +18,7 @@ import pytest
 
 from gatemask.config.schema import Competition
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json
-from gatemask.kaggle import download as module
+from gatemask.files import alone, read_json
 from gatemask.kaggle import fetch
 from gatemask.kaggle.download import download
 from gatemask.kaggle.fetch import explain, printable
@@ -321,8 +320,8 @@ def test_a_download_that_stands_still_is_ended(
 
 
 def test_two_at_once(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LOCK_S", 0.3)
-    with module._alone(project.data / ".download-lock"):
+    monkeypatch.setattr("gatemask.files.LOCK_S", 0.3)
+    with alone(project.data / ".download-lock", "unused"):
         assert "Another download" in failure(project)
     assert kaggle.asked == []
 
