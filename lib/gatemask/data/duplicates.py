@@ -1,9 +1,8 @@
 """Copies of an image under two names: byte for byte, or recompressed, resized, re-windowed.
 
 A copy on the other side of a split is a leak that no patient's name gives away. Candidates are pairs whose
-perceptual hashes differ in few bits. Images of one kind (chest X-rays, tiles) share
-their coarse structure and so many bits, so candidates are then compared by their fine details, which only copies
-share.
+perceptual hashes differ in few bits. Images of one kind (chest X-rays, tiles) share their coarse structure and so many
+bits, so candidates are then compared by their fine details, which only copies share.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ import cv2
 import numpy as np
 
 # Bits of 64 in which hashes of copies may differ, and the correlation of their details. Measured on nuclei tiles:
-# copies that were recompressed, halved, doubled or dimmed stay above, different tiles below 0.75.
+# halved copies reach 0.98 and more, different tiles 0.65 at most. JPEG at quality 50 leaves the median at 0.99, but
+# takes the details of dark tiles away, and those copies are missed.
 NEAR_BITS, NEAR_CORRELATION = 6, 0.9
 SIDE = 32
 # A picture with less contrast than this (grey levels, standard deviation) has no details that could be compared.

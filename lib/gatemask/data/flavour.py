@@ -45,6 +45,16 @@ class Guess(NamedTuple):
 
 
 def guess(texts: list[str], marker: str, size: tuple[int, int] | None) -> Guess:
+    """The flavour that most speaks for.
+
+    Args:
+        texts: encodings of masks, each a match of RUNS.
+        marker: the word for an empty mask.
+        size: height and width, where they are known.
+
+    Raises:
+        GatemaskError: no mask to learn from.
+    """
     numbers = [pairs_of(text) for text in texts]
     because: dict[str, str] = {}
     offsets, because["offsets"] = offsets_of(numbers)
@@ -63,6 +73,7 @@ def guess(texts: list[str], marker: str, size: tuple[int, int] | None) -> Guess:
 
 
 def offsets_of(numbers: list[np.ndarray]) -> tuple[Any, str]:
+    """ "absolute" or "relative", and why."""
     several = [pairs for pairs in numbers if len(pairs) > 1]
     if not several:
         return "absolute", "assumed: no mask has more than one run"
@@ -84,6 +95,7 @@ def pairs_of(text: str) -> np.ndarray:
 
 
 def as_absolute(pairs: np.ndarray) -> np.ndarray:
+    """Relative starts, counted from the beginning of the image instead; lengths as they are."""
     starts = np.cumsum(pairs.ravel())[::2]
     return np.stack([starts, pairs[:, 1]], axis=1)
 
