@@ -39,9 +39,7 @@ def built() -> dict[str, keras.Model]:
     }
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("efficientnet", (2, 1)), ("unet", (2, 32, 32, 1)), ("unetpp", (2, 32, 32, 1))]
-)
+@pytest.mark.parametrize(("name", "shape"), [("gate", (2, 1)), ("unet", (2, 32, 32, 1)), ("unetpp", (2, 32, 32, 1))])
 def test_uint8_goes_in_and_probabilities_come_out(built, name: str, shape: tuple[int, ...]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.uint8)
     out = np.asarray(built[name](images))
@@ -79,7 +77,7 @@ def test_unetpp_has_ten_nodes_with_dense_skips(built) -> None:
 def test_fresh_builds_of_one_seed_are_equal_and_of_another_are_not(built) -> None:
     def weights(seed: int) -> np.ndarray:
         random.seed(seed)  # as a fold begins
-        model = models.build(Model(name="efficientnet", encoder="efficientnetb0"), 32, 1)
+        model = models.build(Model(name="gate", encoder="efficientnetb0"), 32, 1)
         return np.concatenate([w.ravel() for w in model.get_weights()])
 
     assert (weights(1) == weights(1)).all()

@@ -10,7 +10,7 @@ from gatemask.config import load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
 
 GATE = """task: gate
-model: {name: efficientnet, encoder: efficientnetb0}
+model: {name: gate, encoder: efficientnetb0}
 input: {size: 64}
 loss: {bce: 1}
 epochs: 3
@@ -75,7 +75,7 @@ BAD = {
     "no YAML": (GATE + "  - : [\n", ["not valid YAML", "line"]),
     "a list": ("- a\n- b\n", ["must be a mapping"]),
     "a gate with a mask loss": (GATE.replace("bce", "dice"), ["'dice' is a loss for masks"]),
-    "a gate with a U-Net": (GATE.replace("name: efficientnet,", "name: unet,"), ["gate", "unet"]),
+    "a gate with a U-Net": (GATE.replace("name: gate,", "name: unet,"), ["gate", "unet"]),
     "a gate that watches Dice": (GATE + "monitor: dice\n", ["monitor"]),
     "a zoom that shrinks": (GATE + "augment: [{affine: {zoom: [1.2, 0.8]}}]\n", ["zoom", "line 6"]),
     "a negative seed": (GATE + "seed: -1\n", ["seed", "line 6", "-1"]),

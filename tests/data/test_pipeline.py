@@ -84,7 +84,7 @@ def examples(count: int) -> list[Example]:
 
 
 def experiment(task: str) -> Experiment:
-    model = {"gate": "efficientnet", "mask": "unet"}[task]
+    model = {"gate": "gate", "mask": "unet"}[task]
     return Experiment.model_validate(
         {
             "name": "e",

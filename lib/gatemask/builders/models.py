@@ -98,11 +98,7 @@ def _convolve(x: keras.KerasTensor, filters: int, config: Model, name: str) -> k
     return x
 
 
-ARCHITECTURES: dict[str, Callable[[Model, int, int], keras.Model]] = {
-    "efficientnet": gate,
-    "unet": unet,
-    "unetpp": unetpp,
-}
+ARCHITECTURES: dict[str, Callable[[Model, int, int], keras.Model]] = {"gate": gate, "unet": unet, "unetpp": unetpp}
 
 
 def network(model: keras.Model) -> keras.Model:
