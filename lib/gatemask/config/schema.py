@@ -291,7 +291,8 @@ class Model(Strict):
             raise ValueError(f"there are noisy-student weights for EfficientNets only, not for '{self.encoder}'")
         if (other := encoder_in_name(self.weights)) not in (None, self.encoder):
             raise ValueError(
-                f"model.weights names a file of another encoder: {self.weights} is of {other}, the model's is {self.encoder}"
+                f"model.weights names a file of another encoder: {self.weights} is of {other}, "
+                f"the model's is {self.encoder}"
             )
         return self
 
