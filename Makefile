@@ -10,7 +10,7 @@ FOLD ?= all
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train oof-tune ensemble package rehearse report clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan oof-tune ensemble package rehearse report clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ check-records: setup ## read every record again
 
 train: setup ## one experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
 	@$(GATEMASK) train $(EXP) --fold $(FOLD) $(ARGS)
+
+plan: setup ## parameters, memory, steps and hours of an experiment: make plan EXP=...
+	@$(GATEMASK) plan $(EXP) $(ARGS)
 
 oof-tune: setup ## tune gate and mask thresholds on out-of-fold predictions
 	@$(GATEMASK) oof-tune $(COMP) $(ARGS)

@@ -26,6 +26,7 @@ COMMANDS = [
     ["records", "make"],
     ["records", "check"],
     ["train"],
+    ["plan"],
     ["oof-tune"],
     ["ensemble"],
     ["package"],

@@ -15,7 +15,7 @@ from gatemask.errors import GatemaskError, nearest
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from gatemask.config import Competition, Ensemble
+    from gatemask.config import Competition, Ensemble, Experiment
     from gatemask.project import Project
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.add_typer(folds_app, name="folds")
 app.add_typer(records_app, name="records")
 
 Comp = Annotated[str, typer.Argument(metavar="COMP", help="a folder below experiments/")]
+Exp = Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, or COMP/NAME")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a YAML; repeatable")]
 Quick = Annotated[bool, typer.Option("--quick", help="shrink everything, as the YAML's quick: says")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
@@ -170,24 +171,27 @@ def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Jso
 
 @app.command()
 def train(
-    exp: Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, or COMP/NAME")],
+    exp: Exp,
     fold: Annotated[str, typer.Option(help="a fold's number, several with commas, or 'all'")] = "all",
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Train an experiment, fold by fold; goes on where it was stopped."""
-    from gatemask.config import load_competition, load_experiment
-    from gatemask.project import open_experiment
-
-    project, path = open_experiment(exp, quick=quick)
-    overrides = _split(set_)
-    experiment = load_experiment(path, quick=quick, overrides=overrides["experiment"])
-    config = load_competition(project.experiments, quick=quick, overrides=overrides["competition"])
+    project, config, experiment = _open_experiment(exp, quick, set_)
     folds = None if fold == "all" else [_number(part) for part in fold.split(",")]
     from gatemask.training.train import train
 
     _print(train(project, config, experiment, folds), json_)
+
+
+@app.command()
+def plan(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Parameters, memory, steps and hours of an experiment, before it runs."""
+    project, config, experiment = _open_experiment(exp, quick, set_)
+    from gatemask.training import plan
+
+    _print(plan.plan(project, config, experiment), json_, show=plan.show)
 
 
 @app.command("oof-tune")
@@ -266,6 +270,17 @@ def _open(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project,
     overrides = _split(overrides)["competition"]
     project = open_project(comp, quick=quick)
     return project, load_competition(project.experiments, quick=quick, overrides=overrides)
+
+
+def _open_experiment(exp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Experiment]:
+    """An experiment by path or name, with the project and the competition that it belongs to."""
+    from gatemask.config import load_competition, load_experiment
+    from gatemask.project import open_experiment
+
+    project, path = open_experiment(exp, quick=quick)
+    split = _split(overrides)
+    experiment = load_experiment(path, quick=quick, overrides=split["experiment"])
+    return project, load_competition(project.experiments, quick=quick, overrides=split["competition"]), experiment
 
 
 def _open_whole(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:

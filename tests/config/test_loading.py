@@ -66,7 +66,7 @@ BAD = {
     "an unknown key inside": (GATE + "optimizer: {nam: adam}\n", ["optimizer.nam", "line 6", "'name'"]),
     "an unknown model": (GATE.replace("efficientnetb0", "efficientnetb9"), ["efficientnetb9", "line 2", "netb0"]),
     "an unknown loss": (GATE.replace("bce", "bcee"), ["bcee", "line 4", "'bce'"]),
-    "an unknown augmentation": (GATE + "augment: [vflip]\n", ["vflip", "line 6", "hflip"]),
+    "an unknown augmentation": (GATE + "augment: [vflop]\n", ["vflop", "line 6", "vflip"]),
     "a value of the wrong kind": (GATE.replace("epochs: 3", "epochs: many"), ["epochs", "line 5", "many"]),
     "too small a value": (GATE.replace("epochs: 3", "epochs: 0"), ["epochs", "line 5", "0"]),
     "a size that cannot be halved five times": (GATE.replace("64", "100"), ["input.size", "line 3", "100", "32"]),

@@ -1,41 +1,70 @@
-"""Learning rate by epoch: plain functions, so that a resumed training needs no state of its own."""
+"""Learning rate by epoch: plain functions of what was, so that a resumed training needs no state of its own."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gatemask.config.schema import Schedule
 
-
-def learning_rate(config: Schedule, epoch: int, epochs: int) -> float:
-    """The learning rate of an epoch (from 0) of a training of `epochs`."""
-    return SCHEDULES[config.name](config, epoch, epochs)
+Scores = Sequence[float]
 
 
-def constant(config: Schedule, epoch: int, epochs: int) -> float:
-    return config.peak
+def learning_rate(config: Schedule, epoch: int, epochs: int, scores: Scores = ()) -> float:
+    """The learning rate of an epoch.
 
-
-def warmup_hold_decay(config: Schedule, epoch: int, epochs: int) -> float:
-    """Linear from start to peak over `warmup` epochs, `hold` epochs flat, then times `decay` each epoch."""
+    Args:
+        config: the YAML's `schedule:`.
+        epoch: from 0.
+        epochs: of the whole training.
+        scores: what `monitor` gave in the epochs before, one each; higher is better.
+    """
     if epoch < config.warmup:
         start = config.peak if config.start is None else config.start
         return start + (config.peak - start) * epoch / config.warmup
-    late = max(0, epoch - config.warmup - config.hold + 1) if config.hold else epoch - config.warmup
-    return max(config.floor, config.peak * config.decay**late)
+    since = epoch - config.warmup
+    rate = config.peak if since < config.hold else SCHEDULES[config.name](config, epoch, epochs, scores)
+    return max(config.floor, rate)
 
 
-def cosine(config: Schedule, epoch: int, epochs: int) -> float:
-    """The same warm-up, then half a cosine from peak to floor (Loshchilov 2016, without restarts)."""
-    if epoch < config.warmup:
-        return warmup_hold_decay(config, epoch, epochs)
-    part = (epoch - config.warmup) / max(1, epochs - 1 - config.warmup)
-    return config.floor + (config.peak - config.floor) * (1 + math.cos(math.pi * min(1.0, part))) / 2
+def constant(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
+    """Always the peak."""
+    return config.peak
 
 
-SCHEDULES: dict[str, Callable[[Schedule, int, int], float]] = {
+def warmup_hold_decay(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
+    """Linear from start to peak over `warmup` epochs, `hold` epochs flat, then times `decay` each epoch."""
+    late = epoch - config.warmup - config.hold
+    return config.peak * config.decay ** (late + 1 if config.hold else late)
+
+
+def cosine(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
+    """Half a cosine from peak to floor, and again where `cycle` says so (Loshchilov 2016)."""
+    at, whole = epoch - config.warmup - config.hold, max(1, epochs - config.warmup - config.hold)
+    peak, length = config.peak, float(config.cycle or whole)
+    while config.cycle and at >= round(length):
+        at -= round(length)
+        length *= config.grow
+        peak *= config.restart
+    # A cycle's last epoch is at the floor.
+    part = min(1.0, at / max(1, round(length) - 1))
+    return config.floor + max(0.0, peak - config.floor) * (1 + math.cos(math.pi * part)) / 2
+
+
+def plateau(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
+    """The peak, times `factor` each time that `patience` epochs went by without a better score."""
+    rate, best, waited = config.peak, -math.inf, 0
+    for score in scores[:epoch]:
+        better = score > best + config.min_delta
+        best, waited = (score, 0) if better else (best, waited + 1)
+        if waited >= config.patience:
+            rate, waited = rate * config.factor, 0
+    return rate
+
+
+SCHEDULES: dict[str, Callable[[Schedule, int, int, Scores], float]] = {
     "constant": constant,
     "cosine": cosine,
+    "plateau": plateau,
     "warmup_hold_decay": warmup_hold_decay,
 }

@@ -6,15 +6,19 @@ those are truth. Two cumulated 256-bin histograms per image; memory 2 KB each, h
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from gatemask.console import progress
+from gatemask.data.labels import Masks
 from gatemask.files import write_with
 from gatemask.masks.metric import METRICS, dice
-from gatemask.masks.rule import LEVELS, Rule, level
+from gatemask.masks.rule import LEVELS, Rule, average_maps, enlarge, level
+from gatemask.oof.store import MapReader
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,51 @@ def _reach(full_map: np.ndarray, within: np.ndarray | None) -> np.ndarray:
     histogram = cv2.calcHist([full_map], [0], within, [LEVELS], [0, LEVELS])[:, 0]
     reached = np.cumsum(histogram[::-1], dtype=np.float64)[::-1]
     return np.append(reached, 0).astype(np.int32)
+
+
+def count_maps(
+    fold_of: Mapping[str, int],
+    readers: Sequence[MapReader],
+    truth: Masks,
+    label: str,
+    gate: Callable[[str], float] = lambda _: 1.0,
+) -> Tables:
+    """Average the members' maps and count, image by image: memory does not grow with the size of the maps.
+
+    Args:
+        fold_of: the fold of each image that has to be there.
+        readers: one a member.
+        truth: masks by id, at the competition's own size.
+        label: of the progress bar.
+        gate: probability by id.
+    """
+    ordered = sorted(fold_of)
+    counted = [_count_image(readers, i, truth[i]) for i in progress(ordered, label, len(ordered))]
+    return Tables(
+        ids=np.array(ordered),
+        folds=np.array([fold_of[i] for i in ordered]),
+        gate=np.array([gate(i) for i in ordered]),
+        area=np.stack([area for area, _, _ in counted]),
+        intersection=np.stack([both for _, both, _ in counted]),
+        truth=np.array([total for _, _, total in counted], np.int32),
+    )
+
+
+def _count_image(
+    readers: Sequence[MapReader], image_id: str, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """area and intersection (classes, 257), truth per class, of the members' averaged map at full size."""
+    full = enlarge(average_maps([reader[image_id] for reader in readers]), truth.shape)
+    pairs = [count(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
+    return np.stack([area for area, _ in pairs]), np.stack([both for _, both in pairs]), [int(truth.sum())]
+
+
+def single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, float]:
+    """The best rule of one threshold alone, without gate and least area: (threshold, score); of equals the middle."""
+    found = [score(tables, Rule(gate=0.0, upper=t / 255, lower=t / 255, min_area=0), metric) for t in range(1, 256)]
+    best = np.flatnonzero(np.array(found) >= max(found) - 1e-12)
+    at = int(best[len(best) // 2])
+    return (at + 1) / 255, float(found[at])
 
 
 def scores(tables: Tables, rule: Rule) -> np.ndarray:

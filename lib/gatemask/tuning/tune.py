@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from gatemask.config.schema import Competition, Ensemble
-from gatemask.console import progress
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_manifest
@@ -23,7 +22,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
 from gatemask.oof.store import MapReader, read_gates
-from gatemask.oof.tables import Tables, all_empty_score, count, score
+from gatemask.oof.tables import Tables, all_empty_score, count_maps, score
 from gatemask.project import Project
 from gatemask.tuning.search import cross_fit, search
 
@@ -108,29 +107,11 @@ def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_o
     ):
         _same_ids(name, ids, set(fold_of))
     truth = Masks(project.data / "masks.csv", comp.image.size)
-    ordered = sorted(fold_of)
-    counted = [
-        _count_image(image_id, readers, truth[image_id]) for image_id in progress(ordered, "tables", len(ordered))
-    ]
-    for reader in readers:
-        reader.close()
-    return Tables(
-        ids=np.array(ordered),
-        folds=np.array([fold_of[i] for i in ordered]),
-        gate=np.array([np.mean([gate[i] for gate in gates]) for i in ordered]),
-        area=np.stack([area for area, _, _ in counted]),
-        intersection=np.stack([both for _, both, _ in counted]),
-        truth=np.array([total for _, _, total in counted], np.int32),
-    )
-
-
-def _count_image(
-    image_id: str, readers: list[MapReader], truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """area and intersection (classes, 257), truth per class, of the members' averaged map at full size."""
-    full = rules.enlarge(rules.average_maps([reader[image_id] for reader in readers]), truth.shape)
-    pairs = [count(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
-    return np.stack([area for area, _ in pairs]), np.stack([both for _, both in pairs]), [int(truth.sum())]
+    try:
+        return count_maps(fold_of, readers, truth, "tables", lambda i: float(np.mean([gate[i] for gate in gates])))
+    finally:
+        for reader in readers:
+            reader.close()
 
 
 def _predictions(project: Project, name: str, fold: int) -> dict[str, str]:

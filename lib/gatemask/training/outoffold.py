@@ -1,0 +1,72 @@
+"""Out-of-fold prediction: the validation fold by the weights that are shipped, every image exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatemask.console import progress
+from gatemask.data.labels import Masks
+from gatemask.data.records import Example
+from gatemask.errors import GatemaskError
+from gatemask.oof import store
+from gatemask.oof.tables import count_maps, single_threshold
+from gatemask.training.job import Job
+
+
+def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Example]) -> dict[str, Any]:
+    """Write oof.csv, or oof.h5 and tables.npz.
+
+    Returns:
+        files: their names. Of masks also `dice_full`: mean Dice at the competition's own size, at the best threshold.
+    """
+    ids = [example.image_id for example in validation]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise GatemaskError("An image is in the validation fold twice.", where=job.project.folds, received=twice)
+    if job.exp.task == "gate":
+        probabilities = np.concatenate(list(_predictions(job, validation)))[:, 0]
+        store.write_gates(folder / "oof.csv", ids, probabilities)
+        return {"files": ["oof.csv"]}
+    from gatemask.builders.predict import as_uint8
+
+    shape = (job.exp.input.size, job.exp.input.size, len(job.comp.classes))
+    store.write_maps(folder / "oof.h5", ids, (as_uint8(maps) for maps in _predictions(job, validation)), shape)
+    truth = Masks(job.project.data / "masks.csv", job.comp.image.size)
+    reader = store.MapReader([folder / "oof.h5"])
+    try:
+        tables = count_maps(dict.fromkeys(ids, fold), [reader], truth, f"{job.exp.name} fold {fold} tables")
+    finally:
+        reader.close()
+    tables.save(folder / "tables.npz")
+    threshold, score = single_threshold(tables, job.comp.metric)
+    return {"files": ["oof.h5", "tables.npz"], "dice_full": score, "threshold": threshold}
+
+
+def _predictions(job: Job, validation: list[Example]) -> Iterator[np.ndarray]:
+    """float32 predictions of each batch, without its padding."""
+    from gatemask.builders.predict import predict, views
+    from gatemask.data import pipeline
+
+    exp = job.exp
+    forward, seen = _Forward(job), views(exp.tta, exp.augment, exp.input.size)
+    batches = pipeline.evaluation_batches(validation, exp, job.comp.image.channels, job.batch)
+    total = -(-len(validation) // job.batch)
+    for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
+        yield predict(forward, images, seen)[weights > 0]
+
+
+class _Forward:
+    """A model whose batches are spread over all devices."""
+
+    def __init__(self, job: Job) -> None:
+        self._model, self._devices = job.evaluator, job.devices
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        # Under a strategy, Keras's own predict_on_batch gives the whole batch to each of the devices.
+        if self._devices.how in ("MirroredStrategy", "TPUStrategy"):
+            return self._model.predict(images, batch_size=len(images), verbose=0)
+        return self._model.predict_on_batch(self._devices.spread(images))
