@@ -48,6 +48,16 @@ def make_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return make
 
 
+@pytest.fixture(scope="session")
+def phantom_records(make_root: Callable[[str], Path]) -> Path:
+    """A project whose quick phantoms are ready to train on: folds and records."""
+    root = make_root("records")
+    for command in ("data phantom", "data prepare", "folds make", "records make"):
+        done = gatemask(*command.split(), "phantom", "--quick", root=root)
+        assert done.returncode == 0, done.stderr[-2000:]
+    return root
+
+
 @dataclass
 class Loop:
     """A finished quick loop.
@@ -88,7 +98,7 @@ def phantom_loop(make_root: Callable[[str], Path]) -> Loop:
     first = subprocess.Popen(command, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
     deadline = time.monotonic() + 600
-    while not list(state.glob("epoch-*.h5")):
+    while not list(state.glob("at-*.h5")):
         assert first.poll() is None, f"the loop ended by itself: {first.stderr.read().decode()[-2000:]}"  # type: ignore[union-attr]
         assert time.monotonic() < deadline, "the loop did not get as far as the second experiment"
         time.sleep(0.05)
@@ -119,4 +129,20 @@ def write_tiles(folder: Path, count: int = 36, size: int = 128) -> Path:
         cv2.imwrite(str(folder / "masks" / f"{name}.png"), mask)
         lines.append(f"{name},picture{number // 2},{int(mask.any())},{int((mask > 0).sum())}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_siim(folder: Path) -> Path:
+    """SIIM-ACR's files, with phantoms of its size in place of its X-rays."""
+    from gatemask.config.schema import Phantom
+    from gatemask.data import phantom
+
+    phantom.make(folder, Phantom(images=24, test_images=4, size=1024, positives=0.5))
+    for old, new in {
+        "train": "dicom-images-train",
+        "test": "stage_2_images",
+        "train-rle.csv": "stage_2_train.csv",
+        "sample_submission.csv": "stage_2_sample_submission.csv",
+    }.items():
+        (folder / old).rename(folder / new)
     return folder

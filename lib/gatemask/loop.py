@@ -33,7 +33,7 @@ def run(
         data: the raw folder, where it is not the one in competition.yaml.
 
     Returns:
-        What summary.json holds.
+        What summary.json holds; or, where `hours` ended a training, `stopped` and what is `left`.
     """
     started = time.monotonic()
     rows: list[tuple[str, ...]] = []
@@ -46,6 +46,9 @@ def run(
         current = result.pop("current", False)
         worked |= not current
         seconds[name] = _seconds(result)
+        if result.get("stopped"):  # by `hours`: what comes after needs every fold
+            say("Stopped in good order. Run the same command again to go on.")
+            return {"current": False, "stopped": name, "left": result["left"]}
         rows.append((name, "current" if current else "done", f"{seconds[name]:.1f}", _headline(result)))
     summary = _summary(project, seconds)
     path = project.runs / "summary.json"

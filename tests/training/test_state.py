@@ -13,12 +13,13 @@ quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
 from gatemask.training import state  # noqa: E402
+from gatemask.training.state import Progress  # noqa: E402
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
 Y = (X.sum(axis=1, keepdims=True) > 0).astype(np.float32)
 
 
-def model(seed: int = 0) -> keras.Model:
+def model(seed: int = 0, **options: object) -> keras.Model:
     keras.utils.set_random_seed(seed)
     built = keras.Sequential(
         [
@@ -29,7 +30,7 @@ def model(seed: int = 0) -> keras.Model:
             keras.layers.Dense(1, "sigmoid"),
         ]
     )
-    optimizer = keras.optimizers.Nadam(0.05)
+    optimizer = keras.optimizers.Nadam(0.05, **options)
     optimizer.build(built.trainable_variables)
     built.compile(optimizer, "binary_crossentropy")
     return built
@@ -39,41 +40,88 @@ def epoch(one: keras.Model) -> None:
     one.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
 
 
-def test_going_on_from_a_file_equals_never_having_stopped(tmp_path: Path) -> None:
+def weights(one: keras.Model) -> np.ndarray:
+    return np.concatenate([np.ravel(w) for w in one.get_weights()])
+
+
+def at(epoch: int, step: int = 0, best: tuple[tuple[float, int], ...] = ()) -> Progress:
+    return Progress(batch=8, epoch=epoch, step=step, scores=(0.5,) * epoch, best=best)
+
+
+def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = model()
-    for number in range(4):
+    for _ in range(4):
         epoch(whole)
-        if number == 1:
-            state.save(tmp_path, whole, number, {"best": 0.5, "best_epoch": 1})
-            kept = whole.get_weights()
-    other = model(seed=9)
-    assert state.load(tmp_path, other) == (2, {"best": 0.5, "best_epoch": 1})
-    epoch(other)
-    epoch(other)
-    for one, two in zip(whole.get_weights(), other.get_weights(), strict=True):
-        assert (one == two).all()
+    first = model()
+    epoch(first)
+    epoch(first)
+    state.save(tmp_path, first, at(2))
+    second = model(seed=7)
+    arrays, progress = state.load(tmp_path)
+    assert progress == at(2)
+    state.restore(second, arrays)
+    epoch(second)
+    epoch(second)
+    assert (weights(second) == weights(whole)).all()
 
-    state.load_best(tmp_path, other, 1)
-    assert all((one == two).all() for one, two in zip(kept, other.get_weights(), strict=True))
 
-
-def test_the_last_two_are_kept_with_their_bests(tmp_path: Path) -> None:
+def test_two_states_are_kept_and_the_bests_that_they_know(tmp_path: Path) -> None:
     one = model()
-    for number, best in enumerate((0, 1, 2, 2, 4)):
-        state.save(tmp_path, one, number, {"best_epoch": best})
-    names = ["best-0002.h5", "best-0004.h5", "epoch-0003.h5", "epoch-0004.h5"]
-    assert [p.name for p in sorted(tmp_path.iterdir())] == names
+    bests = [((0.1, 0),), ((0.3, 1), (0.1, 0)), ((0.3, 1), (0.2, 2)), ((0.4, 3), (0.3, 1))]
+    for number, best in enumerate(bests):
+        if number in {e for _, e in best}:
+            state.save_best(tmp_path, one.weights, number)
+        state.save(tmp_path, one, at(number + 1, best=best))
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["at-0003-00000.h5", "at-0004-00000.h5", "best-0001.h5", "best-0002.h5", "best-0003.h5"]
 
 
-def test_a_damaged_state_is_passed_over_and_its_best_forgotten(tmp_path: Path) -> None:
+def test_a_state_in_the_middle_of_an_epoch_is_newer_than_its_beginning(tmp_path: Path) -> None:
+    one = model()
+    state.save(tmp_path, one, at(1))
+    state.save(tmp_path, one, at(1, step=20))
+    assert state.load(tmp_path)[1].step == 20
+
+
+def test_a_damaged_state_gives_way_to_the_older_and_its_best_is_forgotten(tmp_path: Path) -> None:
     one = model()
     for number in range(3):
-        state.save(tmp_path, one, number, {"best_epoch": number})
-    (tmp_path / "epoch-0002.h5").write_bytes(b"cut short")
-    assert state.load(tmp_path, model(5)) == (2, {"best_epoch": 1})
+        state.save_best(tmp_path, one.weights, number)
+        state.save(tmp_path, one, at(number + 1, best=((0.5, number), (0.4, max(0, number - 1)))))
+    (tmp_path / "at-0003-00000.h5").write_bytes(b"cut short")
+    assert state.load(tmp_path)[1].epoch == 2
     assert not (tmp_path / "best-0002.h5").exists()
-    state.load_best(tmp_path, one, 1)
+    assert state.best_weights(tmp_path, [1])
 
 
 def test_without_a_state_it_starts_anew(tmp_path: Path) -> None:
-    assert state.load(tmp_path, model()) is None
+    assert state.load(tmp_path) is None
+
+
+def test_the_best_epochs_are_averaged(tmp_path: Path) -> None:
+    one = model()
+    found = []
+    for number in range(3):
+        epoch(one)
+        found.append([np.array(w) for w in one.weights])
+        state.save_best(tmp_path, one.weights, number)
+    mean = state.best_weights(tmp_path, [0, 2])
+    for got, first, last in zip(mean, found[0], found[2], strict=True):
+        assert got.dtype == first.dtype
+        assert got == pytest.approx((first.astype(float) + last) / 2, abs=1e-7)
+    assert all((a == b).all() for a, b in zip(state.best_weights(tmp_path, [1]), found[1], strict=True))
+
+
+def test_moving_averages_stand_in_and_give_the_weights_back(tmp_path: Path) -> None:
+    one = model(use_ema=True, ema_momentum=0.5)
+    one.optimizer.finalize_variable_values = lambda _: None  # as builders.optimizers does
+    by_hand = None
+    for _ in range(3):
+        one.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+        now = np.array(one.trainable_variables[0])
+        by_hand = now if by_hand is None else 0.5 * by_hand + 0.5 * now
+    before = weights(one)
+    with state.averaged(one):
+        assert np.array(one.trainable_variables[0]) == pytest.approx(by_hand, abs=1e-6)
+        assert (weights(one) != before).any()
+    assert (weights(one) == before).all()

@@ -1,0 +1,362 @@
+"""Training survives: killed, stopped by the clock, resumed in the middle of an epoch; and says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from gatemask.config import load_competition
+from gatemask.config.schema import Experiment
+from gatemask.errors import GatemaskError
+from gatemask.project import Project
+from tests.conftest import environment, gatemask
+
+TINY: dict[str, Any] = {
+    "task": "gate",
+    "model": {"name": "gate", "encoder": "resnet18", "batchnorm_momentum": 0.9},
+    "input": {"size": 32},
+    "augment": ["hflip", {"affine": {"rotate": 10}}],
+    "sampling": {"positives": [0.6, 0.4], "epoch": 32},
+    "loss": {"bce": 1},
+    "optimizer": {"name": "adam", "ema": 0.9},
+    "schedule": {"name": "plateau", "peak": 1.0e-3, "patience": 1},
+    "epochs": 5,
+    "batch": {"per_device": 4},
+    "checkpoints": {"keep": 2, "average": True, "steps": 3},
+    "runtime": {"deterministic": True},
+    "tracking": {"wandb": "disabled"},
+}
+
+
+def write(root: Path, name: str, **changes: Any) -> Path:
+    path = root / "experiments/phantom" / f"{name}.yaml"
+    path.write_text(json.dumps({**TINY, **changes}))  # JSON is YAML
+    return path
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(folder / "best.weights.h5") as file:
+        file.visititems(lambda name, one: found.update({name: one[()]}) if isinstance(one, h5py.Dataset) else None)
+    return found
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(one: Path, two: Path) -> None:
+    """Weights to the last bit, and metrics but for the time they took."""
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    for name, array in left.items():
+        assert array.tobytes() == right[name].tobytes(), name
+    kept = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)] for folder in (one, two)]
+    assert kept[0] == kept[1]
+
+
+def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> None:
+    """SIGKILL at moments drawn at random; what the fifth leaves is taken up as after any other."""
+    whole, killed = (write(phantom_records, name) for name in ("whole", "killed"))
+    started = time.monotonic()
+    done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records)
+    assert done.returncode == 0, done.stderr[-3000:]
+    seconds = time.monotonic() - started
+    rng = random.Random(time.time_ns())
+    runs = phantom_records / "runs/phantom-quick"
+    reached = []
+    for _ in range(5):
+        command = [sys.executable, "-m", "gatemask", "train", str(killed), "--quick", "--fold", "0"]
+        process = subprocess.Popen(
+            command, env=environment(phantom_records), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(rng.uniform(0.5, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        reached.append(sorted(p.name for p in (runs / "killed/fold0/state").glob("at-*")))
+    done = gatemask("train", killed, "--quick", "--fold", 0, "--json", root=phantom_records)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any(reached), "no kill came after a state was written"
+    assert [row["epoch"] for row in rows(runs / "killed/fold0")] == list(range(5))
+    same(runs / "whole/fold0", runs / "killed/fold0")
+    assert not (runs / "killed/fold0/state").exists()
+
+
+def test_hours_stop_it_in_order_and_the_next_call_goes_on(phantom_records: Path) -> None:
+    path = write(phantom_records, "hours", epochs=60, checkpoints={"keep": 1})
+    arguments = ["train", path, "--quick", "--fold", "0", "--json"]
+    first = gatemask(*arguments, "--set", "hours=0.006", root=phantom_records)
+    assert first.returncode == 0, first.stderr[-3000:]
+    result = json.loads(first.stdout)
+    assert result["stopped"] is True
+    assert not result["folds"]
+    assert "of 60 epochs" in result["left"]["0"]
+    assert "Run the same command again" in first.stderr
+    folder = phantom_records / "runs/phantom-quick/hours/fold0"
+    before = rows(folder)
+    assert 0 < len(before) < 60
+    second = gatemask(*arguments, root=phantom_records)
+    assert second.returncode == 0, second.stderr[-3000:]
+    assert f"goes on with epoch {len(before) + 1}" in second.stderr
+    assert [row["epoch"] for row in rows(folder)] == list(range(60))
+    assert rows(folder)[: len(before)] == before
+
+
+@pytest.fixture()
+def trained(phantom_records: Path):
+    """Train in this process."""
+    from gatemask.training.train import train
+
+    project = Project(phantom_records, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+
+    def run(name: str, folds: list[int] | None = (0,), **changes: Any) -> tuple[dict[str, Any], Path]:
+        exp = Experiment.model_validate({**TINY, "runtime": {}, "epochs": 2, "name": name, **changes})
+        return train(project, comp, exp, folds), project.fold(name, 0)
+
+    return run
+
+
+def test_a_loss_that_is_no_number_names_the_images_and_keeps_the_state(trained, monkeypatch, phantom_records) -> None:
+    from gatemask.training import state
+
+    with pytest.raises(GatemaskError, match="not a number") as caught:
+        trained(
+            "nan",
+            optimizer={"name": "sgd"},
+            schedule={"name": "warmup_hold_decay", "peak": 1e38, "hold": 1, "start": 1e-3, "warmup": 1},
+            epochs=3,
+        )
+    text = str(caught.value)
+    assert "epoch 2, step" in text
+    assert text.count("phantom") >= 4, "the ids of a batch"
+    _, progress = state.load(phantom_records / "runs/phantom-quick/nan/fold0/state")
+    assert progress.epoch == 1 and progress.step in (0, 3, 6)
+
+
+def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    from gatemask.builders import step
+    from gatemask.training.train import train
+
+    shapes = []
+    original = step.TrainingModel.compute_loss
+
+    def counted(self, x=None, y=None, y_pred=None, **rest):
+        shapes.append([tuple(one.shape) for one in (y_pred.values() if isinstance(y_pred, dict) else [y_pred])])
+        return original(self, x=x, y=y, y_pred=y_pred, **rest)
+
+    monkeypatch.setattr(step.TrainingModel, "compute_loss", counted)
+    project = Project(phantom_records, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+    kept = project.folds.read_text()
+    frame = pd.read_csv(project.folds)
+    five = Project(phantom_records, "phantom", quick=True)
+    # Groups may not be split: number the folds by group.
+    frame["fold"] = frame["group"].astype("category").cat.codes % 5
+    try:
+        frame.to_csv(project.folds, index=False)
+        exp = Experiment.model_validate({**TINY, "runtime": {}, "epochs": 2, "name": "five"})
+        result = train(five, comp, exp)
+    finally:
+        project.folds.write_text(kept)
+    assert len(result["folds"]) == 5
+    assert len(shapes) == 1, f"traced {len(shapes)} times"
+    assert shapes[0] == [(4, 1)], "static shapes"
+
+
+def test_frozen_layers_stay_until_they_are_thawed(trained, monkeypatch) -> None:
+    from gatemask.training import fit as module
+
+    seen = []
+    original = module._close_epoch
+
+    def watched(job, *rest):
+        encoder = {v.path: np.array(v) for layer in job.network.encoder for v in layer.weights}
+        head = np.array(job.network.predict.trainable_variables[-1])
+        seen.append((encoder, head))
+        return original(job, *rest)
+
+    monkeypatch.setattr(module, "_close_epoch", watched)
+    trained(
+        "frozen",
+        epochs=3,
+        freeze={"epochs": 2},
+        optimizer={"name": "adamw", "weight_decay": 0.1},
+        schedule={"name": "constant", "peak": 1e-3},
+    )
+    (first, head1), (second, head2), (third, _) = seen
+    assert all((first[name] == second[name]).all() for name in first), "not even BatchNorm's statistics move"
+    assert (head1 != head2).any()
+    moved = [name for name in first if (second[name] != third[name]).any()]
+    assert len(moved) > len(first) * 0.9
+
+
+def test_a_frozen_training_resumes_across_the_thaw(trained, phantom_records: Path) -> None:
+    """State of the last frozen epoch, and then the optimizer of all layers begins anew, as without the stop."""
+    from gatemask.training import fit as module
+
+    recipe = {"epochs": 3, "freeze": {"epochs": 2}, "runtime": {}}
+    _, whole = trained("thaw_whole", **recipe)
+    original = module.fit
+
+    class StoppedError(Exception):
+        pass
+
+    real = module._train_epoch
+
+    def stopping(job, fold, folder, training, seed, at):
+        if at.epoch == 2:
+            raise StoppedError
+        return real(job, fold, folder, training, seed, at)
+
+    module._train_epoch = stopping
+    try:
+        with pytest.raises(StoppedError):
+            trained("thaw_parts", **recipe)
+    finally:
+        module._train_epoch = real
+    assert original is module.fit
+    _, parts = trained("thaw_parts", **recipe)
+    same(whole, parts)
+
+
+def test_batches_of_another_size_do_not_go_on(trained, phantom_records: Path) -> None:
+    from gatemask.training import state
+
+    _, folder = trained("sizes")
+    (folder / "result.json").unlink()
+    import h5py as _h5
+
+    (folder / "state").mkdir()
+    with _h5.File(folder / "state/at-0001-00000.h5", "w") as file:
+        progress = {"batch": 32, "epoch": 1, "step": 0, "loss": 0, "seconds": 0, "scores": [0.5], "best": []}
+        file.attrs["progress"] = json.dumps(progress)
+    assert state.load(folder / "state")[1].batch == 32
+    with pytest.raises(GatemaskError, match="another size"):
+        trained("sizes")
+
+
+def test_the_best_epochs_are_averaged_and_scored_again(trained) -> None:
+    result, folder = trained("averaged", epochs=4, checkpoints={"keep": 3, "average": True})
+    fold = result["folds"]["0"]
+    assert len(fold["best_epochs"]) == 3
+    scores = [row["auc"] for row in rows(folder)]
+    assert fold["best_single"] == max(scores)
+    assert fold["best_epoch"] == scores.index(max(scores))
+    assert 0 <= fold["score"] <= 1
+    assert {"auc", "sensitivity", "specificity", "val_loss"} <= set(fold)
+
+
+def test_training_goes_on_from_another_run_at_another_size(trained) -> None:
+    mask = {
+        "task": "mask",
+        "model": {"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
+        "loss": {"bce": 1, "dice": 1},
+    }
+    _, small = trained("small", **mask)
+    still = {"schedule": {"name": "constant", "peak": 1e-12, "floor": 0.0}, "optimizer": {"name": "sgd"}, "epochs": 1}
+    larger = {**mask, "input": {"size": 64}, "model": {**mask["model"], "weights": "run:small"}, **still}
+    result, large = trained("large", **larger)
+    old, new = weights(small), weights(large)
+    assert old.keys() == new.keys()
+    kernels = [name for name in old if old[name].ndim == 4]
+    assert all(np.allclose(old[name], new[name], atol=1e-6) for name in kernels)
+    assert {"dice_full", "threshold"} <= set(result["folds"]["0"])
+
+
+def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path) -> None:
+    from gatemask.data.labels import Masks
+    from gatemask.masks.metric import dice_of_masks
+    from gatemask.masks.rule import enlarge
+    from gatemask.oof.store import MapReader
+    from gatemask.oof.tables import Tables
+
+    result, folder = trained(
+        "small",
+        task="mask",
+        model={"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
+        loss={"bce": 1, "dice": 1},
+    )
+    tables, reader = Tables.load(folder / "tables.npz"), MapReader([folder / "oof.h5"])
+    truth = Masks(phantom_records / "data/phantom-quick/masks.csv", (256, 256))
+    assert sorted(reader.ids) == list(tables.ids)
+    fold = result["folds"]["0"]
+    cut = round(fold["threshold"] * 255)
+    naive = [dice_of_masks(truth[i], enlarge(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
+    assert fold["dice_full"] == pytest.approx(np.mean(naive), abs=1e-9)
+    reader.close()
+
+
+EIGHT = """
+import json, os, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["JAX_PLATFORMS"] = "cpu"
+from pathlib import Path
+from gatemask.config import load_competition
+from gatemask.config.schema import Experiment
+from gatemask.project import Project
+from gatemask.training.train import train
+project = Project(Path(sys.argv[1]), "phantom", quick=True)
+comp = load_competition(project.experiments, quick=True)
+traced = []
+for settings in json.loads(sys.argv[2]):
+    exp = Experiment.model_validate(settings)
+    import gatemask.training.job
+    counted = None
+    train(project, comp, exp, [0])
+    from gatemask.builders import step
+"""
+
+
+@pytest.mark.parametrize("devices", ["both"])
+def test_eight_devices_train_as_one_does(phantom_records: Path, devices: str) -> None:
+    """Data-parallel JAX on eight simulated devices: the same global batch gives the same losses."""
+    decoder = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}
+    networks = {
+        "gate": {"task": "gate", "model": {"name": "gate", "encoder": "resnet18", "batchnorm_momentum": 0.9}},
+        "unet": {"task": "mask", "model": {"name": "unet", **decoder}, "loss": {"bce": 1, "dice": 1}},
+        "unetpp": {"task": "mask", "model": {"name": "unetpp", **decoder}, "loss": {"bce": 1, "dice": 1}},
+    }
+    losses: dict[str, dict[int, list[float]]] = {name: {} for name in networks}
+    for count, per_device in ((8, 1), (1, 8)):
+        settings = [
+            {
+                **TINY,
+                **network,
+                "name": f"{name}_on_{count}",
+                "epochs": 2,
+                "optimizer": {"name": "sgd", "momentum": 0.9},
+                "schedule": {"name": "constant", "peak": 0.01},
+                "batch": {"per_device": per_device},
+                "runtime": {"backend": "jax", "devices": count},
+            }
+            for name, network in networks.items()
+        ]
+        env = environment(phantom_records)
+        done = subprocess.run(
+            [sys.executable, "-c", EIGHT, str(phantom_records), json.dumps(settings)],
+            env={k: v for k, v in env.items() if k != "KERAS_BACKEND"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ("8 x cpu by DataParallel" if count == 8 else "1 x cpu by one device") in done.stderr
+        for name in networks:
+            found = rows(phantom_records / f"runs/phantom-quick/{name}_on_{count}/fold0")
+            losses[name][count] = [row[key] for row in found for key in ("loss", "val_loss")]
+    for name, by_count in losses.items():
+        assert by_count[8] == pytest.approx(by_count[1], rel=2e-3), name
