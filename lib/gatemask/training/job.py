@@ -35,6 +35,7 @@ class Job:
             optimizer of its own.
         evaluator: the predictor, compiled apart: a training step should not pay for validation's histograms.
         fresh: each optimizer's variables before its first step.
+        cache: encoded images by id, once they were read.
     """
 
     project: Project
@@ -47,6 +48,7 @@ class Job:
     steps: dict[bool, Any] = field(default_factory=dict)
     evaluator: Any = None
     fresh: dict[bool, list[np.ndarray]] = field(default_factory=dict)
+    cache: dict[str, Example] = field(default_factory=dict)
 
     @property
     def competition(self) -> Competition:
@@ -79,12 +81,12 @@ class Job:
         return self.exp.freeze is not None and epoch < self.exp.freeze.epochs
 
     def examples(self, fold: int) -> tuple[list[Example], list[Example]]:
-        """Training and validation images of a fold, still encoded."""
-        frame = self.folds
-        training = frame["image_id"][(frame["fold"] != fold) & (frame["fold"] != HOLDOUT)]
-        validation = frame["image_id"][frame["fold"] == fold]
-        both = store.read(self.records, [*training, *validation])
-        return both[: len(training)], both[len(training) :]
+        """Training and validation images of a fold, still encoded; read once for all folds."""
+        frame = self.folds[self.folds["fold"] != HOLDOUT]
+        if not self.cache:
+            self.cache = {one.image_id: one for one in store.read(self.records, list(frame["image_id"]))}
+        inside = frame["fold"] == fold
+        return [self.cache[i] for i in frame["image_id"][~inside]], [self.cache[i] for i in frame["image_id"][inside]]
 
 
 def reads(comp: Competition, exp: Experiment) -> Competition:

@@ -128,6 +128,7 @@ def _on_jax(runtime: Runtime, seen: str) -> Devices:
         os.environ["JAX_PLATFORMS"] = "cpu"
     if runtime.deterministic and seen == "gpu":
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    quiet.tensorflow().config.set_visible_devices([], "GPU")  # it only reads the input, and would take all memory
     import jax
     import keras
 
