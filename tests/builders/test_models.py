@@ -1,102 +1,296 @@
-"""Models: structure, shapes, and one step that moves every weight. Tiny inputs, one build each."""
+"""Models: structure, shapes, steps and files, on TensorFlow here and on JAX in one process beside it."""
 
 from __future__ import annotations
 
-import random
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config.schema import Model
+from gatemask.config.schema import Architecture, Encoder, Model
 from gatemask.errors import GatemaskError
 
+sys.path.insert(0, str(Path(__file__).parent))
 quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
-from gatemask.builders import models  # noqa: E402
+import steps  # noqa: E402
 
-FILTERS = [32, 24, 16, 8, 4]
+from gatemask.builders import bridge, models  # noqa: E402
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def built() -> dict[str, keras.Model]:
-    """Each architecture once, at 32 px with one channel."""
-    block = {"unetpp": "transpose"}
-    return {
-        name: models.build(
-            Model(
-                name=name,
-                encoder="efficientnetb0",
-                filters=FILTERS,
-                block=block.get(name, "upsampling"),
-                batchnorm_momentum=0.9,
-            ),
-            32,
-            1,
-        )
-        for name in models.ARCHITECTURES
-    }
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
 
 
-@pytest.mark.parametrize(("name", "shape"), [("gate", (2, 1)), ("unet", (2, 32, 32, 1)), ("unetpp", (2, 32, 32, 1))])
-def test_uint8_goes_in_and_probabilities_come_out(built, name: str, shape: tuple[int, ...]) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1)).astype(np.uint8)
-    out = np.asarray(built[name](images))
-    assert out.shape == shape
+@pytest.fixture(scope="module")
+def built(folder: Path) -> dict[str, models.Network]:
+    """Each architecture once, its weights and outputs in files."""
+    networks = {name: steps.build(name, seed=0) for name in steps.ENCODERS}
+    for name, network in networks.items():
+        steps.stir(network.predict)
+        network.predict.save_weights(folder / f"{name}.weights.h5")
+        np.save(folder / f"{name}.npy", steps.outputs(name, network.predict))
+    return networks
+
+
+@pytest.fixture(scope="module")
+def jax(built: dict[str, models.Network], folder: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """What JAX makes of the same; it works beside the tests that do not ask for it."""
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    command = [sys.executable, str(HERE / "steps.py"), str(folder)]
+    env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+
+    def facts(name: str) -> dict[str, Any]:
+        _, errors = process.communicate(timeout=600) if process.returncode is None else ("", "")
+        assert process.returncode == 0, errors[-3000:]
+        return json.loads((folder / f"{name}.json").read_text())
+
+    yield facts
+    process.kill()
+
+
+def test_every_architecture_of_the_schema_is_tried_here() -> None:
+    assert set(steps.ENCODERS) == set(models.ARCHITECTURES) == set(get_args(Architecture))
+
+
+@pytest.mark.parametrize("name", steps.ENCODERS)
+def test_uint8_goes_in_and_float32_probabilities_come_out(built, jax, name: str) -> None:
+    network = built[name]
+    out = steps.outputs(name, network.predict)
+    assert out.shape == ((4, 1) if name == "gate" else (4, 32, 32, 1))
     assert out.dtype == np.float32
     assert ((out >= 0) & (out <= 1)).all()
+    assert out.std() > 0
+    heads = {"unet": ["main", "gate"], "unetpp": ["main", "deep1", "deep2", "deep3"]}.get(name, ["main"])
+    assert list(network.heads) == heads
+    for head, tensor in network.heads.items():
+        assert tensor.dtype == "float32"
+        assert tensor.shape == ((None, 1) if head == "gate" else network.predict.output_shape)
 
 
-def test_every_batchnorm_has_the_momentum_of_the_yaml(built) -> None:
-    for model in built.values():
-        norms = [la for la in models.network(model).layers if isinstance(la, keras.layers.BatchNormalization)]
-        assert len(norms) > 40
-        assert {layer.momentum for layer in norms} == {0.9}
+@pytest.mark.parametrize("name", steps.ENCODERS)
+def test_a_step_moves_every_weight_and_is_traced_once_on_static_shapes(built, jax, name: str) -> None:
+    network = steps.build(name, seed=0)
+    _check(name, steps.step(name, network))
 
 
-def test_the_images_are_normalised_as_imagenet_was(built) -> None:
-    layer = built["unet"].get_layer("normalise")
-    out = np.asarray(layer(np.full((1, 1, 1, 3), 255.0, np.float32)))[0, 0, 0]
-    assert out == pytest.approx((1 - np.array(models.MEAN)) / np.array(models.DEVIATION), abs=1e-5)
+@pytest.mark.parametrize("name", steps.ENCODERS)
+def test_a_file_of_weights_brings_everything_back(built, tmp_path, name: str) -> None:
+    assert steps.round_trip(name, built[name], tmp_path / "w.weights.h5") < 1e-6
 
 
-def test_unetpp_has_ten_nodes_with_dense_skips(built) -> None:
-    network = models.network(built["unetpp"])
-    nodes = {la.name[:6]: la for la in network.layers if la.name.startswith("node") and la.name.endswith("_concat")}
-    assert set(nodes) == {f"node{i}{j}" for j in range(1, 5) for i in range(5 - j)}
+@pytest.mark.parametrize("name", steps.ENCODERS)
+def test_jax_draws_steps_and_predicts_as_tensorflow_does(built, jax, name: str) -> None:
+    facts = jax(name)
+    assert facts["drawn"] == steps.drawn(built[name].predict, 5)
+    assert facts["apart"] < 1e-4
+    assert facts["round_trip"] < 1e-6
+    _check(name, facts)
+
+
+def _check(name: str, facts: dict[str, Any]) -> None:
+    assert all(math.isfinite(loss) for loss in facts["losses"])
+    assert facts["losses"][0] != facts["losses"][1]
+    assert len(facts["shapes"]) == 1, "traced once over two fits"
+    truth = [4, 1] if name == "gate" else [4, 32, 32, 1]
+    heads = {"unet": [truth, [4, 1]], "unetpp": [truth] * 4}.get(name, [truth])
+    assert facts["shapes"][0] == [truth, [], *heads]
+    # A kernel behind which a ReLU is dead for this batch may stand still; nothing else.
+    assert len(facts["still"]) <= 3, facts["still"]
+    assert bool(facts["averages"]) == (name == "unet")
+    if facts["averages"]:
+        assert max(facts["averages"]) > 0, "fit has not put the averages in the weights' place"
+
+
+def test_every_batchnorm_has_the_momentum_of_the_yaml() -> None:
+    network = models.build(Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9), 32, 1, seed=None)
+    norms = [la for la in bridge.flat(network.predict) if isinstance(la, keras.layers.BatchNormalization)]
+    assert len(norms) == 49
+    assert {layer.momentum for layer in norms} == {0.9}
+    assert not any(isinstance(v, bridge.Deferred) for la in bridge.flat(network.predict) for v in vars(la).values())
+
+
+@pytest.mark.parametrize("encoder", get_args(Encoder))
+def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    preprocess = bridge.backbones().get_preprocessing(encoder)
+    expected = preprocess(images.astype(np.float32), **({} if _plain(preprocess) else bridge.MODULES))
+    layer = models.Normalise(models.normalisation(encoder))
+    assert np.asarray(layer(images)) == pytest.approx(np.asarray(expected), abs=1e-4)
+
+
+def _plain(preprocess: Any) -> bool:
+    return preprocess.__wrapped__.__module__.startswith("classification_models.models.senet")
+
+
+def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own() -> None:
+    config = Model(name="gate", encoder="vgg16")
+    assert models.build(config, 32, 1, seed=None).nested.input_shape == (None, 32, 32, 3)
+    assert models.build(config, 32, 5, seed=None).nested.input_shape == (None, 32, 32, 5)
+    for mode in set(models.NORMALISATION.values()):
+        assert models.Normalise(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
+
+
+def test_an_inception_wants_larger_images() -> None:
+    with pytest.raises(GatemaskError, match="too small for this encoder"):
+        models.build(Model(name="gate", encoder="inceptionv3"), 64, 3)
+
+
+def test_probabilities_stay_float32_under_a_lower_precision() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        network = models.build(Model(name="unet", encoder="resnet18", gate_head=True), 32, 3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {head.dtype for head in network.heads.values()} == {"float32"}
+    assert network.predict.get_layer("mask").compute_dtype == "bfloat16"
+    assert network.predict.get_layer("normalise").compute_dtype == "float32"
+
+
+# --- U-Net++ ---------------------------------------------------------------------------------------------
+
+FILTERS = [32, 24, 16, 8, 4]
+# Of resnet18: the input's half, quarter, eighth, sixteenth and the deepest features.
+CHANNELS = [64, 64, 128, 256, 512]
+
+
+def by_hand(block: str, deep: bool) -> int:
+    """The decoder's parameters: kernels, BatchNorms (4 a channel), and heads with bias."""
+
+    def convolutions(inside: int, filters: int) -> int:
+        first = 9 * inside * filters + 4 * filters
+        return first if block == "transpose" else first + 9 * filters * filters + 4 * filters
+
+    def enlarged(below: int, filters: int) -> tuple[int, int]:
+        """Channels after enlarging, and the parameters of it."""
+        return (filters, 16 * below * filters + 4 * filters) if block == "transpose" else (below, 0)
+
+    total = 0
+    for i in range(4):
+        width = FILTERS[3 - i]
+        for j in range(1, 5 - i):
+            below = CHANNELS[i + 1] if j == 1 else FILTERS[2 - i]
+            channels, cost = enlarged(below, width)
+            total += cost + convolutions(channels + CHANNELS[i] + (j - 1) * width, width)
+    channels, cost = enlarged(FILTERS[3], FILTERS[4])
+    return total + (4 if deep else 1) * (cost + convolutions(channels, FILTERS[4]) + 9 * FILTERS[4] + 1)
+
+
+@pytest.mark.parametrize("block", ["transpose", "upsampling"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_unetpp_has_the_published_structure(block: str, deep: bool) -> None:
+    config = Model(name="unetpp", encoder="resnet18", filters=FILTERS, block=block, deep_supervision=deep)
+    network = models.build(config, 64, 3, seed=None)
+    nodes = {la.name[:6]: la for la in network.predict.layers if la.name.endswith("_concat")}
+    assert set(nodes) == {f"node{i}{j}" for j in range(1, 5) for i in range(5 - j)}, "ten nodes"
+    ends = {name: _end(network.predict, name, block) for name in nodes}
+    skips = dict(enumerate([*reversed(network.predict.get_layer("encoder").output[:4])]))
+    assert [x.shape[-1] for x in skips.values()] == CHANNELS[:4]
+    encoded = network.predict.get_layer("encoder")._inbound_nodes[-1].output_tensors
     for name, layer in nodes.items():
         level, column = int(name[4]), int(name[5])
-        assert len(layer.input) == column + 1, f"{name}: one from below, and all {column} before it"
-        side = 16 >> level
-        assert {tuple(x.shape[1:3]) for x in layer.input} == {(side, side)}
-        assert layer.input[0].shape[-1] == FILTERS[3 - level]
-    assert network.output.shape[1:] == (32, 32, 1)
+        first, *earlier = layer.input
+        assert {tuple(x.shape[1:3]) for x in layer.input} == {(32 >> level, 32 >> level)}
+        assert len(earlier) == column, f"{name}: all {column} before it"
+        assert earlier[0] is encoded[3 - level], "the encoder's own features"
+        assert all(x is ends[f"node{level}{k}"] for k, x in enumerate(earlier[1:], 1))
+        below = encoded[4 if level == 3 else 2 - level] if column == 1 else ends[f"node{level + 1}{column - 1}"]
+        assert network.predict.get_layer(f"{name}_up").input is below
+        assert first.shape[-1] == (FILTERS[3 - level] if block == "transpose" else below.shape[-1])
+    assert network.predict.count_params() - network.plain.count_params() == by_hand(block, deep)
 
 
-def test_fresh_builds_of_one_seed_are_equal_and_of_another_are_not(built) -> None:
-    def weights(seed: int) -> np.ndarray:
-        random.seed(seed)  # as a fold begins
-        model = models.build(Model(name="gate", encoder="efficientnetb0"), 32, 1)
-        return np.concatenate([w.ravel() for w in model.get_weights()])
-
-    assert (weights(1) == weights(1)).all()
-    assert (weights(1) != weights(2)).any()
+def _end(model: Any, node: str, block: str) -> Any:
+    return model.get_layer(f"{node}_{'a' if block == 'transpose' else 'b'}_relu").output
 
 
-def test_encoder_weights_come_from_a_file_and_a_wrong_one_is_refused(built, tmp_path) -> None:
-    from gatemask.builders import bridge
+def test_deep_supervision_predicts_the_mean_of_the_heads(built) -> None:
+    network = built["unetpp"]
+    apart = keras.Model(network.predict.input, list(network.heads.values())).predict_on_batch(steps.batch("unetpp")[0])
+    assert steps.outputs("unetpp", network.predict) == pytest.approx(np.mean(apart, axis=0), abs=1e-6)
+    assert np.std(apart, axis=0).max() > 0
 
-    encoder = bridge.encoder("efficientnetb0", (32, 32, 3))
-    path = tmp_path / "b0.weights.h5"
-    encoder.save_weights(path)
-    config = Model(name="unet", encoder="efficientnetb0", filters=FILTERS, weights=str(path))
-    loaded = models.network(models.build(config, 32, 1))
-    for name in ("stem_conv", "block4a_expand_conv", "top_bn"):
-        for one, two in zip(loaded.get_layer(name).get_weights(), encoder.get_layer(name).get_weights(), strict=True):
-            assert (one == two).all()
-    path.write_bytes(b"not weights")
-    with pytest.raises(GatemaskError, match="do not fit"):
-        models.build(config, 32, 1)
-    with pytest.raises(GatemaskError, match="no such weights file"):
-        models.build(config.model_copy(update={"weights": "none.h5"}), 32, 1)
+
+@pytest.mark.parametrize("name", ["unet", "linknet"])
+def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
+    def kinds(**options: Any) -> tuple[list[str], int]:
+        model = models.build(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).predict
+        return [type(layer).__name__ for layer in model.layers], model.get_layer("mask").input.shape[-1]
+
+    layers, filters = kinds()
+    assert layers.count("UpSampling2D") == 5
+    assert filters == 16
+    layers, filters = kinds(block="transpose", filters=[64, 32, 16, 8, 4])
+    assert layers.count("Conv2DTranspose") == 5
+    assert filters == 4
+    assert layers.count("SpatialDropout2D") == 1
+
+
+# --- initial weights -------------------------------------------------------------------------------------
+
+
+def test_a_seed_decides_the_weights_alone() -> None:
+    model = models.build(Model(name="gate", encoder="mobilenetv2"), 32, 3).predict
+    first, again, other = models.initial(model, 3), models.initial(model, 3), models.initial(model, 4)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+    for variable, value in zip(model.variables, first, strict=True):
+        assert value.shape == tuple(variable.shape)
+        assert value.dtype == keras.backend.standardize_dtype(variable.dtype)
+    models.assign(model, first)
+    assert all((np.asarray(v) == value).all() for v, value in zip(model.variables, first, strict=True))
+
+
+INITIALIZERS = [
+    keras.initializers.GlorotUniform(),
+    keras.initializers.HeNormal(),
+    keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal"),
+    keras.initializers.VarianceScaling(1.0, "fan_avg", "untruncated_normal"),
+    keras.initializers.VarianceScaling(1 / 3, "fan_out", "uniform"),
+    keras.initializers.RandomNormal(0.5, 0.1),
+    keras.initializers.RandomUniform(-0.3, 0.1),
+    keras.initializers.TruncatedNormal(0.2, 0.05),
+    keras.initializers.Constant(0.7),
+    keras.initializers.Ones(),
+]
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D"])
+def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
+    key = "kernel_initializer" if kind == "Conv2D" else "depthwise_initializer"
+    given: dict[str, Any] = {key: initializer} | ({"filters": 96} if kind == "Conv2D" else {"depth_multiplier": 60})
+    model = keras.Sequential([keras.Input((8, 8, 40)), getattr(keras.layers, kind)(kernel_size=3, **given)])
+    ours, theirs = models.initial(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
+    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.03 * theirs.std() + 1e-6)
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.03)
+    assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.35)
+
+
+# --- all encoders ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", get_args(Encoder))
+def test_every_encoder_builds_under_every_decoder_s_needs(encoder: str) -> None:
+    size = 96 if encoder.startswith("inception") else 64
+    network = models.build(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
+    sides = [x.shape[1] for x in network.nested.outputs]
+    assert sides == [size // 16, size // 8, size // 4, size // 2, size // 32]
+    assert not [la for la in network.encoder if isinstance(la, keras.layers.Lambda)]
+    out = np.asarray(network.predict(np.zeros((1, size, size, 3), np.uint8)))
+    assert np.isfinite(out).all()
+    keras.backend.clear_session()

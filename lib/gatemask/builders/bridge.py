@@ -1,8 +1,13 @@
-"""How segmentation-models and efficientnet, written for older Keras, build Keras 3 models on any backend.
+"""How segmentation-models and its encoder packages, written for older Keras, build Keras 3 models on any backend.
 
-Both packages take the Keras modules that they use as arguments. They are handed Keras 3's, with two
-substitutions: a backend that speaks `keras.ops`, and layers whose swish is Keras's own SiLU (the same
-function, but one operation with a lean gradient, on TensorFlow and on JAX alike).
+The packages take the Keras modules that they use as arguments. They are handed Keras 3's, with these
+substitutions, so that nothing of theirs is patched:
+
+- a backend that speaks `keras.ops`;
+- layers whose swish is Keras's own SiLU (the same function, but one operation with a lean gradient);
+- proper layers where they use Lambda, which cannot be saved without pickling code;
+- weights that start as zeros: `initial.py` draws the real values, the same ones on every backend;
+- a `Model` that nests the encoder as one layer, whose weights a file then keeps in one place.
 """
 
 from __future__ import annotations
@@ -10,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
+from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # only decides what the package imports and then ignores
 
 import keras
+import numpy as np
 
 BACKEND = SimpleNamespace(
     backend=lambda: "keras3",
@@ -25,26 +33,101 @@ BACKEND = SimpleNamespace(
     shape=keras.ops.shape,
     int_shape=lambda x: x.shape,
 )
+WEIGHTED = ("BatchNormalization", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D")
+
+
+class Deferred(keras.initializers.Initializer):
+    """Zeros for now, at no cost; remembers the initializer that says what the values are to be."""
+
+    def __init__(self, meant: Any) -> None:
+        self.meant = meant
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return np.zeros(shape, dtype or "float32")
+
+
+class Slice(keras.layers.Layer):
+    """Channels from `start` up to `stop`: what the packages cut groups of channels with."""
+
+    def __init__(self, start: int, stop: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.start, self.stop = start, stop
+
+    def call(self, x: Any) -> Any:
+        return x[..., self.start : self.stop]
 
 
 class _Layers:
-    """`keras.layers` with SiLU in place of the packages' own swish."""
+    """`keras.layers` with the substitutions named above."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(keras.layers, name)
+        found = getattr(keras.layers, name)
+        return (lambda *args, **kwargs: deferred(found(*args, **_named(kwargs)))) if name in WEIGHTED else found
 
     def Activation(self, activation: Any, **kwargs: Any) -> Any:  # noqa: N802 (named as in Keras)
-        return keras.layers.Activation(_silu(activation), **kwargs)
+        return keras.layers.Activation(_silu(activation), **_named(kwargs))
 
     def Conv2D(self, *args: Any, activation: Any = None, **kwargs: Any) -> Any:  # noqa: N802
-        return keras.layers.Conv2D(*args, activation=_silu(activation), **kwargs)
+        return deferred(keras.layers.Conv2D(*args, activation=_silu(activation), **_named(kwargs)))
+
+    def Lambda(self, function: Any, arguments: dict[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: N802
+        options = arguments or {}
+        kwargs.pop("output_shape", None)
+        if function.__name__ == "slice_tensor":
+            return Slice(options["start"], options["stop"], **kwargs)
+        if function.__name__ == "expand_dims":
+            return keras.layers.Reshape((1, 1, -1), **kwargs)
+        if "scale" in options:
+            return Scaled(options["scale"], **kwargs)
+        raise TypeError(f"no layer stands in for the Lambda '{function.__name__}'")
+
+
+class Scaled(keras.layers.Layer):
+    """first + scale * second: the residual of Inception-ResNet (Szegedy 2016)."""
+
+    def __init__(self, scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, pair: Any) -> Any:
+        return pair[0] + pair[1] * self.scale
+
+
+def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keras 3 wants no slash in the names of DenseNet's layers."""
+    return {**kwargs, "name": kwargs["name"].replace("/", "_")} if kwargs.get("name") else kwargs
 
 
 def _silu(activation: Any) -> Any:
     return "silu" if getattr(activation, "__name__", None) == "swish" else activation
 
 
-MODULES: dict[str, Any] = {"backend": BACKEND, "layers": _Layers(), "models": keras.models, "utils": keras.utils}
+def deferred(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer, its weights to be built as zeros."""
+    for key, value in list(vars(layer).items()):
+        if isinstance(value, keras.initializers.Initializer):
+            setattr(layer, key, Deferred(value))
+    return layer
+
+
+def restore(layer: keras.layers.Layer) -> None:
+    """Give a built layer its own initializers back."""
+    for key, value in list(vars(layer).items()):
+        if isinstance(value, Deferred):
+            setattr(layer, key, value.meant)
+
+
+def flat(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model and of the models nested in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from flat(layer)
+        else:
+            yield layer
+
+
+layers: Any = _Layers()
+MODULES: dict[str, Any] = {"backend": BACKEND, "layers": layers, "models": keras.models, "utils": keras.utils}
 
 
 def segmentation_models() -> ModuleType:
@@ -54,34 +137,100 @@ def segmentation_models() -> ModuleType:
     return package
 
 
-def encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
-    """An encoder without its head, randomly initialised: (s, s, 3) to (s / 32, s / 32, c)."""
+def backbones() -> Any:
+    """segmentation-models' factory of encoders."""
     segmentation_models()
     from segmentation_models.backbones.backbones_factory import Backbones
 
-    return Backbones.get_backbone(name, input_shape=input_shape, weights=None, include_top=False, **MODULES)
+    return Backbones
 
 
-def skip_layers(name: str) -> tuple[str, ...]:
-    """The encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input, deepest first."""
+def encoder(name: str, input_shape: tuple[int, int, int], **modules: Any) -> Any:
+    """An encoder without its head: (s, s, c) to (s / 32, s / 32, features). Weights are zeros (see `initial`).
+
+    Args:
+        name: of schema.Encoder.
+        input_shape: of the images, normalised; sides from 32, of the Inceptions from 75.
+        modules: in place of MODULES.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
+        return backbones().get_backbone(
+            name, input_shape=input_shape, weights=None, include_top=False, **{**MODULES, **modules}
+        )
+
+
+def skip_layers(name: str) -> tuple[str | int, ...]:
+    """The encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input, deepest first: names, or numbers."""
+    return backbones().get_feature_layers(name, n=4)
+
+
+class Attached:
+    """An encoder nested as one layer behind `x`, with what the packages' decoders ask of an encoder.
+
+    Args:
+        name: of schema.Encoder.
+        plain: the encoder as its package built it.
+        images: the input of the whole.
+        x: the images, normalised.
+
+    Attributes:
+        model: the nested encoder; its outputs are those of `skip_layers`, then the deepest features.
+        skips, output: these outputs behind `x`.
+    """
+
+    def __init__(self, name: str, plain: keras.Model, images: Any, x: Any) -> None:
+        self.plain, self.input, self.layers = plain, images, plain.layers
+        self._at = skip_layers(name)
+        skips = [plain.get_layer(at) if isinstance(at, str) else plain.get_layer(index=at) for at in self._at]
+        self.model = keras.Model(plain.input, [*(layer.output for layer in skips), plain.output], name="encoder")
+        *self.skips, self.output = self.model(x)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
+        return SimpleNamespace(output=self.skips[self._at.index(index if name is None else name)])
+
+
+def attach(name: str, images: Any, x: Any) -> Attached:
+    """An encoder alone, nested behind `x` (b, s, s, c)."""
+    return Attached(name, encoder(name, x.shape[1:]), images, x)
+
+
+def decoder(architecture: str, name: str, images: Any, x: Any, **options: Any) -> tuple[Attached, Any]:
+    """segmentation-models' Unet, FPN or Linknet around a nested encoder.
+
+    Args:
+        architecture: the package's own name of it.
+        name: of the encoder.
+        images, x: as for Attached.
+        options: the package's own.
+
+    Returns:
+        The encoder, and the features (b, s, s, f) that go into the package's last convolution, which is left
+        out: heads are our own.
+    """
+    made: list[Attached] = []
+
+    def model(inputs: Any, outputs: Any, **kwargs: Any) -> Any:
+        """The packages' `models.Model`: they make the encoder first."""
+        whole = keras.Model(inputs, outputs, **kwargs)
+        if made:
+            return whole
+        made.append(Attached(name, whole, images, x))
+        return made[0]
+
     segmentation_models()
-    from segmentation_models.backbones.backbones_factory import Backbones
+    from segmentation_models.models import fpn, linknet, unet
 
-    return Backbones.get_feature_layers(name, n=4)
-
-
-def unet(name: str, input_shape: tuple[int, int, int], classes: int, block: str, filters: list[int]) -> keras.Model:
-    """segmentation-models' U-Net (Ronneberger 2015), sigmoid at the end: (s, s, 3) to (s, s, classes)."""
-    segmentation_models()
-    from segmentation_models.models.unet import Unet
-
-    return Unet(
-        name,
-        input_shape=input_shape,
-        classes=classes,
-        activation="sigmoid",
-        encoder_weights=None,
-        decoder_block_type=block,
-        decoder_filters=tuple(filters),
-        **MODULES,
-    )
+    builders: dict[str, Callable[..., Any]] = {"Unet": unet.Unet, "FPN": fpn.FPN, "Linknet": linknet.Linknet}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
+        whole = builders[architecture](
+            name,
+            input_shape=x.shape[1:],
+            classes=1,
+            activation="linear",
+            encoder_weights=None,
+            **options,
+            **{**MODULES, "models": SimpleNamespace(Model=model)},
+        )
+    return made[0], whole.layers[-2].input  # the last two: a convolution, and its activation

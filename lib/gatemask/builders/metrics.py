@@ -1,4 +1,4 @@
-"""Validation without a threshold: the Dice that the best threshold would give, counted on the device."""
+"""Validation without a threshold: histograms on the device tell what each of 256 thresholds would give."""
 
 from __future__ import annotations
 
@@ -56,8 +56,43 @@ def _reached(levels: Any, weights: Any) -> Any:
     return ops.flip(ops.cumsum(ops.flip(histogram, axis=1), axis=1), axis=1)
 
 
+class GateCurve(keras.metrics.Metric):
+    """What a gate's probabilities are worth: `auc`, and `sensitivity` and `specificity` at the best threshold.
+
+    The state is a histogram of the probabilities, rounded to 256 levels, of images with and without a mask. AUC
+    is the area under the curve through all levels (trapezoids, so that ties count half); the best threshold
+    is that of the largest sensitivity + specificity - 1 (Youden 1950). Without both kinds of images all are 0.
+    """
+
+    def __init__(self, name: str = "gate", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self.counts = self.add_weight(name="counts", shape=(2, LEVELS), initializer="zeros")
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        truth = ops.cast(ops.cast(ops.reshape(y_true, (-1,)), "float32") > 0.5, "int32")
+        levels = ops.cast(ops.floor(ops.reshape(y_pred, (-1,)) * 255.0 + 0.5), "int32")
+        ones = ops.ones_like(levels, dtype="float32")
+        weight = ones if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+        counts = ops.segment_sum(weight, truth * LEVELS + levels, num_segments=2 * LEVELS)
+        self.counts.assign(self.counts + ops.reshape(counts, (2, LEVELS)))
+
+    def result(self) -> dict[str, Any]:
+        reached = ops.flip(ops.cumsum(ops.flip(self.counts, axis=1), axis=1), axis=1)
+        shares = reached / ops.maximum(reached[:, :1], 1.0)
+        shares = shares * ops.cast(ops.min(reached[:, 0]) > 0, "float32")
+        false, true = shares[0], shares[1]
+        padded_false, padded_true = ops.pad(false, (0, 1)), ops.pad(true, (0, 1))
+        area = ops.sum((padded_false[:-1] - padded_false[1:]) * (padded_true[:-1] + padded_true[1:]) / 2)
+        best = ops.argmax(true - false)
+        specificity = (1 - ops.take(false, best)) * ops.cast(ops.min(reached[:, 0]) > 0, "float32")
+        return {"auc": area, "sensitivity": ops.take(true, best), "specificity": specificity}
+
+
 def build(task: str) -> list[keras.metrics.Metric]:
-    """The metrics of a task; their names are what `monitor:` may say."""
+    """The metrics of a task. `evaluate(..., return_dict=True)` gives what `monitor:` may say.
+
+    Of gates: auc, sensitivity, specificity; of masks: dice, dice_positives.
+    """
     if task == "gate":
-        return [keras.metrics.AUC(name="auc")]
+        return [GateCurve()]
     return [BestThresholdDice(name="dice"), BestThresholdDice(positives_only=True, name="dice_positives")]

@@ -3,90 +3,202 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
 
 from gatemask.builders import bridge
+from gatemask.builders.bridge import layers
+from gatemask.builders.initial import assign, initial
 from gatemask.config.schema import Model
 from gatemask.errors import GatemaskError
 
-# Means and deviations of ImageNet in red, green, blue, 0 to 1: what the published encoder weights expect.
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = ["ARCHITECTURES", "Network", "assign", "build", "initial"]
+
+# What the published encoder weights expect of red, green, blue from 0 to 255.
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet
+CAFFE = (123.68, 116.779, 103.939)
+NORMALISATION = {
+    "efficientnet": "torch",
+    "densenet": "torch",
+    "resnet": "raw",
+    "resnext": "raw",
+    "seresnet18": "raw",
+    "seresnet34": "raw",
+    "seresnet": "torch",
+    "seresnext": "torch",
+    "senet": "torch",
+    "inception": "tf",
+    "mobilenet": "tf",
+    "vgg": "caffe",
+}
+FILTERS = [256, 128, 64, 32, 16]
 
 
-def build(config: Model, size: int, channels: int, classes: int = 1) -> keras.Model:
-    """A model from its section of a YAML.
+@dataclass(frozen=True)
+class Network:
+    """A model, and what training needs of it.
 
     Args:
-        config: architecture, encoder, decoder, dropout, BatchNorm momentum, encoder weights.
-        size: side of the square input in pixels.
-        channels: of the input, 1 or 3; one channel is shown to the encoder three times.
-        classes: of masks.
-
-    Returns:
-        uint8 (b, size, size, channels) to float32 probabilities: (b, 1) for a gate, else
-        (b, size, size, classes).
+        predict: uint8 (b, s, s, channels) to float32 probabilities, (b, 1) of a gate, else (b, s, s, classes).
+        heads: what training sees, float32 probabilities behind `predict.input`: "main" and, with deep
+            supervision, "deep1" to "deep3", each of the shape of `predict`'s; with a gate head "gate" (b, 1).
+        encoder: the encoder's layers, for freezing.
+        name: of the encoder.
+        nested: the encoder as the one layer of `predict` that it is.
+        plain: the same layers as their package put them together: the order of its weights files.
     """
+
+    predict: keras.Model
+    heads: dict[str, Any]
+    encoder: list[keras.layers.Layer]
+    name: str
+    nested: keras.Model
+    plain: keras.Model
+
+
+def build(config: Model, size: int, channels: int, classes: int = 1, seed: int | None = 0) -> Network:
+    """A network from its section of a YAML, with random weights.
+
+    Args:
+        config: architecture, encoder, decoder, dropout, BatchNorm momentum; `weights` is not looked at.
+        size: side of the square input in pixels.
+        channels: of the input; one is shown to the encoder three times, and for another number than 3 the
+            encoder is built with so many.
+        classes: of masks.
+        seed: of the weights; None leaves zeros, for who loads weights at once.
+
+    Raises:
+        GatemaskError: the encoder wants larger images.
+    """
+    if config.encoder.startswith("inception") and size < 96:
+        raise GatemaskError(
+            "The images are too small for this encoder.", where="input.size", received=size, expected="96 or more"
+        )
     images = keras.Input((size, size, channels), dtype="uint8", name="images")
-    x = layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
-    scale, offset = [1 / (255 * d) for d in DEVIATION], [-m / d for m, d in zip(MEAN, DEVIATION, strict=True)]
-    x = layers.Rescaling(scale, offset, name="normalise")(x)
-    x = ARCHITECTURES[config.name](config, size, classes)(x)
-    model = keras.Model(images, layers.Activation("linear", dtype="float32", name="probability")(x), name=config.name)
-    _set_momentum(model, config.batchnorm_momentum)
-    if config.weights != "none":
-        load_encoder(model, config)
-    return model
+    x = keras.layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
+    x = Normalise(normalisation(config.encoder), name="normalise")(x)
+    body, logits = ARCHITECTURES[config.name](config, images, x, classes)
+    heads = {name: _probability(logit, name) for name, logit in logits.items()}
+    if config.gate_head:
+        features = keras.layers.GlobalAveragePooling2D(name="gate_average")(body.output)
+        heads["gate"] = _probability(layers.Dense(1, name="gate_logit")(features), "gate")
+    shown = [head for name, head in heads.items() if name != "gate"]
+    out = keras.layers.Average(name="mean_of_heads", dtype="float32")(shown) if len(shown) > 1 else shown[0]
+    predict = keras.Model(images, out, name=config.name)
+    whole = keras.Model(images, heads)
+    for layer in bridge.flat(whole):
+        bridge.restore(layer)
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # EfficientNet's own 0.99 needs hundreds of steps before its running statistics mean anything.
+            layer.momentum = config.batchnorm_momentum
+    if seed is not None:
+        assign(whole, initial(whole, seed))
+    return Network(predict, heads, body.model.layers, config.encoder, body.model, body.plain)
 
 
-def gate(config: Model, size: int, classes: int) -> keras.Model:
-    """An EfficientNet (Tan and Le 2019), averaged over the image, with one sigmoid: is there anything?"""
-    body = bridge.encoder(config.encoder, (size, size, 3))
-    x = layers.GlobalAveragePooling2D(name="average")(body.output)
-    x = layers.Dropout(config.dropout, name="dropout")(x)
-    return keras.Model(body.input, layers.Dense(1, activation="sigmoid", name="gate")(x), name="network")
+class Normalise(keras.layers.Layer):
+    """Images (b, s, s, c) of 0 to 255 to float32 as an encoder's published weights expect them.
+
+    Args:
+        mode: "torch": by ImageNet's means and deviations; "tf": -1 to 1; "raw": as they are; "caffe": blue
+            before red, less the means. Beyond three channels the colours' numbers repeat.
+    """
+
+    def __init__(self, mode: str, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.mode = mode
+
+    def call(self, x: Any) -> Any:
+        x = keras.ops.cast(x, "float32")
+        channels = x.shape[-1]
+
+        def numbers(colours: tuple[float, ...]) -> np.ndarray:
+            return np.array([colours[at % 3] for at in range(channels)], np.float32)
+
+        if self.mode == "torch":
+            return (x - numbers(MEAN)) / numbers(DEVIATION)
+        if self.mode == "tf":
+            return x / 127.5 - 1.0
+        if self.mode == "caffe":
+            x = x - numbers(CAFFE)
+            return keras.ops.concatenate([keras.ops.flip(x[..., :3], -1), x[..., 3:]], -1) if channels >= 3 else x
+        return x
 
 
-def unet(config: Model, size: int, classes: int) -> keras.Model:
-    return bridge.unet(config.encoder, (size, size, 3), classes, config.block, config.filters)
+def normalisation(encoder: str) -> str:
+    """The mode of an encoder's family: the longest name in the table that its own begins with."""
+    return NORMALISATION[max((family for family in NORMALISATION if encoder.startswith(family)), key=len)]
 
 
-def unetpp(config: Model, size: int, classes: int) -> keras.Model:
+def gate(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+    """An encoder, averaged over the image, with one sigmoid: is there anything?"""
+    body = bridge.attach(config.encoder, images, x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(body.output)
+    x = keras.layers.Dropout(config.dropout, name="dropout")(x)
+    return body, {"main": layers.Dense(1, name="logit")(x)}
+
+
+def unet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+    """U-Net (Ronneberger 2015): at each level the encoder's features beside the decoder's."""
+    options = {"decoder_block_type": config.block, "decoder_filters": tuple(config.filters or FILTERS)}
+    body, x = bridge.decoder("Unet", config.encoder, images, x, **options)
+    return body, {"main": _mask(x, config, classes)}
+
+
+def fpn(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+    """Feature pyramid (Lin 2017, Kirillov 2019): every level brought to a quarter of the size and joined."""
+    body, x = bridge.decoder("FPN", config.encoder, images, x)
+    return body, {"main": _mask(x, config, classes)}
+
+
+def linknet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+    """LinkNet (Chaurasia 2017): the encoder's features are added; of `filters` only the last is free."""
+    options = {"decoder_block_type": config.block, "decoder_filters": tuple(config.filters or (*[None] * 4, 16))}
+    body, x = bridge.decoder("Linknet", config.encoder, images, x, **options)
+    return body, {"main": _mask(x, config, classes)}
+
+
+def unetpp(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
     """U-Net++ (Zhou 2018): between encoder and decoder, a triangle of nodes with dense skips.
 
     Node (i, j) stands on level i (i = 0 at half the input's size) in column j. Column 0 is the encoder; node
     (i, j) takes all earlier nodes of its level and the enlarged node (i + 1, j - 1). A last block brings
-    node (0, 4) to full size. `filters` are counted as for the U-Net: level 3 first, the last block last.
+    node (0, 4) to full size. `filters` are counted as for the U-Net: level 3 first, the last block last. With
+    deep supervision nodes (0, 1) to (0, 3) get such a block and a head too, and the prediction is the mean of
+    all four: the paper's accurate mode.
     """
-    body = bridge.encoder(config.encoder, (size, size, 3))
-    skips = [body.get_layer(name).output for name in reversed(bridge.skip_layers(config.encoder))]
-    nodes = {(i, 0): x for i, x in enumerate([*skips, body.output])}
-    depth = len(skips)
+    filters = config.filters or FILTERS
+    body = bridge.attach(config.encoder, images, x)
+    nodes = {(i, 0): features for i, features in enumerate([*reversed(body.skips), body.output])}
+    depth = len(body.skips)
     for j in range(1, depth + 1):
         for i in range(depth + 1 - j):
-            filters = config.filters[depth - 1 - i]
-            up = _enlarge(nodes[i + 1, j - 1], filters, config.block, f"node{i}{j}")
+            width = filters[depth - 1 - i]
+            up = _enlarge(nodes[i + 1, j - 1], width, config.block, f"node{i}{j}")
             earlier = [nodes[i, k] for k in range(j)]
-            x = layers.Concatenate(name=f"node{i}{j}_concat")([up, *earlier])
-            nodes[i, j] = _convolve(x, filters, config, f"node{i}{j}")
-    x = _enlarge(nodes[0, depth], config.filters[-1], config.block, "full")
-    x = _convolve(x, config.filters[-1], config, "full")
-    x = layers.Conv2D(classes, 3, padding="same", activation="sigmoid", name="mask")(x)
-    return keras.Model(body.input, x, name="network")
+            x = keras.layers.Concatenate(name=f"node{i}{j}_concat")([up, *earlier])
+            nodes[i, j] = _convolve(x, width, config, f"node{i}{j}")
+    logits = {}
+    for j in range(1 if config.deep_supervision else depth, depth + 1):
+        name, suffix = ("main", "") if j == depth else (f"deep{j}", f"_deep{j}")
+        x = _enlarge(nodes[0, j], filters[-1], config.block, f"full{suffix}")
+        logits[name] = _mask(_convolve(x, filters[-1], config, f"full{suffix}"), config, classes, suffix)
+    return body, {"main": logits.pop("main"), **logits}
 
 
-def _enlarge(x: keras.KerasTensor, filters: int, block: str, name: str) -> keras.KerasTensor:
+def _enlarge(x: Any, filters: int, block: str, name: str) -> Any:
     """Twice the side: by a learnt transposed convolution, or by repetition."""
     if block == "upsampling":
-        return layers.UpSampling2D(name=f"{name}_up")(x)
+        return keras.layers.UpSampling2D(name=f"{name}_up")(x)
     x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", use_bias=False, name=f"{name}_up")(x)
     x = layers.BatchNormalization(name=f"{name}_up_bn")(x)
-    return layers.Activation("relu", name=f"{name}_up_relu")(x)
+    return keras.layers.Activation("relu", name=f"{name}_up_relu")(x)
 
 
-def _convolve(x: keras.KerasTensor, filters: int, config: Model, name: str) -> keras.KerasTensor:
+def _convolve(x: Any, filters: int, config: Model, name: str) -> Any:
     """Convolution, BatchNorm, ReLU: once after a transposed convolution, else twice."""
     for number in range(1 if config.block == "transpose" else 2):
         at = f"{name}_{'ab'[number]}"
@@ -94,46 +206,20 @@ def _convolve(x: keras.KerasTensor, filters: int, config: Model, name: str) -> k
             filters, 3, padding="same", use_bias=False, kernel_initializer="he_uniform", name=f"{at}_conv"
         )(x)
         x = layers.BatchNormalization(name=f"{at}_bn")(x)
-        x = layers.Activation("relu", name=f"{at}_relu")(x)
+        x = keras.layers.Activation("relu", name=f"{at}_relu")(x)
     return x
 
 
-ARCHITECTURES: dict[str, Callable[[Model, int, int], keras.Model]] = {"gate": gate, "unet": unet, "unetpp": unetpp}
+def _mask(x: Any, config: Model, classes: int, suffix: str = "") -> Any:
+    """The last layer: whole features are dropped, for their neighbouring pixels say the same (Tompson 2015)."""
+    x = keras.layers.SpatialDropout2D(config.dropout, name=f"dropout{suffix}")(x)
+    return layers.Conv2D(classes, 3, padding="same", name=f"mask{suffix}")(x)
 
 
-def network(model: keras.Model) -> keras.Model:
-    """The architecture inside a built model, without the input's normalisation."""
-    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+def _probability(logit: Any, name: str) -> Any:
+    """The sigmoid, in float32 whatever the layers compute in: bfloat16 has no number between 0.996 and 1."""
+    return keras.layers.Activation("sigmoid", dtype="float32", name=f"probability_{name}")(logit)
 
 
-def _set_momentum(model: keras.Model, momentum: float) -> None:
-    """EfficientNet's own 0.99 needs hundreds of steps before its running statistics mean anything."""
-    for layer in network(model).layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = momentum
-
-
-def load_encoder(model: keras.Model, config: Model) -> None:
-    """Put an encoder's weights from a file (legacy .h5 of the packages, or .weights.h5) into a built model."""
-    path = Path(config.weights)
-    if not path.is_file():
-        raise GatemaskError(
-            "There is no such weights file.",
-            where="model.weights",
-            received=config.weights,
-            expected="'none', or the path of an .h5 file",
-            do="Download it once and name its path.",
-        )
-    alone = bridge.encoder(config.encoder, network(model).input_shape[1:])
-    try:
-        alone.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        raise GatemaskError(
-            "These weights do not fit the encoder.",
-            where=path,
-            received=str(error).splitlines()[0],
-            expected=f"{config.encoder} without its top",
-        ) from None
-    for layer in alone.layers:
-        if layer.weights:
-            network(model).get_layer(layer.name).set_weights(layer.get_weights())
+Architect = Callable[[Model, Any, Any, int], tuple[bridge.Attached, dict[str, Any]]]
+ARCHITECTURES: dict[str, Architect] = {"gate": gate, "unet": unet, "unetpp": unetpp, "fpn": fpn, "linknet": linknet}

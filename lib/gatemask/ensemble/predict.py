@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gatemask import quiet
-from gatemask.config.schema import Model, Rle
+from gatemask.config.schema import Augment, Model, Rle, View
 from gatemask.console import progress, say
 from gatemask.data.readers import Window, list_images, read_image, resize_image
 from gatemask.errors import GatemaskError
@@ -37,7 +37,9 @@ class Member:
     weights: Path
     config: Model
     size: int
-    tta: Sequence[str]
+    records: int
+    tta: list[View]
+    augment: list[Augment]
 
 
 def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> di
     files = {path.stem: path for path in list_images(competition, facts["test_images"])}
     ids = sample_ids(competition, facts["submission"]) or sorted(files)
     channels, unreadable = facts["image"]["channels"], set[str]()
-    images = _Images(files, channels, facts["image"]["window"], facts["records_size"], unreadable)
+    images = _Images(files, channels, facts["image"]["window"], unreadable)
     gates = _predict_gates(_members(chosen["gate"], weights), ids, images, channels)
     passed = [i for i in ids if gates[i] >= rule.gate and i not in unreadable]
     say(f"gate: {len(passed)} of {len(ids)} images pass")
@@ -126,14 +128,12 @@ def write_submission(path: Path, ids: Sequence[str], texts: dict[str, str], subm
 class _Images:
     """Test images as batches at a member's size; one that cannot be read is grey, and remembered."""
 
-    def __init__(
-        self, files: dict[str, Path], channels: int, window: Window, records_size: int, unreadable: set[str]
-    ) -> None:
+    def __init__(self, files: dict[str, Path], channels: int, window: Window, unreadable: set[str]) -> None:
         self._files, self._channels = files, channels
         self._window: Window = window if isinstance(window, str) else (window[0], window[1])  # YAML has no tuples
-        self._records_size, self._unreadable = records_size, unreadable
+        self._unreadable = unreadable
 
-    def load(self, image_id: str, size: int) -> np.ndarray:
+    def load(self, image_id: str, size: int, records: int) -> np.ndarray:
         try:
             if image_id not in self._files:
                 raise GatemaskError("A test image is missing.", received=image_id)
@@ -144,15 +144,16 @@ class _Images:
             self._unreadable.add(image_id)
             return np.full((size, size, self._channels), 128, np.uint8)
         # By way of the records' size, since that is how training saw its images.
-        return resize_image(resize_image(image, self._records_size), size)
+        return resize_image(resize_image(image, records), size)
 
-    def batches(self, ids: Sequence[str], size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    def batches(self, ids: Sequence[str], member: Member) -> Iterator[tuple[list[str], np.ndarray]]:
         """(ids, uint8 (BATCH, size, size, channels)); the last one padded, for shapes must be static."""
+        size = member.size
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(ids), BATCH):
                 part = list(ids[start : start + BATCH])
                 images = np.zeros((BATCH, size, size, self._channels), np.uint8)
-                for index, image in enumerate(pool.map(lambda i: self.load(i, size), part)):
+                for index, image in enumerate(pool.map(lambda i: self.load(i, size, member.records), part)):
                     images[index] = image
                 yield part, images
 
@@ -161,7 +162,9 @@ def _members(listed: list[dict[str, Any]], weights: Path) -> list[Member]:
     members = []
     for one in listed:
         config = Model(**{**one["model"], "weights": "none"})
-        members.append(Member(one["name"], weights / f"{one['name']}.weights.h5", config, one["size"], one["tta"]))
+        tta, augment = [View(**view) for view in one["tta"]], [Augment(**step) for step in one.get("augment", [])]
+        path = weights / f"{one['name']}.weights.h5"
+        members.append(Member(one["name"], path, config, one["size"], one["records"], tta, augment))
     return members
 
 
@@ -175,19 +178,21 @@ def _models(members: list[Member], channels: int, classes: int) -> Iterator[tupl
     for member in members:
         wanted = (member.config, member.size)
         if wanted != built_for:
-            model, built_for = models.build(member.config, member.size, channels, classes), wanted
+            model = models.build(member.config, member.size, channels, classes, seed=None).predict
+            built_for = wanted
         model.load_weights(member.weights)
         yield member, model
 
 
 def _predict_gates(members: list[Member], ids: Sequence[str], images: _Images, channels: int) -> dict[str, float]:
-    from gatemask.builders.predict import predict
+    from gatemask.builders.predict import predict, views
 
     total = dict.fromkeys(ids, 0.0)
     for member, model in _models(members, channels, 1):
-        batches = progress(images.batches(ids, member.size), member.name, -(-len(ids) // BATCH))
+        seen = views(member.tta, member.augment, member.size)
+        batches = progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH))
         for part, batch in batches:
-            for image_id, value in zip(part, predict(model, batch, member.tta)[:, 0], strict=False):
+            for image_id, value in zip(part, predict(model, batch, seen)[:, 0], strict=False):
                 total[image_id] += round(float(value), 6)  # as the out-of-fold file keeps it
     return {image_id: value / len(members) for image_id, value in total.items()}
 
@@ -198,7 +203,7 @@ def _predict_maps(
     """Averaged maps, uint8 (s, s, classes), of the images that passed. Members' maps wait on disk, not in memory."""
     import h5py
 
-    from gatemask.builders.predict import as_uint8, predict
+    from gatemask.builders.predict import as_uint8, predict, views
 
     if not ids:
         return
@@ -207,9 +212,9 @@ def _predict_maps(
         for member, model in _models(members, channels, classes):
             shape = (member.size, member.size, classes)
             maps = file.create_dataset(member.name, (len(ids), *shape), np.uint8, chunks=(1, *shape))
-            at = 0
-            for part, batch in progress(images.batches(ids, member.size), member.name, -(-len(ids) // BATCH)):
-                maps[at : at + len(part)] = as_uint8(predict(model, batch, member.tta)[: len(part)])
+            at, seen = 0, views(member.tta, member.augment, member.size)
+            for part, batch in progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH)):
+                maps[at : at + len(part)] = as_uint8(predict(model, batch, seen)[: len(part)])
                 at += len(part)
         for index, image_id in enumerate(ids):
             yield image_id, rules.average_maps([file[member.name][index] for member in members])

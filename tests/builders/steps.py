@@ -1,0 +1,152 @@
+"""Every architecture, built, stepped, saved and read again: in the tests' own process, and as a script on JAX.
+
+python steps.py FOLDER    writes FOLDER/<name>.json: what the tests are to compare
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZE, BATCH = 32, 4
+ENCODERS = {
+    "gate": "efficientnetb0",
+    "unet": "resnet18",
+    "unetpp": "mobilenetv2",
+    "fpn": "resnet18",
+    "linknet": "mobilenetv2",
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "gate": {"focal": {"gamma": 1.5}},
+    "unet": {"bce": 1, "dice": 1},
+    "unetpp": {"bce": 1},
+    "fpn": {"dice_batch": 1, "tversky": {"alpha": 0.4}},
+    "linknet": {"bce": 1, "lovasz": 0.5},
+}
+
+
+def experiment(name: str) -> Any:
+    from gatemask.config.schema import Experiment
+
+    model: dict[str, Any] = {"name": name, "encoder": ENCODERS[name], "gate_head": name == "unet"}
+    if name not in ("gate", "fpn"):
+        model |= {"filters": [16, 16, 8, 8, 4], "block": "upsampling" if name == "unet" else "transpose"}
+    model["deep_supervision"] = name == "unetpp"
+    return Experiment(
+        name=name,
+        task="gate" if name == "gate" else "mask",
+        model=model,
+        input={"size": SIZE},
+        loss=LOSSES[name],
+        optimizer={"name": "radam", "ema": 0.5} if name == "unet" else {},
+        epochs=2,
+    )
+
+
+def batch(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    truth = (BATCH, 1) if name == "gate" else (BATCH, SIZE, SIZE, 1)
+    images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
+    return images, (rng.random(truth) < 0.5).astype(np.uint8), np.array([1, 1, 1, 0], np.float32)
+
+
+def build(name: str, seed: int) -> Any:
+    from gatemask.builders import models
+
+    return models.build(experiment(name).model, SIZE, 3, seed=seed)
+
+
+def stir(model: Any) -> None:
+    """Running statistics as after some training: with fresh ones a deep network says the same of every image."""
+    rng = np.random.default_rng(1)
+    for weight in model.weights:
+        if len(weight.shape) == 1:
+            weight.assign(np.asarray(weight) + rng.uniform(0, 0.2, weight.shape).astype(np.float32))
+
+
+def outputs(name: str, model: Any) -> np.ndarray:
+    return np.asarray(model.predict_on_batch(batch(name)[0]))
+
+
+def drawn(model: Any, seed: int) -> str:
+    """A hash of the initial weights of a seed."""
+    from gatemask.builders.models import initial
+
+    values = initial(model, seed)
+    return hashlib.sha256(b"".join(np.asarray(v, np.float64).tobytes() for v in values)).hexdigest()
+
+
+def step(name: str, network: Any) -> dict[str, Any]:
+    """Two fits of one step each: the losses, how often the loss was traced and on which shapes, what moved."""
+    from gatemask.builders import optimizers, step
+
+    exp = experiment(name)
+    shapes: list[Any] = []
+
+    class Watched(step.TrainingModel):
+        def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, *rest: Any, **options: Any) -> Any:
+            total = super().compute_loss(x, y, y_pred, *rest, **options)
+            shapes.append([list(y.shape), list(total.shape), *(list(head.shape) for head in y_pred.values())])
+            return total
+
+    original, step.TrainingModel = step.TrainingModel, Watched  # type: ignore[misc]
+    try:
+        model = step.training_model(network, exp)
+    finally:
+        step.TrainingModel = original  # type: ignore[misc]
+    optimizer = optimizers.build(exp.optimizer, 1e-3)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer=optimizer)
+    assert model.optimizer is optimizer
+    before = [np.asarray(weight) for weight in model.trainable_weights]
+    images, truth, weights = batch(name)
+    fits = [
+        model.fit(images, truth, sample_weight=weights, batch_size=BATCH, verbose=0).history["loss"][0]
+        for _ in range(2)
+    ]
+    moved = [bool((a != np.asarray(b)).any()) for a, b in zip(before, model.trainable_weights, strict=True)]
+    averages = optimizers.averages(optimizer)
+    return {
+        "losses": fits,
+        "shapes": shapes,
+        "still": [w.path for w, m in zip(model.trainable_weights, moved, strict=True) if not m],
+        "averages": [
+            float(np.abs(np.asarray(a) - np.asarray(w)).max())
+            for a, w in zip(averages, model.trainable_weights, strict=False)
+        ],
+    }
+
+
+def round_trip(name: str, network: Any, path: Path) -> float:
+    """Save, read into a fresh build of another seed: how far its outputs are from what they were."""
+    network.predict.save_weights(path)
+    fresh = build(name, seed=2).predict
+    before = float(np.abs(outputs(name, fresh) - outputs(name, network.predict)).max())
+    assert before > 1e-6, "another seed says another thing"
+    fresh.load_weights(path)
+    return float(np.abs(outputs(name, fresh) - outputs(name, network.predict)).max())
+
+
+def main(folder: Path) -> None:
+    for name in ENCODERS:
+        network = build(name, seed=1)
+        facts: dict[str, Any] = {"drawn": drawn(network.predict, 5)}
+        network.predict.load_weights(folder / f"{name}.weights.h5")
+        facts["apart"] = float(np.abs(outputs(name, network.predict) - np.load(folder / f"{name}.npy")).max())
+        facts |= step(name, network)
+        facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5")
+        (folder / f"{name}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    os.environ["KERAS_BACKEND"] = "jax"
+    from gatemask import quiet
+
+    quiet.tensorflow()
+    main(Path(sys.argv[1]))
