@@ -48,7 +48,6 @@ def competition(tmp_path: Path) -> Path:
             "name": "t",
             "image": {"size": [64, 64], "channels": 1, "window": "full"},
             "test_images": "test/*.png",
-            "records_size": 64,
             "classes": ["x"],
             "submission": SUBMISSION,
         },
@@ -63,7 +62,8 @@ def competition(tmp_path: Path) -> Path:
 
 
 def member(name: str, size: int = 64) -> dict:
-    return {"name": name, "size": size, "tta": [], "model": {"name": "unet", "encoder": "efficientnetb0"}}
+    model = {"name": "unet", "encoder": "efficientnetb0"}
+    return {"name": name, "size": size, "records": 64, "tta": [], "model": model}
 
 
 FACTORS = {"g0": 1.1, "g1": 0.95, "m0": 1.2, "m1": 0.9}

@@ -1,77 +1,83 @@
-"""Augmentation on uint8 images with OpenCV: all geometry in one matrix, resampled once, image and mask together."""
+"""Augmentation on uint8 images with OpenCV: all geometry resampled once, image and mask together; then the tones.
+
+Geometric steps act in the order of the YAML, tonal ones among themselves too. Each draws its numbers whether or not
+its turn comes, so that a changed probability leaves the other steps as they were.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import cv2
 import numpy as np
 
-from gatemask.config.schema import Affine, Augment
+from gatemask.config.schema import Augment
+from gatemask.data import colour
+from gatemask.data import geometry as geometries
+from gatemask.data.colour import Colour
+from gatemask.data.geometry import Geometry
 from gatemask.data.readers import resize_image
+
+MIXED = ("mixup", "cutmix")  # whole batches: see mix.py
+Plan = list[tuple[str, Any]]
+
+
+def plan(steps: Sequence[Augment]) -> Plan:
+    """What `augment:` lists as (name, settings)."""
+    given = ((name, getattr(step, name)) for step in steps for name in Augment.model_fields)
+    return [(name, settings) for name, settings in given if settings is not None]
 
 
 def augment(
-    image: np.ndarray, mask: np.ndarray, size: int, steps: Sequence[Augment], rng: np.random.Generator
+    image: np.ndarray, mask: np.ndarray | None, size: int, steps: Sequence[Augment], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and its mask, changed at random and brought to `size`.
 
     Args:
         image: uint8 (h, w, channels).
-        mask: uint8 (h, w), 0 or 255.
+        mask: uint8 (h, w), 0 or 255; None for an empty one.
         size: pixels of the square that comes out.
-        steps: what `augment:` lists.
+        steps: what `augment:` lists; mixup and cutmix, which need a batch, are passed over.
         rng: decides; the same state gives the same result.
 
     Returns:
         image uint8 (size, size, channels) and mask uint8 (size, size, 1), 0 or 1.
     """
-    if size < min(image.shape[:2]):
-        # Shrinking by a matrix alone would skip pixels: average first, as evaluation and inference do.
-        image, mask = resize_image(image, size), resize_image(mask[:, :, None], size)[:, :, 0]
-    matrix = _scale(size / image.shape[1], size / image.shape[0])
-    plain = matrix.copy()
-    gain, offset = 1.0, 0.0
-    for step in steps:
-        if step.hflip is not None and rng.random() < step.hflip:
-            matrix = np.array([[-1, 0, size - 1], [0, 1, 0], [0, 0, 1.0]]) @ matrix
-        if step.affine is not None:
-            matrix = _affine(step.affine, size, rng) @ matrix
-        if step.brightness_contrast is not None:
-            gain *= 1 + rng.uniform(-1, 1) * step.brightness_contrast
-            offset += 255 * rng.uniform(-1, 1) * step.brightness_contrast / 2
-    mask = mask[:, :, None]
-    if np.array_equal(matrix, plain):
-        image, mask = resize_image(image, size), resize_image(mask, size)
-    else:
-        image, mask = warp(image, matrix, size), warp(mask, matrix, size)
-    if (gain, offset) != (1.0, 0.0):
-        levels = np.clip(np.arange(256) * gain + offset, 0, 255).round().astype(np.uint8)
-        image = cv2.LUT(image, levels).reshape(image.shape)
-    return image, (mask >= 128).astype(np.uint8)
+    out = np.empty((size, size, image.shape[2]), np.uint8), np.empty((size, size, 1), np.uint8)
+    augment_into(*shrink(image, mask, size), plan(steps), rng, *out)
+    return out
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    """Resample once by a 3 x 3 matrix that maps source to target pixels; what comes from outside is 0."""
-    warped = cv2.warpAffine(image, matrix[:2], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return warped.reshape(size, size, image.shape[2])
+def shrink(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pair at `size` where that is smaller: a matrix alone would skip pixels, so average first, as evaluation and
+    inference do."""
+    if size >= min(image.shape[:2]):
+        return image, mask
+    return resize_image(image, size), None if mask is None else resize_image(mask[:, :, None], size)[:, :, 0]
 
 
-def _scale(fx: float, fy: float) -> np.ndarray:
-    """Resizing with pixel centres kept in place, as cv2.resize does it."""
-    return np.array([[fx, 0, (fx - 1) / 2], [0, fy, (fy - 1) / 2], [0, 0, 1.0]])
+def augment_into(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    steps: Plan,
+    rng: np.random.Generator,
+    out: np.ndarray,
+    out_mask: np.ndarray | None,
+) -> None:
+    """`augment` of a pair that was shrunk already, into C-contiguous arrays; without `out_mask`, no mask is made."""
+    where, how = draw(steps, geometries.geometry(image.shape, len(out), mask), rng)
+    geometries.resample(image, where, out)
+    if out_mask is not None:
+        geometries.resample_mask(mask, where, out_mask)
+    colour.paint(out, how)
 
 
-def _affine(settings: Affine, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Rotation, shear, zoom and shift about the centre of the image."""
-    angle = np.deg2rad(rng.uniform(-settings.rotate, settings.rotate))
-    shear = rng.uniform(-settings.shear, settings.shear)
-    zoom = rng.uniform(*settings.zoom)
-    shift = rng.uniform(-settings.shift, settings.shift, 2) * size
-    rotate = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = zoom * rotate @ np.array([[1, shear], [0, 1]])
-    centre = np.full(2, (size - 1) / 2)
-    matrix = np.eye(3)
-    matrix[:2, :2] = linear
-    matrix[:2, 2] = centre + shift - linear @ centre
-    return matrix
+def draw(steps: Plan, where: Geometry, rng: np.random.Generator) -> tuple[Geometry, Colour]:
+    """Let `steps` decide what becomes of an image; adds to `where`."""
+    how = Colour()
+    for name, settings in steps:
+        if name in geometries.STEPS:
+            geometries.STEPS[name](where, settings, rng)
+        elif name in colour.STEPS:
+            colour.STEPS[name](how, settings, rng)
+    return where, how

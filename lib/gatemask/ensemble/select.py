@@ -40,7 +40,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     runs = _runs(project, ensemble)
-    gates, masks = (_members(project, part, runs) for part in (ensemble.gate, ensemble.mask))
+    gates, masks = (_members(project, comp, part, runs) for part in (ensemble.gate, ensemble.mask))
     chosen = {
         "competition": _facts(comp),
         "score": {key: tuned[key] for key in SCORES},
@@ -95,7 +95,6 @@ def _facts(comp: Competition) -> dict[str, Any]:
         "name": comp.name,
         "image": comp.image.model_dump(mode="json"),
         "test_images": test.images,
-        "records_size": comp.records.size,
         "classes": comp.classes,
         "submission": comp.submission.model_dump(mode="json"),
     }
@@ -111,7 +110,9 @@ def _folds(project: Project, name: str) -> list[dict[str, Any]]:
     return [read_json(stamp) for stamp in stamps]
 
 
-def _members(project: Project, part: Members, runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _members(
+    project: Project, comp: Competition, part: Members, runs: dict[str, list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
     members = []
     for name in part.experiments:
         best = sorted(runs[name], key=lambda run: (-run["score"], run["fold"]))
@@ -129,8 +130,17 @@ def _members(project: Project, part: Members, runs: dict[str, list[dict[str, Any
                     "sha256": run["outputs"]["best.weights.h5"],
                     "task": exp.task,
                     "size": exp.input.size,
-                    "tta": list(exp.tta),
+                    "records": exp.input.records or comp.records.size,
+                    **_tta(exp),
                     "model": exp.model.model_dump(mode="json"),
                 }
             )
     return members
+
+
+def _tta(exp: Experiment) -> dict[str, Any]:
+    """Test-time augmentation as the YAML has it; `augment:` goes with it where views are drawn from that."""
+    found: dict[str, Any] = {"tta": [view.model_dump(mode="json", exclude_defaults=True) for view in exp.tta]}
+    if any(view.random for view in exp.tta):
+        found["augment"] = [step.model_dump(mode="json", exclude_none=True) for step in exp.augment]
+    return found
