@@ -54,7 +54,7 @@ def test_what_a_machine_has_is_seen_by_its_files(machine, files, packages, env, 
 def test_it_insists(machine, wanted: str) -> None:
     machine()
     with pytest.raises(GatemaskError, match="there is none") as caught:
-        runtime.start(Runtime.model_validate(wanted))
+        runtime.insist(Runtime.model_validate(wanted))
     assert "runtime.accelerator" in str(caught.value)
 
 

@@ -56,7 +56,7 @@ def fit(job: Job, fold: int, folder: Path, training: list[Example], validation: 
         epoch, steps, at = _train_epoch(job, fold, folder, training, seed, at)
         if at.step < steps:
             break  # the time is up
-        with state.averaged(model):
+        with trainable(job, job.frozen(epoch)), state.averaged(model):
             row, at = _close_epoch(job, folder, validation, at, steps)
         row = {"epoch": epoch, "loss": row.pop("loss"), "learning_rate": rate, **row}
         local.append_metrics(folder / "metrics.jsonl", row)
@@ -133,7 +133,7 @@ def _leg(
     frozen = job.frozen(epoch)
     batches = pipeline.training_batches(training, job.exp, job.comp.image.channels, order, job.batch, epoch, seed, *leg)
     watch = _watch(tick)
-    with trainable(job, frozen):
+    with trainable(job, frozen), pipeline.own_errors():
         fitted = job.steps[frozen].fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
     loss = float(fitted.history["loss"][0])
     if not math.isfinite(loss) or watch.bad:
@@ -196,7 +196,8 @@ def evaluate(job: Job, validation: list[Example]) -> dict[str, float]:
     from gatemask.data import pipeline
 
     batches = pipeline.evaluation_dataset(validation, job.exp, job.comp.image.channels, job.batch)
-    found = job.evaluator.evaluate(batches, verbose=0, return_dict=True)
+    with pipeline.own_errors():
+        found = job.evaluator.evaluate(batches, verbose=0, return_dict=True)
     scores = {"val_loss" if name == "loss" else name: float(value) for name, value in found.items()}
     if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
         raise GatemaskError(

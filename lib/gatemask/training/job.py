@@ -100,8 +100,11 @@ def ready(job: Job) -> None:
     """Find the devices, build and compile the models once."""
     if job.network is not None:
         return
+    from gatemask.builders import weights
     from gatemask.training import runtime
 
+    runtime.insist(job.exp.runtime)
+    weights.find(job.exp.model, job.project.root)  # downloads them, or says what is missing, before anything else
     job.devices = runtime.start(job.exp.runtime)
     import keras
 
@@ -180,8 +183,13 @@ def begin_fold(job: Job, fold: int) -> int:
     for frozen, step in job.steps.items():
         state.assign(step.optimizer.variables, job.fresh[frozen])
     start = job.start(fold)
+    if start.kind == "none":
+        return seed
+    path = start.path or weights.find(job.exp.model, job.project.root)
+    assert path is not None
     if start.kind == "run":
-        say(f"{job.exp.name} fold {fold}: starts from {start.path}, {weights.load_run(job.network, start.path)}")
-    elif start.kind != "none":
-        weights.load(job.network, job.exp.model, start.path, job.comp.image.channels)
+        loaded = weights.load_run(job.network, path)
+    else:
+        loaded = weights.load(job.network, job.exp.model, path, job.comp.image.channels)
+    say(f"{job.exp.name} fold {fold}: starts from {path}, {loaded}")
     return seed

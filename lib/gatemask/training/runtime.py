@@ -70,17 +70,26 @@ def look() -> str:
     return "gpu" if some and not hidden else "cpu"
 
 
+def insist(runtime: Runtime) -> str:
+    """Say at once what the machine seems to have, and refuse what was not asked for; returns the kind.
+
+    A look at device files takes no time: a kernel that was given the wrong machine should end in its first second.
+    """
+    seen = look()
+    say(f"This machine seems to have {KINDS[seen]}; Keras will run on {_backend(runtime, seen)}.")
+    _refuse_other(runtime, seen, f"{KINDS[seen]}, by its device files")
+    return seen
+
+
 def start(runtime: Runtime) -> Devices:
-    """Import Keras on the backend and the devices that `runtime` asks for; says at once what it goes by.
+    """Import Keras on the backend and the devices that `runtime` asks for; says what it found.
 
     Raises:
         GatemaskError: the accelerator that was asked for is not there, or Keras already runs on another backend.
     """
     seen = look()
     backend = _backend(runtime, seen)
-    say(f"This machine seems to have {KINDS[seen]}; starting Keras on {backend}.")
-    # A look at device files takes no time: a kernel that was given the wrong machine should end in its first second.
-    _insist(runtime, seen, f"{KINDS[seen]}, by its device files")
+    _refuse_other(runtime, seen, f"{KINDS[seen]}, by its device files")
     loaded = sys.modules.get("keras")
     if loaded is not None and loaded.backend.backend() != backend:
         raise GatemaskError(
@@ -92,7 +101,7 @@ def start(runtime: Runtime) -> Devices:
     os.environ["KERAS_BACKEND"] = backend
     quiet.tensorflow()  # reads the input on every backend
     devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, seen)
-    _insist(runtime, devices.accelerator, ", ".join(devices.names))
+    _refuse_other(runtime, devices.accelerator, ", ".join(devices.names))
     import keras
 
     policy = "float32" if runtime.precision == "float32" else f"mixed_{runtime.precision}"
@@ -108,7 +117,7 @@ def _backend(runtime: Runtime, seen: str) -> str:
     return "jax" if wants_tpu and _installed("libtpu") and _installed("jax") else "tensorflow"
 
 
-def _insist(runtime: Runtime, found: str, named: str) -> None:
+def _refuse_other(runtime: Runtime, found: str, named: str) -> None:
     wanted = runtime.accelerator
     # A machine with an accelerator has a CPU too; the other way round is what must not happen in silence.
     if wanted in ("auto", found) or (wanted == "cpu"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatemask.builders import weights
 from gatemask.config.schema import Experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, sha256
@@ -41,15 +42,8 @@ def starting_weights(project: Project, exp: Experiment, fold: int) -> Start:
         return Start("published", identity=wanted)  # their packages check them by hash
     if wanted.startswith("run:"):
         return _of_run(project, exp, wanted.removeprefix("run:"), fold)
-    path = next((p for p in (project.root / wanted, Path(wanted).expanduser()) if p.is_file()), None)
-    if path is None:
-        raise GatemaskError(
-            "There is no such weights file.",
-            where="model.weights",
-            received=wanted,
-            expected="none, imagenet, noisy-student, run:NAME, or the path of an .h5 file",
-            do="Name its path, from the project's folder or a whole one.",
-        )
+    path = weights.find(exp.model, project.root)
+    assert path is not None
     return Start("file", path, sha256(path))
 
 

@@ -68,14 +68,15 @@ def assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
 @contextmanager
 def averaged(model: Any) -> Iterator[None]:
     """The model with the moving averages of its weights in their place, where its optimizer keeps some."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    if not optimizer.use_ema:
+    from gatemask.builders.optimizers import averages
+
+    found = averages(model.optimizer)
+    if not found:
         yield
         return
     weights = model.trainable_variables
     kept = [np.array(v) for v in weights]
-    # The name is private, but the one that Keras's own callback for the purpose goes by.
-    assign(weights, [np.array(v) for v in optimizer._model_variables_moving_average])
+    assign(weights, [np.array(v) for v in found])
     try:
         yield
     finally:
