@@ -10,7 +10,7 @@ FOLD ?= all
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan oof-tune ensemble package rehearse report clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune ensemble package rehearse report clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ train: setup ## one experiment: make train EXP=experiments/phantom/unet_b0.yaml 
 
 plan: setup ## parameters, memory, steps and hours of an experiment: make plan EXP=...
 	@$(GATEMASK) plan $(EXP) $(ARGS)
+
+augment: setup ## a contact sheet of what augmentation does: make augment EXP=experiments/phantom/unet_b0.yaml
+	@$(GATEMASK) augment show $(EXP) $(ARGS)
 
 oof-tune: setup ## tune gate and mask thresholds on out-of-fold predictions
 	@$(GATEMASK) oof-tune $(COMP) $(ARGS)

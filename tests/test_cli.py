@@ -26,6 +26,7 @@ COMMANDS = [
     ["records", "make"],
     ["records", "check"],
     ["train"],
+    ["augment", "show"],
     ["plan"],
     ["oof-tune"],
     ["ensemble"],

@@ -27,10 +27,12 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Raw files: fetch them, understand their labels, make the manifest.", no_args_is_help=True)
 folds_app = typer.Typer(help="Splits without leaks: make, import, audit.", no_args_is_help=True)
+augment_app = typer.Typer(help="What augmentation does to the images.", no_args_is_help=True)
 records_app = typer.Typer(help="TFRecords of all training images, the same for every split.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(folds_app, name="folds")
 app.add_typer(records_app, name="records")
+app.add_typer(augment_app, name="augment")
 
 Comp = Annotated[str, typer.Argument(metavar="COMP", help="a folder below experiments/")]
 Exp = Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, or COMP/NAME")]
@@ -192,6 +194,21 @@ def plan(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) 
     from gatemask.training import plan
 
     _print(plan.plan(project, config, experiment), json_, show=plan.show)
+
+
+@augment_app.command("show")
+def augment_show(
+    exp: Exp,
+    images: Annotated[int, typer.Option(min=1, max=64, help="rows of the sheet")] = 6,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """A contact sheet: images as they are, and as training will see them."""
+    project, config, experiment = _open_experiment(exp, quick, set_)
+    from gatemask.report import augment
+
+    _print(augment.show(project, config, experiment, images), json_)
 
 
 @app.command("oof-tune")

@@ -211,7 +211,7 @@ def test_a_mixed_batch_repeats_by_its_seed_and_leaves_what_it_was_made_from(name
 
 
 def test_mixup_blends_images_and_labels_by_the_same_share() -> None:
-    images, masks, labels = batch()
+    images, _, labels = batch()
     for seed in range(10):
         found = mixed("mixup", seed)
         for one in range(4):

@@ -85,7 +85,8 @@ def epoch(
 
 
 def same(one: list[tuple[np.ndarray, ...]], two: list[tuple[np.ndarray, ...]]) -> bool:
-    return len(one) == len(two) and all((x == y).all() for a, b in zip(one, two, strict=True) for x, y in zip(a, b))
+    pairs = [pair for a, b in zip(one, two, strict=True) for pair in zip(a, b, strict=True)]
+    return all((x == y).all() for x, y in pairs)
 
 
 MIXING = ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": {"p": 0.5}}]
@@ -128,14 +129,23 @@ def test_what_is_kept_decoded_changes_nothing() -> None:
 
 
 def test_what_is_kept_has_a_limit() -> None:
-    kept, of = (
-        Decoder(1, 64, limit=3 * 64 * 64),
-        [one._replace(image=one.image + b"%d" % n) for n, one in enumerate(examples(9))],
-    )
+    kept = Decoder(1, 64, limit=3 * 64 * 64)
+    of = [one._replace(image=one.image + b"%d" % n) for n, one in enumerate(examples(9))]
     for _ in range(2):
         for one in of:
             assert kept.load(one, False).image.shape == (64, 64, 1)
     assert 0 < kept.used <= kept.limit
+
+
+def test_copies_of_an_image_keep_masks_of_their_own() -> None:
+    one = examples(1)[0]
+    other = one._replace(mask=cv2.imencode(".png", square()[1].T)[1].tobytes())
+    kept = Decoder(1, 64, limit=1e9)
+    first, second = (kept.load(example, True).mask for example in (one, other))
+    assert first is not None
+    assert second is not None
+    assert np.array_equal(second, first.T)
+    assert kept.load(one, False).mask is None
 
 
 def test_masks_of_empty_images_are_not_decoded() -> None:
@@ -194,7 +204,7 @@ def readers() -> list[threading.Thread]:
 def test_threads_end_with_their_epoch() -> None:
     exp, of = experiment("mask"), examples(40)
     order, before = epoch_order(of, exp, 4, 0, 0), cv2.getNumThreads()
-    for number in range(200):
+    for number in range(30):
         # Now and then somebody leaves in the middle: a failure, or a stop for time.
         for _ in training_batches(of, exp, 1, order, 4, number, 0, 0, 3).take(1 if number % 10 == 0 else 3):
             pass

@@ -1,0 +1,88 @@
+"""`gatemask augment show`: a contact sheet of what training will see, runs/<comp>/<experiment>/augment.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatemask.config.schema import Competition, Experiment
+from gatemask.data import pipeline, records
+from gatemask.data.encode import Example
+from gatemask.data.manifest import read_manifest
+from gatemask.data.mix import Mixed, mix
+from gatemask.errors import GatemaskError
+from gatemask.files import write_with
+from gatemask.project import Project
+from gatemask.report import draw
+from gatemask.training.job import reads
+
+VERSIONS = 5
+
+
+def show(project: Project, comp: Competition, exp: Experiment, images: int = 6) -> dict[str, Any]:
+    """Draw so many images, with and without masks: a row each, plain first, then as five epochs would show it.
+
+    Returns:
+        picture, images, positives.
+
+    Raises:
+        GatemaskError: there are no current records, or no images in them.
+    """
+    comp = reads(comp, exp)
+    records.require_current(project, comp)
+    chosen = _choose(project, exp, images)
+    examples = records.read(project.records(comp.records.size), chosen)
+    columns = versions(examples, exp, comp.image.channels)
+    picture = write_with(project.runs / exp.name / "augment.png", lambda tmp: _draw(tmp, examples, exp, columns))
+    return {"picture": str(picture), "images": len(examples), "positives": sum(one.label for one in examples)}
+
+
+def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
+    """Ids of images, half of them positive where there are enough; the experiment's seed decides."""
+    manifest = read_manifest(project, "train")
+    if not len(manifest):
+        raise GatemaskError("There are no training images.", where=project.data / "manifest.csv")
+    ids = manifest["image_id"].to_numpy()[np.random.default_rng(exp.seed).permutation(len(manifest))]
+    positive = {i for i, label in zip(manifest["image_id"], manifest["label"], strict=True) if label == 1}
+    with_mask, without = [i for i in ids if i in positive], [i for i in ids if i not in positive]
+    half = max(-(-count // 2), count - len(without))
+    return [*with_mask[:half], *without[: count - len(with_mask[:half])]]
+
+
+def versions(examples: list[Example], exp: Experiment, channels: int) -> list[Mixed]:
+    """The images as one batch, plain, and as each of the first epochs would make it: masks always included."""
+    return [
+        _batch(pipeline.source(examples, exp, channels, steps, masks=True), exp.seed, epoch)
+        for epoch, steps in enumerate([[], *[exp.augment] * VERSIONS])
+    ]
+
+
+def _batch(source: pipeline.Source, seed: int, epoch: int) -> Mixed:
+    count = len(source.examples)
+    room = source.begin(count)
+    for slot in range(count):
+        source.fill(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
+    return mix(*room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
+
+
+def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[Mixed]) -> None:
+    drawn, axes = draw.figure(1.7 * len(columns), 1.85 * len(examples), len(examples), len(columns), squeeze=False)
+    for column, batch in enumerate(columns):
+        for row, example in enumerate(examples):
+            assert batch.masks is not None
+            _picture(axes[row, column], batch.images[row], batch.masks[row, :, :, 0])
+            label = f"label {batch.labels[row, 0]:.2g}" if exp.task == "gate" else f"mask {batch.masks[row].sum()} px"
+            title = f"{example.image_id[-22:]}\n{label}" if column == 0 else label
+            axes[row, column].set_xlabel(title, fontsize=6.5, parse_math=False)
+    drawn.savefig(path, format="png", dpi=110, facecolor="white")
+
+
+def _picture(ax: Any, image: np.ndarray, mask: np.ndarray) -> None:
+    ax.imshow(image[:, :, 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
+    if 0 < mask.mean() < 1:
+        ax.contour(mask, [0.5], colors=[draw.GREEN], linewidths=1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
