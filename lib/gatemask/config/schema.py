@@ -287,6 +287,8 @@ class Model(Strict):
             raise ValueError("model.gate_head belongs to mask networks: a gate is one already")
         if self.filters and self.name in ("gate", "fpn"):
             raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
+        if self.block == "transpose" and self.name in ("gate", "fpn"):
+            raise ValueError(f"model.block belongs to unet, unetpp and linknet: '{self.name}' has no such blocks")
         if self.weights == "noisy-student" and not self.encoder.startswith("efficientnet"):
             raise ValueError(f"there are noisy-student weights for EfficientNets only, not for '{self.encoder}'")
         if (other := encoder_in_name(self.weights)) not in (None, self.encoder):

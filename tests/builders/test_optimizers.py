@@ -1,0 +1,117 @@
+"""Optimizers: every name moves weights down, options reach Keras, RAdam against plain numpy."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from gatemask import quiet
+from gatemask.config.schema import Optimizer, OptimizerName
+
+quiet.tensorflow()
+keras = pytest.importorskip("keras")
+
+from gatemask.builders import optimizers  # noqa: E402
+
+
+def descend(optimizer: Any, steps: int, start: np.ndarray) -> np.ndarray:
+    """Weights after each step on gradients that change from step to step: (steps, n)."""
+    variable = keras.Variable(start)
+    optimizer.build([variable])
+    rows = []
+    for step in range(steps):
+        gradient = 2 * np.asarray(variable) + np.sin(np.arange(len(start)) + step)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient.astype(np.float32))])
+        rows.append(np.asarray(variable).copy())
+    return np.array(rows)
+
+
+def radam_by_hand(steps: int, start: np.ndarray, rate: float, b1: float = 0.9, b2: float = 0.999) -> np.ndarray:
+    """Algorithm 2 of the paper, in float64."""
+    w, m, v, longest = start.astype(np.float64), 0.0, 0.0, 2 / (1 - b2) - 1
+    rows = []
+    for t in range(1, steps + 1):
+        gradient = 2 * w + np.sin(np.arange(len(start)) + t - 1)
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        length = longest - 2 * t * b2**t / (1 - b2**t)
+        if length > 4:
+            r = np.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+            w = w - rate * r * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + 1e-7)
+        else:
+            w = w - rate * m / (1 - b1**t)
+        rows.append(w)
+    return np.array(rows)
+
+
+def test_radam_is_the_paper_s() -> None:
+    start = np.linspace(-1, 1, 7).astype(np.float32)
+    found = descend(optimizers.build(Optimizer(name="radam"), 0.05), 30, start)
+    expected = radam_by_hand(30, start, 0.05)
+    assert found == pytest.approx(expected, abs=1e-4)
+    adam = descend(keras.optimizers.Adam(0.05), 30, start)
+    assert np.abs(adam - found).max() > 0.05, "and not Adam"
+
+
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_every_name_goes_downhill(name: str) -> None:
+    assert set(optimizers.OPTIMIZERS) == set(get_args(OptimizerName))
+    variable = keras.Variable(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))
+    optimizer = optimizers.build(Optimizer(name=name), 0.1)
+    optimizer.build([variable])
+    before = float(keras.ops.sum(variable**2))
+    for _ in range(5):
+        optimizer.apply([2 * keras.ops.convert_to_tensor(variable)])
+    assert float(keras.ops.sum(variable**2)) < before
+
+
+def test_options_reach_keras() -> None:
+    built = optimizers.build(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01, accumulate=4), 0.02)
+    assert (built.clipnorm, built.weight_decay, built.gradient_accumulation_steps) == (1.0, 0.01, 4)
+    built = optimizers.build(Optimizer(name="sgd", momentum=0.9, nesterov=True, global_clipnorm=2.0), 0.02)
+    assert (built.momentum, built.nesterov, built.global_clipnorm) == (0.9, True, 2.0)
+    assert optimizers.build(Optimizer(clipvalue=0.5), 0.02).clipvalue == 0.5
+    assert float(built.learning_rate) == pytest.approx(0.02)
+
+
+def test_gradients_are_accumulated() -> None:
+    start = np.ones(3, np.float32)
+    found = descend(optimizers.build(Optimizer(name="radam", accumulate=2), 0.1), 4, start)
+    assert (found[0] == start).all()
+    assert (found[1] != start).all()
+    assert (found[2] == found[1]).all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_averages_stand_beside_the_weights(precision: str) -> None:
+    optimizer = optimizers.build(Optimizer(name="sgd", ema=0.5), 0.1, precision)
+    variable = keras.Variable(np.ones(2, np.float32))
+    optimizer.build([variable])
+    scale = 2.0**15 if precision == "float16" else 1.0
+    expected, weight = 0.0, 1.0
+    for step in range(3):
+        optimizer.apply([keras.ops.convert_to_tensor(np.full(2, scale, np.float32))])
+        weight -= 0.1
+        expected = 0.5 * expected + 0.5 * weight if step else weight  # it starts at the first step's weights
+    optimizer.finalize_variable_values([variable])
+    assert np.asarray(variable) == pytest.approx([weight] * 2, abs=1e-5)
+    (average,) = optimizers.averages(optimizer)
+    assert np.asarray(average) == pytest.approx([expected] * 2, abs=1e-5)
+    assert optimizers.averages(optimizers.build(Optimizer(), 0.1)) == []
+
+
+def test_float16_scales_the_loss_and_compile_leaves_it_alone() -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        image = keras.Input((2,))
+        model = keras.Model(image, keras.layers.Dense(1)(image))
+        optimizer = optimizers.build(Optimizer(name="nadam"), 0.1, "float16")
+        model.compile(optimizer=optimizer, loss="mse")
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        assert model.optimizer is optimizer
+        optimizer.learning_rate = 0.25
+        assert float(optimizer.inner_optimizer.learning_rate) == 0.25
+        model.fit(np.ones((2, 2), np.float32), np.ones((2, 1), np.float32), verbose=0)
+    finally:
+        keras.config.set_dtype_policy("float32")
