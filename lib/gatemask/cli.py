@@ -267,6 +267,22 @@ def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, 
         _print(result, json_)
 
 
+@app.command()
+def builders(
+    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="write the page into a file")] = None,
+    json_: Json = False,
+) -> None:
+    """Every model, encoder, loss, optimizer, schedule and augmentation that a YAML may name."""
+    from gatemask.report import builders as page
+
+    if write is not None:
+        _print(page.write(write), json_)
+    elif json_:
+        _print(page.builders(), json_)
+    else:
+        print(page.markdown())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what the user can put right is said without a traceback, with exit code 1."""
     try:

@@ -89,7 +89,9 @@ def test_a_step_moves_every_weight_and_is_traced_once_on_static_shapes(built, ja
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
 def test_a_file_of_weights_brings_everything_back(built, tmp_path, name: str) -> None:
-    assert steps.round_trip(name, built[name], tmp_path / "w.weights.h5") < 1e-6
+    before, after = steps.round_trip(name, built[name], tmp_path / "w.weights.h5")
+    assert before > 20
+    assert after == 0
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
@@ -97,7 +99,8 @@ def test_jax_draws_steps_and_predicts_as_tensorflow_does(built, jax, name: str) 
     facts = jax(name)
     assert facts["drawn"] == steps.drawn(built[name].predict, 5)
     assert facts["apart"] < 1e-4
-    assert facts["round_trip"] < 1e-6
+    before, after = facts["round_trip"]
+    assert (before > 20, after) == (True, 0)
     _check(name, facts)
 
 

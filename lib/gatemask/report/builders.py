@@ -1,0 +1,160 @@
+"""`gatemask builders`: what a YAML may name, as a table made from the schema and from the builders' docstrings.
+
+The builders' modules import Keras, so their docstrings are read from the source, not from the objects.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from gatemask.builders.published import PARAMETERS, PUBLISHED
+from gatemask.config import schema
+from gatemask.files import write_text
+
+BUILDERS = Path(__file__).parents[1] / "builders"
+HEAD = """# Builders
+
+Every name that an experiment's YAML may use, with its options and their defaults. `gatemask builders --write
+docs/builders.md` writes this page from the code.
+"""
+# Where a name of the schema is not the name of a function or class of its module.
+CLASSES = {"radam": "RectifiedAdam"}
+
+
+def builders() -> dict[str, Any]:
+    """Sections of rows: models, encoders, losses, ..., each a list of name, text and options."""
+    published = {name: ", ".join(files) for name, files in PUBLISHED.items()}
+    encoders = [
+        {"name": name, "parameters": PARAMETERS[name], "weights": published[name]} for name in get_args(schema.Encoder)
+    ]
+    return {
+        "models": [_row(name, _first_line("models.py", name)) for name in get_args(schema.Architecture)],
+        "model": _fields(schema.Model, {"name", "encoder"}),
+        "encoders": encoders,
+        "losses": [
+            _row(name, _first_line("losses.py", name), ", ".join(schema.LOSS_OPTIONS.get(name, ())))
+            for name in get_args(schema.LossName)
+        ],
+        "loss": _fields(schema.LossPart),
+        "metrics": [
+            _row("auc, sensitivity, specificity", _first_line("metrics.py", "GateCurve")),
+            _row("dice, dice_positives", _first_line("metrics.py", "BestThresholdDice")),
+        ],
+        "optimizers": [
+            _row(name, _first_line("optimizers.py", CLASSES[name]) if name in CLASSES else "Keras's own.")
+            for name in get_args(schema.OptimizerName)
+        ],
+        "optimizer": _fields(schema.Optimizer, {"name"}),
+        "schedules": [_row(name, _first_line("schedules.py", name)) for name in get_args(schema.ScheduleName)],
+        "schedule": _fields(schema.Schedule, {"name"}),
+        "augment": _steps(),
+        "tta": _fields(schema.View),
+    }
+
+
+TITLES = {
+    "models": "Models: `model: {name: ...}`",
+    "model": "Options of `model`",
+    "encoders": "Encoders: `model: {encoder: ...}`",
+    "losses": "Losses: `loss: {bce: 1, dice: 1}`",
+    "loss": "Options of a loss",
+    "metrics": "Metrics",
+    "optimizers": "Optimizers: `optimizer: {name: ...}`",
+    "optimizer": "Options of `optimizer`",
+    "schedules": "Schedules: `schedule: {name: ...}`",
+    "schedule": "Options of `schedule`",
+    "augment": "Steps of `augment`",
+    "tta": "Views of `tta`",
+}
+
+
+def markdown() -> str:
+    """docs/builders.md."""
+    parts = [HEAD]
+    for section, rows in builders().items():
+        header = list(rows[0])
+        parts.append(f"## {TITLES[section]}\n")
+        lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+        lines += ["| " + " | ".join(_cell(key, row[key]) for key in header) + " |" for row in rows]
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def write(path: Path) -> dict[str, Any]:
+    """Write the page; what the command reports."""
+    write_text(path, markdown())
+    return {"written": str(path)}
+
+
+def _cell(key: str, value: Any) -> str:
+    if key == "name":
+        return f"`{value}`"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
+
+
+def _row(name: str, text: str, options: str | None = None) -> dict[str, Any]:
+    return {"name": name, "what": text} | ({} if options is None else {"options": options})
+
+
+def _first_line(file: str, name: str) -> str:
+    """How the docstring of a function or class in a builders' module begins."""
+    tree = ast.parse((BUILDERS / file).read_text(encoding="utf-8"))
+    found = next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
+    return _paragraph(ast.get_docstring(found))
+
+
+def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "values": _type(field.annotation), "default": _default(field), "what": field.description or ""}
+        for name, field in section.model_fields.items()
+        if name not in (leave or set())
+    ]
+
+
+def _steps() -> list[dict[str, Any]]:
+    """The steps of `augment:`, and what a step with nothing said is."""
+    rows = []
+    for name, field in schema.Augment.model_fields.items():
+        kinds = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        text = field.description or (_paragraph(kinds[0].__doc__) if kinds else "")
+        bare = getattr(schema.Augment.model_validate(name), name)
+        options = ", ".join(f"{key}: {_plain(value)}" for key, value in bare) if kinds else _plain(bare)
+        rows.append({"name": name, "what": text, "bare name means": options})
+    return rows
+
+
+def _paragraph(docstring: str | None) -> str:
+    """The first paragraph on one line."""
+    return " ".join((docstring or "").split("\n\n")[0].split())
+
+
+def _default(field: Any) -> str:
+    return "" if field.default is PydanticUndefined else _plain(field.default)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _type(annotation: Any) -> str:
+    """An annotation as a reader of YAML would say it."""
+    if annotation is None or annotation is type(None):
+        return ""
+    if get_origin(annotation) is not None and str(get_origin(annotation)) == "typing.Literal":
+        return ", ".join(map(str, get_args(annotation)))
+    if hasattr(annotation, "__metadata__"):
+        return _type(get_args(annotation)[0])
+    names = {bool: "true, false", int: "whole number", float: "number", str: "text"}
+    if annotation in names:
+        return names[annotation]
+    inner = [text for part in get_args(annotation) if (text := _type(part))]
+    return f"list of {inner[0]}s" if get_origin(annotation) is list else ", ".join(dict.fromkeys(inner))
