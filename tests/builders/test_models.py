@@ -130,13 +130,9 @@ def test_every_batchnorm_has_the_momentum_of_the_yaml() -> None:
 def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     preprocess = bridge.backbones().get_preprocessing(encoder)
-    expected = preprocess(images.astype(np.float32), **({} if _plain(preprocess) else bridge.MODULES))
+    expected = preprocess(images.astype(np.float32), **bridge.MODULES)
     layer = models.Normalise(models.normalisation(encoder))
     assert np.asarray(layer(images)) == pytest.approx(np.asarray(expected), abs=1e-4)
-
-
-def _plain(preprocess: Any) -> bool:
-    return preprocess.__wrapped__.__module__.startswith("classification_models.models.senet")
 
 
 def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own() -> None:
@@ -278,9 +274,11 @@ def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
     given: dict[str, Any] = {key: initializer} | ({"filters": 96} if kind == "Conv2D" else {"depth_multiplier": 60})
     model = keras.Sequential([keras.Input((8, 8, 40)), getattr(keras.layers, kind)(kernel_size=3, **given)])
     ours, theirs = models.initial(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
-    assert ours.mean() == pytest.approx(theirs.mean(), abs=0.03 * theirs.std() + 1e-6)
-    assert ours.std() == pytest.approx(theirs.std(), rel=0.03)
-    assert np.abs(ours).max() == pytest.approx(np.abs(theirs).max(), rel=0.35)
+    spread = float(theirs.std())
+    assert float(ours.mean()) == pytest.approx(float(theirs.mean()), abs=0.03 * spread + 1e-6)
+    assert float(ours.std()) == pytest.approx(spread, rel=0.03, abs=1e-6)
+    # Of a uniform or truncated distribution the extremes are what it says; a normal one's vary a little.
+    assert float(np.abs(ours).max()) == pytest.approx(float(np.abs(theirs).max()), rel=0.35)
 
 
 # --- all encoders ----------------------------------------------------------------------------------------
