@@ -24,8 +24,8 @@ from gatemask.data import pipeline
 from gatemask.data.decoded import decoder
 from gatemask.data.encode import Example, cores, encode_image, keep_memory
 
-IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 640, 32, 1024, 512, 16, 5
-PEER_IMAGES = 96  # at its pace, enough
+IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
+PEER_IMAGES = 64  # at its pace, enough
 POSITIVES = 0.22
 AUGMENT: list[Any] = [
     "hflip",

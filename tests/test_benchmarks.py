@@ -18,7 +18,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "run"):
+    for module in ("rle", "folds", "records", "input", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -58,6 +58,29 @@ def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
 
 
+def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("input", monkeypatch)
+    for name, value in {"IMAGES": 20, "DIFFERENT": 2, "BATCH": 4, "SIZE": 64, "ROUNDS": 1, "PEER_IMAGES": 4}.items():
+        monkeypatch.setattr(bench, name, value)
+    rows = list(bench.rows())
+    assert len(rows) == 8
+    assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
+
+
+def test_a_peer_sees_what_we_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    bench = load("input", monkeypatch)
+    for name, value in {"IMAGES": 16, "DIFFERENT": 2, "BATCH": 8, "SIZE": 64}.items():
+        monkeypatch.setattr(bench, name, value)
+    examples = bench.made(3)
+    assert sum(example.label for example in examples) == 3
+    images, masks = (np.array(array) for array in next(iter(bench.peer(examples, 3))))
+    assert (images.shape, images.dtype) == ((8, 64, 64, 3), np.uint8)
+    assert (masks.shape, masks.dtype, masks.max()) == ((8, 64, 64, 1), np.uint8, 1)
+    assert 60 < images.mean() < 180
+
+
 def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = load("run", monkeypatch)
     path = tmp_path / "bench.json"
@@ -69,4 +92,4 @@ def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatc
 def test_an_unknown_benchmark_is_refused() -> None:
     done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "no benchmark is called rel; there are rle, folds, records" in done.stderr
+    assert "no benchmark is called rel; there are rle, folds, records, input" in done.stderr

@@ -73,7 +73,7 @@ def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[Mi
         for row, example in enumerate(examples):
             assert batch.masks is not None
             _picture(axes[row, column], batch.images[row], batch.masks[row, :, :, 0])
-            label = f"label {batch.labels[row, 0]:.2g}" if exp.task == "gate" else f"mask {batch.masks[row].sum()} px"
+            label = f"label {batch.labels[row, 0]:.2f}" if exp.task == "gate" else f"mask {batch.masks[row].sum()} px"
             title = f"{example.image_id[-22:]}\n{label}" if column == 0 else label
             axes[row, column].set_xlabel(title, fontsize=6.5, parse_math=False)
     drawn.savefig(path, format="png", dpi=110, facecolor="white")
