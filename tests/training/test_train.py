@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from tests.conftest import environment, gatemask
 
 TINY: dict[str, Any] = {
     "task": "gate",
-    "model": {"name": "gate", "encoder": "resnet18", "batchnorm_momentum": 0.9},
+    "model": {"name": "gate", "encoder": "mobilenet", "batchnorm_momentum": 0.9},
     "input": {"size": 32},
     "augment": ["hflip", {"affine": {"rotate": 10}}],
     "sampling": {"positives": [0.6, 0.4], "epoch": 32},
@@ -95,22 +96,22 @@ def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> 
 
 
 def test_hours_stop_it_in_order_and_the_next_call_goes_on(phantom_records: Path) -> None:
-    path = write(phantom_records, "hours", epochs=60, checkpoints={"keep": 1})
+    path = write(phantom_records, "hours", epochs=25, checkpoints={"keep": 1})
     arguments = ["train", path, "--quick", "--fold", "0", "--json"]
     first = gatemask(*arguments, "--set", "hours=0.006", root=phantom_records)
     assert first.returncode == 0, first.stderr[-3000:]
     result = json.loads(first.stdout)
     assert result["stopped"] is True
     assert not result["folds"]
-    assert "of 60 epochs" in result["left"]["0"]
+    assert "of 25 epochs" in result["left"]["0"]
     assert "Run the same command again" in first.stderr
     folder = phantom_records / "runs/phantom-quick/hours/fold0"
     before = rows(folder)
-    assert 0 < len(before) < 60
+    assert 0 < len(before) < 25
     second = gatemask(*arguments, root=phantom_records)
     assert second.returncode == 0, second.stderr[-3000:]
     assert f"goes on with epoch {len(before) + 1}" in second.stderr
-    assert [row["epoch"] for row in rows(folder)] == list(range(60))
+    assert [row["epoch"] for row in rows(folder)] == list(range(25))
     assert rows(folder)[: len(before)] == before
 
 
@@ -141,9 +142,25 @@ def test_a_loss_that_is_no_number_names_the_images_and_keeps_the_state(trained, 
         )
     text = str(caught.value)
     assert "epoch 2, step" in text
-    assert text.count("phantom") >= 4, "the ids of a batch"
+    named = re.search(r"step (\d+), images (.*)\n", text)
+    step, ids = int(named[1]) - 1, named[2].split(", ")
+    assert ids == batch_ids(phantom_records, epoch=1, step=step)
     _, progress = state.load(phantom_records / "runs/phantom-quick/nan/fold0/state")
     assert progress.epoch == 1 and progress.step in (0, 3, 6)
+
+
+def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
+    """The images of a batch of fold 0, worked out apart."""
+    import pandas as pd
+
+    from gatemask.data import pipeline, records
+
+    project = Project(root, "phantom", quick=True)
+    frame = pd.read_csv(project.folds)
+    examples = records.read(project.records(64), list(frame["image_id"][frame["fold"] != 0]))
+    exp = Experiment.model_validate({**TINY, "name": "any", "epochs": 3})
+    order = pipeline.epoch_order(examples, exp, 4, epoch, seed=0)
+    return [examples[i].image_id for i in order[step * 4 : step * 4 + 4]]
 
 
 def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +172,9 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     shapes = []
     original = step.TrainingModel.compute_loss
 
-    def counted(self, x=None, y=None, y_pred=None, **rest):
-        shapes.append([tuple(one.shape) for one in (y_pred.values() if isinstance(y_pred, dict) else [y_pred])])
-        return original(self, x=x, y=y, y_pred=y_pred, **rest)
+    def counted(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        shapes.append([tuple(one.shape) for one in y_pred.values()])
+        return original(self, x, y, y_pred, sample_weight, training)
 
     monkeypatch.setattr(step.TrainingModel, "compute_loss", counted)
     project = Project(phantom_records, "phantom", quick=True)
