@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 
 import cv2
 import numpy as np
 import pytest
 
 from gatemask.config.schema import Experiment, Runtime, Sampling
+from gatemask.data import pipeline
 from gatemask.data.decoded import Decoder, decoder, free_memory
 from gatemask.data.pipeline import epoch_order, evaluation_batches, evaluation_dataset, own_errors, training_batches
 from gatemask.data.readers import resize_image
@@ -199,6 +201,22 @@ def test_a_damaged_record_names_its_image(task: str) -> None:
 
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("gatemask-input")]
+
+
+def test_nothing_is_left_of_an_epoch_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref] = []
+
+    def watched(*arguments: object) -> pipeline.Source:
+        made = source(*arguments)
+        seen.append(weakref.ref(made))
+        return made
+
+    source = pipeline.source
+    monkeypatch.setattr(pipeline, "source", watched)
+    for number in range(3):
+        epoch(experiment("mask"), examples(12), number=number)
+    gc.collect()
+    assert [one() for one in seen] == [None] * 3
 
 
 def test_threads_end_with_their_epoch() -> None:

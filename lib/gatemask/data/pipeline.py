@@ -7,6 +7,7 @@ training that was killed goes on with the very batches it would have seen.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -187,12 +188,16 @@ def _signature(exp: Experiment, channels: int, batch: int) -> tuple[Any, Any]:
 
 def _dataset(make: Callable[[], Iterator[Arrays]], signature: Any, count: int) -> tf.data.Dataset:
     tf = quiet.tensorflow()
-    dataset = tf.data.Dataset.from_generator(lambda: _noting(make()), output_signature=signature)
+    held = [make]
+    dataset = tf.data.Dataset.from_generator(lambda: _noting(held[0]()), output_signature=signature)
     options = tf.data.Options()
     # Whole batches come from one generator: there is nothing to spread over threads or machines any more.
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(1).with_options(options)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(1).with_options(options)
+    # TensorFlow keeps every function that it was ever given. What is behind this one goes with the dataset.
+    weakref.finalize(dataset, held.clear)
+    return dataset
 
 
 # --- errors ------------------------------------------------------------------------------------------------
