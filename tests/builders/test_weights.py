@@ -228,19 +228,29 @@ def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
-def test_four_channels_that_are_equal_say_what_three_said(tmp_path: Path, encoder: str) -> None:
+def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> None:
     three = models.build(config(encoder), 32, 3, seed=1)
     three.nested.save_weights(tmp_path / "w.weights.h5")
-    four = models.build(config(encoder), 32, 4, seed=2)
-    said = weights.load(four, config(encoder), tmp_path / "w.weights.h5", channels=4)
-    assert "inflated to 4" in said
-    grey = np.repeat(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 1)), 4, axis=-1).astype(np.float32)
-    out = [np.asarray(network.plain(grey[..., : network.plain.input_shape[-1]])) for network in (three, four)]
-    assert out[1] == pytest.approx(out[0], rel=1e-3, abs=1e-3 * float(np.abs(out[0]).max()))
+    networks = {n: models.build(config(encoder), 32, n, seed=2) for n in (4, 6)}
+    for n, network in networks.items():
+        said = weights.load(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
+        assert f"inflated to {n}" in said
+    for mine, theirs in zip(networks[4].nested.weights, three.nested.weights, strict=True):
+        expected = np.asarray(theirs)
+        if mine.shape != theirs.shape:
+            axis = 2 if len(mine.shape) == 4 else 0
+            expected = np.concatenate([expected, np.take(expected, [0], axis)], axis) * (0.75 if axis == 2 else 1)
+        assert np.asarray(mine) == pytest.approx(expected, rel=1e-6)
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    out, expected = networks[6].plain(np.concatenate([image, image], -1)), three.plain(image)
+    assert np.asarray(out) == pytest.approx(np.asarray(expected), rel=1e-3, abs=1e-3 * float(np.max(expected)))
+
+
+def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
+    four, again = (models.build(config(), 32, 4, seed=seed) for seed in (1, 2))
     four.nested.save_weights(tmp_path / "four.weights.h5")
-    again = models.build(config(encoder), 32, 4, seed=3)
-    weights.load(again, config(encoder), tmp_path / "four.weights.h5", channels=4)
-    assert encoders_equal(again, four), "a file of four channels needs no inflation"
+    assert "inflated" not in weights.load(again, config(), tmp_path / "four.weights.h5", channels=4)
+    assert encoders_equal(again, four)
 
 
 def test_kernels_are_inflated_in_turn() -> None:

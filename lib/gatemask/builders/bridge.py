@@ -145,19 +145,16 @@ def backbones() -> Any:
     return Backbones
 
 
-def encoder(name: str, input_shape: tuple[int, int, int], **modules: Any) -> Any:
+def encoder(name: str, input_shape: tuple[int, int, int]) -> Any:
     """An encoder without its head: (s, s, c) to (s / 32, s / 32, features). Weights are zeros (see `initial`).
 
     Args:
         name: of schema.Encoder.
         input_shape: of the images, normalised; sides from 32, of the Inceptions from 75.
-        modules: in place of MODULES.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
-        return backbones().get_backbone(
-            name, input_shape=input_shape, weights=None, include_top=False, **{**MODULES, **modules}
-        )
+        return backbones().get_backbone(name, input_shape=input_shape, weights=None, include_top=False, **MODULES)
 
 
 def skip_layers(name: str) -> tuple[str | int, ...]:

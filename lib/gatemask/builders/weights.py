@@ -173,8 +173,8 @@ AS_GATE = {"gate_head": False, "deep_supervision": False, "filters": None, "bloc
 def inflate(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A weight of three input channels for n of them: repeated in turn.
 
-    A kernel (h, w, 3, f) is scaled by 3/n, so that n equal channels give what three gave; other weights, such
-    as the statistics of a first BatchNorm, stay as they are.
+    A kernel (h, w, 3, f) is scaled by 3/n, so that sums over channels keep their size: an image shown twice, n
+    being 6, says what it said once. Other weights, such as the statistics of a first BatchNorm, are not scaled.
     """
     if value.shape == shape:
         return value

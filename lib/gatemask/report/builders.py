@@ -21,6 +21,12 @@ HEAD = """# Builders
 
 Every name that an experiment's YAML may use, with its options and their defaults. `gatemask builders --write
 docs/builders.md` writes this page from the code.
+
+Published weights (`weights: imagenet`, `weights: noisy-student`) are looked for in the folders that the environment
+variable GATEMASK_WEIGHTS names, in `data/weights`, in `~/.keras/models` and anywhere below `/kaggle/input`, under the
+names that their packages gave them; where they are not, they are downloaded into `data/weights`. What is found is
+checked against the published hash. Without internet, put the file into one of these folders. `weights:` may name a
+file too: an encoder of older Keras (.h5), or an encoder or a whole network of ours (.weights.h5).
 """
 # Where a name of the schema is not the name of a function or class of its module.
 CLASSES = {"radam": "RectifiedAdam"}
