@@ -1,9 +1,9 @@
 """The training input, against bare decoding, and against the same augmentation by Keras's layers in tf.data.
 
 Ours is the dataset that `fit` reads: SIIM-like X-rays stored at 512 px, batches of 16, all that the first competition's
-best public solution drew. Decoded images are kept in memory, so that after the first epoch what bounds it is the warp:
-of 1.1 ms a grey image takes on one core, warping takes 0.72, the table of tones 0.08, drawing numbers 0.1, the mask
-0.04, and handing all over to TensorFlow 0.1; in the first epoch decoding adds 0.62, and 0.22 for the masks.
+best public solution drew. Decoded images are kept in memory, so that after the first epoch the warp is what bounds it:
+of a grey image's time on one core that is 0.72 ms, the table of tones takes 0.08, drawing numbers 0.07, the mask 0.04
+and handing over to TensorFlow 0.07; in the first epoch decoding adds 0.62, and a mask's PNG, a fifth of 1.0.
 The floor decodes the same bytes in as many threads and throws the image away. The peer does what it can for its time:
 images decoded and batches changed in parallel, empty masks not decoded, tensors never copied to Python.
 """
