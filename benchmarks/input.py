@@ -45,9 +45,9 @@ def rows() -> Iterator[dict[str, Any]]:
         examples, exp = made(channels), experiment()
         rates = measured(examples, exp, channels)
         kind = f"input, {SIZE} px, {channels} channel(s), {cores()} threads"
-        yield row(f"{kind}, vs bare decoding", rates["ours"], rates["bare"], targets[0])
+        yield row(f"{kind}, later epochs, vs bare decoding", rates["ours"], rates["bare"], targets[0])
         yield row(f"{kind}, first epoch, vs bare decoding", rates["first"], rates["bare"], None)
-        yield row(f"{kind}, vs Keras layers in tf.data", rates["ours"], rates["peer"], targets[1])
+        yield row(f"{kind}, later epochs, vs Keras layers in tf.data", rates["ours"], rates["peer"], targets[1])
         yield row(f"{kind}, first epoch, vs Keras layers in tf.data", rates["first"], rates["peer"], None)
 
 

@@ -100,18 +100,18 @@ def ready(job: Job) -> None:
     """Find the devices, build and compile the models once."""
     if job.network is not None:
         return
+    if (built := _built.get(_what_is_traced(job))) is not None:
+        vars(job).update(built)
+        return
     from gatemask.builders import weights
     from gatemask.training import runtime
 
     runtime.insist(job.exp.runtime)
     weights.find(job.exp.model, job.project.root)  # downloads them, or says what is missing, before anything else
     job.devices = runtime.start(job.exp.runtime)
-    import keras
-
     from gatemask.builders import losses, metrics, models
 
     exp = job.exp
-    keras.backend.clear_session()
     with job.devices.scope():
         job.network = models.build(exp.model, exp.input.size, job.comp.image.channels, len(job.comp.classes))
         options = {"jit_compile": job.devices.backend == "jax"}  # TensorFlow without XLA was the fastest on a CPU
@@ -121,6 +121,22 @@ def ready(job: Job) -> None:
         loss = losses.Sum(exp.loss, exp.label_smoothing)
         job.evaluator.compile(None, loss=loss, weighted_metrics=metrics.build(exp.task), **options)
     job.fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in job.steps.items()}
+    _built.clear()
+    _built[_what_is_traced(job)] = {name: getattr(job, name) for name in SHARED}
+
+
+# What the last experiment of this process compiled, for the next one, should it only differ in what is not traced.
+SHARED = ("devices", "network", "steps", "evaluator", "fresh")
+_built: dict[str, dict[str, Any]] = {}
+
+
+def _what_is_traced(job: Job) -> str:
+    """A fingerprint of all that the compiled steps depend on; rates, epochs, sampling and images are not among it."""
+    exp, comp = job.exp, job.comp
+    parts = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
+    frozen = exp.freeze.layers if exp.freeze else None
+    settings = exp.model_dump(mode="json", include=parts)
+    return fingerprint([settings, frozen, exp.input.size, comp.image.channels, len(comp.classes)])
 
 
 def _step(job: Job, frozen: bool, options: dict[str, Any]) -> Any:

@@ -150,7 +150,6 @@ def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
 
     from gatemask.builders import models, optimizers
 
-    keras.backend.clear_session()
     network = models.build(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
     weights = network.predict.trainable_variables
     optimizer = optimizers.build(exp.optimizer, 1e-3)

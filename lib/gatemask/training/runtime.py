@@ -100,10 +100,11 @@ def start(runtime: Runtime) -> Devices:
         )
     os.environ["KERAS_BACKEND"] = backend
     quiet.tensorflow()  # reads the input on every backend
-    devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, seen)
-    _refuse_other(runtime, devices.accelerator, ", ".join(devices.names))
     import keras
 
+    keras.backend.clear_session()  # forgets distribution and precision too: it must come first
+    devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, seen)
+    _refuse_other(runtime, devices.accelerator, ", ".join(devices.names))
     policy = "float32" if runtime.precision == "float32" else f"mixed_{runtime.precision}"
     keras.mixed_precision.set_dtype_policy(policy)
     say(f"{devices.count} x {devices.accelerator} by {devices.how}, Keras {keras.__version__}, {runtime.precision}")
