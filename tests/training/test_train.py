@@ -348,6 +348,7 @@ def on_jax(root: Path, devices: int, per_device: int) -> subprocess.Popen[str]:
     """Train all three for two epochs on so many of eight simulated devices."""
     recipe = {
         **TINY,
+        "input": {"size": 64},  # at 32 px the last BatchNorms see 8 numbers, and make anything of rounding
         "epochs": 2,
         "optimizer": {"name": "sgd"},  # Adam turns noise around 0 into whole steps
         "schedule": {"name": "constant", "peak": 1e-3},
@@ -385,5 +386,4 @@ def test_eight_devices_train_as_one_does(phantom_records: Path) -> None:
         assert found[8][name] == pytest.approx(found[1][name], rel=TOLERANCE), name
 
 
-# Sums over a batch are added up in another order; two epochs of BatchNorm carry that on.
-TOLERANCE = 2e-3
+TOLERANCE = 1e-4  # sums over a batch are added up in another order
