@@ -351,7 +351,7 @@ def on_jax(root: Path, devices: int, per_device: int) -> subprocess.Popen[str]:
         "input": {"size": 64},  # at 32 px the last BatchNorms see 8 numbers, and make anything of rounding
         "epochs": 2,
         "optimizer": {"name": "sgd"},  # Adam turns noise around 0 into whole steps
-        "schedule": {"name": "constant", "peak": 1e-3},
+        "schedule": {"name": "constant", "peak": 1e-4},
         "batch": {"per_device": per_device},
         "runtime": {"backend": "jax", "devices": devices},
     }
@@ -382,8 +382,10 @@ def test_eight_devices_train_as_one_does(phantom_records: Path) -> None:
             for name in NETWORKS
         }
     for name in NETWORKS:
-        print(name, found[8][name], found[1][name])
-        assert found[8][name] == pytest.approx(found[1][name], rel=TOLERANCE), name
+        for eight, one, noise in zip(found[8][name], found[1][name], NOISE, strict=True):
+            assert eight == pytest.approx(one, rel=noise), name
 
 
-TOLERANCE = 1e-4  # sums over a batch are added up in another order
+# Sums over a batch are added up in another order, and each BatchNorm carries the rounding on: of loss and val_loss of
+# the first epoch, and of the second.
+NOISE = (1e-5, 1e-4, 1e-3, 5e-3)
