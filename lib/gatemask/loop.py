@@ -83,6 +83,7 @@ def _stages(
 ) -> list[Stage]:
     """The stages as names and calls; their modules are imported when their turn comes."""
     from gatemask.data import folds, manifest, records
+    from gatemask.training.clock import Clock
     from gatemask.training.train import train
 
     stages: list[Stage] = []
@@ -93,8 +94,10 @@ def _stages(
         ("folds", lambda: folds.make(project, comp)),
         ("records", lambda: records.make(project, comp)),
     ]
+    limits = [exp.hours for exp in experiments if exp.hours is not None]
+    clock = Clock(min(limits, default=None))  # one session, whatever it trains
     for exp in experiments:
-        stages.append((f"train {exp.name}", lambda exp=exp: train(project, comp, exp)))  # type: ignore[misc]
+        stages.append((f"train {exp.name}", lambda exp=exp: train(project, comp, exp, clock=clock)))  # type: ignore[misc]
     return [*stages, *_after_training(project, comp, ensemble)]
 
 

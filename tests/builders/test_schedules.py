@@ -21,6 +21,28 @@ def test_the_seed_solution_s_schedule() -> None:
     assert min(rates) >= 1e-6
 
 
+def test_cycles_start_again_and_end_at_the_floor() -> None:
+    config = Schedule(name="cosine", peak=1.0, floor=0.0, cycle=3, grow=2, restart=0.5)
+    rates = [learning_rate(config, epoch, 9) for epoch in range(9)]
+    assert rates[:3] == pytest.approx([1.0, 0.5, 0.0])
+    assert rates[3] == pytest.approx(0.5)
+    assert rates[8] == pytest.approx(0.0)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_a_plateau_lowers_the_rate_each_time_that_patience_ends() -> None:
+    config = Schedule(name="plateau", peak=1.0, patience=2, factor=0.5)
+    scores = [0.5, 0.6, 0.6, 0.6, 0.7, 0.65, 0.7, 0.7]
+    rates = [learning_rate(config, epoch, 9, scores[:epoch]) for epoch in range(9)]
+    assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_warm_up_and_hold_are_no_waiting() -> None:
+    config = Schedule(name="plateau", peak=1.0, warmup=2, hold=2, patience=2, factor=0.5)
+    rates = [learning_rate(config, epoch, 7, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4][:epoch]) for epoch in range(7)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 0.5])
+
+
 def test_cosine_comes_down_to_the_floor() -> None:
     config = Schedule(name="cosine", peak=1.0, floor=0.1, warmup=1, start=0.5)
     rates = [learning_rate(config, epoch, 6) for epoch in range(6)]

@@ -15,6 +15,7 @@ input: {size: 64}
 loss: {bce: 1}
 epochs: 3
 """
+MASK = GATE.replace("task: gate", "task: mask").replace("name: gate", "name: unet")
 
 
 @pytest.fixture
@@ -67,6 +68,24 @@ BAD = {
     "an unknown model": (GATE.replace("efficientnetb0", "efficientnetb9"), ["efficientnetb9", "line 2", "netb0"]),
     "an unknown loss": (GATE.replace("bce", "bcee"), ["bcee", "line 4", "'bce'"]),
     "an unknown augmentation": (GATE + "augment: [vflop]\n", ["vflop", "line 6", "vflip"]),
+    "two steps of augmentation in one": (GATE + "augment: [{hflip: 0.5, vflip: 0.5}]\n", ["one key", "line 6"]),
+    "mixing for masks": (MASK + "augment: [mixup]\n", ["mixup", "gates"]),
+    "weights of another encoder": (
+        GATE.replace("efficientnetb0}", "efficientnetb0, weights: efficientnet-b3_noisy-student_notop.h5}"),
+        ["another encoder", "efficientnetb3", "efficientnetb0"],
+    ),
+    "noisy-student of a ResNet": (
+        GATE.replace("efficientnetb0}", "resnet18, weights: noisy-student}"),
+        ["noisy-student", "resnet18"],
+    ),
+    "a gate with a loss of shapes": (GATE.replace("bce: 1", "lovasz: 1"), ["lovasz", "gate"]),
+    "an option of another loss": (MASK.replace("bce: 1", "bce: {gamma: 2}"), ["bce", "gamma"]),
+    "deep supervision of a U-Net": (MASK.replace("b0}", "b0, deep_supervision: true}"), ["unetpp"]),
+    "nothing ever thawed": (MASK + "freeze: {epochs: 3}\n", ["freeze", "thawed"]),
+    "a floor above the peak": (MASK + "schedule: {peak: 1.0e-3, floor: 1.0e-2}\n", ["floor", "peak"]),
+    "random views of nothing": (MASK + "tta: [{random: 3}]\n", ["random", "augment"]),
+    "two clips": (MASK + "optimizer: {clipnorm: 1, clipvalue: 1}\n", ["clipnorm", "clipvalue"]),
+    "momentum of Adam": (MASK + "optimizer: {momentum: 0.9}\n", ["momentum", "sgd"]),
     "a value of the wrong kind": (GATE.replace("epochs: 3", "epochs: many"), ["epochs", "line 5", "many"]),
     "too small a value": (GATE.replace("epochs: 3", "epochs: 0"), ["epochs", "line 5", "0"]),
     "a size that cannot be halved five times": (GATE.replace("64", "100"), ["input.size", "line 3", "100", "32"]),

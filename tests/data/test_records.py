@@ -20,8 +20,8 @@ import yaml
 
 from gatemask import quiet
 from gatemask.data import encode, records, tfrecord
+from gatemask.data.decoded import decode
 from gatemask.data.manifest import prepare
-from gatemask.data.pipeline import decode
 from gatemask.data.readers import read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256

@@ -72,3 +72,12 @@ def test_a_run_of_another_split_or_encoder_is_refused(project: Project) -> None:
     project.folds.write_text("image_id,fold\na,1\n")
     with pytest.raises(GatemaskError, match="another split"):
         starting_weights(project, experiment("run:earlier"), 1)
+
+
+def test_the_file_of_one_fold_is_not_the_beginning_of_all(project: Project) -> None:
+    folder = project.fold("earlier", 1)
+    (folder / "best.weights.h5").write_bytes(b"weights")
+    stamp = {"fold": 1, "made_from": {"folds": sha256(project.folds)}, "outputs": {}}
+    (folder / "result.json").write_text(json.dumps(stamp))
+    with pytest.raises(GatemaskError, match="run:earlier"):
+        starting_weights(project, experiment("runs/comp/earlier/fold1/best.weights.h5"), 0)

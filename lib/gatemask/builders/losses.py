@@ -109,13 +109,26 @@ class Sum(keras.losses.Loss):
         return total
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """One number: the mean by sample weight (b,), so that images that pad a batch count for nothing."""
+        """One number: the mean by sample weight (b,), so that images that pad a batch count for nothing.
+
+        On several devices of TensorFlow, this device's share of it: Keras adds up the devices' gradients.
+        """
         y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
         if sample_weight is None:
-            return ops.mean(self.call(y_true, y_pred))
+            return ops.mean(self.call(y_true, y_pred)) / replicas()
         weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
         weight = ops.reshape(weight, (y_pred.shape[0] or ops.shape(y_pred)[0], -1))[:, 0]
-        return ops.divide_no_nan(ops.sum(weight * self.call(y_true, y_pred, weight)), ops.sum(weight))
+        mean = ops.divide_no_nan(ops.sum(weight * self.call(y_true, y_pred, weight)), ops.sum(weight))
+        return mean / replicas()
+
+
+def replicas() -> int:
+    """Devices whose gradients Keras adds up: those of a strategy of TensorFlow; on JAX there is one program for all."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _with_options(name: LossName, part: LossPart, label_smoothing: float) -> tuple[float, Callable[..., Any]]:

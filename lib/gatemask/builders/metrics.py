@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -86,6 +87,22 @@ class GateCurve(keras.metrics.Metric):
         best = ops.argmax(true - false)
         specificity = (1 - ops.take(false, best)) * ops.cast(ops.min(reached[:, 0]) > 0, "float32")
         return {"auc": area, "sensitivity": ops.take(true, best), "specificity": specificity}
+
+
+class MeanLoss(keras.metrics.Mean):
+    """The mean of a loss over images. Keras's own mean over batches would take a padded one for a whole one.
+
+    Args:
+        loss: truth, probabilities and weights to one number an image, as losses.Sum.call.
+    """
+
+    def __init__(self, loss: Callable[..., Any], name: str = "val_loss", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+        self._of_images = loss
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        weight = None if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+        super().update_state(self._of_images(y_true, y_pred, weight), sample_weight=weight)
 
 
 def build(task: str) -> list[keras.metrics.Metric]:

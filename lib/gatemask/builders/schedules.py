@@ -20,7 +20,7 @@ def learning_rate(config: Schedule, epoch: int, epochs: int, scores: Scores = ()
         scores: what `monitor` gave in the epochs before, one each; higher is better.
     """
     if epoch < config.warmup:
-        start = config.peak if config.start is None else config.start
+        start = config.peak / (config.warmup + 1) if config.start is None else config.start
         return start + (config.peak - start) * epoch / config.warmup
     since = epoch - config.warmup
     rate = config.peak if since < config.hold else SCHEDULES[config.name](config, epoch, epochs, scores)
@@ -53,8 +53,9 @@ def cosine(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
 
 def plateau(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
     """The peak, times `factor` each time that `patience` epochs went by without a better score."""
-    rate, best, waited = config.peak, -math.inf, 0
-    for score in scores[:epoch]:
+    begun = config.warmup + config.hold  # what came before is known, and is no waiting
+    rate, best, waited = config.peak, max(scores[:begun], default=-math.inf), 0
+    for score in scores[begun:epoch]:
         better = score > best + config.min_delta
         best, waited = (score, 0) if better else (best, waited + 1)
         if waited >= config.patience:

@@ -476,7 +476,7 @@ class Schedule(Strict):
 
     name: ScheduleName = "constant"
     peak: Positive = 1e-3
-    start: Positive | None = None
+    start: Positive | None = Field(None, description="of the warm-up; default: peak / (warmup + 1)")
     floor: Annotated[float, Field(ge=0)] = 1e-6
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
     hold: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
@@ -487,6 +487,12 @@ class Schedule(Strict):
     patience: Count = Field(3, description="plateau: epochs without a better score")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: then times this")
     min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="plateau: what counts as better")
+
+    @model_validator(mode="after")
+    def _floor_is_below(self) -> Schedule:
+        if self.floor > self.peak:
+            raise ValueError(f"schedule.floor, {self.floor}, is above schedule.peak, {self.peak}")
+        return self
 
 
 class Freeze(Strict):
@@ -597,18 +603,24 @@ class Experiment(Strict):
             mixed := [name for step in self.augment for name in ("mixup", "cutmix") if getattr(step, name)]
         ):
             raise ValueError(f"'{mixed[0]}' mixes labels and belongs to gates")
+        if self.label_smoothing and not set(self.loss) & {"bce", "focal"}:
+            raise ValueError("label_smoothing is for bce and focal, and the loss has neither")
+        if any(view.random for view in self.tta) and not self.augment:
+            raise ValueError("random views in 'tta' are drawn from 'augment', which is empty")
         for name, part in self.loss.items():
             given = part.model_dump(exclude={"weight"}, exclude_none=True) if isinstance(part, LossPart) else {}
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
                 raise ValueError(f"the loss '{name}' has no option '{wrong[0]}'")
-        if self.freeze and self.freeze.epochs >= self.epochs and "epochs" not in self.quick:
+        if self.freeze and self.freeze.epochs >= self.epochs:
             raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would ever be thawed")
         return self
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the outcome of a run: everything but how long, where and how it is tracked."""
-        settings = self.model_dump(mode="json", exclude={"quick", "tracking", "hours"})
+        settings = self.model_dump(
+            mode="json", exclude={"quick": True, "tracking": True, "hours": True, "checkpoints": {"steps"}}
+        )
         settings["runtime"] = {"precision": self.runtime.precision}
         return settings
 

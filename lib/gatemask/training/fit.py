@@ -198,7 +198,7 @@ def evaluate(job: Job, validation: list[Example]) -> dict[str, float]:
     batches = pipeline.evaluation_dataset(validation, job.exp, job.comp.image.channels, job.batch)
     with pipeline.own_errors():
         found = job.evaluator.evaluate(batches, verbose=0, return_dict=True)
-    scores = {"val_loss" if name == "loss" else name: float(value) for name, value in found.items()}
+    scores = {name: float(value) for name, value in found.items() if name != "loss"}
     if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
         raise GatemaskError(
             "Validation gives what is not a number.",

@@ -119,7 +119,8 @@ def ready(job: Job) -> None:
             job.steps[frozen] = _step(job, frozen, options)
         job.evaluator = job.network.predict
         loss = losses.Sum(exp.loss, exp.label_smoothing)
-        job.evaluator.compile(None, loss=loss, weighted_metrics=metrics.build(exp.task), **options)
+        measured = [metrics.MeanLoss(loss.call), *metrics.build(exp.task)]
+        job.evaluator.compile(None, loss=loss, weighted_metrics=measured, **options)  # Keras insists on a loss
     job.fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in job.steps.items()}
     _built.clear()
     _built[_what_is_traced(job)] = {name: getattr(job, name) for name in SHARED}

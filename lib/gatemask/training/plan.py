@@ -2,7 +2,7 @@
 
 Hours are a roofline estimate (Williams 2009): a step takes as long as its arithmetic at the device's peak, or as its
 reading and writing at the memory's bandwidth, whichever is more, divided by the share of either that training gets in
-practice. Expect it to be right within a factor of two; an epoch that ran is shown beside it.
+practice. Take it for an order of magnitude; an epoch that ran is shown beside it.
 """
 
 from __future__ import annotations

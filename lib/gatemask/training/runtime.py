@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,8 +157,13 @@ def _on_jax(runtime: Runtime, seen: str) -> Devices:
 
 def _on_tensorflow(runtime: Runtime, seen: str) -> Devices:
     tf = quiet.tensorflow()
+    if runtime.accelerator == "cpu":
+        tf.config.set_visible_devices([], "GPU")  # else operations go there by themselves
     if runtime.deterministic:
         tf.config.experimental.enable_op_determinism()
+        # That is not enough where gradients are accumulated: operations that ran side by side added up differently.
+        with suppress(RuntimeError):  # a session that has begun already keeps its threads
+            tf.config.threading.set_inter_op_parallelism_threads(1)
     if seen == "tpu" and runtime.accelerator in ("auto", "tpu"):
         return _tpu_strategy(tf, runtime)
     gpus = [] if runtime.accelerator == "cpu" else tf.config.list_logical_devices("GPU")

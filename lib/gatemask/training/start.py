@@ -44,6 +44,13 @@ def starting_weights(project: Project, exp: Experiment, fold: int) -> Start:
         return _of_run(project, exp, wanted.removeprefix("run:"), fold)
     path = weights.find(exp.model, project.root)
     assert path is not None
+    if (stamp := path.with_name("result.json")).exists() and "fold" in read_json(stamp):
+        raise GatemaskError(
+            "This file belongs to one fold of a run, and would be the beginning of all folds, which it saw.",
+            where="model.weights",
+            received=wanted,
+            do=f"Write run:{path.parent.parent.name}: each fold then goes on from the same one.",
+        )
     return Start("file", path, sha256(path))
 
 

@@ -29,7 +29,9 @@ from gatemask.training.clock import Clock
 from gatemask.training.job import Job, ready
 
 
-def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None) -> dict[str, Any]:
+def train(
+    project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None = None, clock: Clock | None = None
+) -> dict[str, Any]:
     """Train the folds of an experiment that are not done yet, as far as `hours` allows.
 
     Args:
@@ -37,12 +39,13 @@ def train(project: Project, comp: Competition, exp: Experiment, folds: Sequence[
         comp: the competition.
         exp: the experiment.
         folds: their numbers; None for all.
+        clock: of the session, where it trains more than this; else one for `hours` begins now.
 
     Returns:
         experiment, and under `folds` each finished fold's result; `current` where nothing had to be done; where time
         was up, `stopped` and under `left` how many epochs of how many each unfinished fold has behind it.
     """
-    job = Job(project, comp, exp, read_folds(project), Clock(exp.hours))
+    job = Job(project, comp, exp, read_folds(project), clock or Clock(exp.hours))
     known = sorted(set(job.folds["fold"]) - {HOLDOUT})
     chosen = known if folds is None else list(folds)
     if unknown := [fold for fold in chosen if fold not in known]:
