@@ -10,6 +10,8 @@ FOLD ?= all
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
+# Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
+WORKERS ?= -n 2 --dist loadfile
 .PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune ensemble package rehearse report clean
 
 help: ## this list
@@ -31,10 +33,10 @@ demo: setup ## the whole loop on phantom chest X-rays, from raw DICOM to a score
 	@$(GATEMASK) loop phantom $(ARGS)
 
 test: setup ## the tests (make test ARGS="-k rle" for some)
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
 test-all: setup ## the tests, the long ones too
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

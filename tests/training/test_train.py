@@ -97,22 +97,22 @@ def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> 
 
 
 def test_hours_stop_it_in_order_and_the_next_call_goes_on(phantom_records: Path) -> None:
-    path = write(phantom_records, "hours", epochs=25, checkpoints={"keep": 1})
+    path = write(phantom_records, "hours", epochs=14, checkpoints={"keep": 1})
     arguments = ["train", path, "--quick", "--fold", "0", "--json"]
-    first = gatemask(*arguments, "--set", "hours=0.006", root=phantom_records)
+    first = gatemask(*arguments, "--set", "hours=0.005", root=phantom_records)
     assert first.returncode == 0, first.stderr[-3000:]
     result = json.loads(first.stdout)
     assert result["stopped"] is True
     assert not result["folds"]
-    assert "of 25 epochs" in result["left"]["0"]
+    assert "of 14 epochs" in result["left"]["0"]
     assert "Run the same command again" in first.stderr
     folder = phantom_records / "runs/phantom-quick/hours/fold0"
     before = rows(folder)
-    assert 0 < len(before) < 25
+    assert 0 < len(before) < 14
     second = gatemask(*arguments, root=phantom_records)
     assert second.returncode == 0, second.stderr[-3000:]
     assert f"goes on with epoch {len(before) + 1}" in second.stderr
-    assert [row["epoch"] for row in rows(folder)] == list(range(25))
+    assert [row["epoch"] for row in rows(folder)] == list(range(14))
     assert rows(folder)[: len(before)] == before
 
 
