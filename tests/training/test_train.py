@@ -223,31 +223,26 @@ def test_frozen_layers_stay_until_they_are_thawed(trained, monkeypatch) -> None:
     assert len(moved) > len(first) * 0.9
 
 
-def test_a_frozen_training_resumes_across_the_thaw(trained, phantom_records: Path) -> None:
+def test_a_frozen_training_resumes_across_the_thaw(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """State of the last frozen epoch, and then the optimizer of all layers begins anew, as without the stop."""
     from gatemask.training import fit as module
 
     recipe = {"epochs": 3, "freeze": {"epochs": 2}, "runtime": {}}
     _, whole = trained("thaw_whole", **recipe)
-    original = module.fit
+    real = module._train_epoch
 
     class StoppedError(Exception):
         pass
-
-    real = module._train_epoch
 
     def stopping(job, fold, folder, training, seed, at):
         if at.epoch == 2:
             raise StoppedError
         return real(job, fold, folder, training, seed, at)
 
-    module._train_epoch = stopping
-    try:
-        with pytest.raises(StoppedError):
-            trained("thaw_parts", **recipe)
-    finally:
-        module._train_epoch = real
-    assert original is module.fit
+    monkeypatch.setattr(module, "_train_epoch", stopping)
+    with pytest.raises(StoppedError):
+        trained("thaw_parts", **recipe)
+    monkeypatch.undo()
     _, parts = trained("thaw_parts", **recipe)
     same(whole, parts)
 
@@ -257,10 +252,8 @@ def test_batches_of_another_size_do_not_go_on(trained, phantom_records: Path) ->
 
     _, folder = trained("sizes")
     (folder / "result.json").unlink()
-    import h5py as _h5
-
     (folder / "state").mkdir()
-    with _h5.File(folder / "state/at-0001-00000.h5", "w") as file:
+    with h5py.File(folder / "state/at-0001-00000.h5", "w") as file:
         progress = {"batch": 32, "epoch": 1, "step": 0, "loss": 0, "seconds": 0, "scores": [0.5], "best": []}
         file.attrs["progress"] = json.dumps(progress)
     assert state.load(folder / "state")[1].batch == 32

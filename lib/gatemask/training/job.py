@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from gatemask.config.schema import Competition, Experiment
+from gatemask.console import say
 from gatemask.data import records as store
 from gatemask.data.folds import HOLDOUT
 from gatemask.data.records import Example
+from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.project import Project
 from gatemask.training.clock import Clock
@@ -170,8 +172,6 @@ def trainable(job: Job, frozen: bool, model: Any = None) -> Any:
 
 
 def _frozen_layers(job: Job, model: Any) -> list[Any]:
-    from gatemask.errors import GatemaskError
-
     assert job.exp.freeze is not None
     if job.exp.freeze.layers == "encoder":
         return list(job.network.encoder)
@@ -190,13 +190,11 @@ def _frozen_layers(job: Job, model: Any) -> list[Any]:
 def begin_fold(job: Job, fold: int) -> int:
     """Initial weights and fresh optimizers, decided by seed and fold, not by what ran before. Returns the seed."""
     from gatemask.builders import models, weights
-    from gatemask.console import say
     from gatemask.training import state
 
     seed = job.exp.seed * 1000 + fold
     model = job.steps[False]
-    variables = state.variables(model)
-    state.assign(variables, models.initial(model, seed))
+    state.assign(state.variables(model), models.initial(model, seed))
     for frozen, step in job.steps.items():
         state.assign(step.optimizer.variables, job.fresh[frozen])
     start = job.start(fold)
