@@ -137,7 +137,7 @@ def gate(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attac
     """An encoder, averaged over the image, with one sigmoid: is there anything?"""
     body = bridge.attach(config.encoder, images, x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(body.output)
-    x = keras.layers.Dropout(config.dropout, name="dropout")(x)
+    x = keras.layers.Dropout(0.2 if config.dropout is None else config.dropout, name="dropout")(x)
     return body, {"main": layers.Dense(1, name="logit")(x)}
 
 
@@ -212,7 +212,7 @@ def _convolve(x: Any, filters: int, config: Model, name: str) -> Any:
 
 def _mask(x: Any, config: Model, classes: int, suffix: str = "") -> Any:
     """The last layer: whole features are dropped, for their neighbouring pixels say the same (Tompson 2015)."""
-    x = keras.layers.SpatialDropout2D(config.dropout, name=f"dropout{suffix}")(x)
+    x = keras.layers.SpatialDropout2D(config.dropout or 0.0, name=f"dropout{suffix}")(x)
     return layers.Conv2D(classes, 3, padding="same", name=f"mask{suffix}")(x)
 
 

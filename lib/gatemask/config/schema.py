@@ -274,7 +274,9 @@ class Model(Strict):
     filters: Annotated[list[Count], Field(min_length=5, max_length=5)] | None = Field(
         None, description="of the decoder, deepest first; default: the architecture's own"
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="before the last layer")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None, description="before the last layer; default: 0.2 for a gate, none for masks"
+    )
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
     deep_supervision: bool = Field(False, description="U-Net++: every node of the top row is trained as an output")
     gate_head: bool = Field(False, description="mask networks: a second output, trained to say whether there is a mask")
