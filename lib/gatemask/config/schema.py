@@ -71,7 +71,7 @@ OptimizerName = Literal[
     "sgd",
 ]
 ScheduleName = Literal["constant", "cosine", "plateau", "warmup_hold_decay"]
-MetricName = Literal["mean_dice"]
+MetricName = Literal["mean_dice", "dice_positives", "global_dice", "mean_iou", "mean_precision"]
 
 
 class Strict(BaseModel):
@@ -635,9 +635,31 @@ class Members(Strict):
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
 
 
+class Variant(Strict):
+    """Which parts of the rule are searched."""
+
+    gate: bool = Field(True, description="false: every image passes the gate")
+    thresholds: Literal[1, 2] = Field(2, description="1: the same level decides whether there is a mask, and where")
+    components: bool = Field(False, description="search the smallest connected component that is kept")
+    hysteresis: bool = Field(False, description="try keeping only components that somewhere reach the upper threshold")
+
+    @property
+    def by_component(self) -> bool:
+        return self.components or self.hysteresis
+
+
 class Tune(Strict):
-    trials: Count = 300
+    rule: Variant = Variant()
+    sampler: Literal["tpe", "cmaes"] = "tpe"
+    trials: Count = Field(300, description="of Optuna; the exact search needs none")
     seed: Seed = 0
+    enqueue_exact: bool = Field(False, description="let Optuna start from the exact optimum")
+    ship: Literal["best", "exact", "median", "optuna"] = Field(
+        "best", description="the candidate that is shipped; 'best': that of the highest cross-fitted score"
+    )
+    bootstrap: Count = Field(2000, description="resamples of groups for the interval")
+    optima: Count = Field(20, description="bootstrap optima of which the median rule is the median")
+    beside: list[str] = Field([], description="rules to score beside the tuned one: known names, or rule.yaml files")
 
 
 class Ensemble(Strict):

@@ -52,7 +52,7 @@ def in_order(
     keep_memory()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="gatemask-input")
     waiting: deque[tuple[int, Batch, list[Future[None]]]] = deque()
-    with _one_thread_a_call():
+    with one_thread_a_call():
         try:
             for number in numbers:
                 batch = begin(number)
@@ -81,7 +81,7 @@ def aligned(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
 
 
 @contextmanager
-def _one_thread_a_call() -> Iterator[None]:
+def one_thread_a_call() -> Iterator[None]:
     """OpenCV's own threads would fight with ours. The setting is global: the last one to leave puts it back."""
     global _users, _before
     with _lock:

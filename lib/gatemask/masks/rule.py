@@ -1,13 +1,15 @@
 """The decision rule: from a gate's probability and a map of probabilities to a mask.
 
 An image is empty if its gate probability is below `gate`, or if fewer than `min_area` pixels of its map reach
-`upper`; else its mask is every pixel that reaches `lower`. Areas are counted at the competition's own size:
-maps are averaged, enlarged, and only then thresholded, in tuning as in inference.
+`upper`; else its mask is every pixel that reaches `lower`. Of that mask, connected components smaller than
+`min_component` are dropped, and with `hysteresis` those too that hold no pixel that reaches `upper`. Areas are counted
+at the competition's own size: maps are averaged, enlarged, and only then thresholded, in tuning as in inference.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,19 +24,28 @@ LEVELS = 256
 
 @dataclass(frozen=True)
 class Rule:
-    """The four numbers that tuning finds.
+    """What tuning finds.
 
     Args:
         gate: lowest gate probability of an image with a mask, 0 to 1.
         upper: the probability that at least `min_area` pixels must reach.
         lower: the probability from which a pixel is mask, at most `upper`.
         min_area: pixels at the competition's size.
+        min_component: pixels of the smallest connected component (of 8 neighbours) that is kept; 0 keeps all.
+        hysteresis: keep only components that somewhere reach `upper`.
     """
 
     gate: float
     upper: float
     lower: float
     min_area: int
+    min_component: int = 0
+    hysteresis: bool = False
+
+    @property
+    def by_component(self) -> bool:
+        """Whether the rule looks at connected components, which pixel counts alone cannot tell."""
+        return self.min_component > 0 or self.hysteresis
 
     def __post_init__(self) -> None:
         shares = {"gate": self.gate, "upper": self.upper, "lower": self.lower}
@@ -43,8 +54,9 @@ class Rule:
                 raise GatemaskError(f"The rule's '{name}' is out of range.", received=value, expected="0 to 1")
         if self.lower > self.upper:
             raise GatemaskError("The rule's 'lower' is above its 'upper'.", received=f"{self.lower} > {self.upper}")
-        if self.min_area < 0:
-            raise GatemaskError("The rule's 'min_area' is negative.", received=self.min_area)
+        for name, pixels in {"min_area": self.min_area, "min_component": self.min_component}.items():
+            if pixels < 0:
+                raise GatemaskError(f"The rule's '{name}' is negative.", received=pixels)
 
 
 def level(probability: float) -> int:
@@ -60,16 +72,23 @@ def probability(of_level: int) -> float:
     return round(of_level / 255, 4)
 
 
-def average_maps(maps: list[np.ndarray]) -> np.ndarray:
-    """The mean of the members' square maps, uint8 (side, side, classes), rounded half up.
+def average_maps(maps: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
+    """The weighted mean of the members' square maps, uint8 (side, side, classes), rounded half up.
 
     Members of different input sizes are first brought to the largest of them.
+
+    Args:
+        maps: one a member.
+        weights: one a member, at least one above 0; equal where there are none.
     """
+    if len(maps) == 1:
+        return maps[0]
+    shares = weights or [1.0] * len(maps)
     side = max(one.shape[0] for one in maps)
-    total = np.zeros((side, side, maps[0].shape[2]), np.uint32)
-    for one in maps:
-        total += enlarge(one, (side, side))
-    return ((2 * total + len(maps)) // (2 * len(maps))).astype(np.uint8)
+    total = np.zeros((side, side, maps[0].shape[2]), np.float32)
+    for one, share in zip(maps, shares, strict=True):
+        total += np.float32(share) * enlarge(one, (side, side))
+    return np.floor(total / np.float32(sum(shares)) + np.float32(0.5)).astype(np.uint8)
 
 
 def enlarge(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -93,7 +112,32 @@ def apply(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
     """
     if gate < rule.gate or int((full_map >= level(rule.upper)).sum()) < rule.min_area:
         return np.zeros(full_map.shape, bool)
-    return full_map >= level(rule.lower)
+    mask = full_map >= level(rule.lower)
+    return keep_components(mask, full_map, rule) if rule.by_component else mask
+
+
+def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.ndarray:
+    """The mask without the components that are too small or, with hysteresis, nowhere reach `upper`."""
+    label, sizes, peaks = components(mask, full_map)
+    kept = sizes >= rule.min_component
+    if rule.hysteresis:
+        kept &= peaks >= level(rule.upper)
+    return np.append(False, kept)[label]
+
+
+def components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The connected components of a mask, of 8 neighbours.
+
+    Returns:
+        label: int32 (height, width), 0 outside of the mask, else 1 + the component's index.
+        sizes: (components,) int, pixels.
+        peaks: (components,) uint8, the highest value of the map in each.
+    """
+    count, label, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    peaks = np.zeros(count, np.uint8)
+    inside = label[mask]
+    np.maximum.at(peaks, inside, full_map[mask])
+    return label, stats[1:, cv2.CC_STAT_AREA], peaks[1:]
 
 
 def save(rule: Rule, path: Path) -> Path:
@@ -108,6 +152,6 @@ def load(path: Path) -> Rule:
             "This is not a rule.",
             where=path,
             received=path.read_text().strip(),
-            expected="gate, upper, lower, min_area",
+            expected="gate, upper, lower, min_area, and perhaps min_component, hysteresis",
             do="Run gatemask oof-tune again.",
         ) from None

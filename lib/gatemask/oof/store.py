@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -40,14 +41,14 @@ def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape
 
 
 class MapReader:
-    """Maps of several folds of one experiment, by id.
+    """Maps of several folds of one experiment, by id; may be read by several threads at once.
 
     Args:
         paths: the folds' oof.h5 files; an id in two of them is refused.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._files = [h5py.File(path, "r") for path in paths]
+        self._paths, self._files = list(paths), [_open(path) for path in paths]
         self._at: dict[str, tuple[int, int]] = {}
         for number, (path, file) in enumerate(zip(paths, self._files, strict=True)):
             for index, name in enumerate(file["ids"].asstr()[:]):
@@ -59,13 +60,43 @@ class MapReader:
     def ids(self) -> set[str]:
         return set(self._at)
 
+    @property
+    def classes(self) -> int:
+        return int(self._files[0]["maps"].shape[3])
+
     def __getitem__(self, image_id: str) -> np.ndarray:
+        """uint8 (height, width, classes)."""
         number, index = self._at[image_id]
-        return self._files[number]["maps"][index]
+        maps = self._files[number]["maps"]
+        try:
+            # The chunk as it lies on disk, and zlib outside of h5py's lock: threads would wait for each other else.
+            _, packed = maps.id.read_direct_chunk((index, 0, 0, 0))
+            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(maps.shape[1:])
+        except (OSError, ValueError, zlib.error) as error:
+            raise _damaged(self._paths[number], f"image {image_id}: {error}") from None
 
     def close(self) -> None:
         for file in self._files:
             file.close()
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        file = h5py.File(path, "r")
+        if file["maps"].shape[0] != file["ids"].shape[0]:
+            raise KeyError(f"{file['ids'].shape[0]} ids, {file['maps'].shape[0]} maps")
+        return file
+    except (OSError, KeyError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _damaged(path: Path, received: str) -> GatemaskError:
+    return GatemaskError(
+        "Out-of-fold maps cannot be read.",
+        where=path,
+        received=received,
+        do=f"Delete {path.parent} and train the fold again.",
+    )
 
 
 def write_gates(path: Path, ids: Sequence[str], probabilities: np.ndarray) -> Path:

@@ -6,19 +6,27 @@ those are truth. Two cumulated 256-bin histograms per image; memory 2 KB each, h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import cv2
 import numpy as np
 
 from gatemask.console import progress
+from gatemask.data.encode import cores
 from gatemask.data.labels import Masks
+from gatemask.data.threads import one_thread_a_call
+from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.metric import METRICS, dice
+from gatemask.masks.metric import METRICS, dice, total
 from gatemask.masks.rule import LEVELS, Rule, average_maps, enlarge, level
 from gatemask.oof.store import MapReader
+
+AHEAD = 16  # images handed to the threads before the first is taken back: memory is that of so many maps
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,35 @@ class Tables:
     intersection: np.ndarray
     truth: np.ndarray
 
+    def __post_init__(self) -> None:
+        # A rule reads one level of all images: level by level in memory, that is one run instead of n far jumps.
+        for name in ("area", "intersection"):
+            object.__setattr__(self, name, np.asfortranarray(getattr(self, name)))
+
     def __len__(self) -> int:
         return len(self.ids)
 
     def subset(self, chosen: np.ndarray) -> Tables:
         return Tables(*(value[chosen] for value in vars(self).values()))
+
+    def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+        """What the rule makes of each image and class: pixels of its mask that are truth, and all of its pixels.
+
+        Returns:
+            intersection and area, float (n, classes).
+        """
+        if rule.by_component:
+            raise GatemaskError(
+                "Threshold tables cannot tell connected components apart.",
+                received=f"min_component {rule.min_component}, hysteresis {rule.hysteresis}",
+                do="Count them with gatemask.oof.components.",
+            )
+        kept, at = self.kept(rule), level(rule.lower)
+        return np.where(kept, self.intersection[:, :, at], 0.0), np.where(kept, self.area[:, :, at], 0.0)
+
+    def kept(self, rule: Rule) -> np.ndarray:
+        """Which images and classes pass the gate and have enough pixels, bool (n, classes)."""
+        return (self.gate >= rule.gate)[:, None] & (self.area[:, :, level(rule.upper)] >= rule.min_area)
 
     def save(self, path: Path) -> Path:
         return write_with(path, lambda tmp: np.savez_compressed(tmp, **vars(self)))
@@ -66,7 +98,10 @@ def count(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         area and intersection, int32 (257,).
     """
-    return _reach(full_map, None), _reach(full_map, truth.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(truth.view(np.uint8))  # truth is small: look at its surroundings only
+    box = np.s_[y : y + height, x : x + width]
+    within = _reach(full_map[box], truth[box].view(np.uint8)) if width else np.zeros(LEVELS + 1, np.int32)
+    return _reach(full_map, None), within
 
 
 def _reach(full_map: np.ndarray, within: np.ndarray | None) -> np.ndarray:
@@ -81,6 +116,7 @@ def count_maps(
     truth: Masks,
     label: str,
     gate: Callable[[str], float] = lambda _: 1.0,
+    weights: Sequence[float] | None = None,
 ) -> Tables:
     """Average the members' maps and count, image by image: memory does not grow with the size of the maps.
 
@@ -90,26 +126,62 @@ def count_maps(
         truth: masks by id, at the competition's own size.
         label: of the progress bar.
         gate: probability by id.
+        weights: of the members; equal where there are none.
     """
     ordered = sorted(fold_of)
-    counted = [_count_image(readers, i, truth[i]) for i in progress(ordered, label, len(ordered))]
+    n, classes = len(ordered), readers[0].classes
+    # Allocated as it will be read, level by level: stacking n small arrays would need the memory twice.
+    area, intersection = (np.zeros((n, classes, LEVELS + 1), np.int32, order="F") for _ in range(2))
+    pixels = np.zeros((n, classes), np.int32)
+    for at, (reached, hit) in enumerate(full_maps(ordered, readers, truth, label, weights, count_image)):
+        area[at], intersection[at], pixels[at] = reached, hit, hit[:, 0]  # all pixels of truth reach level 0
     return Tables(
         ids=np.array(ordered),
         folds=np.array([fold_of[i] for i in ordered]),
         gate=np.array([gate(i) for i in ordered]),
-        area=np.stack([area for area, _, _ in counted]),
-        intersection=np.stack([both for _, both, _ in counted]),
-        truth=np.array([total for _, _, total in counted], np.int32),
+        area=area,
+        intersection=intersection,
+        truth=pixels,
     )
 
 
-def _count_image(
-    readers: Sequence[MapReader], image_id: str, truth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """area and intersection (classes, 257), truth per class, of the members' averaged map at full size."""
-    full = enlarge(average_maps([reader[image_id] for reader in readers]), truth.shape)
+Seen = TypeVar("Seen")
+
+
+def full_maps(
+    ids: Sequence[str],
+    readers: Sequence[MapReader],
+    truth: Masks,
+    label: str,
+    weights: Sequence[float] | None,
+    look: Callable[[np.ndarray, np.ndarray], Seen],
+) -> Iterator[Seen]:
+    """What `look(averaged map at full size, truth)` finds in each image, in order, by a thread a core.
+
+    Maps are uint8 (height, width, classes), truth bool (height, width).
+    """
+
+    def one(image_id: str) -> Seen:
+        mask = truth[image_id]
+        return look(enlarge(average_maps([reader[image_id] for reader in readers], weights), mask.shape), mask)
+
+    waiting: deque[Future[Seen]] = deque()
+    with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
+        try:
+            for image_id in progress(ids, label, len(ids)):
+                waiting.append(pool.submit(one, image_id))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def count_image(full: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """area and intersection of one image, int32 (classes, 257)."""
     pairs = [count(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
-    return np.stack([area for area, _ in pairs]), np.stack([both for _, both in pairs]), [int(truth.sum())]
+    return np.stack([area for area, _ in pairs]), np.stack([both for _, both in pairs])
 
 
 def single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, float]:
@@ -120,21 +192,36 @@ def single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, 
     return (at + 1) / 255, float(found[at])
 
 
-def scores(tables: Tables, rule: Rule) -> np.ndarray:
-    """Dice of each image and class under `rule`, float (n, classes)."""
-    upper, lower = level(rule.upper), level(rule.lower)
-    kept = (tables.gate >= rule.gate)[:, None] & (tables.area[:, :, upper] >= rule.min_area)
-    area = np.where(kept, tables.area[:, :, lower], 0)
-    intersection = np.where(kept, tables.intersection[:, :, lower], 0)
-    return dice(intersection.astype(float), area.astype(float), tables.truth.astype(float))
+class Counted(Protocol):
+    """What a rule can be scored on: threshold tables, or components."""
+
+    @property
+    def truth(self) -> np.ndarray: ...
+
+    @property
+    def folds(self) -> np.ndarray: ...
+
+    def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def subset(self, chosen: np.ndarray) -> Self: ...
 
 
-def score(tables: Tables, rule: Rule, metric: str = "mean_dice") -> float:
+def worths(counted: Counted, rule: Rule, metric: str = "mean_dice") -> tuple[np.ndarray, np.ndarray]:
+    """Worth and weight of each image and class under `rule`, float (n, classes); see gatemask.masks.metric."""
+    return METRICS[metric](*counted.counts(rule), counted.truth)
+
+
+def score(counted: Counted, rule: Rule, metric: str = "mean_dice") -> float:
     """The competition's metric of `rule`."""
-    return METRICS[metric](scores(tables, rule))
+    return total(*worths(counted, rule, metric))
 
 
-def all_empty_score(tables: Tables, metric: str = "mean_dice") -> float:
+def scores(counted: Counted, rule: Rule) -> np.ndarray:
+    """Dice of each image and class under `rule`, float (n, classes): for people to look at, whatever the metric."""
+    return dice(*counted.counts(rule), counted.truth)
+
+
+def all_empty_score(counted: Counted, metric: str = "mean_dice") -> float:
     """The score of a submission that predicts nothing at all: the number to beat."""
-    nothing = np.zeros(tables.truth.shape)
-    return METRICS[metric](dice(nothing, nothing, tables.truth.astype(float)))
+    nothing = np.zeros(counted.truth.shape)
+    return total(*METRICS[metric](nothing, nothing, counted.truth))
