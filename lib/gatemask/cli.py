@@ -215,9 +215,9 @@ def augment_show(
 def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Tune gate and mask thresholds on out-of-fold predictions."""
     project, config, ensemble = _open_whole(comp, quick, set_)
-    from gatemask.tuning.tune import tune
+    from gatemask.tuning import tune
 
-    _print(tune(project, config, ensemble), json_)
+    _print(tune.tune(project, config, ensemble), json_, show=tune.show)
 
 
 @app.command()

@@ -659,6 +659,7 @@ class Tune(Strict):
     )
     bootstrap: Count = Field(2000, description="resamples of groups for the interval")
     optima: Count = Field(20, description="bootstrap optima of which the median rule is the median")
+    weightings: Count = Field(24, description="tried where mask.weights is 'tuned'; each takes a pass over the maps")
     beside: list[str] = Field([], description="rules to score beside the tuned one: known names, or rule.yaml files")
 
 

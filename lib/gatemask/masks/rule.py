@@ -20,6 +20,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 
 LEVELS = 256
+FEW = 64  # components up to which looking into each one's box is faster than one pass over all pixels
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,12 @@ def components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.n
     """
     count, label, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     peaks = np.zeros(count, np.uint8)
-    inside = label[mask]
-    np.maximum.at(peaks, inside, full_map[mask])
+    if count <= FEW:
+        for index, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
+            box = np.s_[y : y + height, x : x + width]
+            peaks[index] = cv2.minMaxLoc(full_map[box], (label[box] == index).view(np.uint8))[1]
+    else:
+        np.maximum.at(peaks, label[mask], full_map[mask])
     return label, stats[1:, cv2.CC_STAT_AREA], peaks[1:]
 
 

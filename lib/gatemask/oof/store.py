@@ -106,14 +106,30 @@ def write_gates(path: Path, ids: Sequence[str], probabilities: np.ndarray) -> Pa
 
 
 def read_gates(paths: Sequence[Path]) -> dict[str, float]:
-    """Gate probabilities of several folds by id; an id in two of them is refused, and so is a NaN."""
+    """Gate probabilities of several folds by id; an id in two of them is refused, and what is no probability."""
     gates: dict[str, float] = {}
     for path in paths:
         frame = pd.read_csv(path, dtype={"image_id": str})
-        for name, value in zip(frame["image_id"], frame["probability"], strict=True):
+        if list(frame.columns) != ["image_id", "probability"]:
+            raise GatemaskError(
+                "These are no gate probabilities.",
+                where=path,
+                received=", ".join(map(str, frame.columns)),
+                expected="image_id, probability",
+                do=f"Delete {path.parent} and train the fold again.",
+            )
+        for line, (name, value) in enumerate(zip(frame["image_id"], frame["probability"], strict=True), start=2):
             if name in gates:
-                raise GatemaskError("An image has two out-of-fold gate probabilities.", where=path, received=name)
+                raise GatemaskError(
+                    "An image has two out-of-fold gate probabilities.", where=f"{path}, line {line}", received=name
+                )
             if not 0 <= value <= 1:
-                raise GatemaskError("A gate probability is out of range.", where=f"{path}, {name}", received=value)
+                raise GatemaskError(
+                    "A gate probability is not one.",
+                    where=f"{path}, line {line}, image {name}",
+                    received=value,
+                    expected="0 to 1",
+                    do="Look at the fold's metrics.jsonl: a training that went wrong predicts NaN. Train it again.",
+                )
             gates[name] = float(value)
     return gates

@@ -57,6 +57,10 @@ class Tables:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def levels(self) -> Sequence[int]:
+        return range(1, LEVELS)
+
     def subset(self, chosen: np.ndarray) -> Tables:
         return Tables(*(value[chosen] for value in vars(self).values()))
 
@@ -202,6 +206,14 @@ class Counted(Protocol):
     def folds(self) -> np.ndarray: ...
 
     def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]: ...
+
+    @property
+    def gate(self) -> np.ndarray: ...
+
+    @property
+    def levels(self) -> Sequence[int]:
+        """The lower thresholds at which rules can be scored, rising."""
+        ...
 
     def subset(self, chosen: np.ndarray) -> Self: ...
 

@@ -18,6 +18,7 @@ from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
 from gatemask.masks import rule as rules
+from gatemask.masks.metric import TITLES
 from gatemask.oof.tables import Tables
 from gatemask.project import Project
 from gatemask.report import draw, pictures
@@ -29,6 +30,20 @@ GATE_NOTE = (
     "The gate is tuned together with the masks: where the mask networks tell empty images by themselves, "
     "the best gate passes almost every image, and its own specificity says little."
 )
+# What `gatemask oof-tune` drew, by the section that shows it.
+PICTURES = {
+    "Thresholds": {
+        "surface.png": "The score over two thresholds: a wide bright plateau means a rule that will hold.",
+        "slices.png": "The score against each number of the rule, the others as chosen (red).",
+        "folds.png": "The rules that were tuned on all folds but one (dots), the shipped rule (red), and the scores.",
+        "optuna.png": "Optuna's trials, as a look at how hard the search is.",
+    },
+    "Gate": {
+        "gate.png": "ROC curve, probabilities and calibration of the averaged gates, out of fold.",
+        "confusion.png": "Confusion matrices of the gate and of the final masks, and the band between two gates.",
+    },
+    "Masks": {"dice.png": "Dice where there is a mask in truth, under the rule, out of fold."},
+}
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2733; --soft: #5c6b7a; --line: #d9e0e6; --page: #fbfcfd; --card: #fff; }
 @media (prefers-color-scheme: dark) {
@@ -43,7 +58,7 @@ img { max-width: 100%; border: 1px solid var(--line); border-radius: 6px; backgr
   min-width: 9rem; }
 .card b { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; } .card.first b { color: #0072B2; }
 .card span { color: var(--soft); font-size: .85rem; }
-table { border-collapse: collapse; font-size: .9rem; }
+table { border-collapse: collapse; font-size: .9rem; margin: 0 0 1.2rem; }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid var(--line); }
 th { text-align: left; font-weight: 600; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 """
@@ -72,7 +87,10 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         _rule(tuned),
         _members(runs),
         _curves(project, runs),
-        *_from_tables(project, comp, ensemble),
+        _thresholds(project, tuned),
+        _gate(project, tuned["gate"]),
+        _drawn(project, "Masks"),
+        _gallery(project, comp, ensemble),
         _folds(project),
         _submission(project, rehearsed),
     ]
@@ -96,8 +114,10 @@ def _runs(project: Project, ensemble: Ensemble) -> dict[tuple[str, int], dict[st
 
 
 def _headline(comp: Competition, tuned: dict[str, Any], rehearsed: dict[str, Any]) -> str:
+    low, high = tuned["ci95"]
+    name = TITLES[tuned["metric"]]
     cards = [
-        ("cross-fitted Dice: the score to believe", tuned["cross_fitted"]),
+        (f"cross-fitted {name}, the score to believe; 95 % from {low:.4f} to {high:.4f}", tuned["cross_fitted"]),
         ("in-sample: optimistic, its rule saw these images", tuned["in_sample"]),
         ("all empty: the number to beat", tuned["all_empty"]),
     ]
@@ -112,16 +132,35 @@ def _headline(comp: Competition, tuned: dict[str, Any], rehearsed: dict[str, Any
 
 
 def _rule(tuned: dict[str, Any]) -> str:
-    names = ["gate", "upper", "lower", "min_area"]
-    rows = [["shipped", *(tuned["rule"][name] for name in names), "in-sample", tuned["in_sample"]]]
-    for fold, part in tuned["per_fold"].items():
-        rows.append([f"all but fold {fold}", *(part["rule"][name] for name in names), f"fold {fold}", part["score"]])
+    """The shipped rule among the candidates and the rules beside them, then fold by fold."""
     text = (
         "An image is empty if its gate probability is below the gate, or if fewer than min_area pixels reach the upper "
-        "threshold; else its mask is every pixel that reaches the lower one. Cross-fitting tunes on all folds but one "
-        "and scores that one."
+        "threshold; else its mask is every pixel that reaches the lower one, without the connected components that are "
+        "smaller than min_component. Cross-fitting tunes on all folds but one and scores that one. Rules "
+        "beside were given, not searched: of several of a name, the best on the tuned folds."
     )
-    return f"<h2>Rule</h2><p>{text}</p>" + draw.table(["tuned on", *names, "scored on", "score"], rows)
+    rules_of = {**_named(tuned["candidates"], "candidate", tuned["shipped"]), **_named(tuned["beside"], "beside", "")}
+    rows = [[name, *_numbers(one["rule"]), one["cross_fitted"], one["in_sample"]] for name, one in rules_of.items()]
+    folds = [
+        [f"all but fold {fold}", *_numbers(part["rule"]), f"fold {fold}", part["score"]]
+        for fold, part in tuned["per_fold"].items()
+    ]
+    names = list(tuned["rule"])
+    return (
+        f"<h2>Rule</h2><p>{text}</p>"
+        + draw.table(["rule", *names, "cross-fitted", "in-sample"], rows)
+        + draw.table(["tuned on", *names, "scored on", "score"], folds)
+    )
+
+
+def _named(found: dict[str, Any], kind: str, shipped: str) -> dict[str, Any]:
+    """The same rules under the names that the table shows, the shipped one first."""
+    ordered = sorted(found, key=lambda name: name != shipped)
+    return {f"{name} ({'shipped' if name == shipped else kind})": found[name] for name in ordered}
+
+
+def _numbers(rule: dict[str, Any]) -> list[Any]:
+    return [("yes" if value else "no") if isinstance(value, bool) else value for value in rule.values()]
 
 
 def _members(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
@@ -143,23 +182,56 @@ def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> st
     return f"<h2>Learning curves</h2>{drawn}"
 
 
-def _from_tables(project: Project, comp: Competition, ensemble: Ensemble) -> list[str]:
-    """Thresholds, gate, masks: everything that the threshold tables tell."""
+def _thresholds(project: Project, tuned: dict[str, Any]) -> str:
+    gap = tuned["exact_gap"]
+    if gap is None:
+        return _drawn(project, "Thresholds")
+    said = f"In-sample, the best of Optuna's {tuned['trials']} trials is {gap:.6f} below the exact optimum."
+    return _drawn(project, "Thresholds", f"<p>{said}</p>")
+
+
+def _gate(project: Project, gate: dict[str, Any]) -> str:
+    names = {
+        "sensitivity": "sensitivity",
+        "specificity": "specificity",
+        "accuracy": "accuracy",
+        "precision": "precision",
+        "f1": "F1",
+        "auc": "AUC",
+        "brier": "Brier score",
+        "ece": "calibration error",
+    }
+    said = ", ".join(f"{text} {gate[key]:.4f}" for key, text in names.items() if gate[key] is not None)
+    return _drawn(project, "Gate", f"<p>{said[0].upper()}{said[1:]}. {GATE_NOTE}</p><p>{_band(gate['band'])}</p>")
+
+
+def _band(band: dict[str, Any]) -> str:
+    """What the inconclusive band is, in a sentence or three."""
+    if band["low"] is None:
+        return "There is no inconclusive band: all images are of one kind."
+    if band["low"] >= band["high"]:
+        return (
+            "There is no inconclusive band: any gate threshold between "
+            f"{band['high']:.4f} and {band['low']:.4f} has both sensitivity and specificity of at least 0.95."
+        )
+    decided = [f"{kind} {band[kind]:.4f}" for kind in ("sensitivity", "specificity") if band[kind] is not None]
+    return (
+        f"From {band['low']:.4f}, the highest gate threshold with a sensitivity of 0.95, up to {band['high']:.4f}, the "
+        f"lowest with a specificity of 0.95, the gate is inconclusive: {band['images']} images ({band['share']:.1%}), "
+        f"{band['positives']} of them with a mask. Of the {band['decided']} others, {band['missed']} masks lie below "
+        f"the band and {band['false_alarms']} empty images above it"
+        + (f": {', '.join(decided)} among them." if decided else ".")
+    )
+
+
+def _drawn(project: Project, section: str, text: str = "") -> str:
+    """A section of pictures that the tuning stage wrote."""
+    drawn = [draw.file_as_html(project.tuned / name, caption) for name, caption in PICTURES[section].items()]
+    return f"<h2>{section}</h2>{text}{''.join(drawn)}"
+
+
+def _gallery(project: Project, comp: Competition, ensemble: Ensemble) -> str:
     tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load(project.tuned / "rule.yaml")
-    surface = pictures.threshold_surface(tables, rule, comp.metric)
-    slices = pictures.threshold_slices(tables, rule, comp.metric)
-    confusion, numbers = pictures.confusion(tables, rule)
-    said = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-    sections = [
-        "<h2>Thresholds</h2>"
-        + draw.as_html(surface, "The score over two thresholds: a wide bright plateau means a rule that will hold.")
-        + draw.as_html(slices, "The score against each number of the rule, the others as chosen (red)."),
-        f"<h2>Gate</h2><p>{said}. {GATE_NOTE}</p>"
-        + draw.as_html(confusion, "Confusion matrix, ROC curve and probabilities of the averaged gates, out of fold."),
-    ]
-    if (tables.truth > 0).any():
-        caption = "Dice of the images that have a mask, under the rule, out of fold."
-        sections.append("<h2>Masks</h2>" + draw.as_html(pictures.dice_of_positives(tables, rule), caption))
     gallery = Gallery(project, comp, ensemble, tables, rule)
     rows = [
         f"<h3>{kind}</h3>"
@@ -168,7 +240,7 @@ def _from_tables(project: Project, comp: Competition, ensemble: Ensemble) -> lis
         if len(chosen)
     ]
     gallery.close()
-    return [*sections, "<h2>Gallery</h2>" + "".join(rows)]
+    return "<h2>Gallery</h2>" + "".join(rows)
 
 
 def _ids(tables: Tables, chosen: np.ndarray) -> str:

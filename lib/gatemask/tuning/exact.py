@@ -125,14 +125,18 @@ def _problem(tables: Tables, metric: str, variant: Variant, counts: np.ndarray |
     Args:
         price: of a unit of weight (Dinkelbach); of no effect where weights are constant.
     """
-    worth, weight = METRICS[metric](np.zeros_like(tables.truth, float), np.zeros_like(tables.truth, float), tables.truth)
+    worth, weight = METRICS[metric](
+        np.zeros_like(tables.truth, float), np.zeros_like(tables.truth, float), tables.truth
+    )
     of_nothing = worth - price * weight
     share = np.ones(tables.truth.shape) if counts is None else np.repeat(counts[:, None], tables.truth.shape[1], 1)
     summed = (share * weight).sum(axis=0)
     share = share / np.where(summed == 0, 1, summed)  # classes are averaged, each by its own weight
     gains = np.zeros((LEVELS, tables.truth.size))
     for one in range(1, LEVELS):
-        worth, weight = METRICS[metric](tables.intersection[:, :, one] + 0.0, tables.area[:, :, one] + 0.0, tables.truth)
+        worth, weight = METRICS[metric](
+            tables.intersection[:, :, one] + 0.0, tables.area[:, :, one] + 0.0, tables.truth
+        )
         gains[one] = (share * (worth - price * weight - of_nothing)).ravel()
     largest = np.abs(gains).max(axis=0).sum()
     gates = np.unique(tables.gate)[::-1] if variant.gate else np.zeros(1)
@@ -161,7 +165,7 @@ def _best(problem: Problem, variant: Variant, levels: Sequence[int]) -> Rule:
 
 
 def _all_pairs(problem: Problem, variant: Variant, levels: list[int]) -> np.ndarray:
-    """The best sum of gains of each pair of levels, int64 (256, 256) by upper and lower; NEVER where none was needed."""
+    """The best sum of gains of each pair, int64 (256, 256) by upper and lower level; NEVER where none was needed."""
     values = np.full((LEVELS, LEVELS), NEVER)
     bounds = np.maximum(problem.gains, 0).sum(axis=1)  # what a perfect gate would reach with this lower level
     best = [0]
@@ -239,7 +243,7 @@ def _sweep_all(gains, area, rank, ranks):  # type: ignore[no-untyped-def]
 def _middle_pair(tied: np.ndarray) -> tuple[int, int]:
     """Of the tied pairs of levels the one nearest to their mean; of equally near ones the lowest."""
     pairs = np.argwhere(tied)
-    return tuple(pairs[np.argmin(((pairs - pairs.mean(axis=0)) ** 2).sum(axis=1))].tolist())  # type: ignore[return-value]
+    return tuple(pairs[np.argmin(((pairs - pairs.mean(axis=0)) ** 2).sum(axis=1))].tolist())
 
 
 def _middle_area(area: np.ndarray, reached: np.ndarray) -> int:
@@ -280,7 +284,13 @@ def _runs(reached: np.ndarray) -> list[tuple[int, int]]:
     """First and last index of each run of true values."""
     indices = np.flatnonzero(reached)
     breaks = np.flatnonzero(np.diff(indices) > 1)
-    return list(zip(indices[np.append(0, breaks + 1)].tolist(), indices[np.append(breaks, len(indices) - 1)].tolist(), strict=True))
+    return list(
+        zip(
+            indices[np.append(0, breaks + 1)].tolist(),
+            indices[np.append(breaks, len(indices) - 1)].tolist(),
+            strict=True,
+        )
+    )
 
 
 def median(rules: Sequence[Rule]) -> Rule:

@@ -1,4 +1,4 @@
-"""Scores to believe: cross-fitted over folds, with an interval that knows that images of one patient belong together."""
+"""Scores to believe: cross-fitted over folds, with an interval that knows which images belong to one patient."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from gatemask.console import progress
 from gatemask.masks.metric import METRICS, ratio, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Counted
@@ -37,18 +38,19 @@ class CrossFit:
         return total(self.worth, self.weight)
 
 
-def cross_fit(counted: C, metric: str, find: Callable[[C], Rule]) -> CrossFit:
+def cross_fit(counted: C, metric: str, find: Callable[[C], Rule], label: str = "") -> CrossFit:
     """Score each fold by the rule that `find` makes of the other folds.
 
     Args:
         counted: tables or components of all images.
         metric: a name in METRICS.
         find: the rule that it finds best on some of the images.
+        label: of a progress bar over the folds.
     """
     rules: dict[int, Rule] = {}
     by_fold: dict[int, float] = {}
     worth, weight = np.zeros(counted.truth.shape), np.zeros(counted.truth.shape)
-    for fold in np.unique(counted.folds):
+    for fold in progress(np.unique(counted.folds).tolist(), f"cross-fit {label}"):
         held = counted.folds == fold
         rules[int(fold)] = find(counted.subset(~held))
         there = counted.subset(held)

@@ -1,118 +1,220 @@
-"""Search the rule's four numbers with Optuna on threshold tables, and cross-fit the score."""
+"""Search the rule with Optuna: for what the exact search does not cover, and to measure what samplers leave behind."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatemask.masks.rule import LEVELS, Rule, probability
-from gatemask.oof.tables import Tables, score, scores
+from gatemask.config.schema import Variant
+from gatemask.console import progress
+from gatemask.masks.metric import METRICS, ratio
+from gatemask.masks.rule import Rule, probability
+from gatemask.oof.tables import Counted, score
 
 if TYPE_CHECKING:
     import optuna
 
+FULL = Variant()
+# Where people would start: no gate and no minimum, and the thresholds of well-known solutions.
+STARTS = (Rule(0.0, 0.5, 0.5, 0), Rule(0.6, 0.75, 0.4, 200))
 
-def search(tables: Tables, metric: str, trials: int, seed: int, journal: Path | None = None) -> tuple[Rule, float]:
-    """The best rule that Optuna's TPE finds on these images, and its score on the same images.
+
+@dataclass(frozen=True)
+class Found:
+    """What a study came to.
 
     Args:
-        tables: threshold tables of the images to tune on.
-        metric: name of the competition's metric.
-        trials: rules to try.
-        seed: of the sampler; the same seed finds the same rule.
-        journal: keep the study in this file, for optuna-dashboard.
+        rule: the best trial's, its gate moved to the middle of the best plateau.
+        best: the best trial's score.
+        values: the score of each trial, in order.
+    """
+
+    rule: Rule
+    best: float
+    values: list[float]
+
+
+def search(
+    counted: Counted,
+    metric: str,
+    variant: Variant = FULL,
+    sampler: str = "tpe",
+    trials: int = 300,
+    seed: int = 0,
+    journal: Path | None = None,
+    name: str = "rule",
+    start: Sequence[Rule] = STARTS,
+) -> Found:
+    """The best rule that Optuna finds on these images.
+
+    Args:
+        counted: tables of the images, or components.
+        metric: a name in METRICS.
+        variant: which parts of the rule are searched.
+        sampler: 'tpe' or 'cmaes'.
+        trials: rules to try; those that the journal already holds under this name count.
+        seed: of the sampler; the same seed finds the same rule, unless the study was interrupted.
+        journal: keep the study in this file, for optuna-dashboard and to go on after an interruption.
+        name: of the study; a journal that holds another one is begun anew.
+        start: rules to try first.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
-    if journal is not None:
-        for left in (journal, journal.with_name(journal.name + ".lock")):
-            left.unlink(missing_ok=True)
-        backend = optuna.storages.journal.JournalFileBackend(str(journal))
-        storage = optuna.storages.JournalStorage(backend)
+    storage = None if journal is None else _storage(journal, name)
+    done = _trials_done(storage, name)
     study = optuna.create_study(
-        direction="maximize", storage=storage, study_name="rule", sampler=optuna.samplers.TPESampler(seed=seed)
+        direction="maximize",
+        storage=storage,
+        study_name=name,
+        load_if_exists=True,
+        sampler=_sampler(sampler, seed + done),  # the same seed again would only repeat the first trials
     )
-    top = largest_area(tables)
-    # Where people would start: no gate and no minimum, and the seed solution's thresholds.
-    study.enqueue_trial({"gate": 0.0, "upper": 0.5, "lower_over_upper": 1.0, "min_area": 0})
-    study.enqueue_trial({"gate": 0.6, "upper": 0.75, "lower_over_upper": 0.55, "min_area": min(200, top)})
-    study.optimize(lambda trial: score(tables, _suggest(trial, top), metric), n_trials=trials)
-    best = settle_gate(tables, _rule(study.best_params), metric)
-    return best, score(tables, best, metric)
+    space = _space(counted, variant, start)
+    for rule in start if not done else ():
+        study.enqueue_trial(_params(rule, space), skip_if_exists=True)
+    for _ in progress(range(done, trials), name, trials - done):
+        study.optimize(lambda trial: score(counted, _rule(_suggest(trial, space), counted.levels), metric), n_trials=1)
+    rule = _rule(study.best_params, counted.levels)
+    settled = settle_gate(counted, rule, metric) if variant.gate else rule
+    return Found(settled, float(study.best_value), [float(trial.value or 0.0) for trial in _complete(study)])
 
 
-def settle_gate(tables: Tables, rule: Rule, metric: str) -> Rule:
-    """The best gate for a rule's other three numbers, exactly: the middle of the widest of the best plateaus.
+def settle_gate(counted: Counted, rule: Rule, metric: str) -> Rule:
+    """The best gate for the rest of a rule, exactly: the middle of the widest of the best plateaus.
 
-    Between two images' gate probabilities the score is flat, so those are all the cuts there are. A gate that
-    TPE left at the edge of a plateau would pass images for nothing, or lose one with the next decimal.
+    Between two images' gate probabilities the score is flat, so those are all the cuts there are. A gate that a
+    sampler left at the edge of a plateau would pass images for nothing, or lose one with the next decimal.
     """
-    cuts = np.unique(np.concatenate([[0.0, 1.0], tables.gate]))
-    if len(cuts) > 2000:  # finer than any validation set can tell
-        cuts = np.quantile(cuts, np.linspace(0, 1, 2000))
-    middles = (cuts[1:] + cuts[:-1]) / 2
-    found = np.array([score(tables, replace(rule, gate=float(g)), metric) for g in middles])
+    nothing = np.zeros(counted.truth.shape)
+    kept = METRICS[metric](*counted.counts(replace(rule, gate=0.0)), counted.truth)
+    emptied = METRICS[metric](nothing, nothing, counted.truth)
+    order = np.argsort(-counted.gate, kind="stable")
+    gates = counted.gate[order]
+    # Row k: the first k images pass. Between equal gates there is no cut.
+    worth, weight = (_passing(a[order], b[order]) for a, b in zip(kept, emptied, strict=True))
+    found = ratio(worth, weight).mean(axis=1)
+    edges = np.concatenate([[1.0], gates, [0.0]])
+    highs, lows = edges[:-1], edges[1:]
+    found[1:-1][gates[1:] == gates[:-1]] = -np.inf
+    found[0] = -np.inf if gates[0] >= 1 else found[0]
     best = np.flatnonzero(found >= found.max() - 1e-12)
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
-    widest = max(runs, key=lambda run: cuts[run[-1] + 1] - cuts[run[0]])
-    gate = round(float((cuts[widest[0]] + cuts[widest[-1] + 1]) / 2), 4)
+    widest = max(runs, key=lambda run: highs[run[0]] - lows[run[-1]])
+    gate = round(float((highs[widest[0]] + lows[widest[-1]]) / 2), 6)
     settled = replace(rule, gate=gate)
-    return settled if score(tables, settled, metric) >= score(tables, rule, metric) else rule
+    return settled if score(counted, settled, metric) >= score(counted, rule, metric) else rule
 
 
-def largest_area(tables: Tables) -> int:
+def _passing(kept: np.ndarray, emptied: np.ndarray) -> np.ndarray:
+    """Sums where the first k rows are kept and the others emptied: (n + 1, classes)."""
+    zero = np.zeros((1, kept.shape[1]))
+    before = np.concatenate([zero, np.cumsum(kept, axis=0)])
+    after = np.concatenate([np.cumsum(emptied[::-1], axis=0)[::-1], zero])
+    return before + after
+
+
+def largest_area(truth: np.ndarray) -> int:
     """Upper bound of `min_area`: twice the median mask, since a higher cut only throws masks away."""
-    positive = tables.truth[tables.truth > 0]
+    positive = truth[truth > 0]
     return max(1, int(2 * np.median(positive))) if len(positive) else 1
 
 
-def cross_fit(tables: Tables, metric: str, trials: int, seed: int) -> tuple[float, dict[int, Rule], np.ndarray]:
-    """The score to believe: each fold is scored by a rule that was tuned on the other folds.
-
-    Returns:
-        The metric over all images, the rule used on each fold, and each image's score (n, classes).
-    """
-    from gatemask.masks.metric import METRICS
-
-    rules: dict[int, Rule] = {}
-    per_image = np.zeros(tables.truth.shape)
-    for fold in np.unique(tables.folds):
-        held = tables.folds == fold
-        rules[int(fold)], _ = search(tables.subset(~held), metric, trials, seed)
-        per_image[held] = scores(tables.subset(held), rules[int(fold)])
-    return METRICS[metric](per_image), rules, per_image
-
-
-def surface(tables: Tables, rule: Rule, metric: str, steps: int = 26) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The score over gate and upper threshold, the other two as in `rule`.
-
-    Returns:
-        gates (steps,), uppers (steps,), scores (steps, steps) with a row for each gate.
-    """
-    gates = np.linspace(0, 1, steps)
-    uppers = np.array([probability(level) for level in np.linspace(1, LEVELS - 1, steps).round().astype(int)])
-    found = [
-        [score(tables, Rule(float(g), float(u), min(rule.lower, float(u)), rule.min_area), metric) for u in uppers]
-        for g in gates
-    ]
-    return gates, uppers, np.array(found)
+def _space(counted: Counted, variant: Variant, start: Sequence[Rule]) -> dict[str, tuple[Any, ...]]:
+    """Name -> bounds (floats, ints) or choices, of the parts that are searched."""
+    top = max([largest_area(counted.truth), *(rule.min_area for rule in start)])
+    space: dict[str, tuple[Any, ...]] = {"upper": (0.02, 0.99)}
+    if variant.gate:
+        space["gate"] = (0.0, 1.0)
+    if variant.thresholds == 2:
+        # A share of `upper` rather than a bound that moves: samplers learn fixed ranges only.
+        space["lo_over_hi"] = (0.05, 1.0)
+    space["min_area"] = (0, top)
+    if variant.components:
+        space["min_component"] = (0, top)
+    if variant.hysteresis:
+        space["hysteresis"] = (False, True)
+    return space
 
 
-def _suggest(trial: optuna.Trial, top: int) -> Rule:
-    trial.suggest_float("gate", 0.0, 1.0)
-    trial.suggest_float("upper", 0.02, 0.99)
-    # A share of `upper` rather than a bound that moves: samplers learn fixed ranges only.
-    trial.suggest_float("lower_over_upper", 0.05, 1.0)
-    trial.suggest_int("min_area", 0, top)
-    return _rule(trial.params)
+def _suggest(trial: optuna.Trial, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    for name, bounds in space.items():
+        if isinstance(bounds[0], bool):
+            trial.suggest_categorical(name, bounds)
+        elif isinstance(bounds[0], int):
+            trial.suggest_int(name, *bounds)
+        else:
+            trial.suggest_float(name, *bounds)
+    return trial.params
 
 
-def _rule(params: dict[str, float]) -> Rule:
-    upper = probability(max(1, round(params["upper"] * 255)))
-    lower = probability(max(1, round(upper * params["lower_over_upper"] * 255)))
-    return Rule(round(params["gate"], 4), upper, min(lower, upper), int(params["min_area"]))
+def _params(rule: Rule, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """A rule as the study spells it, moved into its bounds."""
+    given = {
+        "gate": rule.gate,
+        "upper": rule.upper,
+        "lo_over_hi": rule.lower / (rule.upper or 1.0),
+        "min_area": rule.min_area,
+        "min_component": rule.min_component,
+        "hysteresis": rule.hysteresis,
+    }
+    return {
+        name: given[name] if isinstance(bounds[0], bool) else min(max(given[name], bounds[0]), bounds[1])
+        for name, bounds in space.items()
+    }
+
+
+def _rule(params: dict[str, Any], levels: Sequence[int]) -> Rule:
+    """The rule of a trial; its lower threshold is the nearest that can be scored."""
+    upper = max(1, round(params["upper"] * 255), levels[0])
+    wanted = max(1, round(upper * params.get("lo_over_hi", 1.0)))
+    lower = min((one for one in levels if one <= upper), key=lambda one: abs(one - wanted))
+    return Rule(
+        gate=round(params.get("gate", 0.0), 4),
+        upper=probability(upper if "lo_over_hi" in params else lower),
+        lower=probability(lower),
+        min_area=int(params["min_area"]),
+        min_component=int(params.get("min_component", 0)),
+        hysteresis=bool(params.get("hysteresis", False)),
+    )
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    if name == "cmaes":
+        return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _storage(journal: Path, name: str) -> optuna.storages.BaseStorage:
+    """The journal as a storage; what a killed process left half-written is cut off, another study is removed."""
+    import optuna
+
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    if journal.exists():
+        text = journal.read_bytes()
+        if not text.endswith(b"\n"):
+            journal.write_bytes(text[: text.rfind(b"\n") + 1])
+        if f'"{name}"'.encode() not in text:
+            journal.unlink()
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+
+
+def _trials_done(storage: optuna.storages.BaseStorage | None, name: str) -> int:
+    import optuna
+
+    if storage is None or name not in optuna.get_all_study_names(storage):
+        return 0
+    return len(_complete(optuna.load_study(study_name=name, storage=storage)))
+
+
+def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    import optuna
+
+    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))

@@ -3,28 +3,40 @@
 runs/<comp>/tuned/tables.npz    threshold tables of the averaged members
 runs/<comp>/tuned/study.log     Optuna's journal
 runs/<comp>/tuned/rule.yaml     what inference reads
+runs/<comp>/tuned/*.png         what people look at
 runs/<comp>/tuned/result.json   written last
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gatemask.config.schema import Competition, Ensemble
+from gatemask.console import say, table
 from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
+from gatemask.files import alone, fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
-from gatemask.oof.store import MapReader, read_gates
-from gatemask.oof.tables import Tables, all_empty_score, count_maps, score
+from gatemask.masks.metric import TITLES
+from gatemask.oof.tables import Tables, all_empty_score
 from gatemask.project import Project
-from gatemask.tuning.search import cross_fit, search
+from gatemask.tuning import members
+from gatemask.tuning.members import Opened
+
+if TYPE_CHECKING:
+    from gatemask.oof.components import Components
+    from gatemask.tuning.candidates import Candidate
+    from gatemask.tuning.search import Found
+
+LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
+SCRATCH = "weights"  # tables of the weightings that were tried, while the search lasts
 
 
 def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
@@ -33,47 +45,181 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
     Args:
         project: where things lie.
         comp: metric and size.
-        ensemble: which gates and mask networks are averaged, and how long to search.
+        ensemble: which gates and mask networks are averaged, and how to search.
     """
-    folder, inputs = project.tuned, made_from(project, comp, ensemble)
-    if is_current(folder / "result.json", inputs):
-        return {"current": True, **stamped_result(folder / "result.json")}
-    started = time.monotonic()
+    folder = project.tuned
+    with alone(folder / ".lock", "Another process is tuning this competition."):
+        inputs = made_from(project, comp, ensemble)
+        if is_current(folder / "result.json", inputs):
+            return {"current": True, **stamped_result(folder / "result.json")}
+        started = time.monotonic()
+        result, outputs = _tune(project, comp, ensemble, fingerprint(inputs))
+        result = write_stamp(folder / "result.json", inputs, result, outputs, started)
+    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    return result
+
+
+def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> tuple[dict[str, Any], list[Path]]:
+    from gatemask.tuning.candidates import candidates, choose, fixed
+    from gatemask.tuning.known import known
+
     frame = read_folds(project)
-    fold_of = dict(zip(frame["image_id"], frame["fold"], strict=True))
-    tables = build_tables(project, comp, ensemble, {k: v for k, v in fold_of.items() if v != HOLDOUT})
-    trials, seed = ensemble.tune.trials, ensemble.tune.seed
-    folder.mkdir(parents=True, exist_ok=True)
-    best, in_sample = search(tables, comp.metric, trials, seed, folder / "study.log")
-    cross_fitted, per_fold, _ = cross_fit(tables, comp.metric, trials, seed)
-    outputs = [tables.save(folder / "tables.npz"), rules.save(best, folder / "rule.yaml")]
-    result = {
+    frame = frame[frame["fold"] != HOLDOUT]
+    fold_of = {str(i): int(fold) for i, fold in zip(frame["image_id"], frame["fold"], strict=True)}
+    group_of = dict(zip(frame["image_id"].astype(str), frame["group"].astype(str), strict=True))
+    beside = {name: known(name, comp.image.size, project.root) for name in ensemble.tune.beside}
+    with members.opened(project, comp, ensemble, fold_of) as predicted:
+        weighed = _weigh(project, comp, ensemble, predicted, inputs)
+        tables = members.count(predicted, weighed["weights"])
+        components = _components(ensemble, predicted, tables, weighed["weights"])
+    found = candidates(tables, components, comp.metric, ensemble.tune, group_of)
+    others = {name: fixed(tables, comp.metric, grid) for name, grid in beside.items()}
+    study = _study(project, comp, ensemble, components or tables, found, inputs)
+    shipped = choose(found, ensemble.tune.ship)
+    groups = np.array([group_of[i] for i in tables.ids])
+    outputs = _write(project, comp, tables, components, found, shipped, study)
+    return {
         "images": len(tables),
         "positives": int((tables.truth.sum(axis=1) > 0).sum()),
-        "cross_fitted": cross_fitted,
-        "in_sample": in_sample,
+        "groups": len(np.unique(groups)),
+        "metric": comp.metric,
+        **_scores(comp, ensemble, tables, components, found, shipped, study, groups),
+        "candidates": {name: one.summary() for name, one in found.items()},
+        "beside": {name: one.summary() for name, one in others.items()},
+        **weighed,
+    }, outputs
+
+
+def _scores(
+    comp: Competition,
+    ensemble: Ensemble,
+    tables: Tables,
+    components: Components | None,
+    found: dict[str, Candidate],
+    shipped: str,
+    study: Found,
+    groups: np.ndarray,
+) -> dict[str, Any]:
+    """The numbers of the shipped rule, the honest one first."""
+    from gatemask.report.gates import gate_numbers
+    from gatemask.tuning.honest import interval
+
+    best = found[shipped]
+    exact = None if components is not None or "exact" not in found else found["exact"].in_sample
+    return {
+        "cross_fitted": best.fit.score,
+        "ci95": interval(best.fit.worth, best.fit.weight, groups, ensemble.tune.bootstrap, ensemble.tune.seed),
+        "in_sample": best.in_sample,
         "all_empty": all_empty_score(tables, comp.metric),
-        "rule": asdict(best),
-        "trials": trials,
+        "shipped": shipped,
+        "rule": asdict(best.rule),
         "per_fold": {
-            str(fold): {"score": score(tables.subset(tables.folds == fold), rule, comp.metric), "rule": asdict(rule)}
-            for fold, rule in per_fold.items()
+            str(fold): {"score": best.fit.by_fold[fold], "rule": asdict(rule)} for fold, rule in best.fit.rules.items()
         },
+        "gate": gate_numbers(tables, best.rule),
+        "optuna": study.best,
+        "exact_gap": None if exact is None else exact - study.best,
+        "trials": len(study.values),
     }
-    return write_stamp(folder / "result.json", inputs, result, outputs, started)
+
+
+def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, inputs: str) -> dict[str, Any]:
+    """`weights` of the mask members, one an experiment, and how they were found."""
+    if ensemble.mask.weights != "tuned":
+        return {"weights": members.given_weights(ensemble.mask), "weighing": None}
+    from gatemask.tuning.weights import search_weights
+
+    found = search_weights(
+        predicted.fold_of,
+        predicted.readers,
+        predicted.truth,
+        predicted.gate.__getitem__,
+        comp.metric,
+        ensemble.tune.rule,
+        ensemble.tune.weightings,
+        ensemble.tune.seed,
+        project.tuned / SCRATCH,
+        inputs,
+    )
+    return {"weights": found.pop("weights"), "weighing": found}
+
+
+def _components(ensemble: Ensemble, predicted: Opened, tables: Tables, weights: list[float]) -> Components | None:
+    if not ensemble.tune.rule.by_component:
+        return None
+    from gatemask.oof.components import count_components
+
+    return count_components(
+        predicted.fold_of, predicted.readers, predicted.truth, "components", tables, LEVELS, weights
+    )
+
+
+def _study(
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    counted: Tables | Components,
+    found: dict[str, Candidate],
+    inputs: str,
+) -> Found:
+    """Optuna on all images, kept for the dashboard, and to see what a sampler leaves behind."""
+    from gatemask.tuning.search import STARTS, search
+
+    settings, start = ensemble.tune, list(STARTS)
+    if settings.enqueue_exact and "exact" in found:
+        start.append(found["exact"].rule)
+    return search(
+        counted,
+        comp.metric,
+        settings.rule,
+        settings.sampler,
+        settings.trials,
+        settings.seed,
+        project.tuned / "study.log",
+        f"{project.label}-{inputs}",
+        start,
+    )
+
+
+def _write(
+    project: Project,
+    comp: Competition,
+    tables: Tables,
+    components: Components | None,
+    found: dict[str, Candidate],
+    shipped: str,
+    study: Found,
+) -> list[Path]:
+    from gatemask.report.thresholds import draw_all
+
+    best, folder = found[shipped], project.tuned
+    exact = found["exact"].in_sample if "exact" in found else None
+    drawn = draw_all(
+        folder,
+        tables,
+        components or tables,
+        best.rule,
+        comp.metric,
+        best.fit.rules,
+        best.fit.by_fold,
+        best.fit.score,
+        study.values,
+        exact,
+    )
+    return [tables.save(folder / "tables.npz"), rules.save(best.rule, folder / "rule.yaml"), *drawn]
 
 
 def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Hashes of what decides the rule: settings, truth, and every member's out-of-fold predictions."""
-    known = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
     read_manifest(project)  # or an error that names the command
-    experiments = [*ensemble.gate.experiments, *ensemble.mask.experiments]
-    members = [[ensemble.gate.experiments, ensemble.mask.experiments], ensemble.tune.model_dump()]
+    files = [project.root / name for name in ensemble.tune.beside if name.endswith((".yaml", ".yml"))]
+    taken = [[part.experiments, part.weights] for part in (ensemble.gate, ensemble.mask)]
     return {
-        "settings": fingerprint([members, comp.image.size, comp.metric]),
+        "settings": fingerprint([taken, ensemble.tune.model_dump(), comp.image.size, comp.metric]),
+        "beside": fingerprint([sha256(file) for file in files if file.exists()]),
         "masks": sha256(project.data / "masks.csv"),
         "folds": sha256(project.folds),
-        "predictions": fingerprint([_predictions(project, name, fold) for name in experiments for fold in known]),
+        "predictions": fingerprint(members.predictions(project, ensemble)),
     }
 
 
@@ -91,58 +237,37 @@ def require_current(project: Project, comp: Competition, ensemble: Ensemble) -> 
     return read_json(stamp)
 
 
-def build_tables(project: Project, comp: Competition, ensemble: Ensemble, fold_of: dict[str, int]) -> Tables:
-    """Average the members and count, image by image: memory does not grow with the size of the maps.
-
-    Args:
-        fold_of: the fold of each image that has to be there; members must hold exactly these.
-    """
-    folds = sorted(set(fold_of.values()))
-    gates = [read_gates([project.fold(name, fold) / "oof.csv" for fold in folds]) for name in ensemble.gate.experiments]
-    readers = [MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in ensemble.mask.experiments]
-    for name, ids in zip(
-        [*ensemble.gate.experiments, *ensemble.mask.experiments],
-        [*(set(gate) for gate in gates), *(reader.ids for reader in readers)],
-        strict=True,
-    ):
-        _same_ids(name, ids, set(fold_of))
-    truth = Masks(project.data / "masks.csv", comp.image.size)
-    try:
-        return count_maps(fold_of, readers, truth, "tables", lambda i: float(np.mean([gate[i] for gate in gates])))
-    finally:
-        for reader in readers:
-            reader.close()
-
-
-def _predictions(project: Project, name: str, fold: int) -> dict[str, str]:
-    """Hashes of a fold's out-of-fold file, from its own stamp."""
-    stamp = project.fold(name, fold) / "result.json"
-    if not stamp.exists():
-        raise GatemaskError(
-            "A fold has no out-of-fold predictions yet.",
-            where=stamp.parent,
-            expected=f"{name}, fold {fold}",
-            do=f"Run gatemask train {project.comp}/{name} --fold {fold}.",
-        )
-    result = read_json(stamp)
-    if result["made_from"]["folds"] != sha256(project.folds):
-        raise GatemaskError(
-            "A fold was trained on another split than the present one.",
-            where=stamp.parent,
-            expected=f"a run made from {project.folds}",
-            do=f"Run gatemask train {project.comp}/{name} again, or bring the fold file back.",
-        )
-    return {k: v for k, v in result["outputs"].items() if k.startswith("oof")}
-
-
-def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
-    if ids == expected:
-        return
-    missing, unknown = sorted(expected - ids), sorted(ids - expected)
-    raise GatemaskError(
-        "A member's predictions are not those of the folds.",
-        where=name,
-        received=f"{len(missing)} missing {missing[:1]}, {len(unknown)} unknown {unknown[:1]}",
-        expected=f"each of {len(expected)} ids once",
-        do=f"Train {name} again on the present folds.",
+def show(result: dict[str, Any]) -> None:
+    """One table for people: each candidate and known rule, the shipped one first, and what it does fold by fold."""
+    if result.get("current"):
+        say("Current: nothing to do.")
+    low, high = result["ci95"]
+    title = (
+        f"{TITLES[result['metric']]} of {result['images']} images, {result['positives']} with a mask: "
+        f"{result['cross_fitted']:.4f} cross-fitted, 95 % from {low:.4f} to {high:.4f}"
     )
+    rows = {f"{result['shipped']} (shipped)": result["candidates"][result["shipped"]]}
+    rows |= {name: one for name, one in result["candidates"].items() if name != result["shipped"]} | result["beside"]
+    columns = ["rule", "cross-fitted", "in-sample", *_numbers(result["rule"])]
+    listed = [
+        [name, one["cross_fitted"], one["in_sample"], *_numbers(one["rule"]).values()] for name, one in rows.items()
+    ]
+    listed += [
+        [f"  fold {fold}", one["score"], "", *_numbers(one["rule"]).values()]
+        for fold, one in result["per_fold"].items()
+    ]
+    empty = ["all empty", result["all_empty"], result["all_empty"], *["" for _ in _numbers(result["rule"])]]
+    table(title, columns, [*listed, empty])
+    if result["exact_gap"] is not None:
+        say(f"Optuna's {result['trials']} trials came within {result['exact_gap']:.6f} of the exact optimum.")
+    if result["weighing"]:
+        shares = ", ".join(f"{share:.3f}" for share in result["weights"])
+        say(f"weights of the mask members: {shares} ({_weighing(result['weighing'])})")
+
+
+def _numbers(rule: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rule.items()}
+
+
+def _weighing(found: dict[str, Any]) -> str:
+    return f"cross-fitted {found['cross_fitted']:.4f}, equal weights {found['equal_cross_fitted']:.4f}"

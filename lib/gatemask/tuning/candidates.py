@@ -1,0 +1,92 @@
+"""Candidates for the shipped rule, each with an in-sample score that flatters and a cross-fitted one that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gatemask.config.schema import Tune
+from gatemask.masks.rule import Rule
+from gatemask.oof.tables import Tables, score
+from gatemask.tuning import exact
+from gatemask.tuning.honest import CrossFit, cross_fit, resamples
+from gatemask.tuning.search import search
+
+if TYPE_CHECKING:
+    from gatemask.oof.components import Components
+
+COARSE = range(4, 256, 4)  # levels of bootstrap optima: their median is finer than any of them
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to find a rule, and what it is worth.
+
+    Args:
+        rule: found on all images.
+        in_sample: its score on the same images.
+        fit: the same way on all folds but one, scored on that one.
+    """
+
+    rule: Rule
+    in_sample: float
+    fit: CrossFit
+
+    def summary(self) -> dict[str, Any]:
+        return {"cross_fitted": self.fit.score, "in_sample": self.in_sample, "rule": asdict(self.rule)}
+
+
+def candidates(
+    tables: Tables, components: Components | None, metric: str, tune: Tune, group_of: Mapping[str, str]
+) -> dict[str, Candidate]:
+    """Every way to find a rule that these images and settings allow, by name.
+
+    Args:
+        tables: of all images.
+        components: where the rule looks at them.
+        metric: a name in METRICS.
+        tune: settings.
+        group_of: what is drawn together in a bootstrap, by image id.
+    """
+    found: dict[str, Candidate] = {}
+    if exact.covers(tables, metric):
+        found["exact"] = _candidate(tables, metric, "exact", lambda some: exact.search(some, metric, tune.rule)[0])
+        found["median"] = _candidate(tables, metric, "median", lambda some: _median(some, metric, tune, group_of))
+    counted = components or tables
+    if components is not None or tune.ship == "optuna" or not found:
+        found["optuna"] = _candidate(counted, metric, "optuna", lambda some: _optuna(some, metric, tune))
+    return found
+
+
+def fixed(tables: Tables, metric: str, rules: Sequence[Rule]) -> Candidate:
+    """Rules that are given: the best of them, which for one rule is no tuning at all."""
+    return _candidate(tables, metric, "", lambda some: max(rules, key=lambda rule: score(some, rule, metric)))
+
+
+def choose(found: Mapping[str, Candidate], ship: str) -> str:
+    """The name of the candidate that is shipped: the one asked for, or that of the highest cross-fitted score.
+
+    Choosing between two or three names by a cross-fitted score flatters it by next to nothing, unlike choosing
+    between thousands of rules.
+    """
+    if ship in found:
+        return ship
+    return max(found, key=lambda name: found[name].fit.score)
+
+
+def _candidate(counted: Any, metric: str, label: str, find: Callable[[Any], Rule]) -> Candidate:
+    rule = find(counted)
+    return Candidate(rule, score(counted, rule, metric), cross_fit(counted, metric, find, label))
+
+
+def _median(tables: Tables, metric: str, tune: Tune, group_of: Mapping[str, str]) -> Rule:
+    groups = np.array([group_of[i] for i in tables.ids])
+    drawn = resamples(groups, tune.optima, tune.seed)
+    return exact.median([exact.search(tables, metric, tune.rule, COARSE, counts)[0] for counts in drawn])
+
+
+def _optuna(counted: Any, metric: str, tune: Tune) -> Rule:
+    return search(counted, metric, tune.rule, tune.sampler, tune.trials, tune.seed).rule

@@ -1,0 +1,147 @@
+"""The members' out-of-fold predictions, checked: every image of the folds exactly once, in every member."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gatemask.config.schema import Competition, Ensemble, Members
+from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.labels import Masks
+from gatemask.errors import GatemaskError
+from gatemask.files import read_json, sha256
+from gatemask.oof.store import MapReader, read_gates
+from gatemask.oof.tables import Tables, count_maps
+from gatemask.project import Project
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Predictions that can be averaged.
+
+    Args:
+        fold_of: the fold of each image.
+        gate: the gates' averaged probability by image id.
+        readers: maps by image id, one a mask member.
+        truth: masks by image id, at the competition's own size.
+    """
+
+    fold_of: Mapping[str, int]
+    gate: Mapping[str, float]
+    readers: Sequence[MapReader]
+    truth: Masks
+
+
+@contextmanager
+def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Mapping[str, int]) -> Iterator[Opened]:
+    """Open every member of an ensemble.
+
+    Args:
+        fold_of: the fold of each image that has to be there; members must hold exactly these.
+
+    Raises:
+        GatemaskError: an image is missing, unknown or there twice, or a prediction is no probability.
+    """
+    folds = sorted(set(fold_of.values()))
+    gates = [read_gates([project.fold(name, fold) / "oof.csv" for fold in folds]) for name in ensemble.gate.experiments]
+    for name, gate in zip(ensemble.gate.experiments, gates, strict=True):
+        _same_ids(name, set(gate), set(fold_of))
+    readers: list[MapReader] = []
+    try:
+        for name in ensemble.mask.experiments:
+            readers.append(MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]))
+            _same_ids(name, readers[-1].ids, set(fold_of))
+        _same_classes(ensemble.mask.experiments, readers, len(comp.classes))
+        shares = given_weights(ensemble.gate)
+        averaged = {i: float(np.average([gate[i] for gate in gates], weights=shares)) for i in fold_of}
+        yield Opened(fold_of, averaged, readers, Masks(project.data / "masks.csv", comp.image.size))
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def given_weights(part: Members) -> list[float]:
+    """One weight an experiment, as ensemble.yaml says; equal where they are to be tuned."""
+    return [1.0] * len(part.experiments) if isinstance(part.weights, str) else list(part.weights)
+
+
+def build_tables(
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    fold_of: Mapping[str, int],
+    weights: Sequence[float] | None = None,
+) -> Tables:
+    """Average the members and count, image by image: memory does not grow with the size of the maps.
+
+    Args:
+        fold_of: the fold of each image that has to be there; members must hold exactly these.
+        weights: of the mask members; as ensemble.yaml says where there are none.
+    """
+    with opened(project, comp, ensemble, fold_of) as members:
+        return count(members, weights or given_weights(ensemble.mask))
+
+
+def count(members: Opened, weights: Sequence[float]) -> Tables:
+    """Threshold tables of the averaged members."""
+    return count_maps(
+        members.fold_of, members.readers, members.truth, "tables", members.gate.__getitem__, weights=weights
+    )
+
+
+def predictions(project: Project, ensemble: Ensemble) -> list[dict[str, Any]]:
+    """Hashes of every member's out-of-fold files, or an error that names the fold that is missing or out of date."""
+    folds = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
+    names = [*ensemble.gate.experiments, *ensemble.mask.experiments]
+    return [_of_fold(project, name, fold) for name in names for fold in folds]
+
+
+def _of_fold(project: Project, name: str, fold: int) -> dict[str, str]:
+    stamp = project.fold(name, fold) / "result.json"
+    do = f"Run gatemask train {project.comp}/{name} --fold {fold}."
+    if not stamp.exists():
+        raise GatemaskError(
+            "A fold has no out-of-fold predictions yet.", where=stamp.parent, expected=f"{name}, fold {fold}", do=do
+        )
+    result = read_json(stamp)
+    if result["made_from"]["folds"] != sha256(project.folds):
+        raise GatemaskError(
+            "A fold was trained on another split than the present one.",
+            where=stamp.parent,
+            expected=f"a run made from {project.folds}",
+            do=f"Run gatemask train {project.comp}/{name} again, or bring the fold file back.",
+        )
+    files = [stamp.parent / file for file in result["outputs"] if file.startswith("oof")]
+    if gone := [file for file in files if not file.exists()]:
+        raise GatemaskError("A fold's out-of-fold predictions are gone.", where=gone[0], do=do)
+    # Of the files as they are, not as the stamp remembers them: predictions may be brought from elsewhere.
+    return {file.name: sha256(file) for file in files}
+
+
+def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
+    if ids == expected:
+        return
+    missing, unknown = sorted(expected - ids), sorted(ids - expected)
+    raise GatemaskError(
+        "A member's predictions are not those of the folds.",
+        where=name,
+        received=f"{len(missing)} missing {missing[:1]}, {len(unknown)} unknown {unknown[:1]}",
+        expected=f"each of {len(expected)} ids once",
+        do=f"Train {name} again on the present folds.",
+    )
+
+
+def _same_classes(names: Sequence[str], readers: Sequence[MapReader], classes: int) -> None:
+    for name, reader in zip(names, readers, strict=True):
+        if reader.classes != classes:
+            raise GatemaskError(
+                "A member's maps have another number of classes than the competition.",
+                where=name,
+                received=reader.classes,
+                expected=classes,
+                do=f"Train {name} again.",
+            )
