@@ -32,3 +32,15 @@ def row(
         "target": target,
         "met": None if target is None else ratio >= target,
     }
+
+
+def limit(name: str, measured: float, allowed: float, unit: str) -> dict[str, Any]:
+    """A line whose reference is not a peer but what may be used up at most, such as seconds or MB."""
+    return {
+        "name": f"{name}, vs the limit",
+        "ours": f"{measured:.2f} {unit}",
+        "reference": f"{allowed:g} {unit}",
+        "ratio": round(allowed / max(measured, 1e-9), 3),
+        "target": 1.0,
+        "met": measured <= allowed,
+    }

@@ -58,7 +58,7 @@ def test_the_makefile_has_a_target_for_every_stage() -> None:
 def test_help_and_configuration_errors_import_nothing_heavy(root: Path, arguments: list[str]) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        "heavy = set('tensorflow keras jax pandas sklearn matplotlib optuna wandb'.split()) & set(sys.modules)\n"
+        "heavy = set('tensorflow keras jax pandas sklearn matplotlib optuna numba wandb'.split()) & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)

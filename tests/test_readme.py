@@ -26,7 +26,8 @@ def test_make_knows_the_command_and_it_runs_a_stage_that_is_tested(command: str)
     shown = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert re.search(
-        r"bin/gatemask (loop|data|folds|records|train|plan|augment|oof-tune|ensemble|package|rehearse|report)|pytest",
+        r"bin/gatemask (loop|data|folds|records|train|plan|augment|oof-tune|compare|ensemble|package|rehearse|report)"
+        r"|pytest",
         shown.stdout,
     ), shown.stdout
 

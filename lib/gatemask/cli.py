@@ -221,6 +221,20 @@ def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 
 
 @app.command()
+def dashboard(
+    comp: Comp,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="of this machine; 0 takes any that is free")] = 8080,
+    browser: Annotated[bool, typer.Option(help="open one")] = True,
+    quick: Quick = False,
+) -> None:
+    """Look at Optuna's study of the thresholds in a browser."""
+    from gatemask.project import open_project
+    from gatemask.tuning.dashboard import serve
+
+    serve(open_project(comp, quick=quick), port, browser)
+
+
+@app.command()
 def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Choose the folds that are shipped."""
     project, config, chosen = _open_whole(comp, quick, set_)

@@ -163,3 +163,31 @@ def test_an_ensemble_needs_experiments(write, tmp_path: Path) -> None:
     write("gate: {experiments: []}\nmask: {experiments: [u]}\n", "ensemble.yaml")
     with pytest.raises(GatemaskError, match=r"gate\.experiments"):
         load_ensemble(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gate", "mask", "words"),
+    [
+        ("{experiments: [g]}", "{experiments: [u, v], weights: [1]}", ["1 'weights' for 2 experiments", "line 2"]),
+        ("{experiments: [g]}", "{experiments: [u, v], weights: [0, 0.0]}", ["all 'weights' are 0"]),
+        ("{experiments: [g]}", "{experiments: [u, v], weights: [1, -1]}", ["mask.weights.1", "greater than or equal"]),
+        ("{experiments: [g]}", "{experiments: [u, v], weights: [1, .inf]}", ["mask.weights.1", "finite"]),
+        ("{experiments: [g]}", "{experiments: [u, v], weights: tunde}", ["mask.weights", "tunde"]),
+        ("{experiments: [g, h], weights: tuned}", "{experiments: [u]}", ["gate.weights", "only those of masks"]),
+        ("{experiments: [g, h], weights: [1, 2, 3]}", "{experiments: [u]}", ["3 'weights' for 2", "line 1"]),
+    ],
+)
+def test_impossible_weights_are_refused(write, tmp_path: Path, gate: str, mask: str, words: list[str]) -> None:
+    write(f"gate: {gate}\nmask: {mask}\n", "ensemble.yaml")
+    with pytest.raises(GatemaskError) as caught:
+        load_ensemble(tmp_path)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+def test_weights_are_equal_unless_given(write, tmp_path: Path) -> None:
+    write("gate: {experiments: [g, h], weights: [1, 0]}\nmask: {experiments: [u], weights: tuned}\n", "ensemble.yaml")
+    assert load_ensemble(tmp_path).gate.weights == [1, 0]
+    assert load_ensemble(tmp_path).mask.weights == "tuned"
+    write("gate: {experiments: [g]}\nmask: {experiments: [u]}\n", "ensemble.yaml")
+    assert load_ensemble(tmp_path).mask.weights == "equal"

@@ -61,9 +61,9 @@ def competition(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def member(name: str, size: int = 64) -> dict:
+def member(name: str, size: int = 64, **more: float) -> dict:
     model = {"name": "unet", "encoder": "efficientnetb0"}
-    return {"name": name, "size": size, "records": 64, "tta": [], "model": model}
+    return {"name": name, "size": size, "records": 64, "tta": [], "model": model, **more}
 
 
 FACTORS = {"g0": 1.1, "g1": 0.95, "m0": 1.2, "m1": 0.9}
@@ -76,25 +76,60 @@ def stands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stand]:
     return made
 
 
-def test_the_result_is_that_of_running_everything(competition: Path, stands: dict[str, Stand]) -> None:
+@pytest.mark.parametrize("weights", [None, {"g0": 0.15, "g1": 0.05, "m0": 0.2, "m1": 0.7}])
+def test_the_result_is_that_of_running_everything(
+    competition: Path, stands: dict[str, Stand], weights: dict[str, float] | None
+) -> None:
+    share = weights or dict.fromkeys(FACTORS, 1.0)
+    if weights:
+        weigh(competition, weights)
     result = predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
     rows = dict(line.split(",") for line in (competition / "out.csv").read_text().splitlines()[1:])
     passed = 0
     for image_id, text in rows.items():
         image = cv2.imread(str(competition / f"test/{image_id}.png"), cv2.IMREAD_GRAYSCALE)[:, :, None]
-        gate = np.mean([round(float(image.mean() / 255 * FACTORS[g]), 6) for g in ("g0", "g1")])
+        gates = [round(float(image.mean() / 255 * FACTORS[g]), 6) for g in ("g0", "g1")]
+        gate = np.average(gates, weights=[share["g0"], share["g1"]])
         small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)[:, :, None]
         maps = [
             np.floor(one / np.float32(255) * np.float32(f) * 255 + 0.5).astype(np.uint8)
             for one, f in ((image, FACTORS["m0"]), (small, FACTORS["m1"]))
         ]
-        mask = rules.apply(rules.Rule(**RULE), gate, rules.average_maps(maps)[:, :, 0])
+        mask = rules.apply(rules.Rule(**RULE), gate, rules.average_maps(maps, [share["m0"], share["m1"]])[:, :, 0])
         flavour = predict.Rle(**SUBMISSION["rle"])
         assert (rle.decode(text, (64, 64), flavour) != mask).sum() <= 2
         passed += gate >= 0.5
     assert result["passed"] == passed
     assert 0 < passed < 40
     assert stands["m0"].seen < stands["g0"].seen, "masks are predicted only for images that pass"
+
+
+def test_equal_weights_change_nothing_to_the_bit(
+    competition: Path, stands: dict[str, Stand], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+    apply = rules.apply
+    monkeypatch.setattr(rules, "apply", lambda rule, gate, full: seen.append(gate) or apply(rule, gate, full))
+    rows = []
+    for weight in (None, 0.2, 1 / 3):
+        if weight:
+            weigh(competition, dict.fromkeys(FACTORS, weight))
+        predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
+        rows.append((competition / "out.csv").read_text())
+    assert rows[0] == rows[1] == rows[2]
+    third = len(seen) // 3
+    assert third > 0
+    assert seen[:third] == seen[third : 2 * third] == seen[2 * third :]
+
+
+def weigh(competition: Path, weights: dict[str, float]) -> None:
+    """Give the members of ensemble.yaml their weights."""
+    from gatemask.files import read_yaml, write_yaml
+
+    chosen = read_yaml(competition / "ensemble.yaml")
+    for one in [*chosen["gate"], *chosen["mask"]]:
+        one["weight"] = weights[one["name"]]
+    write_yaml(competition / "ensemble.yaml", chosen)
 
 
 def test_missing_and_damaged_images_get_an_empty_mask(competition: Path, stands: dict[str, Stand]) -> None:

@@ -30,6 +30,57 @@ def test_gate_area_and_lower_threshold(gate: float, strong: int, weak: int, pixe
     assert rules.apply(RULE, gate, one.reshape(4, 4)).sum() == pixels
 
 
+A, B = 200, 110  # strong: reaches `upper`; weak: reaches `lower` only
+PARTS = [
+    # Neighbours by a corner belong together: three pixels.
+    ([[A, 0, 0], [0, A, 0], [0, 0, A]], 3, False, 3),
+    ([[A, 0, 0], [0, A, 0], [0, 0, A]], 4, False, 0),
+    # Exactly the least size stays, one pixel less goes.
+    ([[A, A, 0, A], [0, 0, 0, A], [0, 0, 0, A]], 3, False, 3),
+    ([[A, A, 0, A], [0, 0, 0, A], [0, 0, 0, A]], 2, False, 5),
+    # Weak pixels stay where they hang together with a strong one, and only there.
+    ([[A, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 0, True, 3),
+    ([[B, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 0, True, 0),
+    ([[B, 0, 0, A], [0, B, A, 0], [0, 0, 0, 0]], 0, True, 4),
+    # Both: large enough, and somewhere strong.
+    ([[A, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 3, True, 3),
+    ([[A, 0, 0, B], [0, 0, B, B], [A, 0, 0, B]], 2, True, 0),
+    # Nothing there, and everything.
+    ([[0, 0], [0, 0]], 1, True, 0),
+    ([[A, B], [B, B]], 4, True, 4),
+]
+
+
+@pytest.mark.parametrize(("rows", "min_component", "hysteresis", "pixels"), PARTS)
+def test_components(rows: list[list[int]], min_component: int, hysteresis: bool, pixels: int) -> None:
+    rule = Rule(0.5, 0.75, 0.4, 0, min_component, hysteresis)
+    mask = rules.apply(rule, 0.5, np.array(rows, np.uint8))
+    assert mask.dtype == bool
+    assert mask.sum() == pixels
+    assert not (mask & (np.array(rows) == 0)).any()
+
+
+def test_without_component_parts_a_mask_is_every_pixel_that_reaches_lower() -> None:
+    one = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+    for rule in (RULE, Rule(0.0, 0.9, 0.9, 0), Rule(0.6, 1.0, 0.01, 1)):
+        assert (rules.apply(rule, 0.7, one) == (one >= rules.level(rule.lower))).all()
+    # A least size of one pixel drops nothing, by way of the components.
+    assert (rules.apply(Rule(0.6, 0.75, 0.4, 3, 1), 0.7, one) == rules.apply(RULE, 0.7, one)).all()
+
+
+@pytest.mark.parametrize("level", [90, 130, 160, 250])
+@pytest.mark.parametrize("blur", [0.5, 2, 8])
+def test_peaks_of_few_and_of_many_components(blur: float, level: int) -> None:
+    import cv2
+
+    noise = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(90, 70)), (0, 0), blur)
+    one = np.clip(128 + 60 * noise / noise.std(), 0, 255).astype(np.uint8)
+    label, sizes, peaks = rules.components(one >= level, one)
+    assert ((label > 0) == (one >= level)).all()
+    assert sizes.tolist() == [int((label == n + 1).sum()) for n in range(len(sizes))]
+    assert peaks.tolist() == [int(one[label == n + 1].max()) for n in range(len(sizes))]
+
+
 def test_levels_and_probabilities_are_inverse_to_each_other() -> None:
     assert [rules.level(rules.probability(n)) for n in range(1, 256)] == list(range(1, 256))
     assert rules.level(0.0) == 1, "a probability of 0 is never mask"
@@ -46,6 +97,29 @@ def test_averages_round_half_up_and_enlarge_the_smaller_members() -> None:
     averaged = rules.average_maps([ones, twos])
     assert averaged.shape == (4, 4, 1)
     assert (averaged == 2).all()
+
+
+MAPS = list(np.random.default_rng(2).integers(0, 256, (3, 16, 16, 2)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 1 / 3, 1, 7])
+def test_equal_weights_are_no_weights(share: float) -> None:
+    for maps in (MAPS[:2], MAPS):
+        assert (rules.average_maps(maps, [share] * len(maps)) == rules.average_maps(maps)).all()
+
+
+def test_weighted_averages_round_half_up() -> None:
+    one, two = np.full((2, 2, 1), 10, np.uint8), np.full((2, 2, 1), 20, np.uint8)
+    # 17.5, 12.5, 19.5, 14.5, 13.3, 11.1
+    decisions = {(1, 3): 18, (3, 1): 13, (0.05, 0.95): 20, (0.55, 0.45): 15, (2, 1): 13, (0.8, 0.1): 11}
+    assert {w: int(rules.average_maps([one, two], w)[0, 0, 0]) for w in decisions} == decisions
+
+
+def test_a_member_of_weight_0_is_not_there() -> None:
+    first, second = MAPS[0][:8, :8], MAPS[1]
+    assert (rules.average_maps([first, second], [1, 0]) == first).all(), "nor does its size count"
+    assert (rules.average_maps([first, second], [0, 0.3]) == second).all()
+    assert (rules.average_maps(MAPS, [0.2, 0, 0.6]) == rules.average_maps(MAPS[::2], [0.2, 0.6])).all()
 
 
 def test_a_saved_rule_comes_back(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,3 +44,31 @@ def test_gates_come_back_and_are_checked(tmp_path: Path) -> None:
     path.write_text("image_id,probability\na,nan\n")
     with pytest.raises(GatemaskError, match="is not one"):
         store.read_gates([path])
+
+
+def test_many_threads_read_what_was_written(tmp_path: Path) -> None:
+    maps = np.random.default_rng(1).integers(0, 256, (200, 16, 16, 2)).astype(np.uint8)
+    ids = [f"i{n}" for n in range(200)]
+    path = store.write_maps(tmp_path / "oof.h5", ids, iter([maps]), (16, 16, 2))
+    reader = store.MapReader([path])
+    assert reader.classes == 2
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            assert (np.stack(list(pool.map(reader.__getitem__, ids))) == maps).all()
+    reader.close()
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = store.write_maps(tmp_path / "oof.h5", IDS, iter([MAPS]), (8, 8, 1))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(GatemaskError, match=r"cannot be read[\s\S]*oof\.h5"):
+        reader = store.MapReader([path])
+        for name in IDS:
+            reader[name]
+    reader = store.MapReader([store.write_maps(path, IDS, iter([MAPS]), (8, 8, 1))])
+    at = data.index(zlib.compress(MAPS[2].tobytes(), 1))
+    path.write_bytes(data[: at + 9] + b"\0\0\0\0" + data[at + 13 :])
+    with pytest.raises(GatemaskError, match="image c"):
+        store.MapReader([path])["c"]
+    reader.close()

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from gatemask.masks.rule import Rule
-from gatemask.report import draw, pictures
+from gatemask.report import draw
+from gatemask.report import page as pages
 from gatemask.report.gallery import choose
 from tests.conftest import Loop
 from tests.oof.test_tables import random_problem
@@ -44,8 +45,8 @@ class Balanced(HTMLParser):
 def test_all_sections_are_there(page: str) -> None:
     wanted = ["Rule", "Members", "Learning curves", "Thresholds", "Gate", "Masks", "Gallery", "Folds", "Submission"]
     assert re.findall(r"<h2>(.*?)</h2>", page) == wanted
-    assert page.count("<figure>") >= 6
-    for word in ("sensitivity", "cross-fitted", "all empty", "gate_b0", "unetpp_b0"):
+    assert page.count("<figure>") >= 9
+    for word in ("ensitivity", "cross-fitted", "95 % from", "(shipped)", "all empty", "gate_b0", "unetpp_b0"):
         assert word in page
 
 
@@ -74,14 +75,39 @@ def test_cells_and_captions_are_escaped() -> None:
     assert '"><b>' not in draw.as_html(figure, '"><b>')
 
 
-def test_the_confusion_matrix_counts_the_gate_alone() -> None:
-    tables, _, truths = random_problem(3, images=200)
-    rule = Rule(0.5, 0.9, 0.5, 3)
-    _, numbers = pictures.confusion(tables, rule)
-    positive = truths.any(axis=(1, 2))
-    assert numbers["sensitivity"] == pytest.approx((tables.gate[positive] >= 0.5).mean())
-    assert numbers["specificity"] == pytest.approx((tables.gate[~positive] < 0.5).mean())
-    assert 0.5 < numbers["AUC"] < 1
+def test_the_shipped_rule_stands_first_among_the_others() -> None:
+    rule = {"gate": 0.25, "upper": 0.5, "lower": 0.5, "min_area": 7, "min_component": 0, "hysteresis": False}
+    one = {"cross_fitted": 0.8, "in_sample": 0.9, "rule": rule}
+    tuned = {
+        "candidates": {"exact": one, "median": {**one, "cross_fitted": 0.8125}},
+        "beside": {"first <place>": one},
+        "shipped": "median",
+        "rule": rule,
+        "per_fold": {"2": {"score": 0.75, "rule": {**rule, "hysteresis": True}}},
+    }
+    drawn = pages._rule(tuned)
+    first = re.findall(r"<tbody>|<tr><td>(.*?)</td>", drawn)
+    assert first == ["", "median (shipped)", "exact (candidate)", "first &lt;place&gt; (beside)", "", "all but fold 2"]
+    assert drawn.count("0.8125") == 1
+    assert "<td>yes</td>" in drawn
+
+
+def test_the_band_in_a_sentence() -> None:
+    none = {"low": None, "high": None, "share": None, "sensitivity": None, "specificity": None}
+    assert "one kind" in pages._band({**none, "images": 0, "positives": 0, "decided": 0})
+    assert "between 0.2000 and 0.8000" in pages._band({**none, "low": 0.8, "high": 0.2})
+    found = {"low": 0.3, "high": 0.6, "share": 0.25, "images": 10, "positives": 4, "decided": 30, "missed": 1}
+    said = pages._band({**found, "false_alarms": 2, "sensitivity": 0.9, "specificity": None})
+    assert "10 images (25.0%), 4 of them" in said
+    assert said.endswith(": sensitivity 0.9000 among them.")
+
+
+def test_a_picture_of_another_stage_is_embedded_as_it_is(tmp_path: Path) -> None:
+    figure, _ = draw.figure(1, 1)
+    path = draw.save(figure, tmp_path / "one.png")
+    shown = draw.file_as_html(path, "<i>")
+    assert base64.b64decode(re.search(r'base64,([^"]+)"', shown).group(1)) == path.read_bytes()  # type: ignore[union-attr]
+    assert "<i>" not in shown
 
 
 def test_the_gallery_shows_best_typical_worst_and_alarms() -> None:

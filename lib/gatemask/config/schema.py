@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Size = Annotated[int, Field(ge=32, multiple_of=32, description="pixels; encoders halve five times")]
@@ -633,6 +634,19 @@ class Experiment(Strict):
 class Members(Strict):
     experiments: list[str] = Field(min_length=1)
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
+    weights: list[Weight] | Literal["equal", "tuned"] = Field(
+        "equal", description="one number an experiment; 'tuned': found on out-of-fold predictions"
+    )
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Members:
+        if isinstance(self.weights, str):
+            return self
+        if len(self.weights) != len(self.experiments):
+            raise ValueError(f"there are {len(self.weights)} 'weights' for {len(self.experiments)} experiments")
+        if not any(self.weights):
+            raise ValueError("all 'weights' are 0: nothing would be left to average")
+        return self
 
 
 class Variant(Strict):
@@ -668,3 +682,9 @@ class Ensemble(Strict):
     mask: Members
     tune: Tune = Tune()
     quick: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _gates_are_given(self) -> Ensemble:
+        if self.gate.weights == "tuned":
+            raise ValueError("gate.weights are 'equal' or a list: only those of masks can be tuned")
+        return self

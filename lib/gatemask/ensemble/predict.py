@@ -31,10 +31,11 @@ BATCH = 16
 
 @dataclass
 class Member:
-    """One set of weights with what it takes to run it."""
+    """One set of weights with what it takes to run it; `share` is its part in the average."""
 
     name: str
     weights: Path
+    share: float
     config: Model
     size: int
     records: int
@@ -164,7 +165,8 @@ def _members(listed: list[dict[str, Any]], weights: Path) -> list[Member]:
         config = Model(**{**one["model"], "weights": "none"})
         tta, augment = [View(**view) for view in one["tta"]], [Augment(**step) for step in one.get("augment", [])]
         path = weights / f"{one['name']}.weights.h5"
-        members.append(Member(one["name"], path, config, one["size"], one["records"], tta, augment))
+        share = float(one.get("weight", 1.0))
+        members.append(Member(one["name"], path, share, config, one["size"], one["records"], tta, augment))
     return members
 
 
@@ -188,13 +190,17 @@ def _predict_gates(members: list[Member], ids: Sequence[str], images: _Images, c
     from gatemask.builders.predict import predict, views
 
     total = dict.fromkeys(ids, 0.0)
+    # In parts of the largest: equal shares are ones then, and their sum is as exact as a plain one.
+    largest = max(member.share for member in members)
     for member, model in _models(members, channels, 1):
         seen = views(member.tta, member.augment, member.size)
         batches = progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH))
         for part, batch in batches:
             for image_id, value in zip(part, predict(model, batch, seen)[:, 0], strict=False):
-                total[image_id] += round(float(value), 6)  # as the out-of-fold file keeps it
-    return {image_id: value / len(members) for image_id, value in total.items()}
+                # Rounded as the out-of-fold file keeps it.
+                total[image_id] += member.share / largest * round(float(value), 6)
+    parts = sum(member.share / largest for member in members)
+    return {image_id: value / parts for image_id, value in total.items()}
 
 
 def _predict_maps(
@@ -207,7 +213,7 @@ def _predict_maps(
 
     if not ids:
         return
-    store = scratch / "maps.tmp.h5"
+    store, shares = scratch / "maps.tmp.h5", [member.share for member in members]
     with h5py.File(store, "w") as file:
         for member, model in _models(members, channels, classes):
             shape = (member.size, member.size, classes)
@@ -217,5 +223,5 @@ def _predict_maps(
                 maps[at : at + len(part)] = as_uint8(predict(model, batch, seen)[: len(part)])
                 at += len(part)
         for index, image_id in enumerate(ids):
-            yield image_id, rules.average_maps([file[member.name][index] for member in members])
+            yield image_id, rules.average_maps([file[member.name][index] for member in members], shares)
     store.unlink()

@@ -1,4 +1,4 @@
-"""`gatemask ensemble`: the members that will be shipped, with weights' hashes, the rule and the score.
+"""`gatemask ensemble`: the members that will be shipped, with their shares and hashes, the rule and the score.
 
 runs/<comp>/ensemble/ensemble.yaml   members and everything that inference needs to know
 runs/<comp>/ensemble/result.json     written last
@@ -40,7 +40,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     runs = _runs(project, ensemble)
-    gates, masks = (_members(project, comp, part, runs) for part in (ensemble.gate, ensemble.mask))
+    gates, masks = (_members(project, comp, part, runs, shares(part, tuned)) for part in (ensemble.gate, ensemble.mask))
     chosen = {
         "competition": _facts(comp),
         "score": {key: tuned[key] for key in SCORES},
@@ -70,12 +70,25 @@ def require_current(project: Project, comp: Competition, ensemble: Ensemble) -> 
     return stamp.with_name("ensemble.yaml")
 
 
+def shares(part: Members, tuned: dict[str, Any]) -> list[float]:
+    """The weight of each experiment.
+
+    Args:
+        part: the gates, or the mask networks.
+        tuned: the result of oof-tune, which holds the mask networks' weights where they were tuned.
+    """
+    if part.weights == "tuned":
+        return [float(weight) for weight in tuned["weights"]]
+    return [1.0] * len(part.experiments) if part.weights == "equal" else list(part.weights)
+
+
 def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
-    runs = _runs(project, ensemble)
+    runs, tuned = _runs(project, ensemble), read_json(project.tuned / "result.json")
     return {
         "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune"}), _facts(comp)]),
         "rule": sha256(project.tuned / "rule.yaml"),
-        "score": fingerprint([read_json(project.tuned / "result.json")[key] for key in SCORES]),
+        "score": fingerprint([tuned[key] for key in SCORES]),
+        "weights": fingerprint([shares(part, tuned) for part in (ensemble.gate, ensemble.mask)]),
         "runs": fingerprint([run["outputs"] for folds in runs.values() for run in folds]),
     }
 
@@ -111,31 +124,38 @@ def _folds(project: Project, name: str) -> list[dict[str, Any]]:
 
 
 def _members(
-    project: Project, comp: Competition, part: Members, runs: dict[str, list[dict[str, Any]]]
+    project: Project, comp: Competition, part: Members, runs: dict[str, list[dict[str, Any]]], weights: list[float]
 ) -> list[dict[str, Any]]:
+    """The entries of ensemble.yaml; experiments of weight 0 are not among them."""
     members = []
-    for name in part.experiments:
+    for name, weight in zip(part.experiments, weights, strict=True):
         best = sorted(runs[name], key=lambda run: (-run["score"], run["fold"]))
         taken = best if part.folds == "all" else best[: part.folds]
-        for run in sorted(taken, key=lambda run: run["fold"]):
-            folder = project.fold(name, run["fold"])
-            exp = Experiment.model_validate(read_yaml(folder / "config.yaml"))
-            members.append(
-                {
-                    "name": f"{name}-fold{run['fold']}",
-                    "experiment": name,
-                    "fold": run["fold"],
-                    "score": run["score"],
-                    "why": "all folds" if part.folds == "all" else f"among its best {part.folds}",
-                    "sha256": run["outputs"]["best.weights.h5"],
-                    "task": exp.task,
-                    "size": exp.input.size,
-                    "records": exp.input.records or comp.records.size,
-                    **_tta(exp),
-                    "model": exp.model.model_dump(mode="json"),
-                }
-            )
+        for run in sorted(taken, key=lambda run: run["fold"]) if weight else ():
+            why = "all folds" if part.folds == "all" else f"among its best {part.folds}"
+            members.append(_member(project, comp, name, run, why, weight / len(taken)))
     return members
+
+
+def _member(
+    project: Project, comp: Competition, name: str, run: dict[str, Any], why: str, weight: float
+) -> dict[str, Any]:
+    folder = project.fold(name, run["fold"])
+    exp = Experiment.model_validate(read_yaml(folder / "config.yaml"))
+    return {
+        "name": f"{name}-fold{run['fold']}",
+        "experiment": name,
+        "fold": run["fold"],
+        "weight": weight,
+        "score": run["score"],
+        "why": why,
+        "sha256": run["outputs"]["best.weights.h5"],
+        "task": exp.task,
+        "size": exp.input.size,
+        "records": exp.input.records or comp.records.size,
+        **_tta(exp),
+        "model": exp.model.model_dump(mode="json"),
+    }
 
 
 def _tta(exp: Experiment) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 
 LEVELS = 256
+HALF = np.float32(0.501)  # the slack keeps a half a half, whatever float32 makes of weights such as a tenth
 FEW = 64  # components up to which looking into each one's box is faster than one pass over all pixels
 
 
@@ -76,20 +77,22 @@ def probability(of_level: int) -> float:
 def average_maps(maps: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
     """The weighted mean of the members' square maps, uint8 (side, side, classes), rounded half up.
 
-    Members of different input sizes are first brought to the largest of them.
+    Members of different input sizes are first brought to the largest of them. A member of weight 0 is as if it were
+    not there, its size included: inference does not know of it.
 
     Args:
         maps: one a member.
         weights: one a member, at least one above 0; equal where there are none.
     """
-    if len(maps) == 1:
-        return maps[0]
-    shares = weights or [1.0] * len(maps)
-    side = max(one.shape[0] for one in maps)
+    shares = [1.0] * len(maps) if weights is None else weights
+    counted = [(one, share) for one, share in zip(maps, shares, strict=True) if share > 0]
+    if len(counted) == 1:
+        return counted[0][0]
+    side = max(one.shape[0] for one, _ in counted)
     total = np.zeros((side, side, maps[0].shape[2]), np.float32)
-    for one, share in zip(maps, shares, strict=True):
+    for one, share in counted:
         total += np.float32(share) * enlarge(one, (side, side))
-    return np.floor(total / np.float32(sum(shares)) + np.float32(0.5)).astype(np.uint8)
+    return np.floor(total / np.float32(sum(shares)) + HALF).astype(np.uint8)
 
 
 def enlarge(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -48,13 +51,19 @@ class MapReader:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._files = list(paths), [_open(path) for path in paths]
+        self._files: list[_Packed] = []
         self._at: dict[str, tuple[int, int]] = {}
-        for number, (path, file) in enumerate(zip(paths, self._files, strict=True)):
-            for index, name in enumerate(file["ids"].asstr()[:]):
-                if name in self._at:
-                    raise GatemaskError("An image has two out-of-fold maps.", where=path, received=name)
-                self._at[str(name)] = (number, index)
+        try:
+            for number, path in enumerate(paths):
+                ids, packed = _open(path)
+                self._files.append(packed)
+                for index, name in enumerate(ids):
+                    if name in self._at:
+                        raise GatemaskError("An image has two out-of-fold maps.", where=path, received=name)
+                    self._at[name] = (number, index)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def ids(self) -> set[str]:
@@ -62,31 +71,49 @@ class MapReader:
 
     @property
     def classes(self) -> int:
-        return int(self._files[0]["maps"].shape[3])
+        return self._files[0].shape[2]
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """uint8 (height, width, classes)."""
         number, index = self._at[image_id]
-        maps = self._files[number]["maps"]
+        file = self._files[number]
         try:
-            # The chunk as it lies on disk, and zlib outside of h5py's lock: threads would wait for each other else.
-            _, packed = maps.id.read_direct_chunk((index, 0, 0, 0))
-            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(maps.shape[1:])
+            # The chunk as it lies on disk: HDF5 lets one thread in at a time, unpacking included.
+            packed = os.pread(file.number, int(file.sizes[index]), int(file.offsets[index]))
+            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
         except (OSError, ValueError, zlib.error) as error:
-            raise _damaged(self._paths[number], f"image {image_id}: {error}") from None
+            raise _damaged(file.path, f"image {image_id}: {error}") from None
 
     def close(self) -> None:
-        for file in self._files:
-            file.close()
+        while self._files:
+            os.close(self._files.pop().number)
 
 
-def _open(path: Path) -> h5py.File:
+@dataclass(frozen=True)
+class _Packed:
+    """An open oof.h5: file number, where each map's chunk lies in it, in bytes, and (height, width, classes)."""
+
+    path: Path
+    number: int
+    offsets: np.ndarray
+    sizes: np.ndarray
+    shape: tuple[int, int, int]
+
+
+def _open(path: Path) -> tuple[list[str], _Packed]:
     try:
-        file = h5py.File(path, "r")
-        if file["maps"].shape[0] != file["ids"].shape[0]:
-            raise KeyError(f"{file['ids'].shape[0]} ids, {file['maps'].shape[0]} maps")
-        return file
-    except (OSError, KeyError) as error:
+        with h5py.File(path, "r") as file:
+            ids, maps = [str(name) for name in file["ids"].asstr()[:]], file["maps"]
+            if maps.shape[0] != len(ids) or maps.chunks != (1, *maps.shape[1:]) or maps.compression != "gzip":
+                raise KeyError(f"{len(ids)} ids, maps {maps.shape} in chunks {maps.chunks}, {maps.compression}")
+            offsets, sizes = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+
+            def note(chunk: Any) -> None:
+                offsets[chunk.chunk_offset[0]], sizes[chunk.chunk_offset[0]] = chunk.byte_offset, chunk.size
+
+            maps.id.chunk_iter(note)
+            return ids, _Packed(path, os.open(path, os.O_RDONLY), offsets, sizes, maps.shape[1:])
+    except (OSError, KeyError, RuntimeError) as error:
         raise _damaged(path, str(error)) from None
 
 

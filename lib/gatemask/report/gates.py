@@ -101,13 +101,13 @@ def quantiles(values: np.ndarray, parts: int, least: int = 1) -> list[np.ndarray
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     part = np.searchsorted(ranked, ranked, "left") * parts // len(values)
-    first, *others = np.split(order, np.flatnonzero(np.diff(part)) + 1)
-    merged = [first]
-    for group in others:
-        if min(len(merged[-1]), len(group)) < least:
-            merged[-1] = np.concatenate([merged[-1], group])
-        else:
-            merged.append(group)
+    merged: list[np.ndarray] = []
+    for group in np.split(order, np.flatnonzero(np.diff(part)) + 1):
+        if merged and len(merged[-1]) < least:
+            group = np.concatenate([merged.pop(), group])
+        merged.append(group)
+    if len(merged) > 1 and len(merged[-1]) < least:
+        merged[-2:] = [np.concatenate(merged[-2:])]
     return merged
 
 
@@ -148,7 +148,8 @@ def roc(tables: Tables, rule: Rule) -> Figure:
         at = 1 - numbers["specificity"], numbers["sensitivity"]
         left.plot(*at, "o", color=draw.RED, label=f"gate {rule.gate:.3f}", clip_on=False, zorder=3)
         left.legend(fontsize=8, frameon=False, loc="lower right")
-        draw.label(left, "1 - specificity", "sensitivity", f"ROC, AUC {numbers['auc']:.4f}")
+        what = "ROC: the gate is constant" if np.ptp(tables.gate) == 0 else "ROC"
+        draw.label(left, "1 - specificity", "sensitivity", f"{what}, AUC {numbers['auc']:.4f}")
     kinds = [tables.gate[~truth], tables.gate[truth]]
     middle.hist(kinds, np.linspace(0, 1, 31), label=KINDS, color=[draw.GREY, draw.ORANGE])
     middle.axvline(rule.gate, color=draw.RED, linewidth=1, label="chosen gate")
@@ -169,8 +170,8 @@ def _reliability(ax: Any, tables: Tables) -> None:
     ax.scatter(predicted, observed, 20 + 150 * images / images.sum(), color=draw.BLUE, zorder=3, clip_on=False)
     ax.plot(predicted, observed, color=draw.BLUE, linewidth=1)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    said = f"{len(images)} bin{'s' * (len(images) > 1)} of {draw.span(images.tolist())} images"
-    ax.text(0.98, 0.03, said, ha="right", fontsize=8, color=draw.GREY, transform=ax.transAxes)
+    said = f"images in each bin: {draw.span(images.tolist())}"
+    ax.text(0.98, 0.08, said, ha="right", fontsize=8, color=draw.GREY, transform=ax.transAxes)
 
 
 def confusion(tables: Tables, counted: Counted, rule: Rule) -> Figure:
@@ -192,7 +193,8 @@ def confusion(tables: Tables, counted: Counted, rule: Rule) -> Figure:
 
 def _draw_matrix(ax: Any, counts: np.ndarray, what: str, title: str) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    # Stretched: the layout does not see how far the labels of a square reach.
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ax.grid(False)
     for (row, column), count in np.ndenumerate(counts):
         colour = "white" if share[row, column] > 0.5 else "black"

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from gatemask.masks.metric import METRICS, TITLES, ratio
 from gatemask.masks.rule import LEVELS, Rule, probability
+from gatemask.oof.components import Components
 from gatemask.oof.tables import Counted, Tables, score, scores, worths
 from gatemask.report import draw
 from gatemask.report.gates import confusion, quantiles, roc
@@ -51,7 +52,7 @@ def draw_all(
     Args:
         folder: made if missing.
         tables: threshold tables: the gate and the mask areas.
-        counted: what a rule that looks at components is scored on; another is scored on the tables.
+        counted: what the rule is scored on; the tables, or components where it looks at those.
         rule: the shipped one.
         metric: a name in METRICS.
         rules: of each held-out fold.
@@ -60,8 +61,6 @@ def draw_all(
         values: the score of each of Optuna's trials.
         exact_score: the exact optimum on the same images, where it is known.
     """
-    if not rule.by_component:
-        counted = tables  # they know every level
     pictures = {
         "surface": threshold_surface(tables, counted, rule, metric),
         "slices": threshold_slices(tables, counted, rule, metric),
@@ -99,15 +98,22 @@ def over_gates(tables: Tables, counted: Counted, rule: Rule, metric: str, gates:
 def surface(
     tables: Tables, counted: Counted, rule: Rule, metric: str, steps: int = 52
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The score over gate and upper threshold, the others as in `rule`; where upper falls below lower, lower follows.
+    """The score over gate and upper threshold, the others as in `rule`.
+
+    Where upper falls below lower, lower follows; upper does not fall below the least that lower can be.
 
     Returns:
         gates, uppers: rising, `steps` of each and the rule's own.
         scores: float (gates, uppers).
     """
     gates = np.union1d(np.linspace(0, 1, steps), [rule.gate])
+    lowers = _lowers(counted, rule)
     uppers = np.union1d(_levels(np.linspace(1, LEVELS - 1, steps).round()), [rule.upper])
-    columns = [replace(rule, upper=u, lower=min(rule.lower, u)) for u in uppers.tolist()]
+    uppers = uppers[uppers >= min(lowers[0], rule.upper)]
+    columns = [
+        replace(rule, upper=u, lower=rule.lower if u >= rule.lower else float(lowers[lowers <= u][-1]))
+        for u in uppers.tolist()
+    ]
     return gates, uppers, np.stack([over_gates(tables, counted, one, metric, gates) for one in columns], axis=1)
 
 
@@ -133,10 +139,11 @@ def threshold_surface(tables: Tables, counted: Counted, rule: Rule, metric: str)
 def threshold_slices(tables: Tables, counted: Counted, rule: Rule, metric: str) -> Figure:
     """The score against each of the four numbers, the other three as chosen."""
     gates = np.union1d(np.linspace(0, 1, 256), [rule.gate])
-    levels = _levels(np.arange(1, LEVELS, 3))
+    levels, lowers = _levels(np.arange(1, LEVELS, 3)), _lowers(counted, rule)
+    lowers = lowers[:: 1 + len(lowers) // 100]
     sweeps = {
         "upper": np.union1d(levels[levels >= rule.lower], [rule.upper]),
-        "lower": np.union1d(levels[levels <= rule.upper], [rule.lower]),
+        "lower": np.union1d(lowers[lowers <= rule.upper], [rule.lower]),
         "min_area": np.union1d(np.linspace(0, largest_area(tables, rule), 86).astype(int), [rule.min_area]),
     }
     lines = {"gate": (gates, over_gates(tables, counted, rule, metric, gates))}
@@ -147,6 +154,8 @@ def threshold_slices(tables: Tables, counted: Counted, rule: Rule, metric: str) 
         ax.plot(values, found, color=draw.BLUE)
         chosen = getattr(rule, name)
         ax.axvline(chosen, color=draw.RED, linewidth=1)
+        ax.ticklabel_format(style="plain", useOffset=False)
+        ax.locator_params(axis="x", nbins=6)
         draw.label(ax, NUMBERS[name], "" if at % 2 else TITLES[metric], f"{name} {_short(chosen)}")
     return drawn
 
@@ -183,7 +192,7 @@ def dice_by_area(counted: Counted, rule: Rule) -> Figure:
     right.set_xticks(range(1, len(parts) + 1), names, **tilted)
     right.set(xlim=(0.4, max(len(parts), 4) + 0.6), ylim=(-0.03, 1.03))
     each = draw.span([len(part) for part in parts])
-    draw.label(right, "mask area in truth (pixels)", "Dice", f"By area, {each} masks each: median (line), mean (dot)")
+    draw.label(right, "mask area in truth (pixels)", "Dice", f"By area, masks a box: {each}; median (line), mean (dot)")
     return drawn
 
 
@@ -212,6 +221,7 @@ def per_fold(
         ax.margins(x=0.15)
         if name in ("gate", "upper", "lower"):
             ax.set_ylim(-0.03, 1.03)
+        ax.ticklabel_format(axis="y", style="plain", useOffset=False)
         digits = f"{line:.4f}" if name == "score" else _short(line)
         draw.label(ax, "held-out fold", titles[name], f"{name}: {what} {digits}")
     return drawn
@@ -230,7 +240,7 @@ def history(values: Sequence[float], exact: float | None, metric: str) -> Figure
     if len(values):
         found = np.array(values, float)
         best, trials = np.maximum.accumulate(found), np.arange(1, len(found) + 1)
-        title = f"Optuna: best {best[-1]:.4f} after {len(found)} trials"
+        title = f"Optuna: best {best[-1]:.4f}, trials: {len(found)}"
         top = max(best[-1], best[-1] if exact is None else exact)
         # A few hopeless trials would squeeze the others into a line: they stand at the lower edge.
         floor = min(np.quantile(found, 0.2), top - 0.002)
@@ -241,6 +251,7 @@ def history(values: Sequence[float], exact: float | None, metric: str) -> Figure
             ax.plot(trials[~inside], np.full((~inside).sum(), floor), "v", **marks, label="trial below")
         ax.plot(trials, np.maximum(best, floor), color=draw.BLUE, label="best so far", drawstyle="steps-post")
         ax.set_ylim(floor - 0.04 * (top - floor), top + 0.06 * (top - floor))
+        ax.xaxis.get_major_locator().set_params(integer=True)
     else:
         draw.say(ax, "No trials were run.")
     if exact is not None:
@@ -249,6 +260,12 @@ def history(values: Sequence[float], exact: float | None, metric: str) -> Figure
         drawn.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=4)
     draw.label(ax, "trial", TITLES[metric], title)
     return drawn
+
+
+def _lowers(counted: Counted, rule: Rule) -> np.ndarray:
+    """The lower thresholds at which `rule` can be scored, rising: components are listed at some levels only."""
+    some = isinstance(counted, Components) and rule.by_component
+    return _levels(np.array(counted.levels) if some else np.arange(1, LEVELS))
 
 
 def _levels(levels: np.ndarray) -> np.ndarray:

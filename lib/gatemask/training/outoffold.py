@@ -54,9 +54,25 @@ def _predictions(job: Job, validation: list[Example]) -> Iterator[np.ndarray]:
     exp = job.exp
     forward, seen = _Forward(job), views(exp.tta, exp.augment, exp.input.size)
     batches = pipeline.evaluation_batches(validation, exp, job.comp.image.channels, job.batch)
-    total = -(-len(validation) // job.batch)
+    total, at = -(-len(validation) // job.batch), 0
     for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
-        yield predict(forward, images, seen)[weights > 0]
+        found = predict(forward, images, seen)[weights > 0]
+        _refuse_nan(found, [example.image_id for example in validation[at : at + len(found)]], exp.name)
+        at += len(found)
+        yield found
+
+
+def _refuse_nan(found: np.ndarray, ids: list[str], name: str) -> None:
+    """As uint8 a NaN would become a number like any other."""
+    wrong = ~np.isfinite(found.reshape(len(found), -1)).all(axis=1)
+    if wrong.any():
+        raise GatemaskError(
+            "The network predicts NaN.",
+            where=name,
+            received=f"{int(wrong.sum())} of {len(found)} images of a batch, the first is {ids[int(np.argmax(wrong))]}",
+            expected="probabilities",
+            do="Delete the fold's folder and train it again, in float32 or with a lower learning rate.",
+        )
 
 
 class _Forward:

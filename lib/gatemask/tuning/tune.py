@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gatemask.tuning.search import Found
 
 LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
+NUMBERS = ("gate", "upper", "lower", "min_area")  # of every rule; the others only where some rule uses them
 SCRATCH = "weights"  # tables of the weightings that were tried, while the search lasts
 
 
@@ -246,27 +247,29 @@ def show(result: dict[str, Any]) -> None:
         f"{TITLES[result['metric']]} of {result['images']} images, {result['positives']} with a mask: "
         f"{result['cross_fitted']:.4f} cross-fitted, 95 % from {low:.4f} to {high:.4f}"
     )
-    rows = {f"{result['shipped']} (shipped)": result["candidates"][result["shipped"]]}
+    rows = {f"{result['shipped']}, shipped": result["candidates"][result["shipped"]]}
     rows |= {name: one for name, one in result["candidates"].items() if name != result["shipped"]} | result["beside"]
-    columns = ["rule", "cross-fitted", "in-sample", *_numbers(result["rule"])]
-    listed = [
-        [name, one["cross_fitted"], one["in_sample"], *_numbers(one["rule"]).values()] for name, one in rows.items()
+    parts = [one for one in result["rule"] if one in NUMBERS or any(row["rule"][one] for row in rows.values())]
+    listed: list[list[Any]] = [
+        [name, one["cross_fitted"], one["in_sample"], *_spelled(one["rule"], parts)] for name, one in rows.items()
     ]
-    listed += [
-        [f"  fold {fold}", one["score"], "", *_numbers(one["rule"]).values()]
-        for fold, one in result["per_fold"].items()
-    ]
-    empty = ["all empty", result["all_empty"], result["all_empty"], *["" for _ in _numbers(result["rule"])]]
-    table(title, columns, [*listed, empty])
+    for fold, one in result["per_fold"].items():
+        listed.append([f"fold {fold}", one["score"], "", *_spelled(one["rule"], parts)])
+    listed.append(["all empty", result["all_empty"], result["all_empty"], *["" for _ in parts]])
+    table(title, ["rule", "cross-fitted", "in-sample", *parts], listed)
     if result["exact_gap"] is not None:
         say(f"Optuna's {result['trials']} trials came within {result['exact_gap']:.6f} of the exact optimum.")
     if result["weighing"]:
         shares = ", ".join(f"{share:.3f}" for share in result["weights"])
         say(f"weights of the mask members: {shares} ({_weighing(result['weighing'])})")
+    if result["cross_fitted"] <= result["all_empty"]:
+        say(
+            "Predicting nothing at all would score as well or better: these predictions are not worth a submission yet."
+        )
 
 
-def _numbers(rule: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in rule.items()}
+def _spelled(rule: dict[str, Any], parts: list[str]) -> list[str]:
+    return [f"{rule[name]:.3f}" if isinstance(rule[name], float) else str(rule[name]) for name in parts]
 
 
 def _weighing(found: dict[str, Any]) -> str:
