@@ -12,7 +12,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
 WORKERS ?= -n 2 --dist loadfile
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune dashboard ensemble package rehearse report clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse report clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ augment: setup ## a contact sheet of what augmentation does: make augment EXP=ex
 
 oof-tune: setup ## tune gate and mask thresholds on out-of-fold predictions
 	@$(GATEMASK) oof-tune $(COMP) $(ARGS)
+
+compare: setup ## two experiments, paired: make compare COMP=phantom A=unet_b0 B=unetpp_b0
+	@$(GATEMASK) compare $(COMP) $(A) $(B) $(ARGS)
 
 dashboard: setup ## Optuna's study of the thresholds in a browser
 	@$(GATEMASK) dashboard $(COMP) $(ARGS)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from gatemask.masks import rule as rules
 from gatemask.masks.metric import dice_of_masks
 from gatemask.masks.rule import LEVELS, Rule, level
 from gatemask.oof.store import MapReader, write_maps
-from gatemask.oof.tables import Tables, all_empty_score, count_maps, score, worths
+from gatemask.oof.tables import Tables, all_empty_score, count_maps, score, scores, worths
 from gatemask.tuning import exact
 from gatemask.tuning.search import search
 
@@ -83,7 +84,7 @@ def make(folder: Path) -> None:
         write_maps(folder / f"fold{fold}.h5", [ids[n] for n in numbers], maps(numbers), (SIDE, SIDE, 1))
     write_masks(folder / "masks.csv", truths, "lesion")
     positive = drawn < POSITIVES * DIFFERENT
-    gates = np.where(positive, rng.beta(5, 2, IMAGES), rng.beta(1.5, 5, IMAGES)).round(6).tolist()
+    gates = np.where(positive, rng.beta(4, 2, IMAGES), rng.beta(1.5, 4.5, IMAGES)).round(6).tolist()
     write_json(folder / "images.json", {i: [n % FOLDS, gates[n]] for n, i in enumerate(ids)})
 
 
@@ -171,21 +172,22 @@ def memory_mb(name: str) -> float:
 
 def plain_tables(folder: Path) -> float:
     """Seconds for all images if each is enlarged and compared with every level in turn."""
-    readers, truth, chosen = opened(folder, LOOKED)
-    started = time.perf_counter()
-    for image_id in chosen:
-        full = cv2.resize(readers[image_id][:, :, 0], (SCORED, SCORED), interpolation=cv2.INTER_LINEAR)
-        mask = truth[image_id]
-        counted = [((full >= one).sum(), ((full >= one) & mask).sum()) for one in range(1, LEVELS)]
-        assert len(counted) == LEVELS - 1
-    return (time.perf_counter() - started) * IMAGES / len(chosen)
+    chosen = spread(folder, LOOKED)
+    with closing(MapReader(sorted(folder.glob("fold*.h5")))) as reader:
+        truth = Masks(folder / "masks.csv", (SCORED, SCORED))
+        started = time.perf_counter()
+        for image_id in chosen:
+            full = cv2.resize(reader[image_id][:, :, 0], (SCORED, SCORED), interpolation=cv2.INTER_LINEAR)
+            mask = truth[image_id]
+            counted = [((full >= one).sum(), ((full >= one) & mask).sum()) for one in range(1, LEVELS)]
+            assert len(counted) == LEVELS - 1
+        return (time.perf_counter() - started) * IMAGES / len(chosen)
 
 
-def opened(folder: Path, some: int) -> tuple[MapReader, Masks, list[str]]:
-    """Maps, truth, and the ids of some images, spread over all."""
+def spread(folder: Path, some: int) -> list[str]:
+    """The ids of some images, evenly over all."""
     ids = sorted(read_json(folder / "images.json"))
-    chosen = ids[:: max(1, len(ids) // some)][:some]
-    return MapReader(sorted(folder.glob("fold*.h5"))), Masks(folder / "masks.csv", (SCORED, SCORED)), chosen
+    return ids[:: max(1, len(ids) // some)][:some]
 
 
 # --- trials ------------------------------------------------------------------------------------------------
@@ -193,31 +195,30 @@ def opened(folder: Path, some: int) -> tuple[MapReader, Masks, list[str]]:
 
 def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
     """Seconds of a trial on all images, by tables and on maps that are in memory already; both give the same score."""
-    readers, truth, chosen = opened(folder, TRIED)
     rule = Rule(0.4, 0.7, 0.3, SCORED * SCORED // 2000)
+    truth, chosen = Masks(folder / "masks.csv", (SCORED, SCORED)), spread(folder, TRIED)
     at = {str(image_id): number for number, image_id in enumerate(tables.ids)}
     ours, theirs = float("inf"), 0.0
-    for start in range(0, len(chosen), AT_ONCE):
-        part = chosen[start : start + AT_ONCE]
-        numbers = [at[image_id] for image_id in part]
-        maps, masks, gates = [readers[i] for i in part], [truth[i] for i in part], tables.gate[numbers].tolist()
-        expected = worths(tables.subset(np.array(numbers)), rule, METRIC)[0].ravel()
-        assert np.allclose(plain_trial(rule, maps, masks, gates), expected, atol=1e-12)
-        times = interleaved(
-            {
+    with closing(MapReader(sorted(folder.glob("fold*.h5")))) as reader:
+        for start in range(0, len(chosen), AT_ONCE):
+            part = chosen[start : start + AT_ONCE]
+            some = tables.subset(np.array([at[image_id] for image_id in part]))
+            images = [(float(gate), reader[i], truth[i]) for gate, i in zip(some.gate, part, strict=True)]
+            assert np.allclose(plain_trial(rule, images), scores(some, rule)[:, 0], atol=1e-12)
+            ways = {
                 "ours": lambda: [score(tables, rule, METRIC) for _ in range(10)],
-                "theirs": lambda maps=maps, masks=masks, gates=gates: plain_trial(rule, maps, masks, gates),
-            },
-            rounds=2,
-        )
-        ours, theirs = min(ours, times["ours"] / 10), theirs + times["theirs"]
+                "theirs": lambda images=images: plain_trial(rule, images),
+            }
+            times = interleaved(ways, rounds=2)
+            ours, theirs = min(ours, times["ours"] / 10), theirs + times["theirs"]
     return ours, theirs * IMAGES / len(chosen)
 
 
-def plain_trial(rule: Rule, maps: list[np.ndarray], masks: list[np.ndarray], gates: list[float]) -> list[float]:
+def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) -> list[float]:
+    """Dice of each image, from its gate, its map and its truth."""
     return [
         dice_of_masks(mask, rules.apply(rule, gate, rules.enlarge(one, mask.shape)[:, :, 0]))
-        for one, mask, gate in zip(maps, masks, gates, strict=True)
+        for gate, one, mask in images
     ]
 
 

@@ -18,7 +18,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "run"):
+    for module in ("rle", "folds", "records", "input", "tuning", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -79,6 +79,46 @@ def test_a_peer_sees_what_we_see(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (images.shape, images.dtype) == ((8, 64, 64, 3), np.uint8)
     assert (masks.shape, masks.dtype, masks.max()) == ((8, 64, 64, 1), np.uint8, 1)
     assert 60 < images.mean() < 180
+
+
+def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("tuning", monkeypatch)
+    small = {
+        "IMAGES": 60,
+        "DIFFERENT": 12,
+        "SIDE": 32,
+        "SCORED": 64,
+        "BUILDS": 1,
+        "LOOKED": 2,
+        "TRIED": 6,
+        "AT_ONCE": 4,
+    }
+    for name, value in {**small, "PAIRS": 2, "TRIALS": (3, 4)}.items():
+        monkeypatch.setattr(bench, name, value)
+    rows = list(bench.rows())
+    assert len(rows) == 9
+    assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
+    assert "60 maps of 32 px scored at 64 px" in rows[0]["name"]
+
+
+def test_force_on_a_pair_of_levels_tries_every_rule_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import numpy as np
+
+    bench = load("tuning", monkeypatch)
+    for name, value in {"IMAGES": 40, "DIFFERENT": 10, "SIDE": 32, "SCORED": 64}.items():
+        monkeypatch.setattr(bench, name, value)
+    bench.make(tmp_path)
+    bench.build_and_watch(str(tmp_path), 64)
+    tables = bench.Tables.load(tmp_path / "tables.npz")
+    assert 0 < (tables.truth > 0).sum() < 20
+    assert len(np.unique(tables.area[:, 0, 1])) > 10, "hardly two images are alike"
+    upper, lower = 150, 60
+    best = max(
+        bench.score(tables, bench.Rule(float(gate), round(upper / 255, 4), round(lower / 255, 4), int(area)))
+        for gate in np.unique(tables.gate)
+        for area in np.unique(tables.area[:, 0, upper])
+    )
+    assert bench.force_pair(tables, upper, lower) == pytest.approx(max(best, bench.all_empty_score(tables)), abs=1e-12)
 
 
 def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

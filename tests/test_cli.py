@@ -29,6 +29,7 @@ COMMANDS = [
     ["augment", "show"],
     ["plan"],
     ["oof-tune"],
+    ["compare"],
     ["ensemble"],
     ["package"],
     ["rehearse"],

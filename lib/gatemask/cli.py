@@ -221,6 +221,22 @@ def oof_tune(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 
 
 @app.command()
+def compare(
+    comp: Comp,
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="an experiment's name, or several joined by +")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="the one that might be better")],
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Compare two experiments on the same out-of-fold images: better, worse, or cannot tell."""
+    project, config, ensemble = _open_whole(comp, quick, set_)
+    from gatemask.tuning import compare
+
+    _print(compare.compare(project, config, ensemble, first, second), json_, show=compare.show)
+
+
+@app.command()
 def dashboard(
     comp: Comp,
     port: Annotated[int, typer.Option(min=0, max=65535, help="of this machine; 0 takes any that is free")] = 8080,

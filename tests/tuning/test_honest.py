@@ -10,7 +10,7 @@ from gatemask.masks.metric import METRICS, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score, worths
 from gatemask.tuning import exact
-from gatemask.tuning.candidates import candidates, choose, fixed
+from gatemask.tuning.candidates import Evidence, candidates, choose, fixed
 from gatemask.tuning.honest import cross_fit, interval, resampled, resamples
 from gatemask.tuning.known import KNOWN
 from tests.tuning.problems import noisy, tied
@@ -26,7 +26,7 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
 
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     tables = noisy(11, 8000)
-    found = candidates(tables, None, "mean_dice", Tune(optima=6), {i: i for i in tables.ids})
+    found = candidates(Evidence(tables), "mean_dice", Tune(optima=6), {i: i for i in tables.ids})
     best = found[choose(found, "best")]
     held_out = held_out_score(best.rule)
     assert abs(best.fit.score - held_out) < 0.005
@@ -129,7 +129,7 @@ def test_copies_of_an_image_make_the_interval_no_narrower_when_they_are_one_grou
 def test_the_candidate_asked_for_is_shipped() -> None:
     tables = noisy(7, 300)
     group_of = {i: i for i in tables.ids}
-    found = candidates(tables, None, "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
+    found = candidates(Evidence(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
     assert set(found) == {"exact", "median", "optuna"}
     assert choose(found, "optuna") == "optuna"
     assert found[choose(found, "best")].fit.score == max(one.fit.score for one in found.values())
@@ -137,5 +137,5 @@ def test_the_candidate_asked_for_is_shipped() -> None:
 
 def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     tables = tied(1, images=12, classes=2)
-    found = candidates(tables, None, "global_dice", Tune(trials=15), {i: i for i in tables.ids})
+    found = candidates(Evidence(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
     assert list(found) == ["optuna"]

@@ -49,6 +49,10 @@ class Components:
         return len(self.tables)
 
     @property
+    def ids(self) -> np.ndarray:
+        return self.tables.ids
+
+    @property
     def truth(self) -> np.ndarray:
         return self.tables.truth
 

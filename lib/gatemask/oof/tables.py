@@ -102,7 +102,8 @@ def count(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns:
         area and intersection, int32 (257,).
     """
-    x, y, width, height = cv2.boundingRect(truth.view(np.uint8))  # truth is small: look at its surroundings only
+    # Truth is small: look at its surroundings only. It is decoded column by column; OpenCV would turn it round first.
+    y, x, height, width = cv2.boundingRect(truth.T.view(np.uint8))
     box = np.s_[y : y + height, x : x + width]
     within = _reach(full_map[box], truth[box].view(np.uint8)) if width else np.zeros(LEVELS + 1, np.int32)
     return _reach(full_map, None), within
@@ -198,6 +199,9 @@ def single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, 
 
 class Counted(Protocol):
     """What a rule can be scored on: threshold tables, or components."""
+
+    @property
+    def ids(self) -> np.ndarray: ...
 
     @property
     def truth(self) -> np.ndarray: ...

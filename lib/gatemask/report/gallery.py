@@ -16,20 +16,20 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, scores
+from gatemask.oof.tables import Counted, scores
 from gatemask.project import Project
 from gatemask.report import draw
 
 
-def choose(tables: Tables, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
+def choose(counted: Counted, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
     """Indices of the images that tell most, at most `each` of a kind."""
-    found = scores(tables, rule).mean(axis=1)
-    positive = tables.truth.sum(axis=1) > 0
+    found = scores(counted, rule).mean(axis=1)
+    positive = counted.truth.sum(axis=1) > 0
     order = np.flatnonzero(positive)[np.argsort(-found[positive], kind="stable")]
     hit = order[found[order] > 0]
     middle = max(0, (len(hit) - each) // 2)
     false_alarms = np.flatnonzero(~positive & (found < 1))
-    predicted = tables.area[:, :, rules.level(rule.lower)].sum(axis=1)
+    predicted = counted.counts(rule)[1].sum(axis=1)
     return {
         "Best": hit[:each],
         "Typical": hit[middle : middle + each],
@@ -42,15 +42,23 @@ def choose(tables: Tables, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
 class Gallery:
     """Draws rows of images; holds the open files that they come from."""
 
-    def __init__(self, project: Project, comp: Competition, ensemble: Ensemble, tables: Tables, rule: Rule) -> None:
+    def __init__(
+        self,
+        project: Project,
+        comp: Competition,
+        ensemble: Ensemble,
+        counted: Counted,
+        rule: Rule,
+        weights: list[float],
+    ) -> None:
         manifest = read_manifest(project, "train")
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
-        self._raw, self._comp, self._tables, self._rule = raw_folder(project, comp), comp, tables, rule
+        self._raw, self._comp, self._counted, self._rule = raw_folder(project, comp), comp, counted, rule
         self._truth = Masks(project.data / "masks.csv", comp.image.size)
-        folds = sorted(set(tables.folds.tolist()))
-        names = ensemble.mask.experiments
+        folds = sorted(set(counted.folds.tolist()))
+        names, self._weights = ensemble.mask.experiments, weights
         self._readers = [MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in names]
-        self._scores = scores(tables, rule).mean(axis=1)
+        self._scores = scores(counted, rule).mean(axis=1)
 
     def row(self, chosen: np.ndarray) -> Figure:
         """One column an image: the image, its truth, the averaged map, the final mask."""
@@ -62,11 +70,11 @@ class Gallery:
         return drawn
 
     def _column(self, axes: Any, index: int) -> None:
-        name = str(self._tables.ids[index])
+        name = str(self._counted.ids[index])
         truth = self._truth[name]
-        averaged = rules.average_maps([reader[name] for reader in self._readers])
+        averaged = rules.average_maps([reader[name] for reader in self._readers], self._weights)
         full = rules.enlarge(averaged, truth.shape)[:, :, 0]
-        mask = rules.apply(self._rule, float(self._tables.gate[index]), full)
+        mask = rules.apply(self._rule, float(self._counted.gate[index]), full)
         image = self._image(name, truth.shape)
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
         axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7, parse_math=False)
@@ -76,7 +84,7 @@ class Gallery:
                 ax.contour(drawn, [0.5], colors=[colour], linewidths=1.3)
             ax.set_title(f"{what}: {int(drawn.sum())} px", fontsize=7)
         axes[2].imshow(full, cmap="magma", vmin=0, vmax=255)
-        axes[2].set_title(f"map; gate {self._tables.gate[index]:.3f}", fontsize=7)
+        axes[2].set_title(f"map; gate {self._counted.gate[index]:.3f}", fontsize=7)
 
     def _image(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         try:

@@ -19,12 +19,12 @@ from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
 from gatemask.masks import rule as rules
 from gatemask.masks.metric import TITLES
-from gatemask.oof.tables import Tables
+from gatemask.oof.tables import Counted
 from gatemask.project import Project
 from gatemask.report import draw, pictures
 from gatemask.report.gallery import Gallery, choose, fold_table
 from gatemask.tracking.local import read_metrics
-from gatemask.tuning.tune import require_current
+from gatemask.tuning.tune import load_counted, require_current
 
 GATE_NOTE = (
     "The gate is tuned together with the masks: where the mask networks tell empty images by themselves, "
@@ -90,7 +90,7 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         _thresholds(project, tuned),
         _gate(project, tuned["gate"]),
         _drawn(project, "Masks"),
-        _gallery(project, comp, ensemble),
+        _gallery(project, comp, ensemble, tuned),
         _folds(project),
         _submission(project, rehearsed),
     ]
@@ -230,21 +230,22 @@ def _drawn(project: Project, section: str, text: str = "") -> str:
     return f"<h2>{section}</h2>{text}{''.join(drawn)}"
 
 
-def _gallery(project: Project, comp: Competition, ensemble: Ensemble) -> str:
-    tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load(project.tuned / "rule.yaml")
-    gallery = Gallery(project, comp, ensemble, tables, rule)
+def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dict[str, Any]) -> str:
+    rule = rules.load(project.tuned / "rule.yaml")
+    counted = load_counted(project, rule)
+    gallery = Gallery(project, comp, ensemble, counted, rule, tuned["weights"])
     rows = [
         f"<h3>{kind}</h3>"
-        + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(tables, chosen))
-        for kind, chosen in choose(tables, rule).items()
+        + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
+        for kind, chosen in choose(counted, rule).items()
         if len(chosen)
     ]
     gallery.close()
     return "<h2>Gallery</h2>" + "".join(rows)
 
 
-def _ids(tables: Tables, chosen: np.ndarray) -> str:
-    return ", ".join(tables.ids[chosen].tolist())
+def _ids(counted: Counted, chosen: np.ndarray) -> str:
+    return ", ".join(counted.ids[chosen].tolist())
 
 
 def _folds(project: Project) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,31 +40,56 @@ class Candidate:
         return {"cross_fitted": self.fit.score, "in_sample": self.in_sample, "rule": asdict(self.rule)}
 
 
-def candidates(
-    tables: Tables, components: Components | None, metric: str, tune: Tune, group_of: Mapping[str, str]
-) -> dict[str, Candidate]:
-    """Every way to find a rule that these images and settings allow, by name.
+@dataclass(frozen=True)
+class Evidence:
+    """What rules are found and scored on.
 
     Args:
         tables: of all images.
         components: where the rule looks at them.
+    """
+
+    tables: Tables
+    components: Components | None = None
+
+    @property
+    def counted(self) -> Tables | Components:
+        return self.components or self.tables
+
+
+def candidates(
+    seen: Evidence, metric: str, tune: Tune, group_of: Mapping[str, str], others: Mapping[int, Evidence] | None = None
+) -> dict[str, Candidate]:
+    """Every way to find a rule that these images and settings allow, by name.
+
+    Args:
+        seen: of all images.
         metric: a name in METRICS.
         tune: settings.
         group_of: what is drawn together in a bootstrap, by image id.
+        others: see `cross_fit`.
     """
     found: dict[str, Candidate] = {}
-    if exact.covers(tables, metric):
-        found["exact"] = _candidate(tables, metric, "exact", lambda some: exact.search(some, metric, tune.rule)[0])
-        found["median"] = _candidate(tables, metric, "median", lambda some: _median(some, metric, tune, group_of))
-    counted = components or tables
-    if components is not None or tune.ship == "optuna" or not found:
-        found["optuna"] = _candidate(counted, metric, "optuna", lambda some: _optuna(some, metric, tune))
+    counted = {fold: one.counted for fold, one in (others or {}).items()}
+    if exact.covers(seen.tables, metric):
+        tables = {fold: one.tables for fold, one in (others or {}).items()}
+
+        def best(some: Tables) -> Rule:
+            return exact.search(some, metric, tune.rule)[0]
+
+        found["exact"] = _candidate(seen.tables, metric, "exact", best, tables)
+        middle = partial(_median, metric=metric, tune=tune, group_of=group_of)
+        found["median"] = _candidate(seen.tables, metric, "median", middle, tables)
+    if seen.components is not None or tune.ship == "optuna" or not found:
+        found["optuna"] = _candidate(
+            seen.counted, metric, "optuna", partial(_optuna, metric=metric, tune=tune), counted
+        )
     return found
 
 
 def fixed(tables: Tables, metric: str, rules: Sequence[Rule]) -> Candidate:
     """Rules that are given: the best of them, which for one rule is no tuning at all."""
-    return _candidate(tables, metric, "", lambda some: max(rules, key=lambda rule: score(some, rule, metric)))
+    return _candidate(tables, metric, "", lambda some: max(rules, key=lambda rule: score(some, rule, metric)), {})
 
 
 def choose(found: Mapping[str, Candidate], ship: str) -> str:
@@ -77,9 +103,11 @@ def choose(found: Mapping[str, Candidate], ship: str) -> str:
     return max(found, key=lambda name: found[name].fit.score)
 
 
-def _candidate(counted: Any, metric: str, label: str, find: Callable[[Any], Rule]) -> Candidate:
+def _candidate(
+    counted: Any, metric: str, label: str, find: Callable[[Any], Rule], others: Mapping[int, Any]
+) -> Candidate:
     rule = find(counted)
-    return Candidate(rule, score(counted, rule, metric), cross_fit(counted, metric, find, label))
+    return Candidate(rule, score(counted, rule, metric), cross_fit(counted, metric, find, label, others))
 
 
 def _median(tables: Tables, metric: str, tune: Tune, group_of: Mapping[str, str]) -> Rule:

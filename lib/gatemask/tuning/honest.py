@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,7 +38,9 @@ class CrossFit:
         return total(self.worth, self.weight)
 
 
-def cross_fit(counted: C, metric: str, find: Callable[[C], Rule], label: str = "") -> CrossFit:
+def cross_fit(
+    counted: C, metric: str, find: Callable[[C], Rule], label: str = "", others: Mapping[int, C] | None = None
+) -> CrossFit:
     """Score each fold by the rule that `find` makes of the other folds.
 
     Args:
@@ -46,14 +48,16 @@ def cross_fit(counted: C, metric: str, find: Callable[[C], Rule], label: str = "
         metric: a name in METRICS.
         find: the rule that it finds best on some of the images.
         label: of a progress bar over the folds.
+        others: all images once more, by held-out fold, where the other folds chose more than the rule: with their
+            choice of weights, maps differ.
     """
     rules: dict[int, Rule] = {}
     by_fold: dict[int, float] = {}
     worth, weight = np.zeros(counted.truth.shape), np.zeros(counted.truth.shape)
     for fold in progress(np.unique(counted.folds).tolist(), f"cross-fit {label}"):
-        held = counted.folds == fold
-        rules[int(fold)] = find(counted.subset(~held))
-        there = counted.subset(held)
+        held, seen = counted.folds == fold, (others or {}).get(int(fold), counted)
+        rules[int(fold)] = find(seen.subset(~held))
+        there = seen.subset(held)
         worth[held], weight[held] = METRICS[metric](*there.counts(rules[int(fold)]), there.truth)
         by_fold[int(fold)] = total(worth[held], weight[held])
     return CrossFit(rules, worth, weight, by_fold)

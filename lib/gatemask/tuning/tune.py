@@ -1,6 +1,7 @@
 """`gatemask oof-tune`: from the folds' out-of-fold predictions to a rule and a score to believe.
 
 runs/<comp>/tuned/tables.npz    threshold tables of the averaged members
+runs/<comp>/tuned/components.npz  only of a rule that looks at connected components
 runs/<comp>/tuned/study.log     Optuna's journal
 runs/<comp>/tuned/rule.yaml     what inference reads
 runs/<comp>/tuned/*.png         what people look at
@@ -25,6 +26,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import alone, fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
 from gatemask.masks.metric import TITLES
+from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, all_empty_score
 from gatemask.project import Project
 from gatemask.tuning import members
@@ -32,7 +34,7 @@ from gatemask.tuning.members import Opened
 
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
-    from gatemask.tuning.candidates import Candidate
+    from gatemask.tuning.candidates import Candidate, Evidence
     from gatemask.tuning.search import Found
 
 LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
@@ -71,22 +73,22 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
     beside = {name: known(name, comp.image.size, project.root) for name in ensemble.tune.beside}
     with members.opened(project, comp, ensemble, fold_of) as predicted:
         weighed = _weigh(project, comp, ensemble, predicted, inputs)
-        tables = members.count(predicted, weighed["weights"])
-        components = _components(ensemble, predicted, tables, weighed["weights"])
-    found = candidates(tables, components, comp.metric, ensemble.tune, group_of)
-    others = {name: fixed(tables, comp.metric, grid) for name, grid in beside.items()}
-    study = _study(project, comp, ensemble, components or tables, found, inputs)
+        seen = _count(ensemble, predicted, weighed["weights"])
+        others = _others(ensemble, predicted, weighed, seen)
+    tables = seen.tables
+    found = candidates(seen, comp.metric, ensemble.tune, group_of, others)
+    study = _study(project, comp, ensemble, seen.counted, found, inputs)
     shipped = choose(found, ensemble.tune.ship)
     groups = np.array([group_of[i] for i in tables.ids])
-    outputs = _write(project, comp, tables, components, found, shipped, study)
+    outputs = _write(project, comp, seen, found, shipped, study)
     return {
         "images": len(tables),
         "positives": int((tables.truth.sum(axis=1) > 0).sum()),
         "groups": len(np.unique(groups)),
         "metric": comp.metric,
-        **_scores(comp, ensemble, tables, components, found, shipped, study, groups),
+        **_scores(comp, ensemble, seen, found, shipped, study, groups),
         "candidates": {name: one.summary() for name, one in found.items()},
-        "beside": {name: one.summary() for name, one in others.items()},
+        "beside": {name: fixed(tables, comp.metric, grid).summary() for name, grid in beside.items()},
         **weighed,
     }, outputs
 
@@ -94,8 +96,7 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
 def _scores(
     comp: Competition,
     ensemble: Ensemble,
-    tables: Tables,
-    components: Components | None,
+    seen: Evidence,
     found: dict[str, Candidate],
     shipped: str,
     study: Found,
@@ -105,19 +106,18 @@ def _scores(
     from gatemask.report.gates import gate_numbers
     from gatemask.tuning.honest import interval
 
-    best = found[shipped]
-    exact = None if components is not None or "exact" not in found else found["exact"].in_sample
+    best, exact = found[shipped], _exact(seen, found)
     return {
         "cross_fitted": best.fit.score,
         "ci95": interval(best.fit.worth, best.fit.weight, groups, ensemble.tune.bootstrap, ensemble.tune.seed),
         "in_sample": best.in_sample,
-        "all_empty": all_empty_score(tables, comp.metric),
+        "all_empty": all_empty_score(seen.tables, comp.metric),
         "shipped": shipped,
         "rule": asdict(best.rule),
         "per_fold": {
             str(fold): {"score": best.fit.by_fold[fold], "rule": asdict(rule)} for fold, rule in best.fit.rules.items()
         },
-        "gate": gate_numbers(tables, best.rule),
+        "gate": gate_numbers(seen.tables, best.rule),
         "optuna": study.best,
         "exact_gap": None if exact is None else exact - study.best,
         "trials": len(study.values),
@@ -145,14 +145,38 @@ def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: O
     return {"weights": found.pop("weights"), "weighing": found}
 
 
-def _components(ensemble: Ensemble, predicted: Opened, tables: Tables, weights: list[float]) -> Components | None:
+def _count(ensemble: Ensemble, predicted: Opened, weights: list[float]) -> Evidence:
+    from gatemask.tuning.candidates import Evidence
+
+    tables = members.count(predicted, weights)
     if not ensemble.tune.rule.by_component:
-        return None
+        return Evidence(tables)
     from gatemask.oof.components import count_components
 
-    return count_components(
+    listed = count_components(
         predicted.fold_of, predicted.readers, predicted.truth, "components", tables, LEVELS, weights
     )
+    return Evidence(tables, listed)
+
+
+def _others(
+    ensemble: Ensemble, predicted: Opened, weighed: dict[str, Any], seen: Evidence
+) -> dict[int, Evidence] | None:
+    """The images as the weights that the other folds chose show them, by held-out fold: else the headline would have
+    seen every fold in its weights."""
+    if not weighed["weighing"] or not weighed["weighing"]["taken"]:
+        return None
+    chosen = {int(fold): one["weights"] for fold, one in weighed["weighing"]["per_fold"].items()}
+    counted = [(weighed["weights"], seen)]
+    for weights in chosen.values():
+        if weights not in [known for known, _ in counted]:
+            counted.append((weights, _count(ensemble, predicted, weights)))
+    return {fold: next(one for known, one in counted if known == weights) for fold, weights in chosen.items()}
+
+
+def _exact(seen: Evidence, found: dict[str, Candidate]) -> float | None:
+    """The best score that the study could have reached, where that is known."""
+    return found["exact"].in_sample if "exact" in found and seen.components is None else None
 
 
 def _study(
@@ -183,31 +207,36 @@ def _study(
 
 
 def _write(
-    project: Project,
-    comp: Competition,
-    tables: Tables,
-    components: Components | None,
-    found: dict[str, Candidate],
-    shipped: str,
-    study: Found,
+    project: Project, comp: Competition, seen: Evidence, found: dict[str, Candidate], shipped: str, study: Found
 ) -> list[Path]:
     from gatemask.report.thresholds import draw_all
 
     best, folder = found[shipped], project.tuned
-    exact = found["exact"].in_sample if "exact" in found else None
     drawn = draw_all(
         folder,
-        tables,
-        components or tables,
+        seen.tables,
+        seen.counted,
         best.rule,
         comp.metric,
         best.fit.rules,
         best.fit.by_fold,
         best.fit.score,
         study.values,
-        exact,
+        _exact(seen, found),
     )
-    return [tables.save(folder / "tables.npz"), rules.save(best.rule, folder / "rule.yaml"), *drawn]
+    files = [seen.tables.save(folder / "tables.npz"), rules.save(best.rule, folder / "rule.yaml"), *drawn]
+    if best.rule.by_component:
+        files.append(seen.counted.save(folder / "components.npz"))
+    return files
+
+
+def load_counted(project: Project, rule: Rule) -> Tables | Components:
+    """What the tuned rule was scored on."""
+    from gatemask.oof.components import Components
+
+    if rule.by_component:
+        return Components.load(project.tuned / "components.npz")
+    return Tables.load(project.tuned / "tables.npz")
 
 
 def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
@@ -273,4 +302,6 @@ def _spelled(rule: dict[str, Any], parts: list[str]) -> list[str]:
 
 
 def _weighing(found: dict[str, Any]) -> str:
+    if found["cross_fitted"] is None:
+        return "there is but one"
     return f"cross-fitted {found['cross_fitted']:.4f}, equal weights {found['equal_cross_fitted']:.4f}"

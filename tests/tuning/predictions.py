@@ -1,0 +1,53 @@
+"""Out-of-fold predictions as a training would have left them, drawn from the truth: no network needs to learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from gatemask.data.folds import read_folds
+from gatemask.data.labels import Masks
+from gatemask.files import sha256, write_json
+from gatemask.oof import store
+from gatemask.project import Project
+
+SIZE = (256, 256)  # of the phantoms
+
+
+def write_predictions(project: Project, name: str, noise: float = 0.25, seed: int = 0, side: int = 64) -> None:
+    """The folds of an experiment: a gate if its name says so, else masks.
+
+    Args:
+        noise: 0 for predictions that are nearly right.
+        seed: of the noise.
+        side: of the maps in pixels.
+    """
+    frame = read_folds(project)
+    truth, rng = Masks(project.data / "masks.csv", SIZE), np.random.default_rng(seed)
+    for fold in sorted(set(frame["fold"]) - {-1}):
+        ids = frame.loc[frame["fold"] == fold, "image_id"].astype(str).tolist()
+        folder = project.fold(name, fold)
+        folder.mkdir(parents=True, exist_ok=True)
+        if name.startswith("gate"):
+            positive = np.array([truth[i].any() for i in ids])
+            gates = np.clip(0.3 + 0.4 * positive + rng.normal(0, noise, len(ids)), 0, 1)
+            file = store.write_gates(folder / "oof.csv", ids, gates)
+        else:
+            maps = np.stack([_map(truth[i], noise, side, rng) for i in ids])
+            file = store.write_maps(folder / "oof.h5", ids, iter([maps]), (side, side, 1))
+        stamp(project, file)
+
+
+def stamp(project: Project, file: Path) -> None:
+    """The file that says that the fold is done."""
+    made_from = {"folds": sha256(project.folds)}
+    write_json(file.parent / "result.json", {"made_from": made_from, "outputs": {file.name: sha256(file)}})
+
+
+def _map(mask: np.ndarray, noise: float, side: int, rng: np.random.Generator) -> np.ndarray:
+    small = cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+    clouds = cv2.resize(rng.normal(0, 1, (8, 8)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    soft = cv2.GaussianBlur(small, (0, 0), 1.5) * rng.uniform(0.6, 1)
+    return (255 * np.clip(soft + noise * clouds * 0.6, 0, 1))[:, :, None].astype(np.uint8)

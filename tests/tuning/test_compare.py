@@ -1,0 +1,242 @@
+"""A comparison says better, worse, or that it cannot tell; images of one patient count as one piece of evidence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from gatemask.config import load_competition, load_ensemble
+from gatemask.data.labels import write_masks
+from gatemask.errors import GatemaskError
+from gatemask.masks import rle
+from gatemask.project import Project
+from gatemask.tuning import exact, members
+from gatemask.tuning.compare import COARSE, compare, paired, sentence
+from gatemask.tuning.honest import cross_fit, interval
+from tests.conftest import gatemask
+from tests.tuning.predictions import SIZE, write_predictions
+
+IMAGES, FOLDS = 90, 3
+Scored = tuple[np.ndarray, np.ndarray]
+
+
+def of_means(scores: np.ndarray) -> Scored:
+    """Worth and weight of images whose mean score counts: (n,) to two (n, 1)."""
+    return scores[:, None].astype(float), np.ones((len(scores), 1))
+
+
+def alone(n: int) -> np.ndarray:
+    return np.arange(n).astype(str)
+
+
+# --- the statistics ----------------------------------------------------------------------------------------
+
+
+def test_the_same_scores_cannot_be_told_apart() -> None:
+    scores = of_means(np.random.default_rng(0).random(50))
+    found = paired(scores, scores, alone(50), 200, 0)
+    assert found["verdict"] == "cannot tell"
+    assert found["wilcoxon_p"] == 1.0
+    assert found["ci95"] == (0.0, 0.0)
+    assert (found["difference"], found["better"], found["worse"], found["equal"]) == (0.0, 0, 0, 50)
+
+
+def test_numbers_by_hand() -> None:
+    first, second = np.array([0.5, 0.5, 1.0, 0.0]), np.array([0.9, 0.4, 1.0, 0.5])
+    found = paired(of_means(first), of_means(second), np.array(["a", "a", "b", "c"]), 100, 0)
+    assert found["first_score"] == pytest.approx(0.5)
+    assert found["second_score"] == pytest.approx(0.7)
+    assert found["difference"] == pytest.approx(0.2)
+    assert (found["better"], found["worse"], found["equal"]) == (2, 1, 1)
+    assert (found["images"], found["groups"]) == (4, 3)
+    # Signed ranks of 0.4, -0.1, 0.5: 2, -1, 3. Of the 8 equally likely sign patterns 4 are as far from the middle.
+    assert found["wilcoxon_p"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.1, "better"), (-0.1, "worse"), (0.0, "cannot tell")])
+def test_a_clear_difference_is_seen_and_noise_is_not(shift: float, verdict: str) -> None:
+    rng = np.random.default_rng(1)
+    first = rng.random(400)
+    found = paired(of_means(first), of_means(first + shift + rng.normal(0, 0.2, 400)), alone(400), 1000, 0)
+    assert found["verdict"] == verdict
+    assert (found["wilcoxon_p"] < 0.001) == (verdict != "cannot tell")
+    assert found["ci95"][0] < found["difference"] < found["ci95"][1]
+
+
+def test_pairing_sees_what_two_intervals_cannot() -> None:
+    rng = np.random.default_rng(2)
+    hard = rng.random(300)
+    first, second = of_means(hard), of_means(hard + 0.01 + rng.normal(0, 0.02, 300))
+    assert interval(*first, alone(300), 1000, 0)[1] > interval(*second, alone(300), 1000, 0)[0]
+    assert paired(first, second, alone(300), 1000, 0)["verdict"] == "better"
+
+
+def test_one_patient_is_no_evidence_however_many_images_it_has() -> None:
+    rng = np.random.default_rng(3)
+    first = rng.random(120)
+    second = first + np.where(np.arange(120) < 60, 0.3, rng.normal(0, 0.02, 120))
+    patients = np.where(np.arange(120) < 60, "p", alone(120))
+    by_image = paired(of_means(first), of_means(second), alone(120), 2000, 0)
+    by_patient = paired(of_means(first), of_means(second), patients, 2000, 0)
+    assert by_image["difference"] == by_patient["difference"]
+    assert by_image["verdict"] == "better"
+    assert by_patient["verdict"] == "cannot tell"
+    assert np.diff(by_patient["ci95"]) > 2 * np.diff(by_image["ci95"])
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(80), rng.integers(1, 6, 80))
+        n = len(patient)
+        hard, liked = rng.normal(0.6, 0.2, 80)[patient], rng.normal(0.02, 0.05, 80)[patient]
+        first = hard + rng.normal(0, 0.05, n)
+        second = hard + liked + rng.normal(0, 0.05, n)
+        low, high = paired(of_means(first), of_means(second), patient.astype(str), 400, seed)["ci95"]
+        covered += low <= 0.02 <= high
+    assert 180 <= covered <= 198
+
+
+def test_ratios_of_sums_are_compared_too() -> None:
+    rng = np.random.default_rng(4)
+    weight = rng.integers(0, 500, (200, 2)).astype(float)
+    first, second = (rng.beta(a, 3, (200, 2)) * weight for a in (5, 9))
+    found = paired((first, weight), (second, weight), alone(200), 500, 0)
+    assert found["verdict"] == "better"
+    assert found["first_score"] == pytest.approx(np.mean(first.sum(axis=0) / weight.sum(axis=0)))
+    assert found["ci95"][0] < found["difference"] < found["ci95"][1]
+
+
+# --- on predictions ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(make_root: Callable[[str], Path]) -> Path:
+    """A project with folds, truth and the predictions of masks, some of an experiment that ensemble.yaml leaves out."""
+    project = Project(make_root("compared"), "phantom")
+    rng = np.random.default_rng(0)
+    ids = [f"i{n:02d}" for n in range(IMAGES)]
+    rows = [f"{i},{n // 2 % FOLDS},patient{n // 2},0" for n, i in enumerate(ids)]
+    project.folds.write_text("\n".join(["image_id,fold,group,stratum", *rows]) + "\n")
+    masks = {}
+    for image_id in ids[::3]:
+        mask = np.zeros(SIZE, np.uint8)
+        cv2.circle(mask, tuple(int(v) for v in rng.integers(50, 200, 2)), int(rng.integers(12, 40)), 1, -1)
+        masks[image_id] = rle.encode(mask)
+    write_masks(project.data / "masks.csv", masks, "lesion")
+    (project.experiments / "unet_late.yaml").write_text("extends: unet_b0.yaml\n")
+    (project.experiments / "gate_late.yaml").write_text("extends: gate_b0.yaml\n")
+    write_predictions(project, "unet_b0", 0.25, seed=1)
+    write_predictions(project, "unetpp_b0", 0.8, seed=2, side=32)
+    write_predictions(project, "unet_late", 0.25, seed=1)
+    return project.root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Project:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Project(tmp_path, "phantom")
+
+
+def compared(project: Project, first: str, second: str) -> dict[str, Any]:
+    return compare(project, load_competition(project.experiments), load_ensemble(project.experiments), first, second)
+
+
+def test_masks_without_a_gate_and_behind_one(project: Project) -> None:
+    found = compared(project, "unet_b0", "unetpp_b0")
+    assert found["verdict"] == "worse"
+    assert (found["gate"], found["mask"]) == ("none", "compared")
+    assert (found["images"], found["groups"], found["metric"]) == (IMAGES, IMAGES // 2, "mean_dice")
+    assert found["better"] + found["worse"] + found["equal"] == IMAGES
+    assert found["ci95"][0] < found["difference"] < found["ci95"][1] < 0
+    back = compared(project, "unetpp_b0", "unet_b0")
+    assert back["verdict"] == "better"
+    assert back["difference"] == -found["difference"]
+    assert back["ci95"] == pytest.approx((-found["ci95"][1], -found["ci95"][0]))
+
+    write_predictions(project, "gate_b0", 0.15)
+    behind = compared(project, "unet_b0", "unetpp_b0")
+    assert behind["gate"] == "gate_b0"
+    assert behind["second_score"] > found["second_score"], "the gate keeps bad masks away"
+
+
+def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> None:
+    write_predictions(project, "gate_b0", 0.2)
+    comp, ensemble = load_competition(project.experiments), load_ensemble(project.experiments)
+    found = compare(project, comp, ensemble, "unet_b0+unetpp_b0", "unet_b0")
+    fold_of = {f"i{n:02d}": n // 2 % FOLDS for n in range(IMAGES)}
+    tables = members.build_tables(project, comp, ensemble, fold_of)  # its masks are those of the first side
+    fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", levels=COARSE)[0])
+    assert found["first_score"] == fit.score
+    assert found["first"] == "unet_b0+unetpp_b0"
+
+
+def test_the_same_predictions_under_another_name_cannot_be_told_apart(project: Project) -> None:
+    found = compared(project, "unet_b0", "unet_late")
+    assert (found["verdict"], found["wilcoxon_p"], found["equal"]) == ("cannot tell", 1.0, IMAGES)
+
+
+def test_gates_stand_in_front_of_the_ensembles_masks(project: Project) -> None:
+    write_predictions(project, "gate_b0", 0.1, seed=3)
+    write_predictions(project, "gate_late", 1.5, seed=4)
+    found = compared(project, "gate_late", "gate_b0")
+    assert found["verdict"] == "better"
+    assert (found["gate"], found["mask"]) == ("compared", "unet_b0+unetpp_b0")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ("unet_b0", "unetp_b0", ["no experiment 'unetp_b0'", "unetpp_b0"]),
+        ("unet_b0", "unet_b0+base", ["no experiment 'base'"]),
+        ("unet_b0", "unet_b0", ["cannot be compared with itself"]),
+        ("unet_b0+unetpp_b0", "unetpp_b0+unet_b0", ["cannot be compared with itself"]),
+        ("unet_b0", "unetpp_b0+unetpp_b0", ["nor count twice"]),
+        ("gate_b0", "unet_b0", ["gates with gates", "gate_b0 (gate), unet_b0 (mask)"]),
+        ("unet_b0", "gate_b0+unetpp_b0", ["gates with gates"]),
+        ("gate_b0", "gate_late", ["no out-of-fold predictions yet", "gatemask train phantom/gate_b0 --fold 0"]),
+    ],
+)
+def test_mistakes(project: Project, first: str, second: str, words: list[str]) -> None:
+    with pytest.raises(GatemaskError) as raised:
+        compared(project, first, second)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_missing_fold_and_other_images_are_refused(project: Project) -> None:
+    folds = project.folds.read_text()
+    shutil.rmtree(project.fold("unetpp_b0", 2))
+    with pytest.raises(GatemaskError, match="gatemask train phantom/unetpp_b0 --fold 2"):
+        compared(project, "unet_b0", "unetpp_b0")
+    project.folds.write_text("\n".join(folds.splitlines()[:-2]) + "\n")
+    write_predictions(project, "unet_b0")
+    project.folds.write_text(folds)
+    write_predictions(project, "unetpp_b0")
+    shutil.copy(project.fold("unetpp_b0", 0) / "result.json", project.fold("unet_b0", 0))
+    for fold in range(FOLDS):
+        shutil.copy(project.fold("unetpp_b0", fold) / "result.json", project.fold("unet_b0", fold))
+    with pytest.raises(GatemaskError, match="2 images missing or unknown, such as i88"):
+        compared(project, "unet_b0", "unetpp_b0")
+
+
+def test_the_command_says_it_in_one_sentence(project: Project) -> None:
+    done = gatemask("compare", "phantom", "unet_b0", "unetpp_b0", root=project.root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "Dice of 90 images in 45 groups, cross-fitted, without a gate" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("unetpp_b0 is worse than unet_b0: -0.")
+
+
+def test_the_sentence() -> None:
+    result = {"first": "a", "second": "b", "difference": 0.0123, "ci95": (0.004, 0.021), "verdict": "better"}
+    assert sentence(result) == "b is better than a: +0.0123 (95 % from +0.0040 to +0.0210)"
+    result |= {"ci95": (-0.004, 0.021), "verdict": "cannot tell"}
+    assert sentence(result) == "cannot tell b from a: +0.0123 (95 % from -0.0040 to +0.0210)"

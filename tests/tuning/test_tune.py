@@ -1,0 +1,302 @@
+"""`gatemask oof-tune` as a user meets it: one table, files that are whole, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from gatemask.config import load_competition, load_ensemble
+from gatemask.data.labels import Masks
+from gatemask.errors import GatemaskError
+from gatemask.files import plain, read_json, read_yaml
+from gatemask.masks import rule as rules
+from gatemask.masks.metric import dice_of_masks
+from gatemask.oof import store
+from gatemask.oof.tables import Tables, score
+from gatemask.project import Project
+from gatemask.tuning.tune import load_counted, tune
+from tests.conftest import environment, gatemask
+from tests.tuning.predictions import SIZE, stamp, write_predictions
+
+PICTURES = {"surface.png", "slices.png", "gate.png", "confusion.png", "dice.png", "folds.png", "optuna.png"}
+QUICK = ["--quick", "--set", "tune.trials=12", "--set", "tune.optima=3"]
+
+
+@pytest.fixture(scope="module")
+def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose three experiments have predicted."""
+    root = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(phantom_records, root, dirs_exist_ok=True)
+    project = Project(root, "phantom", quick=True)
+    write_predictions(project, "gate_b0", 0.2)
+    write_predictions(project, "unet_b0", 0.2, seed=1)
+    write_predictions(project, "unetpp_b0", 0.4, seed=2, side=32)
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Project:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Project(tmp_path, "phantom", quick=True)
+
+
+def tuned(project: Project, *settings: str) -> dict[str, Any]:
+    """What the command does, without a process of its own."""
+    comp = load_competition(project.experiments, quick=True, overrides=[s for s in settings if s.startswith("metric")])
+    rest = [s for s in settings if not s.startswith("metric")]
+    ensemble = load_ensemble(project.experiments, quick=True, overrides=["tune.trials=12", "tune.optima=3", *rest])
+    return tune(project, comp, ensemble)
+
+
+def test_it_writes_a_rule_and_says_what_it_is_worth(project: Project) -> None:
+    done = gatemask("oof-tune", "phantom", *QUICK, "--json", root=project.root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "exact_gap", "trials", "seconds"):
+        assert key in result
+    assert result["ci95"][0] < result["cross_fitted"] < result["ci95"][1]
+    assert result["in_sample"] > result["all_empty"]
+    assert result["exact_gap"] >= 0
+    assert result["trials"] == 12
+    assert set(result["candidates"]) == {"exact", "median"}
+    assert result["cross_fitted"] == max(one["cross_fitted"] for one in result["candidates"].values())
+    assert set(result["beside"]) == {"siim-seed", "siim-winner"}
+    assert result["beside"]["siim-seed"]["rule"]["min_area"] == 12  # 200 pixels of 1024 x 1024, at 256 x 256
+    names = {path.name for path in project.tuned.iterdir() if not path.name.startswith(".")}
+    assert names == {"tables.npz", "rule.yaml", "study.log", "result.json"} | PICTURES
+    assert read_yaml(project.tuned / "rule.yaml") == result["rule"]
+    assert score(Tables.load(project.tuned / "tables.npz"), rules.Rule(**result["rule"])) == result["in_sample"]
+
+
+def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> None:
+    result = tuned(project)
+    rule, truth = rules.load(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
+    gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
+    readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
+    found = []
+    for name, gate in gates.items():
+        averaged = rules.average_maps([reader[name] for reader in readers])
+        found.append(dice_of_masks(truth[name], rules.apply(rule, gate, rules.enlarge(averaged, SIZE)[:, :, 0])))
+    assert np.mean(found) == pytest.approx(result["in_sample"], abs=1e-9)
+
+
+def test_again_it_does_nothing_and_other_predictions_are_tuned_anew(project: Project) -> None:
+    first = json.loads(json.dumps(tuned(project), default=plain))
+    times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.name != ".lock"}
+    again = tuned(project)
+    assert again.pop("current") is True
+    assert again == first
+    assert {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.name != ".lock"} == times
+    write_predictions(project, "unet_b0", 0.2, seed=9)
+    assert "current" not in tuned(project)
+    assert "current" not in tuned(project, "tune.seed=4")
+
+
+def test_people_get_one_table(project: Project) -> None:
+    done = gatemask("oof-tune", "phantom", *QUICK, root=project.root)
+    assert done.returncode == 0
+    assert done.stdout == ""
+    for words in ("cross-fitted", "in-sample", "shipped", "siim-winner", "fold 1", "all empty", "of the exact optimum"):
+        assert words in done.stderr
+    assert done.stderr.count("┏") == 1
+
+
+@pytest.mark.parametrize("parts", [["components=true"], ["components=true", "hysteresis=true"]])
+def test_component_rules_are_searched_and_kept_exact(project: Project, parts: list[str]) -> None:
+    result = tuned(project, *(f"tune.rule.{part}" for part in parts), "tune.ship=optuna")
+    assert result["shipped"] == "optuna"
+    assert result["exact_gap"] is None
+    assert "min_component" in result["rule"]
+    project_rule = rules.load(project.tuned / "rule.yaml")
+    assert score(load_counted(project, project_rule), project_rule) == pytest.approx(result["in_sample"])
+
+
+def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
+    write_predictions(project, "unetpp_b0", 3.0, seed=3)  # a member that knows nothing
+    result = tuned(project, "mask.weights=tuned", "tune.weightings=6")
+    assert result["weights"][0] > result["weights"][1]
+    assert result["weighing"]["cross_fitted"] > result["weighing"]["equal_cross_fitted"]
+    assert not (project.tuned / "weights").exists()
+    fixed = tuned(project, "mask.weights=[1,0]")
+    assert fixed["weights"] == [1, 0]
+    assert fixed["in_sample"] >= 0.9 * result["in_sample"]
+
+
+@pytest.mark.parametrize("metric", ["global_dice", "mean_iou", "mean_precision", "dice_positives"])
+def test_other_metrics(project: Project, metric: str) -> None:
+    result = tuned(project, f"metric={metric}")
+    assert result["metric"] == metric
+    assert 0 < result["cross_fitted"] <= 1
+
+
+def drop_a_row(project: Project) -> None:
+    path = project.fold("gate_b0", 1) / "oof.csv"
+    pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+
+
+def repeat_a_row(project: Project) -> None:
+    path = project.fold("gate_b0", 1) / "oof.csv"
+    frame = pd.read_csv(path)
+    pd.concat([frame, frame.iloc[:1]]).to_csv(path, index=False)
+
+
+def plant_nan(project: Project) -> None:
+    path = project.fold("gate_b0", 0) / "oof.csv"
+    frame = pd.read_csv(path)
+    frame.loc[2, "probability"] = np.nan
+    frame.to_csv(path, index=False)
+
+
+def same_maps_twice(project: Project) -> None:
+    shutil.copy(project.fold("unet_b0", 0) / "oof.h5", project.fold("unet_b0", 1) / "oof.h5")
+
+
+def rename_a_map(project: Project) -> None:
+    with h5py.File(project.fold("unetpp_b0", 0) / "oof.h5", "r+") as file:
+        file["ids"][0] = "stranger"
+
+
+def cut_the_maps(project: Project) -> None:
+    path = project.fold("unet_b0", 0) / "oof.h5"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def forget_a_fold(project: Project) -> None:
+    shutil.rmtree(project.fold("unetpp_b0", 1))
+
+
+def lose_the_maps(project: Project) -> None:
+    (project.fold("unet_b0", 1) / "oof.h5").unlink()
+
+
+def other_split(project: Project) -> None:
+    path = project.fold("gate_b0", 0) / "result.json"
+    path.write_text(path.read_text().replace('"folds": "', '"folds": "0'))
+
+
+def two_classes(project: Project) -> None:
+    path = project.fold("unet_b0", 0) / "oof.h5"
+    with h5py.File(path) as file:
+        ids, maps = [str(i) for i in file["ids"].asstr()[:]], file["maps"][:]
+    store.write_maps(path, ids, iter([np.repeat(maps, 2, 3)]), (64, 64, 2))
+    stamp(project, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (drop_a_row, ["not those of the folds", "gate_b0", "1 missing"]),
+        (repeat_a_row, ["two out-of-fold gate probabilities", "gate_b0/fold1/oof.csv, line"]),
+        (plant_nan, ["not one", "gate_b0/fold0/oof.csv, line 4, image", "nan", "0 to 1"]),
+        (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
+        (rename_a_map, ["not those of the folds", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
+        (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
+        (forget_a_fold, ["no out-of-fold predictions yet", "unetpp_b0, fold 1", "gatemask train"]),
+        (lose_the_maps, ["gone", "unet_b0/fold1/oof.h5", "gatemask train"]),
+        (other_split, ["another split", "gate_b0/fold0"]),
+        (two_classes, ["number of classes", "unet_b0", "received: 2"]),
+    ],
+)
+def test_bad_predictions_are_named(project: Project, spoil: Callable[[Project], None], words: list[str]) -> None:
+    spoil(project)
+    with pytest.raises(GatemaskError) as raised:
+        tuned(project)
+    for word in words:
+        assert word in str(raised.value)
+    assert not (project.tuned / "result.json").exists()
+
+
+def test_people_are_told_without_a_traceback(project: Project) -> None:
+    plant_nan(project)
+    done = gatemask("oof-tune", "phantom", *QUICK, root=project.root)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: A gate probability is not one.")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("tune.beside=[siim-sed]", ["no such rule", "siim-sed", "Did you mean 'siim-seed'"]),
+        ("tune.beside=[mine.yaml]", ["no such rule", "mine.yaml"]),
+        ("tune.ship=exakt", ["exakt", "exact"]),
+        ("mask.weights=[1]", ["weight"]),
+    ],
+)
+def test_bad_settings_are_named(project: Project, setting: str, words: list[str]) -> None:
+    with pytest.raises(GatemaskError) as raised:
+        tuned(project, setting)
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
+    rules.save(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
+    result = tuned(project, "tune.beside=[mine.yaml]")
+    assert result["beside"]["mine.yaml"]["rule"]["min_area"] == 30
+    rules.save(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
+    assert tuned(project, "tune.beside=[mine.yaml]")["beside"]["mine.yaml"]["rule"]["min_area"] == 40
+
+
+def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: Path, tmp_path: Path) -> None:
+    settings = [*QUICK, "--set", "tune.trials=150"]
+    whole = gatemask("oof-tune", "phantom", *settings, "--json", root=project.root)
+    expected = json.loads(whole.stdout)
+    shutil.rmtree(project.tuned)
+    command = [sys.executable, "-m", "gatemask", "oof-tune", "phantom", *settings, "--json"]
+    for size in (1, 20_000, 60_000):  # of the study: before it, and twice within
+        started = subprocess.Popen(
+            command, env=environment(project.root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        journal = project.tuned / "study.log"
+        while started.poll() is None and not (journal.exists() and journal.stat().st_size >= size):
+            time.sleep(0.01)
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+        assert not (project.tuned / "result.json").exists()
+    result = json.loads(gatemask("oof-tune", "phantom", *settings, "--json", root=project.root).stdout)
+    assert result["trials"] == 150
+    for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "candidates"):
+        assert result[key] == expected[key]
+    assert set(read_json(project.tuned / "result.json")["outputs"]) == {"tables.npz", "rule.yaml"} | PICTURES
+
+
+def test_the_dashboard_shows_the_study(project: Project) -> None:
+    refused = gatemask("dashboard", "phantom", "--quick", "--no-browser", root=project.root)
+    assert refused.returncode == 1
+    assert "There is no study yet" in refused.stderr
+    tuned(project)
+    command = [sys.executable, "-m", "gatemask", "dashboard", "phantom", "--quick", "--no-browser", "--port", "0"]
+    started = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE, text=True)
+    try:
+        line = started.stderr.readline()  # type: ignore[union-attr]
+        address = line.split()[0]
+        for _ in range(100):
+            try:
+                studies = json.loads(urllib.request.urlopen(f"{address}api/studies", timeout=10).read())
+                break
+            except OSError:
+                time.sleep(0.1)
+        assert studies["study_summaries"][0]["study_name"].startswith("phantom-quick")
+        taken = gatemask(
+            "dashboard", "phantom", "--quick", "--no-browser", "--port", address.rsplit(":")[-1].strip("/"),
+            root=project.root,
+        )  # fmt: skip
+        assert taken.returncode == 1
+        assert "port cannot be used" in taken.stderr
+    finally:
+        started.send_signal(signal.SIGKILL)
+        started.wait()
