@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gatemask.builders.predict import as_uint8, predict, views
+from gatemask.builders.predict import as_uint8, predict, predict_apart, views
 from gatemask.config.schema import Augment, View
 
 SIZE = 64
@@ -114,3 +114,23 @@ def test_a_gate_takes_the_mean_over_views() -> None:
 
 def test_bytes_round_half_up() -> None:
     assert as_uint8(np.array([0, 0.49 / 255, 0.5 / 255, 1])).tolist() == [0, 0, 1, 255]
+
+
+def test_views_apart_are_those_that_are_averaged() -> None:
+    images = blobs()
+    seen = views([View(hflip=True), View(scale=0.8)], [], SIZE)
+    averaged, apart = predict_apart(Left(), images, seen)
+    assert (averaged == predict(Left(), images, seen)).all()
+    assert apart.shape == (2, SIZE, SIZE, 3)
+    for number, one in enumerate(seen):
+        assert np.allclose(apart[..., number : number + 1], predict(Left(), images, [one]), atol=1e-6)
+
+
+def test_views_count_by_their_weights() -> None:
+    images, tta = blobs(), [View(hflip=True), View(vflip=True)]
+    _, apart = predict_apart(Left(), images, views(tta, [], SIZE))
+    weighed = predict(Left(), images, views(tta, [], SIZE, [0.2, 0.6, 0.2]))
+    assert np.allclose(weighed[..., 0], apart @ np.array([0.2, 0.6, 0.2], np.float32), atol=1e-6)
+    assert len(views(tta, [], SIZE, [0, 1, 0])) == 1
+    with pytest.raises(ValueError, match="argument"):
+        views(tta, [], SIZE, [1, 1])

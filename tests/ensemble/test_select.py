@@ -51,9 +51,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return made
 
 
-def tuned(project: Project, weights: list[float]) -> None:
+def tuned(project: Project, weights: list[float], views: tuple[int, int] = (1, 1)) -> None:
     scores = {"cross_fitted": 0.8, "in_sample": 0.9, "all_empty": 0.5}
-    write_json(project.tuned / "result.json", {**scores, "weights": weights})
+    write_json(project.tuned / "result.json", {**scores, "weights": weights, "views": views})
 
 
 def ensemble(weights: Any = "equal", folds: Any = "all") -> Ensemble:
@@ -106,3 +106,16 @@ def test_tuned_weights_do_not_count_where_they_were_not_asked_for(project: Proje
     assert select.select(project, COMP, ensemble("equal"))["current"]
     with pytest.raises(GatemaskError, match="older"):
         select.require_current(project, COMP, ensemble([2, 1]))
+
+
+def test_views_are_shipped_with_their_weights(project: Project) -> None:
+    tuned(project, [0.4, 0.1, 0.25, 0.25], views=(2, 2))
+    assert shipped(project, ensemble("tuned")) == pytest.approx(
+        {f"{n}-fold{k}": 0.5 / FOLDS for n in "uv" for k in range(FOLDS)}
+    )
+    listed = {one["name"]: one for one in read_yaml(project.runs / "ensemble/ensemble.yaml")["mask"]}
+    assert listed["u-fold1"]["view_weights"] == [0.4, 0.1]
+    assert "view_weights" not in listed["v-fold1"], "of the same weight: as without"
+    tuned(project, [0.3, 0.2, 0.25, 0.25], views=(2, 2))
+    with pytest.raises(GatemaskError, match="older than its rule"):
+        select.require_current(project, COMP, ensemble("tuned"))

@@ -317,6 +317,27 @@ def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path)
     reader.close()
 
 
+def test_views_are_kept_apart_where_asked(trained) -> None:
+    from gatemask.oof.store import MapReader
+
+    _, folder = trained(
+        "apart",
+        task="mask",
+        model={"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
+        loss={"bce": 1, "dice": 1},
+        tta=["hflip"],
+        tta_apart=True,
+    )
+    averaged = MapReader([folder / "oof.h5"])
+    views = [MapReader([folder / "oof-views.h5"], view, 2) for view in (0, 1)]
+    assert averaged.ids == views[0].ids
+    for name in averaged.ids:
+        plain, mirrored = (view[name].astype(int) for view in views)
+        assert plain.shape == averaged[name].shape
+        assert np.abs(averaged[name] - (plain + mirrored) / 2).max() <= 1
+    assert {"oof.h5", "oof-views.h5"} <= set(json.loads((folder / "result.json").read_text())["outputs"])
+
+
 SEVERAL = """
 import json, os, sys
 from pathlib import Path

@@ -21,7 +21,7 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import plain, read_json, read_yaml
+from gatemask.files import plain, read_json, read_yaml, sha256, write_json, write_yaml
 from gatemask.masks import rule as rules
 from gatemask.masks.metric import dice_of_masks
 from gatemask.oof import store
@@ -133,6 +133,23 @@ def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
     fixed = tuned(project, "mask.weights=[1,0]")
     assert fixed["weights"] == [1, 0]
     assert fixed["in_sample"] >= 0.9 * result["in_sample"]
+
+
+def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
+    for fold in (0, 1):
+        folder = project.fold("unet_b0", fold)
+        with h5py.File(folder / "oof.h5") as file:
+            ids, good = [str(i) for i in file["ids"].asstr()[:]], file["maps"][:]
+        spoiled = np.random.default_rng(fold).permutation(good)  # maps of other images
+        both = [(good // 2 + spoiled // 2, np.concatenate([good, spoiled], 3))]
+        files = store.write_maps_apart(folder / "oof.h5", ids, iter(both), (64, 64, 1), 2)
+        outputs = {file.name: sha256(file) for file in files}
+        write_json(folder / "result.json", {**read_json(folder / "result.json"), "outputs": outputs})
+        write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
+    result = tuned(project, "mask.weights=tuned", "mask.experiments=[unet_b0]", "tune.weightings=5")
+    assert result["views"] == [2]
+    assert result["weights"] == [1.0, 0.0]
+    assert result["cross_fitted"] > tuned(project, "mask.experiments=[unet_b0]")["cross_fitted"]
 
 
 @pytest.mark.parametrize("metric", ["global_dice", "mean_iou", "mean_precision", "dice_positives"])

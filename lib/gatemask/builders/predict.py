@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import cv2
@@ -33,18 +33,22 @@ class Seen:
         columns, rows: mirrored left and right, up and down, which costs and loses nothing.
         matrix: 3 x 3, from the image's pixels to the view's; None where nothing is warped.
         colour: tones.
+        weight: in the average over views.
     """
 
     columns: bool = False
     rows: bool = False
     matrix: np.ndarray | None = None
     colour: Colour = field(default_factory=Colour)
+    weight: float = 1.0
 
 
 PLAIN = Seen()
 
 
-def views(tta: Sequence[View], augment: Sequence[Augment], size: int) -> list[Seen]:
+def views(
+    tta: Sequence[View], augment: Sequence[Augment], size: int, weights: Sequence[float] | None = None
+) -> list[Seen]:
     """What `tta:` asks for, as it is done to images of `size` pixels; the image as it is comes first.
 
     Args:
@@ -52,6 +56,7 @@ def views(tta: Sequence[View], augment: Sequence[Augment], size: int) -> list[Se
         augment: of the experiment: random views are drawn from its flips, turns, affine steps and tones, with a seed
             of their own, so that every image, and every run, has the same ones.
         size: of the input.
+        weights: of the views, the image as it is first; those of 0 are left out. Equal where there are none.
     """
     found, rng = [PLAIN], np.random.default_rng(SEED)
     steps = [(name, settings) for name, settings in plan(augment) if name in KEPT]
@@ -62,7 +67,9 @@ def views(tta: Sequence[View], augment: Sequence[Augment], size: int) -> list[Se
         scale = view.scale or 1.0
         matrix = None if scale == 1 else geometry.about_centre(size, scale, 0, 0, scale)
         found.append(Seen(view.hflip, view.vflip, matrix))
-    return found
+    if weights is None:
+        return found
+    return [replace(view, weight=weight) for view, weight in zip(found, weights, strict=True) if weight]
 
 
 def _drawn(steps: list[tuple[str, Any]], size: int, rng: np.random.Generator) -> Seen:
@@ -85,16 +92,37 @@ def predict(model: Forward, images: np.ndarray, seen: Sequence[Seen] = (PLAIN,))
     total: Any = 0.0
     weight: Any = 0.0
     for view in seen:
-        found = np.asarray(model.predict_on_batch(_show(images, view)), np.float32)
-        covered: Any = 1.0
-        if found.ndim == 4:
-            found = _mirror(found, view)
-            if view.matrix is not None:
-                back, ones = np.linalg.inv(view.matrix), np.ones(found.shape[1:3], np.float32)
-                found = np.stack([_warp(one, back) for one in found])
-                covered = _warp(ones[:, :, None], back)
-        total, weight = total + found, weight + covered
+        found, covered = _by_view(model, images, view)
+        total, weight = total + view.weight * found, weight + view.weight * covered
     return np.asarray(total / weight, np.float32)
+
+
+def predict_apart(model: Forward, images: np.ndarray, seen: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of one batch, averaged over views as `predict` does, and those of each view.
+
+    Args:
+        seen: views that all show the whole image.
+
+    Returns:
+        float32 (b, s, s, classes), and (b, s, s, views * classes), a view after the other.
+    """
+    parts = [_by_view(model, images, view) for view in seen]
+    total = sum(view.weight * found for view, (found, _) in zip(seen, parts, strict=True))
+    weight = sum(view.weight * covered for view, (_, covered) in zip(seen, parts, strict=True))
+    apart = np.concatenate([found / covered for found, covered in parts], axis=3)
+    return np.asarray(total / weight, np.float32), np.asarray(apart, np.float32)
+
+
+def _by_view(model: Forward, images: np.ndarray, view: Seen) -> tuple[np.ndarray, Any]:
+    """What the model says of one view, brought back to the image's own pixels, and how much of each the view showed."""
+    found = np.asarray(model.predict_on_batch(_show(images, view)), np.float32)
+    if found.ndim != 4:
+        return found, 1.0
+    found = _mirror(found, view)
+    if view.matrix is None:
+        return found, 1.0
+    back, ones = np.linalg.inv(view.matrix), np.ones(found.shape[1:3], np.float32)
+    return np.stack([_warp(one, back) for one in found]), _warp(ones[:, :, None], back)
 
 
 def _show(images: np.ndarray, view: Seen) -> np.ndarray:

@@ -581,6 +581,9 @@ class Experiment(Strict):
     monitor: Literal["auc", "dice", "dice_positives"]
     checkpoints: Checkpoints = Checkpoints()
     tta: list[View] = []
+    tta_apart: bool = Field(
+        False, description="keep each view's out-of-fold maps too: 'mask.weights: tuned' then weighs views apart"
+    )
     seed: Seed = 0
     runtime: Runtime = Runtime()
     tracking: Tracking = Tracking()
@@ -610,6 +613,8 @@ class Experiment(Strict):
             raise ValueError("label_smoothing is for bce and focal, and the loss has neither")
         if any(view.random for view in self.tta) and not self.augment:
             raise ValueError("random views in 'tta' are drawn from 'augment', which is empty")
+        if self.tta_apart and (gate or not self.tta or any(view.random or (view.scale or 1) > 1 for view in self.tta)):
+            raise ValueError("'tta_apart' is for masks, and for views that show the whole image: no zoom, no random")
         for name, part in self.loss.items():
             given = part.model_dump(exclude={"weight"}, exclude_none=True) if isinstance(part, LossPart) else {}
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
@@ -635,7 +640,7 @@ class Members(Strict):
     experiments: list[str] = Field(min_length=1)
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
     weights: list[Weight] | Literal["equal", "tuned"] = Field(
-        "equal", description="one number an experiment; 'tuned': found on out-of-fold predictions"
+        "equal", description="one number an experiment; 'tuned': found on out-of-fold predictions, views too if apart"
     )
 
     @model_validator(mode="after")

@@ -31,7 +31,10 @@ BATCH = 16
 
 @dataclass
 class Member:
-    """One set of weights with what it takes to run it; `share` is its part in the average."""
+    """One set of weights with what it takes to run it; `share` is its part in the average.
+
+    `view_weights` are those of the image as it is and of the views in `tta`, where they are not equal.
+    """
 
     name: str
     weights: Path
@@ -41,6 +44,7 @@ class Member:
     records: int
     tta: list[View]
     augment: list[Augment]
+    view_weights: list[float] | None = None
 
 
 def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> dict[str, Any]:
@@ -166,7 +170,8 @@ def _members(listed: list[dict[str, Any]], weights: Path) -> list[Member]:
         tta, augment = [View(**view) for view in one["tta"]], [Augment(**step) for step in one.get("augment", [])]
         path = weights / f"{one['name']}.weights.h5"
         share = float(one.get("weight", 1.0))
-        members.append(Member(one["name"], path, share, config, one["size"], one["records"], tta, augment))
+        seen = (tta, augment, one.get("view_weights"))
+        members.append(Member(one["name"], path, share, config, one["size"], one["records"], *seen))
     return members
 
 
@@ -218,7 +223,7 @@ def _predict_maps(
         for member, model in _models(members, channels, classes):
             shape = (member.size, member.size, classes)
             maps = file.create_dataset(member.name, (len(ids), *shape), np.uint8, chunks=(1, *shape))
-            at, seen = 0, views(member.tta, member.augment, member.size)
+            at, seen = 0, views(member.tta, member.augment, member.size, member.view_weights)
             for part, batch in progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH)):
                 maps[at : at + len(part)] = as_uint8(predict(model, batch, seen)[: len(part)])
                 at += len(part)

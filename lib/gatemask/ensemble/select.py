@@ -40,7 +40,11 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     runs = _runs(project, ensemble)
-    gates, masks = (_members(project, comp, part, runs, shares(part, tuned)) for part in (ensemble.gate, ensemble.mask))
+    gates = _members(project, comp, ensemble.gate, runs, shares(ensemble.gate, tuned))
+    masks = _members(project, comp, ensemble.mask, runs, shares(ensemble.mask, tuned))
+    for member in masks:
+        if weights := _view_weights(ensemble, tuned).get(member["experiment"]):
+            member["view_weights"] = weights
     chosen = {
         "competition": _facts(comp),
         "score": {key: tuned[key] for key in SCORES},
@@ -78,8 +82,22 @@ def shares(part: Members, tuned: dict[str, Any]) -> list[float]:
         tuned: the result of oof-tune, which holds the mask networks' weights where they were tuned.
     """
     if part.weights == "tuned":
-        return [float(weight) for weight in tuned["weights"]]
+        return [float(sum(views)) for views in _by_experiment(tuned)]
     return [1.0] * len(part.experiments) if part.weights == "equal" else list(part.weights)
+
+
+def _by_experiment(tuned: dict[str, Any]) -> list[list[float]]:
+    """The tuned weights of each mask experiment's views; of most experiments there is but one."""
+    flat = iter(tuned["weights"])
+    return [[next(flat) for _ in range(views)] for views in tuned["views"]]
+
+
+def _view_weights(ensemble: Ensemble, tuned: dict[str, Any]) -> dict[str, list[float]]:
+    """By mask experiment, where its views were weighed and do not weigh the same."""
+    if ensemble.mask.weights != "tuned":
+        return {}
+    by_name = zip(ensemble.mask.experiments, _by_experiment(tuned), strict=True)
+    return {name: weights for name, weights in by_name if len(set(weights)) > 1}
 
 
 def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
@@ -89,6 +107,7 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
         "rule": sha256(project.tuned / "rule.yaml"),
         "score": fingerprint([tuned[key] for key in SCORES]),
         "weights": fingerprint([shares(part, tuned) for part in (ensemble.gate, ensemble.mask)]),
+        "views": fingerprint(_view_weights(ensemble, tuned)),
         "runs": fingerprint([run["outputs"] for folds in runs.values() for run in folds]),
     }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,7 @@ def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape
     """
 
     def write(tmp: Path) -> None:
-        with h5py.File(tmp, "w") as file:
-            file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
-            store = file.create_dataset(
-                "maps", (len(ids), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=1
-            )
+        with _created(tmp, ids, shape) as store:
             at = 0
             for batch in maps:
                 store[at : at + len(batch)] = batch
@@ -43,14 +40,57 @@ def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape
     return write_with(path, write)
 
 
+def write_maps_apart(
+    path: Path,
+    ids: Sequence[str],
+    maps: Iterable[tuple[np.ndarray, np.ndarray]],
+    shape: tuple[int, int, int],
+    views: int,
+) -> list[Path]:
+    """Stream maps to `path`, and those of each view to `<stem>-views.h5` beside it, a view's classes after another's.
+
+    Args:
+        maps: batches of both: (n, height, width, classes) and (n, height, width, views * classes), uint8.
+        shape: height, width, classes.
+        views: how many.
+    """
+    beside = path.with_name(f"{path.stem}-views.h5")
+
+    def write(tmp: Path) -> None:
+        with _created(tmp, ids, (*shape[:2], views * shape[2])) as store:
+
+            def averaged() -> Iterator[np.ndarray]:
+                at = 0
+                for batch, apart in maps:
+                    store[at : at + len(apart)] = apart
+                    at += len(apart)
+                    yield batch
+
+            write_maps(path, ids, averaged(), shape)
+
+    return [path, write_with(beside, write)]
+
+
+@contextmanager
+def _created(path: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Iterator[h5py.Dataset]:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
+        yield file.create_dataset(
+            "maps", (len(ids), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=1
+        )
+
+
 class MapReader:
     """Maps of several folds of one experiment, by id; may be read by several threads at once.
 
     Args:
         paths: the folds' oof.h5 files; an id in two of them is refused.
+        view: of `views`, for files in which several lie side by side.
+        views: how many lie in them.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], view: int = 0, views: int = 1) -> None:
+        self._view, self._views = view, views
         self._files: list[_Packed] = []
         self._at: dict[str, tuple[int, int]] = {}
         try:
@@ -71,7 +111,7 @@ class MapReader:
 
     @property
     def classes(self) -> int:
-        return self._files[0].shape[2]
+        return self._files[0].shape[2] // self._views
 
     def __getitem__(self, image_id: str) -> np.ndarray:
         """uint8 (height, width, classes)."""
@@ -80,7 +120,8 @@ class MapReader:
         try:
             # The chunk as it lies on disk: HDF5 lets one thread in at a time, unpacking included.
             packed = os.pread(file.number, int(file.sizes[index]), int(file.offsets[index]))
-            return np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
+            full = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
+            return full[:, :, self._view * self.classes : (self._view + 1) * self.classes]
         except (OSError, ValueError, zlib.error) as error:
             raise _damaged(file.path, f"image {image_id}: {error}") from None
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gatemask.config.schema import Competition, Ensemble
-from gatemask.data.labels import Masks
+from gatemask.config.schema import Competition
 from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.data.readers import read_image
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
-from gatemask.oof.store import MapReader
 from gatemask.oof.tables import Counted, scores
 from gatemask.project import Project
 from gatemask.report import draw
+from gatemask.tuning.members import Opened
 
 
 def choose(counted: Counted, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
@@ -40,24 +40,30 @@ def choose(counted: Counted, rule: Rule, each: int = 4) -> dict[str, np.ndarray]
 
 
 class Gallery:
-    """Draws rows of images; holds the open files that they come from."""
+    """Draws rows of images.
+
+    Args:
+        project: where the raw files are.
+        comp: how they are read.
+        predicted: the members' maps.
+        counted: what the rule was scored on.
+        rule: the thresholds.
+        weights: of the members.
+    """
 
     def __init__(
         self,
         project: Project,
         comp: Competition,
-        ensemble: Ensemble,
+        predicted: Opened,
         counted: Counted,
         rule: Rule,
-        weights: list[float],
+        weights: Sequence[float],
     ) -> None:
         manifest = read_manifest(project, "train")
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
         self._raw, self._comp, self._counted, self._rule = raw_folder(project, comp), comp, counted, rule
-        self._truth = Masks(project.data / "masks.csv", comp.image.size)
-        folds = sorted(set(counted.folds.tolist()))
-        names, self._weights = ensemble.mask.experiments, weights
-        self._readers = [MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]) for name in names]
+        self._predicted, self._weights = predicted, weights
         self._scores = scores(counted, rule).mean(axis=1)
 
     def row(self, chosen: np.ndarray) -> Figure:
@@ -71,8 +77,8 @@ class Gallery:
 
     def _column(self, axes: Any, index: int) -> None:
         name = str(self._counted.ids[index])
-        truth = self._truth[name]
-        averaged = rules.average_maps([reader[name] for reader in self._readers], self._weights)
+        truth = self._predicted.truth[name]
+        averaged = rules.average_maps([reader[name] for reader in self._predicted.readers], self._weights)
         full = rules.enlarge(averaged, truth.shape)[:, :, 0]
         mask = rules.apply(self._rule, float(self._counted.gate[index]), full)
         image = self._image(name, truth.shape)
@@ -92,10 +98,6 @@ class Gallery:
         except GatemaskError:  # the raw files may have stayed behind on another machine
             return np.full(shape, 128, np.uint8)
         return image[:, :, 0] if image.shape[2] == 1 else image
-
-    def close(self) -> None:
-        for reader in self._readers:
-            reader.close()
 
 
 def fold_table(folds: pd.DataFrame, manifest: pd.DataFrame) -> list[list[Any]]:

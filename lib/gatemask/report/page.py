@@ -24,6 +24,7 @@ from gatemask.project import Project
 from gatemask.report import draw, pictures
 from gatemask.report.gallery import Gallery, choose, fold_table
 from gatemask.tracking.local import read_metrics
+from gatemask.tuning.members import opened
 from gatemask.tuning.tune import load_counted, require_current
 
 GATE_NOTE = (
@@ -233,14 +234,15 @@ def _drawn(project: Project, section: str, text: str = "") -> str:
 def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dict[str, Any]) -> str:
     rule = rules.load(project.tuned / "rule.yaml")
     counted = load_counted(project, rule)
-    gallery = Gallery(project, comp, ensemble, counted, rule, tuned["weights"])
-    rows = [
-        f"<h3>{kind}</h3>"
-        + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
-        for kind, chosen in choose(counted, rule).items()
-        if len(chosen)
-    ]
-    gallery.close()
+    fold_of = dict(zip(counted.ids.tolist(), counted.folds.tolist(), strict=True))
+    with opened(project, comp, ensemble, fold_of) as predicted:
+        gallery = Gallery(project, comp, predicted, counted, rule, tuned["weights"])
+        rows = [
+            f"<h3>{kind}</h3>"
+            + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
+            for kind, chosen in choose(counted, rule).items()
+            if len(chosen)
+        ]
     return "<h2>Gallery</h2>" + "".join(rows)
 
 

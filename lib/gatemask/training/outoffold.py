@@ -18,7 +18,7 @@ from gatemask.training.job import Job
 
 
 def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Example]) -> dict[str, Any]:
-    """Write oof.csv, or oof.h5 and tables.npz.
+    """Write oof.csv, or oof.h5 and tables.npz; with `tta_apart` oof-views.h5 too.
 
     Returns:
         files: their names. Of masks also `dice_full`: mean Dice at the competition's own size, at the best threshold.
@@ -31,10 +31,7 @@ def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Exam
         probabilities = np.concatenate(list(_predictions(job, validation)))[:, 0]
         store.write_gates(folder / "oof.csv", ids, probabilities)
         return {"files": ["oof.csv"]}
-    from gatemask.builders.predict import as_uint8
-
-    shape = (job.exp.input.size, job.exp.input.size, len(job.comp.classes))
-    store.write_maps(folder / "oof.h5", ids, (as_uint8(maps) for maps in _predictions(job, validation)), shape)
+    written = _write_maps(job, validation, ids, folder / "oof.h5")
     truth = Masks(job.project.data / "masks.csv", job.comp.image.size)
     reader = store.MapReader([folder / "oof.h5"])
     try:
@@ -43,20 +40,37 @@ def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Exam
         reader.close()
     tables.save(folder / "tables.npz")
     threshold, score = single_threshold(tables, job.comp.metric)
-    return {"files": ["oof.h5", "tables.npz"], "dice_full": score, "threshold": threshold}
+    return {"files": [*written, "tables.npz"], "dice_full": score, "threshold": threshold}
+
+
+def _write_maps(job: Job, validation: list[Example], ids: list[str], path: Path) -> list[str]:
+    """The names of the files written."""
+    from gatemask.builders.predict import as_uint8
+
+    shape = (job.exp.input.size, job.exp.input.size, len(job.comp.classes))
+    if not job.exp.tta_apart:
+        return [store.write_maps(path, ids, (as_uint8(maps) for maps in _predictions(job, validation)), shape).name]
+    both = (
+        (as_uint8(maps[..., : shape[2]]), as_uint8(maps[..., shape[2] :])) for maps in _predictions(job, validation)
+    )
+    return [file.name for file in store.write_maps_apart(path, ids, both, shape, 1 + len(job.exp.tta))]
 
 
 def _predictions(job: Job, validation: list[Example]) -> Iterator[np.ndarray]:
-    """float32 predictions of each batch, without its padding."""
-    from gatemask.builders.predict import predict, views
+    """float32 predictions of each batch, without its padding; of views kept apart, those after the average."""
+    from gatemask.builders.predict import predict, predict_apart, views
     from gatemask.data import pipeline
 
     exp = job.exp
     forward, seen = _Forward(job), views(exp.tta, exp.augment, exp.input.size)
+
+    def both(images: np.ndarray) -> np.ndarray:
+        return np.concatenate(predict_apart(forward, images, seen), axis=3)
+
     batches = pipeline.evaluation_batches(validation, exp, job.comp.image.channels, job.batch)
     total, at = -(-len(validation) // job.batch), 0
     for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
-        found = predict(forward, images, seen)[weights > 0]
+        found = (both(images) if exp.tta_apart else predict(forward, images, seen))[weights > 0]
         _refuse_nan(found, [example.image_id for example in validation[at : at + len(found)]], exp.name)
         at += len(found)
         yield found

@@ -146,8 +146,10 @@ def _parse(project: Project, first: str, second: str) -> tuple[str, list[list[st
     if any(len(set(part)) < len(part) for part in names) or set(names[0]) == set(names[1]):
         raise GatemaskError(
             "An experiment cannot be compared with itself, nor count twice in a sum.",
+            where=project.experiments,
             received=f"{first} and {second}",
             expected="two different experiments or sums",
+            do="Name each once; to weigh experiments, see mask.weights in ensemble.yaml.",
         )
     tasks = {name: _task(project, name) for part in names for name in part}
     if len(set(tasks.values())) > 1:
@@ -156,6 +158,7 @@ def _parse(project: Project, first: str, second: str) -> tuple[str, list[list[st
             where=project.experiments,
             received=", ".join(f"{name} ({task})" for name, task in tasks.items()),
             expected="experiments of one task",
+            do="Compare masks behind the ensemble's gate, and gates in front of its masks, one after the other.",
         )
     return next(iter(tasks.values())), names
 

@@ -13,7 +13,7 @@ from gatemask.config.schema import Competition, Ensemble, Members
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256
+from gatemask.files import read_json, read_yaml, sha256
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project
@@ -26,13 +26,15 @@ class Opened:
     Args:
         fold_of: the fold of each image.
         gate: the gates' averaged probability by image id.
-        readers: maps by image id, one a mask member.
+        readers: maps by image id, one a mask member; one a view where views are weighed apart.
+        views: how many of the readers belong to each mask experiment.
         truth: masks by image id, at the competition's own size.
     """
 
     fold_of: Mapping[str, int]
     gate: Mapping[str, float]
     readers: Sequence[MapReader]
+    views: Sequence[int]
     truth: Masks
 
 
@@ -51,14 +53,18 @@ def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Map
     for name, gate in zip(ensemble.gate.experiments, gates, strict=True):
         _same_ids(name, set(gate), set(fold_of))
     readers: list[MapReader] = []
+    views = []
     try:
         for name in ensemble.mask.experiments:
-            readers.append(MapReader([project.fold(name, fold) / "oof.h5" for fold in folds]))
-            _same_ids(name, readers[-1].ids, set(fold_of))
-        _same_classes(ensemble.mask.experiments, readers, len(comp.classes))
+            apart = _views(project, name, folds) if ensemble.mask.weights == "tuned" else 1
+            file = "oof-views.h5" if apart > 1 else "oof.h5"
+            for view in range(apart):
+                readers.append(MapReader([project.fold(name, fold) / file for fold in folds], view, apart))
+                _check(name, readers[-1], set(fold_of), len(comp.classes))
+            views.append(apart)
         shares = given_weights(ensemble.gate)
         averaged = {i: float(np.average([gate[i] for gate in gates], weights=shares)) for i in fold_of}
-        yield Opened(fold_of, averaged, readers, Masks(project.data / "masks.csv", comp.image.size))
+        yield Opened(fold_of, averaged, readers, views, Masks(project.data / "masks.csv", comp.image.size))
     finally:
         for reader in readers:
             reader.close()
@@ -135,13 +141,21 @@ def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
     )
 
 
-def _same_classes(names: Sequence[str], readers: Sequence[MapReader], classes: int) -> None:
-    for name, reader in zip(names, readers, strict=True):
-        if reader.classes != classes:
-            raise GatemaskError(
-                "A member's maps have another number of classes than the competition.",
-                where=name,
-                received=reader.classes,
-                expected=classes,
-                do=f"Train {name} again.",
-            )
+def _views(project: Project, name: str, folds: Sequence[int]) -> int:
+    """How many views of its own the experiment has kept apart in every fold; 1 for none."""
+    folders = [project.fold(name, fold) for fold in folds]
+    if not all((folder / "oof-views.h5").exists() for folder in folders):
+        return 1
+    return 1 + len(read_yaml(folders[0] / "config.yaml")["tta"])
+
+
+def _check(name: str, reader: MapReader, expected: set[str], classes: int) -> None:
+    _same_ids(name, reader.ids, expected)
+    if reader.classes != classes:
+        raise GatemaskError(
+            "A member's maps have another number of classes than the competition.",
+            where=name,
+            received=reader.classes,
+            expected=classes,
+            do=f"Train {name} again.",
+        )

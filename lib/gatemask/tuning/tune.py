@@ -125,9 +125,9 @@ def _scores(
 
 
 def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, inputs: str) -> dict[str, Any]:
-    """`weights` of the mask members, one an experiment, and how they were found."""
+    """`weights` of the mask members, how many `views` of each are weighed, and how the weights were found."""
     if ensemble.mask.weights != "tuned":
-        return {"weights": members.given_weights(ensemble.mask), "weighing": None}
+        return {"weights": members.given_weights(ensemble.mask), "views": list(predicted.views), "weighing": None}
     from gatemask.tuning.weights import search_weights
 
     found = search_weights(
@@ -141,8 +141,9 @@ def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: O
         ensemble.tune.seed,
         project.tuned / SCRATCH,
         inputs,
+        equal=[1 / views for views in predicted.views for _ in range(views)],
     )
-    return {"weights": found.pop("weights"), "weighing": found}
+    return {"weights": found.pop("weights"), "views": list(predicted.views), "weighing": found}
 
 
 def _count(ensemble: Ensemble, predicted: Opened, weights: list[float]) -> Evidence:

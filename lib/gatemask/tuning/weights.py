@@ -57,6 +57,7 @@ def search_weights(
     seed: int,
     scratch: Path,
     inputs: str,
+    equal: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The weighting whose best rule scores highest, if weighing beats equal weights on folds that it was not chosen on.
 
@@ -73,6 +74,7 @@ def search_weights(
         seed: of the Sobol sequence.
         scratch: folder of the tables; for the caller to remove.
         inputs: hash of everything that the tables are made from, but the weights.
+        equal: what stands for equal weights, where some members are views of one network.
 
     Returns:
         weights (of sum 1), cross_fitted, equal_cross_fitted, taken (whether weights are the tuned ones), tried (weights
@@ -88,7 +90,7 @@ def search_weights(
             "tried": [],
             "per_fold": {},
         }
-    listed = weightings(len(readers), candidates, seed)
+    listed = weightings(len(readers), candidates, seed, equal)
     tried = []
     for weights in progress(listed, "weights", len(listed)):
         tables = _tables(fold_of, readers, truth, gate, weights, scratch / f"{fingerprint([weights, inputs])}.npz")
@@ -96,15 +98,17 @@ def search_weights(
     return _choose(tried, np.array([fold_of[i] for i in sorted(fold_of)]))
 
 
-def weightings(members: int, count: int, seed: int) -> list[list[float]]:
+def weightings(members: int, count: int, seed: int, equal: Sequence[float] | None = None) -> list[list[float]]:
     """What is tried: equal weights, each member alone, then Sobol points; each of sum 1.
 
     Args:
         members: how many there are to weigh.
         count: of weightings; the equal and the single ones are there in any case.
         seed: of the sequence.
+        equal: the first one; ones where there is none.
     """
-    found = np.concatenate([np.ones((1, members)), np.eye(members), _sobol(members, count - 1 - members, seed)])
+    first = np.array([equal or [1.0] * members])
+    found = np.concatenate([first, np.eye(members), _sobol(members, count - 1 - members, seed)])
     return [[float(share) for share in row / row.sum()] for row in found]
 
 
