@@ -14,6 +14,7 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import write_masks
 from gatemask.errors import GatemaskError
+from gatemask.files import write_yaml
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.tuning import exact, members
@@ -145,8 +146,9 @@ def project(made: Path, tmp_path: Path) -> Project:
     return Project(tmp_path, "phantom")
 
 
-def compared(project: Project, first: str, second: str) -> dict[str, Any]:
-    return compare(project, load_competition(project.experiments), load_ensemble(project.experiments), first, second)
+def compared(project: Project, first: str, second: str, *overrides: str) -> dict[str, Any]:
+    ensemble = load_ensemble(project.experiments, overrides=overrides)
+    return compare(project, load_competition(project.experiments), ensemble, first, second)
 
 
 def test_masks_without_a_gate_and_behind_one(project: Project) -> None:
@@ -191,6 +193,12 @@ def test_gates_stand_in_front_of_the_ensembles_masks(project: Project) -> None:
     found = compared(project, "gate_late", "gate_b0")
     assert found["verdict"] == "better"
     assert (found["gate"], found["mask"]) == ("compared", "unet_b0+unetpp_b0")
+    for fold in range(FOLDS):  # views of its own that could be weighed apart
+        folder = project.fold("unet_b0", fold)
+        shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
+        write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
+    again = compared(project, "gate_late", "gate_b0", "mask.weights=tuned")
+    assert {**again, "seconds": 0} == {**found, "seconds": 0}, "masks are averaged by equal weights"
 
 
 @pytest.mark.parametrize(

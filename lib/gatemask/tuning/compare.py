@@ -178,6 +178,8 @@ def _trained(project: Project, names: list[str], folds: set[int]) -> bool:
 def _side(ensemble: Ensemble, task: str, names: list[str], gated: bool) -> Ensemble:
     """The ensemble with the experiments of one side in place of its own; without gates there are none of those."""
     changed = {task: Members(experiments=names)}
+    if task == "gate" and ensemble.mask.weights == "tuned":  # for another gate they would be others
+        changed["mask"] = ensemble.mask.model_copy(update={"weights": "equal"})
     if not gated:
         changed["gate"] = Members.model_construct(experiments=[], folds="all", weights="equal")
     return ensemble.model_copy(update=changed)
