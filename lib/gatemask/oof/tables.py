@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from gatemask.console import progress
-from gatemask.data.encode import cores
+from gatemask.data.encode import cores, keep_memory
 from gatemask.data.labels import Masks
 from gatemask.data.threads import one_thread_a_call
 from gatemask.errors import GatemaskError
@@ -170,6 +170,7 @@ def full_maps(
         mask = truth[image_id]
         return look(enlarge(average_maps([reader[image_id] for reader in readers], weights), mask.shape), mask)
 
+    keep_memory()
     waiting: deque[Future[Seen]] = deque()
     with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
         try:
