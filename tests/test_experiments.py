@@ -88,7 +88,7 @@ def test_the_hold_out_is_the_test_and_was_never_trained_on(tiles_loop: Loop) -> 
     for fold in (0, 1):
         out_of_fold = pd.read_csv(tiles_loop.runs / f"gate_b0/fold{fold}/oof.csv")
         assert not held & set(out_of_fold["image_id"])
-    assert 0 <= tiles_loop.result["submission_dice"] <= 1
+    assert 0 <= tiles_loop.result["submission_score"] <= 1
 
 
 def test_the_raw_folder_is_remembered(tiles_loop: Loop) -> None:

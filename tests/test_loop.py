@@ -36,19 +36,20 @@ def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
     assert {
         "images",
         "positives",
-        "cv_dice",
-        "cv_dice_in_sample",
-        "all_empty_dice",
+        "cross_fitted",
+        "ci95",
+        "in_sample",
+        "all_empty",
         "rule",
         "submission",
-        "submission_dice",
+        "submission_score",
         "report",
         "seconds",
     } <= set(summary)
-    assert set(summary["rule"]) == {"gate", "upper", "lower", "min_area"}
+    assert set(summary["rule"]) == {"gate", "upper", "lower", "min_area", "min_component", "hysteresis"}
     assert Path(summary["submission"]).exists()
     assert Path(summary["report"]).exists()
-    assert summary["all_empty_dice"] == pytest.approx(1 - summary["positives"] / summary["images"])
+    assert summary["all_empty"] == pytest.approx(1 - summary["positives"] / summary["images"])
     assert {key: value for key, value in phantom_loop.result.items() if key != "current"} == summary
 
 

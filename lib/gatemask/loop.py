@@ -15,6 +15,7 @@ from gatemask.config.schema import Competition, Ensemble, Experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
+from gatemask.masks.metric import TITLES
 from gatemask.project import Project
 
 Stage = tuple[str, Callable[[], dict[str, Any]]]
@@ -142,9 +143,9 @@ def _headline(result: dict[str, Any]) -> str:
         runs = list(result["folds"].values())
         return f"{runs[0]['monitor']} " + " ".join(f"{run['score']:.3f}" for run in runs)
     if "cross_fitted" in result and "rule" in result:
-        return f"cross-fitted Dice {result['cross_fitted']:.4f}"
+        return f"cross-fitted {TITLES[result['metric']]} {result['cross_fitted']:.4f}"
     shown = {
-        "submission_dice": "submission Dice {:.4f}",
+        "submission_score": "submission {:.4f}",
         "isolation": "{}",
         "members": "{} members",
         "megabytes": "{} MB",
@@ -167,23 +168,28 @@ def _summary(project: Project, seconds: dict[str, float]) -> dict[str, Any]:
         "competition": project.label,
         "images": tuned["images"],
         "positives": tuned["positives"],
-        "cv_dice": tuned["cross_fitted"],
-        "cv_dice_in_sample": tuned["in_sample"],
-        "all_empty_dice": tuned["all_empty"],
+        "metric": tuned["metric"],
+        "cross_fitted": tuned["cross_fitted"],
+        "ci95": tuned["ci95"],
+        "in_sample": tuned["in_sample"],
+        "all_empty": tuned["all_empty"],
         "rule": tuned["rule"],
         "submission": rehearsed["submission"],
     }
-    if "submission_dice" in rehearsed:
-        summary["submission_dice"] = rehearsed["submission_dice"]
+    if "submission_score" in rehearsed:
+        summary["submission_score"] = rehearsed["submission_score"]
     report = read_json(project.runs / "report" / "result.json")["report"]
     return {**summary, "report": report, "seconds": round(sum(seconds.values()), 1), "stages": seconds}
 
 
 def _closing(project: Project, summary: dict[str, Any], worked: bool, seconds: float) -> None:
-    dice = f"cross-fitted Dice {summary['cv_dice']:.4f} (in-sample {summary['cv_dice_in_sample']:.4f}, "
-    say(dice + f"all empty {summary['all_empty_dice']:.4f})")
-    if "submission_dice" in summary:
-        say(f"submission Dice {summary['submission_dice']:.4f} on test images that no training saw")
+    title, (low, high) = TITLES[summary["metric"]], summary["ci95"]
+    say(
+        f"cross-fitted {title} {summary['cross_fitted']:.4f}, 95 % from {low:.4f} to {high:.4f} "
+        f"(in-sample {summary['in_sample']:.4f}, all empty {summary['all_empty']:.4f})"
+    )
+    if "submission_score" in summary:
+        say(f"submission {title} {summary['submission_score']:.4f} on test images that no training saw")
     say(f"report:     {summary['report']}")
     say(f"submission: {summary['submission']}")
     say(f"summary:    {project.runs / 'summary.json'}")

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.metric import METRICS, dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, all_empty_score, count, score, scores
+from tests.masks.test_metric import plainly
 
 
 def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables, np.ndarray, np.ndarray]:
@@ -41,6 +43,23 @@ def test_scores_equal_those_of_the_maps(seed: int) -> None:
         assert scores(tables, rule)[:, 0] == pytest.approx(naive, abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_by_look_up_is_the_naive_one(metric: str) -> None:
+    for seed in range(6):
+        tables, maps, truths = random_problem(seed)
+        rng = np.random.default_rng(seed)
+        for _ in range(10):
+            upper = round(float(rng.uniform(0.02, 1)), 4)
+            rule = Rule(float(rng.random()), upper, round(upper * float(rng.random()), 4), int(rng.integers(0, 40)))
+            masks = np.stack([rules.apply(rule, g, m) for g, m in zip(tables.gate, maps, strict=True)])
+            assert score(tables, rule, metric) == pytest.approx(plainly(metric, truths, masks), abs=1e-9)
+
+
+def test_a_rule_by_component_needs_more_than_tables() -> None:
+    with pytest.raises(GatemaskError, match="cannot tell connected components"):
+        score(random_problem(0)[0], Rule(0.5, 0.5, 0.5, 0, min_component=3))
+
+
 def test_nothing_predicted_scores_the_share_of_empty_images() -> None:
     tables, _, truths = random_problem(1)
     assert all_empty_score(tables) == pytest.approx((~truths.any(axis=(1, 2))).mean())
@@ -50,3 +69,10 @@ def test_tables_come_back_from_disk(tmp_path: Path) -> None:
     tables, _, _ = random_problem(2)
     rule = Rule(0.3, 0.5, 0.3, 2)
     assert score(Tables.load(tables.save(tmp_path / "t.npz")), rule) == score(tables, rule)
+
+
+def test_memory_is_level_by_level_whatever_happens_to_tables(tmp_path: Path) -> None:
+    tables, _, _ = random_problem(0)
+    for one in (tables, tables.subset(np.arange(5)), Tables.load(tables.save(tmp_path / "t.npz"))):
+        assert one.area.flags.f_contiguous
+        assert one.intersection.flags.f_contiguous

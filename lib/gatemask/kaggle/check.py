@@ -14,7 +14,7 @@ from gatemask.config.schema import Competition
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
-from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.metric import METRICS, total
 
 
 def check(path: Path, comp: Competition, ids: Sequence[str]) -> dict[str, Any]:
@@ -63,8 +63,10 @@ def read(path: Path, comp: Competition) -> list[tuple[str, np.ndarray]]:
 
 
 def score(path: Path, comp: Competition, truth: Masks) -> float:
-    """Mean Dice of a submission against known masks, from the file itself."""
-    return float(np.mean([dice_of_masks(truth[image_id], mask) for image_id, mask in read(path, comp)]))
+    """The competition's metric of a submission against known masks, from the file itself."""
+    pairs = [(truth[image_id], mask) for image_id, mask in read(path, comp)]
+    counts = np.array([[(true & mask).sum(), mask.sum(), true.sum()] for true, mask in pairs], float)
+    return total(*METRICS[comp.metric](*(counts[:, [n]] for n in range(3))))
 
 
 def _refusal(what: str, where: object, received: object, expected: object) -> GatemaskError:

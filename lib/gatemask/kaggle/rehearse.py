@@ -75,7 +75,7 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
     }
     truth = _truth(project, comp)
     if truth is not None:
-        result["submission_dice"] = check.score(submission, comp, truth)
+        result["submission_score"] = check.score(submission, comp, truth)
     sandbox.remove(folder / "image")
     return write_stamp(folder / "result.json", made_from, result, [submission], started)
 

@@ -93,7 +93,7 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         _drawn(project, "Masks"),
         _gallery(project, comp, ensemble, tuned),
         _folds(project),
-        _submission(project, rehearsed),
+        _submission(project, rehearsed, comp.metric),
     ]
     title = html.escape(comp.title + (" (quick try)" if project.quick else ""))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -122,8 +122,8 @@ def _headline(comp: Competition, tuned: dict[str, Any], rehearsed: dict[str, Any
         ("in-sample: optimistic, its rule saw these images", tuned["in_sample"]),
         ("all empty: the number to beat", tuned["all_empty"]),
     ]
-    if "submission_dice" in rehearsed:
-        cards.append(("submission, on images no training saw", rehearsed["submission_dice"]))
+    if "submission_score" in rehearsed:
+        cards.append(("submission, on images no training saw", rehearsed["submission_score"]))
     drawn = "".join(
         f'<div class="card{" first" if index == 0 else ""}"><b>{value:.4f}</b><span>{html.escape(text)}</span></div>'
         for index, (text, value) in enumerate(cards)
@@ -256,7 +256,7 @@ def _folds(project: Project) -> str:
     return "<h2>Folds</h2><p>No group is in two folds.</p>" + draw.table(columns, rows)
 
 
-def _submission(project: Project, rehearsed: dict[str, Any]) -> str:
+def _submission(project: Project, rehearsed: dict[str, Any], metric: str) -> str:
     if not rehearsed:
         return "<h2>Submission</h2><p>Not rehearsed yet.</p>"
     names = {
@@ -268,7 +268,7 @@ def _submission(project: Project, rehearsed: dict[str, Any]) -> str:
         "train_empty_share": "the same in training",
         "unreadable": "unreadable images",
         "inference_seconds": "inference (seconds)",
-        "submission_dice": "Dice",
+        "submission_score": TITLES[metric],
         "submission": "file",
     }
     shown = {**rehearsed, "submission": os.path.relpath(rehearsed["submission"], project.root)}
