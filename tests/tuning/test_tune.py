@@ -47,6 +47,12 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return root
 
 
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than the rest; the command, in its own process, draws them."""
+    monkeypatch.setattr("gatemask.report.thresholds.draw_all", lambda *_: [])
+
+
 @pytest.fixture
 def project(made: Path, tmp_path: Path) -> Project:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
