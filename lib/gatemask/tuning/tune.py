@@ -277,7 +277,7 @@ def show(result: dict[str, Any]) -> None:
         f"{TITLES[result['metric']]} of {result['images']} images, {result['positives']} with a mask: "
         f"{result['cross_fitted']:.4f} cross-fitted, 95 % from {low:.4f} to {high:.4f}"
     )
-    rows = {f"{result['shipped']}, shipped": result["candidates"][result["shipped"]]}
+    rows = {f"{result['shipped']} *": result["candidates"][result["shipped"]]}
     rows |= {name: one for name, one in result["candidates"].items() if name != result["shipped"]} | result["beside"]
     parts = [one for one in result["rule"] if one in NUMBERS or any(row["rule"][one] for row in rows.values())]
     listed: list[list[Any]] = [
@@ -287,6 +287,7 @@ def show(result: dict[str, Any]) -> None:
         listed.append([f"fold {fold}", one["score"], "", *_spelled(one["rule"], parts)])
     listed.append(["all empty", result["all_empty"], result["all_empty"], *["" for _ in parts]])
     table(title, ["rule", "cross-fitted", "in-sample", *parts], listed)
+    say("* is shipped. Each fold is scored by a rule of its own, tuned on the other folds.")
     if result["exact_gap"] is not None:
         say(f"Optuna's {result['trials']} trials came within {result['exact_gap']:.6f} of the exact optimum.")
     if result["weighing"]:
