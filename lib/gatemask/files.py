@@ -138,7 +138,7 @@ def write_stamp(
     stamp: Path,
     made_from: dict[str, Any],
     result: dict[str, Any],
-    outputs: Iterable[Path] | Mapping[Path, str],
+    outputs: Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None],
     started: float,
 ) -> dict[str, Any]:
     """The last act of a stage: what it was made from, what came out (with hashes), and how long it took.

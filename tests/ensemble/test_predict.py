@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def competition(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def member(name: str, size: int = 64, **more: float) -> dict:
+def member(name: str, size: int = 64, **more: Any) -> dict:
     model = {"name": "unet", "encoder": "efficientnetb0"}
     return {"name": name, "size": size, "records": 64, "tta": [], "model": model, **more}
 
@@ -130,6 +131,38 @@ def weigh(competition: Path, weights: dict[str, float]) -> None:
     for one in [*chosen["gate"], *chosen["mask"]]:
         one["weight"] = weights[one["name"]]
     write_yaml(competition / "ensemble.yaml", chosen)
+
+
+class Left(Stand):
+    """Sees nothing in the right half."""
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        found = super().predict_on_batch(images)
+        found[:, :, found.shape[2] // 2 :] = 0
+        return found
+
+
+def test_views_count_by_their_weights(competition: Path, stands: dict[str, Stand]) -> None:
+    from gatemask.files import read_yaml, write_yaml
+
+    stands["m0"] = Left("mask", 1.2)
+    chosen, texts = read_yaml(competition / "ensemble.yaml"), {}
+    for name, more in {
+        "plain": {},
+        "plain of two": {"tta": [{"hflip": True}], "view_weights": [1.0, 0.0]},
+        "mirrored": {"tta": [{"hflip": True}], "view_weights": [0.0, 1.0]},
+        "both": {"tta": [{"hflip": True}]},
+    }.items():
+        chosen["mask"] = [member("m0", **more)]
+        write_yaml(competition / "ensemble.yaml", chosen)
+        predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
+        rows = (line.split(",")[1] for line in (competition / "out.csv").read_text().splitlines()[1:])
+        flavour = predict.Rle(**SUBMISSION["rle"])
+        texts[name] = np.array([rle.decode(text, (64, 64), flavour) for text in rows])
+    assert (texts["plain"] == texts["plain of two"]).all()
+    assert texts["plain"][:, :, :32].any() and not texts["plain"][:, :, 32:].any()
+    assert texts["mirrored"][:, :, 32:].any() and not texts["mirrored"][:, :, :32].any()
+    assert (texts["both"] != texts["plain"]).any()
 
 
 def test_missing_and_damaged_images_get_an_empty_mask(competition: Path, stands: dict[str, Stand]) -> None:

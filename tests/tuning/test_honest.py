@@ -10,7 +10,8 @@ from gatemask.masks.metric import METRICS, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score, worths
 from gatemask.tuning import exact
-from gatemask.tuning.candidates import Evidence, candidates, choose, fixed
+from gatemask.tuning.candidates import COARSE, Evidence, candidates, choose, fixed
+from gatemask.tuning.candidates import _median as middle
 from gatemask.tuning.honest import cross_fit, interval, resampled, resamples
 from gatemask.tuning.known import KNOWN
 from tests.tuning.problems import noisy, tied
@@ -79,9 +80,9 @@ def test_a_fold_has_no_say_in_its_own_rule() -> None:
 
 def test_fixed_rules_need_no_tuning_and_grids_are_cross_fitted() -> None:
     tables = noisy(6, 400)
-    hand_set = fixed(tables, "mean_dice", KNOWN["siim-seed"])
+    hand_set = fixed(Evidence(tables), "mean_dice", KNOWN["siim-seed"])
     assert hand_set.fit.score == pytest.approx(hand_set.in_sample)
-    grid = fixed(tables, "mean_dice", KNOWN["siim-winner"])
+    grid = fixed(Evidence(tables), "mean_dice", KNOWN["siim-winner"])
     assert grid.in_sample == max(score(tables, rule) for rule in KNOWN["siim-winner"])
     assert grid.fit.score <= grid.in_sample
     assert set(grid.fit.rules.values()) <= set(KNOWN["siim-winner"])
@@ -139,3 +140,21 @@ def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     tables = tied(1, images=12, classes=2)
     found = candidates(Evidence(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
     assert list(found) == ["optuna"]
+
+
+def test_a_bootstrap_optimum_draws_whole_groups() -> None:
+    tables = noisy(8, 120)
+    whole = exact.search(tables, "mean_dice", levels=COARSE)[0]
+    one_group = dict.fromkeys(tables.ids, "the only patient")
+    assert middle(tables, "mean_dice", Tune(optima=3), one_group) == exact.median([whole])
+    assert middle(tables, "mean_dice", Tune(optima=3), {i: i for i in tables.ids}) != exact.median([whole])
+
+
+def test_optuna_starts_from_the_exact_optimum_of_the_images_it_is_given() -> None:
+    tables = noisy(9, 200)
+    settings = Tune(trials=4, ship="optuna", enqueue_exact=True)
+    found = candidates(Evidence(tables), "mean_dice", settings, {i: i for i in tables.ids})
+    assert found["optuna"].in_sample == pytest.approx(found["exact"].in_sample, abs=2e-3)
+    for fold, rule in found["optuna"].fit.rules.items():
+        others = tables.subset(tables.folds != fold)
+        assert score(others, rule) == pytest.approx(exact.search(others, "mean_dice")[1], abs=2e-3)

@@ -25,8 +25,10 @@ from gatemask.files import plain, read_json, read_yaml, sha256, write_json, writ
 from gatemask.masks import rule as rules
 from gatemask.masks.metric import dice_of_masks
 from gatemask.oof import store
-from gatemask.oof.tables import Tables, score
+from gatemask.oof.tables import Tables, score, scores
 from gatemask.project import Project
+from gatemask.tuning import exact
+from gatemask.tuning.members import build_tables
 from gatemask.tuning.tune import load_counted, tune
 from tests.conftest import environment, gatemask
 from tests.tuning.predictions import SIZE, stamp, write_predictions
@@ -141,6 +143,57 @@ def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
     assert fixed["in_sample"] >= 0.9 * result["in_sample"]
 
 
+def test_the_headline_saw_no_fold_in_its_weights(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"0": {"weights": [1.0, 0.0]}, "1": {"weights": [0.1, 0.9]}}
+    weighed = {"weights": [0.5, 0.5], "taken": True, "cross_fitted": 1.0, "equal_cross_fitted": 0.0}
+    monkeypatch.setattr(
+        "gatemask.tuning.weights.search_weights", lambda *_, **__: {**weighed, "per_fold": chosen, "tried": []}
+    )
+    result = tuned(project, "mask.weights=tuned", "tune.ship=exact")
+    comp, ensemble = load_competition(project.experiments, quick=True), load_ensemble(project.experiments, quick=True)
+    whole = Tables.load(project.tuned / "tables.npz")
+    fold_of = dict(zip(whole.ids.tolist(), whole.folds.tolist(), strict=True))
+    seed = rules.Rule(**result["beside"]["siim-seed"]["rule"])
+    beside = []
+    for fold, one in chosen.items():
+        tables = build_tables(project, comp, ensemble, fold_of, one["weights"])
+        held = tables.folds == int(fold)
+        rule, _ = exact.search(tables.subset(~held), "mean_dice")
+        assert result["per_fold"][fold]["score"] == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
+        beside.append(scores(tables.subset(held), seed))
+    assert result["beside"]["siim-seed"]["cross_fitted"] == pytest.approx(np.concatenate(beside).mean(), abs=1e-12)
+
+
+def test_a_damaged_table_of_a_killed_search_is_counted_again(project: Project) -> None:
+    settings = ("mask.weights=tuned", "tune.weightings=4")
+    expected = tuned(project, *settings)
+    keep = shutil.rmtree
+    try:
+        shutil.rmtree = lambda *_, **__: None  # as if killed before the end
+        (project.tuned / "result.json").unlink()
+        tuned(project, *settings)
+    finally:
+        shutil.rmtree = keep
+    tables = sorted((project.tuned / "weights").glob("*.npz"))
+    assert len(tables) == 4
+    tables[0].write_bytes(tables[0].read_bytes()[:200])
+    (project.tuned / "result.json").unlink()
+    again = tuned(project, *settings)
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in expected.items() if k != "seconds"}
+    assert not (project.tuned / "weights").exists()
+
+
+def test_a_study_that_is_gone_or_damaged_is_made_again(project: Project) -> None:
+    journal = project.tuned / "study.log"
+    tuned(project)
+    journal.unlink()
+    assert "current" not in tuned(project)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:]]))
+    (project.tuned / "result.json").unlink()
+    assert tuned(project)["trials"] == 12
+
+
 def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
     for fold in (0, 1):
         folder = project.fold("unet_b0", fold)
@@ -165,6 +218,10 @@ def test_other_metrics(project: Project, metric: str) -> None:
     assert 0 < result["cross_fitted"] <= 1
 
 
+def spell(project: Project, text: str) -> None:
+    (project.fold("gate_b0", 0) / "oof.csv").write_text(text)
+
+
 def drop_a_row(project: Project) -> None:
     path = project.fold("gate_b0", 1) / "oof.csv"
     pd.read_csv(path).iloc[1:].to_csv(path, index=False)
@@ -180,7 +237,7 @@ def plant_nan(project: Project) -> None:
     path = project.fold("gate_b0", 0) / "oof.csv"
     frame = pd.read_csv(path)
     frame.loc[2, "probability"] = np.nan
-    frame.to_csv(path, index=False)
+    frame.to_csv(path, index=False, na_rep="NaN")
 
 
 def same_maps_twice(project: Project) -> None:
@@ -221,9 +278,13 @@ def two_classes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
+        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["not one", "gate_b0/fold0/oof.csv, line 2", "abc"]),
+        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["no gate probabilities", "line 3"]),
+        (lambda p: spell(p, ""), ["no gate probabilities", "gate_b0/fold0/oof.csv"]),
+        (lambda p: spell(p, "id,value\na,1\n"), ["no gate probabilities", "id, value"]),
         (drop_a_row, ["not those of the folds", "gate_b0", "1 missing"]),
         (repeat_a_row, ["two out-of-fold gate probabilities", "gate_b0/fold1/oof.csv, line"]),
-        (plant_nan, ["not one", "gate_b0/fold0/oof.csv, line 4, image", "nan", "0 to 1"]),
+        (plant_nan, ["not one", "gate_b0/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
         (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
         (rename_a_map, ["not those of the folds", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
         (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
@@ -257,6 +318,8 @@ def test_people_are_told_without_a_traceback(project: Project) -> None:
         ("tune.beside=[mine.yaml]", ["no such rule", "mine.yaml"]),
         ("tune.ship=exakt", ["exakt", "exact"]),
         ("mask.weights=[1]", ["weight"]),
+        ("mask.experiments=[unet_b0,unet_b0]", ["named twice", "unet_b0"]),
+        ("tune.beside=[experiments]", ["no such rule"]),
     ],
 )
 def test_bad_settings_are_named(project: Project, setting: str, words: list[str]) -> None:
@@ -264,6 +327,41 @@ def test_bad_settings_are_named(project: Project, setting: str, words: list[str]
         tuned(project, setting)
     for word in words:
         assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gate: [", ["not a rule"]),
+        ("gate: .nan\nupper: 0.5\nlower: 0.5\nmin_area: 1", ["'gate' is out of range", "nan"]),
+        ("gate: 0.1\nupper: 0.5\nlower: 0.5\nmin_area: .nan", ["no number of pixels", "nan"]),
+        ("gate: 0.1\nupper: 0.5\nlower: 0.7\nmin_area: 3", ["above"]),
+        ("just text", ["not a rule"]),
+        ("\xff", ["not a rule"]),
+    ],
+)
+def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str]) -> None:
+    (project.root / "mine.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(GatemaskError) as raised:
+        tuned(project, "tune.beside=[mine.yaml]")
+    for word in [*words, "mine.yaml"]:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize("parts", [[], ["tune.rule.components=true"]])
+def test_a_component_rule_can_stand_beside(project: Project, parts: list[str]) -> None:
+    rule = rules.Rule(0.3, 0.6, 0.4, 30, min_component=20, hysteresis=True)
+    rules.save(rule, project.root / "mine.yaml")
+    result = tuned(project, "tune.beside=[mine.yaml]", *parts)
+    truth = Masks(project.data / "masks.csv", SIZE)
+    gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
+    readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
+    found = []
+    for name, gate in gates.items():
+        full = rules.enlarge(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
+        found.append(dice_of_masks(truth[name], rules.apply(rule, gate, full)))
+    assert result["beside"]["mine.yaml"]["in_sample"] == pytest.approx(np.mean(found), abs=1e-9)
+    assert (result["exact_gap"] is None) == bool(parts)
 
 
 def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
@@ -294,7 +392,7 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: P
     assert result["trials"] == 150
     for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "candidates"):
         assert result[key] == expected[key]
-    assert set(read_json(project.tuned / "result.json")["outputs"]) == {"tables.npz", "rule.yaml"} | PICTURES
+    assert set(read_json(project.tuned / "result.json")["outputs"]) == {"tables.npz", "rule.yaml", "study.log"} | PICTURES
 
 
 def test_the_dashboard_shows_the_study(project: Project) -> None:

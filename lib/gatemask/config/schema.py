@@ -630,6 +630,8 @@ class Experiment(Strict):
             mode="json", exclude={"quick": True, "tracking": True, "hours": True, "checkpoints": {"steps"}}
         )
         settings["runtime"] = {"precision": self.runtime.precision}
+        if not self.tta_apart:  # younger than many a run, which it left as they were
+            del settings["tta_apart"]
         return settings
 
 
@@ -645,6 +647,8 @@ class Members(Strict):
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Members:
+        if twice := [name for name in self.experiments if self.experiments.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is named twice in 'experiments'; give it a weight instead")
         if isinstance(self.weights, str):
             return self
         if len(self.weights) != len(self.experiments):

@@ -46,6 +46,7 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
         "folds": sha256(project.folds),
         "truth": [sha256(path) for path in _truth_files(project) if path.exists()],
         "sample": _sample_hash(project, comp),
+        "metric": comp.metric,
     }
     if is_current(folder / "result.json", made_from):
         return {"current": True, **stamped_result(folder / "result.json")}
@@ -71,6 +72,7 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
         "train_empty_share": round(1 - float(trained["label"].mean()), 4),
         "unreadable": inference["unreadable"],
         "inference_seconds": inference["seconds"],
+        "metric": comp.metric,
         "submission": str(submission),
     }
     truth = _truth(project, comp)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
@@ -52,13 +53,17 @@ class Rule:
     def __post_init__(self) -> None:
         shares = {"gate": self.gate, "upper": self.upper, "lower": self.lower}
         for name, value in shares.items():
-            if not 0 <= value <= 1:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise GatemaskError(f"The rule's '{name}' is out of range.", received=value, expected="0 to 1")
         if self.lower > self.upper:
             raise GatemaskError("The rule's 'lower' is above its 'upper'.", received=f"{self.lower} > {self.upper}")
         for name, pixels in {"min_area": self.min_area, "min_component": self.min_component}.items():
-            if pixels < 0:
-                raise GatemaskError(f"The rule's '{name}' is negative.", received=pixels)
+            if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
+                raise GatemaskError(
+                    f"The rule's '{name}' is no number of pixels.", received=pixels, expected="a whole number from 0"
+                )
+        if not isinstance(self.hysteresis, bool):
+            raise GatemaskError("The rule's 'hysteresis' is neither.", received=self.hysteresis, expected="true, false")
 
 
 def level(probability: float) -> int:
@@ -153,13 +158,21 @@ def save(rule: Rule, path: Path) -> Path:
 
 
 def load(path: Path) -> Rule:
+    """The rule in a file.
+
+    Raises:
+        GatemaskError: it holds none, or one that is impossible.
+    """
     try:
         return Rule(**read_yaml(path))
-    except TypeError:
+    except GatemaskError as error:
+        error.details["where"] = path
+        raise
+    except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GatemaskError(
             "This is not a rule.",
             where=path,
-            received=path.read_text().strip(),
+            received=" ".join(str(error).split()),
             expected="gate, upper, lower, min_area, and perhaps min_component, hysteresis",
-            do="Run gatemask oof-tune again.",
+            do="Run gatemask oof-tune again, or correct the file.",
         ) from None

@@ -177,16 +177,9 @@ def read_gates(paths: Sequence[Path]) -> dict[str, float]:
     """Gate probabilities of several folds by id; an id in two of them is refused, and what is no probability."""
     gates: dict[str, float] = {}
     for path in paths:
-        frame = pd.read_csv(path, dtype={"image_id": str})
-        if list(frame.columns) != ["image_id", "probability"]:
-            raise GatemaskError(
-                "These are no gate probabilities.",
-                where=path,
-                received=", ".join(map(str, frame.columns)),
-                expected="image_id, probability",
-                do=f"Delete {path.parent} and train the fold again.",
-            )
-        for line, (name, value) in enumerate(zip(frame["image_id"], frame["probability"], strict=True), start=2):
+        frame = _read_gates(path)
+        values = pd.to_numeric(frame["probability"], errors="coerce")
+        for line, (name, value) in enumerate(zip(frame["image_id"], values, strict=True), start=2):
             if name in gates:
                 raise GatemaskError(
                     "An image has two out-of-fold gate probabilities.", where=f"{path}, line {line}", received=name
@@ -195,9 +188,28 @@ def read_gates(paths: Sequence[Path]) -> dict[str, float]:
                 raise GatemaskError(
                     "A gate probability is not one.",
                     where=f"{path}, line {line}, image {name}",
-                    received=value,
+                    received=frame["probability"][line - 2] or "nothing",
                     expected="0 to 1",
                     do="Look at the fold's metrics.jsonl: a training that went wrong predicts NaN. Train it again.",
                 )
             gates[name] = float(value)
     return gates
+
+
+def _read_gates(path: Path) -> pd.DataFrame:
+    """image_id and probability as texts."""
+    columns = ["image_id", "probability"]
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        received = None if list(frame.columns) == columns else ", ".join(map(str, frame.columns))
+    except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+        received = " ".join(str(error).split())
+    if received is not None:
+        raise GatemaskError(
+            "These are no gate probabilities.",
+            where=path,
+            received=received,
+            expected=", ".join(columns),
+            do=f"Delete {path.parent} and train the fold again.",
+        )
+    return frame

@@ -71,6 +71,8 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     tuned = require_current(project, comp, ensemble)
     rehearsal = project.runs / "rehearsal" / "result.json"
     rehearsed = read_json(rehearsal) if rehearsal.exists() else {}
+    if rehearsed.get("metric") != comp.metric:  # of another one: its score means something else
+        rehearsed.pop("submission_score", None)
     runs = _runs(project, ensemble)
     made_from = {
         "title": comp.title,

@@ -39,7 +39,7 @@ def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Exam
     finally:
         reader.close()
     tables.save(folder / "tables.npz")
-    threshold, score = single_threshold(tables, job.comp.metric)
+    threshold, score = single_threshold(tables)
     return {"files": [*written, "tables.npz"], "dice_full": score, "threshold": threshold}
 
 

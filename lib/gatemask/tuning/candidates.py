@@ -14,7 +14,7 @@ from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, score
 from gatemask.tuning import exact
 from gatemask.tuning.honest import CrossFit, cross_fit, resamples
-from gatemask.tuning.search import search
+from gatemask.tuning.search import STARTS, search
 
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
@@ -54,7 +54,12 @@ class Evidence:
 
     @property
     def counted(self) -> Tables | Components:
+        """What any rule can be scored on."""
         return self.components or self.tables
+
+    def searched(self, tune: Tune) -> Tables | Components:
+        """What the rules that are searched are scored on: components may be there for other rules' sake."""
+        return self.counted if tune.rule.by_component else self.tables
 
 
 def candidates(
@@ -70,7 +75,6 @@ def candidates(
         others: see `cross_fit`.
     """
     found: dict[str, Candidate] = {}
-    counted = {fold: one.counted for fold, one in (others or {}).items()}
     if exact.covers(seen.tables, metric):
         tables = {fold: one.tables for fold, one in (others or {}).items()}
 
@@ -80,16 +84,22 @@ def candidates(
         found["exact"] = _candidate(seen.tables, metric, "exact", best, tables)
         middle = partial(_median, metric=metric, tune=tune, group_of=group_of)
         found["median"] = _candidate(seen.tables, metric, "median", middle, tables)
-    if seen.components is not None or tune.ship == "optuna" or not found:
-        found["optuna"] = _candidate(
-            seen.counted, metric, "optuna", partial(_optuna, metric=metric, tune=tune), counted
-        )
+    if tune.rule.by_component or tune.ship == "optuna" or not found:
+        counted = {fold: one.searched(tune) for fold, one in (others or {}).items()}
+        tried = partial(_optuna, metric=metric, tune=tune)
+        found["optuna"] = _candidate(seen.searched(tune), metric, "optuna", tried, counted)
     return found
 
 
-def fixed(tables: Tables, metric: str, rules: Sequence[Rule]) -> Candidate:
+def fixed(
+    seen: Evidence, metric: str, rules: Sequence[Rule], others: Mapping[int, Evidence] | None = None
+) -> Candidate:
     """Rules that are given: the best of them, which for one rule is no tuning at all."""
-    return _candidate(tables, metric, "", lambda some: max(rules, key=lambda rule: score(some, rule, metric)), {})
+
+    def best(some: Any) -> Rule:
+        return max(rules, key=lambda rule: score(some, rule, metric))
+
+    return _candidate(seen.counted, metric, "", best, {fold: one.counted for fold, one in (others or {}).items()})
 
 
 def choose(found: Mapping[str, Candidate], ship: str) -> str:
@@ -116,5 +126,14 @@ def _median(tables: Tables, metric: str, tune: Tune, group_of: Mapping[str, str]
     return exact.median([exact.search(tables, metric, tune.rule, COARSE, counts)[0] for counts in drawn])
 
 
-def _optuna(counted: Any, metric: str, tune: Tune) -> Rule:
-    return search(counted, metric, tune.rule, tune.sampler, tune.trials, tune.seed).rule
+def _optuna(counted: Tables | Components, metric: str, tune: Tune) -> Rule:
+    start = starts(counted, metric, tune)
+    return search(counted, metric, tune.rule, tune.sampler, tune.trials, tune.seed, start=start).rule
+
+
+def starts(counted: Tables | Components, metric: str, tune: Tune) -> list[Rule]:
+    """The rules that Optuna tries first; the exact optimum of these images among them, where that is asked for."""
+    tables = counted if isinstance(counted, Tables) else counted.tables
+    if not tune.enqueue_exact or not exact.covers(tables, metric):
+        return list(STARTS)
+    return [*STARTS, exact.search(tables, metric, tune.rule)[0]]

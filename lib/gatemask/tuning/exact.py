@@ -96,13 +96,13 @@ def _dinkelbach(
     tables: Tables, metric: str, variant: Variant, levels: Sequence[int], counts: np.ndarray | None
 ) -> tuple[Rule, float]:
     once = np.ones(len(tables), int) if counts is None else counts
-    rule = Rule(0.0, 0.5, 0.5, 0)
+    middle = probability(sorted(levels)[len(levels) // 2])
+    rule = Rule(0.0, middle, middle, 0)
     at = _weighted(tables, rule, metric, once)
     while True:
         following = _best(_problem(tables, metric, variant, once, at), variant, levels)
         reached = _weighted(tables, following, metric, once)
         if reached <= at + 1e-12:
-            # The first guess may hold a level or a gate that is not searched: what was found is as good or better.
             return (following, reached) if reached >= at - 1e-12 else (rule, at)
         rule, at = following, reached
 
@@ -269,7 +269,7 @@ def _middle_gate(gains: np.ndarray, kept: np.ndarray, rank: np.ndarray, gates: n
     first, last = max(runs, key=lambda run: gates[run[0]] - lows[run[1]])
     low, high = float(lows[last]), float(gates[first])
     for digits in range(2, 17):
-        if low < (short := round((low + high) / 2, digits)) <= high:
+        if low < (short := round((low + high) / 2, digits)) < high:
             return short
     return 0.0 if last == len(gates) - 1 else high  # a gate of 0 passes every image
 

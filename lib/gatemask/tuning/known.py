@@ -34,10 +34,7 @@ def known(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
         GatemaskError: there is no such rule.
     """
     if name.endswith((".yaml", ".yml")):
-        path = root / name
-        if not path.exists():
-            raise GatemaskError("There is no such rule.", where=path, do="Correct tune.beside in ensemble.yaml.")
-        return [rules.load(path)]
+        return [rules.load(root / name)]
     if name not in KNOWN:
         close = nearest(name, list(KNOWN))
         raise GatemaskError(

@@ -207,7 +207,11 @@ def _kept(journal: Path, name: str) -> optuna.Study:
         if f'"{name}"'.encode() not in text:
             journal.unlink()
     journal.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    try:
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    except ValueError:  # damaged in the middle: nothing in it cannot be searched again
+        journal.unlink()
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     return optuna.create_study(direction="maximize", storage=storage, study_name=name, load_if_exists=True)
 
 

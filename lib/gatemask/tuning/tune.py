@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
 NUMBERS = ("gate", "upper", "lower", "min_area")  # of every rule; the others only where some rule uses them
+JOURNAL = "study.log"
 SCRATCH = "weights"  # tables of the weightings that were tried, while the search lasts
 
 
@@ -54,12 +56,15 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
     with alone(folder / ".lock", "Another process is tuning this competition."):
         inputs = made_from(project, comp, ensemble)
         if is_current(folder / "result.json", inputs):
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             return {"current": True, **stamped_result(folder / "result.json")}
         started = time.monotonic()
-        result, outputs = _tune(project, comp, ensemble, fingerprint(inputs))
+        result, files = _tune(project, comp, ensemble, fingerprint(inputs))
+        # The dashboard may write notes into the study: it has to be there, whatever its hash.
+        outputs = {path: sha256(path) for path in files} | {folder / JOURNAL: None}
         result = write_stamp(folder / "result.json", inputs, result, outputs, started)
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
-    return result
+        shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+        return result
 
 
 def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> tuple[dict[str, Any], list[Path]]:
@@ -73,14 +78,15 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
     beside = {name: known(name, comp.image.size, project.root) for name in ensemble.tune.beside}
     with members.opened(project, comp, ensemble, fold_of) as predicted:
         weighed = _weigh(project, comp, ensemble, predicted, inputs)
-        seen = _count(ensemble, predicted, weighed["weights"])
-        others = _others(ensemble, predicted, weighed, seen)
+        levels = _levels(ensemble, beside)
+        seen = _count(predicted, weighed["weights"], levels)
+        others = _others(predicted, weighed, seen, levels)
     tables = seen.tables
     found = candidates(seen, comp.metric, ensemble.tune, group_of, others)
-    study = _study(project, comp, ensemble, seen.counted, found, inputs)
+    study = _study(project, comp, ensemble, seen, inputs)
     shipped = choose(found, ensemble.tune.ship)
     groups = np.array([group_of[i] for i in tables.ids])
-    outputs = _write(project, comp, seen, found, shipped, study)
+    outputs = _write(project, comp, ensemble, seen, found, shipped, study)
     return {
         "images": len(tables),
         "positives": int((tables.truth.sum(axis=1) > 0).sum()),
@@ -88,7 +94,7 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
         "metric": comp.metric,
         **_scores(comp, ensemble, seen, found, shipped, study, groups),
         "candidates": {name: one.summary() for name, one in found.items()},
-        "beside": {name: fixed(tables, comp.metric, grid).summary() for name, grid in beside.items()},
+        "beside": {name: fixed(seen, comp.metric, grid, others).summary() for name, grid in beside.items()},
         **weighed,
     }, outputs
 
@@ -106,7 +112,7 @@ def _scores(
     from gatemask.report.gates import gate_numbers
     from gatemask.tuning.honest import interval
 
-    best, exact = found[shipped], _exact(seen, found)
+    best, exact = found[shipped], _exact(ensemble, found)
     return {
         "cross_fitted": best.fit.score,
         "ci95": interval(best.fit.worth, best.fit.weight, groups, ensemble.tune.bootstrap, ensemble.tune.seed),
@@ -146,22 +152,28 @@ def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: O
     return {"weights": found.pop("weights"), "views": list(predicted.views), "weighing": found}
 
 
-def _count(ensemble: Ensemble, predicted: Opened, weights: list[float]) -> Evidence:
+def _levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Rule]]) -> list[int]:
+    """The lower thresholds at which components have to be known, if any."""
+    given = [rules.level(rule.lower) for grid in beside.values() for rule in grid if rule.by_component]
+    return sorted({*(LEVELS if ensemble.tune.rule.by_component else ()), *given})
+
+
+def _count(predicted: Opened, weights: list[float], levels: list[int]) -> Evidence:
     from gatemask.tuning.candidates import Evidence
 
     tables = members.count(predicted, weights)
-    if not ensemble.tune.rule.by_component:
+    if not levels:
         return Evidence(tables)
     from gatemask.oof.components import count_components
 
     listed = count_components(
-        predicted.fold_of, predicted.readers, predicted.truth, "components", tables, LEVELS, weights
+        predicted.fold_of, predicted.readers, predicted.truth, "components", tables, levels, weights
     )
     return Evidence(tables, listed)
 
 
 def _others(
-    ensemble: Ensemble, predicted: Opened, weighed: dict[str, Any], seen: Evidence
+    predicted: Opened, weighed: dict[str, Any], seen: Evidence, levels: list[int]
 ) -> dict[int, Evidence] | None:
     """The images as the weights that the other folds chose show them, by held-out fold: else the headline would have
     seen every fold in its weights."""
@@ -171,29 +183,21 @@ def _others(
     counted = [(weighed["weights"], seen)]
     for weights in chosen.values():
         if weights not in [known for known, _ in counted]:
-            counted.append((weights, _count(ensemble, predicted, weights)))
+            counted.append((weights, _count(predicted, weights, levels)))
     return {fold: next(one for known, one in counted if known == weights) for fold, weights in chosen.items()}
 
 
-def _exact(seen: Evidence, found: dict[str, Candidate]) -> float | None:
+def _exact(ensemble: Ensemble, found: dict[str, Candidate]) -> float | None:
     """The best score that the study could have reached, where that is known."""
-    return found["exact"].in_sample if "exact" in found and seen.components is None else None
+    return found["exact"].in_sample if "exact" in found and not ensemble.tune.rule.by_component else None
 
 
-def _study(
-    project: Project,
-    comp: Competition,
-    ensemble: Ensemble,
-    counted: Tables | Components,
-    found: dict[str, Candidate],
-    inputs: str,
-) -> Found:
+def _study(project: Project, comp: Competition, ensemble: Ensemble, seen: Evidence, inputs: str) -> Found:
     """Optuna on all images, kept for the dashboard, and to see what a sampler leaves behind."""
-    from gatemask.tuning.search import STARTS, search
+    from gatemask.tuning.candidates import starts
+    from gatemask.tuning.search import search
 
-    settings, start = ensemble.tune, list(STARTS)
-    if settings.enqueue_exact and "exact" in found:
-        start.append(found["exact"].rule)
+    settings, counted = ensemble.tune, seen.searched(ensemble.tune)
     return search(
         counted,
         comp.metric,
@@ -201,14 +205,20 @@ def _study(
         settings.sampler,
         settings.trials,
         settings.seed,
-        project.tuned / "study.log",
+        project.tuned / JOURNAL,
         f"{project.label}-{inputs}",
-        start,
+        starts(counted, comp.metric, settings),
     )
 
 
 def _write(
-    project: Project, comp: Competition, seen: Evidence, found: dict[str, Candidate], shipped: str, study: Found
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    seen: Evidence,
+    found: dict[str, Candidate],
+    shipped: str,
+    study: Found,
 ) -> list[Path]:
     from gatemask.report.thresholds import draw_all
 
@@ -223,7 +233,7 @@ def _write(
         best.fit.by_fold,
         best.fit.score,
         study.values,
-        _exact(seen, found),
+        _exact(ensemble, found),
     )
     files = [seen.tables.save(folder / "tables.npz"), rules.save(best.rule, folder / "rule.yaml"), *drawn]
     if best.rule.by_component:
@@ -245,9 +255,11 @@ def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[s
     read_manifest(project)  # or an error that names the command
     files = [project.root / name for name in ensemble.tune.beside if name.endswith((".yaml", ".yml"))]
     taken = [[part.experiments, part.weights] for part in (ensemble.gate, ensemble.mask)]
+    if gone := [file for file in files if not file.is_file()]:
+        raise GatemaskError("There is no such rule.", where=gone[0], do="Correct tune.beside in ensemble.yaml.")
     return {
         "settings": fingerprint([taken, ensemble.tune.model_dump(), comp.image.size, comp.metric]),
-        "beside": fingerprint([sha256(file) for file in files if file.exists()]),
+        "beside": fingerprint([sha256(file) for file in files]),
         "masks": sha256(project.data / "masks.csv"),
         "folds": sha256(project.folds),
         "predictions": fingerprint(members.predictions(project, ensemble)),

@@ -8,7 +8,10 @@ serves all folds. What a choice is worth is measured as rules are: chosen on the
 from __future__ import annotations
 
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +141,8 @@ def _tables(
 ) -> Tables:
     """Threshold tables of one weighting, from `path` where an earlier search has left them."""
     if path.exists():
-        return Tables.load(path)
+        with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):  # else counted anew
+            return Tables.load(path)
     heard = [n for n, weight in enumerate(weights) if weight > 0]  # no need to read what does not count
     members, shares = [readers[n] for n in heard], [weights[n] for n in heard]
     tables = count_maps(fold_of, members, truth, "tables", gate, shares)
