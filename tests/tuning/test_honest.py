@@ -26,8 +26,8 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
 
 
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
-    tables = noisy(11, 8000)
-    found = candidates(Evidence(tables), "mean_dice", Tune(optima=6), {i: i for i in tables.ids})
+    tables = noisy(13, 5000)
+    found = candidates(Evidence(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
     best = found[choose(found, "best")]
     held_out = held_out_score(best.rule)
     assert abs(best.fit.score - held_out) < 0.005

@@ -392,7 +392,8 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: P
     assert result["trials"] == 150
     for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "candidates"):
         assert result[key] == expected[key]
-    assert set(read_json(project.tuned / "result.json")["outputs"]) == {"tables.npz", "rule.yaml", "study.log"} | PICTURES
+    made = {"tables.npz", "rule.yaml", "study.log"} | PICTURES
+    assert set(read_json(project.tuned / "result.json")["outputs"]) == made
 
 
 def test_the_dashboard_shows_the_study(project: Project) -> None:
