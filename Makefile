@@ -11,7 +11,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
-WORKERS ?= -n 2 --dist loadfile
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse report clean
 
 help: ## this list

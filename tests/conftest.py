@@ -25,6 +25,18 @@ needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM
 needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine")
 
 
+# Minutes each: begun last, one of them would keep one worker busy while the other waits.
+LONG = [f"tests/{name}.py" for name in ("training/test_train", "test_experiments", "builders/test_models", "test_loop")]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the order within a file, and of the others, stays."""
+    names = [item.path.relative_to(ROOT).as_posix() for item in items]
+    place = {name: LONG.index(name) if name in LONG else len(LONG) for name in names}
+    order = sorted(range(len(items)), key=lambda n: place[names[n]])
+    items[:] = [items[n] for n in order]
+
+
 def gatemask(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does, in a process of its own."""
     command = [sys.executable, "-m", "gatemask", *map(str, arguments)]

@@ -252,7 +252,8 @@ def load_counted(project: Project, rule: Rule) -> Tables | Components:
 
 def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Hashes of what decides the rule: settings, truth, and every member's out-of-fold predictions."""
-    read_manifest(project)  # or an error that names the command
+    read_folds(project)  # or an error that names the command
+    read_manifest(project)
     files = [project.root / name for name in ensemble.tune.beside if name.endswith((".yaml", ".yml"))]
     taken = [[part.experiments, part.weights] for part in (ensemble.gate, ensemble.mask)]
     if gone := [file for file in files if not file.is_file()]:
