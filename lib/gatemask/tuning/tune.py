@@ -1,11 +1,11 @@
 """`gatemask oof-tune`: from the folds' out-of-fold predictions to a rule and a score to believe.
 
-runs/<comp>/tuned/tables.npz    threshold tables of the averaged members
+runs/<comp>/tuned/tables.npz      threshold tables of the averaged members
 runs/<comp>/tuned/components.npz  only of a rule that looks at connected components
-runs/<comp>/tuned/study.log     Optuna's journal
-runs/<comp>/tuned/rule.yaml     what inference reads
-runs/<comp>/tuned/*.png         what people look at
-runs/<comp>/tuned/result.json   written last
+runs/<comp>/tuned/study.log       Optuna's journal
+runs/<comp>/tuned/rule.yaml       what inference reads
+runs/<comp>/tuned/*.png           what people look at
+runs/<comp>/tuned/result.json     written last
 """
 
 from __future__ import annotations
