@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,8 @@ from gatemask.config import load_experiment
 from gatemask.config.schema import Competition, Ensemble, Members
 from gatemask.console import say, table
 from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError, nearest
 from gatemask.masks.metric import TITLES, ratio, total
-from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project, experiment_files
 from gatemask.tuning import exact, members
 from gatemask.tuning.honest import CrossFit, cross_fit, resampled
@@ -187,30 +183,10 @@ def _side(ensemble: Ensemble, task: str, names: list[str], gated: bool) -> Ensem
 
 def _fit(project: Project, comp: Competition, side: Ensemble, fold_of: Mapping[str, int]) -> CrossFit:
     gates, names = side.gate.experiments, side.mask.experiments
-    build = members.build_tables if gates else _without_gate
-    tables = build(project, comp, side, fold_of)
+    tables = members.build_tables(project, comp, side, fold_of)
     variant = side.tune.rule.model_copy(update={} if gates else {"gate": False})
     label = "+".join([*gates, *names])
     return cross_fit(tables, comp.metric, lambda some: exact.search(some, comp.metric, variant, COARSE)[0], label)
-
-
-def _without_gate(project: Project, comp: Competition, side: Ensemble, fold_of: Mapping[str, int]) -> Tables:
-    """As members.build_tables, with a gate of 1 for all images."""
-    truth = Masks(project.data / "masks.csv", comp.image.size)
-    with ExitStack() as stack:
-        readers = []
-        for name in side.mask.experiments:
-            files = [project.fold(name, fold) / "oof.h5" for fold in sorted(set(fold_of.values()))]
-            readers.append(stack.enter_context(closing(MapReader(files))))
-            if wrong := readers[-1].ids ^ set(fold_of):
-                raise GatemaskError(
-                    "An experiment's predictions are not those of the folds.",
-                    where=name,
-                    received=f"{len(wrong)} images missing or unknown, such as {min(wrong)}",
-                    expected=f"each of {len(fold_of)} ids once",
-                    do=f"Train {name} again on the present folds.",
-                )
-        return count_maps(fold_of, readers, truth, "tables")
 
 
 def show(result: dict[str, Any]) -> None:

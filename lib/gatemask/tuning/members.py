@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,12 +62,23 @@ def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Map
                 readers.append(MapReader([project.fold(name, fold) / file for fold in folds], view, apart))
                 _check(name, readers[-1], set(fold_of), len(comp.classes))
             views.append(apart)
-        shares = given_weights(ensemble.gate)
-        averaged = {i: float(np.average([gate[i] for gate in gates], weights=shares)) for i in fold_of}
-        yield Opened(fold_of, averaged, readers, views, Masks(project.data / "masks.csv", comp.image.size))
+        yield Opened(
+            fold_of,
+            _averaged(gates, ensemble.gate, fold_of),
+            readers,
+            views,
+            Masks(project.data / "masks.csv", comp.image.size),
+        )
     finally:
         for reader in readers:
             reader.close()
+
+
+def _averaged(gates: Sequence[Mapping[str, float]], part: Members, ids: Iterable[str]) -> dict[str, float]:
+    """The gates' weighted mean by image id; 1 for all images where there is no gate, as when masks are compared."""
+    if not gates:
+        return dict.fromkeys(ids, 1.0)
+    return {i: float(np.average([gate[i] for gate in gates], weights=given_weights(part))) for i in ids}
 
 
 def given_weights(part: Members) -> list[float]:
