@@ -220,8 +220,11 @@ class Submission(Strict):
 
 
 class Kaggle(Strict):
-    owner: str | None = None
+    owner: str | None = Field(None, description="whose kernels and datasets they are; default: the account's own name")
     competition: str | None = None
+    accelerator: Literal["TpuV5E8", "NvidiaTeslaT4", "none"] = Field(
+        "TpuV5E8", description="of training kernels, unless an experiment's runtime.accelerator names another kind"
+    )
 
 
 class Phantom(Strict):

@@ -10,8 +10,6 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import google_crc32c
-
 BYTES_LIST, INT64_LIST = 1, 3  # the fields of tf.train.Feature
 LENGTH_DELIMITED = 2  # a wire type of protocol buffers
 
@@ -52,5 +50,7 @@ def _varint(number: int) -> bytes:
 
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, rotated and offset, since plain checksums of data that hold checksums tell little."""
+    import google_crc32c  # here, since Kaggle's TPU image lacks it, where records are only read
+
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)

@@ -13,9 +13,7 @@ four wheels, and no network. What it writes is then checked as strictly as Kaggl
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from gatemask.config.schema import Competition
-from gatemask.console import console, say
+from gatemask.console import say
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_manifest
@@ -57,7 +55,9 @@ def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
     prefix, isolation = sandbox.isolation()
     say(f"rehearsal: {isolation}; only the packages of Kaggle's image")
     python, hidden = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
-    _run_kernel([*prefix, str(python)], project.dist / "kernel" / "inference.py", kaggle, folder)
+    command = [*prefix, str(python), str(project.dist / "kernel" / "inference.py")]
+    code = sandbox.run(command, kaggle, folder, TIME_LIMIT_S, KAGGLE_IS_COMPETITION_RERUN="1")
+    sandbox.require_success(code, folder / "log.txt", "package and rehearse again")
     submission, inference = _results(kaggle)
     ids = sample_ids(_competition_folder(kaggle, comp), comp.submission.model_dump()) or sorted(test["image_id"])
     found = check.check(submission, comp, ids)
@@ -124,45 +124,6 @@ def _mount(project: Project, comp: Competition, kaggle: Path, test: pd.DataFrame
         shutil.copyfile(raw / name, target)
     (kaggle / "working").mkdir()
     return kaggle
-
-
-def _run_kernel(command: list[str], script: Path, kaggle: Path, folder: Path) -> None:
-    log, temporary = folder / "log.txt", folder / "tmp"
-    temporary.mkdir()
-    # A bare environment: no key, no token, no PYTHONPATH of this machine reaches the kernel.
-    environment = {
-        "PATH": os.defpath,
-        "HOME": str(temporary),
-        "TMPDIR": str(temporary),
-        "LANG": "C.UTF-8",
-        "GATEMASK_KAGGLE": str(kaggle),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "KAGGLE_IS_COMPETITION_RERUN": "1",
-    }
-    with log.open("w") as file, console().status("the kernel runs"):
-        try:
-            done = subprocess.run(
-                [*command, str(script)],
-                cwd=kaggle / "working",
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                timeout=TIME_LIMIT_S,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired:
-            raise GatemaskError("The kernel ran past Kaggle's time limit.", where=log) from None
-    shutil.rmtree(temporary, ignore_errors=True)
-    if done.returncode:
-        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
-        raise GatemaskError(
-            "The kernel failed in the rehearsal.",
-            where=log,
-            received=" | ".join(last) or f"exit {done.returncode}",
-            do="It would have failed on Kaggle too. Read the log, mend, package and rehearse again.",
-        )
 
 
 def _results(kaggle: Path) -> tuple[Path, dict[str, Any]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+from gatemask.console import console
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle import wheels
@@ -83,6 +86,67 @@ def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
         (site / "_no_network.pth").write_text("import _no_network\n")
     hidden = {_plain(d.metadata["Name"]) for d in metadata.distributions()} - shown
     return folder / "bin" / "python", sorted(hidden)
+
+
+def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: str) -> int | None:
+    """Run a kernel's script with a bare environment: no key, no token, no PYTHONPATH of this machine reaches it.
+
+    Args:
+        command: the sandbox's Python and the script.
+        kaggle: what stands in for /kaggle; working/ is where the script runs.
+        folder: for log.txt, and a home and temporary folder that are removed in the end.
+        limit_s: after which it is killed, as Kaggle would.
+        more: environment variables that Kaggle sets for this kind of run.
+
+    Returns:
+        Its exit code; None where it was killed for its time.
+    """
+    temporary = fresh_folder(folder / "tmp")
+    environment = {
+        "PATH": os.defpath,
+        "HOME": str(temporary),
+        "TMPDIR": str(temporary),
+        "LANG": "C.UTF-8",
+        "GATEMASK_KAGGLE": str(kaggle),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        **more,
+    }
+    with (folder / "log.txt").open("w") as log, console().status("the kernel runs"):
+        process = subprocess.Popen(
+            command,
+            cwd=kaggle / "working",
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # what it starts ends with it
+        )
+        try:
+            return process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_success(code: int | None, log: Path, do: str) -> None:
+    """Raise, with the log's last lines, where a kernel ended in another way than with 0."""
+    if code == 0:
+        return
+    if code is None:
+        raise GatemaskError("The kernel ran past the time limit.", where=log, do=f"Look at the log, mend, {do}.")
+    last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
+    raise GatemaskError(
+        "The kernel failed in the rehearsal.",
+        where=log,
+        received=" | ".join(last) or f"exit {code}",
+        do=f"It would have failed on Kaggle too. Read the log, mend, {do}.",
+    )
 
 
 def _closure(names: list[str]) -> set[str]:

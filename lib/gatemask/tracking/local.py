@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gatemask.files import write_json, write_text, write_yaml
+from gatemask.files import read_json, write_json, write_text, write_yaml
 
 PACKAGES = ["gatemask", "tensorflow", "keras", "jax", "numpy", "segmentation-models", "efficientnet"]
 
@@ -47,6 +47,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def commit(root: Path) -> str | None:
     """The project's commit, with `+dirty` where files were changed since; None outside git."""
+    if (bundled := root / "session.json").exists():  # in a Kaggle kernel, which has no repository
+        return read_json(bundled)["commit"]
     try:
         git = ["git", "-C", str(root)]
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)

@@ -62,8 +62,14 @@ def fit(job: Job, fold: int, folder: Path, training: list[Example], validation: 
         local.append_metrics(folder / "metrics.jsonl", row)
         state.save(folder / "state", model, at)
         mirror.log(row)
+        say(f"{exp.name} fold {fold} epoch {epoch + 1}/{exp.epochs}: {_told(row, exp.monitor)}")
     mirror.finish({"best": at.best[0][0] if at.best else None, "epochs": at.epoch})
     return at
+
+
+def _told(row: dict[str, Any], monitor: str) -> str:
+    """An epoch in a line: the bars are gone when it ends, and a log never had any."""
+    return f"loss {row['loss']:.4f}, {monitor} {row[monitor]:.4f}, {row['seconds']:.0f} s"
 
 
 def _resume(job: Job, fold: int, folder: Path) -> Progress:

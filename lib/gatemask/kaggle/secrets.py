@@ -1,0 +1,67 @@
+"""Nothing secret leaves: what would be uploaded is searched for the keys that this machine knows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from gatemask.errors import GatemaskError
+
+NAMED_SO = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+SHORTEST = 8  # characters; anything shorter would be found by chance
+
+
+def known(root: Path) -> Iterator[tuple[str, str]]:
+    """Where a secret is kept, and the secret: environment, .env files, Kaggle's and W&B's own files."""
+    for name, value in os.environ.items():
+        if NAMED_SO.search(name) and len(value) >= SHORTEST and not Path(value).exists():
+            yield name, value
+    for path in {root / ".env", Path.cwd() / ".env"}:
+        for line in _lines(path):
+            name, _, value = line.partition("=")
+            if NAMED_SO.search(name) and len(value := value.strip().strip("\"'")) >= SHORTEST:
+                yield f"{path}, {name.strip()}", value
+    home = Path.home()
+    for path in (home / ".kaggle" / name for name in ("kaggle.json", "access_token", "credentials.json")):
+        yield from _in_file(path)
+    for line in _lines(home / ".netrc"):
+        if found := re.search(r"\bpassword\s+(\S{8,})", line):
+            yield str(home / ".netrc"), found[1]
+
+
+def refuse(data: bytes, what: str, root: Path) -> None:
+    """Raise where `data` holds a secret; the message names the secret's home, never the secret.
+
+    Raises:
+        GatemaskError: it does.
+    """
+    for home, secret in known(root):
+        if secret.encode() in data:
+            raise GatemaskError(
+                "A secret would be uploaded.",
+                where=what,
+                received=f"the value of {home}",
+                do="Take it out of the YAML or file that holds it; on Kaggle, attach it to the kernel as a secret.",
+            )
+
+
+def _in_file(path: Path) -> Iterator[tuple[str, str]]:
+    text = "\n".join(_lines(path))
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = {"token": text.strip()}
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if name not in ("username", "user_name") and isinstance(value, str) and len(value) >= SHORTEST:
+                yield str(path), value
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

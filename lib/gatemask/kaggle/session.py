@@ -1,0 +1,310 @@
+"""A training session inside a Kaggle kernel: find the inputs, train the folds, leave a hashed output.
+
+    <kaggle>/input/**/gatemask-<kind>.json       marks a dataset that gatemask made, however Kaggle mounts it
+    <kaggle>/input/**/gatemask-output.json       marks the output of an earlier session, to go on from
+    <kaggle>/working/runs/<experiment>/fold<k>/  as `gatemask train` writes it
+    <kaggle>/working/gatemask-output.json        whose output this is, how far each fold came, every file's hash
+
+Runs on what Kaggle's images have. The image of the TPU machines lacks most of what the laptop has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gatemask.console import say
+from gatemask.errors import GatemaskError
+from gatemask.files import fresh_folder, read_json, sha256, write_json
+from gatemask.kaggle.machines import MACHINES, Machine
+
+OUTPUT = "gatemask-output.json"
+DEPTH = 6  # of folders below input/ that mounts have been seen at, and one more
+WANDB = "wandb==0.26.1"  # the version of Kaggle's GPU image, for the one that has none
+
+
+def main(project: Path, kaggle: Path, started: float) -> int:
+    """Run the session that `project`/session.json describes.
+
+    Args:
+        project: the unpacked payload.
+        kaggle: /kaggle, or what stands in for it.
+        started: `time.monotonic()` when the kernel began.
+
+    Returns:
+        The kernel's exit code: 0 where all folds are done or the time was up.
+    """
+    session = read_json(project / "session.json")
+    output = Output(kaggle / "working", session, started)
+    say(f"push {session['push']} of {session['ref']}, commit {session['commit'] or 'unknown'}")
+    try:
+        require_machine(MACHINES[session["machine"]])
+        inputs = find_inputs(kaggle / "input", session["datasets"])
+        install(inputs.get("wheels"))
+        root = lay_out(project, kaggle, session, inputs)
+        go_on(kaggle / "input", root, session)
+        _train(root, session, started, output)
+    except GatemaskError as error:
+        output.failed(str(error))
+    except Exception as error:  # of any package, on a machine that nobody can look into: the log has to tell all
+        traceback.print_exc()
+        output.failed(f"{type(error).__name__}: {error}")
+    output.write()
+    return output.code
+
+
+class Output:
+    """The account of a session, written again after each fold: what is in it can be trusted, what is not was not done.
+
+    Args:
+        working: the folder that Kaggle keeps.
+        session: of session.json.
+        started: `time.monotonic()` when the kernel began.
+    """
+
+    def __init__(self, working: Path, session: dict[str, Any], started: float) -> None:
+        self._working, self._session, self._started = working, session, started
+        self._folds: dict[str, dict[str, Any]] = {}
+        self._errors: list[str] = []
+
+    @property
+    def code(self) -> int:
+        return int(bool(self._errors))
+
+    def fold(self, fold: int, **what: Any) -> None:
+        self._folds[str(fold)] = what
+        self.write()
+
+    def failed(self, error: str, fold: int | None = None) -> None:
+        text = error if fold is None else f"fold {fold}: {error}"
+        print(f"error: {text}", file=sys.stderr, flush=True)
+        self._errors.append(text)
+        if fold is not None:
+            self.fold(fold, error=error)
+
+    def write(self) -> None:
+        left = [k for k in self._session["folds"] if not self._folds.get(str(k), {}).get("done")]
+        write_json(
+            self._working / OUTPUT,
+            {
+                **{key: self._session[key] for key in ("push", "ref", "experiment", "commit")},
+                "state": "failed" if self._errors else "stopped" if left else "finished",
+                "folds": self._folds,
+                "error": "\n".join(self._errors) or None,
+                "seconds": round(time.monotonic() - self._started, 1),
+                "files": {p.relative_to(self._working).as_posix(): sha256(p) for p in self._files()},
+            },
+        )
+
+    def _files(self) -> Iterator[Path]:
+        runs = sorted((self._working / "runs").rglob("*"))
+        return (p for p in runs if p.is_file() and not p.is_symlink() and not p.name.startswith(".tmp-"))
+
+
+def require_machine(wanted: Machine) -> None:
+    """End at once on a machine that was not asked for: Kaggle gives those in silence, and the hours run.
+
+    Raises:
+        GatemaskError: another kind of machine, or fewer devices.
+    """
+    from gatemask.training.runtime import KINDS, look
+
+    found, count = look(), None
+    if found == wanted.kind == "tpu":
+        import jax  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        devices = jax.devices()
+        found, count = devices[0].platform, len(devices)
+    if found != wanted.kind or (count is not None and count < wanted.devices):
+        raise GatemaskError(
+            "Kaggle gave this kernel another machine than was asked for.",
+            received=KINDS.get(found, found) + ("" if count is None else f" of {count} devices"),
+            expected=f"{KINDS[wanted.kind]} of {wanted.devices} devices ({wanted.name})",
+            do="Push it again; if it stays so, look whether the account may use this accelerator (a verified phone, "
+            "hours left), and at kaggle.accelerator in competition.yaml.",
+        )
+    say(f"machine: {KINDS[found]}, as asked for")
+
+
+def find_inputs(mounts: Path, wanted: dict[str, str]) -> dict[str, Path]:
+    """The folder of each kind of dataset, every file of it verified.
+
+    Args:
+        mounts: /kaggle/input.
+        wanted: the digest of each kind, as it was when the kernel was pushed.
+
+    Raises:
+        GatemaskError: a dataset is not attached, is of another version, or a file of it is missing or damaged.
+    """
+    found: dict[str, Path] = {}
+    others: list[str] = []
+    for kind, digest in wanted.items():
+        for marker in markers(mounts, f"gatemask-{kind}.json"):
+            described = read_json(marker)
+            if described["digest"] == digest:
+                found[kind] = marker.parent
+            else:
+                others.append(f"{kind} of another version in {marker.parent}")
+    if lacking := [kind for kind in wanted if kind not in found]:
+        raise GatemaskError(
+            "A dataset that this kernel was pushed with is not attached, or Kaggle mounted another version of it.",
+            where=mounts,
+            received="; ".join(others) or "no dataset of gatemask's",
+            expected=", ".join(f"{kind} with digest {wanted[kind]}" for kind in lacking),
+            do="Push again: gatemask waits until the datasets' new versions are current.",
+        )
+    for kind, folder in found.items():
+        do = "Delete the dataset on Kaggle and push again: it is uploaded anew."
+        _verify(folder, read_json(folder / f"gatemask-{kind}.json")["files"], do)
+    return found
+
+
+def markers(mounts: Path, name: str) -> list[Path]:
+    """Files of this name anywhere near the top of the mounts, whose depth differs from source to source."""
+    return sorted(path for depth in range(1, DEPTH) for path in mounts.glob("/".join(["*"] * depth) + f"/{name}"))
+
+
+def _verify(folder: Path, files: dict[str, str], do: str) -> None:
+    wrong = [name for name in files if not (folder / name).is_file()]
+    wrong = [f"{name} is missing" for name in wrong] + [
+        f"{name} is damaged" for name, digest in files.items() if name not in wrong and sha256(folder / name) != digest
+    ]
+    if wrong:
+        raise GatemaskError(
+            "What is attached to this kernel is not whole.",
+            where=folder,
+            received=f"{len(wrong)} of {len(files)} files: " + "; ".join(wrong[:5]),
+            do=do,
+        )
+
+
+def install(wheels: Path | None) -> None:
+    """What the image lacks, and nothing that it has; from the dataset, without a network."""
+    if wheels is None:
+        return
+    modules = read_json(wheels / "gatemask-wheels.json")["modules"]
+    lacking = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
+    if lacking:
+        packages = Path(os.environ.get("TMPDIR", "/tmp")) / "gatemask-packages"
+        error = _pip("--no-index", "--find-links", str(wheels), "--no-deps", "--target", str(packages), *lacking)
+        if error:
+            raise GatemaskError("pip could not install what the image lacks.", where=wheels, received=error)
+        sys.path.insert(0, str(packages))
+        say(f"installed: {', '.join(lacking)}")
+
+
+def _pip(*arguments: str) -> str | None:
+    """Install; returns what went wrong."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    importlib.invalidate_caches()
+    return done.stderr.strip()[-300:] or f"exit {done.returncode}" if done.returncode else None
+
+
+def lay_out(project: Path, kaggle: Path, session: dict[str, Any], inputs: dict[str, Path]) -> Path:
+    """Make the payload's folder a project: data from the mounts, the run where Kaggle keeps what is written."""
+    label = session["comp"] + ("-quick" if session["quick"] else "")
+    data, records = project / "data" / label, inputs["records"]
+    data.mkdir(parents=True)
+    for name in ("manifest.csv", "masks.csv"):
+        (data / name).symlink_to(records / name)
+    write_json(data / "manifest.json", {"made_from": {}})  # the laptop's names folders that are not here
+    (data / f"records-{read_json(records / 'gatemask-records.json')['size']}").symlink_to(records)
+    working = kaggle / "working" / "runs" / session["experiment"]
+    working.mkdir(parents=True, exist_ok=True)
+    (project / "runs" / label).mkdir(parents=True)
+    (project / "runs" / label / session["experiment"]).symlink_to(working)
+    if "weights" in inputs:
+        for name, target in read_json(inputs["weights"] / "gatemask-weights.json")["places"].items():
+            place = project / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(inputs["weights"] / name)
+    return project
+
+
+def go_on(mounts: Path, root: Path, session: dict[str, Any]) -> None:
+    """Bring in what earlier sessions left of the folds: of several, that of the longest training."""
+    label = session["comp"] + ("-quick" if session["quick"] else "")
+    best: dict[int, tuple[int, Path]] = {}
+    for marker in markers(mounts, OUTPUT):
+        earlier = read_json(marker)
+        if earlier["experiment"] != session["experiment"]:
+            continue
+        for fold in session["folds"]:
+            prefix = f"runs/{session['experiment']}/fold{fold}/"
+            files = {name: digest for name, digest in earlier["files"].items() if name.startswith(prefix)}
+            if not any(name.startswith(f"{prefix}state/") for name in files):
+                continue
+            _verify(marker.parent, files, "Push again; if it stays so, push with --afresh, which attaches no output.")
+            metrics = marker.parent / prefix / "metrics.jsonl"
+            epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            if fold not in best or epochs > best[fold][0]:
+                best[fold] = (epochs, marker.parent / prefix)
+                _copy(marker.parent, files, prefix, root / "runs" / label / session["experiment"] / f"fold{fold}")
+    for fold, (epochs, folder) in best.items():
+        say(f"fold {fold}: goes on after {epochs} epochs, from {folder}")
+
+
+def _copy(source: Path, files: dict[str, str], prefix: str, target: Path) -> None:
+    fresh_folder(target)
+    for name in files:
+        place = target / name.removeprefix(prefix)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, place)
+
+
+def track(mode: str) -> None:
+    """W&B online where the account's secret answers, else offline: `gatemask sync` brings that home.
+
+    Args:
+        mode: `tracking.wandb`; only 'disabled' is heeded, since a kernel cannot know beforehand what it can reach.
+
+    A secret that is not attached raises, and each image's client in its own way: nothing of it may end the training.
+    """
+    if mode == "disabled":
+        os.environ["WANDB_MODE"] = mode
+        return
+    try:
+        from kaggle_secrets import UserSecretsClient
+
+        key = UserSecretsClient().get_secret("WANDB_API_KEY")
+    except BaseException as error:
+        key = None
+        say(f"W&B: no secret WANDB_API_KEY ({type(error).__name__}); offline")
+    os.environ["WANDB_MODE"] = "online" if key else "offline"
+    if key:
+        os.environ["WANDB_API_KEY"] = key
+    # With what it needs, and beside what is there: its version of another package must not take that one's place.
+    if importlib.util.find_spec("wandb") is None and (trouble := _pip("--retries", "1", "--timeout", "20", WANDB)):
+        say(f"W&B: not on this image, and not to be had ({trouble}); the run's own files hold all that it would show.")
+
+
+def _train(root: Path, session: dict[str, Any], started: float, output: Output) -> None:
+    """Fold by fold, so that what is done is accounted for before the next one begins."""
+    from gatemask.config import load_competition, load_experiment
+    from gatemask.project import Project
+    from gatemask.training.clock import Clock
+    from gatemask.training.train import train
+
+    project = Project(root, session["comp"], session["quick"])
+    comp = load_competition(project.experiments)
+    exp = load_experiment(project.experiments / f"{session['experiment']}.yaml")
+    track(exp.tracking.wandb)
+    clock = Clock(session["hours"] - (time.monotonic() - started) / 3600)
+    for fold in session["folds"]:
+        try:
+            result = train(project, comp, exp, [fold], clock)
+        except GatemaskError as error:  # of this fold's images or weights; the others may do
+            output.failed(str(error), fold)
+            continue
+        left = result.get("left", {}).get(str(fold))
+        output.fold(fold, done=left is None, left=left)
