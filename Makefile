@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KAGGLE := .venv-kaggle
 GATEMASK := $(BIN)/gatemask
 COMP ?= phantom
 FOLD ?= all
@@ -12,7 +13,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse report clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train push status wait logs fetch resume campaign report sync doctor test-kaggle clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +38,19 @@ test: setup ## the tests (make test ARGS="-k rle" for some)
 
 test-all: setup ## the tests, the long ones too
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+test-kaggle: $(KAGGLE)/ready ## the tests on the versions of Kaggle's image, in .venv-kaggle
+	@PATH="$(CURDIR)/$(KAGGLE)/bin:$$PATH" $(KAGGLE)/bin/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
+
+# .venv is made first: weights are tried across the two.
+$(KAGGLE)/ready: requirements-kaggle.txt pyproject.toml kaggle_kernels/inference/wheels.txt | $(VENV)/ready
+	$(PYTHON) -m venv $(KAGGLE)
+	@echo '*' > $(KAGGLE)/.gitignore
+	$(KAGGLE)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-kaggle.txt
+	$(KAGGLE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(KAGGLE)/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--dest $(KAGGLE)/wheels --requirement kaggle_kernels/inference/wheels.txt
+	@touch $@
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -98,8 +112,38 @@ package: setup ## weights, wheels and kernel for Kaggle
 rehearse: setup ## run the kernel as Kaggle will: no network, only Kaggle's packages
 	@$(GATEMASK) rehearse $(COMP) $(ARGS)
 
+rehearse-train: setup ## run the training kernel so: make rehearse-train EXP=experiments/phantom/unet_b0.yaml
+	@$(GATEMASK) rehearse $(EXP) --train $(ARGS)
+
+push: setup ## train on Kaggle: make push EXP=experiments/phantom/unet_b0.yaml FOLD=all
+	@$(GATEMASK) push $(EXP) --fold $(FOLD) $(ARGS)
+
+status: setup ## what was pushed, and how it is doing
+	@$(GATEMASK) status $(COMP) $(ARGS)
+
+wait: setup ## until no kernel runs any more; fetches what ends
+	@$(GATEMASK) wait $(COMP) $(ARGS)
+
+logs: setup ## what the newest kernel printed (ARGS=--follow)
+	@$(GATEMASK) logs $(COMP) $(ARGS)
+
+fetch: setup ## bring home the runs of kernels that have ended
+	@$(GATEMASK) fetch $(COMP) $(ARGS)
+
+resume: setup ## push again what was stopped by its time limit
+	@$(GATEMASK) resume $(COMP) $(ARGS)
+
+campaign: setup ## all experiments x folds on Kaggle, from push to fetch
+	@$(GATEMASK) campaign $(COMP) $(ARGS)
+
 report: setup ## one HTML page
 	@$(GATEMASK) report $(COMP) $(ARGS)
+
+sync: setup ## upload offline W&B runs, each row once
+	@$(GATEMASK) sync $(COMP) $(ARGS)
+
+doctor: setup ## what this machine and this Kaggle account lack
+	@$(GATEMASK) doctor $(ARGS)
 
 clean: ## delete what the tool made (data, runs, dist); .venv stays
 	rm -rf data runs dist folds/phantom*.csv folds/*-quick.csv

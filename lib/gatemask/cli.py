@@ -39,6 +39,11 @@ Exp = Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, o
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a YAML; repeatable")]
 Quick = Annotated[bool, typer.Option("--quick", help="shrink everything, as the YAML's quick: says")]
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
+Fold = Annotated[str, typer.Option(help="a fold's number, several with commas, or 'all'")]
+Target = Annotated[str, typer.Argument(metavar="COMP", help="a competition, or COMP/NAME for one experiment of it")]
+Hours = Annotated[float | None, typer.Option(help="a session's limit; default: the machine's", min=0.01)]
+Poll = Annotated[float, typer.Option(help="seconds between two questions to Kaggle", min=0.05)]
+Dirty = Annotated[bool, typer.Option("--allow-dirty", help="though files were changed since the last commit")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder of the raw files")]
 
 
@@ -172,19 +177,12 @@ def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Jso
 
 
 @app.command()
-def train(
-    exp: Exp,
-    fold: Annotated[str, typer.Option(help="a fold's number, several with commas, or 'all'")] = "all",
-    set_: Set = None,
-    quick: Quick = False,
-    json_: Json = False,
-) -> None:
+def train(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Train an experiment, fold by fold; goes on where it was stopped."""
     project, config, experiment = _open_experiment(exp, quick, set_)
-    folds = None if fold == "all" else [_number(part) for part in fold.split(",")]
     from gatemask.training.train import train
 
-    _print(train(project, config, experiment, folds), json_)
+    _print(train(project, config, experiment, _folds(fold)), json_)
 
 
 @app.command()
@@ -269,12 +267,132 @@ def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = Fa
 
 
 @app.command()
-def rehearse(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
-    """Run the packaged kernel as Kaggle will: no network, only Kaggle's packages."""
-    project, config = _open(comp, quick, set_)
+def rehearse(
+    target: Annotated[str, typer.Argument(metavar="COMP", help="a competition; with --train an experiment")],
+    train: Annotated[bool, typer.Option("--train", help="an experiment's training kernel, a few steps")] = False,
+    fold: Annotated[int, typer.Option(min=0, help="with --train: the fold to train")] = 0,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Run a kernel as Kaggle will: no network, only Kaggle's packages."""
+    if train:
+        project, config, experiment = _open_experiment(target, quick, set_)
+        from gatemask.kaggle import rehearse_train
+
+        _print(rehearse_train.rehearse(project, config, experiment, fold), json_)
+        return
+    project, config = _open(target, quick, set_)
     from gatemask.kaggle.rehearse import rehearse
 
     _print(rehearse(project, config), json_)
+
+
+@app.command()
+def push(
+    exp: Exp,
+    fold: Fold = "all",
+    hours: Hours = None,
+    poll: Poll = 30.0,
+    allow_dirty: Dirty = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="begin anew: attach no earlier output")] = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Train folds on Kaggle: upload what they need, start the kernel."""
+    project, config, experiment = _open_experiment(exp, quick, set_)
+    from gatemask.kaggle import kernels
+    from gatemask.kaggle.pushing import Options
+
+    opts = Options(allow_dirty, afresh, hours, poll, tuple(set_ or ()))
+    _print(kernels.push(project, config, experiment, _folds(fold), opts), json_, show=kernels.show)
+
+
+@app.command()
+def status(target: Target, quick: Quick = False, json_: Json = False) -> None:
+    """What was pushed, and how it is doing."""
+    from gatemask.kaggle import kernels
+
+    _print(kernels.status(*_open_target(target, quick)), json_, show=kernels.show)
+
+
+@app.command()
+def wait(target: Target, poll: Poll = 30.0, quick: Quick = False, json_: Json = False) -> None:
+    """Wait until no kernel runs any more; fetch each as it ends."""
+    from gatemask.kaggle import kernels
+
+    _print(kernels.wait(*_open_target(target, quick), poll), json_, show=kernels.show)
+
+
+@app.command()
+def logs(
+    target: Target,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the kernel ends")] = False,
+    quick: Quick = False,
+) -> None:
+    """What the newest kernel printed."""
+    from gatemask.kaggle import kernels
+
+    for line in kernels.logs(*_open_target(target, quick), follow):
+        print(line, flush=True)
+
+
+@app.command()
+def fetch(target: Target, quick: Quick = False, json_: Json = False) -> None:
+    """Bring home the runs of kernels that have ended, verified."""
+    from gatemask.kaggle import kernels
+
+    _print(kernels.fetch(*_open_target(target, quick)), json_, show=kernels.show)
+
+
+@app.command()
+def resume(
+    target: Target,
+    hours: Hours = None,
+    poll: Poll = 30.0,
+    allow_dirty: Dirty = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Push again what was stopped, failed or got lost; it goes on from its own last output."""
+    project, chosen = _open_target(target, quick)
+    from gatemask.kaggle import kernels, lanes
+    from gatemask.kaggle.pushing import Options
+
+    pushed = []
+    for name, before in lanes.overrides(project, chosen).items():
+        overrides = tuple(set_ or before)
+        _, config, experiment = _open_experiment(f"{project.comp}/{name}", quick, list(overrides))
+        opts = Options(allow_dirty, False, hours, poll, overrides)
+        pushed += kernels.resume(project, config, experiment, opts)["pushed"]
+    _print({"current": not pushed, "pushed": pushed}, json_, show=kernels.show)
+
+
+@app.command()
+def campaign(
+    comp: Comp,
+    experiments: Annotated[str, typer.Option(help="names with commas; default: those of ensemble.yaml")] = "",
+    fold: Fold = "all",
+    hours: Hours = None,
+    poll: Poll = 30.0,
+    allow_dirty: Dirty = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Experiments x folds on Kaggle, from push to fetch, until every fold has its result here."""
+    project, config, ensemble = _open_whole(comp, quick, set_)
+    names = experiments.split(",") if experiments else [*ensemble.gate.experiments, *ensemble.mask.experiments]
+    loaded = [_open_experiment(f"{project.comp}/{name.strip()}", quick, set_)[2] for name in names]
+    from gatemask.kaggle import campaign
+    from gatemask.kaggle.pushing import Options
+
+    opts = Options(allow_dirty, False, hours, poll, tuple(set_ or ()))
+    result = campaign.campaign(project, config, loaded, _folds(fold), opts)
+    _print(result, json_, show=campaign.show)
+    campaign.require_all(result)
 
 
 @app.command()
@@ -287,6 +405,18 @@ def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = Fal
 
 
 @app.command()
+def sync(comp: Comp, quick: Quick = False, json_: Json = False) -> None:
+    """Upload offline runs to W&B, each row once; exit code 1 where some could not be."""
+    from gatemask.project import open_project
+    from gatemask.tracking.sync import sync
+
+    found = sync(open_project(comp, quick=quick))
+    _print(found, json_)
+    if found["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """All stages in order; each does only what is not done yet."""
     project, config, ensemble = _open_whole(comp, quick, set_)
@@ -295,6 +425,18 @@ def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, 
     result = loop.run(project, config, ensemble, _split(set_)["experiment"], data)
     if json_:
         _print(result, json_)
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """What this machine and this Kaggle account lack; exit code 1 where something is wrong."""
+    from gatemask import doctor
+    from gatemask.project import find_root
+
+    found = doctor.run(find_root())
+    _print(found, json_, show=doctor.show)
+    if found["wrong"]:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -346,6 +488,17 @@ def _open_experiment(exp: str, quick: bool, overrides: list[str] | None) -> tupl
     return project, load_competition(project.experiments, quick=quick, overrides=split["competition"]), experiment
 
 
+def _open_target(target: str, quick: bool) -> tuple[Project, str | None]:
+    """A competition's project; and an experiment's name where the target is one."""
+    from gatemask.project import find_root, open_experiment, open_project
+
+    path = Path(target)
+    if path.suffix == ".yaml" or (len(path.parts) == 2 and (find_root() / "experiments" / f"{target}.yaml").exists()):
+        project, file = open_experiment(target, quick=quick)
+        return project, file.stem
+    return open_project(target, quick=quick), None
+
+
 def _open_whole(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
     """The project and the two YAMLs that belong to the competition as a whole."""
     from gatemask.config import load_ensemble
@@ -381,9 +534,12 @@ def _split(overrides: list[str] | None) -> dict[str, list[str]]:
 _FIXED = {"name", "quick"}
 
 
-def _number(text: str) -> int:
+def _folds(text: str) -> list[int] | None:
+    """Numbers of folds, each once; None for all."""
+    if text == "all":
+        return None
     try:
-        return int(text)
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise GatemaskError("--fold needs numbers.", received=text, expected="0, or 0,2, or all") from None
 

@@ -121,6 +121,14 @@ def fresh_folder(path: Path) -> Path:
     return path
 
 
+def set_aside(folder: Path) -> Path:
+    """Rename a folder to `<name>.replaced<n>`, the first that is free, and return it."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.replaced{number}")).exists():
+        number += 1
+    return folder.rename(aside)
+
+
 def is_current(stamp: Path, made_from: dict[str, Any]) -> bool:
     """Whether the stage that ends by writing `stamp` has run on these inputs and its outputs still stand."""
     if not stamp.exists():

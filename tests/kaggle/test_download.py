@@ -19,9 +19,9 @@ import pytest
 from gatemask.config.schema import Competition
 from gatemask.errors import GatemaskError
 from gatemask.files import alone, read_json
-from gatemask.kaggle import fetch
+from gatemask.kaggle import command, fetch
+from gatemask.kaggle.command import explain, printable
 from gatemask.kaggle.download import download
-from gatemask.kaggle.fetch import explain, printable
 from gatemask.project import Project
 from tests.conftest import ROOT
 from tests.kaggle.standin import KEY, SIGNATURE, Fault, Kaggle, serve
@@ -65,7 +65,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
         monkeypatch.delenv(name)
     for name, value in service.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(fetch, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(command, "PAUSES", (0.0, 0.0))
     yield service
     server.shutdown()
     server.server_close()
@@ -205,7 +205,7 @@ def test_a_busy_service_gets_time(project: Project, kaggle: Kaggle) -> None:
 
 def test_but_not_for_ever(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     kaggle.api = [Fault(503, "<html>"), Fault(429, {"code": 429, "message": "Too many requests"})]
-    monkeypatch.setattr(fetch, "PAUSES", (0.0,))
+    monkeypatch.setattr(command, "PAUSES", (0.0,))
     assert "asks for fewer requests" in failure(project)
     assert kaggle.asked == ["api", "api"]
 
@@ -213,7 +213,7 @@ def test_but_not_for_ever(project: Project, kaggle: Kaggle, monkeypatch: pytest.
 def test_no_network(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(fetch, "PAUSES", ())
+    monkeypatch.setattr(command, "PAUSES", ())
     assert "cannot be reached" in failure(project)
 
 
@@ -221,7 +221,7 @@ def test_no_kaggle_command(project: Project, kaggle: Kaggle, monkeypatch: pytest
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
-    monkeypatch.setattr(fetch.sys, "executable", str(bare))
+    monkeypatch.setattr(command.sys, "executable", str(bare))
     assert "not installed" in failure(project)
 
 
@@ -248,7 +248,7 @@ def test_no_kaggle_command(project: Project, kaggle: Kaggle, monkeypatch: pytest
     ],
 )
 def test_what_the_output_means(output: str, kind: str) -> None:
-    assert explain(output, "lungs")[0] == kind
+    assert explain(output, "the files", ["competitions", "download", "-c", "lungs"]).kind == kind
 
 
 def test_secrets_are_not_printable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +314,7 @@ def test_a_download_that_stands_still_is_ended(
 ) -> None:
     kaggle.pace = 30.0
     kaggle.content = BIG
-    monkeypatch.setattr(fetch, "PAUSES", ())
+    monkeypatch.setattr(command, "PAUSES", ())
     monkeypatch.setattr(fetch, "STALL_S", 1.0)
     assert "nothing came for 1 s" in failure(project)
 

@@ -20,7 +20,8 @@ from gatemask.config.schema import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import alone, fresh_folder, is_current, read_json, stamped_result, write_json, write_stamp
-from gatemask.kaggle.fetch import fetch, printable
+from gatemask.kaggle.command import printable
+from gatemask.kaggle.fetch import fetch
 from gatemask.kaggle.unpack import DamagedError, unpack
 from gatemask.project import Project
 

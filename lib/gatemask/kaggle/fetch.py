@@ -1,4 +1,4 @@
-"""Kaggle's own command, run to fetch a competition's file, and its output told in plain words.
+"""A competition's one file, fetched with the kaggle command.
 
 Its exit code is not trusted: it takes an error page for the file, and after a broken connection it can go on with a
 file that holds an error page in place of the first part. Whether the file is right is for its reader to say.
@@ -6,69 +6,19 @@ file that holds an error page in place of the first part. Whether the file is ri
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 from gatemask.console import console, say
-from gatemask.errors import GatemaskError
+from gatemask.kaggle import command
+from gatemask.kaggle.command import KaggleError
 
-PAUSES = (5.0, 20.0, 60.0)  # seconds between tries where a second one can help
 STALL_S = 600.0  # longer than the command's own pauses and time limits; its first request has none
-
-# What the kaggle command's output gives away. The first that matches counts. An answer in JSON is printed as its
-# message alone, without the status, so both are looked for.
-SIGNS = {
-    "missing": r"No module named",
-    "full": r"\[Errno (28|122)\]",
-    "folder": r"\[Errno (13|30)\]",
-    "login": r"Authentication required|401 Client Error|Unauthenticated|Unauthorized",
-    "certificate": r"SSLError|CERTIFICATE_VERIFY_FAILED",
-    "network": r"Max retries exceeded|Failed to resolve|Connection ?(error|aborted|broken|reset|refused)|timed out"
-    r"|ProxyError|IncompleteRead|RemoteDisconnected|nothing came",
-    "partial": r"does not match expected size",
-    "busy": r"429 Client Error|too many requests|rate limit",
-    "server": r"5\d\d Server Error|internal (server )?error|unavailable|bad gateway",
-    "unknown": r"404 Client Error|not ?found",
-    "rules": r"403 Client Error|forbidden|\baccept\b|\brules\b|permission|denied",
-}
-LATER = "Run it again later; what has arrived is kept."
-MEANING = {
-    "missing": ("The kaggle command is not installed in this Python.", "Run make setup, or pip install kaggle."),
-    "full": ("The disk is full.", "Make room and run it again; what has arrived is kept."),
-    "folder": ("The kaggle command may not write there.", "Mend the folder's permissions."),
-    "login": (
-        "Kaggle does not accept the credentials: wrong, expired or unreadable (401).",
-        "Create an API token at https://www.kaggle.com/settings and save it as ~/.kaggle/kaggle.json (chmod 600), "
-        "or set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY.",
-    ),
-    "certificate": ("The connection to Kaggle is not trusted.", "Name your proxy's CA file in REQUESTS_CA_BUNDLE."),
-    "network": ("Kaggle cannot be reached, or the connection broke.", f"Look at network and proxy. {LATER}"),
-    "partial": ("The download broke off.", LATER),
-    "busy": ("Kaggle asks for fewer requests (429).", LATER),
-    "server": ("Kaggle has trouble of its own (5xx).", LATER),
-    "unknown": (
-        "Kaggle knows no competition 'SLUG' with files to download (404).",
-        "Write kaggle.competition in competition.yaml as in https://www.kaggle.com/competitions/NAME.",
-    ),
-    "rules": (
-        "Kaggle refuses the files (403), mostly since the competition's rules are not accepted.",
-        "Open https://www.kaggle.com/c/SLUG/rules with the account of your token, accept them, and run it again. Some "
-        "competitions also want a verified phone number, or take nobody in after their end.",
-    ),
-    "other": ("The kaggle command failed.", "Try it by hand: kaggle competitions download -c SLUG"),
-}
 PARTIAL = ".kaggle-partial"  # the note that the command puts beside a file on its way
-AGAIN = {"network", "partial", "busy", "server"}
 
 
 def fetch(slug: str, work: Path, lock: int) -> Path:
@@ -80,53 +30,36 @@ def fetch(slug: str, work: Path, lock: int) -> Path:
         lock: an open file that the command shall hold as long as it runs.
 
     Raises:
-        GatemaskError: what the command's output means, and what to do.
+        KaggleError: what the command's output means, and what to do.
     """
     say(f"Downloading {slug} into {work}.")
-    pauses = iter(PAUSES)
+    arguments = ["competitions", "download", "-q", "-c", slug, "-p", str(work)]
+    pauses = iter(command.PAUSES)
     while True:
-        code, output = _call(slug, work, lock)
+        code, output = _call(arguments, work, lock)
         found = [path for path in _files(work) if path.suffix != PARTIAL]
         if code == 0 and len(found) == 1:
             return found[0]
-        kind, error = explain(output, slug) if code else ("partial", _no_file(work, found))
-        if kind == "partial":
+        error = command.explain(output, f"the files of {slug}", arguments) if code else _no_file(work, found)
+        if error.kind == "partial":
             # What lies there may be an error page, to which the command would append the rest of the file.
             shutil.rmtree(work, ignore_errors=True)
-        pause = next(pauses, None) if kind in AGAIN else None
+        pause = next(pauses, None) if error.kind in command.AGAIN else None
         if pause is None:
             raise error
         say(f"{error.what} Trying again in {pause:.0f} s.")
         time.sleep(pause)
 
 
-def _call(slug: str, work: Path, lock: int) -> tuple[int, str]:
+def _call(arguments: list[str], work: Path, lock: int) -> tuple[int, str]:
     """Run the kaggle command once: exit code, and what it printed (on either stream)."""
-    # -P: a folder called kaggle where the user stands is not the package.
-    command = [sys.executable, "-P", "-m", "kaggle", "competitions", "download", "-q", "-c", slug, "-p", str(work)]
-    # Where it talks much, it prints the headers of its requests, credentials and all.
-    environment = {key: value for key, value in os.environ.items() if key not in ("VERBOSE", "VERBOSE_OUTPUT")}
-    environment["PYTHONUNBUFFERED"] = "1"  # the last line shall be the last that was printed
-    # On Linux it dies with us: it must not go on writing to the file that the next call goes on with.
-    dies_too = partial(ctypes.CDLL(None).prctl, 1, int(signal.SIGKILL)) if sys.platform == "linux" else None
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=[lock],
-            preexec_fn=dies_too,
-        )
+        process = command.start(arguments, stdout=output, stderr=subprocess.STDOUT, held=[lock])
         try:
             ended = _watch(process, work)
         finally:
-            process.kill()
-            process.wait()
-        output.seek(0)
-        text = output.read().decode("utf-8", "replace")
-    return (process.returncode, text) if ended else (-1, f"nothing came for {STALL_S:.0f} s")
+            command.end(process)
+        return (process.returncode, command.told(output)) if ended else (-1, f"nothing came for {STALL_S:.0f} s")
 
 
 def _watch(process: subprocess.Popen[bytes], work: Path) -> bool:
@@ -170,41 +103,11 @@ def _expected_size(work: Path) -> int | None:
         return None
 
 
-def explain(output: str, slug: str) -> tuple[str, GatemaskError]:
-    """What the kaggle command's output means: one of SIGNS or "other", and the error for the user."""
-    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("Warning:")]
-    if "Traceback" in output:  # its lines of code are no messages
-        lines = lines[-1:]
-    kind = next((kind for kind, sign in SIGNS.items() if re.search(sign, "\n".join(lines), re.IGNORECASE)), "other")
-    what, do = (text.replace("SLUG", slug) for text in MEANING[kind])
-    if kind == "login" and not _credentials():
-        what = "There are no Kaggle credentials."
-    received = printable(lines[-1])[:200] if lines and kind != "login" else None
-    return kind, GatemaskError(what, where=f"the files of {slug}", received=received, do=do)
-
-
-def _no_file(work: Path, found: list[Path]) -> GatemaskError:
-    return GatemaskError(
+def _no_file(work: Path, found: list[Path]) -> KaggleError:
+    return KaggleError(
         "The kaggle command says that it is done, but did not bring one file.",
+        kind="partial",
         where=work,
         received=", ".join(path.name for path in found) or "nothing",
         do="Run it again.",
     )
-
-
-def _credentials() -> bool:
-    """Whether there is something that the kaggle command would read, whatever it holds."""
-    home, given = Path.home() / ".kaggle", os.environ
-    named = given.get("KAGGLE_CONFIG_DIR") or Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    files = [home / name for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json")]
-    in_environment = given.get("KAGGLE_API_TOKEN") or (given.get("KAGGLE_USERNAME") and given.get("KAGGLE_KEY"))
-    return bool(in_environment) or any(path.exists() for path in [*files, Path(named) / "kaggle.json"])
-
-
-def printable(text: str) -> str:
-    """One line without control characters, credentials and the signatures that addresses carry."""
-    for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN"):
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "...")
-    text = re.sub(r"\?[^\s'\")<]+", "?...", re.sub(r"//[^/@\s]+@", "//...@", text))
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -10,6 +10,7 @@ Runs on what Kaggle's images have. The image of the TPU machines lacks most of w
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -47,8 +48,12 @@ def main(project: Path, kaggle: Path, started: float) -> int:
     output = Output(kaggle / "working", session, started)
     say(f"push {session['push']} of {session['ref']}, commit {session['commit'] or 'unknown'}")
     try:
-        require_machine(MACHINES[session["machine"]])
-        inputs = find_inputs(kaggle / "input", session["datasets"])
+        try:
+            require_machine(MACHINES[session["machine"]])
+            inputs = find_inputs(kaggle / "input", session["datasets"])
+        except GatemaskError as error:  # Kaggle's doing: another time may do better
+            output.lost(str(error))
+            return output.code
         install(inputs.get("wheels"))
         root = lay_out(project, kaggle, session, inputs)
         go_on(kaggle / "input", root, session)
@@ -58,12 +63,15 @@ def main(project: Path, kaggle: Path, started: float) -> int:
     except Exception as error:  # of any package, on a machine that nobody can look into: the log has to tell all
         traceback.print_exc()
         output.failed(f"{type(error).__name__}: {error}")
-    output.write()
+    end_tracking()
+    output.write(all_folds=True)
     return output.code
 
 
 class Output:
-    """The account of a session, written again after each fold: what is in it can be trusted, what is not was not done.
+    """The account of a session, written again after each fold: what is in it can be trusted.
+
+    A session that is killed leaves the account of the folds that it finished; what it wrote since is not in it.
 
     Args:
         working: the folder that Kaggle keeps.
@@ -75,6 +83,7 @@ class Output:
         self._working, self._session, self._started = working, session, started
         self._folds: dict[str, dict[str, Any]] = {}
         self._errors: list[str] = []
+        self._lost = False
 
     @property
     def code(self) -> int:
@@ -84,6 +93,12 @@ class Output:
         self._folds[str(fold)] = what
         self.write()
 
+    def lost(self, error: str) -> None:
+        """The session could not even begin."""
+        self._lost = True
+        self.failed(error)
+        self.write()
+
     def failed(self, error: str, fold: int | None = None) -> None:
         text = error if fold is None else f"fold {fold}: {error}"
         print(f"error: {text}", file=sys.stderr, flush=True)
@@ -91,23 +106,32 @@ class Output:
         if fold is not None:
             self.fold(fold, error=error)
 
-    def write(self) -> None:
+    def write(self, all_folds: bool = False) -> None:
         left = [k for k in self._session["folds"] if not self._folds.get(str(k), {}).get("done")]
         write_json(
             self._working / OUTPUT,
             {
                 **{key: self._session[key] for key in ("push", "ref", "experiment", "commit")},
-                "state": "failed" if self._errors else "stopped" if left else "finished",
+                "state": "lost" if self._lost else "failed" if self._errors else "stopped" if left else "finished",
                 "folds": self._folds,
                 "error": "\n".join(self._errors) or None,
                 "seconds": round(time.monotonic() - self._started, 1),
-                "files": {p.relative_to(self._working).as_posix(): sha256(p) for p in self._files()},
+                "files": {p.relative_to(self._working).as_posix(): sha256(p) for p in self._files(all_folds)},
             },
         )
 
-    def _files(self) -> Iterator[Path]:
-        runs = sorted((self._working / "runs").rglob("*"))
-        return (p for p in runs if p.is_file() and not p.is_symlink() and not p.name.startswith(".tmp-"))
+    def _files(self, all_folds: bool) -> Iterator[Path]:
+        run = self._working / "runs" / self._session["experiment"]
+        for fold in self._session["folds"]:
+            if all_folds or str(fold) in self._folds:
+                yield from (p for p in sorted((run / f"fold{fold}").rglob("*")) if _kept(p))
+
+
+def _kept(path: Path) -> bool:
+    """Whether a file is worth fetching: of W&B's own, the rows and pictures are, its caches and logs are not."""
+    if not path.is_file() or path.is_symlink() or path.name.startswith(".tmp-"):
+        return False
+    return "wandb" not in path.parts or path.suffix == ".wandb" or "files" in path.parts
 
 
 def require_machine(wanted: Machine) -> None:
@@ -286,6 +310,13 @@ def track(mode: str) -> None:
     # With what it needs, and beside what is there: its version of another package must not take that one's place.
     if importlib.util.find_spec("wandb") is None and (trouble := _pip("--retries", "1", "--timeout", "20", WANDB)):
         say(f"W&B: not on this image, and not to be had ({trouble}); the run's own files hold all that it would show.")
+
+
+def end_tracking() -> None:
+    """Let W&B write what it holds; it does so in a process of its own, and files that grow have no hash."""
+    if (wandb := sys.modules.get("wandb")) is not None:
+        with contextlib.suppress(Exception):
+            wandb.teardown()
 
 
 def _train(root: Path, session: dict[str, Any], started: float, output: Output) -> None:

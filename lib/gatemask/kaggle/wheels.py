@@ -45,8 +45,8 @@ def build_own(folder: Path) -> Path:
 
 
 def source_fingerprint() -> str:
-    """Changes when gatemask's own code, or the kernel's script, does."""
-    files = [*(SOURCE / "lib").rglob("*.py"), *LIST.parent.iterdir(), SOURCE / "pyproject.toml"]
+    """Changes when gatemask's own code, or a kernel's script, does."""
+    files = [*(SOURCE / "lib").rglob("*.py"), *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
     return fingerprint({p.relative_to(SOURCE).as_posix(): sha256(p) for p in files if p.is_file()})
 
 

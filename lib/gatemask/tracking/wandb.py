@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ class Mirror:
     def _start(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: Any) -> Any:
         import wandb
 
+        # The client's own limits are longer, up to days; the environment may set others.
+        names = ("init_timeout", "finish_timeout")
+        limits = {name: 60.0 for name in names if f"WANDB_{name.upper()}" not in os.environ}
         settings = wandb.Settings(
-            init_timeout=60,
-            finish_timeout=60,
+            **limits,
             x_service_wait=120,
             x_transaction_log_flush_interval=2,
             console="off",
@@ -77,18 +80,24 @@ class Mirror:
             say(f"W&B offline failed too ({type(error).__name__}: {error}).")
 
     def log(self, row: dict[str, Any]) -> None:
-        self._guarded("log", row)
+        """One epoch's row, at the step of its number: one that is trained again after a kill is not counted twice.
+
+        Sessions offline do not know of each other's rows: there, `gatemask sync` sees to it. `commit` writes the row
+        at once; given a step, the client would else keep it back until the next one.
+        """
+        self._guarded(lambda run: run.log(row, step=row["epoch"], commit=True), "log")
 
     def finish(self, summary: dict[str, Any]) -> None:
-        if self._run is not None:
-            self._guarded("log", {k: v for k, v in summary.items() if isinstance(v, int | float)})
-            self._guarded("finish")
+        """Close the run; numbers of `summary` go beside the last row, not into a row of their own."""
+        numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+        self._guarded(lambda run: run.summary.update(numbers), "summary")
+        self._guarded(lambda run: run.finish(), "finish")
 
-    def _guarded(self, method: str, *args: Any) -> None:
+    def _guarded(self, call: Callable[[Any], object], what: str) -> None:
         if self._run is None:
             return
         try:
-            getattr(self._run, method)(*args)
+            call(self._run)
         except Exception as error:
-            say(f"W&B {method} failed ({type(error).__name__}: {error}); the run is kept locally.")
+            say(f"W&B {what} failed ({type(error).__name__}: {error}); the run is kept locally.")
             self._run = None

@@ -23,7 +23,7 @@ from gatemask.config.schema import Competition, Experiment
 from gatemask.console import say
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, read_json, stamped_result, write_stamp, write_text, write_with
+from gatemask.files import is_current, read_json, set_aside, stamped_result, write_stamp, write_text, write_with
 from gatemask.project import Project
 from gatemask.training.clock import Clock
 from gatemask.training.job import Job, ready
@@ -156,9 +156,5 @@ def _make_room(folder: Path, made_from: dict[str, Any]) -> None:
     begun = folder / "begun.json"
     old = next((f for f in (folder / "result.json", begun) if f.exists()), None)
     if old is not None and read_json(old).get("made_from") != made_from:
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.replaced{number}")).exists():
-            number += 1
-        folder.rename(aside)
-        say(f"{folder} was made from other settings or data: moved to {aside.name}.")
+        say(f"{folder} was made from other settings or data: moved to {set_aside(folder).name}.")
     write_text(begun, json.dumps({"made_from": made_from}))

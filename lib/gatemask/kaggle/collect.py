@@ -1,0 +1,152 @@
+"""Fetch a kernel's output and put its runs where `gatemask train` would have written them.
+
+    runs/<comp>/kaggle/<slug>.fetched/        what was downloaded, until it is verified and placed
+    runs/<comp>/<experiment>/fold<k>/         the run
+    runs/<comp>/<experiment>/fold<k>/kaggle.json   which version of which kernel made it, from which commit
+
+Nothing is believed but the kernel's own account, in which every file has its hash: the kaggle command saves an error
+page under a file's name and says that all is well.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from gatemask.console import say
+from gatemask.errors import GatemaskError
+from gatemask.files import read_json, set_aside, sha256, write_json, write_text
+from gatemask.kaggle import command, lanes, service
+from gatemask.kaggle.lanes import Lane
+from gatemask.kaggle.session import OUTPUT
+from gatemask.project import Project
+
+PATIENCE = 20  # times that the output of a kernel that ended well is asked for, before it is given up
+
+
+def collect(project: Project, lane: Lane) -> bool:
+    """Fetch the output of a lane's last push, which has ended, place its runs, and write down what came of it.
+
+    Returns:
+        False where Kaggle still shows the output of an earlier version: then it is to be asked again later.
+
+    Raises:
+        GatemaskError: the files cannot be had whole; what Kaggle holds stays there, to be fetched again.
+    """
+    push, target = lane.last, lanes.folder(project) / f"{lane.slug}.fetched"
+    account = _fetch(lane, target)
+    if account is None and push.word == "complete" and push.asked < PATIENCE:
+        push.asked += 1
+        lanes.save(project, lane)
+        return False  # a kernel that ended well left an account
+    _keep_log(project, lane, target)
+    if account is None:
+        push.outcome, push.message = "lost", push.message or _last_words(target)
+    else:
+        for fold in push.folds:
+            _place(project, lane, fold, target / "runs" / lane.experiment / f"fold{fold}", account)
+        push.outcome, push.message, push.seconds = account["state"], account["error"], account["seconds"]
+        push.done = [int(fold) for fold, one in account["folds"].items() if one.get("done")]
+        push.progress = {str(f): at for f in push.folds if f not in push.done and (at := _progress(lane, f, account))}
+    push.state = "fetched"
+    lanes.save(project, lane)
+    shutil.rmtree(target, ignore_errors=True)
+    return True
+
+
+def _fetch(lane: Lane, target: Path) -> dict[str, Any] | None:
+    """The account of the last push, all its files verified in `target`; None where Kaggle shows none of this push."""
+    pauses = iter(command.PAUSES)
+    while True:
+        service.kernel_output(lane.ref, target)
+        account, wrong = _verified(target)
+        if account is not None and account["push"] != lane.last.id:
+            return None
+        if not wrong:
+            return account
+        pause = next(pauses, None)
+        if pause is None:
+            raise GatemaskError(
+                "The output of a kernel cannot be fetched whole.",
+                where=lane.ref,
+                received=f"{len(wrong)} wrong: " + "; ".join(wrong[:5]),
+                expected="every file with the hash that the kernel wrote down",
+                do="Run it again later: Kaggle keeps the output.",
+            )
+        say(f"{lane.ref}: {wrong[0]}. Fetching again in {pause:.0f} s.")
+        time.sleep(pause)
+
+
+def _verified(target: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The account, if there is one, and what is wrong with it or its files."""
+    path = target / OUTPUT
+    if not path.is_file():
+        return None, []
+    try:
+        account = json.loads(path.read_text(encoding="utf-8"))
+        files = dict(account["files"])
+    except (ValueError, KeyError, TypeError):
+        return None, [f"{OUTPUT} is not what the kernel wrote"]
+    wrong = [f"{name} is missing" for name in files if not (target / name).is_file()]
+    wrong += [
+        f"{name} is damaged ({(target / name).stat().st_size} bytes)"
+        for name, digest in files.items()
+        if (target / name).is_file() and sha256(target / name) != digest
+    ]
+    return account, wrong
+
+
+def _place(project: Project, lane: Lane, fold: int, source: Path, account: dict[str, Any]) -> None:
+    """Move a fold's run to its place, in one step; a run of other settings that is there is set aside."""
+    listed = {name for name in account["files"] if name.startswith(f"runs/{lane.experiment}/fold{fold}/")}
+    if not listed:
+        return  # not begun
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and f"runs/{lane.experiment}/fold{fold}/{path.relative_to(source).as_posix()}" not in listed:
+            path.unlink()  # nothing vouches for it
+    push, target = lane.last, project.fold(lane.experiment, fold)
+    facts = {"kernel": lane.ref, "version": push.version, "push": push.id, "commit": push.commit}
+    write_json(source / "kaggle.json", {**facts, "machine": lane.machine, "datasets": push.datasets})
+    if (target / "result.json").exists() and _made_from(target) == _made_from(source):
+        say(f"{lane.experiment} fold {fold}: is finished here already; what was fetched is left out")
+        return
+    if target.exists() and _made_from(target) not in (None, _made_from(source)):
+        say(f"{target} was made from other settings or data: moved to {set_aside(target).name}.")
+    older = target.with_name(f".{target.name}.older")
+    if target.exists():
+        shutil.rmtree(older, ignore_errors=True)  # only now: killed between the two renames, it is all that there is
+        target.rename(older)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _made_from(folder: Path) -> Any:
+    """What a run is made from, finished or not."""
+    stamp = next((path for name in ("result.json", "begun.json") if (path := folder / name).exists()), None)
+    return read_json(stamp).get("made_from") if stamp else None
+
+
+def _progress(lane: Lane, fold: int, account: dict[str, Any]) -> str | None:
+    prefix = f"runs/{lane.experiment}/fold{fold}/state/at-"
+    return max((Path(name).stem for name in account["files"] if name.startswith(prefix)), default=None)
+
+
+def _log(lane: Lane, target: Path) -> str:
+    path = target / f"{lane.slug}.log"
+    return service.plain_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
+
+
+def _keep_log(project: Project, lane: Lane, target: Path) -> None:
+    write_text(lanes.folder(project) / f"{lane.slug}.v{lane.last.version}.log", _log(lane, target))
+
+
+def _last_words(target: Path) -> str:
+    """The end of a log, for a kernel that left nothing else."""
+    logs = list(target.glob("*.log"))
+    text = service.plain_log(logs[0].read_text(encoding="utf-8", errors="replace")) if logs else ""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-3:])[-500:] or "it left neither output nor log"

@@ -1,0 +1,251 @@
+"""Send folds to Kaggle: datasets first, then the kernel, each step written down before it is taken."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gatemask.config.schema import Competition, Experiment
+from gatemask.console import say
+from gatemask.errors import GatemaskError
+from gatemask.files import alone, fingerprint, is_current, sha256, write_bytes
+from gatemask.kaggle import bundle, datasets, lanes, service, wheels
+from gatemask.kaggle.command import MEANING, KaggleError
+from gatemask.kaggle.lanes import Lane, Push
+from gatemask.kaggle.machines import MACHINES, Machine, machine
+from gatemask.project import Project
+
+LEAST_H = 0.25  # hours left of a quota with which a session is not worth its start
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to push.
+
+    Args:
+        allow_dirty: take files that were changed since the last commit.
+        afresh: attach no earlier output: unfinished folds begin anew.
+        hours: a session's limit; default: the machine's.
+        poll_s: seconds between two questions to Kaggle.
+        overrides: `--set`, to be remembered.
+    """
+
+    allow_dirty: bool = False
+    afresh: bool = False
+    hours: float | None = None
+    poll_s: float = 30.0
+    overrides: tuple[str, ...] = ()
+
+
+@contextmanager
+def orchestrating(project: Project) -> Iterator[None]:
+    """One command at a time writes down what Kaggle does for this competition."""
+    busy = "Another gatemask command deals with Kaggle for this competition."
+    with alone(lanes.folder(project) / ".lock", busy):
+        yield
+
+
+def owner(comp: Competition) -> str:
+    """Whose kernels and datasets they are."""
+    name = comp.kaggle.owner or service.user()
+    if name is None:
+        raise KaggleError("There are no Kaggle credentials.", kind="login", do=MEANING["login"][1])
+    return name
+
+
+def settle(project: Project, every: Sequence[Lane]) -> None:
+    """Find out what became of pushes that were begun and never noted as done: a command was killed there."""
+    for lane in every:
+        if lane.active and lane.last.state == "pushing":
+            push = lane.last
+            arrived, version = _look(lane, push.id)
+            push.state, push.version = ("running", version) if arrived else ("refused", None)
+            push.message = None if arrived else "it never got to Kaggle"
+            say(f"{lane.ref}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
+            lanes.save(project, lane)
+
+
+def _look(lane: Lane, push_id: str) -> tuple[bool, int | None]:
+    """Whether Kaggle holds this push, and its version where that can be told."""
+    known = max((push.version or 0 for push in lane.pushes), default=0)
+    with tempfile.TemporaryDirectory() as folder:
+        source, version = service.kernel_source(lane.ref, Path(folder))
+        if source is None or push_id not in source:
+            return False, None
+        if version is None:
+            number = known + 1
+            source, _ = service.kernel_source(f"{lane.ref}/{number}", Path(folder))
+            version = number if source is not None and push_id in source else None
+        return True, version
+
+
+def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
+    """The folds, of those given or of all, whose result is not on this disk for these settings and data."""
+    from gatemask.data.folds import HOLDOUT, read_folds
+    from gatemask.training.clock import Clock
+    from gatemask.training.job import Job
+
+    job = Job(project, comp, exp, read_folds(project), Clock(None))
+    known = sorted(set(job.folds["fold"]) - {HOLDOUT})
+    chosen = known if folds is None else list(folds)
+    if unknown := [fold for fold in chosen if fold not in known]:
+        raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, known)))
+    done = [f for f in chosen if is_current(project.fold(exp.name, f) / "result.json", job.made_from(f))]
+    return [fold for fold in chosen if fold not in done]
+
+
+def away(every: Sequence[Lane], experiment: str) -> set[int]:
+    """Folds of an experiment that a kernel has in hand."""
+    return {fold for lane in every if lane.active and lane.experiment == experiment for fold in lane.last.folds}
+
+
+def plan(every: Sequence[Lane], label: str, name: str, exp: Experiment, folds: Sequence[int], free: int) -> list[Lane]:
+    """Lanes for the folds: each goes back to the kernel that began it; the others are dealt over new ones.
+
+    Args:
+        every: all lanes there are.
+        label: of the project.
+        name: of the kernels' owner.
+        exp: the experiment.
+        folds: to train; none of them in hand.
+        free: how many kernels may be started.
+
+    Returns:
+        At most `free` lanes, each with the folds of its next push as `folds`.
+    """
+    found: dict[str, list[int]] = {}
+    by_ref = {lane.ref: lane for lane in every}
+    fresh = []
+    for fold in folds:
+        lane = lanes.holder(list(every), exp.name, fold)
+        if lane is not None and not lane.active:
+            found.setdefault(lane.ref, []).append(fold)
+        else:
+            fresh.append(fold)
+    chosen = [Lane(ref, exp.name, part, "", by_ref[ref].pushes) for ref, part in found.items()][:free]
+    count = min(len(fresh), free - len(chosen))
+    for number in range(count):
+        part = fresh[number::count]
+        ref = f"{name}/{bundle.slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
+        known = by_ref.get(ref)
+        if known is not None and known.experiment != exp.name:
+            raise GatemaskError(
+                "Two experiments have names that Kaggle cannot tell apart.",
+                received=f"{known.experiment} and {exp.name}",
+                expected="names that differ in letters or digits",
+                do="Rename one of them.",
+            )
+        chosen.append(Lane(ref, exp.name, part, "", known.pushes if known else []))
+    return chosen
+
+
+def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, every: list[Lane], opts: Options) -> Lane:
+    """Push a lane's folds: datasets are made sure of, the intent is written down, the kernel is pushed, and noted.
+
+    Raises:
+        GatemaskError: Kaggle refuses it, or it cannot be bundled. Nothing runs then, unless the message says so.
+    """
+    wanted, name = machine(comp, exp), lane.ref.split("/")[0]
+    commit = bundle.clean_commit(project, opts.allow_dirty)
+    hours = session_hours(wanted, opts.hours)
+    needed = datasets.needed(project, comp, exp, lane.folds)
+    attached = {f"{name}/{one.slug}": datasets.ensure(project, one, name, opts.poll_s) for one in needed}
+    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, _now(), datasets=attached)
+    push.overrides = list(opts.overrides)
+    push.made_of = made_of(project, comp, exp, lane.folds)
+    if not opts.afresh:
+        holders = (lanes.holder(every, exp.name, fold) for fold in lane.folds)
+        push.sources = sorted({one.ref for one in holders if one is not None})
+    session = bundle.Session(
+        push=push.id,
+        ref=lane.ref,
+        comp=comp.name,
+        quick=project.quick,
+        experiment=exp.name,
+        folds=lane.folds,
+        machine=wanted.name,
+        hours=hours,
+        commit=commit,
+        datasets={one.kind: one.digest for one in needed},
+    )
+    data = bundle.payload(project, comp, exp, session)
+    folder = project.dist / "kaggle" / lane.slug
+    sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
+    if not bundle.write(folder, data, session, wanted, sources):
+        path = write_bytes(project.dist / "kaggle" / f"{lane.slug}-payload" / "payload.bin", data)
+        one = datasets.payload(project, lane.slug, path)
+        attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
+        bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
+    lane.machine, lane.pushes = wanted.name, [*lane.pushes, push]
+    lanes.save(project, lane)
+    _send(project, lane, folder)
+    return lane
+
+
+def made_of(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
+    """Changes with all that could let a training end otherwise: code, settings, data, split, machine."""
+    digests = [one.digest for one in datasets.needed(project, comp, exp, list(folds))]
+    settings = [exp.settings, machine(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
+    return fingerprint([settings, digests])
+
+
+def _send(project: Project, lane: Lane, folder: Path) -> None:
+    push = lane.last
+    try:
+        push.version = service.push_kernel(folder, round(push.hours * 3600))
+    except KaggleError as error:
+        arrived, version = (True, error.version) if error.kind == "sources" else _after(error, lane)
+        push.state, push.version, push.message = "running" if arrived else "refused", version, error.short()
+        lanes.save(project, lane)
+        if arrived and error.kind != "sources":
+            say(f"{lane.ref}: the connection broke, but version {version or '?'} is on Kaggle")
+            return
+        raise
+    push.state = "running"
+    lanes.save(project, lane)
+    folds = ", ".join(map(str, push.folds))
+    say(f"{lane.ref}: version {push.version} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
+
+
+def _after(error: KaggleError, lane: Lane) -> tuple[bool, int | None]:
+    """Whether a push happened though an error came back: Kaggle's word is asked for where the error leaves it open."""
+    if error.kind in ("network", "server", "partial", "other"):
+        return _look(lane, lane.last.id)
+    return False, None
+
+
+def session_hours(wanted: Machine, limit: float | None) -> float:
+    """A session's limit: the machine's, the user's, and what the week's quota still has.
+
+    Raises:
+        KaggleError: kind "quota" where there is too little left.
+    """
+    hours = min(wanted.hours, limit or wanted.hours)
+    quota = service.quota().get(wanted.quota) if wanted.quota else None
+    if quota is None:
+        return hours
+    left = quota.total_h - quota.used_h
+    if left < min(LEAST_H, hours):
+        raise KaggleError(
+            MEANING["quota"][0],
+            kind="quota",
+            where=wanted.name,
+            received=f"{left:.2f} h of {quota.total_h:.0f} h left",
+            do=f"Wait until {quota.refresh}, or take another machine: --set kaggle.accelerator=NvidiaTeslaT4.",
+        )
+    return min(hours, left)
+
+
+def room(every: Sequence[Lane], wanted: Machine) -> int:
+    """How many more kernels Kaggle would run on such machines."""
+    kind = MACHINES[wanted.name].kind
+    return wanted.at_once - sum(lane.active and MACHINES[lane.machine].kind == kind for lane in every)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

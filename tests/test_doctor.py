@@ -1,0 +1,425 @@
+"""Each check of the doctor both ways, and the command as a whole; Kaggle is the stand-in, or not there at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gatemask import doctor
+from gatemask.cli import main
+from gatemask.doctor import Account, Finding
+from gatemask.errors import GatemaskError
+from gatemask.kaggle import bundle, wheels
+from gatemask.kaggle.command import KaggleError
+from gatemask.kaggle.service import Quota
+from tests.conftest import environment, gatemask
+from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
+
+KAGGLE = ["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"]
+NOBODY = Account(credentials=False)
+KNOWN = Account(True, OWNER, {"TPU": Quota(0, 20, ""), "GPU": Quota(0, 30, "")})
+
+
+def failed(kind: str) -> Account:
+    return Account(True, error=KaggleError("It did not work.", kind=kind, do="Try again."))
+
+
+def state(finding: Finding, *words: str) -> str:
+    """Its state, after what holds for all: words that must be there, and advice wherever something is not ok."""
+    text = f"{finding.found} {finding.do}"
+    for word in words:
+        assert word in text
+    assert (finding.do is None) == (finding.state == "ok")
+    return finding.state
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, without credentials; whatever would leave this machine is refused by a closed port."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, closed)
+    for name in [*KAGGLE, "NO_PROXY", "no_proxy", "WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """The stand-in; the environment leads the command there."""
+    one = Cloud(tmp_path / "cloud")
+    with serve(one):
+        for name, value in one.environment(home).items():
+            monkeypatch.setenv(name, value)
+        yield one
+
+
+def write_key(folder: Path, mode: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "kaggle.json"
+    path.write_text(json.dumps({"username": OWNER, "key": KEY}))
+    path.chmod(mode)
+    return path
+
+
+# --- this machine -----------------------------------------------------------------------------------------------
+
+
+def test_an_old_python_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state(doctor.python(), sys.version.split()[0]) == "ok"
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
+    assert state(doctor.python(), "3.10.4", "make setup PYTHON=python3.11") == "wrong"
+
+
+def test_packages_are_compared_with_their_pins(tmp_path: Path) -> None:
+    file = tmp_path / "requirements.txt"
+    assert state(doctor.packages(file), "is not there") == "warn"
+    have = f"# comment\npytest=={metadata.version('pytest')}\nPyYAML=={metadata.version('PyYAML')}\n"
+    file.write_text(have)
+    assert state(doctor.packages(file), "all 2") == "ok"
+    file.write_text(f"{have}numpy==0.1\n")
+    assert state(doctor.packages(file), f"numpy {metadata.version('numpy')}, not 0.1") == "warn"
+    file.write_text(f"{have}numpy==0.1\nno-such-package==1.0\n")
+    assert state(doctor.packages(file), "1 of 4 missing: no-such-package 1.0", "numpy", "make setup") == "wrong"
+
+
+def test_our_own_pins_are_all_read() -> None:
+    lines = (wheels.SOURCE / "requirements.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    finding = doctor.packages(wheels.SOURCE / "requirements.txt")
+    assert finding.state != "ok" or f"all {len(pins)} " in finding.found
+    assert len(pins) > 30
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.7.4.5", "wrong"),
+        ("2.2.2", "wrong"),
+        ("2.2.3", "ok"),
+        ("2.2.4", "ok"),
+        ("2.2.5", "ok"),
+        ("2.10.0", "warn"),
+        ("3.0", "warn"),
+    ],
+)
+def test_the_kaggle_command_must_be_one_that_we_can_read(
+    monkeypatch: pytest.MonkeyPatch, version: str, expected: str
+) -> None:
+    monkeypatch.setattr(metadata, "version", {"kaggle": version}.__getitem__)
+    assert state(doctor.kaggle_command(), version) == expected
+
+
+def test_without_the_kaggle_command_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state(doctor.kaggle_command(), metadata.version("kaggle")) == "ok"
+
+    def gone(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", gone)
+    assert state(doctor.kaggle_command(), "not installed", "make setup") == "wrong"
+
+
+def test_wheels_are_there_and_whole_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = tmp_path / "wheels"
+    copies.mkdir()
+    for path in wheels.shipped():
+        shutil.copy(path, copies)
+    monkeypatch.setattr(wheels, "CACHE", copies)
+    assert state(doctor.shipped_wheels(), "all 4") == "ok"
+    damaged = next(copies.glob("efficientnet*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert state(doctor.shipped_wheels(), "efficientnet", "make setup") == "wrong"
+    monkeypatch.setattr(wheels, "CACHE", tmp_path / "none")
+    assert state(doctor.shipped_wheels(), "Keras-Applications, efficientnet, image-classifiers") == "wrong"
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(("free", "expected"), [(1.9, "wrong"), (2.1, "warn"), (9.9, "warn"), (10.1, "ok")])
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, expected: str) -> None:
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(path)
+        return SimpleNamespace(free=int(free * 1e9))
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    folders = [tmp_path / "runs", tmp_path / "data" / "deep"]
+    assert state(doctor.disk(folders), f"{free} GB free for {folders[0]}, {folders[1]}") == expected
+    assert asked == [tmp_path]
+
+
+def test_the_fullest_of_several_disks_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"/": 50e9, "/proc": 1e9}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[str(path)]))
+    assert state(doctor.disk([Path("/"), Path("/proc")]), "50.0 GB free for /;", "1.0 GB free for /proc") == "wrong"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[..., None]]:
+    """A folder that is project and source tree in one, and git in it."""
+    root = tmp_path / "project"
+    (root / "experiments" / "lungs").mkdir(parents=True)
+    (root / "experiments" / "lungs" / "one.yaml").write_text("epochs: 1\n")
+    monkeypatch.setattr(bundle, "SOURCE", root)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=someone", "-c", "user.email=someone@localhost"]
+        subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True)
+
+    return root, git
+
+
+def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., None]]) -> None:
+    root, git = repository
+    assert state(doctor.git(root), "no commit", "git init") == "warn"
+    git("init")
+    assert state(doctor.git(root), "no commit") == "warn"
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert state(doctor.git(root), "commit ") == "ok"
+    (root / "notes.txt").write_text("of no importance")
+    assert state(doctor.git(root)) == "ok"
+    new = root / "experiments" / "lungs" / "two.yaml"
+    new.write_text("epochs: 2\n")
+    assert state(doctor.git(root), "two.yaml", "Commit them") == "warn"
+    new.unlink()
+    (root / "experiments" / "lungs" / "one.yaml").write_text("epochs: 3\n")
+    assert state(doctor.git(root), "one.yaml") == "warn"
+
+
+def test_without_git_at_all_it_warns(
+    repository: tuple[Path, Callable[..., None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert state(doctor.git(repository[0])) == "warn"
+
+
+def test_wandb_is_only_noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state(doctor.wandb(), "no key") == "ok"
+    netrc = home / ".netrc"
+    netrc.write_text("machine example.org login me password not-to-be-shown\n")
+    assert state(doctor.wandb(), "no key") == "ok"
+    netrc.write_text("machine api.wandb.ai login user password not-to-be-shown\n")
+    netrc.chmod(0o600)
+    assert state(doctor.wandb(), str(netrc)) == "ok"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert state(doctor.wandb(), "no key") == "ok"
+    netrc.write_text("this is no netrc")
+    assert state(doctor.wandb(), "no key") == "ok"
+    monkeypatch.setenv("WANDB_API_KEY", "not-to-be-shown")
+    assert state(doctor.wandb(), "WANDB_API_KEY") == "ok"
+    assert "not-to-be-shown" not in doctor.wandb().found
+
+
+# --- the account ------------------------------------------------------------------------------------------------
+
+
+def test_without_credentials_nothing_is_asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KAGGLE:
+        monkeypatch.delenv(name, raising=False)
+    account = doctor.ask()
+    assert account == NOBODY
+    assert not cloud.asked
+    for way in ("kaggle.json", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME and KAGGLE_KEY"):
+        assert state(doctor.credentials(account), way) == "wrong"
+    assert state(doctor.account_name(account), "credentials") == "warn"
+    assert state(doctor.quota(account), "credentials") == "warn"
+
+
+def test_a_good_account_is_told_with_its_hours(cloud: Cloud) -> None:
+    cloud.used["TPU"] = 7.5
+    account = doctor.ask()
+    assert state(doctor.credentials(account), "accepted") == "ok"
+    assert state(doctor.account_name(account), OWNER) == "ok"
+    assert state(doctor.quota(account), "TPU 12.5 of 20 h", "GPU 30.0 of 30 h") == "ok"
+
+
+@pytest.mark.parametrize("way", ["file", "token"])
+def test_every_kind_of_credentials_will_do(cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.delenv("KAGGLE_USERNAME")
+    monkeypatch.delenv("KAGGLE_KEY")
+    if way == "file":
+        write_key(home / ".kaggle", 0o600)
+    else:
+        monkeypatch.setenv("KAGGLE_API_TOKEN", cloud.token)
+    account = doctor.ask()
+    assert state(doctor.credentials(account)) == "ok"
+    assert account.name == OWNER
+
+
+def test_refused_credentials_are_wrong(cloud: Cloud) -> None:
+    cloud.key_valid = False
+    account = doctor.ask()
+    assert state(doctor.credentials(account), "refuses", "https://www.kaggle.com/settings") == "wrong"
+    assert state(doctor.account_name(account), "credentials first") == "warn"
+    assert state(doctor.quota(account), "credentials first") == "warn"
+
+
+def test_a_key_that_others_may_read_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = write_key(home / ".kaggle", 0o600)
+    assert state(doctor.credentials(KNOWN)) == "ok"
+    for mode in (0o640, 0o604):
+        path.chmod(mode)
+        assert state(doctor.credentials(KNOWN), f"chmod 600 {path}") == "warn"
+    path.unlink()
+    elsewhere = write_key(tmp_path / "named", 0o644)
+    assert state(doctor.credentials(KNOWN)) == "ok"
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(elsewhere.parent))
+    assert state(doctor.credentials(KNOWN), str(elsewhere)) == "warn"
+
+
+def test_spent_hours_come_back(cloud: Cloud) -> None:
+    cloud.used["TPU"] = 20.0
+    finding = doctor.quota(doctor.ask())
+    assert state(finding, "TPU 0.0 of 20 h", "No TPU hours", "another machine", cloud.refresh[:10]) == "warn"
+    cloud.used["GPU"] = 31.0
+    assert state(doctor.quota(doctor.ask()), "GPU 0.0 of 30 h", "No GPU and TPU hours are left: Wait") == "warn"
+
+
+def test_an_account_without_hours_is_told(cloud: Cloud) -> None:
+    cloud.hours = {}
+    account = doctor.ask()
+    assert account.quota == {}
+    assert state(doctor.quota(account), "tells none") == "warn"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("GetAcceleratorQuotaStatistics", 503, {"code": 503, "message": "unavailable"}, times=9), "5xx"),
+        (Fault("GetAcceleratorQuotaStatistics", None, break_off=True, times=9), "cannot be reached"),
+    ],
+    ids=["server", "broken"],
+)
+def test_trouble_on_the_way_is_a_warning_after_one_try(cloud: Cloud, fault: Fault, words: str) -> None:
+    cloud.faults.append(fault)
+    account = doctor.ask()
+    assert state(doctor.quota(account), words) == "warn"
+    assert state(doctor.credentials(account), "not tried") == "ok"
+    assert state(doctor.account_name(account)) == "warn"
+
+
+def test_a_network_that_hangs_does_not_hang_the_doctor(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIMIT_S", 4.0)
+    cloud.faults.append(Fault("GetAcceleratorQuotaStatistics", None, hang_s=120, times=9))
+    assert state(doctor.quota(doctor.ask()), "cannot be reached") == "warn"
+    assert cloud.methods().count("GetAcceleratorQuotaStatistics") <= 1
+
+
+def test_owners_are_compared_with_the_account(make_root: Callable[[str], Path]) -> None:
+    root = make_root("owners")
+    assert state(doctor.owners(root, NOBODY), "no competition names") == "ok"
+    path = root / "experiments/phantom/competition.yaml"
+    text = path.read_text()
+    assert "\nkaggle: {" in text
+    path.write_text(text.replace("\nkaggle: {", f"\nkaggle: {{owner: {OWNER.title()}, "))
+    assert state(doctor.owners(root, KNOWN), f"phantom: {OWNER.title()}") == "ok"
+    assert state(doctor.owners(root, NOBODY), "not compared", "credentials") == "warn"
+    assert state(doctor.owners(root, failed("network")), "Try again.") == "warn"
+    path.write_text(text.replace("\nkaggle: {", "\nkaggle: {owner: another, "))
+    finding = doctor.owners(root, KNOWN)
+    assert state(finding, "phantom: another", f"account is {OWNER}", "experiments/phantom/competition.yaml") == "wrong"
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(make_root: Callable[[str], Path]) -> None:
+    root = make_root("broken")
+    (root / "experiments/nuclei/competition.yaml").write_text("kagle: 3\n")
+    assert state(doctor._tried(partial(doctor.owners, root, NOBODY)), "nuclei/competition.yaml", "kagle") == "wrong"
+
+    def disk() -> Finding:
+        raise GatemaskError("It is broken.", where="somewhere", received="bits", do="Mend it.")
+
+    found = "cannot be checked: It is broken. Found bits. (somewhere)"
+    assert doctor._tried(disk) == Finding("disk", "wrong", found, "Mend it.")
+
+    def git() -> Finding:
+        raise PermissionError(13, "Permission denied")
+
+    assert state(doctor._tried(git), "Permission denied") == "wrong"
+
+
+# --- the whole --------------------------------------------------------------------------------------------------
+
+
+def test_where_all_is_well_it_ends_with_0(
+    cloud: Cloud,
+    repository: tuple[Path, Callable[..., None]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root, git = repository
+    (root / "requirements.txt").write_text(f"numpy=={metadata.version('numpy')}\n")
+    for arguments in (["init"], ["add", "."], ["commit", "-m", "one"]):
+        git(*arguments)
+    monkeypatch.setattr(wheels, "SOURCE", root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**11))
+    monkeypatch.setenv("GATEMASK_ROOT", str(root))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [finding for finding in found["findings"] if finding["state"] != "ok"] == []
+    assert (found["wrong"], found["warn"], ended.value.code) == (0, 0, 0)
+    cloud.used["TPU"] = 20.0
+    with pytest.raises(SystemExit) as ended:  # a warning does not count
+        main(["doctor", "--json"])
+    assert (json.loads(capsys.readouterr().out)["warn"], ended.value.code) == (1, 0)
+
+
+def test_without_credentials_the_command_ends_with_1(home: Path, make_root: Callable[[str], Path]) -> None:
+    done = gatemask("doctor", root=make_root("doctor"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for words in ("ok    Python", "wrong credentials  none for Kaggle", "KAGGLE_API_TOKEN", "warn  git"):
+        assert words in done.stderr
+
+
+def test_without_a_network_the_command_says_so(
+    home: Path, make_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_key(home / ".kaggle", 0o600)
+    done = gatemask("doctor", "--json", root=make_root("doctor"))
+    assert "Traceback" not in done.stderr
+    assert KEY not in done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    by_name = {finding["name"]: finding for finding in found["findings"]}
+    assert "cannot be reached" in by_name["quota"]["found"]
+    assert (by_name["quota"]["state"], by_name["credentials"]["state"]) == ("warn", "ok")
+    assert done.returncode == int(found["wrong"] > 0)
+    assert all(finding["do"] for finding in found["findings"] if finding["state"] != "ok")
+
+
+def test_outside_a_project_it_says_so(home: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "gatemask", "doctor"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "not a gatemask project" in done.stderr
+
+
+def test_it_imports_nothing_heavy(home: Path, make_root: Callable[[str], Path]) -> None:
+    code = (
+        "import sys\nfrom gatemask.cli import main\ntry: main(['doctor', '--json'])\nexcept SystemExit: pass\n"
+        "heavy = set('tensorflow keras jax pandas numpy cv2 optuna numba wandb'.split()) & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(make_root("light")), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,219 @@
+"""A W&B server on localhost, as much of one as the real client needs; it keeps runs, and their history line by line.
+
+What it answers on resuming is what it holds, and a file stream's lines go where their offset says, as on the real one:
+so a client that numbers its rows wrongly is seen to write them twice, or over others.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "f" * 40
+
+
+@dataclass
+class Run:
+    """One run as the server has it.
+
+    Args:
+        fields: of the last UpsertBucket: group, jobType, displayName, config.
+        lines: of its history, by their number.
+        summary: as last sent.
+        exits: one for each stream that ended.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    lines: dict[int, str] = field(default_factory=dict)
+    events: dict[int, str] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    exits: list[int] = field(default_factory=list)
+    written_over: int = 0
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for _, line in sorted(self.lines.items())]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        values = {name: entry["value"] for name, entry in json.loads(self.fields.get("config") or "{}").items()}
+        return {name: value for name, value in values.items() if not name.startswith("_")}
+
+    def take(self, files: dict[str, Any]) -> None:
+        if history := files.get("wandb-history.jsonl"):
+            for number, line in enumerate(history["content"], history["offset"]):
+                self.written_over += number in self.lines
+                self.lines[number] = line
+        if events := files.get("wandb-events.jsonl"):
+            self.events.update(enumerate(events["content"], events["offset"]))
+        if summary := files.get("wandb-summary.json"):
+            self.summary = json.loads(summary["content"][-1])
+
+
+class Server(ThreadingHTTPServer):
+    """`runs` holds what was received, `requests` the path and name of each request.
+
+    Args:
+        status: answer everything with this instead, where it is set.
+        keys: those that it knows.
+        refuses: the status for any other key; 200 says that nobody is logged in, as some versions do.
+        hang_s: wait so long before each answer.
+        lines_at_most: take so many lines of a run's history, from then on answer its file stream with 500.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.runs: dict[str, Run] = {}
+        self.requests: list[str] = []
+        self.keys: set[str] = {KEY}
+        self.refuses = 401
+        self.status = 0
+        self.hang_s = 0.0
+        self.lines_at_most: int | None = None
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is what some tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Content-Encoding") == "gzip":
+            import gzip
+
+            body = gzip.decompress(body)
+        with self.server.lock:
+            self.server.requests.append(f"{self.command} {self.path} {_operation(body)}".strip())
+        time.sleep(self.server.hang_s)
+        if self.server.status:
+            return self._answer(self.server.status, {"errors": [{"message": "as the test wishes"}]})
+        if self.path.startswith("/storage/"):
+            return self._answer(200, {})
+        if not self._known():
+            answer = {"data": {"viewer": None}, "errors": [{"message": "user is not logged in"}]}
+            return self._answer(self.server.refuses, answer)
+        if self.path == "/graphql":
+            return self._answer(200, {"data": self._graphql(json.loads(body))})
+        if match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
+            return self._stream(match[1], json.loads(body))
+        return self._answer(404, {})
+
+    def _known(self) -> bool:
+        given = self.headers.get("Authorization", "").removeprefix("Basic ")
+        return base64.b64decode(given).decode().removeprefix("api:") in self.server.keys
+
+    def _answer(self, status: int, value: Any) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def _stream(self, name: str, sent: dict[str, Any]) -> None:
+        with self.server.lock:
+            run = self.server.runs.setdefault(name, Run())
+            most, files = self.server.lines_at_most, sent.get("files") or {}
+            if most is not None:
+                history = files.get("wandb-history.jsonl") or {"offset": 0, "content": []}
+                history["content"] = history["content"][: max(0, most - history["offset"])]
+                run.lines.update(enumerate(history["content"], history["offset"]))
+                if len(run.lines) >= most:
+                    return self._answer(500, {"error": "no more lines"})
+            run.take(files)
+            if sent.get("complete"):
+                run.exits.append(sent.get("exitcode"))
+        self._answer(200, {"exitcode": None, "limits": {}})
+
+    def _graphql(self, request: dict[str, Any]) -> dict[str, Any]:
+        given = request.get("variables") or {}
+        given = {**given, **(given.get("input") or {})}
+        name = _operation(json.dumps(request).encode())
+        with self.server.lock:
+            if name == "Viewer":
+                return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+            if name == "UpsertBucket":
+                return self._upsert(given)
+            if name == "RunResumeStatus":
+                return {
+                    "model": {"id": "p", "name": given["project"], "entity": ME, "bucket": self._held(given["name"])}
+                }
+            if name == "CreateRunFiles":
+                files = [{"name": f, "uploadUrl": f"{self.server.url}/storage/{f}"} for f in given["files"]]
+                return {"createRunFiles": {"runID": "id", "uploadHeaders": [], "files": files}}
+        return {}
+
+    def _upsert(self, given: dict[str, Any]) -> dict[str, Any]:
+        known = given["name"] in self.server.runs
+        run = self.server.runs.setdefault(given["name"], Run())
+        run.fields.update({key: value for key, value in given.items() if value is not None})
+        project = given.get("project") or "uncategorized"
+        bucket = {
+            "id": f"id-{given['name']}",
+            "name": given["name"],
+            "displayName": run.fields.get("displayName"),
+            "description": None,
+            "config": run.fields.get("config"),
+            "sweepName": None,
+            "historyLineCount": len(run.lines),
+            "project": {"id": "p", "name": project, "entity": ME},
+        }
+        return {"upsertBucket": {"bucket": bucket, "inserted": not known}}
+
+    def _held(self, name: str) -> dict[str, Any] | None:
+        run = self.server.runs.get(name)
+        if run is None:
+            return None
+        tail = [line for _, line in sorted(run.lines.items())][-1:]
+        return {
+            "id": f"id-{name}",
+            "name": name,
+            "displayName": run.fields.get("displayName"),
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(run.lines),
+            "eventsLineCount": len(run.events),
+            "logLineCount": 0,
+            "historyTail": json.dumps(tail),
+            "eventsTail": "[]",
+            "config": run.fields.get("config"),
+            "tags": [],
+            "wandbConfig": '{"t": 1}',
+        }
+
+
+ME = {"id": "e", "name": "me"}
+
+
+def _operation(body: bytes) -> str:
+    """The name of a GraphQL request."""
+    match = re.search(rb"(?:query|mutation)\s+(\w+)", body)
+    return match[1].decode() if match else ""
