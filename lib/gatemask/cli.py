@@ -405,12 +405,17 @@ def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = Fal
 
 
 @app.command()
-def sync(comp: Comp, quick: Quick = False, json_: Json = False) -> None:
+def sync(
+    comp: Comp,
+    quick: Quick = False,
+    json_: Json = False,
+    gaps: Annotated[bool, typer.Option("--gaps", help="also runs whose first session is lost")] = False,
+) -> None:
     """Upload offline runs to W&B, each row once; exit code 1 where some could not be."""
     from gatemask.project import open_project
     from gatemask.tracking.sync import sync
 
-    found = sync(open_project(comp, quick=quick))
+    found = sync(open_project(comp, quick=quick), gaps)
     _print(found, json_)
     if found["failed"]:
         raise typer.Exit(1)

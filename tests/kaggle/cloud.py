@@ -5,8 +5,9 @@
         with stand_in(tmp_path, monkeypatch) as cloud:
             yield cloud
 
-The real command then talks to it; other processes are led there by `cloud.environment(home)`. What is told here as Kaggle's way was seen in the command's source or in public
-reports; what nobody knows is kept plain. Faults are queued by the tests and used up one a request.
+The real command then talks to it; other processes are led there by `cloud.environment(home)`. What is told here as
+Kaggle's way was seen in the command's source or in public reports; what nobody knows is kept plain. Faults are queued
+by the tests and used up one a request.
 """
 
 from __future__ import annotations

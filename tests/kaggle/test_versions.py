@@ -44,7 +44,7 @@ pytestmark = [
 
 def started(place: Place, *arguments: object) -> subprocess.Popen[str]:
     environment, backend = place
-    # Compiled as a child's play: what matters is what arrives, not how fast.
+    # Without optimising: what matters is what arrives, not how fast.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,11 @@ from pathlib import Path
 import pytest
 import wandb
 
+from gatemask.config.schema import Experiment
 from gatemask.project import Project
 from gatemask.tracking import fragments
 from gatemask.tracking.wandb import Mirror
 from tests.conftest import ROOT
-from tests.data.test_pipeline import experiment
 from tests.tracking.wandb_server import KEY, Server
 
 
@@ -43,6 +42,11 @@ def project(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     return Project(tmp_path, "phantom")
 
 
+def experiment() -> Experiment:
+    known = {"task": "gate", "model": {"name": "gate", "encoder": "efficientnetb0"}, "input": {"size": 32}}
+    return Experiment.model_validate({"name": "e", "loss": {"bce": 1}, "epochs": 2, **known})
+
+
 _MADE: dict[tuple[object, ...], Path] = {}
 
 
@@ -54,7 +58,7 @@ def session(project: Project, epochs: range, run: str = "run0", fold: str = "fol
     if os.environ["WANDB_MODE"] == "offline":
         if key not in _MADE or any(path.parent.name >= _MADE[key].name for path in before):
             path = _session(project, epochs, run, folder, best)
-            _MADE[key] = Path(tempfile.mkdtemp(prefix="gatemask-session-")) / path.parent.name
+            _MADE[key] = project.root / "home" / f"made{len(_MADE)}" / path.parent.name
             shutil.copytree(path.parent, _MADE[key])
             return path
         copy = folder / "wandb" / _MADE[key].name
@@ -67,7 +71,7 @@ def _session(project: Project, epochs: range, run: str, folder: Path, best: floa
     before = set(fragments.find(project.runs))
     while any(time.strftime("%Y%m%d_%H%M%S") in str(path) for path in [*before, *_MADE.values()]):
         time.sleep(0.05)  # the client names a session by the second
-    mirror = Mirror(experiment("gate"), "phantom", 0, folder, run)
+    mirror = Mirror(experiment(), "phantom", 0, folder, run)
     for epoch in epochs:
         mirror.log(row(epoch))
     mirror.finish({"best": best, "epochs": epochs.stop})

@@ -9,8 +9,7 @@ from gatemask.project import Project
 from gatemask.tracking import fragments
 from gatemask.tracking.sync import sync
 from gatemask.tracking.wandb import Mirror
-from tests.data.test_pipeline import experiment
-from tests.tracking.conftest import received, row, session
+from tests.tracking.conftest import experiment, received, row, session
 from tests.tracking.wandb_server import Server
 
 
@@ -49,7 +48,7 @@ def test_no_start_without_a_server_but_a_run_offline(project: Project, server: S
 
 @pytest.mark.parametrize("broken", ["500", "hangs"])
 def test_a_server_that_breaks_during_a_training(project: Project, server: Server, broken: str) -> None:
-    mirror = Mirror(experiment("gate"), "phantom", 0, project.runs / "gate" / "fold0", "run0")
+    mirror = Mirror(experiment(), "phantom", 0, project.runs / "gate" / "fold0", "run0")
     server.status, server.hang_s = {"500": (500, 0), "hangs": (0, 30)}[broken]
     mirror.log(row(0))
     mirror.log(row(1))

@@ -97,8 +97,8 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from gatemask.tracking.wandb import Mirror
-from tests.data.test_pipeline import experiment
-mirror = Mirror(experiment("gate"), "phantom", 0, Path(sys.argv[1]), "run0")
+from tests.tracking.conftest import experiment
+mirror = Mirror(experiment(), "phantom", 0, Path(sys.argv[1]), "run0")
 for epoch in range(3):
     mirror.log({"epoch": epoch, "loss": 1 / (epoch + 1), "val_loss": 2 / (epoch + 1), "seconds": 3.25})
 print("logged", flush=True)
@@ -223,17 +223,18 @@ def test_no_service(project: Project, server: Server, monkeypatch: pytest.Monkey
     assert sync(project)["synced"] == 1
 
 
-def test_a_service_that_falls_silent(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_falls_silent(project: Project, server: Server) -> None:
     """It takes one row of the first run, then none: what is not there is sent the next time."""
-    monkeypatch.setattr(syncing, "UPLOAD_S", 2.5)
     session(project, range(3))
     session(project, range(3, 4))
     server.lines_at_most = 1
-    found = sync(project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(syncing, "UPLOAD_S", 3.0)
+        found = sync(project)
     assert (found["synced"], found["current"]) == (0, False)
     ((name, why),) = found["failed"].items()
     assert name.startswith("gate/fold0/wandb/offline-run-")
-    assert "no end after 2 s" in why
+    assert "no end after 3 s" in why
     assert [why.split(",")[0] for why in found["later"].values()] == [f"waits for {name}"]
     server.lines_at_most = None
     assert sync(project)["synced"] == 2
@@ -257,8 +258,29 @@ def test_a_damaged_file_is_named_and_the_others_go_on(project: Project, server: 
     assert received(server, "good") == [row(0), row(1)]
     assert received(server, "bad") == [row(0)]
     shutil.rmtree(bad.parent)
-    assert sync(project)["synced"] == 1
+    assert sync(project)["synced"] == 1  # row 0 is there: what was deleted is known to be gone
     assert [r["epoch"] for r in server.runs["bad"].history] == [0, 3]
+
+
+def test_a_second_session_waits_for_the_first(project: Project, server: Server) -> None:
+    """W&B takes no rows backwards; where the first is lost for good, one can say so."""
+    first = session(project, range(2))
+    session(project, range(2, 4))
+    shutil.move(first.parent, project.root / "elsewhere")
+    found = sync(project)
+    assert "The first session of this run is missing. Its rows begin with epoch 3." in next(
+        iter(found["failed"].values())
+    )
+    assert server.runs == {}
+    shutil.copytree(project.root / "elsewhere", first.parent)
+    assert sync(project)["synced"] == 2
+    assert received(server) == [row(n) for n in range(4)]
+
+
+def test_a_lost_first_session(project: Project, server: Server) -> None:
+    session(project, range(2, 4))
+    assert sync(project, gaps=True)["synced"] == 1
+    assert [r["epoch"] for r in server.runs["run0"].history] == [2, 3]
 
 
 def test_nothing_to_do(project: Project, server: Server) -> None:

@@ -71,7 +71,7 @@ def test_a_broken_run_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     mirror = Mirror(experiment("gate"), "tiles", 0, tmp_path, "run0")
 
     class Broken:
-        def log(self, row: dict) -> None:
+        def log(self, row: dict, **_: object) -> None:
             raise OSError("no space left")
 
     mirror._run = Broken()

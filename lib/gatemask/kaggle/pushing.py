@@ -154,8 +154,7 @@ def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, ever
     commit = bundle.clean_commit(project, opts.allow_dirty)
     hours = session_hours(wanted, opts.hours)
     needed = datasets.needed(project, comp, exp, lane.folds)
-    attached = {f"{name}/{one.slug}": datasets.ensure(project, one, name, opts.poll_s) for one in needed}
-    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, _now(), datasets=attached)
+    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, _now())
     push.overrides = list(opts.overrides)
     push.made_of = made_of(project, comp, exp, lane.folds)
     if not opts.afresh:
@@ -173,7 +172,8 @@ def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, ever
         commit=commit,
         datasets={one.kind: one.digest for one in needed},
     )
-    data = bundle.payload(project, comp, exp, session)
+    data = bundle.payload(project, comp, exp, session)  # before any upload: it may be refused
+    attached = {f"{name}/{one.slug}": datasets.ensure(project, one, name, opts.poll_s) for one in needed}
     folder = project.dist / "kaggle" / lane.slug
     sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
     if not bundle.write(folder, data, session, wanted, sources):
@@ -181,6 +181,7 @@ def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, ever
         one = datasets.payload(project, lane.slug, path)
         attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
         bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
+    push.datasets, push.at = attached, _now()
     lane.machine, lane.pushes = wanted.name, [*lane.pushes, push]
     lanes.save(project, lane)
     _send(project, lane, folder)

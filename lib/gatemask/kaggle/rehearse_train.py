@@ -75,7 +75,7 @@ def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0
         "isolation": isolation,
         "script_kilobytes": round((folder / "kernel" / "train.py").stat().st_size / 1e3, 1),
         "payload_inside": inside,
-        **_output(project, exp, fold, kaggle / "working", session),
+        **_output(project, exp, fold, kaggle / "working", session.push),
         "peak_memory_megabytes": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
     }
     return write_stamp(folder / "result.json", made_from, result, [folder / "log.txt"], started)
@@ -130,10 +130,10 @@ def _run(folder: Path, kaggle: Path) -> str:
     return isolation
 
 
-def _output(project: Project, exp: Experiment, fold: int, working: Path, session: bundle.Session) -> dict[str, Any]:
+def _output(project: Project, exp: Experiment, fold: int, working: Path, push: str) -> dict[str, Any]:
     """What the kernel left: verified as a fetched one is, and extrapolated to the whole training."""
     account = read_json(working / OUTPUT)
-    if account["push"] != session.push or not account["folds"][str(fold)]["done"]:
+    if account["push"] != push or not account["folds"][str(fold)]["done"]:
         raise GatemaskError("The kernel ended without finishing its fold.", where=working / OUTPUT)
     run = working / "runs" / exp.name / f"fold{fold}"
     sizes = {name: (working / name).stat().st_size for name in account["files"]}

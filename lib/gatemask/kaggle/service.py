@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gatemask.files import fresh_folder
-from gatemask.kaggle.command import KaggleError, end, explain, has_credentials, kaggle, printable, start, told
+from gatemask.kaggle.command import AGAIN, KaggleError, end, explain, has_credentials, kaggle, printable, start, told
 
 ONLY_BUSY = frozenset({"busy"})  # the one answer that says for sure that nothing was done
 TRANSFER_S = 6 * 3600.0  # gigabytes of weights over a slow line
@@ -81,8 +81,8 @@ def push_kernel(folder: Path, timeout_s: int) -> int:
 
     Raises:
         KaggleError: kind "slug" before anything is pushed; "sources" after a version was made without some of its
-            sources (`version` is its number); "slots", "quota" or "push" where Kaggle refuses it. After "network" or
-            "server" it may have happened: `kernel_source` tells.
+            sources (`version` is its number); "slots", "quota" or "push" where Kaggle refuses it. After "network",
+            "server" or "other" it may have happened: `kernel_source` tells.
     """
     about = f"the kernel {_ref(folder, 'kernel-metadata.json')}"
     _check_title(folder, about)
@@ -102,8 +102,8 @@ def push_kernel(folder: Path, timeout_s: int) -> int:
             do=f"Version {version} runs now and will miss them. Mend the names, wait until datasets are ready, push "
             "again.",
         )
-    if version is None:
-        raise KaggleError("Kaggle did not say which version it made.", kind="push", where=about, received=_last(output))
+    if version is None:  # of kind "other": it may have happened
+        raise _unclear("which version it made", about, output)
     return version
 
 
@@ -167,8 +167,8 @@ def _only_absent(error: KaggleError, ref: str) -> None:
 def kernel_source(ref: str, folder: Path) -> tuple[str | None, int | None]:
     """The source that Kaggle holds, None where there is no such kernel, and its version's number if that is told.
 
-    Its metadata are left in `folder`, which is emptied first. The command does not write the number there today; `ref` may be
-    owner/name/NUMBER, to ask whether there is such a version, and what it holds.
+    Its metadata are left in `folder`, which is emptied first. The command does not write the number there today; `ref`
+    may be owner/name/NUMBER, to ask whether there is such a version, and what it holds.
     """
     fresh_folder(folder)
     try:
@@ -199,6 +199,7 @@ def kernel_output(ref: str, folder: Path) -> list[Path]:
         )
     except KaggleError as error:
         _only_absent(error, ref)
+        fresh_folder(folder)  # half of an output is none
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
@@ -355,9 +356,9 @@ def _upload(folder: Path, *arguments: str) -> None:
 # --- the account ------------------------------------------------------------------------------------------------
 
 
-def quota() -> dict[str, Quota]:
+def quota(limit_s: float = 600, again: frozenset[str] = AGAIN) -> dict[str, Quota]:
     """Hours used and allowed this week, by "TPU" and "GPU"; empty where Kaggle tells nothing."""
-    output = kaggle("quota", "--format", "json", about="the quota")
+    output = kaggle("quota", "--format", "json", about="the quota", limit_s=limit_s, again=again)
     if "No quota information" in output:
         return {}
     rows = _json(output, "the quota")
@@ -368,11 +369,11 @@ def _hours(text: str) -> float:
     return float(text.rstrip("h"))
 
 
-def user() -> str | None:
+def user(limit_s: float = 600, again: frozenset[str] = AGAIN) -> str | None:
     """The account's name as the command knows it, whichever way it is told; None without credentials."""
     if not has_credentials():
         return None
-    output = kaggle("config", "view", about="the account")
+    output = kaggle("config", "view", about="the account", limit_s=limit_s, again=again)
     found = re.search(r"^- username: (.+)$", output, re.MULTILINE)
     return None if found is None or found[1] == "None" else found[1].strip()
 

@@ -64,6 +64,7 @@ def main(project: Path, kaggle: Path, started: float) -> int:
         traceback.print_exc()
         output.failed(f"{type(error).__name__}: {error}")
     end_tracking()
+    output.tidy()
     output.write(all_folds=True)
     return output.code
 
@@ -119,6 +120,14 @@ class Output:
                 "files": {p.relative_to(self._working).as_posix(): sha256(p) for p in self._files(all_folds)},
             },
         )
+
+    def tidy(self) -> None:
+        """Remove what is not worth fetching, so that Kaggle neither keeps nor lists it; links go too."""
+        for path in sorted((self._working / "runs").rglob("*"), reverse=True):
+            if path.is_symlink() or (path.is_file() and not _kept(path)):
+                path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
     def _files(self, all_folds: bool) -> Iterator[Path]:
         run = self._working / "runs" / self._session["experiment"]

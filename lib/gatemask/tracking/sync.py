@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,21 +51,28 @@ class _Work:
         return path.parent.relative_to(self.root).as_posix()
 
 
-def sync(project: Project) -> dict[str, Any]:
+def sync(project: Project, gaps: bool = False) -> dict[str, Any]:
     """Upload the offline runs of a competition, each once; and the rest of online ones that lost the network.
 
     Runs that a training set aside (`fold0.replaced1`) are uploaded too: they have ids of their own.
 
+    Args:
+        project: where the runs lie.
+        gaps: upload a run also where its first session is missing. W&B takes no rows backwards: should that session
+            turn up later, its rows stay out.
+
     Returns:
         `current` where there was nothing to do, how many fragments were `synced` now and `already` before, those
-        that must wait under `later` and those that `failed` with the reason, and `runs` as they are on W&B.
+        that must wait under `later` and those that `failed` with the reason, and under `runs` those that were
+        uploaded, as they are called on W&B.
 
     Raises:
         GatemaskError: no key, a refused one, or no answer, before anything was uploaded.
     """
     paths = fragments.find(project.runs)
     if not paths:
-        say(f"There are no runs of W&B below {project.runs}. Trainings write them with `tracking: {{wandb: offline}}`.")
+        say(f"There are no runs of W&B below {project.runs}.")
+        say("A training writes them unless its tracking.wandb, or WANDB_MODE, is disabled.")
         return {"current": True, "synced": 0, "already": 0, "later": {}, "failed": {}, "runs": {}}
     with alone(project.runs / ".wandb-sync.lock", "Another upload of these runs is still going on.") as lock:
         book = project.runs / "wandb-synced.json"
@@ -73,7 +80,7 @@ def sync(project: Project) -> dict[str, Any]:
         notes = read_json(book) if book.exists() else {}
         known = notes.setdefault(here, {})
         work = _sort(project.runs, paths, known)
-        synced = _upload_all(work, known, lambda: write_json(book, notes), lock) if work.pending else 0
+        synced = _upload_all(work, known, lambda: write_json(book, notes), lock, gaps) if work.pending else 0
     for what, why in (work.later | work.failed).items():
         say(f"{what}: {why}")
     done = not synced and not work.later and not work.failed
@@ -111,7 +118,7 @@ def _sort(root: Path, paths: Sequence[Path], known: dict[str, Any]) -> _Work:
     return work
 
 
-def _upload_all(work: _Work, known: dict[str, Any], note: Any, lock: int) -> int:
+def _upload_all(work: _Work, known: dict[str, Any], note: Callable[[], object], lock: int, gaps: bool) -> int:
     account = service.sign_in()
     synced, away = 0, False
     for number, fragment in enumerate(progress(work.pending, "upload")):
@@ -129,7 +136,7 @@ def _upload_all(work: _Work, known: dict[str, Any], note: Any, lock: int) -> int
             continue
         again = {e for one in work.pending[number + 1 :] if one.run == fragment.run for e in one.epochs}
         try:
-            entry = _upload(account, fragment, again, lock)
+            entry = _upload(account, fragment, again, lock, gaps)
         except GatemaskError as error:
             work.blocked[fragment.run] = name
             work.failed[name] = _told(error)
@@ -154,7 +161,7 @@ def _told(error: GatemaskError) -> str:
     return f"{error.what}{received} {error.details['do']}"
 
 
-def _upload(account: Account, fragment: Fragment, again: set[int], lock: int) -> dict[str, Any]:
+def _upload(account: Account, fragment: Fragment, again: set[int], lock: int, gaps: bool) -> dict[str, Any]:
     """Send what the service lacks of a fragment, and see that it arrived.
 
     Args:
@@ -162,6 +169,10 @@ def _upload(account: Account, fragment: Fragment, again: set[int], lock: int) ->
         fragment: of a run whose earlier fragments are there.
         again: epochs that a later session trained again: its rows count, as they do in metrics.jsonl.
         lock: held by the upload too, which outlives us if we are killed.
+        gaps: whether the run may begin later than with its first epoch.
+
+    Raises:
+        GatemaskError: the run's beginning is missing, or W&B did not take all of it.
     """
     entity = fragment.entity or os.environ.get("WANDB_ENTITY") or account.entity
     place = (entity, fragment.project, fragment.run)
@@ -173,6 +184,12 @@ def _upload(account: Account, fragment: Fragment, again: set[int], lock: int) ->
         # Of an older fragment, the summary too would be older than what is there.
         if max(fragment.epochs) < last or (max(fragment.epochs) == last and same):
             return {**entry, "sent": False}
+    if last is None and fragment.epochs and min(fragment.epochs) > 0 and not gaps:
+        raise GatemaskError(
+            "The first session of this run is missing.",
+            received=f"Its rows begin with epoch {min(fragment.epochs) + 1}",
+            do="Fetch that session's folder first; where it is lost, sync with --gaps.",
+        )
     there = {epoch for epoch in fragment.epochs if last is not None and epoch <= last}
     with tempfile.TemporaryDirectory(prefix="gatemask-sync-") as scratch:
         copy = fragments.write_without(fragment, there, again - there, Path(scratch))
