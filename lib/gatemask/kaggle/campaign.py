@@ -106,6 +106,7 @@ class _Work:
 
     def start(self) -> None:
         """Fill the machines that are free."""
+        ready: dict[str, int] = {}
         for exp in self.experiments:
             free = pushing.room(self.every, machine(self.comp, exp))
             todo = self._todo(exp)
@@ -113,13 +114,13 @@ class _Work:
                 continue
             name = pushing.owner(self.comp)
             for lane in pushing.plan(self.every, self.project.label, name, exp, todo, free):
-                if not self._push(exp, lane):
+                if not self._push(exp, lane, ready):
                     break
 
-    def _push(self, exp: Experiment, lane: Lane) -> bool:
+    def _push(self, exp: Experiment, lane: Lane, ready: dict[str, int]) -> bool:
         """Start one; False where Kaggle has no machine free just now."""
         try:
-            pushing.start(self.project, self.comp, exp, lane, self.every, self.opts)
+            pushing.start(self.project, self.comp, exp, lane, self.every, self.opts, ready)
         except KaggleError as error:
             if error.kind == "slots":  # taken by kernels of this account that are not ours
                 say(f"{error.what} Asking again in {self.opts.poll_s:.0f} s.")

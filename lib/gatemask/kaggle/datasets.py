@@ -206,7 +206,9 @@ def _weights(project: Project, exp: Experiment, folds: list[int]) -> Source | No
         return None
     files = {name: project.root / place for name, place in places.items()}
     hashes = {name: sha256(path) for name, path in files.items()}
-    return Source("weights", bundle.slug(project.label, exp.name, "start"), files, hashes, {"places": places})
+    # Each fold starts from its own fold: kernels that run side by side must not change each other's dataset.
+    own = [] if "start.h5" in places else ["f" + "-".join(map(str, folds))]
+    return Source("weights", bundle.slug(project.label, exp.name, "start", *own), files, hashes, {"places": places})
 
 
 def _inside(project: Project, named: str, path: Path) -> str:

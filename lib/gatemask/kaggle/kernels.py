@@ -60,7 +60,8 @@ def _start(
         )
     name = pushing.owner(comp)
     chosen = pushing.plan(every, project.label, name, exp, folds, free)
-    return [pushing.start(project, comp, exp, lane, every, opts) for lane in chosen]
+    ready: dict[str, int] = {}
+    return [pushing.start(project, comp, exp, lane, every, opts, ready) for lane in chosen]
 
 
 def resume(project: Project, comp: Competition, exp: Experiment, opts: Options) -> dict[str, Any]:

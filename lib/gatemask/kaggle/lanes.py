@@ -9,6 +9,7 @@ without an outcome can look on Kaggle whether it got there, and an output cannot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def _lane(values: dict[str, Any]) -> Lane:
     return Lane(**{**values, "pushes": [Push(**push) for push in values["pushes"]]})
 
 
-def holder(lanes: list[Lane], experiment: str, fold: int) -> Lane | None:
+def holder(lanes: Sequence[Lane], experiment: str, fold: int) -> Lane | None:
     """The lane whose output holds the newest state of a fold that is not finished."""
     holding = [
         (push.at, lane)

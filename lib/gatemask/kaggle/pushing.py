@@ -122,7 +122,7 @@ def plan(every: Sequence[Lane], label: str, name: str, exp: Experiment, folds: S
     by_ref = {lane.ref: lane for lane in every}
     fresh = []
     for fold in folds:
-        lane = lanes.holder(list(every), exp.name, fold)
+        lane = lanes.holder(every, exp.name, fold)
         if lane is not None and not lane.active:
             found.setdefault(lane.ref, []).append(fold)
         else:
@@ -144,8 +144,23 @@ def plan(every: Sequence[Lane], label: str, name: str, exp: Experiment, folds: S
     return chosen
 
 
-def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, every: list[Lane], opts: Options) -> Lane:
+def start(
+    project: Project,
+    comp: Competition,
+    exp: Experiment,
+    lane: Lane,
+    every: Sequence[Lane],
+    opts: Options,
+    ready: dict[str, int],
+) -> Lane:
     """Push a lane's folds: datasets are made sure of, the intent is written down, the kernel is pushed, and noted.
+
+    Args:
+        project, comp, exp: what to train.
+        lane: the kernel, with the folds of this push.
+        every: all lanes there are, among them those with earlier output of these folds.
+        opts: how.
+        ready: versions of datasets by name, that were made sure of just now; more are added.
 
     Raises:
         GatemaskError: Kaggle refuses it, or it cannot be bundled. Nothing runs then, unless the message says so.
@@ -173,7 +188,10 @@ def start(project: Project, comp: Competition, exp: Experiment, lane: Lane, ever
         datasets={one.kind: one.digest for one in needed},
     )
     data = bundle.payload(project, comp, exp, session)  # before any upload: it may be refused
-    attached = {f"{name}/{one.slug}": datasets.ensure(project, one, name, opts.poll_s) for one in needed}
+    for one in needed:
+        if (key := f"{name}/{one.slug}") not in ready:
+            ready[key] = datasets.ensure(project, one, name, opts.poll_s)
+    attached = {key: ready[key] for key in (f"{name}/{one.slug}" for one in needed)}
     folder = project.dist / "kaggle" / lane.slug
     sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
     if not bundle.write(folder, data, session, wanted, sources):
