@@ -16,7 +16,7 @@ WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train push status wait logs fetch resume campaign report sync doctor test-kaggle clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## create .venv and install everything, once
 

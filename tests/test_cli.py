@@ -33,6 +33,9 @@ COMMANDS = [
     ["ensemble"],
     ["package"],
     ["rehearse"],
+    ["push"],
+    ["resume"],
+    ["campaign"],
     ["report"],
     ["loop"],
 ]
@@ -48,7 +51,8 @@ def test_every_stage_explains_itself(root: Path, command: list[str]) -> None:
 
 def test_the_makefile_has_a_target_for_every_stage() -> None:
     text = (ROOT / "Makefile").read_text()
-    for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"]]:
+    others = "status wait logs fetch sync doctor".split()
+    for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"], *([name] for name in others)]:
         assert f"$(GATEMASK) {' '.join(command)}" in text
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "demo", "test", "lint", "loop", "train", "oof-tune", "clean"):

@@ -9,10 +9,11 @@ import pytest
 
 from tests.conftest import ROOT
 
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "docs/kaggle.md"]
 COMMANDS = [
     line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)
     for line in block.splitlines()
 ]
 
@@ -26,7 +27,8 @@ def test_make_knows_the_command_and_it_runs_a_stage_that_is_tested(command: str)
     shown = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert re.search(
-        r"bin/gatemask (loop|data|folds|records|train|plan|augment|oof-tune|compare|ensemble|package|rehearse|report)"
+        r"bin/gatemask (loop|data|folds|records|train|plan|augment|oof-tune|compare|ensemble|package|rehearse|report"
+        r"|push|status|wait|logs|fetch|resume|campaign|sync|doctor)"
         r"|pytest",
         shown.stdout,
     ), shown.stdout

@@ -136,6 +136,7 @@ class _Work:
 
     def poll(self) -> None:
         """Ask Kaggle once, and account for what came home."""
+        pushing.settle(self.project, self.every)  # a push whose end was not to be seen: the network went with it
         for lane in kernels.refresh(self.project, self.every):
             self._judge(lane)
             for exp in self.experiments:

@@ -37,17 +37,18 @@ def collect(project: Project, lane: Lane) -> bool:
         GatemaskError: the files cannot be had whole; what Kaggle holds stays there, to be fetched again.
     """
     push, target = lane.last, lanes.folder(project) / f"{lane.slug}.fetched"
-    account = _fetch(lane, target)
-    if account is None and push.word == "complete" and push.asked < PATIENCE:
+    shown = _fetch(lane, target)
+    account = shown if shown and shown["push"] == push.id else None
+    # A kernel that ended well left an account; and where an earlier version's is shown, this one's may still come.
+    if account is None and (shown or push.word == "complete") and push.asked < PATIENCE:
         push.asked += 1
         lanes.save(project, lane)
-        return False  # a kernel that ended well left an account
+        return False
     _keep_log(project, lane, target)
     if account is None:
         push.outcome, push.message = "lost", push.message or _last_words(target)
     else:
-        for fold in push.folds:
-            _place(project, lane, fold, target / "runs" / lane.experiment / f"fold{fold}", account)
+        _place_all(project, lane, target, account)
         push.outcome, push.message, push.seconds = account["state"], account["error"], account["seconds"]
         push.done = [int(fold) for fold, one in account["folds"].items() if one.get("done")]
         push.progress = {str(f): at for f in push.folds if f not in push.done and (at := _progress(lane, f, account))}
@@ -58,14 +59,12 @@ def collect(project: Project, lane: Lane) -> bool:
 
 
 def _fetch(lane: Lane, target: Path) -> dict[str, Any] | None:
-    """The account of the last push, all its files verified in `target`; None where Kaggle shows none of this push."""
+    """The account that Kaggle shows, if any; where it is of the last push, all its files are verified in `target`."""
     pauses = iter(command.PAUSES)
     while True:
         service.kernel_output(lane.ref, target)
         account, wrong = _verified(target)
-        if account is not None and account["push"] != lane.last.id:
-            return None
-        if not wrong:
+        if not wrong or (account is not None and account["push"] != lane.last.id):
             return account
         pause = next(pauses, None)
         if pause is None:
@@ -99,6 +98,19 @@ def _verified(target: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return account, wrong
 
 
+def _place_all(project: Project, lane: Lane, target: Path, account: dict[str, Any]) -> None:
+    try:
+        for fold in lane.last.folds:
+            _place(project, lane, fold, target / "runs" / lane.experiment / f"fold{fold}", account)
+    except OSError as error:
+        raise GatemaskError(
+            "What was fetched cannot be put in its place.",
+            where=project.runs / lane.experiment,
+            received=error.strerror or str(error),
+            do="Make room, or mend the folder's permissions, and run it again: Kaggle keeps the output.",
+        ) from error
+
+
 def _place(project: Project, lane: Lane, fold: int, source: Path, account: dict[str, Any]) -> None:
     """Move a fold's run to its place, in one step; a run of other settings that is there is set aside."""
     listed = {name for name in account["files"] if name.startswith(f"runs/{lane.experiment}/fold{fold}/")}
@@ -110,9 +122,12 @@ def _place(project: Project, lane: Lane, fold: int, source: Path, account: dict[
     push, target = lane.last, project.fold(lane.experiment, fold)
     facts = {"kernel": lane.ref, "version": push.version, "push": push.id, "commit": push.commit}
     write_json(source / "kaggle.json", {**facts, "machine": lane.machine, "datasets": push.datasets})
-    if (target / "result.json").exists() and _made_from(target) == _made_from(source):
-        say(f"{lane.experiment} fold {fold}: is finished here already; what was fetched is left out")
-        return
+    if target.exists() and _made_from(target) == _made_from(source):
+        finished = (target / "result.json").exists()
+        if finished or (not (source / "result.json").exists() and _newest(target) > _newest(source)):
+            here = "finished here already" if finished else "further here"
+            say(f"{lane.experiment} fold {fold}: is {here}; what was fetched is left out")
+            return
     if target.exists() and _made_from(target) not in (None, _made_from(source)):
         say(f"{target} was made from other settings or data: moved to {set_aside(target).name}.")
     older = target.with_name(f".{target.name}.older")
@@ -128,6 +143,11 @@ def _made_from(folder: Path) -> Any:
     """What a run is made from, finished or not."""
     stamp = next((path for name in ("result.json", "begun.json") if (path := folder / name).exists()), None)
     return read_json(stamp).get("made_from") if stamp else None
+
+
+def _newest(folder: Path) -> str:
+    """The name of a run's newest state; names sort by epoch and step."""
+    return max((path.stem for path in folder.glob("state/at-*.h5")), default="")
 
 
 def _progress(lane: Lane, fold: int, account: dict[str, Any]) -> str | None:

@@ -200,7 +200,8 @@ def start(
         attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
         bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
     push.datasets, push.at = attached, _now()
-    lane.machine, lane.pushes = wanted.name, [*lane.pushes, push]
+    # Of those that were refused, the last one is enough: a campaign that waits for a machine asks a hundred times.
+    lane.machine, lane.pushes = wanted.name, [*(one for one in lane.pushes if one.state != "refused"), push]
     lanes.save(project, lane)
     _send(project, lane, folder)
     return lane

@@ -182,7 +182,11 @@ def find_inputs(mounts: Path, wanted: dict[str, str]) -> dict[str, Path]:
     others: list[str] = []
     for kind, digest in wanted.items():
         for marker in markers(mounts, f"gatemask-{kind}.json"):
-            described = read_json(marker)
+            try:
+                described = read_json(marker)
+            except GatemaskError:
+                others.append(f"{marker} is damaged")
+                continue
             if described["digest"] == digest:
                 found[kind] = marker.parent
             else:
@@ -193,7 +197,8 @@ def find_inputs(mounts: Path, wanted: dict[str, str]) -> dict[str, Path]:
             where=mounts,
             received="; ".join(others) or "no dataset of gatemask's",
             expected=", ".join(f"{kind} with digest {wanted[kind]}" for kind in lacking),
-            do="Push again: gatemask waits until the datasets' new versions are current.",
+            do="Push again: gatemask waits until the datasets' new versions are current. If it stays so, delete the "
+            "dataset on Kaggle: it is uploaded anew.",
         )
     for kind, folder in found.items():
         do = "Delete the dataset on Kaggle and push again: it is uploaded anew."
