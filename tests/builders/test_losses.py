@@ -109,7 +109,7 @@ def test_the_training_loss_is_over_all_heads_and_the_gate() -> None:
 
     image = keras.Input((2, 2, 1))
     main, gate_weight = losses.Sum({"bce": 1, "dice": 1}), 0.5
-    model = TrainingModel(image, {"main": image}).set_loss(main, gate_weight)
+    model = TrainingModel(image, {"main": keras.layers.Identity()(image)}).set_loss(main, gate_weight)
     heads = {name: keras.ops.convert_to_tensor(PROBABILITY**power) for name, power in (("main", 1), ("deep1", 2))}
     gates = np.array([[0.7], [0.4]], np.float32)
     weights = np.array([1, 0.5], np.float32)
