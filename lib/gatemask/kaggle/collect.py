@@ -46,7 +46,8 @@ def collect(project: Project, lane: Lane) -> bool:
         return False
     _keep_log(project, lane, target)
     if account is None:
-        push.outcome, push.message = "lost", push.message or _last_words(target)
+        told = [push.message, _last_words(target)]  # Kaggle's word, such as an exit code, and the kernel's own
+        push.outcome, push.message = "lost", " ".join(text for text in told if text)
     else:
         _place_all(project, lane, target, account)
         push.outcome, push.message, push.seconds = account["state"], account["error"], account["seconds"]
@@ -169,4 +170,5 @@ def _last_words(target: Path) -> str:
     logs = list(target.glob("*.log"))
     text = service.plain_log(logs[0].read_text(encoding="utf-8", errors="replace")) if logs else ""
     lines = [line for line in text.splitlines() if line.strip()]
-    return " | ".join(lines[-3:])[-500:] or "it left neither output nor log"
+    words = " | ".join(lines[-3:])[-500:]
+    return f"Its last words: {words}" if words else "It left neither output nor log."

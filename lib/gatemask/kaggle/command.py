@@ -36,7 +36,7 @@ SIGNS = {
     "network": r"Max retries exceeded|Failed to resolve|Connection ?(error|aborted|broken|reset|refused)|timed out"
     r"|ProxyError|IncompleteRead|RemoteDisconnected|nothing came|Log stream connection failed",
     "partial": r"does not match expected size",
-    "slots": r"maximum .*session count|too many .*sessions",
+    "slots": r"maximum .*session count|too many .*\bsessions\b",
     "quota": r"\bquota\b.*\b(exceed|exhaust|used|reach|left|remain|not enough|insufficient)"
     r"|\b(exceed|exhaust|used|reach|left|remain|not enough|insufficient).*\bquota\b",
     "busy": r"429 Client Error|too many requests|rate limit",
