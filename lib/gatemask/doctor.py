@@ -32,10 +32,6 @@ OLDEST, NEWEST = (2, 2, 3), (2, 2)  # of the kaggle command: without JSON from `
 LIMIT_S = 20.0  # for Kaggle's first answer
 GB = 1e9
 TIGHT, LOW = 10 * GB, 2 * GB  # free space: a training writes a few GB
-GIVE = (
-    "Create an API token at https://www.kaggle.com/settings, then save it as ~/.kaggle/kaggle.json (chmod 600), or set "
-    "KAGGLE_API_TOKEN, or set KAGGLE_USERNAME and KAGGLE_KEY."
-)
 COLOURS = {"ok": "green", "warn": "yellow", "wrong": "bold red"}
 
 
@@ -246,21 +242,14 @@ def ask() -> Account:
 
 def credentials(account: Account) -> Finding:
     if not account.credentials:
-        return Finding("credentials", "wrong", "none for Kaggle", GIVE)
+        return Finding("credentials", "wrong", "none for Kaggle", command.MEANING["login"][1])
     if account.error is not None and account.error.kind == "login":
-        return Finding("credentials", "wrong", "Kaggle refuses them: wrong or expired", GIVE)
-    if exposed := [str(file) for file in _key_files() if file.exists() and file.stat().st_mode & 0o044]:
+        return Finding("credentials", "wrong", "Kaggle refuses them: wrong or expired", command.MEANING["login"][1])
+    if exposed := [str(file) for file in command.credential_files() if file.exists() and file.stat().st_mode & 0o044]:
         return Finding("credentials", "warn", f"others may read {', '.join(exposed)}", f"chmod 600 {' '.join(exposed)}")
     if account.error is not None:
         return Finding("credentials", "ok", "there; not tried, since Kaggle did not answer")
     return Finding("credentials", "ok", "accepted")
-
-
-def _key_files() -> list[Path]:
-    """Where the kaggle command looks for kaggle.json."""
-    given = os.environ
-    named = given.get("KAGGLE_CONFIG_DIR") or Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    return [folder / "kaggle.json" for folder in dict.fromkeys([Path.home() / ".kaggle", Path(named)])]
 
 
 def account_name(account: Account) -> Finding:

@@ -13,8 +13,10 @@ substitutions, so that nothing of theirs is patched:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -132,9 +134,22 @@ MODULES: dict[str, Any] = {"backend": BACKEND, "layers": layers, "models": keras
 
 def segmentation_models() -> ModuleType:
     """The package, imported without its greeting on stdout, which belongs to `--json`."""
+    _stand_in_for_skimage()
     with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models as package
     return package
+
+
+def _stand_in_for_skimage() -> None:
+    """Let efficientnet be imported where scikit-image is not installed, as on Kaggle's TPU image.
+
+    It takes `resize` from there, for a function of its own that nothing here calls.
+    """
+    if "skimage" in sys.modules or importlib.util.find_spec("skimage") is not None:
+        return
+    package, transform = ModuleType("skimage"), ModuleType("skimage.transform")
+    package.transform, transform.resize = transform, None  # type: ignore[attr-defined]
+    sys.modules |= {"skimage": package, "skimage.transform": transform}
 
 
 def backbones() -> Any:

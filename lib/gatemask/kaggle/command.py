@@ -229,11 +229,17 @@ def _competition(arguments: Sequence[str]) -> str:
 
 def has_credentials() -> bool:
     """Whether there is something that the kaggle command would read, whatever it holds."""
+    given = os.environ
+    in_environment = given.get("KAGGLE_API_TOKEN") or (given.get("KAGGLE_USERNAME") and given.get("KAGGLE_KEY"))
+    return bool(in_environment) or any(path.exists() for path in credential_files())
+
+
+def credential_files() -> list[Path]:
+    """Where the kaggle command looks for credentials."""
     home, given = Path.home() / ".kaggle", os.environ
     named = given.get("KAGGLE_CONFIG_DIR") or Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    files = [home / name for name in ("kaggle.json", "access_token", "access_token.txt", "credentials.json")]
-    in_environment = given.get("KAGGLE_API_TOKEN") or (given.get("KAGGLE_USERNAME") and given.get("KAGGLE_KEY"))
-    return bool(in_environment) or any(path.exists() for path in [*files, Path(named) / "kaggle.json"])
+    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
+    return list(dict.fromkeys([*(home / name for name in names), Path(named) / "kaggle.json"]))
 
 
 def printable(text: str) -> str:

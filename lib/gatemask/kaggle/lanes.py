@@ -108,7 +108,8 @@ def save(project: Project, lane: Lane) -> None:
 
 def load(project: Project) -> list[Lane]:
     """All lanes of the competition, in the order of their last pushes."""
-    found = [_lane(read_json(path)) for path in sorted(folder(project).glob("*.json"))]
+    # Names with a dot in front are what a killed command was writing.
+    found = [_lane(read_json(path)) for path in sorted(folder(project).glob("[!.]*.json"))]
     return sorted(found, key=lambda lane: lane.last.at if lane.pushes else "")
 
 

@@ -20,6 +20,7 @@ from gatemask.kaggle.lanes import Lane, Push
 from gatemask.kaggle.machines import MACHINES, Machine, machine
 from gatemask.project import Project
 
+UNCLEAR = ("network", "server", "partial", "other")  # errors after which a push may have happened
 LEAST_H = 0.25  # hours left of a quota with which a session is not worth its start
 
 
@@ -219,10 +220,13 @@ def _send(project: Project, lane: Lane, folder: Path) -> None:
     try:
         push.version = service.push_kernel(folder, round(push.hours * 3600))
     except KaggleError as error:
-        arrived, version = (True, error.version) if error.kind == "sources" else _after(error, lane)
-        push.state, push.version, push.message = "running" if arrived else "refused", version, error.short()
+        unclear = error.kind in UNCLEAR
+        push.message = error.short()
+        arrived, version = _look(lane, push.id) if unclear else (error.kind == "sources", error.version)
+        # Not there yet, it may still be on its way: as `pushing` it is looked for again before anything else is done.
+        push.state, push.version = "running" if arrived else "pushing" if unclear else "refused", version
         lanes.save(project, lane)
-        if arrived and error.kind != "sources":
+        if arrived and unclear:
             say(f"{lane.ref}: the connection broke, but version {version or '?'} is on Kaggle")
             return
         raise
@@ -230,13 +234,6 @@ def _send(project: Project, lane: Lane, folder: Path) -> None:
     lanes.save(project, lane)
     folds = ", ".join(map(str, push.folds))
     say(f"{lane.ref}: version {push.version} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
-
-
-def _after(error: KaggleError, lane: Lane) -> tuple[bool, int | None]:
-    """Whether a push happened though an error came back: Kaggle's word is asked for where the error leaves it open."""
-    if error.kind in ("network", "server", "partial", "other"):
-        return _look(lane, lane.last.id)
-    return False, None
 
 
 def session_hours(wanted: Machine, limit: float | None) -> float:

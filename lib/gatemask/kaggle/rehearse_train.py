@@ -5,8 +5,8 @@
     runs/<comp>/rehearsal-train/<experiment>/log.txt
     runs/<comp>/rehearsal-train/<experiment>/result.json   written last
 
-The same script, package, YAML, records, wheels and accounting as on Kaggle; but on the CPU, for one epoch of a few
-steps on a few images, without a network and without secrets.
+The same script, package, YAML, records, wheels, backend and accounting as on Kaggle, and only the packages of the image
+of its machine; but on the CPU, for one epoch of a few steps on a few images, without a network and without secrets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, stamped_result, write_bytes, write_stamp
 from gatemask.kaggle import bundle, datasets, sandbox
-from gatemask.kaggle.machines import MACHINES
+from gatemask.kaggle.machines import MACHINES, machine
 from gatemask.kaggle.session import OUTPUT
 from gatemask.project import Project
 from gatemask.tracking import local
@@ -48,7 +48,8 @@ def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0
         GatemaskError: the kernel failed, ran too long, or would leave more than Kaggle keeps.
     """
     started, folder = time.monotonic(), project.runs / "rehearsal-train" / exp.name
-    small = _shortened(project, exp)
+    on_tpu = machine(comp, exp).kind == "tpu"
+    small = _shortened(project, exp, on_tpu)
     sources = datasets.needed(project, comp, small, [fold])
     session = bundle.Session(
         push="rehearsal",
@@ -70,7 +71,7 @@ def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0
     kaggle = _mounts(project, folder / "kaggle", sources)
     if not inside:  # then it comes as a dataset, on Kaggle as here
         write_bytes(kaggle / "input" / "payload" / "payload.bin", data)
-    isolation = _run(folder, kaggle)
+    isolation = _run(folder, kaggle, sandbox.ON_TPU if on_tpu else sandbox.ON_KAGGLE)
     result = {
         "isolation": isolation,
         "script_kilobytes": round((folder / "kernel" / "train.py").stat().st_size / 1e3, 1),
@@ -81,13 +82,20 @@ def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0
     return write_stamp(folder / "result.json", made_from, result, [folder / "log.txt"], started)
 
 
-def _shortened(project: Project, exp: Experiment) -> Experiment:
-    """One epoch of a few steps; weights that would have to be downloaded are left out, since there is no network."""
+def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
+    """One epoch of a few steps, on the backend of the real machine.
+
+    Weights that would have to be downloaded are left out, since there is no network; and those of another run, which
+    saw images of this shortened split's validation.
+    """
     sampling = exp.sampling.model_copy(update={"epoch": STEPS * exp.batch.per_device})
     changes: dict[str, Any] = {"epochs": 1, "sampling": sampling, "freeze": None}
+    if on_tpu:
+        changes["runtime"] = exp.runtime.model_copy(update={"backend": "jax"})
     published = exp.model.weights in ("imagenet", "noisy-student")
-    if published and weights.find(exp.model, project.root, download=False) is None:
-        say(f"{exp.model.weights} weights are not on this machine: the rehearsal does without them")
+    missing = published and weights.find(exp.model, project.root, download=False) is None
+    if missing or exp.model.weights.startswith("run:"):
+        say(f"The rehearsal does without the weights '{exp.model.weights}'.")
         changes["model"] = exp.model.model_copy(update={"weights": "none"})
     return exp.model_copy(update=changes)
 
@@ -120,10 +128,10 @@ def _mixed(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     return pd.concat([positives, frame[frame["label"] == 0].head(count - len(positives))])
 
 
-def _run(folder: Path, kaggle: Path) -> str:
+def _run(folder: Path, kaggle: Path, packages: list[str]) -> str:
     prefix, isolation = sandbox.isolation()
     say(f"rehearsal: {isolation}; only the packages of Kaggle's image")
-    python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
+    python, _ = sandbox.make_image(folder / "image", not prefix, packages)
     code = sandbox.run([*prefix, str(python), str(folder / "kernel" / "train.py")], kaggle, folder, TIME_LIMIT_S)
     sandbox.remove(folder / "image")
     sandbox.require_success(code, folder / "log.txt", "and rehearse again")

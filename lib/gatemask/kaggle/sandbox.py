@@ -16,6 +16,21 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle import wheels
 
+# What Kaggle's TPU image has (2026-05), of all that matters here: not much.
+ON_TPU = [
+    "tensorflow",
+    "keras",
+    "jax",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "h5py",
+    "opencv-python-headless",
+    "pydantic",
+    "PyYAML",
+    "pip",
+]
 # Named in the list of Kaggle's CPU/GPU image (2026-05), or needed by one that is; what these require comes along.
 ON_KAGGLE = [
     "tensorflow",
@@ -60,11 +75,12 @@ def isolation() -> tuple[list[str], str]:
     return [], "no network (sockets refused inside Python)"
 
 
-def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
+def make_image(folder: Path, refuse_sockets: bool, packages: list[str] = ON_KAGGLE) -> tuple[Path, list[str]]:
     """A virtual environment that shows only Kaggle's packages, by links into the present one.
 
     Args:
         folder: where to make it; emptied first.
+        packages: that the image has; what they require comes along.
         refuse_sockets: also install a hook that refuses connections, for systems without namespaces.
 
     Returns:
@@ -77,7 +93,7 @@ def make_image(folder: Path, refuse_sockets: bool) -> tuple[Path, list[str]]:
             "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]
         )
     site = next(folder.glob("lib/python*/site-packages"))
-    shown = _closure(ON_KAGGLE) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
+    shown = _closure(packages) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
     for name in shown:
         _link(metadata.distribution(name), site)
     if refuse_sockets:

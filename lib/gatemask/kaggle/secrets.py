@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatemask.errors import GatemaskError
+from gatemask.kaggle import command
 
 NAMED_SO = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 SHORTEST = 8  # characters; anything shorter would be found by chance
@@ -17,19 +18,19 @@ SHORTEST = 8  # characters; anything shorter would be found by chance
 def known(root: Path) -> Iterator[tuple[str, str]]:
     """Where a secret is kept, and the secret: environment, .env files, Kaggle's and W&B's own files."""
     for name, value in os.environ.items():
-        if NAMED_SO.search(name) and len(value) >= SHORTEST and not Path(value).exists():
+        if NAMED_SO.search(name) and len(value) >= SHORTEST and not _is_path(value):
             yield name, value
     for path in {root / ".env", Path.cwd() / ".env"}:
         for line in _lines(path):
             name, _, value = line.partition("=")
             if NAMED_SO.search(name) and len(value := value.strip().strip("\"'")) >= SHORTEST:
                 yield f"{path}, {name.strip()}", value
-    home = Path.home()
-    for path in (home / ".kaggle" / name for name in ("kaggle.json", "access_token", "credentials.json")):
+    for path in command.credential_files():
         yield from _in_file(path)
-    for line in _lines(home / ".netrc"):
+    netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    for line in _lines(netrc):
         if found := re.search(r"\bpassword\s+(\S{8,})", line):
-            yield str(home / ".netrc"), found[1]
+            yield str(netrc), found[1]
 
 
 def refuse(data: bytes, what: str, root: Path) -> None:
@@ -46,6 +47,14 @@ def refuse(data: bytes, what: str, root: Path) -> None:
                 received=f"the value of {home}",
                 do="Take it out of the YAML or file that holds it; on Kaggle, attach it to the kernel as a secret.",
             )
+
+
+def _is_path(value: str) -> bool:
+    """A variable may name the file that holds the key."""
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False
 
 
 def _in_file(path: Path) -> Iterator[tuple[str, str]]:

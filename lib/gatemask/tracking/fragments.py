@@ -1,9 +1,9 @@
 """Runs of W&B on disk: found, read, and written again with some rows left out.
 
 A training that took two sessions leaves two fragments of one run, `offline-run-TIME-ID/run-ID.wandb` each; online it
-is `run-TIME-ID/`, with the same in it. Such a file
-is a log of records: a header of 7 bytes, then blocks of 32 KiB in which each record lies in one piece or several, each
-with a checksum. A process that was killed leaves its last piece cut off; anything else that does not add up is damage.
+is `run-TIME-ID/`, with the same in it. Such a file is a log of records: a header of 7 bytes, then blocks of 32 KiB in
+which each record lies in one piece or several, each with a checksum. A process that was killed leaves its last piece cut
+off; anything else that does not add up is damage.
 """
 
 from __future__ import annotations
@@ -54,8 +54,13 @@ class Fragment:
 
 
 def find(runs: Path) -> list[Path]:
-    """The .wandb files of all sessions below a folder; links (`latest-run`) name nothing new."""
-    found = [path for kind in ("offline-run", "run") for path in runs.glob(f"**/wandb/{kind}-*/run-*.wandb")]
+    """The .wandb files of all runs' sessions below a folder.
+
+    Links (`latest-run`) name nothing new; what was rehearsed, or is still being fetched, is no run.
+    """
+    runs_own = [folder for folder in runs.glob("*") if folder.name not in ("kaggle", "rehearsal-train", "rehearsal")]
+    kinds = ("offline-run", "run")
+    found = [path for folder in runs_own for kind in kinds for path in folder.glob(f"**/wandb/{kind}-*/run-*.wandb")]
     return sorted(path for path in found if not path.parent.is_symlink())
 
 

@@ -68,7 +68,7 @@ def train(
 
 
 def _say_what_is_left(exp: Experiment, left: dict[int, str]) -> None:
-    say(f"{exp.name}: stopped in good order, since {exp.hours} h would not do for the next step. Left:")
+    say(f"{exp.name}: stopped in good order, since the session's hours would not do for the next step. Left:")
     for fold, what in left.items():
         say(f"  fold {fold}: {what}")
     say("Run the same command again to go on.")
