@@ -41,7 +41,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="shrink everything, as the 
 Json = Annotated[bool, typer.Option("--json", help="print the result as JSON on stdout")]
 Fold = Annotated[str, typer.Option(help="a fold's number, several with commas, or 'all'")]
 Target = Annotated[str, typer.Argument(metavar="COMP", help="a competition, or COMP/NAME for one experiment of it")]
-Hours = Annotated[float | None, typer.Option(help="a session's limit; default: the machine's", min=0.01)]
+Hours = Annotated[float | None, typer.Option(help="a session's limit; default: the machine's", min=0.25)]
 Poll = Annotated[float, typer.Option(help="seconds between two questions to Kaggle", min=0.05)]
 Dirty = Annotated[bool, typer.Option("--allow-dirty", help="though files were changed since the last commit")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder of the raw files")]
@@ -361,13 +361,20 @@ def resume(
     from gatemask.kaggle import kernels, lanes
     from gatemask.kaggle.pushing import Options
 
-    pushed = []
+    pushed, refused = [], []
     for name, before in lanes.overrides(project, chosen).items():
         overrides = tuple(set_ or before)
-        _, config, experiment = _open_experiment(f"{project.comp}/{name}", quick, list(overrides))
-        opts = Options(allow_dirty, False, hours, poll, overrides)
-        pushed += kernels.resume(project, config, experiment, opts)["pushed"]
+        try:
+            _, config, experiment = _open_experiment(f"{project.comp}/{name}", quick, list(overrides))
+            opts = Options(allow_dirty, False, hours, poll, overrides)
+            pushed += kernels.resume(project, config, experiment, opts)["pushed"]
+        except GatemaskError as error:  # of this experiment: the others may do
+            refused.append((name, error))
     _print({"current": not pushed, "pushed": pushed}, json_, show=kernels.show)
+    for name, why in refused:
+        print(f"error: {name}: {why}", file=sys.stderr)
+    if refused:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -16,7 +16,7 @@ import lzma
 import re
 import subprocess
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Session:
         hours: after which it must have ended.
         commit: of the project, `+dirty` where --allow-dirty let it pass.
         datasets: digest of each attached dataset by its kind (records, wheels, weights).
+        goes_on: the state that each fold has to go on from, by its number, where it was begun before.
     """
 
     push: str
@@ -63,6 +64,7 @@ class Session:
     hours: float
     commit: str | None
     datasets: dict[str, str]
+    goes_on: dict[str, str] = field(default_factory=dict)
 
 
 def slug(*parts: str) -> str:

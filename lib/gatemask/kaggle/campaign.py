@@ -65,14 +65,16 @@ class _Work:
         opts: Options,
     ) -> None:
         self.project, self.comp, self.opts, self.folds = project, comp, opts, folds
-        self.experiments = list(experiments)
+        # Those that others go on from are counted first.
+        self.experiments = sorted(experiments, key=lambda exp: exp.model.weights.startswith("run:"))
         self.every = lanes.load(project)
         self.given_up: dict[str, str] = {}
         self.sessions = 0
         self._unfinished: dict[str, list[int]] = {}
-        for exp in experiments:
+        for exp in self.experiments:
             self._count(exp)
-            self._remember_failures(exp)
+            if not self._waits(exp):
+                self._remember_failures(exp)
 
     def left(self) -> bool:
         """Whether a kernel is under way, or a fold waits for one."""
@@ -98,9 +100,10 @@ class _Work:
     def _remember_failures(self, exp: Experiment) -> None:
         """What failed before, and would fail again, since neither code nor settings nor data were changed."""
         for lane in self.every:
-            if lane.experiment != exp.name or not lane.pushes or lane.last.outcome != "failed":
+            push = lanes.ended(lane)
+            if lane.experiment != exp.name or push is None or push.outcome != "failed":
                 continue
-            if lane.last.made_of == pushing.made_of(self.project, self.comp, exp, lane.last.folds):
+            if push.made_of == pushing.made_of(self.project, self.comp, exp, push.folds):
                 self._judge(lane)
                 say(f"{lane.ref} failed before, and nothing was changed since; gatemask resume pushes it all the same.")
 
@@ -137,15 +140,20 @@ class _Work:
     def poll(self) -> None:
         """Ask Kaggle once, and account for what came home."""
         pushing.settle(self.project, self.every)  # a push whose end was not to be seen: the network went with it
-        for lane in kernels.refresh(self.project, self.every):
-            self._judge(lane)
-            for exp in self.experiments:
+        home: list[Lane] = []
+        try:
+            kernels.refresh(self.project, self.every, home)
+        finally:
+            for exp in self.experiments if home else []:
                 self._count(exp)
+            for lane in home:
+                self._judge(lane)
 
     def _judge(self, lane: Lane) -> None:
         """Give a fold up where going on would only waste hours."""
-        push = lane.last
-        for fold in (f for f in push.folds if f not in push.done):
+        push = lanes.ended(lane)
+        assert push is not None
+        for fold in set(push.folds) & set(self._unfinished[lane.experiment]):
             key = f"{lane.experiment}/{fold}"
             if push.outcome == "failed":
                 self.given_up[key] = push.message or "it failed"
@@ -154,21 +162,23 @@ class _Work:
                 self.given_up[key] = f"{LOSSES} sessions in a row {what}: {push.message or 'hours are too few'}"
 
     def _idle(self, lane: Lane, fold: int) -> int:
-        """Sessions in a row, the last ones, that brought this fold no further."""
-        seen = [push.progress.get(str(fold)) for push in lane.pushes if fold in push.folds and push.state == "fetched"]
-        count = 0
-        for at in range(len(seen) - 1, -1, -1):
-            before = seen[at - 1] if at else None
-            if seen[at] is not None and seen[at] != before:
-                break
-            count += 1
+        """Sessions since the one that brought this fold further than any before; of the present settings."""
+        made_of, count, furthest = lane.pushes[-1].made_of, 0, ""
+        for push in lane.pushes:
+            if push.state != "fetched" or fold not in push.folds or push.made_of != made_of:
+                continue
+            state = push.progress.get(str(fold), "")
+            count = 0 if state > furthest else count + 1
+            furthest = max(furthest, state)
         return count
 
     def result(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for exp in self.experiments:
             done = sorted(self.project.runs.glob(f"{exp.name}/fold*/result.json"))
-            found[exp.name] = {p.parent.name: read_json(p)["score"] for p in done if p.parent.name[4:].isdigit()}
+            left = {f"fold{fold}" for fold in self._unfinished[exp.name]}
+            current = [p for p in done if p.parent.name[4:].isdigit() and p.parent.name not in left]
+            found[exp.name] = {p.parent.name: read_json(p)["score"] for p in current}
         hours = sum(push.seconds or 0 for lane in self.every for push in lane.pushes) / 3600
         waiting = {exp.name: "goes on from one that is not done" for exp in self.experiments if self._waits(exp)}
         result = {"current": not self.sessions, "experiments": found, "sessions": self.sessions}

@@ -20,11 +20,13 @@ from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, set_aside, sha256, write_json, write_text
 from gatemask.kaggle import command, lanes, service
+from gatemask.kaggle.command import KaggleError
 from gatemask.kaggle.lanes import Lane
-from gatemask.kaggle.session import OUTPUT
+from gatemask.kaggle.session import OUTPUT, states
 from gatemask.project import Project
 
-PATIENCE = 20  # times that the output of a kernel that ended well is asked for, before it is given up
+PATIENCE = 20  # times that an output is asked for that must be there, before it is given up
+LITTLE_PATIENCE = 3  # for one that need not be: Kaggle's words run ahead of its files
 
 
 def collect(project: Project, lane: Lane) -> bool:
@@ -39,20 +41,22 @@ def collect(project: Project, lane: Lane) -> bool:
     push, target = lane.last, lanes.folder(project) / f"{lane.slug}.fetched"
     shown = _fetch(lane, target)
     account = shown if shown and shown["push"] == push.id else None
-    # A kernel that ended well left an account; and where an earlier version's is shown, this one's may still come.
-    if account is None and (shown or push.word == "complete") and push.asked < PATIENCE:
+    # A kernel that ended well left an account; where an earlier version's is shown, this one's may still come; and one
+    # that was pushed just now may not be known everywhere.
+    patience = PATIENCE if shown or push.word in ("complete", "absent") else LITTLE_PATIENCE
+    if account is None and push.asked < patience:
         push.asked += 1
         lanes.save(project, lane)
         return False
     _keep_log(project, lane, target)
     if account is None:
-        told = [push.message, _last_words(target)]  # Kaggle's word, such as an exit code, and the kernel's own
+        told = [push.message, _last_words(lane, target)]  # Kaggle's word, such as an exit code, and the kernel's own
         push.outcome, push.message = "lost", " ".join(text for text in told if text)
     else:
         _place_all(project, lane, target, account)
         push.outcome, push.message, push.seconds = account["state"], account["error"], account["seconds"]
         push.done = [int(fold) for fold, one in account["folds"].items() if one.get("done")]
-        push.progress = {str(f): at for f in push.folds if f not in push.done and (at := _progress(lane, f, account))}
+        push.progress = {str(fold): at for fold, at in states(account).items() if fold not in push.done}
     push.state = "fetched"
     lanes.save(project, lane)
     shutil.rmtree(target, ignore_errors=True)
@@ -69,8 +73,9 @@ def _fetch(lane: Lane, target: Path) -> dict[str, Any] | None:
             return account
         pause = next(pauses, None)
         if pause is None:
-            raise GatemaskError(
+            raise KaggleError(
                 "The output of a kernel cannot be fetched whole.",
+                kind="partial",
                 where=lane.ref,
                 received=f"{len(wrong)} wrong: " + "; ".join(wrong[:5]),
                 expected="every file with the hash that the kernel wrote down",
@@ -129,7 +134,7 @@ def _place(project: Project, lane: Lane, fold: int, source: Path, account: dict[
             here = "finished here already" if finished else "further here"
             say(f"{lane.experiment} fold {fold}: is {here}; what was fetched is left out")
             return
-    if target.exists() and _made_from(target) not in (None, _made_from(source)):
+    if target.exists() and _made_from(target) != _made_from(source):
         say(f"{target} was made from other settings or data: moved to {set_aside(target).name}.")
     older = target.with_name(f".{target.name}.older")
     if target.exists():
@@ -151,24 +156,17 @@ def _newest(folder: Path) -> str:
     return max((path.stem for path in folder.glob("state/at-*.h5")), default="")
 
 
-def _progress(lane: Lane, fold: int, account: dict[str, Any]) -> str | None:
-    prefix = f"runs/{lane.experiment}/fold{fold}/state/at-"
-    return max((Path(name).stem for name in account["files"] if name.startswith(prefix)), default=None)
-
-
 def _log(lane: Lane, target: Path) -> str:
     path = target / f"{lane.slug}.log"
     return service.plain_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
 
 
 def _keep_log(project: Project, lane: Lane, target: Path) -> None:
-    write_text(lanes.folder(project) / f"{lane.slug}.v{lane.last.version}.log", _log(lane, target))
+    write_text(lanes.log(project, lane), _log(lane, target))
 
 
-def _last_words(target: Path) -> str:
+def _last_words(lane: Lane, target: Path) -> str:
     """The end of a log, for a kernel that left nothing else."""
-    logs = list(target.glob("*.log"))
-    text = service.plain_log(logs[0].read_text(encoding="utf-8", errors="replace")) if logs else ""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in _log(lane, target).splitlines() if line.strip()]
     words = " | ".join(lines[-3:])[-500:]
     return f"Its last words: {words}" if words else "It left neither output nor log."

@@ -63,7 +63,7 @@ def needed(project: Project, comp: Competition, exp: Experiment, folds: list[int
     return [one for one in found if one is not None]
 
 
-def payload(project: Project, name: str, path: Path) -> Source:
+def payload(name: str, path: Path) -> Source:
     """A kernel's payload that is too large for its script; `path` is a file called payload.bin."""
     return Source("payload", bundle.slug(name, "payload"), {path.name: path}, {path.name: sha256(path)})
 
@@ -123,10 +123,14 @@ def _upload(ref: str, folder: Path, source: Source, note: Path, poll_s: float) -
     say(f"{ref}: uploading {len(source.files)} files, {megabytes:.1f} MB")
     after = (state.version or 0) + 1
     write_json(note, {"ref": ref, "digest": source.digest, "version": after, "whole": False})
-    if state.word == "absent":
-        service.create_dataset(folder)
-    else:
-        service.version_dataset(folder, f"gatemask {source.digest}")
+    try:
+        if state.word == "absent":
+            service.create_dataset(folder)
+        else:
+            service.version_dataset(folder, f"gatemask {source.digest}")
+    except KaggleError as error:
+        if error.kind != "upload":  # it was made, but not of all files: which ones, Kaggle will tell
+            raise
     state = _wait(ref, service.dataset_status(ref), after, poll_s)
     assert state.version is not None
     return state.version

@@ -35,6 +35,7 @@ def push(
     with orchestrating(project):
         every = lanes.load(project)
         pushing.settle(project, every)
+        refresh(project, [lane for lane in every if lane.experiment == exp.name], [])
         todo = pushing.unfinished(project, comp, exp, folds)
         in_hand = sorted(pushing.away(every, exp.name) & set(todo))
         todo = [fold for fold in todo if fold not in in_hand]
@@ -61,7 +62,10 @@ def _start(
     name = pushing.owner(comp)
     chosen = pushing.plan(every, project.label, name, exp, folds, free)
     ready: dict[str, int] = {}
-    return [pushing.start(project, comp, exp, lane, every, opts, ready) for lane in chosen]
+    pushed = [pushing.start(project, comp, exp, lane, every, opts, ready) for lane in chosen]
+    if left := sorted(set(folds) - {fold for lane in pushed for fold in lane.folds}):
+        say(f"{exp.name}: folds {_joined(left)} wait, since no more kernels run at once; push again later")
+    return pushed
 
 
 def resume(project: Project, comp: Competition, exp: Experiment, opts: Options) -> dict[str, Any]:
@@ -69,36 +73,62 @@ def resume(project: Project, comp: Competition, exp: Experiment, opts: Options) 
     with orchestrating(project):
         every = lanes.load(project)
         pushing.settle(project, every)
-        begun = {fold for lane in every if lane.experiment == exp.name for one in lane.pushes for fold in one.folds}
-        todo = set(pushing.unfinished(project, comp, exp, None)) & begun - pushing.away(every, exp.name)
+        own = [lane for lane in every if lane.experiment == exp.name]
+        refresh(project, own, [])
+        left = {fold for fold, done in _last_sessions(own).items() if not done}
+        todo = left & set(pushing.unfinished(project, comp, exp, None)) - pushing.away(every, exp.name)
         pushed = _start(project, comp, exp, sorted(todo), every, opts) if todo else []
     return {"current": not pushed, "pushed": [_entry(lane) for lane in pushed]}
 
 
-def refresh(project: Project, every: Sequence[Lane], quietly: bool = True) -> list[Lane]:
-    """Ask for each running kernel; fetch those that ended. Returns the lanes whose output came home."""
-    home = []
+def _last_sessions(own: Sequence[Lane]) -> dict[int, bool]:
+    """Of each fold that was ever pushed, whether its last session finished it."""
+    pushes = sorted((push for lane in own for push in lane.pushes), key=lambda push: push.at)
+    return {fold: fold in push.done for push in pushes for fold in push.folds}
+
+
+def refresh(project: Project, every: Sequence[Lane], home: list[Lane], quietly: bool = True) -> None:
+    """Ask for each running kernel, and fetch those that ended; what came home is added to `home`.
+
+    Raises:
+        KaggleError: of the first kernel with which something went wrong, after all others were asked for.
+    """
+    trouble: KaggleError | None = None
     for lane in every:
         if not lane.active:
             continue
-        status = service.kernel_status(lane.ref)
-        if status.word != lane.last.word or not quietly:
-            say(f"{lane.ref}: {status.word}" + (f", {status.message}" if status.message else ""))
-        if status.word != lane.last.word:
-            lane.last.word, lane.last.message = status.word, status.message
-            lanes.save(project, lane)
-        if status.word in ENDED and collect.collect(project, lane):
-            say(f"{lane.ref}: {_told(lane)}")
-            home.append(lane)
-    return home
+        try:
+            if _ask(project, lane, quietly):
+                home.append(lane)
+        except KaggleError as error:
+            if error.kind not in AGAIN:
+                raise
+            trouble = trouble or error
+    if trouble:
+        raise trouble
+
+
+def _ask(project: Project, lane: Lane, quietly: bool) -> bool:
+    """Whether the kernel has ended and its output is here."""
+    status = service.kernel_status(lane.ref)
+    if status.word != lane.last.word or not quietly:
+        say(f"{lane.ref}: {status.word}" + (f", {status.message}" if status.message else ""))
+    if status.word != lane.last.word:
+        lane.last.word, lane.last.message = status.word, status.message
+        lanes.save(project, lane)
+    if status.word not in ENDED or not collect.collect(project, lane):
+        return False
+    say(f"{lane.ref}: {_told(lane)}")
+    return True
 
 
 def fetch(project: Project, chosen: str | None) -> dict[str, Any]:
     """Bring home what has ended; what still runs is left."""
+    home: list[Lane] = []
     with orchestrating(project):
         every = _of(project, chosen)
         pushing.settle(project, every)
-        home = refresh(project, every, quietly=False)
+        refresh(project, every, home, quietly=False)
     running = [lane.ref for lane in every if lane.active]
     return {"current": not home, "fetched": [_entry(lane) for lane in home], "running": running}
 
@@ -114,7 +144,7 @@ def wait(project: Project, chosen: str | None, poll_s: float) -> dict[str, Any]:
                 if settle:
                     pushing.settle(project, every)
                     settle = False
-                home += refresh(project, every)
+                refresh(project, every, home)
     return {"current": not home, "fetched": [_entry(lane) for lane in home]}
 
 
@@ -183,7 +213,7 @@ def logs(project: Project, chosen: str | None, follow: bool) -> Iterator[str]:
     if not every:
         raise GatemaskError("Nothing was pushed yet.", where=lanes.folder(project), do="Run gatemask push first.")
     lane = next((one for one in reversed(every) if one.active), every[-1])
-    kept = lanes.folder(project) / f"{lane.slug}.v{lane.last.version}.log"
+    kept = lanes.log(project, lane)
     if lane.active:
         say(f"{lane.ref}, version {lane.last.version}")
         yield from service.follow_log(lane.ref) if follow else service.kernel_log(lane.ref).splitlines()

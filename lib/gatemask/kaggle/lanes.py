@@ -1,7 +1,7 @@
 """What was pushed, on disk: one file a kernel, whole or not there, so that any command may be killed at any moment.
 
     runs/<comp>/kaggle/<slug>.json        a lane: the kernel, its folds, and every push with what became of it
-    runs/<comp>/kaggle/<slug>.v<n>.log    what version n printed
+    runs/<comp>/kaggle/<slug>.v<n>.log    what version n printed (its push's id, where the number is not known)
 
 A push is written down before it happens. Its id is in the kernel's source and in its output: whoever finds an intent
 without an outcome can look on Kaggle whether it got there, and an output cannot be taken for another push's.
@@ -17,8 +17,8 @@ from typing import Any
 from gatemask.files import read_json, write_json
 from gatemask.project import Project
 
-# A push is `pushing` until Kaggle's answer is known, `running` until its output is here, and then `fetched`; or it
-# never ran: `refused`.
+# A push is `pushing` until Kaggle's answer is known, `running` until its output is here, or it is clear that there is
+# none, and then `fetched`; or it never ran: `refused`.
 ACTIVE = ("pushing", "running")
 
 
@@ -44,7 +44,7 @@ class Push:
         message: why it failed.
         seconds: that it ran, by its own account.
         done: the folds that it finished.
-        progress: of each fold that it began and did not finish, the newest state's name.
+        progress: the newest state's name of each unfinished fold in its output; folds of others come along.
     """
 
     id: str
@@ -117,16 +117,24 @@ def _lane(values: dict[str, Any]) -> Lane:
     return Lane(**{**values, "pushes": [Push(**push) for push in values["pushes"]]})
 
 
+def log(project: Project, lane: Lane) -> Path:
+    """Where the log of a lane's last push is kept."""
+    return folder(project) / f"{lane.slug}.v{lane.last.version or lane.last.id}.log"
+
+
+def ended(lane: Lane) -> Push | None:
+    """The last push whose output is here, or known to be none."""
+    return next((push for push in reversed(lane.pushes) if push.state == "fetched"), None)
+
+
 def holder(lanes: Sequence[Lane], experiment: str, fold: int) -> Lane | None:
-    """The lane whose output holds the newest state of a fold that is not finished."""
+    """The lane whose last output, which is the one that Kaggle mounts, has the furthest state of an unfinished fold."""
     holding = [
-        (push.at, lane)
+        (push.progress[str(fold)], push.at, lane)
         for lane in lanes
-        if lane.experiment == experiment
-        for push in lane.pushes
-        if str(fold) in push.progress
+        if lane.experiment == experiment and (push := ended(lane)) is not None and str(fold) in push.progress
     ]
-    return max(holding, key=lambda one: one[0])[1] if holding else None
+    return max(holding, key=lambda one: one[:2])[2] if holding else None
 
 
 def overrides(project: Project, experiment: str | None) -> dict[str, list[str]]:

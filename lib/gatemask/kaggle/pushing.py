@@ -13,7 +13,7 @@ from pathlib import Path
 from gatemask.config.schema import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, fingerprint, is_current, sha256, write_bytes
+from gatemask.files import alone, fingerprint, is_current, read_json, sha256, write_bytes
 from gatemask.kaggle import bundle, datasets, lanes, service, wheels
 from gatemask.kaggle.command import MEANING, KaggleError
 from gatemask.kaggle.lanes import Lane, Push
@@ -21,7 +21,7 @@ from gatemask.kaggle.machines import MACHINES, Machine, machine
 from gatemask.project import Project
 
 UNCLEAR = ("network", "server", "partial", "other")  # errors after which a push may have happened
-LEAST_H = 0.25  # hours left of a quota with which a session is not worth its start
+LEAST_H = 0.5  # hours left of a quota with which a session is not worth its start
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,18 @@ def settle(project: Project, every: Sequence[Lane]) -> None:
     for lane in every:
         if lane.active and lane.last.state == "pushing":
             push = lane.last
-            arrived, version = _look(lane, push.id)
-            push.state, push.version = ("running", version) if arrived else ("refused", None)
+            arrived = _look(lane, push.id)
+            push.state = "running" if arrived else "refused"
             push.message = None if arrived else "it never got to Kaggle"
             say(f"{lane.ref}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
             lanes.save(project, lane)
 
 
-def _look(lane: Lane, push_id: str) -> tuple[bool, int | None]:
-    """Whether Kaggle holds this push, and its version where that can be told."""
-    known = max((push.version or 0 for push in lane.pushes), default=0)
+def _look(lane: Lane, push_id: str) -> bool:
+    """Whether Kaggle holds this push. Its version's number is told nowhere but in the answer that got lost."""
     with tempfile.TemporaryDirectory() as folder:
-        source, version = service.kernel_source(lane.ref, Path(folder))
-        if source is None or push_id not in source:
-            return False, None
-        if version is None:
-            number = known + 1
-            source, _ = service.kernel_source(f"{lane.ref}/{number}", Path(folder))
-            version = number if source is not None and push_id in source else None
-        return True, version
+        source, _ = service.kernel_source(lane.ref, Path(folder))
+    return source is not None and push_id in source
 
 
 def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
@@ -130,17 +123,12 @@ def plan(every: Sequence[Lane], label: str, name: str, exp: Experiment, folds: S
             fresh.append(fold)
     chosen = [Lane(ref, exp.name, part, "", by_ref[ref].pushes) for ref, part in found.items()][:free]
     count = min(len(fresh), free - len(chosen))
+    if count == 0 and chosen:  # where the only kernel goes on with what it began, it takes the rest as well
+        chosen[-1].folds = chosen[-1].folds + fresh
     for number in range(count):
         part = fresh[number::count]
         ref = f"{name}/{bundle.slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
         known = by_ref.get(ref)
-        if known is not None and known.experiment != exp.name:
-            raise GatemaskError(
-                "Two experiments have names that Kaggle cannot tell apart.",
-                received=f"{known.experiment} and {exp.name}",
-                expected="names that differ in letters or digits",
-                do="Rename one of them.",
-            )
         chosen.append(Lane(ref, exp.name, part, "", known.pushes if known else []))
     return chosen
 
@@ -166,16 +154,19 @@ def start(
     Raises:
         GatemaskError: Kaggle refuses it, or it cannot be bundled. Nothing runs then, unless the message says so.
     """
+    _refuse_namesake(project, exp, lane)
     wanted, name = machine(comp, exp), lane.ref.split("/")[0]
     commit = bundle.clean_commit(project, opts.allow_dirty)
-    hours = session_hours(wanted, opts.hours)
+    hours = session_hours(wanted, opts.hours or exp.hours, every)
     needed = datasets.needed(project, comp, exp, lane.folds)
     push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, _now())
     push.overrides = list(opts.overrides)
     push.made_of = made_of(project, comp, exp, lane.folds)
-    if not opts.afresh:
-        holders = (lanes.holder(every, exp.name, fold) for fold in lane.folds)
-        push.sources = sorted({one.ref for one in holders if one is not None})
+    goes_on = {}
+    for fold in [] if opts.afresh else lane.folds:
+        if (holding := lanes.holder(every, exp.name, fold)) is not None and (last := lanes.ended(holding)) is not None:
+            goes_on[str(fold)] = last.progress[str(fold)]
+            push.sources = sorted({*push.sources, holding.ref})
     session = bundle.Session(
         push=push.id,
         ref=lane.ref,
@@ -187,6 +178,7 @@ def start(
         hours=hours,
         commit=commit,
         datasets={one.kind: one.digest for one in needed},
+        goes_on=goes_on,
     )
     data = bundle.payload(project, comp, exp, session)  # before any upload: it may be refused
     for one in needed:
@@ -197,7 +189,7 @@ def start(
     sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
     if not bundle.write(folder, data, session, wanted, sources):
         path = write_bytes(project.dist / "kaggle" / f"{lane.slug}-payload" / "payload.bin", data)
-        one = datasets.payload(project, lane.slug, path)
+        one = datasets.payload(lane.slug, path)
         attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
         bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
     push.datasets, push.at = attached, _now()
@@ -222,12 +214,12 @@ def _send(project: Project, lane: Lane, folder: Path) -> None:
     except KaggleError as error:
         unclear = error.kind in UNCLEAR
         push.message = error.short()
-        arrived, version = _look(lane, push.id) if unclear else (error.kind == "sources", error.version)
+        arrived = _look(lane, push.id) if unclear else error.kind == "sources"
         # Not there yet, it may still be on its way: as `pushing` it is looked for again before anything else is done.
-        push.state, push.version = "running" if arrived else "pushing" if unclear else "refused", version
+        push.state, push.version = "running" if arrived else "pushing" if unclear else "refused", error.version
         lanes.save(project, lane)
         if arrived and unclear:
-            say(f"{lane.ref}: the connection broke, but version {version or '?'} is on Kaggle")
+            say(f"{lane.ref}: the connection broke, but the push is on Kaggle")
             return
         raise
     push.state = "running"
@@ -236,8 +228,8 @@ def _send(project: Project, lane: Lane, folder: Path) -> None:
     say(f"{lane.ref}: version {push.version} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
 
 
-def session_hours(wanted: Machine, limit: float | None) -> float:
-    """A session's limit: the machine's, the user's, and what the week's quota still has.
+def session_hours(wanted: Machine, limit: float | None, every: Sequence[Lane]) -> float:
+    """A session's limit: the machine's, the user's, and what the week's quota still has for it.
 
     Raises:
         KaggleError: kind "quota" where there is too little left.
@@ -246,22 +238,43 @@ def session_hours(wanted: Machine, limit: float | None) -> float:
     quota = service.quota().get(wanted.quota) if wanted.quota else None
     if quota is None:
         return hours
-    left = quota.total_h - quota.used_h
+    promised = sum(_ahead(lane) for lane in every if lane.active and MACHINES[lane.machine].quota == wanted.quota)
+    left = quota.total_h - quota.used_h - promised
     if left < min(LEAST_H, hours):
+        others = ", ".join(name for name, one in MACHINES.items() if one.quota != wanted.quota)
         raise KaggleError(
             MEANING["quota"][0],
             kind="quota",
             where=wanted.name,
-            received=f"{left:.2f} h of {quota.total_h:.0f} h left",
-            do=f"Wait until {quota.refresh}, or take another machine: --set kaggle.accelerator=NvidiaTeslaT4.",
+            received=f"{max(0.0, left):.2f} h of {quota.total_h:.0f} h left"
+            + (f", less {promised:.1f} h of kernels that run" if promised else ""),
+            do=f"Wait until {quota.refresh}, or take another machine: --set kaggle.accelerator=, one of {others}.",
         )
     return min(hours, left)
 
 
+def _ahead(lane: Lane) -> float:
+    """Hours that a kernel may still use."""
+    since = datetime.now(UTC) - datetime.fromisoformat(lane.last.at)
+    return max(0.0, lane.last.hours - since.total_seconds() / 3600)
+
+
 def room(every: Sequence[Lane], wanted: Machine) -> int:
     """How many more kernels Kaggle would run on such machines."""
-    kind = MACHINES[wanted.name].kind
-    return wanted.at_once - sum(lane.active and MACHINES[lane.machine].kind == kind for lane in every)
+    return wanted.at_once - sum(lane.active and MACHINES[lane.machine].kind == wanted.kind for lane in every)
+
+
+def _refuse_namesake(project: Project, exp: Experiment, lane: Lane) -> None:
+    """Two experiments may have names that become one on Kaggle: each push would take the other's kernel over."""
+    for path in (project.root / "runs").glob(f"*/kaggle/{lane.slug}.json"):
+        known = (path.parts[-3], read_json(path)["experiment"])
+        if known != (project.label, exp.name):
+            raise GatemaskError(
+                "Two experiments have names that Kaggle cannot tell apart.",
+                received=f"{'/'.join(known)} and {project.label}/{exp.name}",
+                expected="names that differ in letters or digits",
+                do="Rename one of them.",
+            )
 
 
 def _now() -> str:

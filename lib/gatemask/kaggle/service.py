@@ -30,7 +30,7 @@ WORDS = {
     "RUNNING": "running",
     "COMPLETE": "complete",
     "ERROR": "error",
-    "CANCEL_REQUESTED": "cancelled",
+    "CANCEL_REQUESTED": "cancelling",
     "CANCEL_ACKNOWLEDGED": "cancelled",
 }
 DATASET_WORDS = {"ready": "ready", "failed": "error", "deleted": "absent"}  # all others are on their way

@@ -14,6 +14,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,14 +28,20 @@ from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json
 from gatemask.kaggle.machines import MACHINES, Machine
+from gatemask.project import Project
 
 OUTPUT = "gatemask-output.json"
-DEPTH = 6  # of folders below input/ that mounts have been seen at, and one more
+DEPTH = 6  # markers lie less than so many folders below input/; mounts have been seen at one to three
+PIP_S = 600
+LEAST_MARGIN_H = 0.1  # between the end of the work and the end of the session, for W&B, hashes and Kaggle
 WANDB = "wandb==0.26.1"  # the version of Kaggle's GPU image, for the one that has none
 
 
 def main(project: Path, kaggle: Path, started: float) -> int:
-    """Run the session that `project`/session.json describes.
+    """Run the session that `project`/session.json describes, in a process of its own.
+
+    Whatever ends that process (no memory, an abort in the accelerator's library), this one is left to account for what
+    it wrote. It forks before anything heavy is imported: only one process may hold a TPU.
 
     Args:
         project: the unpacked payload.
@@ -42,21 +49,35 @@ def main(project: Path, kaggle: Path, started: float) -> int:
         started: `time.monotonic()` when the kernel began.
 
     Returns:
-        The kernel's exit code: 0 where all folds are done or the time was up.
+        The kernel's exit code: 0 where it leaves something to keep or to go on from, since Kaggle may not mount what a
+        failed kernel wrote. What went wrong stands in the account.
     """
     session = read_json(project / "session.json")
     output = Output(kaggle / "working", session, started)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        return _session(project, kaggle, started, session, output)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        output.died(f"The training's process was ended by signal {-code}; 9 mostly means that memory ran out.")
+        return output.code
+    return code
+
+
+def _session(project: Path, kaggle: Path, started: float, session: dict[str, Any], output: Output) -> int:
     say(f"push {session['push']} of {session['ref']}, commit {session['commit'] or 'unknown'}")
     try:
         try:
             require_machine(MACHINES[session["machine"]])
             inputs = find_inputs(kaggle / "input", session["datasets"])
+            install(inputs.get("wheels"))
+            root = lay_out(project, kaggle, session, inputs)
+            go_on(kaggle / "input", root, session)
         except GatemaskError as error:  # Kaggle's doing: another time may do better
             output.lost(str(error))
             return output.code
-        install(inputs.get("wheels"))
-        root = lay_out(project, kaggle, session, inputs)
-        go_on(kaggle / "input", root, session)
         _train(root, session, started, output)
     except GatemaskError as error:
         output.failed(str(error))
@@ -88,7 +109,7 @@ class Output:
 
     @property
     def code(self) -> int:
-        return int(bool(self._errors))
+        return int(bool(self._errors) and (self._lost or not any(self._files(all_folds=True))))
 
     def fold(self, fold: int, **what: Any) -> None:
         self._folds[str(fold)] = what
@@ -99,6 +120,15 @@ class Output:
         self._lost = True
         self.failed(error)
         self.write()
+
+    def died(self, error: str) -> None:
+        """Account for a process that could not do it itself: for the folds that it finished, and the states it left."""
+        if (path := self._working / OUTPUT).exists():
+            self._folds = read_json(path)["folds"]
+        self._lost = not any(one.get("done") for one in self._folds.values())
+        self.failed(error)
+        self.tidy()
+        self.write(all_folds=True)
 
     def failed(self, error: str, fold: int | None = None) -> None:
         text = error if fold is None else f"fold {fold}: {error}"
@@ -124,23 +154,23 @@ class Output:
     def tidy(self) -> None:
         """Remove what is not worth fetching, so that Kaggle neither keeps nor lists it; links go too."""
         for path in sorted((self._working / "runs").rglob("*"), reverse=True):
-            if path.is_symlink() or (path.is_file() and not _kept(path)):
+            if path.is_symlink() or (path.is_file() and not _kept(path, self._working)):
                 path.unlink()
             elif path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
     def _files(self, all_folds: bool) -> Iterator[Path]:
-        run = self._working / "runs" / self._session["experiment"]
-        for fold in self._session["folds"]:
-            if all_folds or str(fold) in self._folds:
-                yield from (p for p in sorted((run / f"fold{fold}").rglob("*")) if _kept(p))
+        for run in sorted((self._working / "runs" / self._session["experiment"]).glob("fold*")):
+            if all_folds or run.name.removeprefix("fold") in self._folds:
+                yield from (p for p in sorted(run.rglob("*")) if _kept(p, run))
 
 
-def _kept(path: Path) -> bool:
+def _kept(path: Path, below: Path) -> bool:
     """Whether a file is worth fetching: of W&B's own, the rows and pictures are, its caches and logs are not."""
     if not path.is_file() or path.is_symlink() or path.name.startswith(".tmp-"):
         return False
-    return "wandb" not in path.parts or path.suffix == ".wandb" or "files" in path.parts
+    parts = path.relative_to(below).parts
+    return "wandb" not in parts or path.suffix == ".wandb" or "files" in parts
 
 
 def require_machine(wanted: Machine) -> None:
@@ -155,7 +185,10 @@ def require_machine(wanted: Machine) -> None:
     if found == wanted.kind == "tpu":
         import jax  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-        devices = jax.devices()
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:  # a TPU that does not come up, or that another process holds
+            raise GatemaskError("The TPU does not start.", received=str(error).splitlines()[0]) from None
         found, count = devices[0].platform, len(devices)
     if found != wanted.kind or (count is not None and count < wanted.devices):
         raise GatemaskError(
@@ -243,24 +276,29 @@ def install(wheels: Path | None) -> None:
 def _pip(*arguments: str) -> str | None:
     """Install; returns what went wrong."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*pip, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    try:
+        done = subprocess.run(
+            [*pip, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PIP_S
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end after {PIP_S} s"
     importlib.invalidate_caches()
     return done.stderr.strip()[-300:] or f"exit {done.returncode}" if done.returncode else None
 
 
 def lay_out(project: Path, kaggle: Path, session: dict[str, Any], inputs: dict[str, Path]) -> Path:
     """Make the payload's folder a project: data from the mounts, the run where Kaggle keeps what is written."""
-    label = session["comp"] + ("-quick" if session["quick"] else "")
-    data, records = project / "data" / label, inputs["records"]
+    there = Project(project, session["comp"], session["quick"])
+    data, records = there.data, inputs["records"]
     data.mkdir(parents=True)
     for name in ("manifest.csv", "masks.csv"):
         (data / name).symlink_to(records / name)
     write_json(data / "manifest.json", {"made_from": {}})  # the laptop's names folders that are not here
-    (data / f"records-{read_json(records / 'gatemask-records.json')['size']}").symlink_to(records)
+    there.records(read_json(records / "gatemask-records.json")["size"]).symlink_to(records)
     working = kaggle / "working" / "runs" / session["experiment"]
     working.mkdir(parents=True, exist_ok=True)
-    (project / "runs" / label).mkdir(parents=True)
-    (project / "runs" / label / session["experiment"]).symlink_to(working)
+    there.runs.mkdir(parents=True)
+    (there.runs / session["experiment"]).symlink_to(working)
     if "weights" in inputs:
         for name, target in read_json(inputs["weights"] / "gatemask-weights.json")["places"].items():
             place = project / target
@@ -270,26 +308,45 @@ def lay_out(project: Path, kaggle: Path, session: dict[str, Any], inputs: dict[s
 
 
 def go_on(mounts: Path, root: Path, session: dict[str, Any]) -> None:
-    """Bring in what earlier sessions left of the folds: of several, that of the longest training."""
-    label = session["comp"] + ("-quick" if session["quick"] else "")
-    best: dict[int, tuple[int, Path]] = {}
+    """Bring in what earlier sessions left of the experiment's folds: of several, the state that is furthest.
+
+    Folds that this session does not train come along too, since the next one gets this one's output alone.
+
+    Raises:
+        GatemaskError: Kaggle did not mount a state that the push counted on; hours would be spent on what was done.
+    """
+    project, experiment = Project(root, session["comp"], session["quick"]), session["experiment"]
+    best: dict[int, str] = {}
     for marker in markers(mounts, OUTPUT):
         earlier = read_json(marker)
-        if earlier["experiment"] != session["experiment"]:
+        if earlier["experiment"] != experiment:
             continue
-        for fold in session["folds"]:
-            prefix = f"runs/{session['experiment']}/fold{fold}/"
-            files = {name: digest for name, digest in earlier["files"].items() if name.startswith(prefix)}
-            if not any(name.startswith(f"{prefix}state/") for name in files):
-                continue
-            _verify(marker.parent, files, "Push again; if it stays so, push with --afresh, which attaches no output.")
-            metrics = marker.parent / prefix / "metrics.jsonl"
-            epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-            if fold not in best or epochs > best[fold][0]:
-                best[fold] = (epochs, marker.parent / prefix)
-                _copy(marker.parent, files, prefix, root / "runs" / label / session["experiment"] / f"fold{fold}")
-    for fold, (epochs, folder) in best.items():
-        say(f"fold {fold}: goes on after {epochs} epochs, from {folder}")
+        for fold, newest in states(earlier).items():
+            if newest > best.get(fold, ""):
+                prefix = f"runs/{experiment}/fold{fold}/"
+                files = {name: digest for name, digest in earlier["files"].items() if name.startswith(prefix)}
+                _verify(marker.parent, files, "Push again; if it stays so, push with --afresh, which begins anew.")
+                best[fold] = newest
+                _copy(marker.parent, files, prefix, project.fold(experiment, fold))
+                say(f"fold {fold}: goes on from {newest}, in {marker.parent}")
+    for fold, wanted in session["goes_on"].items():
+        if best.get(int(fold), "") < wanted:
+            raise GatemaskError(
+                "Kaggle did not mount the output that this session should go on from.",
+                where=mounts,
+                received=f"fold {fold}: {best.get(int(fold), 'nothing')}",
+                expected=wanted,
+                do="Push again; if it stays so, push with --afresh, which begins anew.",
+            )
+
+
+def states(account: dict[str, Any]) -> dict[int, str]:
+    """The newest state of each unfinished fold in an account, such as at-0003-00000; names sort by epoch and step."""
+    found: dict[int, str] = {}
+    for name in account["files"]:
+        if match := re.fullmatch(rf"runs/{re.escape(account['experiment'])}/fold(\d+)/state/(at-[\d-]+)\.h5", name):
+            found[int(match[1])] = max(found.get(int(match[1]), ""), match[2])
+    return found
 
 
 def _copy(source: Path, files: dict[str, str], prefix: str, target: Path) -> None:
@@ -336,20 +393,25 @@ def end_tracking() -> None:
 def _train(root: Path, session: dict[str, Any], started: float, output: Output) -> None:
     """Fold by fold, so that what is done is accounted for before the next one begins."""
     from gatemask.config import load_competition, load_experiment
-    from gatemask.project import Project
-    from gatemask.training.clock import Clock
+    from gatemask.training.clock import MARGIN, Clock
     from gatemask.training.train import train
 
     project = Project(root, session["comp"], session["quick"])
     comp = load_competition(project.experiments)
     exp = load_experiment(project.experiments / f"{session['experiment']}.yaml")
     track(exp.tracking.wandb)
-    clock = Clock(session["hours"] - (time.monotonic() - started) / 3600)
+    spent = (time.monotonic() - started) / 3600
+    clock = Clock(session["hours"] - spent - max(0.0, LEAST_MARGIN_H - MARGIN * session["hours"]))
+    stopped = False
     for fold in session["folds"]:
+        if stopped:  # to begin another would only leave two unfinished ones
+            output.fold(fold, done=False, left="not begun in this session")
+            continue
         try:
             result = train(project, comp, exp, [fold], clock)
         except GatemaskError as error:  # of this fold's images or weights; the others may do
             output.failed(str(error), fold)
             continue
         left = result.get("left", {}).get(str(fold))
-        output.fold(fold, done=left is None, left=left)
+        stopped = left is not None
+        output.fold(fold, done=not stopped, left=left)

@@ -2,8 +2,8 @@
 
 A training that took two sessions leaves two fragments of one run, `offline-run-TIME-ID/run-ID.wandb` each; online it
 is `run-TIME-ID/`, with the same in it. Such a file is a log of records: a header of 7 bytes, then blocks of 32 KiB in
-which each record lies in one piece or several, each with a checksum. A process that was killed leaves its last piece cut
-off; anything else that does not add up is damage.
+which each record lies in one piece or several, each with a checksum. A process that was killed leaves its last piece
+cut off; anything else that does not add up is damage.
 """
 
 from __future__ import annotations
