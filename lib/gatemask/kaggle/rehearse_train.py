@@ -141,8 +141,13 @@ def _run(folder: Path, kaggle: Path, packages: list[str]) -> str:
 def _output(project: Project, exp: Experiment, fold: int, working: Path, push: str) -> dict[str, Any]:
     """What the kernel left: verified as a fetched one is, and extrapolated to the whole training."""
     account = read_json(working / OUTPUT)
-    if account["push"] != push or not account["folds"][str(fold)]["done"]:
-        raise GatemaskError("The kernel ended without finishing its fold.", where=working / OUTPUT)
+    if account["push"] != push or not account["folds"].get(str(fold), {}).get("done"):
+        raise GatemaskError(
+            "The kernel failed in the rehearsal.",
+            where=working / OUTPUT,
+            received=account["error"] or account["state"],
+            do="It would have failed on Kaggle too. Read the log, mend, and rehearse again.",
+        )
     run = working / "runs" / exp.name / f"fold{fold}"
     sizes = {name: (working / name).stat().st_size for name in account["files"]}
     weight = (run / "best.weights.h5").stat().st_size
