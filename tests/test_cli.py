@@ -51,7 +51,7 @@ def test_every_stage_explains_itself(root: Path, command: list[str]) -> None:
 
 def test_the_makefile_has_a_target_for_every_stage() -> None:
     text = (ROOT / "Makefile").read_text()
-    others = "status wait logs fetch sync doctor".split()
+    others = ["status", "wait", "logs", "fetch", "sync", "doctor"]
     for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"], *([name] for name in others)]:
         assert f"$(GATEMASK) {' '.join(command)}" in text
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
