@@ -213,10 +213,17 @@ class Records(Strict):
 
 
 class Submission(Strict):
+    """One row an image; with several classes one row an image and class."""
+
     id: str = "ImageId"
     mask: str = "EncodedPixels"
     rle: Rle = Rle()
     sample: str | None = Field(None, description="the sample submission below the raw folder")
+    class_column: str | None = Field(None, description="several classes: the column that names the class")
+    joined: str | None = Field(
+        None, description="several classes, in the id's own column: '{id}_{class}'", pattern=r"^[^{}]*\{id\}.+\{class\}$"
+    )
+    overlap: bool = Field(True, description="whether a pixel may belong to several classes")
 
 
 class Kaggle(Strict):
@@ -225,6 +232,8 @@ class Kaggle(Strict):
     accelerator: Literal["TpuV5E8", "NvidiaTeslaT4", "none"] = Field(
         "TpuV5E8", description="of training kernels, unless an experiment's runtime.accelerator names another kind"
     )
+    inference: Literal["NvidiaTeslaT4", "none"] = Field("NvidiaTeslaT4", description="of the submission's kernel")
+    test_images: Count | None = Field(None, description="of the hidden test; default: as many as the visible one has")
 
 
 class Phantom(Strict):
@@ -243,7 +252,7 @@ class Competition(Strict):
     train: Images
     test: TestImages | None = None
     labels: Labels
-    classes: list[str] = Field(["lesion"], min_length=1, max_length=1)
+    classes: list[str] = Field(["lesion"], min_length=1)
     metric: MetricName = "mean_dice"
     groups: Groups = Groups()
     extra: Extra = Extra()
@@ -260,6 +269,17 @@ class Competition(Strict):
             raise ValueError("either 'test' names the test images, or 'folds.holdout: true' keeps some apart")
         if unknown := [name for name in self.folds.stratify if name not in self.extra.names]:
             raise ValueError(f"folds.stratify names '{unknown[0]}', which is no column of 'extra'")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_of_classes(self) -> Competition:
+        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is twice in 'classes'")
+        ways = [self.submission.class_column, self.submission.joined]
+        if len(self.classes) > 1 and sum(way is not None for way in ways) != 1:
+            raise ValueError("of several classes, either submission.class_column or submission.joined names each row's")
+        if len(self.classes) == 1 and any(way is not None for way in ways):
+            raise ValueError("submission.class_column and submission.joined are for several classes, and there is one")
         return self
 
 
@@ -644,9 +664,12 @@ class Experiment(Strict):
 class Members(Strict):
     experiments: list[str] = Field(min_length=1)
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
-    weights: list[Weight] | Literal["equal", "tuned"] = Field(
-        "equal", description="one number an experiment; 'tuned': found on out-of-fold predictions, views too if apart"
+    weights: list[Weight] | Literal["equal", "greedy", "tuned"] = Field(
+        "equal",
+        description="one number an experiment; 'greedy': those that help are taken, one after another, again and again; "
+        "'tuned': of masks, found by Optuna's sampler, views too if apart",
     )
+    members: Count | None = Field(None, description="most networks (experiments x folds) that may be shipped")
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Members:
@@ -686,13 +709,28 @@ class Tune(Strict):
     bootstrap: Count = Field(2000, description="resamples of groups for the interval")
     optima: Count = Field(20, description="bootstrap optima of which the median rule is the median")
     weightings: Count = Field(24, description="tried where mask.weights is 'tuned'; each takes a pass over the maps")
+    rounds: Count = Field(12, description="of greedy selection; each takes one more experiment, or one once more")
     beside: list[str] = Field([], description="rules to score beside the tuned one: known names, or rule.yaml files")
+
+
+class Inference(Strict):
+    """How the submission's kernel runs."""
+
+    precision: Literal["float32", "float16", "bfloat16", "auto"] = Field(
+        "float32", description="of the layers, where the machine has it; 'auto': float16 on a GPU, bfloat16 on a TPU"
+    )
+    batch: Literal["auto"] | Count = Field("auto", description="images a step; 'auto': by the device's memory")
+    time_budget: Positive | None = Field(
+        None, description="hours; what would take longer drops the members taken last, from then on"
+    )
+    hours: Positive = Field(9.0, description="that Kaggle lets a submission run; no larger ensemble is chosen")
 
 
 class Ensemble(Strict):
     gate: Members
     mask: Members
     tune: Tune = Tune()
+    inference: Inference = Inference()
     quick: dict[str, Any] = {}
 
     @model_validator(mode="after")
