@@ -1,4 +1,5 @@
-"""A stand-in for Kaggle's kernels, datasets and quotas, which remembers: what is pushed runs, what is uploaded mounts.
+"""A stand-in for Kaggle's kernels, datasets, submissions and quotas, which remembers: what is pushed runs, what is
+uploaded mounts, what is submitted gets scores.
 
     @pytest.fixture
     def cloud(tmp_path, monkeypatch):
@@ -12,6 +13,7 @@ by the tests and used up one a request.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -26,6 +28,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,19 @@ from slugify import slugify
 from tests.kaggle.cloud_http import RefusalError, serve
 from tests.kaggle.standin import KEY, OWNER, Kaggle
 
-__all__ = ["KEY", "OWNER", "Cloud", "Fault", "RefusalError", "Run", "Version", "run_script", "serve", "stand_in"]
+__all__ = [
+    "KEY",
+    "OWNER",
+    "Cloud",
+    "Entry",
+    "Fault",
+    "RefusalError",
+    "Run",
+    "Version",
+    "run_script",
+    "serve",
+    "stand_in",
+]
 
 SESSIONS = {"TPU": 1, "GPU": 2, "CPU": 5}
 SOURCE_LIMIT = 1_000_000
@@ -147,6 +162,34 @@ class Version:
         raise AttributeError(name)
 
 
+@dataclass
+class Entry:
+    """A submission.
+
+    Args:
+        ref: its number.
+        request: what CreateCodeSubmission was asked.
+        file: the version's own file, where the hidden test is not played.
+        date: when.
+        wait: how many more requests for the list show it as pending.
+    """
+
+    ref: int
+    request: dict[str, Any]
+    file: Path
+    date: str
+    wait: int
+    status: str = "PENDING"
+    error: str | None = None
+    scores: tuple[float | None, float | None] = (None, None)
+
+
+def score_of_hash(file: Path) -> tuple[float | None, float | None]:
+    """Public and private score where a test does not care: numbers that change with the file."""
+    digest = hashlib.sha256(file.read_bytes()).digest()
+    return round(0.5 + digest[0] / 1000, 5), round(0.5 + digest[1] / 1000, 5)
+
+
 def run_script(run: Run) -> int:
     """The runner that stands in for Kaggle's machine: this Python, an empty environment, ended at the time limit."""
     script = run.kaggle / "src/script.py"
@@ -196,6 +239,10 @@ class Cloud:
         dropped: names of files that are accepted, but missing from the version.
         stale: datasets whose old version stays current.
         failing: datasets that cannot be processed.
+        entries: submissions by competition, the first first.
+        score: public and private score of a submission's file; a ValueError says why it cannot be scored.
+        scoring: how many requests for the list show a new submission as pending.
+        daily: submissions that are allowed a day.
         key_valid: whether the credentials are accepted.
         token: an access token that is accepted too.
         asked: every request: its method, and what it held.
@@ -219,6 +266,10 @@ class Cloud:
     stale: set[str] = field(default_factory=set)
     failing: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
+    score: Callable[[Path], tuple[float | None, float | None]] = score_of_hash
+    scoring: int = 0
+    daily: int = 5
     key_valid: bool = True
     token: str = "KGAT_an-access-token-that-nobody-may-see"
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -491,6 +542,71 @@ class Cloud:
         shown, token = page([{"fileName": n, "url": f"{base}/{n}?sig=signed"} for n in names], request)
         text = ("[" + log + "\n]" if run.ended else "[" + log) if log else ""
         return {"files": shown, "log": text, "nextPageToken": token}
+
+    # --- submissions --------------------------------------------------------------------------------------------
+
+    def _competition(self, request: dict[str, Any]) -> str:
+        slug: str = request["competitionName"]
+        if slug not in self.competitions:
+            raise RefusalError(403, "You must accept this competition's rules before you'll be able to do this.")
+        return slug
+
+    def _CreateCodeSubmission(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        slug = self._competition(request)
+        kernel = f"{request['kernelOwner']}/{request['kernelSlug']}"
+        version = self.latest(request["kernelOwner"], f"{request['kernelSlug']}/{request.get('kernelVersion', 0)}")
+        if version.request.get("enableInternet", True):
+            raise RefusalError(400, "Your Notebook cannot use internet access in this competition.")
+        # Versions that share a run are one to Kaggle too: only the number that ran has an output.
+        if version.state != "COMPLETE" or not (file := version.output / request.get("fileName", "")).is_file():
+            raise RefusalError(400, f"Version {version.number} of {kernel} has no output {request.get('fileName')}.")
+        if self._left(slug) < 1:
+            told = f"Submission not allowed: Your team has used its daily Submission allowance ({self.daily}) today, "
+            raise RefusalError(400, told + "please try again tomorrow UTC (9.6 hours from now).")
+        entries = self.entries.setdefault(slug, [])
+        date = datetime(2026, 11, 25, 12, tzinfo=UTC) + timedelta(minutes=len(entries))
+        told = date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        number = 41000000 + sum(map(len, self.entries.values()))
+        entries.append(Entry(number, request, file, told, self.scoring))
+        return {"message": f"Successfully submitted to {slug}", "ref": number}
+
+    def _left(self, slug: str) -> int:
+        return self.daily - len(self.entries.get(slug, []))
+
+    def _GetSubmissionLimits(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        slug = self._competition(request)
+        made = len(self.entries.get(slug, []))
+        return {"numToday": made, "numTotal": made, "numAllowedNow": max(0, self._left(slug))}
+
+    def _ListSubmissions(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        entries = self.entries.get(self._competition(request), [])
+        for entry in entries:
+            self._grade(entry)
+        rows = [
+            {
+                "ref": entry.ref,
+                "date": entry.date,
+                "fileName": entry.request["fileName"],
+                "description": entry.request.get("submissionDescription"),
+                "status": entry.status,
+                "errorDescription": entry.error,
+                "publicScore": "" if entry.scores[0] is None else f"{entry.scores[0]:.5f}",
+                "privateScore": "" if entry.scores[1] is None else f"{entry.scores[1]:.5f}",
+            }
+            for entry in reversed(entries)
+        ]
+        shown, token = page(rows, request)
+        return {"submissions": shown, "nextPageToken": token}
+
+    def _grade(self, entry: Entry) -> None:
+        """Score it, if its time has come; the hidden test is the visible one."""
+        if entry.wait > 0:
+            entry.wait -= 1
+        elif entry.status == "PENDING":
+            try:
+                entry.scores, entry.status = self.score(entry.file), "COMPLETE"
+            except ValueError as error:
+                entry.error, entry.status = str(error), "ERROR"
 
     # --- the account --------------------------------------------------------------------------------------------
 

@@ -6,17 +6,14 @@ find; here is what it says when it does fail.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,12 +33,13 @@ SIGNS = {
     "network": r"Max retries exceeded|Failed to resolve|Connection ?(error|aborted|broken|reset|refused)|timed out"
     r"|ProxyError|IncompleteRead|RemoteDisconnected|nothing came|Log stream connection failed",
     "partial": r"does not match expected size",
+    "limit": r"submission allowance|daily submission|submissions? limit|limit of \d+ submissions",
     "slots": r"maximum .*session count|too many .*\bsessions\b",
     "quota": r"\bquota\b.*\b(exceed|exhaust|used|reach|left|remain|not enough|insufficient)"
     r"|\b(exceed|exhaust|used|reach|left|remain|not enough|insufficient).*\bquota\b",
     "busy": r"429 Client Error|too many requests|rate limit",
     "server": r"5\d\d Server Error|internal (server )?error|unavailable|bad gateway",
-    "unknown": r"404 Client Error|not ?found",
+    "unknown": r"404 Client Error|not ?found|could not find competition",
     "rules": r"403 Client Error|forbidden|\baccept\b|\brules\b|permission|denied",
 }
 LATER = "Run it again later."
@@ -57,6 +55,10 @@ MEANING = {
     "certificate": ("The connection to Kaggle is not trusted.", "Name your proxy's CA file in REQUESTS_CA_BUNDLE."),
     "network": ("Kaggle cannot be reached, or the connection broke.", f"Look at network and proxy. {LATER}"),
     "partial": ("The download broke off.", f"{LATER} What has arrived is kept."),
+    "limit": (
+        "The submissions of this day are used up.",
+        "Run it again after midnight UTC. Nothing is run anew then: only the submission is still to be made.",
+    ),
     "slots": (
         "Too many kernels of this account run at once.",
         "Wait until one of them ends, or stop one at https://www.kaggle.com/code.",
@@ -68,7 +70,7 @@ MEANING = {
     "busy": ("Kaggle asks for fewer requests (429).", LATER),
     "server": ("Kaggle has trouble of its own (5xx).", LATER),
     "unknown": (
-        "Kaggle knows no competition 'SLUG' with files to download (404).",
+        "Kaggle knows no competition 'SLUG', or not what is wanted of it (404).",
         "Write kaggle.competition in competition.yaml as in https://www.kaggle.com/competitions/NAME.",
     ),
     "rules": (
@@ -164,6 +166,20 @@ def _run(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str
         return code, told(output)
 
 
+# The command, but on Linux it dies with us: it must not go on writing to a file that the next call goes on with. It sees
+# to that itself, since between fork and exec of a process with threads no Python may run.
+WITH_US = """
+import os, runpy, sys
+ours = int(sys.argv.pop(1))
+if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)
+    if os.getppid() != ours:
+        sys.exit("whoever asked is gone")
+sys.argv[0] = "kaggle"
+runpy.run_module("kaggle", run_name="__main__", alter_sys=True)
+"""
+
+
 def start(
     arguments: Sequence[str],
     *,
@@ -174,13 +190,11 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start the kaggle command. It ends with us at the latest, and holds the files `held` as long as it runs."""
     # -P: a folder called kaggle where the user stands is not the package.
-    command = [sys.executable, "-P", "-m", "kaggle", *arguments]
+    command = [sys.executable, "-P", "-c", WITH_US, str(os.getpid()), *arguments]
     # Where it talks much, it prints the headers of its requests, credentials and all.
     inherited = {key: value for key, value in os.environ.items() if key not in ("VERBOSE", "VERBOSE_OUTPUT")}
     # Unbuffered: the last line shall be the last that was printed. UTF-8: the names of files are.
     inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace"}
-    # On Linux it dies with us: it must not go on writing to a file that the next call goes on with.
-    dies_too = partial(ctypes.CDLL(None).prctl, 1, int(signal.SIGKILL)) if sys.platform == "linux" else None
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -188,7 +202,6 @@ def start(
         stderr=stderr,
         env={**inherited, **(environment or {})},
         pass_fds=held,
-        preexec_fn=dies_too,
     )
 
 

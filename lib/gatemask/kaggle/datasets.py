@@ -5,7 +5,7 @@
     runs/.kaggle/<slug>.json                what of it is on Kaggle: digest and version
 
 kinds: records (and the tables that they were made from), wheels, weights (of `model.weights`, where they are files),
-payload (of a kernel that is too large for one script).
+payload (of a kernel that is too large for one script), submission (what `gatemask package` made).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Source:
     """A dataset to be.
 
     Args:
-        kind: records, wheels, weights or payload.
+        kind: records, wheels, weights, payload or submission.
         slug: its name on Kaggle.
         files: its files by name; Kaggle skips folders, hence flat.
         hashes: SHA-256 of each.

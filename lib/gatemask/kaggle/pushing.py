@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from gatemask.config.schema import Competition, Experiment
 from gatemask.console import say
@@ -64,18 +65,45 @@ def settle(project: Project, every: Sequence[Lane]) -> None:
     for lane in every:
         if lane.active and lane.last.state == "pushing":
             push = lane.last
-            arrived = _look(lane, push.id)
+            arrived = look(lane.ref, push.id)
             push.state = "running" if arrived else "refused"
             push.message = None if arrived else "it never got to Kaggle"
             say(f"{lane.ref}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
             lanes.save(project, lane)
 
 
-def _look(lane: Lane, push_id: str) -> bool:
+def look(ref: str, push_id: str) -> bool:
     """Whether Kaggle holds this push. Its version's number is told nowhere but in the answer that got lost."""
     with tempfile.TemporaryDirectory() as folder:
-        source, _ = service.kernel_source(lane.ref, Path(folder))
+        source, _ = service.kernel_source(ref, Path(folder))
     return source is not None and push_id in source
+
+
+class Sent(NamedTuple):
+    """What became of a push.
+
+    Args:
+        state: running; refused; or pushing, where nobody knows: it is looked for again before anything else is done.
+        version: its number, where it is known.
+        error: to be raised once the rest is written down. A version that runs can have one, too: it lacks its sources.
+    """
+
+    state: str
+    version: int | None
+    error: KaggleError | None = None
+
+
+def send(ref: str, push_id: str, folder: Path, timeout_s: int) -> Sent:
+    """Push the kernel in `folder`, whose source holds `push_id`; after an unclear answer it is looked for on Kaggle."""
+    try:
+        return Sent("running", service.push_kernel(folder, timeout_s))
+    except KaggleError as error:
+        if error.kind not in UNCLEAR:
+            return Sent("running" if error.kind == "sources" else "refused", error.version, error)
+        if not look(ref, push_id):  # not there yet, it may still be on its way
+            return Sent("pushing", error.version, error)
+        say(f"{ref}: the connection broke, but the push is on Kaggle")
+        return Sent("running", error.version)
 
 
 def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
@@ -159,7 +187,7 @@ def start(
     commit = bundle.clean_commit(project, opts.allow_dirty)
     hours = session_hours(wanted, opts.hours or exp.hours, every)
     needed = datasets.needed(project, comp, exp, lane.folds)
-    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, _now())
+    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, now())
     push.overrides = list(opts.overrides)
     push.made_of = made_of(project, comp, exp, lane.folds)
     goes_on = {}
@@ -192,7 +220,7 @@ def start(
         one = datasets.payload(lane.slug, path)
         attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
         bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
-    push.datasets, push.at = attached, _now()
+    push.datasets, push.at = attached, now()
     # Of those that were refused, the last one is enough: a campaign that waits for a machine asks a hundred times.
     lane.machine, lane.pushes = wanted.name, [*(one for one in lane.pushes if one.state != "refused"), push]
     lanes.save(project, lane)
@@ -209,23 +237,14 @@ def made_of(project: Project, comp: Competition, exp: Experiment, folds: Sequenc
 
 def _send(project: Project, lane: Lane, folder: Path) -> None:
     push = lane.last
-    try:
-        push.version = service.push_kernel(folder, round(push.hours * 3600))
-    except KaggleError as error:
-        unclear = error.kind in UNCLEAR
-        push.message = error.short()
-        arrived = _look(lane, push.id) if unclear else error.kind == "sources"
-        # Not there yet, it may still be on its way: as `pushing` it is looked for again before anything else is done.
-        push.state, push.version = "running" if arrived else "pushing" if unclear else "refused", error.version
-        lanes.save(project, lane)
-        if arrived and unclear:
-            say(f"{lane.ref}: the connection broke, but the push is on Kaggle")
-            return
-        raise
-    push.state = "running"
+    push.state, push.version, error = send(lane.ref, push.id, folder, round(push.hours * 3600))
+    push.message = error.short() if error else None
     lanes.save(project, lane)
+    if error:
+        raise error
     folds = ", ".join(map(str, push.folds))
-    say(f"{lane.ref}: version {push.version} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
+    number = f"version {push.version}" if push.version else "its version"
+    say(f"{lane.ref}: {number} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
 
 
 def session_hours(wanted: Machine, limit: float | None, every: Sequence[Lane]) -> float:
@@ -277,5 +296,5 @@ def _refuse_namesake(project: Project, exp: Experiment, lane: Lane) -> None:
             )
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Kernels, datasets and quotas through the kaggle command: typed calls, each output read for failures.
+"""Kernels, datasets, submissions and quotas through the kaggle command: typed calls, each output read for failures.
 
 The command ends with 0 where a push is refused, where sources are dropped, where a file is not uploaded. Each call
 here either did what it says or raises KaggleError, whose `kind` says what happened. What it cannot know: whether a file
@@ -63,6 +63,26 @@ class DatasetStatus(NamedTuple):
 
     word: str
     version: int | None = None
+
+
+class Submission(NamedTuple):
+    """One of this account's team, as its list shows it.
+
+    Args:
+        ref: its number.
+        date: when it was made, ISO 8601 in UTC.
+        description: what it was submitted with.
+        status: pending, complete or error.
+        public: score, where it is shown.
+        private: score, where it is shown: mostly after the competition's end.
+    """
+
+    ref: int | None
+    date: str
+    description: str
+    status: str
+    public: float | None = None
+    private: float | None = None
 
 
 class Quota(NamedTuple):
@@ -351,6 +371,55 @@ def _upload(folder: Path, *arguments: str) -> None:
         )
     if "is being created" not in output:
         raise _unclear("what became of the upload", about, output)
+
+
+# --- submissions ------------------------------------------------------------------------------------------------
+
+
+def submit(competition: str, ref: str, version: int, file: str, message: str) -> int | None:
+    """Submit the output `file` of a kernel's version, which Kaggle runs once more on the hidden test for it.
+
+    Returns:
+        How many submissions are left today, where Kaggle tells it. The submission's number is not told: it is found by
+        its message, in `submissions`.
+
+    Raises:
+        KaggleError: kind "limit", "rules", "login" or "unknown" where Kaggle refuses it. After "network", "server" or
+            "other" it may have happened: `submissions` tells.
+    """
+    about = f"a submission to {competition}"
+    arguments = ["competitions", "submit", competition, "-f", file, "-k", ref, "-v", str(version), "-m", message]
+    output = kaggle(*arguments, about=about, again=ONLY_BUSY)
+    if "successfully submitted" not in output.lower():
+        known = explain(output, about, arguments)
+        raise known if known.kind in ("limit", "rules", "unknown") else _unclear("what it submitted", about, output)
+    left = re.search(r"^(\d+) submissions? remaining today", output, re.MULTILINE)
+    return int(left[1]) if left else None
+
+
+def submissions(competition: str) -> list[Submission]:
+    """The newest 200, the newest first: the command tells no way to those before."""
+    about = f"the submissions to {competition}"
+    size = str(PAGE)
+    arguments = ["competitions", "submissions", competition, "--format", "json", "--page-size", size]
+    output = kaggle(*arguments, about=about)
+    if re.search(r"^No submissions found", output, re.MULTILINE):
+        return []
+    return [_submission(row) for row in _json(output, about)]
+
+
+def _submission(row: dict[str, Any]) -> Submission:
+    scores = _score(row.get("publicScore")), _score(row.get("privateScore"))
+    status = str(row.get("status")).split(".")[-1].lower()  # an enum's member, printed
+    return Submission(row.get("ref") or None, row.get("date") or "", row.get("description") or "", status, *scores)
+
+
+def _score(text: Any) -> float | None:
+    """Kaggle tells scores as text, and an empty one where there is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 # --- the account ------------------------------------------------------------------------------------------------
