@@ -166,13 +166,14 @@ def _run(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str
         return code, told(output)
 
 
-# The command, but on Linux it dies with us: it must not go on writing to a file that the next call goes on with. It sees
-# to that itself, since between fork and exec of a process with threads no Python may run.
+# The command, but on Linux it dies with us: it must not go on writing to a file that the next call goes on with. It
+# sees to that itself, since between fork and exec of a process with threads no Python may run.
 WITH_US = """
 import os, runpy, sys
 ours = int(sys.argv.pop(1))
 if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, 9)
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)
     if os.getppid() != ours:
         sys.exit("whoever asked is gone")
 sys.argv[0] = "kaggle"
