@@ -13,7 +13,7 @@ from gatemask.tuning.greedy import Counts, cut, greedy, normal
 
 
 class Small:
-    """Experiments whose averaged answers are compared with a target: the score of shares, in fractions, ties and all."""
+    """Experiments whose averaged answers are compared with a target, in fractions: ties are ties."""
 
     def __init__(self, seed: int, size: int) -> None:
         rng = np.random.default_rng(seed)

@@ -21,9 +21,9 @@ from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.training.job import reads
 
-# What training gets of a peak, and how often what a layer puts out is written or read in a step: once forward, and
-# about twice backward. A validation image costs a third of a training image.
-ATTAINED, TOUCHED, FORWARD = 0.4, 3, 1 / 3
+# What training gets of a peak, and what a step costs in forward passes: one forward, and about two backward, in
+# arithmetic as in what layers put out and is written or read.
+ATTAINED, STEP = 0.4, 3
 STARTUP_S = 240  # import, first compilation, records into memory
 
 
@@ -51,13 +51,29 @@ class Device:
 def sessions(precision: str) -> list[Device]:
     """Kaggle's sessions (vendors' data sheets), and this machine, measured."""
     short = precision != "float32"
-    # A TPU multiplies float32 as bfloat16 unless it is told otherwise; a T4 knows float16 and no bfloat16.
-    t4 = 65.0 if precision == "float16" else 8.1
-    return [
-        Device("TPU v5e-8", 8, 16, 197.0 if short else 98.0, 819, 20),
-        Device("2 x T4", 2, 15, t4, 320, 30),
-        _this_machine(),
-    ]
+    # A TPU multiplies float32 as bfloat16 unless it is told otherwise.
+    tpu = Device("TPU v5e-8", 8, 16, 197.0 if short else 98.0, 819, 20)
+    return [tpu, t4(2, precision), this_machine()]
+
+
+def t4(count: int, precision: str) -> Device:
+    """Kaggle's GPUs, which know float16 and no bfloat16."""
+    return Device(f"{count} x T4", count, 15, 65.0 if precision == "float16" else 8.1, 320, 30)
+
+
+def seconds_an_image(device: Device, flops: float, outputs: float, precision: str, passes: float = 1) -> float:
+    """The roofline of one image on one device.
+
+    Args:
+        device: its peaks.
+        flops: of a forward pass.
+        outputs: numbers that layers put out in a forward pass.
+        precision: of the layers.
+        passes: what is done, in forward passes.
+    """
+    bytes_each = 4 if precision == "float32" else 2
+    arithmetic, traffic = flops / (device.teraflops * 1e12), outputs * bytes_each / (device.bandwidth * 1e9)
+    return passes * max(arithmetic, traffic) / ATTAINED
 
 
 def plan(project: Project, comp: Competition, exp: Experiment) -> dict[str, Any]:
@@ -116,9 +132,7 @@ def _cell(value: Any) -> str:
 def _session(device: Device, exp: Experiment, facts: dict[str, Any], images: dict[str, Any]) -> dict[str, Any]:
     per_device, batch = exp.batch.per_device, exp.batch.per_device * device.count
     bytes_each = 4 if exp.runtime.precision == "float32" else 2
-    arithmetic = 3 * facts["flops"] / (device.teraflops * 1e12)
-    traffic = facts["outputs"] * bytes_each * TOUCHED / (device.bandwidth * 1e9)
-    image_s = max(arithmetic, traffic) / ATTAINED
+    image_s = seconds_an_image(device, facts["flops"], facts["outputs"], exp.runtime.precision, STEP)
     needed = (facts["held"] * 4 + facts["outputs"] * bytes_each * per_device) / 1e9
     row = {
         "session": device.name,
@@ -129,7 +143,7 @@ def _session(device: Device, exp: Experiment, facts: dict[str, Any], images: dic
     if not images:
         return row
     seen = (images["images_first_epoch"] + images["images_last_epoch"]) / 2
-    epoch_s = (seen + images["validation_images"] * FORWARD) * image_s / device.count
+    epoch_s = (seen + images["validation_images"] / STEP) * image_s / device.count
     hours = (exp.epochs * epoch_s + STARTUP_S) / 3600
     return {
         **row,
@@ -146,8 +160,6 @@ def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
     from gatemask.training import runtime
 
     runtime.start(exp.runtime.model_copy(update={"accelerator": "cpu", "precision": "float32", "devices": 1}))
-    import keras
-
     from gatemask.builders import models, optimizers
 
     network = models.build(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
@@ -155,15 +167,22 @@ def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
     optimizer = optimizers.build(exp.optimizer, 1e-3)
     optimizer.build(weights)
     numbers = sum(int(np.prod(v.shape)) for v in [*network.predict.variables, *weights, *optimizer.variables])
+    return {"parameters": network.predict.count_params(), "held": numbers, **forward_pass(network.predict)}
+
+
+def forward_pass(network: Any) -> dict[str, int]:
+    """flops, and outputs (numbers that layers put out), of one image through a built Keras model."""
+    import keras
+
     flops = outputs = 0
-    for layer in network.predict._flatten_layers(include_self=False):
+    for layer in network._flatten_layers(include_self=False):
         if isinstance(layer, keras.Model) or not layer._inbound_nodes:
             continue
         shape = layer.output.shape
         made = int(np.prod(shape[1:]))
         outputs += made
         flops += 2 * _multiplications(layer, made)
-    return {"parameters": network.predict.count_params(), "flops": flops, "outputs": outputs, "held": numbers}
+    return {"flops": flops, "outputs": outputs}
 
 
 def _multiplications(layer: Any, made: int) -> int:
@@ -217,7 +236,7 @@ def _measured(project: Project, exp: Experiment) -> str | None:
     return None
 
 
-def _this_machine() -> Device:
+def this_machine() -> Device:
     """A third of a second each for arithmetic and memory, by what numpy gets out of all cores."""
     a = np.ones((1024, 1024), np.float32)
     flops = 2 * 1024**3 * _rate(lambda: a @ a)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,11 @@ class Evidence:
     def counted(self) -> Tables | Components:
         """What any rule can be scored on."""
         return self.components or self.tables
+
+    def behind(self, gate: Mapping[str, float]) -> Evidence:
+        """The same maps behind other gates, whose probability is given by image id."""
+        tables = replace(self.tables, gate=np.array([gate[str(i)] for i in self.tables.ids]))
+        return Evidence(tables, None if self.components is None else replace(self.components, tables=tables))
 
     def searched(self, tune: Tune) -> Tables | Components:
         """What the rules that are searched are scored on: components may be there for other rules' sake."""

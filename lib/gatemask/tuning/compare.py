@@ -23,6 +23,7 @@ from gatemask.masks.metric import TITLES, ratio, total
 from gatemask.project import Project, experiment_files
 from gatemask.tuning import exact, members
 from gatemask.tuning.honest import CrossFit, cross_fit, resampled
+from gatemask.tuning.tune import as_tuned
 
 Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metric
 COARSE = range(2, 256, 2)  # levels that rules are searched on: every second costs a fraction of all
@@ -33,8 +34,8 @@ def compare(project: Project, comp: Competition, ensemble: Ensemble, first: str,
     """Compare two experiments, or sums of experiments such as `unet_b0+unetpp_b0`, whose predictions are averaged.
 
     Mask experiments stand behind the ensemble's gates where all of those are trained, else no image is emptied by a
-    gate. Gates stand in front of the ensemble's mask experiments, averaged by the weights that ensemble.yaml lists,
-    equal ones where it lists none.
+    gate. Gates stand in front of the ensemble's mask experiments. What stands on the other side is averaged by the
+    weights that ensemble.yaml lists, or by those that `gatemask oof-tune` selected; by equal ones where neither is.
 
     Args:
         project: where things lie.
@@ -57,6 +58,7 @@ def compare(project: Project, comp: Competition, ensemble: Ensemble, first: str,
     fold_of = {str(i): int(fold) for i, fold in zip(frame["image_id"], frame["fold"], strict=True)}
     group_of = dict(zip(frame["image_id"].astype(str), frame["group"].astype(str), strict=True))
     gated = task == "gate" or _trained(project, ensemble.gate.experiments, set(fold_of.values()))
+    ensemble = as_tuned(project, comp, ensemble) if gated else ensemble
     sides = [_side(ensemble, task, part, gated) for part in names]
     for side in sides:  # all that can be missing is said before the first map is read
         members.predictions(project, side)

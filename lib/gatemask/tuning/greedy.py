@@ -34,10 +34,7 @@ class Round:
 
 
 def greedy(
-    size: int,
-    score: Callable[[Counts], float],
-    rounds: int,
-    refuse: Callable[[Counts], str | None] = lambda _: None,
+    size: int, score: Callable[[Counts], float], rounds: int, refuse: Callable[[Counts], str | None] = lambda _: None
 ) -> list[Round]:
     """The whole path; `cut` says how much of it to keep.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,25 +25,38 @@ class Opened:
 
     Args:
         fold_of: the fold of each image.
-        gate: the gates' averaged probability by image id.
+        gates: each gate experiment's probability by image id.
+        gate: their average, by image id.
         readers: maps by image id, one a mask member; one a view where views are weighed apart.
         views: how many of the readers belong to each mask experiment.
         truth: masks by image id, at the competition's own size.
     """
 
     fold_of: Mapping[str, int]
+    gates: Sequence[Mapping[str, float]]
     gate: Mapping[str, float]
     readers: Sequence[MapReader]
     views: Sequence[int]
     truth: Masks
 
+    def gated(self, weights: Sequence[float]) -> Opened:
+        """The same, with the gates averaged by these weights, one a gate experiment."""
+        return replace(self, gate=average_gates(self.gates, weights, self.fold_of))
+
 
 @contextmanager
-def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Mapping[str, int]) -> Iterator[Opened]:
+def opened(
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    fold_of: Mapping[str, int],
+    gate_weights: Sequence[float] | None = None,
+) -> Iterator[Opened]:
     """Open every member of an ensemble.
 
     Args:
         fold_of: the fold of each image that has to be there; members must hold exactly these.
+        gate_weights: one a gate experiment; as ensemble.yaml says where there are none.
 
     Raises:
         GatemaskError: an image is missing, unknown or there twice, or a prediction is no probability.
@@ -64,7 +77,8 @@ def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Map
             views.append(apart)
         yield Opened(
             fold_of,
-            _averaged(gates, ensemble.gate, fold_of),
+            gates,
+            average_gates(gates, gate_weights or given_weights(ensemble.gate), fold_of),
             readers,
             views,
             Masks(project.data / "masks.csv", comp.image.size),
@@ -74,15 +88,19 @@ def opened(project: Project, comp: Competition, ensemble: Ensemble, fold_of: Map
             reader.close()
 
 
-def _averaged(gates: Sequence[Mapping[str, float]], part: Members, ids: Iterable[str]) -> dict[str, float]:
+def average_gates(
+    gates: Sequence[Mapping[str, float]], weights: Sequence[float], ids: Iterable[str]
+) -> dict[str, float]:
     """The gates' weighted mean by image id; 1 for all images where there is no gate, as when masks are compared."""
     if not gates:
         return dict.fromkeys(ids, 1.0)
-    return {i: float(np.average([gate[i] for gate in gates], weights=given_weights(part))) for i in ids}
+    listed = list(ids)
+    averaged = np.average([[gate[i] for i in listed] for gate in gates], axis=0, weights=weights)
+    return dict(zip(listed, averaged.tolist(), strict=True))
 
 
 def given_weights(part: Members) -> list[float]:
-    """One weight an experiment, as ensemble.yaml says; equal where they are to be tuned."""
+    """One weight an experiment, as ensemble.yaml says; equal where they are to be searched."""
     return [1.0] * len(part.experiments) if isinstance(part.weights, str) else list(part.weights)
 
 

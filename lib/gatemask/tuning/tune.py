@@ -23,6 +23,7 @@ from gatemask.config.schema import Competition, Ensemble
 from gatemask.console import say, table
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.manifest import read_manifest
+from gatemask.ensemble.cost import count_images
 from gatemask.errors import GatemaskError
 from gatemask.files import alone, fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from gatemask.oof.components import Components
     from gatemask.tuning.candidates import Candidate, Evidence
     from gatemask.tuning.search import Found
+    from gatemask.tuning.selection import Maps
 
 LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
 NUMBERS = ("gate", "upper", "lower", "min_area")  # of every rule; the others only where some rule uses them
@@ -70,6 +72,7 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
 def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> tuple[dict[str, Any], list[Path]]:
     from gatemask.tuning.candidates import candidates, choose, fixed
     from gatemask.tuning.known import known
+    from gatemask.tuning.selection import Maps
 
     frame = read_folds(project)
     frame = frame[frame["fold"] != HOLDOUT]
@@ -77,10 +80,11 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
     group_of = dict(zip(frame["image_id"].astype(str), frame["group"].astype(str), strict=True))
     beside = {name: known(name, comp.image.size, project.root) for name in ensemble.tune.beside}
     with members.opened(project, comp, ensemble, fold_of) as predicted:
-        weighed = _weigh(project, comp, ensemble, predicted, inputs)
+        maps = Maps(predicted, project.tuned / SCRATCH, inputs)
+        weighed = _weigh(project, comp, ensemble, predicted, maps, inputs)
         levels = _levels(ensemble, beside)
-        seen = _count(predicted, weighed["weights"], levels)
-        others = _others(predicted, weighed, seen, levels)
+        seen = _count(predicted.gated(weighed["gate_weights"]), maps, weighed["weights"], levels)
+        others = _others(predicted, maps, weighed, seen, levels)
     tables = seen.tables
     found = candidates(seen, comp.metric, ensemble.tune, group_of, others)
     study = _study(project, comp, ensemble, seen, inputs)
@@ -120,6 +124,7 @@ def _scores(
         "all_empty": all_empty_score(seen.tables, comp.metric),
         "shipped": shipped,
         "rule": asdict(best.rule),
+        "passing": float((seen.tables.gate >= best.rule.gate).mean()),
         "per_fold": {
             str(fold): {"score": best.fit.by_fold[fold], "rule": asdict(rule)} for fold, rule in best.fit.rules.items()
         },
@@ -130,10 +135,55 @@ def _scores(
     }
 
 
-def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, inputs: str) -> dict[str, Any]:
-    """`weights` of the mask members, how many `views` of each are weighed, and how the weights were found."""
-    if ensemble.mask.weights != "tuned":
-        return {"weights": members.given_weights(ensemble.mask), "views": list(predicted.views), "weighing": None}
+def _weigh(
+    project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, maps: Maps, inputs: str
+) -> dict[str, Any]:
+    """`weights` of the mask members, how many `views` of each are weighed, `gate_weights`, and how all were found.
+
+    Masks are chosen first, behind the gates as given; then the gates, in front of the masks that were chosen.
+    """
+    gate, mask, settings = ensemble.gate, ensemble.mask, ensemble.tune
+    found: dict[str, Any] = {
+        "weights": members.given_weights(mask),
+        "views": list(predicted.views),
+        "weighing": None,
+        "gate_weights": members.given_weights(gate),
+        "selection": {"mask": None, "gate": None},
+    }
+    if mask.weights == "tuned":
+        found |= _search_weights(project, comp, ensemble, predicted, inputs)
+    if "greedy" not in (gate.weights, mask.weights):
+        return found
+    from gatemask.ensemble.cost import kernel
+    from gatemask.tuning.selection import select_gates, select_masks
+
+    costs = kernel(project, comp, ensemble)
+    if mask.weights == "greedy":
+        # One gate at least will stand in front: time is kept for the cheapest.
+        cheapest = min(gate.experiments, key=lambda name: costs.gate.seconds[name])
+        gates = [cheapest] if gate.weights == "greedy" else _shipped(gate.experiments, found["gate_weights"])
+        chosen = select_masks(maps, comp.metric, settings, costs, mask.experiments, gates)
+        found["weights"], found["selection"]["mask"] = chosen["weights"], chosen
+    if gate.weights == "greedy":
+        whose = [name for name, views in zip(mask.experiments, predicted.views, strict=True) for _ in range(views)]
+        masks = _shipped(whose, found["weights"])
+        of_others = {fold: weights for fold, (weights, _) in _chosen_by_fold(found).items()}
+        chosen = select_gates(
+            predicted, maps, comp.metric, settings, costs, gate.experiments, masks, found["weights"], of_others
+        )
+        found["gate_weights"], found["selection"]["gate"] = chosen["weights"], chosen
+    return found
+
+
+def _shipped(names: Sequence[str], weights: Sequence[float]) -> list[str]:
+    """Those that have any weight, each once."""
+    return list(dict.fromkeys(name for name, weight in zip(names, weights, strict=True) if weight))
+
+
+def _search_weights(
+    project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, inputs: str
+) -> dict[str, Any]:
+    """`weights` of the mask members' views, and `weighing`: how they were found."""
     from gatemask.tuning.weights import search_weights
 
     found = search_weights(
@@ -149,7 +199,7 @@ def _weigh(project: Project, comp: Competition, ensemble: Ensemble, predicted: O
         inputs,
         equal=[1 / views for views in predicted.views for _ in range(views)],
     )
-    return {"weights": found.pop("weights"), "views": list(predicted.views), "weighing": found}
+    return {"weights": found.pop("weights"), "weighing": found}
 
 
 def _levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Rule]]) -> list[int]:
@@ -158,10 +208,12 @@ def _levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Rule]]) -> list[in
     return sorted({*(LEVELS if ensemble.tune.rule.by_component else ()), *given})
 
 
-def _count(predicted: Opened, weights: list[float], levels: list[int]) -> Evidence:
+def _count(predicted: Opened, maps: Maps, weights: list[float], levels: list[int]) -> Evidence:
     from gatemask.tuning.candidates import Evidence
+    from gatemask.tuning.selection import regated
 
-    tables = members.count(predicted, weights)
+    known = maps.known(weights)
+    tables = members.count(predicted, weights) if known is None else regated(known, predicted.gate.__getitem__)
     if not levels:
         return Evidence(tables)
     from gatemask.oof.components import count_components
@@ -172,19 +224,36 @@ def _count(predicted: Opened, weights: list[float], levels: list[int]) -> Eviden
     return Evidence(tables, listed)
 
 
+def _chosen_by_fold(weighed: dict[str, Any]) -> dict[int, tuple[list[float], list[float]]]:
+    """The weights of masks and gates that all folds but one chose, by that fold; nothing where all was given."""
+    weighing, selection = weighed["weighing"], weighed["selection"]
+    masks: dict[str, Any] = {}
+    if selection["mask"]:
+        masks = selection["mask"]["per_fold"]
+    elif weighing and weighing["taken"]:
+        masks = {fold: one["weights"] for fold, one in weighing["per_fold"].items()}
+    gates = selection["gate"]["per_fold"] if selection["gate"] else {}
+    return {
+        int(fold): (masks.get(fold, weighed["weights"]), gates.get(fold, weighed["gate_weights"]))
+        for fold in masks or gates
+    }
+
+
 def _others(
-    predicted: Opened, weighed: dict[str, Any], seen: Evidence, levels: list[int]
+    predicted: Opened, maps: Maps, weighed: dict[str, Any], seen: Evidence, levels: list[int]
 ) -> dict[int, Evidence] | None:
     """The images as the weights that the other folds chose show them, by held-out fold: else the headline would have
     seen every fold in its weights."""
-    if not weighed["weighing"] or not weighed["weighing"]["taken"]:
-        return None
-    chosen = {int(fold): one["weights"] for fold, one in weighed["weighing"]["per_fold"].items()}
+    chosen = _chosen_by_fold(weighed)
     counted = [(weighed["weights"], seen)]
-    for weights in chosen.values():
-        if weights not in [known for known, _ in counted]:
-            counted.append((weights, _count(predicted, weights, levels)))
-    return {fold: next(one for known, one in counted if known == weights) for fold, weights in chosen.items()}
+    for masks, _ in chosen.values():
+        if masks not in [known for known, _ in counted]:
+            counted.append((masks, _count(predicted, maps, masks, levels)))
+    found = {}
+    for fold, (masks, gates) in chosen.items():
+        evidence = next(one for known, one in counted if known == masks)
+        found[fold] = evidence.behind(predicted.gated(gates).gate)
+    return found or None
 
 
 def _exact(ensemble: Ensemble, found: dict[str, Candidate]) -> float | None:
@@ -255,7 +324,12 @@ def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[s
     read_folds(project)  # or an error that names the command
     read_manifest(project)
     files = [project.root / name for name in ensemble.tune.beside if name.endswith((".yaml", ".yml"))]
-    taken = [[part.experiments, part.weights] for part in (ensemble.gate, ensemble.mask)]
+    parts = (ensemble.gate, ensemble.mask)
+    taken: list[Any] = [[part.experiments, part.weights] for part in parts]
+    if any(part.weights == "greedy" for part in parts):  # what the caps count decides what is taken
+        images = count_images(project, comp)
+        taken.append([[part.folds, part.members] for part in parts])
+        taken.append([ensemble.inference.hours, ensemble.inference.precision, comp.kaggle.inference, images])
     if gone := [file for file in files if not file.is_file()]:
         raise GatemaskError("There is no such rule.", where=gone[0], do="Correct tune.beside in ensemble.yaml.")
     return {
@@ -306,6 +380,9 @@ def show(result: dict[str, Any]) -> None:
     if result["weighing"]:
         shares = ", ".join(f"{share:.3f}" for share in result["weights"])
         say(f"weights of the mask members: {shares} ({_weighing(result['weighing'])})")
+    for kind, found in result["selection"].items():
+        if found:
+            say(f"{kind}s taken: {_selected(found)}")
     if result["cross_fitted"] <= result["all_empty"]:
         say(
             "Predicting nothing at all would score as well or better: these predictions are not worth a submission yet."
@@ -320,3 +397,25 @@ def _weighing(found: dict[str, Any]) -> str:
     if found["cross_fitted"] is None:
         return "there is but one"
     return f"cross-fitted {found['cross_fitted']:.4f}, equal weights {found['equal_cross_fitted']:.4f}"
+
+
+def _selected(found: dict[str, Any]) -> str:
+    counts = found["rounds"][found["cut"] - 1]["counts"]
+    taken = ", ".join(f"{name} x {count}" for name, count in counts.items() if count)
+    best = found["best_member"]
+    return (
+        f"{taken} (cross-fitted {found['score']:.4f}, chosen on other folds {found['nested']:.4f}, "
+        f"{best['name']} alone {best['score']:.4f}, all equally {found['equal']:.4f})"
+    )
+
+
+def as_tuned(project: Project, comp: Competition, ensemble: Ensemble) -> Ensemble:
+    """The ensemble with the weights that greedy selection found in place of 'greedy', where they are current."""
+    chosen = {part: getattr(ensemble, part) for part in ("gate", "mask") if getattr(ensemble, part).weights == "greedy"}
+    try:
+        selection = require_current(project, comp, ensemble)["selection"] if chosen else {}
+    except GatemaskError:  # nothing was selected yet, or from other predictions
+        return ensemble
+    return ensemble.model_copy(
+        update={name: part.model_copy(update={"weights": selection[name]["weights"]}) for name, part in chosen.items()}
+    )

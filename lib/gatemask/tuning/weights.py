@@ -21,6 +21,7 @@ import numpy as np
 from gatemask.config.schema import Variant
 from gatemask.console import progress
 from gatemask.data.labels import Masks
+from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.masks.metric import total
 from gatemask.oof.store import MapReader
@@ -41,12 +42,14 @@ class Tried:
         in_sample: the score of the best rule of all images, on these.
         fit: the best rule of all folds but one, scored on that one.
         on_others: the score of those rules on the images that they were found on, by the fold held out.
+        passing: the share of images that pass the gate of the best rule of all images.
     """
 
     weights: list[float]
     in_sample: float
     fit: CrossFit
     on_others: dict[int, float]
+    passing: float
 
 
 def search_weights(
@@ -96,8 +99,8 @@ def search_weights(
     listed = weightings(len(readers), candidates, seed, equal)
     tried = []
     for weights in progress(listed, "weights", len(listed)):
-        tables = _tables(fold_of, readers, truth, gate, weights, scratch / f"{fingerprint([weights, inputs])}.npz")
-        tried.append(_try(tables, weights, metric, variant))
+        tables = tables_of(fold_of, readers, truth, gate, weights, table_file(scratch, weights, inputs))
+        tried.append(try_out(tables, weights, metric, variant))
     return _choose(tried, np.array([fold_of[i] for i in sorted(fold_of)]))
 
 
@@ -131,7 +134,12 @@ def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
     return np.array(points).reshape(-1, dimensions)
 
 
-def _tables(
+def table_file(scratch: Path, weights: Sequence[float], inputs: str) -> Path:
+    """Where the tables of a weighting wait; `inputs` is the hash of all else that they are made from."""
+    return scratch / f"{fingerprint([list(weights), inputs])}.npz"
+
+
+def tables_of(
     fold_of: Mapping[str, int],
     readers: Sequence[MapReader],
     truth: Masks,
@@ -150,11 +158,24 @@ def _tables(
     return tables
 
 
-def _try(tables: Tables, weights: list[float], metric: str, variant: Variant) -> Tried:
-    _, in_sample = exact.search(tables, metric, variant, COARSE)
+def try_out(tables: Tables, weights: list[float], metric: str, variant: Variant) -> Tried:
+    """What these images, averaged by these weights, are worth under rules that are found on coarse levels.
+
+    Raises:
+        GatemaskError: the metric cannot be searched exactly.
+    """
+    if not exact.covers(tables, metric):
+        raise GatemaskError(
+            f"Weights cannot be searched by {metric} over several classes.",
+            where="ensemble.yaml",
+            received="weights: tuned, or greedy",
+            expected="equal, or a list of numbers",
+            do="Set weights: equal, or choose another metric.",
+        )
+    rule, in_sample = exact.search(tables, metric, variant, COARSE)
     fit = cross_fit(tables, metric, lambda some: exact.search(some, metric, variant, COARSE)[0], "weights")
     on_others = {fold: score(tables.subset(tables.folds != fold), rule, metric) for fold, rule in fit.rules.items()}
-    return Tried(weights, in_sample, fit, on_others)
+    return Tried(weights, in_sample, fit, on_others, float((tables.gate >= rule.gate).mean()))
 
 
 def _choose(tried: list[Tried], folds: np.ndarray) -> dict[str, Any]:
