@@ -51,6 +51,13 @@ def prepare(
         strict: refuse where anything has to be left out.
         labels_only: make the manifest from the label table alone, before the images are there: enough for folds.
     """
+    if len(comp.classes) > 1:
+        raise GatemaskError(
+            "Labels of several classes cannot be prepared for training.",
+            where="competition.yaml, classes",
+            received=", ".join(comp.classes),
+            expected="one class; networks of several can be packaged, rehearsed and submitted",
+        )
     stamp = project.data / "manifest.json"
     raw = raw_folder(project, comp, data)
     if not raw.is_dir():
@@ -126,6 +133,18 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     numbers = {"label": int, "mask_area": int, "height": int, "width": int}
     frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(numbers)
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
+
+
+def test_rows(project: Project) -> pd.DataFrame:
+    """Rows of the manifest that stand for the test: its test split, or the hold-out fold."""
+    from gatemask.data.folds import HOLDOUT, read_folds
+
+    manifest = read_manifest(project)
+    test = manifest[manifest["split"] == "test"]
+    if len(test):
+        return test
+    folds = read_folds(project)
+    return manifest[manifest["image_id"].isin(folds["image_id"][folds["fold"] == HOLDOUT])]
 
 
 def require_images(project: Project, comp: Competition) -> None:

@@ -1,88 +1,315 @@
 """Gate-first prediction: from test images to submission.csv with the members of an ensemble.yaml.
 
-The gates see every image; the mask networks see only those whose averaged gate probability passes the rule.
-No approximation: an image below the gate is empty whatever its map says. This module is what the offline
-kernel runs, so it needs nothing that Kaggle's image does not have.
+The gates see every image; the mask networks see only those whose averaged gate probability passes the rule. No
+approximation: an image below the gate is empty whatever its map says. Each image is decoded once, goes through all
+members, and is forgotten: memory does not grow with their number. This module is what the offline kernel runs, so it
+needs nothing that Kaggle's image does not have.
+
+A complete, empty submission is written before the first image, and replaced in the end. From then on nothing that is
+wrong with an image, a member or the time costs more than itself: `degraded` says what happened.
 """
 
 from __future__ import annotations
 
-import csv
+import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gatemask import quiet
-from gatemask.config.schema import Augment, Model, Rle, View
+from gatemask.config.schema import Rle
 from gatemask.console import progress, say
-from gatemask.data.readers import Window, list_images, read_image, resize_image
+from gatemask.data.encode import cores, keep_memory
+from gatemask.data.readers import list_images
+from gatemask.data.threads import one_thread_a_call
+from gatemask.ensemble import networks, rows
+from gatemask.ensemble.budget import Budget
+from gatemask.ensemble.images import Image, Images, stack
+from gatemask.ensemble.networks import Member, Network
 from gatemask.errors import GatemaskError
-from gatemask.files import read_yaml, write_text
+from gatemask.files import read_yaml, sha256, write_json
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
+from gatemask.masks.rule import Rule
 
-BATCH = 16
+FINISHING = 64  # images whose masks may be in the making: memory is that of so many full-size maps
+
+
+class Decided(NamedTuple):
+    """What became of an image: its gate's probability, and what was made of its masks if it passed."""
+
+    image_id: str
+    gate: float
+    made: Any
 
 
 @dataclass
-class Member:
-    """One set of weights with what it takes to run it; `share` is its part in the average.
-
-    `view_weights` are those of the image as it is and of the views in `tta`, where they are not equal.
-    """
-
-    name: str
-    weights: Path
-    share: float
-    config: Model
-    size: int
-    records: int
-    tta: list[View]
-    augment: list[Augment]
-    view_weights: list[float] | None = None
-
-
-def submit(ensemble: Path, weights: Path, competition: Path, output: Path) -> dict[str, Any]:
-    """Predict a test set and write the submission.
+class Ensemble:
+    """Members that are loaded, with the rule.
 
     Args:
-        ensemble: ensemble.yaml, as `gatemask ensemble` wrote it.
-        weights: folder of the members' `<name>.weights.h5`.
+        gates, masks: in the order in which they were taken; where time runs out, the last go first.
+        networks: by member's name.
+        rules: one a class.
+        size: height and width of the masks.
+        overlap: whether classes may share pixels.
+        degraded: sentences on all that did not go as it should.
+    """
+
+    gates: list[Member]
+    masks: list[Member]
+    networks: dict[str, Network]
+    rules: list[Rule]
+    size: tuple[int, int]
+    overlap: bool = True
+    degraded: list[str] = field(default_factory=list)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def lowest_gate(self) -> float:
+        return min(rule.gate for rule in self.rules)
+
+    def without(self, member: Member, why: str, image: int) -> None:
+        """Go on without a member."""
+        self.gates = [one for one in self.gates if one is not member]
+        self.masks = [one for one in self.masks if one is not member]
+        self.dropped.append({"name": member.name, "from_image": image, "why": why})
+        say(f"{member.name} is dropped from image {image} on: {why}")
+
+
+def decide(
+    ensemble: Ensemble,
+    images: Iterable[Image],
+    total: int,
+    budget: Budget,
+    step: int,
+    make: Callable[[np.ndarray], Any],
+) -> Iterator[Decided]:
+    """Decide image after image, with memory that does not depend on how many there are.
+
+    Args:
+        ensemble: loses members that fail, or for which there is no time.
+        images: decoded ones.
+        total: how many.
+        budget: is told what everything took.
+        step: images that are shown to the members together.
+        make: of masks, bool (height, width, classes), what is wanted of them; runs in threads.
+    """
+    waiting: list[tuple[Image, float]] = []  # have passed, and wait until there are enough for a step
+    finishing: deque[Future[Decided]] = deque()
+    with ThreadPoolExecutor(cores()) as pool:
+        for part in _parts(images, step):
+            if budget.is_up():
+                ensemble.degraded.append(f"Time was up after {budget.seen} of {total} images: the rest stays empty.")
+                waiting = []
+                break
+            for image, gate in zip(part, _gates(ensemble, part, budget), strict=True):
+                if image.readable and gate >= ensemble.lowest_gate and ensemble.masks:
+                    waiting.append((image, gate))
+                    budget.passed += 1
+                else:
+                    yield Decided(image.image_id, gate, None)
+            budget.seen += len(part)
+            while len(waiting) >= step:
+                finishing += _show(ensemble, waiting[:step], budget, pool, make)
+                waiting = waiting[step:]
+                while len(finishing) > FINISHING:
+                    yield finishing.popleft().result()
+            _keep_to(ensemble, budget, total - budget.seen, len(waiting))
+        if waiting:
+            finishing += _show(ensemble, waiting, budget, pool, make)
+        while finishing:
+            yield finishing.popleft().result()
+
+
+def _parts(images: Iterable[Image], step: int) -> Iterator[list[Image]]:
+    part: list[Image] = []
+    for image in images:
+        part.append(image)
+        if len(part) == step:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _keep_to(ensemble: Ensemble, budget: Budget, images: int, waiting: int) -> None:
+    """Drop the members for which there is no time."""
+    if budget.limit_s is None or not images:
+        return
+    gates, masks = budget.fitting(images, waiting, ensemble.gates, ensemble.masks)
+    for member in [*ensemble.gates, *ensemble.masks]:
+        if member not in gates and member not in masks:
+            ensemble.without(member, "there is no time for it", budget.seen)
+
+
+def _gates(ensemble: Ensemble, part: list[Image], budget: Budget) -> list[float]:
+    """The averaged gate probability of each image; 1 where no gate is left."""
+    found = _predicted(ensemble, ensemble.gates, part, budget)
+    if not found:
+        return [1.0] * len(part)
+    # In parts of the largest: equal shares are ones then, and their sum is as exact as a plain one.
+    largest = max(member.share for member, _ in found)
+    shares = [member.share / largest for member, _ in found]
+    # Rounded as the out-of-fold file keeps it.
+    values = [[round(float(value), 6) for value in said[:, 0]] for _, said in found]
+    return [
+        sum(share * value for share, value in zip(shares, of_image, strict=True)) / sum(shares)
+        for of_image in zip(*values, strict=True)
+    ]
+
+
+def _show(
+    ensemble: Ensemble,
+    part: list[tuple[Image, float]],
+    budget: Budget,
+    pool: ThreadPoolExecutor,
+    make: Callable[[np.ndarray], Any],
+) -> list[Future[Decided]]:
+    """Show images that have passed to the mask networks; averaging, enlarging and the rule go on in threads."""
+    from gatemask.builders.predict import as_uint8
+
+    found = _predicted(ensemble, ensemble.masks, [image for image, _ in part], budget)
+    shares = [member.share for member, _ in found]
+    maps = [as_uint8(said) for _, said in found]
+
+    def finish(at: int) -> Decided:
+        image, gate = part[at]
+        if not maps:
+            return Decided(image.image_id, gate, None)
+        small = rules.average_maps([one[at] for one in maps], shares)
+        full = rules.enlarge(small, ensemble.size)
+        return Decided(image.image_id, gate, make(rules.apply_classes(ensemble.rules, gate, full, ensemble.overlap)))
+
+    return [pool.submit(finish, at) for at in range(len(part))]
+
+
+def _predicted(
+    ensemble: Ensemble, listed: Sequence[Member], part: list[Image], budget: Budget
+) -> list[tuple[Member, np.ndarray]]:
+    """What each member says; one that fails, or says what is no number, is dropped."""
+    from gatemask.builders.predict import predict, views
+
+    found = []
+    for member in listed:
+        batch = stack(part, (member.records, member.size))
+        seen = views(member.tta, member.augment, member.size, member.view_weights)
+        network = ensemble.networks[member.name]
+        try:
+            said: Any = budget.measure(member, len(part), lambda n=network, b=batch, s=seen: predict(n, b, s))  # type: ignore[misc]
+            wrong = None if np.isfinite(said).all() else "it predicts what is no number"
+        except Exception as error:  # of its kernel, on this machine; the others may do
+            wrong = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if wrong is None:
+            found.append((member, said))
+        else:
+            ensemble.degraded.append(f"{member.name} failed: {wrong}.")
+            ensemble.without(member, wrong, budget.seen)
+    return found
+
+
+# --- from folders to a file ---------------------------------------------------------------------------------
+
+
+def run(
+    dataset: Path,
+    competition: Path,
+    working: Path,
+    damaged: Collection[str] = (),
+    forgive: bool = True,
+    started: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, Any]:
+    """Predict a test set: submission.csv, and inference.json with what happened.
+
+    Args:
+        dataset: as packaged: ensemble.yaml, `<member>.weights.h5`, SHA256SUMS.
         competition: folder with the test images, and the sample submission where there is one.
-        output: submission.csv.
+        working: for both files.
+        damaged: files of the dataset that are missing or not what was packaged.
+        forgive: go on without members that cannot be used, and without a sample; else that is an error.
+        started: of the clock, when the kernel began: time budgets count from there.
+        clock: seconds.
 
     Returns:
-        images, passed (the gate), empty, unreadable, seconds.
+        What inference.json holds.
+
+    Raises:
+        GatemaskError: nothing to predict with or on; with `forgive` only where no row of a submission is known.
     """
-    started = time.monotonic()
-    chosen = read_yaml(ensemble)
-    facts, rule = chosen["competition"], rules.Rule(**chosen["rule"])
-    files = {path.stem: path for path in list_images(competition, facts["test_images"])}
-    ids = sample_ids(competition, facts["submission"]) or sorted(files)
-    channels, unreadable = facts["image"]["channels"], set[str]()
-    images = _Images(files, channels, facts["image"]["window"], unreadable)
-    gates = _predict_gates(_members(chosen["gate"], weights), ids, images, channels)
-    passed = [i for i in ids if gates[i] >= rule.gate and i not in unreadable]
-    say(f"gate: {len(passed)} of {len(ids)} images pass")
-    flavour, size = Rle(**facts["submission"]["rle"]), tuple(facts["image"]["size"])
-    texts = dict.fromkeys(ids, flavour.empty)
-    members = _members(chosen["mask"], weights)
-    for image_id, small in _predict_maps(members, passed, images, channels, len(facts["classes"]), output.parent):
-        mask = rules.apply(rule, gates[image_id], rules.enlarge(small, size)[:, :, 0])
-        texts[image_id] = rle.encode(mask, flavour)
-    write_submission(output, ids, texts, facts["submission"])
-    empty = sum(text == flavour.empty for text in texts.values())
+    begun = clock()
+    chosen = read_yaml(dataset / "ensemble.yaml")
+    facts, settings = chosen["competition"], chosen.get("inference", {})
+    degraded = [f"{name} is missing or damaged." for name in sorted(damaged)]
+    files = test_files(competition, facts)
+    table = _table(competition, facts, files, degraded, forgive)
+    ids = list(dict.fromkeys(row.image_id for row in table.rows))
+    output, room = working / "submission.csv", working / ".room"
+    table.write(output, {})  # whatever happens: a valid one is there
+    _take_room(room, len(table.rows), degraded, forgive)
+    device = networks.accelerator()
+    precision = networks.precision_for(settings.get("precision", "float32"), device)
+    ensemble = _load(chosen, dataset, precision, damaged, degraded, forgive)
+    limit_h = settings.get("time_budget")
+    budget = Budget(
+        limit_h and limit_h * 3600, begun if started is None else started, chosen.get("passing_share", 0.5), clock
+    )
+    images = Images(files, facts["image"]["channels"], facts["image"]["window"], facts["image"]["size"])
+    texts: dict[tuple[str, int], str] = {}
+    try:
+        _fill(texts, ensemble, images, ids, budget, Rle(**facts["submission"]["rle"]))
+    except Exception as error:
+        if not forgive:
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        degraded.append(f"It ended after {budget.seen} of {len(ids)} images: {type(error).__name__}: {first}")
+    room.unlink(missing_ok=True)
+    try:
+        table.write(output, texts)
+    except OSError as error:
+        degraded.append(f"The submission could not be written, and an empty one is in its place: {error.strerror}.")
+    told = _told(table, ids, files, images, ensemble, budget, texts)
+    result = {
+        **told,
+        "device": device,
+        "precision": precision,
+        "seconds": round(clock() - begun, 1),
+        "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        "submission": sha256(output),
+        "package": sha256(dataset / "SHA256SUMS"),
+    }
+    write_json(working / "inference.json", result)
+    return result
+
+
+def _told(
+    table: Table,
+    ids: Sequence[str],
+    files: dict[str, Path],
+    images: Images,
+    ensemble: Ensemble,
+    budget: Budget,
+    texts: dict[tuple[str, int], str],
+) -> dict[str, Any]:
+    """What inference.json says of images and members."""
     return {
         "images": len(ids),
-        "passed": len(passed),
-        "empty": empty,
-        "unreadable": sorted(unreadable),
-        "seconds": round(time.monotonic() - started, 1),
+        "rows": len(table.rows),
+        "passed": budget.passed,
+        "empty": len(table.rows) - len(texts),
+        "extra": len(set(files) - set(ids)),
+        "odd_sizes": images.odd,
+        "unreadable": dict(sorted(images.unreadable.items())),
+        "degraded": ensemble.degraded,
+        "dropped": ensemble.dropped,
+        "members": {
+            name: {"images": one.images, "seconds": round(one.seconds, 3)} for name, one in budget.spent.items()
+        },
     }
 
 
@@ -90,13 +317,19 @@ def find_competition(mounted: Path, dataset: Path) -> Path:
     """The folder below /kaggle/input with the test images; Kaggle's layouts differ in depth, so look for them."""
     facts = read_yaml(dataset / "ensemble.yaml")["competition"]
     sample = facts["submission"]["sample"]
-    for depth in range(1, 5):
-        for folder in sorted(mounted.glob("/".join(["*"] * depth))):
-            if not folder.is_dir() or dataset in (folder, *folder.parents):
-                continue
-            # A sample says for certain where the root is; a pattern such as **/*.png would fit above it too.
-            if (folder / sample).is_file() if sample else any(list_images(folder, facts["test_images"])):
-                return folder
+    folders = [
+        folder
+        for depth in range(1, 5)
+        for folder in sorted(mounted.glob("/".join(["*"] * depth)))
+        if folder.is_dir() and dataset not in (folder, *folder.parents)
+    ]
+    # A sample says for certain where the root is; a pattern such as **/*.png would fit above it too.
+    for folder in folders if sample else []:
+        if (folder / sample).is_file():
+            return folder
+    for folder in folders:
+        if any(list_images(folder, facts["test_images"])):
+            return folder
     raise GatemaskError(
         "No test images were found.",
         where=mounted,
@@ -105,128 +338,110 @@ def find_competition(mounted: Path, dataset: Path) -> Path:
     )
 
 
-def sample_ids(competition: Path, submission: dict[str, Any]) -> list[str]:
-    """The ids of the sample submission, each once, in its order; nothing where the competition has none."""
-    name = submission["sample"]
-    if not name:
-        return []
-    if not (competition / name).exists():
-        raise GatemaskError("The sample submission is not there.", where=competition, expected=name)
-    with (competition / name).open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
-    if rows and submission["id"] not in rows[0]:
-        raise GatemaskError(
-            "The sample submission lacks the id column.",
-            where=competition / name,
-            received=", ".join(rows[0]),
-            expected=submission["id"],
-        )
-    return list(dict.fromkeys(row[submission["id"]].strip() for row in rows))
+def test_files(competition: Path, facts: dict[str, Any]) -> dict[str, Path]:
+    """The test images by id."""
+    return {path.stem: path for path in list_images(competition, facts["test_images"])}
 
 
-def write_submission(path: Path, ids: Sequence[str], texts: dict[str, str], submission: dict[str, Any]) -> None:
-    """One row an id, in order, with the competition's own header."""
-    header = f"{submission['id']},{submission['mask']}"
-    write_text(path, "\n".join([header, *(f"{i},{texts[i]}" for i in ids)]) + "\n")
+class Table(NamedTuple):
+    """What a submission consists of: header and rows, and the competition's facts."""
+
+    header: list[str]
+    rows: list[rows.Row]
+    facts: dict[str, Any]
+
+    def write(self, path: Path, texts: dict[tuple[str, int], str]) -> Path:
+        return rows.write(path, self.header, self.rows, texts, self.facts["submission"], self.facts["classes"])
 
 
-class _Images:
-    """Test images as batches at a member's size; one that cannot be read is grey, and remembered."""
+def sample_table(competition: Path, facts: dict[str, Any]) -> Table:
+    """The rows of a submission, as the sample says; without one, each test image's, by name.
 
-    def __init__(self, files: dict[str, Path], channels: int, window: Window, unreadable: set[str]) -> None:
-        self._files, self._channels = files, channels
-        self._window: Window = window if isinstance(window, str) else (window[0], window[1])  # YAML has no tuples
-        self._unreadable = unreadable
-
-    def load(self, image_id: str, size: int, records: int) -> np.ndarray:
-        try:
-            if image_id not in self._files:
-                raise GatemaskError("A test image is missing.", received=image_id)
-            image = read_image(self._files[image_id], self._channels, self._window)
-        except GatemaskError as error:
-            if image_id not in self._unreadable:
-                say(f"{error}\n  its mask stays empty")
-            self._unreadable.add(image_id)
-            return np.full((size, size, self._channels), 128, np.uint8)
-        # By way of the records' size, since that is how training saw its images.
-        return resize_image(resize_image(image, records), size)
-
-    def batches(self, ids: Sequence[str], member: Member) -> Iterator[tuple[list[str], np.ndarray]]:
-        """(ids, uint8 (BATCH, size, size, channels)); the last one padded, for shapes must be static."""
-        size = member.size
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(ids), BATCH):
-                part = list(ids[start : start + BATCH])
-                images = np.zeros((BATCH, size, size, self._channels), np.uint8)
-                for index, image in enumerate(pool.map(lambda i: self.load(i, size, member.records), part)):
-                    images[index] = image
-                yield part, images
+    Raises:
+        GatemaskError: the sample is missing or cannot be understood.
+    """
+    submission, classes = facts["submission"], facts["classes"]
+    if submission["sample"]:
+        return Table(*rows.of_sample(competition / submission["sample"], submission, classes), facts)
+    return _table_of_images(test_files(competition, facts), facts)
 
 
-def _members(listed: list[dict[str, Any]], weights: Path) -> list[Member]:
-    members = []
-    for one in listed:
-        config = Model(**{**one["model"], "weights": "none"})
-        tta, augment = [View(**view) for view in one["tta"]], [Augment(**step) for step in one.get("augment", [])]
-        path = weights / f"{one['name']}.weights.h5"
-        share = float(one.get("weight", 1.0))
-        seen = (tta, augment, one.get("view_weights"))
-        members.append(Member(one["name"], path, share, config, one["size"], one["records"], *seen))
-    return members
+def _table_of_images(ids: Iterable[str], facts: dict[str, Any]) -> Table:
+    submission = facts["submission"]
+    return Table(rows.columns(submission), rows.of_images(sorted(ids), submission, facts["classes"]), facts)
 
 
-def _models(members: list[Member], channels: int, classes: int) -> Iterator[tuple[Member, Any]]:
-    """Each member's model in turn; members that differ only in their weights share one, and its trace."""
-    quiet.tensorflow()
-    from gatemask.builders import models
-
-    model: Any = None
-    built_for = None
-    for member in members:
-        wanted = (member.config, member.size)
-        if wanted != built_for:
-            model = models.build(member.config, member.size, channels, classes, seed=None).predict
-            built_for = wanted
-        model.load_weights(member.weights)
-        yield member, model
-
-
-def _predict_gates(members: list[Member], ids: Sequence[str], images: _Images, channels: int) -> dict[str, float]:
-    from gatemask.builders.predict import predict, views
-
-    total = dict.fromkeys(ids, 0.0)
-    # In parts of the largest: equal shares are ones then, and their sum is as exact as a plain one.
-    largest = max(member.share for member in members)
-    for member, model in _models(members, channels, 1):
-        seen = views(member.tta, member.augment, member.size)
-        batches = progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH))
-        for part, batch in batches:
-            for image_id, value in zip(part, predict(model, batch, seen)[:, 0], strict=False):
-                # Rounded as the out-of-fold file keeps it.
-                total[image_id] += member.share / largest * round(float(value), 6)
-    parts = sum(member.share / largest for member in members)
-    return {image_id: value / parts for image_id, value in total.items()}
+def _table(
+    competition: Path, facts: dict[str, Any], files: dict[str, Path], degraded: list[str], forgive: bool
+) -> Table:
+    try:
+        table = sample_table(competition, facts)
+        if table.rows:
+            return table
+        wrong = GatemaskError("There is nothing to predict.", where=competition, received="not a single row")
+    except GatemaskError as error:
+        wrong = error
+    if not forgive or not files:
+        raise wrong
+    degraded.append(f"{wrong.short()} The rows are those of the images that are there.")
+    return _table_of_images(files, facts)
 
 
-def _predict_maps(
-    members: list[Member], ids: Sequence[str], images: _Images, channels: int, classes: int, scratch: Path
-) -> Iterable[tuple[str, np.ndarray]]:
-    """Averaged maps, uint8 (s, s, classes), of the images that passed. Members' maps wait on disk, not in memory."""
-    import h5py
+def _take_room(path: Path, count: int, degraded: list[str], forgive: bool) -> None:
+    try:
+        rows.take_room(path, count)
+    except GatemaskError as error:
+        if not forgive:
+            raise
+        degraded.append(error.short())
 
-    from gatemask.builders.predict import as_uint8, predict, views
 
-    if not ids:
-        return
-    store, shares = scratch / "maps.tmp.h5", [member.share for member in members]
-    with h5py.File(store, "w") as file:
-        for member, model in _models(members, channels, classes):
-            shape = (member.size, member.size, classes)
-            maps = file.create_dataset(member.name, (len(ids), *shape), np.uint8, chunks=(1, *shape))
-            at, seen = 0, views(member.tta, member.augment, member.size, member.view_weights)
-            for part, batch in progress(images.batches(ids, member), member.name, -(-len(ids) // BATCH)):
-                maps[at : at + len(part)] = as_uint8(predict(model, batch, seen)[: len(part)])
-                at += len(part)
-        for index, image_id in enumerate(ids):
-            yield image_id, rules.average_maps([file[member.name][index] for member in members], shares)
-    store.unlink()
+def _load(
+    chosen: dict[str, Any], dataset: Path, precision: str, damaged: Collection[str], degraded: list[str], forgive: bool
+) -> Ensemble:
+    facts = chosen["competition"]
+    channels, classes = facts["image"]["channels"], len(facts["classes"])
+    batch = chosen.get("inference", {}).get("batch", "auto")
+
+    def failed(member: Member, why: str) -> None:
+        degraded.append(f"{member.name} cannot be loaded: {why}.")
+        say(degraded[-1])
+
+    loaded: dict[str, Network] = {}
+    parts = []
+    for kind, numbers in (("gate", 1), ("mask", classes)):
+        listed = [one for one in networks.members(chosen[kind], dataset) if one.weights.name not in damaged]
+        loaded |= networks.load(listed, numbers, channels, precision, batch, failed if forgive else None)
+        parts.append([one for one in listed if one.name in loaded])
+        if not parts[-1]:
+            degraded.append(f"No {kind} network is left.")
+    given = chosen["rule"] if isinstance(chosen["rule"], list) else [chosen["rule"]] * classes
+    overlap = facts["submission"].get("overlap", True)
+    size = (int(facts["image"]["size"][0]), int(facts["image"]["size"][1]))
+    return Ensemble(parts[0], parts[1], loaded, [Rule(**one) for one in given], size, overlap, degraded)
+
+
+def _fill(
+    texts: dict[tuple[str, int], str],
+    ensemble: Ensemble,
+    images: Images,
+    ids: Sequence[str],
+    budget: Budget,
+    flavour: Rle,
+) -> None:
+    """Add the masks that are not empty, as text by image and class."""
+    looks = list(dict.fromkeys((one.records, one.size) for one in ensemble.gates))
+    step = max([one.batch for one in ensemble.networks.values()], default=networks.ON_CPU)
+
+    def encoded(masks: np.ndarray) -> list[str]:
+        return [rle.encode(masks[:, :, at], flavour) for at in range(masks.shape[2])]
+
+    keep_memory()
+    budget.begin()
+    with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
+        decoded = images.stream(ids, looks, pool, 2 * step)
+        for one in progress(decide(ensemble, decoded, len(ids), budget, step, encoded), "images", len(ids)):
+            for index, text in enumerate(one.made or ()):
+                if text != flavour.empty:
+                    texts[one.image_id, index] = text
+    say(f"gate: {budget.passed} of {budget.seen} images pass")

@@ -1,12 +1,14 @@
 """`gatemask package`: what is uploaded to Kaggle for an offline submission.
 
-dist/<comp>/dataset/weights/<member>.weights.h5
-dist/<comp>/dataset/wheels/*.whl              gatemask, and the four that Kaggle's images lack
-dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition
+dist/<comp>/dataset/<member>.weights.h5
+dist/<comp>/dataset/*.whl                     gatemask, and the four that Kaggle's images lack
+dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition, how to run
 dist/<comp>/dataset/SHA256SUMS                of all of these; the kernel checks them first
 dist/<comp>/dataset/dataset-metadata.json
 dist/<comp>/kernel/inference.py kernel-metadata.json
 dist/<comp>/package.json                      written last
+
+The dataset is flat, since the kaggle command leaves folders out.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from gatemask.files import (
     write_json,
     write_stamp,
     write_text,
+    write_yaml,
 )
 from gatemask.kaggle import wheels
 from gatemask.project import Project
@@ -47,6 +50,7 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
         "code": wheels.source_fingerprint(),
         "owner": owner,
         "kaggle": comp.kaggle.model_dump(),
+        "inference": ensemble.inference.model_dump(),
     }
     if is_current(stamp, made_from):
         return {"current": True, **stamped_result(stamp)}
@@ -55,8 +59,8 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
         say("No owner is set: name yours as kaggle.owner in competition.yaml before you upload the package.")
     stamp.unlink(missing_ok=True)
     dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
-    _fill_dataset(project, dataset, source)
-    _fill_kernel(kernel, comp, owner, slug(project))
+    fill_dataset(project, dataset, source, ensemble.inference.model_dump())
+    fill_kernel(kernel, comp, owner, slug(project))
     write_json(
         dataset / "dataset-metadata.json",
         {"id": f"{owner}/{slug(project)}", "title": slug(project).replace("-", " "), "licenses": [{"name": "CC0-1.0"}]},
@@ -77,13 +81,20 @@ def slug(project: Project) -> str:
     return f"gatemask-{project.comp}"[: 39 - len(suffix)].rstrip("-") + suffix
 
 
-def _fill_dataset(project: Project, dataset: Path, source: Path) -> None:
-    ensemble = read_yaml(source)
+def fill_dataset(project: Project, dataset: Path, source: Path, settings: dict[str, Any]) -> None:
+    """Lay weights, wheels and ensemble.yaml into an empty folder.
+
+    Args:
+        project: whose runs hold the weights.
+        dataset: the folder.
+        source: ensemble.yaml as it was chosen.
+        settings: its section `inference`.
+    """
+    ensemble = {**read_yaml(source), "inference": settings}
     members = [*ensemble["gate"], *ensemble["mask"]]
     for member in progress(members, "weights", len(members)):
         original = weights_file(project, member)
-        target = dataset / "weights" / f"{member['name']}.weights.h5"
-        target.parent.mkdir(exist_ok=True)
+        target = dataset / f"{member['name']}.weights.h5"
         shutil.copyfile(original, target)
         if sha256(target) != member["sha256"]:
             raise GatemaskError(
@@ -91,18 +102,16 @@ def _fill_dataset(project: Project, dataset: Path, source: Path) -> None:
                 where=original,
                 do=f"Run gatemask ensemble {project.comp} again.",
             )
-    shutil.copyfile(source, dataset / "ensemble.yaml")
-    folder = dataset / "wheels"
-    folder.mkdir()
-    wheels.build_own(folder)
+    write_yaml(dataset / "ensemble.yaml", ensemble)
+    wheels.build_own(dataset)
     for wheel in wheels.shipped():
-        shutil.copyfile(wheel, folder / wheel.name)
-    listed = [path for path in sorted(dataset.rglob("*")) if path.is_file()]
-    sums = "".join(f"{sha256(path)}  {path.relative_to(dataset).as_posix()}\n" for path in listed)
-    write_text(dataset / "SHA256SUMS", sums)
+        shutil.copyfile(wheel, dataset / wheel.name)
+    listed = [path for path in sorted(dataset.iterdir()) if path.is_file()]
+    write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in listed))
 
 
-def _fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
+def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
+    """The script, and metadata that leave nothing to defaults."""
     shutil.copyfile(wheels.LIST.parent / "inference.py", kernel / "inference.py")
     name = f"{dataset}-inference"
     write_json(
@@ -115,8 +124,9 @@ def _fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> N
             "language": "python",
             "kernel_type": "script",
             "is_private": True,
-            "enable_gpu": True,
+            "enable_gpu": comp.kaggle.inference != "none",
             "enable_tpu": False,
+            **({} if comp.kaggle.inference == "none" else {"machine_shape": comp.kaggle.inference}),
             # Said outright, since the CLI's own default is an internet that code competitions forbid.
             "enable_internet": False,
             "dataset_sources": [f"{owner}/{dataset}"],

@@ -1,17 +1,21 @@
-"""`gatemask rehearse`: run the packaged kernel as Kaggle will, before Kaggle does.
+"""`gatemask rehearse`: run the packaged kernel as the hidden rerun will, before Kaggle does.
 
     runs/<comp>/rehearsal/kaggle/input/datasets/<owner>/<slug>/   the dataset, as it is mounted
-    runs/<comp>/rehearsal/kaggle/input/competitions/<slug>/       test images and sample submission
-    runs/<comp>/rehearsal/kaggle/working/submission.csv
+    runs/<comp>/rehearsal/kaggle/input/competitions/<slug>/       test images and sample submission, under other ids
+    runs/<comp>/rehearsal/kaggle/working/submission.csv           as the kernel wrote it
+    runs/<comp>/rehearsal/submission.csv                          the same for the visible test images
     runs/<comp>/rehearsal/log.txt
     runs/<comp>/rehearsal/result.json                             written last
 
 The kernel runs in a process of its own that sees only the packages of Kaggle's image, neither gatemask nor the
-four wheels, and no network. What it writes is then checked as strictly as Kaggle would.
+four wheels, and no network. In place of the visible test set it finds another one: of unknown ids, in another order,
+and of another size. What it writes is checked as strictly as Kaggle would, and brought back to the visible ids.
 """
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import shutil
 import time
@@ -22,64 +26,92 @@ import pandas as pd
 
 from gatemask.config.schema import Competition
 from gatemask.console import say
-from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_manifest
-from gatemask.ensemble.predict import sample_ids
+from gatemask.data.manifest import raw_folder, read_manifest, test_rows
+from gatemask.ensemble import rows as layout
+from gatemask.ensemble.rows import Row
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.kaggle import check, sandbox
 from gatemask.project import Project
 
 TIME_LIMIT_S = 9 * 3600
+MOST = 300  # images: enough to know the time of one
+MORE = 3  # images that the hidden test set has beyond the visible one: some of it, once more
+TEXT_BYTES = 2_000  # that a row adds to the memory of a run
 
 
-def rehearse(project: Project, comp: Competition) -> dict[str, Any]:
-    """Run the kernel in a stand-in for Kaggle and check its submission."""
+def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool = False) -> dict[str, Any]:
+    """Run the kernel in a stand-in for Kaggle and check its submission.
+
+    Args:
+        project, comp: what was packaged.
+        most: test images that are taken; the time of all is worked out from theirs.
+        image: with the package versions of Kaggle's image, where they can be installed.
+    """
     _require_package(project)
     folder = project.runs / "rehearsal"
-    made_from = {
-        "package": sha256(project.dist / "package.json"),
-        "manifest": sha256(project.data / "manifest.csv"),
-        "folds": sha256(project.folds),
-        "truth": [sha256(path) for path in _truth_files(project) if path.exists()],
-        "sample": _sample_hash(project, comp),
-        "metric": comp.metric,
-    }
+    made_from = _made_from(project, comp, most, image)
     if is_current(folder / "result.json", made_from):
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     fresh_folder(folder)
-    test = test_images(project)
-    kaggle = _mount(project, comp, folder / "kaggle", test)
-    prefix, isolation = sandbox.isolation()
-    say(f"rehearsal: {isolation}; only the packages of Kaggle's image")
-    python, hidden = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
-    command = [*prefix, str(python), str(project.dist / "kernel" / "inference.py")]
-    code = sandbox.run(command, kaggle, folder, TIME_LIMIT_S, KAGGLE_IS_COMPETITION_RERUN="1")
-    sandbox.require_success(code, folder / "log.txt", "package and rehearse again")
-    submission, inference = _results(kaggle)
-    ids = sample_ids(_competition_folder(kaggle, comp), comp.submission.model_dump()) or sorted(test["image_id"])
-    found = check.check(submission, comp, ids)
-    trained = read_manifest(project, "train")
+    everything = test_rows(project)
+    test = everything.head(most)
+    python = sandbox.kaggles_python() if image else None
+    kaggle, names = _mount(project, comp, folder / "kaggle", test)
+    ran = _run(project, folder, kaggle, python)
+    there = check.expected_rows(_competition_folder(kaggle, comp), comp, list(names))
+    found = check.check(kaggle / "working" / "submission.csv", comp, there)
+    inference = _account(kaggle, folder / "log.txt")
+    visible = check.expected_rows(raw_folder(project, comp), comp, list(test["image_id"]))
+    submission = _brought_back(kaggle / "working" / "submission.csv", folder / "submission.csv", comp, names, visible)
     result = {
-        "isolation": isolation,
-        "packages_hidden": hidden,
-        "images": found["rows"],
-        "passed": inference["passed"],
-        "empty": found["empty"],
+        **ran,
+        "images": len(test),
+        "hidden_images": found["images"],
+        "rows": found["rows"],
+        **{key: inference[key] for key in ("passed", "empty", "device", "precision", "peak_megabytes")},
         "empty_share": found["empty_share"],
-        "train_empty_share": round(1 - float(trained["label"].mean()), 4),
-        "unreadable": inference["unreadable"],
+        "train_empty_share": _train_empty_share(project, comp),
+        "unreadable": sorted(inference["unreadable"]),
         "inference_seconds": inference["seconds"],
+        **_extrapolated(comp, inference, ran["kernel_seconds"], found["images"], len(everything)),
         "metric": comp.metric,
         "submission": str(submission),
     }
     truth = _truth(project, comp)
     if truth is not None:
         result["submission_score"] = check.score(submission, comp, truth)
-    sandbox.remove(folder / "image")
     return write_stamp(folder / "result.json", made_from, result, [submission], started)
+
+
+def require_current(project: Project) -> dict[str, Any]:
+    """The rehearsal of the present package.
+
+    Raises:
+        GatemaskError: nothing is packaged, or what is packaged was not rehearsed.
+    """
+    _require_package(project)
+    stamp, do = project.runs / "rehearsal" / "result.json", f"Run gatemask rehearse {project.comp}."
+    if not stamp.exists():
+        raise GatemaskError("The package was not rehearsed.", where=stamp, do=do)
+    if read_json(stamp)["made_from"]["package"] != sha256(project.dist / "package.json"):
+        raise GatemaskError("The rehearsal is of another package.", where=stamp, do=do)
+    return read_json(stamp)
+
+
+def _made_from(project: Project, comp: Competition, most: int, image: bool) -> dict[str, Any]:
+    return {
+        "package": sha256(project.dist / "package.json"),
+        "manifest": sha256(project.data / "manifest.csv"),
+        "folds": sha256(project.folds) if project.folds.exists() else None,
+        "truth": [sha256(path) for path in _truth_files(project) if path.exists()],
+        "sample": _sample_hash(project, comp),
+        "metric": comp.metric,
+        "images": most,
+        "versions of the image": image,
+    }
 
 
 def _require_package(project: Project) -> None:
@@ -91,45 +123,127 @@ def _require_package(project: Project) -> None:
         raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
 
 
-def test_images(project: Project) -> pd.DataFrame:
-    """Rows of the manifest that stand for the test: its test split, or the hold-out fold."""
-    manifest = read_manifest(project)
-    test = manifest[manifest["split"] == "test"]
-    if len(test):
-        return test
-    folds = read_folds(project)
-    return manifest[manifest["image_id"].isin(folds["image_id"][folds["fold"] == HOLDOUT])]
+# --- what it finds ------------------------------------------------------------------------------------------
 
 
 def _competition_folder(kaggle: Path, comp: Competition) -> Path:
     return kaggle / "input" / "competitions" / (comp.kaggle.competition or comp.name)
 
 
-def _mount(project: Project, comp: Competition, kaggle: Path, test: pd.DataFrame) -> Path:
-    """A folder that looks as /kaggle does: nothing of the training images or labels is in it."""
+def _mount(project: Project, comp: Competition, kaggle: Path, test: pd.DataFrame) -> tuple[Path, dict[str, str]]:
+    """A folder that looks as /kaggle does: nothing of the training images or labels is in it.
+
+    Returns:
+        it, and the visible id of each hidden image; the last ones are there twice.
+    """
     dataset_id = read_json(project.dist / "dataset" / "dataset-metadata.json")["id"]
     dataset = kaggle / "input" / "datasets" / dataset_id
     shutil.copytree(project.dist / "dataset", dataset)
     (dataset / "dataset-metadata.json").unlink()  # Kaggle keeps this one to itself
-    competition = _competition_folder(kaggle, comp)
-    raw = raw_folder(project, comp)
-    wanted = [*test["path"], *([comp.submission.sample] if comp.submission.sample else [])]
-    for name in wanted:
-        target = competition / name
+    competition, raw = _competition_folder(kaggle, comp), raw_folder(project, comp)
+    path_of = dict(zip(test["image_id"], test["path"], strict=True))
+    visible = list(path_of)
+    names = {_hidden(image_id, 0): image_id for image_id in visible}
+    names |= {_hidden(image_id, 1): image_id for image_id in visible[:MORE]}
+    for name, image_id in names.items():
+        source = raw / path_of[image_id]
+        target = competition / Path(path_of[image_id]).with_name(name + source.suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not (raw / name).exists():
+        if not source.exists():
             raise GatemaskError(
-                "A test file is gone.", where=raw / name, do="Bring the raw files back, or name them with --data."
+                "A test file is gone.", where=source, do="Bring the raw files back, or name them with --data."
             )
-        shutil.copyfile(raw / name, target)
+        shutil.copyfile(source, target)
+    if comp.submission.sample:
+        _write_sample(raw / comp.submission.sample, competition / comp.submission.sample, comp, names)
     (kaggle / "working").mkdir()
-    return kaggle
+    return kaggle, names
 
 
-def _results(kaggle: Path) -> tuple[Path, dict[str, Any]]:
-    working = kaggle / "working"
-    inference = json.loads((working / "inference.json").read_text()) if (working / "inference.json").exists() else {}
-    return working / "submission.csv", inference
+def _hidden(image_id: str, copy: int) -> str:
+    """A name that nothing here has seen; in their order, names say nothing of the visible ids' order."""
+    return "hidden" + hashlib.sha256(f"{image_id} {copy}".encode()).hexdigest()[:16]
+
+
+def _write_sample(source: Path, target: Path, comp: Competition, names: dict[str, str]) -> None:
+    """The sample submission of the hidden images: the visible one's rows under other ids."""
+    header, listed = layout.of_sample(source, comp.submission.model_dump(), comp.classes)
+    of_image: dict[str, list[Row]] = {}
+    for row in listed:
+        of_image.setdefault(row.image_id, []).append(row)
+    hidden = [
+        Row(row.name.replace(image_id, name), name, row.class_index)
+        for name, image_id in sorted(names.items())
+        for row in of_image.get(image_id, [])
+    ]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    layout.write(target, header, hidden, {}, comp.submission.model_dump(), comp.classes)
+
+
+# --- running it, and what it left ---------------------------------------------------------------------------
+
+
+def _run(project: Project, folder: Path, kaggle: Path, python: Path | None) -> dict[str, Any]:
+    prefix, isolation = sandbox.isolation()
+    versions = " in the versions of its image" if python else ""
+    say(f"rehearsal: {isolation}; only the packages of Kaggle's image{versions}")
+    inside, hidden = sandbox.make_image(folder / "image", not prefix, python=python)
+    started = time.monotonic()
+    command = [*prefix, str(inside), str(project.dist / "kernel" / "inference.py")]
+    code = sandbox.run(command, kaggle, folder, TIME_LIMIT_S, KAGGLE_IS_COMPETITION_RERUN="1")
+    seconds = round(time.monotonic() - started, 1)
+    sandbox.remove(folder / "image")
+    sandbox.require_success(code, folder / "log.txt", "package and rehearse again")
+    return {
+        "isolation": isolation,
+        "versions_of_the_image": python is not None,
+        "packages_hidden": hidden,
+        "kernel_seconds": seconds,
+    }
+
+
+def _account(kaggle: Path, log: Path) -> dict[str, Any]:
+    """inference.json; what was forgiven in the kernel is not forgiven here."""
+    path = kaggle / "working" / "inference.json"
+    if not path.exists():
+        raise sandbox.failure(log, "no inference.json", "package and rehearse again")
+    found: dict[str, Any] = json.loads(path.read_text())
+    if wrong := found.get("degraded", ["the package is of an older gatemask"]):
+        raise sandbox.failure(log, "; ".join(wrong[:5]), "package and rehearse again")
+    return found
+
+
+def _brought_back(source: Path, target: Path, comp: Competition, names: dict[str, str], visible: list[Row]) -> Path:
+    """The submission of the visible images; those that were there twice have to have been decided alike."""
+    texts: dict[tuple[str, int], str] = {}
+    for line in check.read(source, comp):
+        key = names[line.row.image_id], line.row.class_index
+        if texts.setdefault(key, line.text) != line.text:
+            raise GatemaskError(
+                "The kernel decided differently on two copies of one image.", where=line.where, received=key[0]
+            )
+    with source.open(encoding="utf-8", newline="") as file:
+        header = next(csv.reader(file))
+    listed = [row for row in visible if (row.image_id, row.class_index) in texts]
+    return layout.write(target, header, listed, texts, comp.submission.model_dump(), comp.classes)
+
+
+def _extrapolated(
+    comp: Competition, inference: dict[str, Any], kernel_s: float, images: int, visible: int
+) -> dict[str, Any]:
+    """Time and memory of the real test set, on a machine such as this one."""
+    count = comp.kaggle.test_images or visible
+    each = sum(one["seconds"] for one in inference["members"].values()) / max(1, images)
+    return {
+        "test_images": count,
+        "expected_seconds": round(kernel_s + each * max(0, count - images), 1),
+        "expected_peak_megabytes": round(inference["peak_megabytes"] + TEXT_BYTES * max(0, count - images) / 1e6),
+    }
+
+
+def _train_empty_share(project: Project, comp: Competition) -> float | None:
+    train = read_manifest(project, "train")
+    return round(1 - float(train["label"].mean()), 4) if len(train) and len(comp.classes) == 1 else None
 
 
 def _truth_files(project: Project) -> list[Path]:
@@ -142,7 +256,10 @@ def _sample_hash(project: Project, comp: Competition) -> str | None:
 
 
 def _truth(project: Project, comp: Competition) -> Masks | None:
+    """Masks of the test images, where they are known."""
     of_test, of_training = _truth_files(project)
+    if len(comp.classes) > 1:
+        return None
     if of_test.exists():
         return Masks(of_test, comp.image.size)
     return Masks(of_training, comp.image.size) if comp.folds.holdout else None

@@ -8,10 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from gatemask.console import console
+from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle import wheels
@@ -53,6 +54,13 @@ ON_KAGGLE = [
     "tqdm",
 ]
 
+VERSIONS = ".venv-kaggle"  # of requirements-kaggle.txt
+# What is printed when something reaches for the network, by the hook below and by what there is without one.
+NETWORK = (
+    r"the rehearsal has no network|Network is unreachable|[Nn]ame resolution|Name or service not known"
+    r"|Max retries exceeded|Failed to establish a new connection"
+)
+
 REFUSE_SOCKETS = '''"""No network: any attempt to look up or reach an address ends here."""
 import sys
 
@@ -75,33 +83,62 @@ def isolation() -> tuple[list[str], str]:
     return [], "no network (sockets refused inside Python)"
 
 
-def make_image(folder: Path, refuse_sockets: bool, packages: list[str] = ON_KAGGLE) -> tuple[Path, list[str]]:
-    """A virtual environment that shows only Kaggle's packages, by links into the present one.
+def make_image(
+    folder: Path, refuse_sockets: bool, packages: list[str] = ON_KAGGLE, python: Path | None = None
+) -> tuple[Path, list[str]]:
+    """A virtual environment that shows only Kaggle's packages, by links into another one.
 
     Args:
         folder: where to make it; emptied first.
-        packages: that the image has; what they require comes along.
         refuse_sockets: also install a hook that refuses connections, for systems without namespaces.
+        packages: that the image has; what they require comes along.
+        python: of the environment that holds them; the present one where there is none.
 
     Returns:
         its Python, and the names of the installed packages that it hides.
     """
     fresh_folder(folder)
-    done = subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], capture_output=True, text=True)
+    command = [str(python or sys.executable), "-m", "venv", "--without-pip", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise GatemaskError(
             "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]
         )
     site = next(folder.glob("lib/python*/site-packages"))
-    shown = _closure(packages) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
+    installed = _installed(python)
+    shown = _closure(packages, installed) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
     for name in shown:
-        _link(metadata.distribution(name), site)
+        _link(installed[name], site)
     if refuse_sockets:
         # By way of a .pth file: some systems have a sitecustomize of their own, which would come first.
         (site / "_no_network.py").write_text(REFUSE_SOCKETS)
         (site / "_no_network.pth").write_text("import _no_network\n")
-    hidden = {_plain(d.metadata["Name"]) for d in metadata.distributions()} - shown
-    return folder / "bin" / "python", sorted(hidden)
+    return folder / "bin" / "python", sorted(set(installed) - shown)
+
+
+def kaggles_python() -> Path | None:
+    """The Python of an environment with the versions of Kaggle's image, made where it is not there yet.
+
+    It takes minutes and a network, once. None where these versions cannot be installed on this machine.
+    """
+    python = wheels.SOURCE / VERSIONS / "bin" / "python"
+    with console().status("an environment with the versions of Kaggle's image"):
+        done = subprocess.run(
+            ["make", "-C", str(wheels.SOURCE), f"{VERSIONS}/ready"], capture_output=True, text=True, check=False
+        )
+    if done.returncode == 0:
+        return python
+    say(f"The versions of Kaggle's image cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return None
+
+
+def _installed(python: Path | None) -> dict[str, metadata.Distribution]:
+    """The packages of an environment by plain name; the first of a name counts, as for an import."""
+    path = sys.path if python is None else [str(p) for p in python.parents[1].glob("lib/python*/site-packages")]
+    found: dict[str, metadata.Distribution] = {}
+    for one in metadata.distributions(path=path):
+        found.setdefault(_plain(one.metadata["Name"]), one)
+    return found
 
 
 def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: str) -> int | None:
@@ -157,28 +194,38 @@ def require_success(code: int | None, log: Path, do: str) -> None:
     if code is None:
         raise GatemaskError("The kernel ran past the time limit.", where=log, do=f"Look at the log, mend, {do}.")
     last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
-    raise GatemaskError(
+    raise failure(log, " | ".join(last) or f"exit {code}", do)
+
+
+def failure(log: Path, received: str, do: str) -> GatemaskError:
+    """The error for a kernel that failed; one that reached for the network is told so first."""
+    found = re.search(rf"^.*({NETWORK}).*$", log.read_text(errors="replace"), re.MULTILINE)
+    if found:
+        return GatemaskError(
+            "The kernel asked for the network, and in the hidden rerun there is none.",
+            where=log,
+            received=found[0].strip()[:300],
+            expected="everything that it needs in the attached datasets",
+            do=f"Ship what it wants to fetch, {do}.",
+        )
+    return GatemaskError(
         "The kernel failed in the rehearsal.",
         where=log,
-        received=" | ".join(last) or f"exit {code}",
+        received=received,
         do=f"It would have failed on Kaggle too. Read the log, mend, {do}.",
     )
 
 
-def _closure(names: list[str]) -> set[str]:
+def _closure(names: list[str], installed: Mapping[str, metadata.Distribution]) -> set[str]:
     """The installed packages among `names`, with all that they require."""
     found: set[str] = set()
     waiting = [_plain(name) for name in names]
     while waiting:
         name = waiting.pop()
-        if name in found:
-            continue
-        try:
-            distribution = metadata.distribution(name)
-        except metadata.PackageNotFoundError:
+        if name in found or name not in installed:
             continue
         found.add(name)
-        for requirement in distribution.requires or []:
+        for requirement in installed[name].requires or []:
             if "extra ==" not in requirement:
                 waiting.append(_plain(re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]))
     return found

@@ -125,6 +125,27 @@ def apply(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
     return keep_components(mask, full_map, rule) if rule.by_component else mask
 
 
+def apply_classes(of: Sequence[Rule], gate: float, full_map: np.ndarray, overlap: bool = True) -> np.ndarray:
+    """The masks of one image, a rule a class.
+
+    Args:
+        of: the rule of each class.
+        gate: the gate's probability.
+        full_map: uint8 (height, width, classes), at the competition's size.
+        overlap: whether a pixel may belong to several classes; else it goes to the likeliest of those that claim it,
+            and of equally likely ones to the first.
+
+    Returns:
+        bool, (height, width, classes).
+    """
+    found = [apply(rule, gate, np.ascontiguousarray(full_map[:, :, at])) for at, rule in enumerate(of)]
+    masks = np.stack(found, axis=2)
+    if overlap or len(of) == 1:
+        return masks
+    claimed = np.where(masks, full_map.astype(np.int16), -1)
+    return masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(of)))
+
+
 def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.ndarray:
     """The mask without the components that are too small or, with hysteresis, nowhere reach `upper`."""
     label, sizes, peaks = components(mask, full_map)

@@ -1,0 +1,116 @@
+"""Time while the kernel runs: what each member takes, what is left to do, and which members still fit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from gatemask.ensemble.networks import Member
+
+RESERVE_S = 30.0  # for the last masks, and the file
+PRIOR = 20.0  # images as many as which the expected share counts, before images were seen
+
+
+@dataclass
+class Spent:
+    """What a member took so far; its first step, which compiles it, is kept apart."""
+
+    images: int = 0
+    seconds: float = 0.0
+    first: tuple[int, float] | None = None
+
+    @property
+    def each(self) -> float:
+        """Seconds an image; 0 before anything is known."""
+        if self.images:
+            return self.seconds / self.images
+        return self.first[1] / self.first[0] if self.first else 0.0
+
+
+@dataclass
+class Budget:
+    """A limit on time, if there is one, and the measurements to keep to it.
+
+    Args:
+        limit_s: seconds since `started`; None for no limit.
+        started: of the clock.
+        expected_share: of images that will pass the gate, until it is seen.
+        clock: seconds.
+    """
+
+    limit_s: float | None
+    started: float
+    expected_share: float = 0.5
+    clock: Callable[[], float] = time.monotonic
+    spent: dict[str, Spent] = field(default_factory=dict)
+    seen: int = 0
+    passed: int = 0
+    _began: float | None = None
+
+    def begin(self) -> None:
+        """The first image comes now; what was before is not paid again for every image."""
+        self._began = self.clock()
+
+    def measure(self, member: Member, images: int, work: Callable[[], object]) -> object:
+        """Do a member's step, and note how long it took."""
+        before = self.clock()
+        found = work()
+        took = self.clock() - before
+        of = self.spent.setdefault(member.name, Spent())
+        if of.first is None:
+            of.first = (images, took)
+        else:
+            of.images, of.seconds = of.images + images, of.seconds + took
+        return found
+
+    @property
+    def share(self) -> float:
+        """Of images that pass the gate."""
+        return (self.passed + PRIOR * self.expected_share) / (self.seen + PRIOR)
+
+    def left_s(self) -> float:
+        """Until the file has to be written."""
+        if self.limit_s is None:
+            return float("inf")
+        return self.limit_s - RESERVE_S - (self.clock() - self.started)
+
+    def is_up(self) -> bool:
+        return self.left_s() <= 0
+
+    def needed_s(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> float:
+        """Seconds for what is left.
+
+        Args:
+            images: that no gate has seen yet.
+            waiting: that have passed, and that no mask network has seen.
+        """
+        shown = images * self.share + waiting
+        return (
+            images * (self._besides() + sum(self._each(one) for one in gates))
+            + sum(self._each(one) for one in masks) * shown
+        )
+
+    def _each(self, member: Member) -> float:
+        return self.spent[member.name].each if member.name in self.spent else 0.0
+
+    def _besides(self) -> float:
+        """Seconds an image that no member accounts for: decoding that could not be hidden, averaging, encoding."""
+        if self._began is None or not self.seen:
+            return 0.0
+        members = sum(one.seconds + (one.first[1] if one.first else 0.0) for one in self.spent.values())
+        return max(0.0, self.clock() - self._began - members) / self.seen
+
+    def fitting(
+        self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]
+    ) -> tuple[list[Member], list[Member]]:
+        """The members that still fit: the last masks go first, then the last gates; one of each stays."""
+        kept, shown = list(gates), list(masks)
+        while self.needed_s(images, waiting, kept, shown) > self.left_s():
+            if len(shown) > 1:
+                shown.pop()
+            elif len(kept) > 1:
+                kept.pop()
+            else:
+                break
+        return kept, shown

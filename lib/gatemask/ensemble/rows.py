@@ -1,0 +1,160 @@
+"""Rows of a submission: which ones there must be, in which order, and the file itself."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gatemask.errors import GatemaskError
+from gatemask.files import write_text
+
+# Of images alone: an id may end like another extension (DICOM UIDs do).
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+ROW_BYTES = 8_000  # of a mask's text, generously
+
+
+class Row(NamedTuple):
+    """One row.
+
+    Args:
+        name: what stands in the id column.
+        image_id: the image: the name without class and extension.
+        class_index: in the competition's `classes`.
+    """
+
+    name: str
+    image_id: str
+    class_index: int
+
+
+def plain(name: str) -> str:
+    """An id without the extension of an image, and without spaces around it."""
+    name = name.strip()
+    return name[: name.rindex(".")] if name.lower().endswith(EXTENSIONS) else name
+
+
+def of_sample(path: Path, submission: Mapping[str, Any], classes: Sequence[str]) -> tuple[list[str], list[Row]]:
+    """Header and rows of the sample submission, each row once, in its order.
+
+    Args:
+        path: the sample.
+        submission: competition.yaml's section.
+        classes: their names, in order.
+
+    Raises:
+        GatemaskError: no such file, column or class.
+    """
+    if not path.is_file():
+        raise GatemaskError("The sample submission is not there.", where=path.parent, expected=path.name)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        try:
+            table = list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise GatemaskError("The sample submission is no table.", where=path, received=error) from None
+    names = [(name or "").strip() for name in reader.fieldnames or []]
+    wanted = columns(submission)
+    if lacking := [name for name in wanted if name not in names]:
+        what = "The sample submission lacks the id column." if lacking[0] == wanted[0] else "It lacks a column."
+        raise GatemaskError(what, where=path, received=", ".join(names), expected=", ".join(wanted))
+    cells = [{(key or "").strip(): value for key, value in row.items()} for row in table]
+    rows = [row(cell, submission, classes, path) for cell in cells]
+    return [name for name in names if name in wanted], list(dict.fromkeys(rows))
+
+
+def row(cell: Mapping[str, Any], submission: Mapping[str, Any], classes: Sequence[str], where: object) -> Row:
+    """The row that some cells, by column, belong to.
+
+    Raises:
+        GatemaskError: its class is none of `classes`.
+    """
+    name = (cell[submission["id"]] or "").strip()
+    if submission.get("joined"):
+        before, between = _joints(submission["joined"])
+        for index, class_name in enumerate(classes):
+            if name.endswith(between + class_name) and name.startswith(before):
+                return Row(name, plain(name[len(before) : -len(between + class_name)]), index)
+        raise _no_class(where, name, [between + class_name for class_name in classes])
+    if not submission.get("class_column"):
+        return Row(name, plain(name), 0)
+    class_name = (cell[submission["class_column"]] or "").strip()
+    if class_name not in classes:
+        raise _no_class(where, class_name, classes)
+    return Row(name, plain(name), list(classes).index(class_name))
+
+
+def _joints(joined: str) -> tuple[str, str]:
+    """What stands before the id, and between id and class."""
+    before, rest = joined.split("{id}")
+    return before, rest.removesuffix("{class}")
+
+
+def _no_class(where: object, received: str, expected: Sequence[str]) -> GatemaskError:
+    return GatemaskError(
+        "A row of a submission is of no class.", where=where, received=received, expected=", ".join(expected)
+    )
+
+
+def of_images(ids: Iterable[str], submission: Mapping[str, Any], classes: Sequence[str]) -> list[Row]:
+    """The rows for images, where no sample tells them."""
+    found = []
+    for image_id in ids:
+        for index, class_name in enumerate(classes):
+            joined = submission.get("joined")
+            name = joined.replace("{id}", image_id).replace("{class}", class_name) if joined else image_id
+            found.append(Row(name, image_id, index))
+    return found
+
+
+def columns(submission: Mapping[str, Any]) -> list[str]:
+    """The header, where no sample has another order."""
+    middle = [submission["class_column"]] if submission.get("class_column") else []
+    return [submission["id"], *middle, submission["mask"]]
+
+
+def write(
+    path: Path,
+    header: Sequence[str],
+    rows: Sequence[Row],
+    texts: Mapping[tuple[str, int], str],
+    submission: Mapping[str, Any],
+    classes: Sequence[str],
+) -> Path:
+    """One row after the other; what has no text in `texts` is empty."""
+    empty = submission["rle"]["empty"]
+    lines = [",".join(map(_quoted, header))]
+    for one in rows:
+        cells = {
+            submission["id"]: one.name,
+            submission["mask"]: texts.get((one.image_id, one.class_index), empty),
+            submission.get("class_column") or "": classes[one.class_index],
+        }
+        lines.append(",".join(_quoted(cells[name]) for name in header))
+    return write_text(path, "\n".join(lines) + "\n")
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell
+
+
+def take_room(path: Path, count: int) -> None:
+    """Room on the disk for so many rows, taken before the first image; who deletes the file has it for the last write.
+
+    Raises:
+        GatemaskError: there is no such room.
+    """
+    size = min(max(1 << 20, count * ROW_BYTES), 1 << 28)
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise GatemaskError(
+            "There is no room for the submission.",
+            where=path.parent,
+            received=error.strerror or str(error),
+            expected=f"{size / 1e6:.0f} MB",
+        ) from None
