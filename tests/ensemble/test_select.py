@@ -9,6 +9,7 @@ import pytest
 
 from gatemask.config.schema import Competition, Ensemble, Experiment
 from gatemask.ensemble import select
+from gatemask.ensemble.cost import Kernel, Part
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json, write_text, write_yaml
 from gatemask.masks import rule as rules
@@ -48,12 +49,49 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     rules.save(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
     monkeypatch.setattr(select.tune, "require_current", lambda *_: read_json(made.tuned / "result.json"))
+    monkeypatch.setattr(select, "count_images", lambda *_: 100)
+    monkeypatch.setattr(select, "kernel", costs)
     return made
 
 
-def tuned(project: Project, weights: list[float], views: tuple[int, int] = (1, 1)) -> None:
-    scores = {"cross_fitted": 0.8, "in_sample": 0.9, "all_empty": 0.5}
-    write_json(project.tuned / "result.json", {**scores, "weights": weights, "views": views})
+def costs(project: Project, comp: Competition, chosen: Ensemble) -> Kernel:
+    """A second an image, and 100 images."""
+    shipped = [FOLDS if part.folds == "all" else part.folds for part in (chosen.gate, chosen.mask)]
+    gate = Part({"g": 1.0}, shipped[0], chosen.gate.members)
+    return Kernel(gate, Part({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours)
+
+
+def tuned(
+    project: Project,
+    weights: list[float],
+    views: tuple[int, int] = (1, 1),
+    selected: dict[str, Any] | None = None,
+    passing: float = 0.25,
+) -> None:
+    scores = {"cross_fitted": 0.8, "in_sample": 0.9, "all_empty": 0.5, "metric": "mean_dice", "passing": passing}
+    selection = {"mask": selected, "gate": None}
+    write_json(project.tuned / "result.json", {**scores, "weights": weights, "views": views, "selection": selection})
+
+
+def path(*taken: str, cut: int) -> dict[str, Any]:
+    """A greedy selection that rose by 0.01 a round up to its cut."""
+    rounds: list[dict[str, Any]] = []
+    for number, name in enumerate(taken, start=1):
+        counts = {one: taken[:number].count(one) for one in "uv"}
+        reached = 0.7 + min(number, cut) / 100
+        rounds.append({"taken": name, "score": reached, "scores": {name: reached}, "counts": counts, "refused": {}})
+    kept = rounds[cut - 1]["counts"]
+    return {
+        "rounds": rounds,
+        "cut": cut,
+        "weights": [kept[name] / cut for name in "uv"],
+        "best_member": {"name": taken[0], "score": 0.71},
+        "equal": 0.7,
+        "score": 0.7 + cut / 100,
+        "nested": 0.7,
+        "per_fold": {},
+        "left_out": {name: "did not help" for name in "uv" if not kept[name]},
+    }
 
 
 def ensemble(weights: Any = "equal", folds: Any = "all") -> Ensemble:
@@ -119,3 +157,58 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
     tuned(project, [0.3, 0.2, 0.25, 0.25], views=(2, 2))
     with pytest.raises(GatemaskError, match="older than its rule"):
         select.require_current(project, COMP, ensemble("tuned"))
+
+
+def test_what_was_selected_is_shipped_in_the_order_in_which_it_was_taken(project: Project) -> None:
+    tuned(project, [0.25, 0.75], selected=path("v", "v", "u", "v", "u", cut=4))
+    found = shipped(project, ensemble("greedy", 2))
+    assert list(found) == ["v-fold2", "v-fold1", "u-fold2", "u-fold1"], "v was first; of its folds the best"
+    assert found == pytest.approx({"v-fold2": 0.375, "v-fold1": 0.375, "u-fold2": 0.125, "u-fold1": 0.125})
+    folder = project.runs / "ensemble"
+    written = read_yaml(folder / "ensemble.yaml")
+    why = {one["experiment"]: one["why"] for one in written["mask"]}
+    assert why["v"] == ("round 1: alone 0.7100, round 2: 0.7100 -> 0.7200, round 4: 0.7300 -> 0.7400; among its best 2")
+    assert why["u"] == "round 3: 0.7200 -> 0.7300; among its best 2"
+    assert written["selection"]["mask"]["path"] == ["v 0.7100", "v 0.7200", "u 0.7300", "v 0.7400"]
+    assert written["selection"]["gate"] is None
+    assert written["passing_share"] == 0.25
+    assert {one["seconds_per_image"] for one in written["mask"]} == {1.0}
+    assert "selection.png" in read_json(folder / "result.json")["outputs"]
+    tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
+    with pytest.raises(GatemaskError, match="older than its rule"):
+        select.require_current(project, COMP, ensemble("greedy", 2))
+    assert list(shipped(project, ensemble("greedy", 2))) == ["v-fold2", "v-fold1"]
+
+
+def test_people_see_the_path(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
+    select.show(select.select(project, COMP, ensemble("greedy")))
+    said = capsys.readouterr().err
+    for words in ("round by round", "1 *", "all equally", "u is left out: did not help", "3 gates, 3 mask networks"):
+        assert words in said
+    # 100 images: 3 gates see each, 3 mask networks every fourth.
+    assert "100 test images: 6.2 minutes" in said
+
+
+def test_without_a_selection_each_experiments_best_comes_first(project: Project) -> None:
+    assert list(shipped(project, ensemble())) == ["u-fold2", "v-fold2", "u-fold1", "v-fold1", "u-fold0", "v-fold0"]
+    assert not (project.runs / "ensemble/selection.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("cap", "words"),
+    [
+        ({"mask": {"members": 5}}, ["mask.members", "6: 2 experiments, 3 folds of each", "at most 5", "greedy"]),
+        ({"gate": {"members": 2}}, ["gate.members", "3: 1 experiments"]),
+        ({"inference": {"hours": 0.1}}, ["inference.hours", "0.12 hours predicted for 100 images", "25%", "0.1"]),
+    ],
+)
+def test_a_cap_that_is_broken_is_named(project: Project, cap: dict[str, Any], words: list[str]) -> None:
+    given = ensemble().model_dump()
+    chosen = Ensemble.model_validate({**given, **{name: {**given[name], **part} for name, part in cap.items()}})
+    with pytest.raises(GatemaskError) as raised:
+        select.select(project, COMP, chosen)
+    for word in words:
+        assert word in str(raised.value)
+    fewer = {"gate": {**given["gate"], "folds": 1}, "mask": {**given["mask"], "folds": 1}}
+    select.select(project, COMP, Ensemble.model_validate({**chosen.model_dump(), **fewer}))

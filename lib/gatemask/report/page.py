@@ -23,6 +23,7 @@ from gatemask.oof.tables import Counted
 from gatemask.project import Project
 from gatemask.report import draw, pictures
 from gatemask.report.gallery import Gallery, choose, fold_table
+from gatemask.report.selection import selection_path
 from gatemask.tracking.local import read_metrics
 from gatemask.tuning.members import opened
 from gatemask.tuning.tune import load_counted, require_current
@@ -89,6 +90,7 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         _headline(comp, tuned, rehearsed),
         _rule(tuned),
         _members(runs),
+        *_selection(tuned),
         _curves(project, runs),
         _thresholds(project, tuned),
         _gate(project, tuned["gate"]),
@@ -174,6 +176,26 @@ def _members(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
     return "<h2>Members</h2>" + draw.table(["experiment", "fold", "best epoch", "monitor", "score", "training"], rows)
 
 
+def _selection(tuned: dict[str, Any]) -> list[str]:
+    """How greedy selection went, where it was asked for."""
+    there = {kind: found for kind, found in tuned["selection"].items() if found}
+    if not there:
+        return []
+    text = (
+        "Each round takes the experiment that helps most, again if need be, which raises its weight; the path is cut "
+        "where its cross-fitted score is highest. Chosen on other folds: each fold is scored by weights and a rule "
+        "that were chosen without it."
+    )
+    rows = [
+        [kind, name, weight, found["left_out"].get(name, "taken")]
+        for kind, found in there.items()
+        for name, weight in zip(found["rounds"][0]["counts"], found["weights"], strict=True)
+    ]
+    drawn = draw.as_html(selection_path(tuned["selection"], tuned["metric"]), "The score of each round; red is kept.")
+    listed = draw.table(["", "experiment", "weight", ""], rows)
+    return [f"<h2>Selection</h2><p>{text}</p>{drawn}{listed}"]
+
+
 def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> str:
     histories: dict[str, pictures.History] = {}
     for name, fold in runs:
@@ -237,7 +259,7 @@ def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dic
     rule = rules.load(project.tuned / "rule.yaml")
     counted = load_counted(project, rule)
     fold_of = dict(zip(counted.ids.tolist(), counted.folds.tolist(), strict=True))
-    with opened(project, comp, ensemble, fold_of) as predicted:
+    with opened(project, comp, ensemble, fold_of, tuned["gate_weights"]) as predicted:
         gallery = Gallery(project, comp, predicted, counted, rule, tuned["weights"])
         rows = [
             f"<h3>{kind}</h3>"
