@@ -252,9 +252,9 @@ def dashboard(
 def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Choose the folds that are shipped."""
     project, config, chosen = _open_whole(comp, quick, set_)
-    from gatemask.ensemble.select import select
+    from gatemask.ensemble import select
 
-    _print(select(project, config, chosen), json_)
+    _print(select.select(project, config, chosen), json_, show=select.show)
 
 
 @app.command()
