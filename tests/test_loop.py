@@ -186,6 +186,28 @@ def test_predictions_of_another_split_are_not_tuned_on(phantom_loop: Loop, tmp_p
     assert "trained on another split" in done.stderr
 
 
+def test_trained_members_are_selected_and_the_report_shows_it(phantom_loop: Loop, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
+    greedy = ["--set", "mask.weights=greedy", "--set", "gate.weights=greedy", "--set", "tune.rounds=4"]
+    for command in ("oof-tune", "ensemble", "report"):
+        done = gatemask(command, "phantom", "--quick", "--json", *greedy, root=root)
+        assert done.returncode == 0, done.stderr[-3000:]
+    runs = root / "runs/phantom-quick"
+    tuned = json.loads((runs / "tuned/result.json").read_text())
+    for found in tuned["selection"].values():
+        assert found["score"] >= found["best_member"]["score"]
+    chosen = yaml.safe_load((runs / "ensemble/ensemble.yaml").read_text())
+    assert {one["experiment"] for one in chosen["mask"]} == {
+        name for name, weight in zip(EXPERIMENTS[1:], tuned["weights"], strict=True) if weight
+    }
+    assert all(one["why"].startswith("round") and one["seconds_per_image"] > 0 for one in chosen["mask"])
+    assert (runs / "ensemble/selection.png").stat().st_size > 5000
+    assert "<h2>Selection</h2>" in (runs / "report/report.html").read_text()
+    seen = gatemask("ensemble", "phantom", "--quick", *greedy, root=root)
+    assert "masks, round by round" in seen.stderr
+
+
 def test_a_damaged_weight_fails_the_rehearsal_with_a_clear_line(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))

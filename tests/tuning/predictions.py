@@ -16,16 +16,19 @@ from gatemask.project import Project
 SIZE = (256, 256)  # of the phantoms
 
 
-def write_predictions(project: Project, name: str, noise: float = 0.25, seed: int = 0, side: int = 64) -> None:
+def write_predictions(
+    project: Project, name: str, noise: float = 0.25, seed: int = 0, side: int = 64, size: tuple[int, int] = SIZE
+) -> None:
     """The folds of an experiment: a gate if its name says so, else masks.
 
     Args:
         noise: 0 for predictions that are nearly right.
         seed: of the noise.
         side: of the maps in pixels.
+        size: of the competition's masks.
     """
     frame = read_folds(project)
-    truth, rng = Masks(project.data / "masks.csv", SIZE), np.random.default_rng(seed)
+    truth, rng = Masks(project.data / "masks.csv", size), np.random.default_rng(seed)
     for fold in sorted(set(frame["fold"]) - {-1}):
         ids = frame.loc[frame["fold"] == fold, "image_id"].astype(str).tolist()
         folder = project.fold(name, fold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from gatemask.config import load_competition, load_ensemble
 from gatemask.config.schema import Tune
+from gatemask.data import folds
+from gatemask.data.manifest import prepare
 from gatemask.ensemble import cost
 from gatemask.ensemble.cost import Kernel, Part
 from gatemask.errors import GatemaskError
@@ -21,6 +24,7 @@ from gatemask.tuning import exact, weights
 from gatemask.tuning.members import Opened, average_gates, build_tables
 from gatemask.tuning.selection import Maps, select_gates, select_masks
 from gatemask.tuning.tune import as_tuned, show, tune
+from tests.conftest import SHARED, needs_nuclei, write_tiles
 from tests.tuning.predictions import write_predictions
 from tests.tuning.test_weights import FOLDS, IDS, Problem
 
@@ -146,10 +150,15 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    _light(monkeypatch)
+    return Project(tmp_path, "phantom", quick=True)
+
+
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pictures, and with no network built to know what it costs."""
     monkeypatch.setattr("gatemask.report.thresholds.draw_all", lambda *_: [])
     monkeypatch.setattr(cost, "_experiment", lambda *_: None)
     monkeypatch.setattr(cost, "seconds_an_image", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
-    return Project(tmp_path, "phantom", quick=True)
 
 
 EXPERIMENTS = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[unet_b0,unetpp_b0,poor]"]
@@ -203,6 +212,29 @@ def test_caps_and_rounds_make_it_stale_only_where_something_is_selected(project:
     given = [*EXPERIMENTS, "mask.weights=[1,1,0]"]
     tuned(project, *given)
     assert tuned(project, *given, "mask.members=9", "mask.folds=1", "inference.hours=2")["current"]
+
+
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_nuclei)], ids=["drawn", "real"])
+def test_tiles_too(
+    make_root: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool
+) -> None:
+    """Colour tiles with a hold-out; the truth of the real ones, where they are, else drawn."""
+    root = make_root("tiles")
+    project, size = Project(root, "nuclei", quick=True), (128, 128)
+    comp = load_competition(project.experiments, quick=True)
+    prepare(project, comp, SHARED / "nuclei" if real else write_tiles(tmp_path / "raw", 60))
+    folds.make(project, comp)
+    for number, (name, noise) in enumerate(
+        {"gate_b0": 0.2, "gate_poor": 1.0, "good": 0.3, "fair": 0.4, "poor": 3.0}.items()
+    ):
+        write_predictions(project, name, noise, number, size=size)
+    _light(monkeypatch)
+    chosen = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[good,fair,poor]"]
+    both = [*chosen, "gate.weights=greedy", "mask.weights=greedy", "tune.trials=3", "tune.optima=2", "tune.rounds=4"]
+    result = tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=both))
+    for found in result["selection"].values():
+        assert found["score"] >= found["best_member"]["score"]
+    assert result["weights"][2] < max(result["weights"])
 
 
 def test_one_experiment_is_taken_in_one_round(project: Project) -> None:
