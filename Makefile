@@ -13,7 +13,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train push status wait logs fetch resume campaign report sync doctor test-kaggle clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -135,6 +135,12 @@ resume: setup ## push again what was stopped by its time limit
 
 campaign: setup ## all experiments x folds on Kaggle, from push to fetch
 	@$(GATEMASK) campaign $(COMP) $(ARGS)
+
+submit: setup ## push the rehearsed package, submit its version, wait for the score
+	@$(GATEMASK) submit $(COMP) $(ARGS)
+
+leaderboard: setup ## local scores against the leaderboard's
+	@$(GATEMASK) leaderboard $(COMP) $(ARGS)
 
 report: setup ## one HTML page
 	@$(GATEMASK) report $(COMP) $(ARGS)

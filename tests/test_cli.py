@@ -36,6 +36,8 @@ COMMANDS = [
     ["push"],
     ["resume"],
     ["campaign"],
+    ["submit"],
+    ["leaderboard"],
     ["report"],
     ["loop"],
 ]
@@ -101,6 +103,9 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
         (["records", "make", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
         (["records", "make", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),
         (["oof-tune", "phantom"], ["no folds yet", "gatemask folds make phantom"]),
+        (["submit", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
+        (["submit", "phantom", "--set", "kaggle.competition=null"], ["no kaggle.competition", "competition.yaml"]),
+        (["leaderboard", "phantom"], ["Nothing was submitted", "gatemask submit phantom"]),
         (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
     ],
 )

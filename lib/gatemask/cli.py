@@ -403,6 +403,37 @@ def campaign(
 
 
 @app.command()
+def submit(
+    comp: Comp,
+    force: Annotated[
+        bool, typer.Option("--force", help="unrehearsed, or though the kernel was not at its best")
+    ] = False,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="told to Kaggle besides the score")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="not for the score: the next call looks for it")] = False,
+    poll: Poll = 30.0,
+    allow_dirty: Dirty = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Push the rehearsed package, submit what it makes, wait for the score; goes on where it was stopped."""
+    project, config = _open(comp, quick, set_)
+    from gatemask.kaggle import submitting
+
+    opts = submitting.Options(force, poll, message, not no_wait, allow_dirty)
+    _print(submitting.submit(project, config, opts), json_, show=submitting.show)
+
+
+@app.command()
+def leaderboard(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Local scores against the leaderboard's: can the local one be trusted?"""
+    project, config = _open(comp, quick, set_)
+    from gatemask.kaggle import leaderboard
+
+    _print(leaderboard.leaderboard(project, config), json_, show=leaderboard.show)
+
+
+@app.command()
 def report(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """One HTML page: curves, thresholds, masks."""
     project, config, ensemble = _open_whole(comp, quick, set_)
