@@ -187,7 +187,7 @@ def test_people_see_the_path(project: Project, capsys: pytest.CaptureFixture[str
     for words in ("round by round", "1 *", "all equally", "u is left out: did not help", "3 gates, 3 mask networks"):
         assert words in said
     # 100 images: 3 gates see each, 3 mask networks every fourth.
-    assert "100 test images: 6.2 minutes" in said
+    assert "100 test images, reading aside: 6.2 minutes" in said
 
 
 def test_without_a_selection_each_experiments_best_comes_first(project: Project) -> None:

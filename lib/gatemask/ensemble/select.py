@@ -301,7 +301,8 @@ def show(result: dict[str, Any]) -> None:
     rows = [[name, result["weights"][name], result["why"][name]] for name in result["members"]]
     table(f"{result['gates']} gates, {result['masks']} mask networks", ["member", "weight", "why"], rows)
     minutes, images = result["predicted_minutes"], result["test_images"]
-    say(f"cross-fitted {result['cross_fitted']:.4f}; predicted for {images} test images: {minutes:.1f} minutes")
+    took = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.2g} seconds"
+    say(f"cross-fitted {result['cross_fitted']:.4f}; predicted for {images} test images, reading aside: {took}")
 
 
 def _show_path(kind: str, found: dict[str, Any]) -> None:
