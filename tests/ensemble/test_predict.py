@@ -1,94 +1,46 @@
-"""Gate-first prediction: nothing but a skip, and a bad image never ends it."""
+"""Gate-first prediction: nothing but a skip."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from gatemask.ensemble import predict
+from gatemask.ensemble.predict import run
 from gatemask.errors import GatemaskError
-from gatemask.masks import rle
 from gatemask.masks import rule as rules
-
-SUBMISSION = {
-    "id": "ImageId",
-    "mask": "EncodedPixels",
-    "sample": "sample.csv",
-    "rle": {"offsets": "absolute", "base": 1, "order": "column", "empty": "-1"},
-}
-RULE = {"gate": 0.5, "upper": 0.7, "lower": 0.4, "min_area": 10}
-
-
-class Stand:
-    """In place of a network: a gate that sees the mean brightness, a map that is the image."""
-
-    def __init__(self, task: str, factor: float) -> None:
-        self.task, self.factor, self.seen = task, factor, 0
-
-    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        self.seen += len(images)
-        scaled = images.astype(np.float32) / 255 * self.factor
-        return scaled.mean(axis=(1, 2)) if self.task == "gate" else scaled
+from tests.ensemble.stands import COUNT, FACTORS, RULE, SIDE, Place, Stand, member, place, stand_in
 
 
 @pytest.fixture
-def competition(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    (tmp_path / "test").mkdir()
-    for number in range(40):
-        image = rng.integers(0, 256, (64, 64)).astype(np.uint8) // (1 if number % 4 == 0 else 3)
-        cv2.imwrite(str(tmp_path / f"test/i{number:02d}.png"), cv2.GaussianBlur(image, (0, 0), 3) * 1.0)
-    ids = "\n".join(f"i{n:02d},-1" for n in range(40))
-    (tmp_path / "sample.csv").write_text("\ufeffImageId, EncodedPixels\r\n" + ids + "\r\n", newline="")
-    chosen = {
-        "competition": {
-            "name": "t",
-            "image": {"size": [64, 64], "channels": 1, "window": "full"},
-            "test_images": "test/*.png",
-            "classes": ["x"],
-            "submission": SUBMISSION,
-        },
-        "rule": RULE,
-        "gate": [member("g0"), member("g1")],
-        "mask": [member("m0"), member("m1", size=32)],
-    }
-    from gatemask.files import write_yaml
-
-    write_yaml(tmp_path / "ensemble.yaml", chosen)
-    return tmp_path
-
-
-def member(name: str, size: int = 64, **more: Any) -> dict:
-    model = {"name": "unet", "encoder": "efficientnetb0"}
-    return {"name": name, "size": size, "records": 64, "tta": [], "model": model, **more}
-
-
-FACTORS = {"g0": 1.1, "g1": 0.95, "m0": 1.2, "m1": 0.9}
+def here(tmp_path: Path) -> Place:
+    return place(tmp_path / "kaggle")
 
 
 @pytest.fixture
 def stands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stand]:
-    made = {name: Stand("gate" if name[0] == "g" else "mask", factor) for name, factor in FACTORS.items()}
-    monkeypatch.setattr(predict, "_models", lambda members, channels, classes: ((m, made[m.name]) for m in members))
-    return made
+    return stand_in(monkeypatch)
+
+
+def predicted(here: Place) -> dict:
+    return run(here.dataset, here.competition, here.working)
 
 
 @pytest.mark.parametrize("weights", [None, {"g0": 0.15, "g1": 0.05, "m0": 0.2, "m1": 0.7}])
 def test_the_result_is_that_of_running_everything(
-    competition: Path, stands: dict[str, Stand], weights: dict[str, float] | None
+    here: Place, stands: dict[str, Stand], weights: dict[str, float] | None
 ) -> None:
     share = weights or dict.fromkeys(FACTORS, 1.0)
     if weights:
-        weigh(competition, weights)
-    result = predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
-    rows = dict(line.split(",") for line in (competition / "out.csv").read_text().splitlines()[1:])
-    passed = 0
-    for image_id, text in rows.items():
-        image = cv2.imread(str(competition / f"test/{image_id}.png"), cv2.IMREAD_GRAYSCALE)[:, :, None]
+        weigh(here, weights)
+    result = predicted(here)
+    passed = masked = 0
+    for image_id, found in here.masks().items():
+        image = cv2.imread(str(here.test / f"{image_id}.png"), cv2.IMREAD_GRAYSCALE)[:, :, None]
         gates = [round(float(image.mean() / 255 * FACTORS[g]), 6) for g in ("g0", "g1")]
         gate = np.average(gates, weights=[share["g0"], share["g1"]])
         small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)[:, :, None]
@@ -97,40 +49,52 @@ def test_the_result_is_that_of_running_everything(
             for one, f in ((image, FACTORS["m0"]), (small, FACTORS["m1"]))
         ]
         mask = rules.apply(rules.Rule(**RULE), gate, rules.average_maps(maps, [share["m0"], share["m1"]])[:, :, 0])
-        flavour = predict.Rle(**SUBMISSION["rle"])
-        assert (rle.decode(text, (64, 64), flavour) != mask).sum() <= 2
+        assert (found != mask).sum() <= 2
         passed += gate >= 0.5
+        masked += mask.any()
     assert result["passed"] == passed
-    assert 0 < passed < 40
+    assert 0 < masked <= passed < COUNT
     assert stands["m0"].seen < stands["g0"].seen, "masks are predicted only for images that pass"
+    assert stands["g0"].seen == stands["g1"].seen == COUNT, "and gates once for each"
+    assert json.loads((here.working / "inference.json").read_text()) == result
+    assert result["degraded"] == [] and result["unreadable"] == {}
+    assert not (here.working / ".room").exists()
+
+
+def test_each_image_is_decoded_once(here: Place, stands: dict[str, Stand], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    read = predict.Images._read.__globals__["read_image"]
+    monkeypatch.setattr(
+        "gatemask.ensemble.images.read_image", lambda path, *more: decoded.append(path) or read(path, *more)
+    )
+    predicted(here)
+    assert sorted(decoded) == sorted(here.test.iterdir())
 
 
 def test_equal_weights_change_nothing_to_the_bit(
-    competition: Path, stands: dict[str, Stand], monkeypatch: pytest.MonkeyPatch
+    here: Place, stands: dict[str, Stand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    apply = rules.apply
-    monkeypatch.setattr(rules, "apply", lambda rule, gate, full: seen.append(gate) or apply(rule, gate, full))
+    apply = rules.apply_classes
+    monkeypatch.setattr(rules, "apply_classes", lambda of, gate, *more: seen.append(gate) or apply(of, gate, *more))
     rows = []
     for weight in (None, 0.2, 1 / 3):
         if weight:
-            weigh(competition, dict.fromkeys(FACTORS, weight))
-        predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
-        rows.append((competition / "out.csv").read_text())
+            weigh(here, dict.fromkeys(FACTORS, weight))
+        predicted(here)
+        rows.append(here.submission.read_text())
     assert rows[0] == rows[1] == rows[2]
     third = len(seen) // 3
     assert third > 0
-    assert seen[:third] == seen[third : 2 * third] == seen[2 * third :]
+    assert sorted(seen[:third]) == sorted(seen[third : 2 * third]) == sorted(seen[2 * third :])
 
 
-def weigh(competition: Path, weights: dict[str, float]) -> None:
+def weigh(here: Place, weights: dict[str, float]) -> None:
     """Give the members of ensemble.yaml their weights."""
-    from gatemask.files import read_yaml, write_yaml
-
-    chosen = read_yaml(competition / "ensemble.yaml")
-    for one in [*chosen["gate"], *chosen["mask"]]:
-        one["weight"] = weights[one["name"]]
-    write_yaml(competition / "ensemble.yaml", chosen)
+    here.change(
+        gate=[member(name, weight=weights[name]) for name in ("g0", "g1")],
+        mask=[member("m0", weight=weights["m0"]), member("m1", size=32, weight=weights["m1"])],
+    )
 
 
 class Left(Stand):
@@ -142,49 +106,87 @@ class Left(Stand):
         return found
 
 
-def test_views_count_by_their_weights(competition: Path, stands: dict[str, Stand]) -> None:
-    from gatemask.files import read_yaml, write_yaml
-
+def test_views_count_by_their_weights(here: Place, stands: dict[str, Stand]) -> None:
     stands["m0"] = Left("mask", 1.2)
-    chosen, texts = read_yaml(competition / "ensemble.yaml"), {}
+    found = {}
     for name, more in {
         "plain": {},
         "plain of two": {"tta": [{"hflip": True}], "view_weights": [1.0, 0.0]},
         "mirrored": {"tta": [{"hflip": True}], "view_weights": [0.0, 1.0]},
         "both": {"tta": [{"hflip": True}]},
     }.items():
-        chosen["mask"] = [member("m0", **more)]
-        write_yaml(competition / "ensemble.yaml", chosen)
-        predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
-        rows = (line.split(",")[1] for line in (competition / "out.csv").read_text().splitlines()[1:])
-        flavour = predict.Rle(**SUBMISSION["rle"])
-        texts[name] = np.array([rle.decode(text, (64, 64), flavour) for text in rows])
-    assert (texts["plain"] == texts["plain of two"]).all()
-    assert texts["plain"][:, :, :32].any() and not texts["plain"][:, :, 32:].any()
-    assert texts["mirrored"][:, :, 32:].any() and not texts["mirrored"][:, :, :32].any()
-    assert (texts["both"] != texts["plain"]).any()
+        here.change(mask=[member("m0", **more)])
+        predicted(here)
+        found[name] = np.array(list(here.masks().values()))
+    assert (found["plain"] == found["plain of two"]).all()
+    assert found["plain"][:, :, :32].any() and not found["plain"][:, :, 32:].any()
+    assert found["mirrored"][:, :, 32:].any() and not found["mirrored"][:, :, :32].any()
+    assert (found["both"] != found["plain"]).any()
 
 
-def test_missing_and_damaged_images_get_an_empty_mask(competition: Path, stands: dict[str, Stand]) -> None:
-    (competition / "test/i00.png").write_bytes(b"damaged")
-    (competition / "test/i04.png").unlink()
-    (competition / "test/extra.png").write_bytes((competition / "test/i08.png").read_bytes())
-    result = predict.submit(competition / "ensemble.yaml", competition, competition, competition / "out.csv")
-    lines = (competition / "out.csv").read_text().splitlines()
-    assert result["unreadable"] == ["i00", "i04"]
-    assert len(lines) == 41
-    assert {"i00,-1", "i04,-1"} <= set(lines)
-
-
-def test_the_test_images_are_found_at_any_depth(competition: Path, tmp_path: Path) -> None:
-    dataset = tmp_path / "input/datasets/me/set"
-    dataset.mkdir(parents=True)
-    (dataset / "ensemble.yaml").write_bytes((competition / "ensemble.yaml").read_bytes())
+def test_the_test_images_are_found_at_any_depth(here: Place) -> None:
+    mounted = here.root / "input"
+    assert predict.find_competition(mounted, here.dataset) == here.competition
+    (mounted / "competitions/t").rename(mounted / "t")
+    assert predict.find_competition(mounted, here.dataset) == mounted / "t"
+    (mounted / "t/sample.csv").unlink()
+    assert predict.find_competition(mounted, here.dataset) == mounted / "t", "by its images then"
+    for path in (mounted / "t/test").iterdir():
+        path.unlink()
     with pytest.raises(GatemaskError, match="No test images"):
-        predict.find_competition(tmp_path / "input", dataset)
-    for depth in ("input/comp", "input/competitions/comp"):
-        folder = tmp_path / depth
-        (folder / "test").mkdir(parents=True)
-        (folder / "sample.csv").write_text("ImageId,EncodedPixels\n")
-        assert predict.find_competition(tmp_path / "input", dataset) == folder
-        (folder / "sample.csv").unlink()
+        predict.find_competition(mounted, here.dataset)
+
+
+class Two(Stand):
+    """Two classes: the image, and the image mirrored and a little weaker."""
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        found = super().predict_on_batch(images)
+        return np.concatenate([found, found[:, :, ::-1] * 0.9], axis=3)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("way", [{"class_column": "Class"}, {"joined": "{id}.dcm_{class}"}])
+def test_several_classes_have_a_row_and_a_rule_each(
+    here: Place, stands: dict[str, Stand], way: dict[str, str], overlap: bool
+) -> None:
+    stands["m0"] = Two("mask", 1.2)
+    ids = [f"i{n:02d}" for n in range(COUNT)]
+    if "joined" in way:
+        rows = [f"{one}.dcm_{name},-1" for one in ids for name in ("fish", "sugar")]
+        header = "ImageId,EncodedPixels"
+    else:
+        rows, header = [f"-1,{name},{one}" for one in ids for name in ("fish", "sugar")], "EncodedPixels,Class,ImageId"
+    (here.competition / "sample.csv").write_text("\n".join([header, *rows]) + "\n")
+    submission = {"sample": "sample.csv", "id": "ImageId", "mask": "EncodedPixels", **way, "overlap": overlap}
+    from tests.ensemble.stands import RLE
+
+    here.change(
+        competition={"classes": ["fish", "sugar"], "submission": {**submission, "rle": RLE}},
+        rule=[RULE, {**RULE, "lower": 0.45, "upper": 0.5}],
+        mask=[member("m0")],
+    )
+    result = predicted(here)
+    lines = here.submission.read_text().splitlines()
+    assert lines[0] == header
+    cells = [[cell for cell in line.split(",") if " " not in cell and cell != "-1"] for line in lines[1:]]
+    assert cells == [[cell for cell in row.split(",") if cell != "-1"] for row in rows]
+    assert result["rows"] == 2 * COUNT and result["images"] == COUNT
+    image = cv2.imread(str(here.image(0)), cv2.IMREAD_GRAYSCALE)[:, :, None]
+    full = np.concatenate([image, image[:, ::-1]], axis=2) / np.float32(255) * np.float32(1.2) * [1.0, 0.9]
+    full = np.floor(full * 255 + 0.5).astype(np.uint8)
+    claims = np.stack([full[:, :, 0] >= rules.level(0.5), full[:, :, 1] >= rules.level(0.45)], axis=2)
+    if not overlap:
+        stronger = full[:, :, 1].astype(int) > full[:, :, 0]
+        both = claims.all(axis=2)
+        claims[both & stronger, 0] = False
+        claims[both & ~stronger, 1] = False
+    from gatemask.masks import rle
+    from tests.ensemble.stands import networks_flavour
+
+    texts = [line for line in lines[1:] if "i00" in line]
+    for index, line in enumerate(texts):
+        text = next(cell for cell in line.split(",") if " " in cell)  # both have a mask
+        wrong = rle.decode(text, (SIDE, SIDE), networks_flavour()) != claims[:, :, index]
+        assert wrong.sum() <= 2
+    assert (claims.all(axis=2).any()) == overlap

@@ -115,7 +115,7 @@ class Machine:
             run.log.write_text(f"{end}\n", encoding="utf-8")
             return 1
         try:
-            return session.main(project, run.kaggle, time.monotonic())
+            return session.work(project, run.kaggle, time.monotonic())
         finally:
             account = run.output / session.OUTPUT
             told = read_json(account)["error"] if account.exists() else None

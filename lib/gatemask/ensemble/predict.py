@@ -143,7 +143,7 @@ def _keep_to(ensemble: Ensemble, budget: Budget, images: int, waiting: int) -> N
     if budget.limit_s is None or not images:
         return
     gates, masks = budget.fitting(images, waiting, ensemble.gates, ensemble.masks)
-    for member in [*ensemble.gates, *ensemble.masks]:
+    for member in [*ensemble.masks[::-1], *ensemble.gates[::-1]]:
         if member not in gates and member not in masks:
             ensemble.without(member, "there is no time for it", budget.seen)
 

@@ -58,7 +58,7 @@ def main(project: Path, kaggle: Path, started: float) -> int:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        return _session(project, kaggle, started, session, output)
+        return work(project, kaggle, started)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         output.died(f"The training's process was ended by signal {-code}; 9 mostly means that memory ran out.")
@@ -66,7 +66,10 @@ def main(project: Path, kaggle: Path, started: float) -> int:
     return code
 
 
-def _session(project: Path, kaggle: Path, started: float, session: dict[str, Any], output: Output) -> int:
+def work(project: Path, kaggle: Path, started: float) -> int:
+    """The session itself, in this process; arguments and result are those of `main`."""
+    session = read_json(project / "session.json")
+    output = Output(kaggle / "working", session, started)
     say(f"push {session['push']} of {session['ref']}, commit {session['commit'] or 'unknown'}")
     try:
         try:
