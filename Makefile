@@ -13,7 +13,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
+.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -109,8 +109,11 @@ ensemble: setup ## choose the folds that are shipped
 package: setup ## weights, wheels and kernel for Kaggle
 	@$(GATEMASK) package $(COMP) $(ARGS)
 
-rehearse: setup ## run the kernel as Kaggle will: no network, only Kaggle's packages
+rehearse: setup ## run the kernel as the hidden rerun will: no network, only Kaggle's packages, unknown images
 	@$(GATEMASK) rehearse $(COMP) $(ARGS)
+
+check-submission: setup ## a file as strictly as Kaggle will: make check-submission COMP=phantom FILE=submission.csv
+	@$(GATEMASK) submission check $(FILE) --comp $(COMP) $(ARGS)
 
 rehearse-train: setup ## run the training kernel so: make rehearse-train EXP=experiments/phantom/unet_b0.yaml
 	@$(GATEMASK) rehearse $(EXP) --train $(ARGS)

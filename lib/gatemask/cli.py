@@ -33,6 +33,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(folds_app, name="folds")
 app.add_typer(records_app, name="records")
 app.add_typer(augment_app, name="augment")
+submission_app = typer.Typer(help="Files that are to be submitted.", no_args_is_help=True)
+app.add_typer(submission_app, name="submission")
 
 Comp = Annotated[str, typer.Argument(metavar="COMP", help="a folder below experiments/")]
 Exp = Annotated[str, typer.Argument(metavar="EXP", help="an experiment's YAML, or COMP/NAME")]
@@ -258,9 +260,18 @@ def ensemble(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = F
 
 
 @app.command()
-def package(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+def package(
+    comp: Comp,
+    time_budget: Annotated[
+        float | None, typer.Option(min=0.01, help="hours; what takes longer drops the members that were taken last")
+    ] = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
     """Weights, wheels and kernel, ready for Kaggle."""
-    project, config, chosen = _open_whole(comp, quick, set_)
+    budget = [] if time_budget is None else [f"inference.time_budget={time_budget}"]
+    project, config, chosen = _open_whole(comp, quick, [*(set_ or []), *budget])
     from gatemask.kaggle.package import package
 
     _print(package(project, config, chosen), json_)
@@ -271,6 +282,8 @@ def rehearse(
     target: Annotated[str, typer.Argument(metavar="COMP", help="a competition; with --train an experiment")],
     train: Annotated[bool, typer.Option("--train", help="an experiment's training kernel, a few steps")] = False,
     fold: Annotated[int, typer.Option(min=0, help="with --train: the fold to train")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="most test images that are taken")] = 300,
+    image: Annotated[bool, typer.Option("--image", help="with the package versions of Kaggle's image")] = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
@@ -285,7 +298,24 @@ def rehearse(
     project, config = _open(target, quick, set_)
     from gatemask.kaggle.rehearse import rehearse
 
-    _print(rehearse(project, config), json_)
+    _print(rehearse(project, config, images, image), json_)
+
+
+@submission_app.command("check")
+def submission_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="submission.csv")],
+    comp: Annotated[str | None, typer.Option(metavar="COMP", help="default: as the file's path says")] = None,
+    against: Annotated[Path | None, typer.Option(help="an earlier submission, to compare with")] = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Check a submission as strictly as Kaggle will: ids, order, header, masks, classes, shares, size."""
+    name, of_quick = (comp, quick) if comp else _competition_of(file)
+    project, config = _open(name, quick or of_quick, set_)
+    from gatemask.kaggle import check
+
+    _print(check.inspect(project, config, file, against), json_, show=check.show)
 
 
 @app.command()
@@ -529,6 +559,19 @@ def _open_experiment(exp: str, quick: bool, overrides: list[str] | None) -> tupl
     split = _split(overrides)
     experiment = load_experiment(path, quick=quick, overrides=split["experiment"])
     return project, load_competition(project.experiments, quick=quick, overrides=split["competition"]), experiment
+
+
+def _competition_of(file: Path) -> tuple[str, bool]:
+    """The competition below whose folder in runs/ a file lies, and whether it is its quick one."""
+    from gatemask.project import find_root
+
+    try:
+        label = file.resolve().relative_to(find_root() / "runs").parts[0]
+    except ValueError:
+        raise GatemaskError(
+            "It cannot be told of which competition this is.", where=file, expected="a file below runs/, or --comp COMP"
+        ) from None
+    return label.removesuffix("-quick"), label.endswith("-quick")
 
 
 def _open_target(target: str, quick: bool) -> tuple[Project, str | None]:
