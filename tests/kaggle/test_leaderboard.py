@@ -10,9 +10,10 @@ import cv2
 import pytest
 from scipy.stats import spearmanr
 
+from gatemask import files
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json
-from gatemask.kaggle import leaderboard, submissions
+from gatemask.kaggle import leaderboard, pushing, submissions
 from gatemask.kaggle.leaderboard import correlation, verdict
 from gatemask.kaggle.submissions import Record
 from gatemask.project import Project
@@ -101,6 +102,16 @@ def test_without_a_network_the_stored_scores_stand(desk: Desk, capsys: pytest.Ca
     desk.cloud.faults.clear()
     desk.cloud.key_valid = False
     assert not desk.leaderboard()["up_to_date"]
+
+
+def test_while_another_command_waits_the_stored_scores_are_shown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    store(desk.project, SCORES)
+    monkeypatch.setattr(files, "LOCK_S", 0.0)
+    with pushing.orchestrating(desk.project):
+        result = desk.leaderboard()
+    assert not result["up_to_date"]
+    assert len(result["submissions"]) == 5
+    assert not desk.cloud.asked
 
 
 def test_a_submission_that_kaggle_does_not_list_keeps_its_scores(desk: Desk) -> None:

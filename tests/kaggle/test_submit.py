@@ -15,11 +15,14 @@ from typing import Any
 
 import pytest
 
+from gatemask.config import load_competition
+from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
-from gatemask.kaggle import datasets, pushing, service, submissions, submitting
+from gatemask.kaggle import check, datasets, pushing, sandbox, service, submissions, submitting
+from gatemask.project import Project
 from tests.conftest import Loop, environment, gatemask
-from tests.kaggle.cloud import KEY, Cloud, Fault, serve, stand_in
+from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
 from tests.kaggle.cloud_http import requests_of
 from tests.kaggle.shipping import (
     COMPETITION,
@@ -157,6 +160,7 @@ def stop(*_: Any) -> None:
 def test_a_package_that_was_not_rehearsed_is_refused_unless_forced(desk: Desk) -> None:
     ship(desk.project, local=0.81, rehearsed=False)  # the rehearsal is that of the earlier one
     error = refusal(desk.submit)
+    assert "rehearsal is of another package" in str(error)
     assert "gatemask rehearse phantom" in str(error)
     assert "--force" in str(error)
     assert not desk.cloud.asked
@@ -585,23 +589,29 @@ def test_the_real_package_from_the_loop_to_a_score(
     phantom_loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The package of `gatemask loop phantom --quick`, rehearsed there, runs as Kaggle would run it and is scored."""
-    from gatemask.config import load_competition
-    from gatemask.data.labels import Masks
-    from gatemask.kaggle import check
-    from gatemask.project import Project
-
     root = tmp_path / "project"
     shutil.copytree(phantom_loop.root, root, symlinks=True)
     project = Project(root, "phantom", quick=True)
     comp = load_competition(project.experiments, quick=True)
     truth = Masks(project.data / "test_masks.csv", comp.image.size)
-    cloud = Cloud(tmp_path / "cloud", score=lambda file: (check.score(file, comp, truth), None))
+    prefix, _ = sandbox.isolation()
+    python, _ = sandbox.make_image(tmp_path / "image", refuse_sockets=not prefix)
+
+    def machine(run: Run) -> int:
+        """What Kaggle's image has, and no network."""
+        script = run.folder / "script.py"
+        script.write_text(run.source)
+        code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)
+        return -9 if code is None else code
+
+    cloud = Cloud(tmp_path / "cloud", runner=machine, score=lambda file: (check.score(file, comp, truth), None))
     with serve(cloud):
         for name, value in cloud.environment(tmp_path / "home").items():
             monkeypatch.setenv(name, value)
         result = real_submission(cloud, project)
         assert real_submission(cloud, project)["current"]
     assert cloud.errors == []
+    assert (result["state"], result["version"], result["degraded"]) == ("scored", 1, [])
     rehearsed = read_json(project.runs / "rehearsal/result.json")
+    assert result["images"] == len(check.rows_of(project, comp))
     assert result["public"] == pytest.approx(rehearsed["submission_score"], abs=1e-4)
-    assert result["images"] == rehearsed["images"]

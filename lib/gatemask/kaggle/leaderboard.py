@@ -9,6 +9,7 @@ which is all that choosing among models asks for; by how much the two differ is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,11 @@ def leaderboard(project: Project, comp: Competition) -> dict[str, Any]:
     Raises:
         GatemaskError: nothing was submitted yet.
     """
-    with pushing.orchestrating(project):
-        records = [record for record in submissions.load(project) if record.made]
-        if not records:
-            raise GatemaskError(
-                "Nothing was submitted yet.",
-                where=submissions.folder(project),
-                do=f"Run gatemask submit {project.comp}.",
-            )
-        up_to_date = submissions.refresh(project, records)
+    records, up_to_date = _load(project)
+    if not records:
+        raise GatemaskError(
+            "Nothing was submitted yet.", where=submissions.folder(project), do=f"Run gatemask submit {project.comp}."
+        )
     ranks = {name: _ranks([getattr(one, name) for one in records]) for name in ("local", *BOARDS)}
     rows = [_row(record, {name: ranks[name][n] for name in ranks}) for n, record in enumerate(records)]
     found = {board: correlation([(one.local, getattr(one, board)) for one in records]) for board in BOARDS}
@@ -62,6 +59,18 @@ def leaderboard(project: Project, comp: Competition) -> dict[str, Any]:
         "up_to_date": up_to_date,
         "picture": str(draw(path, records, comp, found)) if scored else None,
     }
+
+
+def _load(project: Project) -> tuple[list[Record], bool]:
+    """What was submitted, and whether its scores are up to date: while `submit` waits, only that one asks for them."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(pushing.orchestrating(project))
+        except GatemaskError as busy:
+            say(busy.what)
+            return [record for record in submissions.load(project) if record.made], False
+        records = [record for record in submissions.load(project) if record.made]
+        return records, submissions.refresh(project, records)
 
 
 def _row(record: Record, ranks: dict[str, int | None]) -> dict[str, Any]:

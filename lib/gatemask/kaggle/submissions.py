@@ -124,7 +124,7 @@ def find(record: Record, listed: Sequence[Submission]) -> Submission | None:
 
 def take(record: Record, found: Submission) -> None:
     """Write down what the list tells of a submission; a score that it does not show any more stays."""
-    record.submission, record.submitted_at = found.ref, record.submitted_at or found.date
+    record.submission, record.submitted_at = found.ref or record.submission, record.submitted_at or found.date
     record.public = record.public if found.public is None else found.public
     record.private = record.private if found.private is None else found.private
     if found.status == "error":

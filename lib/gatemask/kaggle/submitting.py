@@ -172,15 +172,17 @@ def _require_package(project: Project) -> str:
 
 
 def _require_rehearsal(job: Job) -> None:
-    result = job.project.runs / "rehearsal" / "result.json"
-    job.record.rehearsed = result.exists() and read_json(result)["made_from"].get("package") == job.record.package
-    if not job.record.rehearsed and not job.opts.force:
-        raise GatemaskError(
-            "This package was not rehearsed.",
-            where=result,
-            do=f"Run gatemask rehearse {job.project.comp} first: it finds in minutes what costs hours and a submission "
-            "there. --force goes without.",
-        )
+    from gatemask.kaggle import rehearse
+
+    job.record.rehearsed = True
+    try:
+        rehearse.require_current(job.project)
+    except GatemaskError as error:
+        job.record.rehearsed = False
+        if not job.opts.force:
+            why = "It finds in minutes what costs hours and a submission on Kaggle; --force goes without."
+            details = {**error.details, "do": f"{error.details['do']} {why}"}
+            raise GatemaskError(error.what, **details) from None  # type: ignore[arg-type]
 
 
 # --- packaged, pushing -------------------------------------------------------------------------------------------
