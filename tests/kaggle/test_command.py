@@ -121,6 +121,9 @@ READ, WRITE = STATUS, ("datasets", "version", "-p", "x", "-m", "y")
 DOWNLOAD = ("competitions", "download", "-q", "-c", "lungs")
 
 
+SUBMIT = ("competitions", "submit", "lungs")
+
+
 @pytest.mark.parametrize(
     ("arguments", "output", "kind"),
     [
@@ -138,6 +141,11 @@ DOWNLOAD = ("competitions", "download", "-q", "-c", "lungs")
         (READ, "Your weekly TPU quota of 20 hours is exceeded.", "quota"),
         (READ, "You have used up your GPU quota", "quota"),
         (READ, "Maximum batch TPU session count of 1 reached.", "slots"),
+        (SUBMIT, "Submission not allowed: Your team has used its daily Submission allowance (5) today.", "limit"),
+        (SUBMIT, "Your team has exceeded its submission limit: 5 per day.", "limit"),
+        (SUBMIT, "You must accept this competition's rules before you'll be able to submit.", "rules"),
+        (SUBMIT, "Your Notebook cannot use internet access in this competition.", "other"),
+        (SUBMIT, "Could not find competition - please verify that you entered the correct competition ID", "unknown"),
         (READ, "[Errno 28] No space left on device", "full"),
         (READ, "[Errno 122] Disk quota exceeded", "full"),
         (READ, "ValueError: Title must be at least five characters", "other"),

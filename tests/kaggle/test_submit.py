@@ -289,6 +289,10 @@ def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
     assert len(desk.versions()) == len(desk.descriptions()) == 1
     again = gatemask(*arguments, root=desk.project.root)
     assert json.loads(again.stdout)["current"]
+    board = gatemask("leaderboard", "phantom", "--quick", root=desk.project.root)
+    assert board.returncode == 0, board.stderr[-2000:]
+    for words in ("local", "public", "private", "Too few scores", "leaderboard.png"):
+        assert words in board.stderr
     assert len(desk.versions()) == len(desk.descriptions()) == 1
 
 

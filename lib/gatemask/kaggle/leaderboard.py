@@ -201,7 +201,8 @@ def _equal_line(ax: Any, color: str) -> None:
 
 def show(result: dict[str, Any]) -> None:
     """The table, the correlations and the verdict."""
-    columns = ["submitted (UTC)", "version", "members", "local", "rank", "public", "rank", "private", "rank", "state"]
+    boards = [cell for name in ("local", *BOARDS) for cell in (name, "rank")]
+    columns = ["submitted (UTC)", "version", "experiments", "members", *boards, "state"]
     table("Submissions", columns, [_cells(row) for row in result["submissions"]])
     for board, one in result["correlation"].items():
         if one["rho"] is None:
@@ -209,7 +210,7 @@ def show(result: dict[str, Any]) -> None:
         else:
             say(f"{board + ':':<10}rank correlation {one['rho']:+.2f}, {one['n']} scores, offset {one['offset']:+.4f}")
     if not result["up_to_date"]:
-        say("Kaggle was not asked: these scores are as they were stored.")
+        say("Kaggle could not be asked: these scores are as they were stored.")
     say(result["verdict"])
     if result["picture"]:
         say(result["picture"])
@@ -221,4 +222,4 @@ def _cells(row: dict[str, Any]) -> list[object]:
         value, rank = row[name], row["ranks"][name]
         scores += ["-" if value is None else float(value), "-" if rank is None else rank]
     when = (row["submitted_at"] or "")[:16].replace("T", " ")
-    return [when, row["version"], f"{row['members']}", *scores, row["state"]]
+    return [when, row["version"], len(row["experiments"]), row["members"], *scores, row["state"]]
