@@ -50,6 +50,7 @@ class Session:
         epochs: after so many it stops in good order, as at its time limit.
         fails: fold -> what its GatemaskError says.
         crash: what an exception after the first epoch says.
+        dies: its process is ended by a signal after the first epoch.
         vanish: all that it leaves is this log.
         killed_after: when this fold is done it goes on until Kaggle kills it.
         until: it runs until this is set.
@@ -60,11 +61,16 @@ class Session:
     epochs: int | None = None
     fails: dict[int, str] = field(default_factory=dict)
     crash: str | None = None
+    dies: bool = False
     vanish: str | None = None
     killed_after: int | None = None
     until: threading.Event | None = None
     insists: bool = False
     at_end: Callable[[], object] = lambda: None
+
+
+class DiedError(BaseException):
+    """As by a signal that ends the training's process, and not the one that waits for it."""
 
 
 class KilledError(BaseException):
@@ -116,6 +122,10 @@ class Machine:
             return 1
         try:
             return session.work(project, run.kaggle, time.monotonic())
+        except DiedError:
+            output = session.Output(run.output, read_json(project / "session.json"), time.monotonic())
+            output.died("ended by signal 9")
+            return output.code
         finally:
             account = run.output / session.OUTPUT
             told = read_json(account)["error"] if account.exists() else None
@@ -130,7 +140,14 @@ class Machine:
             if fold in plan.fails:
                 output.failed(str(GatemaskError(plan.fails[fold])), fold)
                 continue
-            left = train_fold(job, fold, wanted["push"], 1 if plan.crash else plan.epochs)
+            left = train_fold(
+                job,
+                fold,
+                wanted["push"],
+                plan.epochs if plan.epochs is not None else 1 if plan.crash or plan.dies else None,
+            )
+            if plan.dies:
+                raise DiedError
             if plan.crash:
                 raise RuntimeError(plan.crash)
             output.fold(fold, done=left is None, left=left)

@@ -111,11 +111,14 @@ def test_a_dataset_that_is_dropped_from_a_push(world: World) -> None:
     def gone(_: dict[str, Any]) -> bool:
         return world.cloud.datasets.pop(RECORDS, None) is not None
 
+    release = threading.Event()
+    world.machine.sessions = [Session(until=release)]
     world.cloud.faults.append(Fault("SaveKernel", None, when=gone))
     error = refusal(world.push)
     assert RECORDS in str(error)
     assert "Version 1 runs now" in str(error)
     assert world.push()["in_hand"] == [0], "what runs is not pushed again"
+    release.set()
     world.wait()
     assert world.lane.last.outcome == "lost"
     assert "records" in (world.lane.last.message or "")
@@ -227,10 +230,12 @@ def test_a_dataset_that_was_deleted_is_uploaded_again(world: World) -> None:
 def test_a_push_with_a_wrong_answer_is_looked_for(world: World, fault: Fault, after: bool) -> None:
     world.cloud.faults.append(Fault("SaveKernel", fault.status, fault.body, break_off=fault.break_off, after=after))
     if after:
-        assert world.push()["pushed"][0]["version"] == 1
+        assert world.push()["pushed"][0]["state"] == "pushed"
+        ends_well(world)
+        assert lanes.log(world.project, world.lane).exists(), "though its version's number went with the answer"
     else:
         assert "trouble" in str(error := refusal(world.push)) or "broke" in str(error)
-    ends_well(world)
+        ends_well(world)
 
 
 @pytest.mark.parametrize("when", ["never", "at once", "late"])
@@ -260,8 +265,9 @@ def test_a_push_that_is_not_to_be_looked_for_is_looked_for_later(world: World) -
 
 def test_a_push_whose_version_is_not_told(world: World) -> None:
     world.cloud.faults.append(Fault("SaveKernel", 200, {"url": "x"}, after=True))
-    assert world.push()["pushed"][0]["version"] == 1
+    assert world.push()["pushed"][0]["version"] is None, "a number that nobody told"
     ends_well(world)
+    assert read_json(world.fold() / "kaggle.json")["push"] == world.lane.last.id
 
 
 def test_a_title_that_is_another_kernels_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +285,7 @@ def test_two_experiments_whose_names_become_one(world: World) -> None:
     shutil.copy(yaml, yaml.with_name("unet-b0.yaml"))
     world.push()
     error = refusal(world.push, name="unet-b0")
-    assert "unet_b0 and unet-b0" in str(error)
+    assert "phantom-quick/unet_b0 and phantom-quick/unet-b0" in str(error)
     assert "Rename" in str(error)
     ends_well(world)
 
@@ -486,6 +492,51 @@ def test_a_session_that_leaves_nothing(world: World, log: str) -> None:
         assert "MemoryError" in (lanes.folder(world.project) / f"{world.lane.slug}.v2.log").read_text()
     assert world.campaign()["sessions"] == 1
     assert world.done() == [0]
+
+
+LOST = {
+    "another machine": (Session(insists=True), "a CPU"),
+    "nothing left": (Session(vanish=TRACEBACK), "MemoryError"),
+    "killed": (Session(killed_after=1), "exceeded"),
+}
+
+
+@pytest.mark.parametrize("how", LOST)
+def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -> None:
+    """Kaggle mounts what the last session left that ended well."""
+    lost, why = LOST[how]
+    folds = [0, 1] if how == "killed" else [0]
+    world.machine.sessions = [Session(epochs=1), lost]
+    world.push(TPU, FOUR, folds=folds)
+    world.wait()
+    world.push(TPU, FOUR, folds=folds, hours=1 / 3600)
+    world.wait()
+    if how != "killed":
+        assert world.lane.last.outcome == "lost"
+        assert why in (world.lane.last.message or "")
+    result = world.campaign(TPU, FOUR, folds=folds)
+    assert not result["given_up"]
+    assert world.done(FOUR) == folds
+    (lane,) = world.lanes()
+    assert lane.last.sources == [lane.ref]
+    assert world.by()[0] == lane.pushes[0].id, "hours were lost"
+
+
+def test_a_training_that_is_ended_by_a_signal_goes_on_from_its_last_state(world: World) -> None:
+    world.machine.sessions = [Session(dies=True)]
+    assert world.campaign(FOUR)["sessions"] == 2
+    assert world.done(FOUR) == [0]
+    assert world.by() == [world.lane.pushes[0].id] + [world.lane.last.id] * 3
+    assert [push.outcome for push in world.lane.pushes] == ["lost", "finished"]
+    assert "signal 9" in (world.lane.pushes[0].message or "")
+
+
+def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -> None:
+    world.machine.sessions = [Session(dies=True), Session(dies=True, epochs=0), Session(dies=True, epochs=0)]
+    result = world.campaign(FOUR)
+    assert "got no further: " in result["given_up"]["unet_b0/0"]
+    assert "signal 9" in result["given_up"]["unet_b0/0"]
+    assert len(world.versions()) == 3
 
 
 def test_sessions_that_get_no_further(world: World) -> None:
@@ -718,22 +769,37 @@ def test_a_push_that_is_killed(world: World, method: str, after: bool) -> None:
     assert len(world.cloud.datasets[RECORDS]) == 1
 
 
+def test_a_push_that_is_killed_while_kaggle_processes_its_dataset(empty: World) -> None:
+    empty.cloud.processing = 10**6
+
+    def waits() -> bool:
+        methods = empty.cloud.methods()
+        return "CreateDataset" in methods and "GetDatasetStatus" in methods[methods.index("CreateDataset") :]
+
+    kill(empty, waits, "push", f"{COMP}/{EXP}", "--fold", "0")
+    empty.cloud.processing = 0
+    empty.cloud._pending.clear()
+    ends_well(empty)
+    assert len(empty.cloud.datasets[RECORDS]) == 1
+
+
 @pytest.mark.parametrize("command", ["wait", "campaign"])
-@pytest.mark.parametrize("moment", ["running", "fetching"])
+@pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
 def test_a_command_that_is_killed_while_it_waits(world: World, command: str, moment: str) -> None:
     release = threading.Event()
     world.machine.sessions = [Session(until=release)]
     arguments = ("wait", COMP) if command == "wait" else ("campaign", COMP, "--experiments", EXP, "--fold", "0")
+    if moment == "queued":
+        world.cloud.queueing = 10**6
     if command == "wait":
         world.push()
     if moment == "fetching":
         release.set()
         world.cloud.faults.append(Fault("output-file", hang_s=300, break_off=True))
-    kill(
-        world,
-        lambda: asked(world, {"running": "GetKernelSessionStatus", "fetching": "output-file"}[moment]),
-        *arguments,
-    )
+    kill(world, lambda: asked(world, "output-file" if moment == "fetching" else "GetKernelSessionStatus"), *arguments)
+    for version in world.versions() if moment == "queued" else []:
+        assert version.state == "QUEUED"
+        version.run.queue = 1
     release.set()
     if command == "wait":
         world.wait()

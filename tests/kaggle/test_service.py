@@ -186,7 +186,7 @@ def test_a_kernel_that_takes_too_long_keeps_its_output(cloud: Cloud, tmp_path: P
 def test_every_word_of_a_status(word: str, cloud: Cloud, tmp_path: Path) -> None:
     body = {"status": word, "failureMessage": 'It said "no"\nand ended.' if word == "ERROR" else None}
     cloud.faults = [Fault("GetKernelSessionStatus", 200, body)]
-    expected = {"CANCEL_REQUESTED": "cancelled", "NEW_SCRIPT": "queued", "ERROR": "error"}[word]
+    expected = {"CANCEL_REQUESTED": "cancelling", "NEW_SCRIPT": "queued", "ERROR": "error"}[word]
     assert service.kernel_status(REF) == Status(expected, body["failureMessage"])
 
 

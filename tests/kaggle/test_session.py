@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 import types
@@ -190,3 +191,67 @@ def test_the_account_of_a_killed_session_is_of_the_folds_that_it_finished(tmp_pa
     assert account(tmp_path)["state"] == "stopped"
     output.write(all_folds=True)
     assert "runs/unet_b0/fold1/state/at-0001-00000.h5" in account(tmp_path)["files"]  # type: ignore[operator]
+
+
+# --- a process of its own -------------------------------------------------------------------------------------------
+
+ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+from gatemask.files import read_json
+from gatemask.kaggle import session
+
+def work(project, kaggle, started):
+    assert "tensorflow" not in sys.modules and "jax" not in sys.modules
+    output = session.Output(kaggle / "working", read_json(project / "session.json"), started)
+    run = kaggle / "working" / "runs" / "unet_b0"
+    def write(name):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    {how}
+    output.write(all_folds=True)
+    return output.code
+
+session.work = work
+sys.exit(session.main(Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic()))
+"""
+DONE = "write('fold0/result.json'); output.fold(0, done=True)"
+STATE = "write('fold1/state/at-0001-00000.h5')"
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "state", "kept", "why"),
+    [
+        (f"{DONE}; {STATE}; output.fold(1, done=False, left='2 epochs')", 0, "stopped", WRITTEN, None),
+        (f"{DONE}; {STATE}; output.failed('no image', 1)", 0, "failed", WRITTEN, "no image"),
+        ("output.lost('another machine'); return output.code", 1, "lost", set(), "another machine"),
+        (KILL, 1, "lost", set(), "signal 9"),
+        (f"{STATE}; {KILL}", 0, "lost", WRITTEN - {"fold0/result.json"}, "signal 9"),
+        (f"{DONE}; {STATE}; {KILL}", 0, "lost", WRITTEN, "signal 9"),
+        (f"{DONE}; {STATE}; write('fold1/.tmp-a'); os.abort()", 0, "lost", WRITTEN, "signal 6"),
+        (f"{DONE}; {STATE}; os._exit(3)", 0, "lost", WRITTEN, "exit code 3"),
+    ],
+    ids=["stopped", "failed", "not begun", "killed at once", "with a state", "with a fold", "aborted", "gone"],
+)
+def test_whatever_ends_the_training_is_accounted_for(
+    tmp_path: Path, how: str, code: int, state: str, kept: set[str], why: str | None
+) -> None:
+    """0 where something is to be gone on from: Kaggle may not mount what a failed kernel left."""
+    project, kaggle = tmp_path / "project", tmp_path / "kaggle"
+    (kaggle / "working").mkdir(parents=True)
+    write_json(project / "session.json", {**asdict(SESSION), "folds": [0, 1]})
+    command = [sys.executable, "-c", ENDS.replace("{how}", how), str(project), str(kaggle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    told = json.loads((kaggle / "working" / session.OUTPUT).read_text())
+    assert told["state"] == state
+    assert set(told["files"]) == {f"runs/unet_b0/{name}" for name in kept}
+    assert {k for k, one in told["folds"].items() if one.get("done")} == (
+        {"0"} if "fold0/result.json" in kept else set()
+    )
+    assert told["error"] is None if why is None else why in told["error"]
+    assert why is None or why in done.stderr, "the log says it, too"
+    if kept == WRITTEN or STATE in how:
+        assert session.states(told) == {1: "at-0001-00000"}

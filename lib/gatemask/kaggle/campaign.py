@@ -158,7 +158,7 @@ class _Work:
             if push.outcome == "failed":
                 self.given_up[key] = push.message or "it failed"
             elif self._idle(lane, fold) >= LOSSES:
-                what = "ended without an output" if push.outcome == "lost" else "got no further"
+                what = "ended without an output" if push.outcome == "lost" and not push.progress else "got no further"
                 self.given_up[key] = f"{LOSSES} sessions in a row {what}: {push.message or 'hours are too few'}"
 
     def _idle(self, lane: Lane, fold: int) -> int:

@@ -247,7 +247,7 @@ def _told(lane: Lane) -> str:
         "finished": done,
         "stopped": f"stopped by its time limit; {done}. gatemask resume goes on",
         "failed": f"failed; {done}. {push.message}",
-        "lost": f"ended without an output that could be used: {push.message}",
+        "lost": f"ended before its time; {done}. {push.message}",
     }
     return text[push.outcome or "lost"]
 

@@ -40,7 +40,7 @@ class Push:
         sources: kernels whose output it goes on from.
         asked: how often its output was asked for in vain.
         word: Kaggle's last word on it: queued, running, complete, error, cancelled.
-        outcome: finished, stopped (by its time limit), failed, or lost (it left nothing that can be used).
+        outcome: finished, stopped (by its time limit), failed, or lost (ended by something outside of the training).
         message: why it failed.
         seconds: that it ran, by its own account.
         done: the folds that it finished.
@@ -127,12 +127,21 @@ def ended(lane: Lane) -> Push | None:
     return next((push for push in reversed(lane.pushes) if push.state == "fetched"), None)
 
 
+def mounted(lane: Lane) -> Push | None:
+    """The push whose output Kaggle mounts where this kernel is a source: the last one that ended well.
+
+    After one that failed it is an earlier one; of a kernel that was deleted there is none.
+    """
+    told = [push for push in lane.pushes if push.state == "fetched" and push.word in ("complete", "absent")]
+    return told[-1] if told and told[-1].word == "complete" else None
+
+
 def holder(lanes: Sequence[Lane], experiment: str, fold: int) -> Lane | None:
-    """The lane whose last output, which is the one that Kaggle mounts, has the furthest state of an unfinished fold."""
+    """The lane whose output, as Kaggle mounts it, has the furthest state of an unfinished fold."""
     holding = [
         (push.progress[str(fold)], push.at, lane)
         for lane in lanes
-        if lane.experiment == experiment and (push := ended(lane)) is not None and str(fold) in push.progress
+        if lane.experiment == experiment and (push := mounted(lane)) is not None and str(fold) in push.progress
     ]
     return max(holding, key=lambda one: one[:2])[2] if holding else None
 

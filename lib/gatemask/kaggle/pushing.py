@@ -192,8 +192,8 @@ def start(
     push.made_of = made_of(project, comp, exp, lane.folds)
     goes_on = {}
     for fold in [] if opts.afresh else lane.folds:
-        if (holding := lanes.holder(every, exp.name, fold)) is not None and (last := lanes.ended(holding)) is not None:
-            goes_on[str(fold)] = last.progress[str(fold)]
+        if (holding := lanes.holder(every, exp.name, fold)) and (source := lanes.mounted(holding)):
+            goes_on[str(fold)] = source.progress[str(fold)]
             push.sources = sorted({*push.sources, holding.ref})
     session = bundle.Session(
         push=push.id,

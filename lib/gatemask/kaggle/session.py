@@ -62,8 +62,11 @@ def main(project: Path, kaggle: Path, started: float) -> int:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code < 0:
         output.died(f"The training's process was ended by signal {-code}; 9 mostly means that memory ran out.")
-        return output.code
-    return code
+    elif code and not output.told():
+        output.died(f"The training's process ended with exit code {code}, and without a word.")
+    else:
+        return code
+    return output.code
 
 
 def work(project: Path, kaggle: Path, started: float) -> int:
@@ -109,18 +112,24 @@ class Output:
         self._folds: dict[str, dict[str, Any]] = {}
         self._errors: list[str] = []
         self._lost = False
+        self._begun = True
 
     @property
     def code(self) -> int:
-        return int(bool(self._errors) and (self._lost or not any(self._files(all_folds=True))))
+        return int(bool(self._errors) and not (self._begun and any(self._files(all_folds=True))))
+
+    def told(self) -> bool:
+        """Whether the account, as it stands on disk, says what went wrong."""
+        path = self._working / OUTPUT
+        return path.exists() and read_json(path)["error"] is not None
 
     def fold(self, fold: int, **what: Any) -> None:
         self._folds[str(fold)] = what
         self.write()
 
     def lost(self, error: str) -> None:
-        """The session could not even begin."""
-        self._lost = True
+        """The session could not even begin. What it was to go on from stays in the output that it should have found."""
+        self._lost, self._begun = True, False
         self.failed(error)
         self.write()
 
@@ -128,7 +137,8 @@ class Output:
         """Account for a process that could not do it itself: for the folds that it finished, and the states it left."""
         if (path := self._working / OUTPUT).exists():
             self._folds = read_json(path)["folds"]
-        self._lost = not any(one.get("done") for one in self._folds.values())
+        self._errors = [f"fold {fold}: {one['error']}" for fold, one in self._folds.items() if "error" in one]
+        self._lost = True  # of what outside of the training ends it, the next session may see nothing
         self.failed(error)
         self.tidy()
         self.write(all_folds=True)
