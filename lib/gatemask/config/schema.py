@@ -221,7 +221,9 @@ class Submission(Strict):
     sample: str | None = Field(None, description="the sample submission below the raw folder")
     class_column: str | None = Field(None, description="several classes: the column that names the class")
     joined: str | None = Field(
-        None, description="several classes, in the id's own column: '{id}_{class}'", pattern=r"^[^{}]*\{id\}.+\{class\}$"
+        None,
+        description="several classes, in the id's own column: '{id}_{class}'",
+        pattern=r"^[^{}]*\{id\}.+\{class\}$",
     )
     overlap: bool = Field(True, description="whether a pixel may belong to several classes")
 
@@ -666,7 +668,7 @@ class Members(Strict):
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
     weights: list[Weight] | Literal["equal", "greedy", "tuned"] = Field(
         "equal",
-        description="one number an experiment; 'greedy': those that help are taken, one after another, again and again; "
+        description="one number an experiment; 'greedy': those that help are taken, one after another, and again; "
         "'tuned': of masks, found by Optuna's sampler, views too if apart",
     )
     members: Count | None = Field(None, description="most networks (experiments x folds) that may be shipped")

@@ -21,6 +21,7 @@ from typing import Any
 
 from gatemask.config.schema import Competition, Ensemble
 from gatemask.console import progress, say
+from gatemask.ensemble.precision import check as check_precision
 from gatemask.ensemble.select import require_current, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import (
@@ -60,6 +61,7 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
     stamp.unlink(missing_ok=True)
     dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
     fill_dataset(project, dataset, source, ensemble.inference.model_dump())
+    precision = check_precision(project, comp, read_yaml(source), dataset, ensemble.inference.precision)
     fill_kernel(kernel, comp, owner, slug(project))
     write_json(
         dataset / "dataset-metadata.json",
@@ -71,6 +73,7 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
         "kernel": str(kernel),
         "files": len(files),
         "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
+        "precision": precision,
     }
     return write_stamp(stamp, made_from, result, files, started)
 

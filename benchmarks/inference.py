@@ -1,0 +1,228 @@
+"""The test set through an ensemble, gate first, against the plain two-stage way, and memory at ten times the images.
+
+The plain way: every member over all images, one after another, each decoding them again; then maps are averaged, and
+the rule applied. Both take the same networks, compiled once before any clock runs, the same averaging and the same
+rule, and take turns. The floor is what the members' own steps take on batches that are ready: gates on all images, mask
+networks on the share that passes. Weights are random, and the gate's threshold lies where SIIM-ACR's 22 % pass.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from timing import interleaved, row
+
+from gatemask.config.schema import Model, Rle
+from gatemask.data.phantom import as_dicom
+from gatemask.ensemble import networks
+from gatemask.ensemble.predict import run
+from gatemask.files import write_text, write_yaml
+from gatemask.masks import rle
+from gatemask.masks import rule as rules
+
+IMAGES, SIDE, SIZE, MEMBERS = 320, 256, 128, 4
+POSITIVES = 0.22
+FEW, MANY, MEMORY_SIZE = 200, 2_000, 64
+ROUNDS = 3
+STEP = 16
+FLAVOUR = {"offsets": "relative", "base": 0, "order": "column", "empty": "-1"}
+
+
+def rows() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as name:
+        yield from _speed(Path(name))
+        yield _memory(Path(name))
+
+
+def _speed(folder: Path) -> Iterator[dict[str, Any]]:
+    place = Place(folder / "speed", IMAGES, SIZE, MEMBERS)
+    plain, loaded = Plain(place), networks.load
+    place.set_gate(float(np.quantile(plain.gates(), 1 - POSITIVES)))
+    masks: dict[str, Any] = {}
+
+    def ours() -> None:
+        networks.load = lambda members, *_: {one.name: plain.networks[one.name] for one in members}
+        run(place.dataset, place.competition, place.working)
+        networks.load = loaded
+        masks["ours"] = place.masks()
+
+    def theirs() -> None:
+        masks["plain"] = plain.masks()
+
+    times = interleaved({"ours": ours, "plain": theirs, "floor": plain.floor}, ROUNDS)
+    label = f"inference, {MEMBERS} gates and {MEMBERS} mask networks of {SIZE} px, {POSITIVES:.0%} pass"
+    yield row(f"{label}, vs all members on all images", times["ours"], times["plain"], 2.0, per=IMAGES)
+    yield row(f"{label}, vs the members' own steps", times["ours"], times["floor"], 0.9, per=IMAGES)
+    differ = np.mean([(masks["ours"][one] != mask).mean() for one, mask in masks["plain"].items()]) * 1e6
+    yield {
+        "name": "inference, pixels of a million that differ from the plain way's masks",
+        "ours": f"{differ:.3f}",
+        "reference": "1",
+        "ratio": round(1 / max(differ, 1e-3), 3),
+        "target": 1.0,
+        "met": differ <= 1.0,
+    }
+
+
+def _memory(folder: Path) -> dict[str, Any]:
+    few, many = (_peak(Place(folder / f"memory{count}", count, MEMORY_SIZE, 2)) for count in (FEW, MANY))
+    return {
+        "name": f"inference, peak memory, {FEW} images vs {MANY}",
+        "ours": f"{many:.0f} MB",
+        "reference": f"{few:.0f} MB",
+        "ratio": round(few / many, 3),
+        "target": 0.95,
+        "met": few / many >= 0.95,
+    }
+
+
+def _peak(place: Place) -> float:
+    """Megabytes of a process that predicts and does nothing else."""
+    place.set_gate(0.5)
+    place.save_weights()
+    script = "import sys, json; from pathlib import Path; from gatemask.ensemble.predict import run\n"
+    script += "print(json.dumps(run(*map(Path, sys.argv[1:]))['peak_megabytes']))"
+    folders = map(str, (place.dataset, place.competition, place.working))
+    done = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+class Place:
+    """A competition of DICOMs, and an ensemble for it as it is packaged."""
+
+    def __init__(self, root: Path, images: int, size: int, members: int) -> None:
+        self.dataset, self.competition, self.working = (root / name for name in ("dataset", "competition", "working"))
+        (self.competition / "test").mkdir(parents=True)
+        self.working.mkdir()
+        self.paths = _images(self.competition / "test", images)
+        names = [(kind, f"{kind}{number}") for kind in ("gate", "mask") for number in range(members)]
+        self.chosen: dict[str, Any] = {
+            "competition": {
+                "name": "bench",
+                "image": {"size": [SIDE, SIDE], "channels": 1, "window": "full"},
+                "test_images": "test/*.dcm",
+                "classes": ["lesion"],
+                "submission": {"id": "ImageId", "mask": "EncodedPixels", "sample": None, "rle": FLAVOUR},
+            },
+            "passing_share": POSITIVES,
+            **{kind: [_member(name, kind, size) for of, name in names if of == kind] for kind in ("gate", "mask")},
+        }
+        self.listed = {kind: networks.members(self.chosen[kind], self.dataset) for kind in ("gate", "mask")}
+
+    def set_gate(self, gate: float) -> None:
+        # Random maps lie around a half: so some pixels are above it, and some below.
+        self.rule = rules.Rule(gate, 0.5, 0.5, 10)
+        rule = {"gate": gate, "upper": 0.5, "lower": 0.5, "min_area": 10}
+        write_yaml(self.dataset / "ensemble.yaml", {**self.chosen, "rule": rule})
+        write_text(self.dataset / "SHA256SUMS", "")
+
+    def save_weights(self) -> None:
+        for members in self.listed.values():
+            model = _model(members[0])
+            for number, member in enumerate(members):
+                _randomise(model, number)
+                member.weights.parent.mkdir(exist_ok=True)
+                model.save_weights(member.weights)
+
+    def masks(self) -> dict[str, np.ndarray]:
+        lines = (self.working / "submission.csv").read_text().splitlines()[1:]
+        return {one: rle.decode(text, (SIDE, SIDE), Rle(**FLAVOUR)) for one, text in (x.split(",") for x in lines)}
+
+
+def _images(folder: Path, count: int) -> list[Path]:
+    """X-ray-like DICOMs; beyond the first hundred the same pixels under other names."""
+    rng, paths = np.random.default_rng(0), []
+    for number in range(count):
+        paths.append(folder / f"image{number:05d}.dcm")
+        if number < 100:
+            shade = np.linspace(rng.integers(20, 120), rng.integers(120, 250), SIDE)[:, None]
+            image = np.clip(shade + rng.normal(0, 20, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+            paths[-1].write_bytes(as_dicom(image, f"1.2.{number}", number, inverted=False))
+        else:
+            paths[-1].hardlink_to(paths[number % 100])
+    return paths
+
+
+def _member(name: str, kind: str, size: int) -> dict[str, Any]:
+    model = {"name": "gate" if kind == "gate" else "unet", "encoder": "efficientnetb0"}
+    return {"name": name, "weight": 1.0, "size": size, "records": SIDE, "tta": [], "model": model}
+
+
+def _model(member: networks.Member) -> Any:
+    from gatemask.builders import models
+
+    config = Model(**{**member.config.model_dump(), "weights": "none"})
+    return models.build(config, member.size, 1, 1, seed=0).predict
+
+
+def _randomise(model: Any, seed: int) -> None:
+    """Other weights: those of the first, each a little changed."""
+    rng = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        value = np.asarray(variable)
+        variable.assign(value * (1 + 0.05 * rng.standard_normal(value.shape)))
+
+
+class Plain:
+    """The plain two-stage way, and the members' own steps."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.networks: dict[str, networks.Network] = {}
+        for members in place.listed.values():
+            model = _model(members[0])
+            graph = networks._graph(model)
+            for number, member in enumerate(members):
+                _randomise(model, number)
+                self.networks[member.name] = networks.Network(graph, networks._copied(model), STEP)
+            self.networks[members[0].name].predict_on_batch(np.zeros((STEP, SIZE, SIZE, 1), np.uint8))  # compiled
+
+    def _over_all(self, member: networks.Member) -> np.ndarray:
+        """A member over all images, decoded for it alone."""
+        from gatemask.data.readers import read_image, resize_image
+
+        found = []
+        for at in range(0, len(self.place.paths), STEP):
+            part = self.place.paths[at : at + STEP]
+            batch = [resize_image(resize_image(read_image(p, 1), member.records), member.size) for p in part]
+            found.append(self.networks[member.name].predict_on_batch(np.stack(batch)))
+        return np.concatenate(found)
+
+    def gates(self) -> np.ndarray:
+        said = [[round(float(v), 6) for v in self._over_all(one)[:, 0]] for one in self.place.listed["gate"]]
+        return np.mean(said, axis=0)
+
+    def masks(self) -> dict[str, np.ndarray]:
+        from gatemask.builders.predict import as_uint8
+
+        gates = self.gates()
+        maps = [as_uint8(self._over_all(one)) for one in self.place.listed["mask"]]
+        found = {}
+        for index, path in enumerate(self.place.paths):
+            full = rules.enlarge(rules.average_maps([one[index] for one in maps]), (SIDE, SIDE))
+            mask = rules.apply(self.place.rule, float(gates[index]), np.ascontiguousarray(full[:, :, 0]))
+            found[path.stem] = rle.decode(rle.encode(mask, Rle(**FLAVOUR)), (SIDE, SIDE), Rle(**FLAVOUR))
+        return found
+
+    def floor(self) -> None:
+        """Each member's steps, as many as there have to be, on one batch."""
+        batch = np.random.default_rng(0).integers(0, 255, (STEP, SIZE, SIZE, 1)).astype(np.uint8)
+        for kind, share in (("gate", 1.0), ("mask", POSITIVES)):
+            steps = int(np.ceil(len(self.place.paths) * share / STEP))
+            for member in self.place.listed[kind]:
+                for _ in range(steps):
+                    self.networks[member.name].predict_on_batch(batch)
+
+
+if __name__ == "__main__":
+    started = time.perf_counter()
+    print(*rows(), sep="\n")
+    print(time.perf_counter() - started)

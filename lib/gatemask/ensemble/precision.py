@@ -1,0 +1,139 @@
+"""Half precision against float32, on out-of-fold images: does the submission stay what was tuned?
+
+Each member sees images of the fold that it never trained on, once in either precision. What counts is what comes out in
+the end: the masks under the shipped rule, and their Dice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatemask.config.schema import Competition
+from gatemask.console import say
+from gatemask.data.folds import read_folds
+from gatemask.data.labels import Masks
+from gatemask.data.manifest import read_manifest
+from gatemask.ensemble import networks
+from gatemask.ensemble.images import Image, stack
+from gatemask.ensemble.networks import Member
+from gatemask.errors import GatemaskError
+from gatemask.masks import rule as rules
+from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.rule import Rule
+from gatemask.project import Project
+
+IMAGES = 16  # of each fold, half of them with a mask
+TOLERATED = 0.002  # of Dice, that half precision may cost
+
+DEVICES = {"NvidiaTeslaT4": "gpu", "none": "cpu"}
+
+
+def check(
+    project: Project, comp: Competition, chosen: dict[str, Any], weights: Path, wanted: str
+) -> dict[str, Any] | None:
+    """Compare the precision that the kernel will run in with float32.
+
+    Args:
+        project, comp: records, folds and truth.
+        chosen: ensemble.yaml.
+        weights: folder of the members' weights.
+        wanted: `inference.precision`.
+
+    Returns:
+        precision, images, dice, dice_float32, map_difference (the largest, of 255), pixels_changed (share); None where
+        the kernel will run in float32 anyway.
+
+    Raises:
+        GatemaskError: it costs more Dice than is tolerated.
+    """
+    precision = networks.precision_for(wanted, DEVICES[comp.kaggle.inference])
+    if precision == "float32" or len(comp.classes) > 1:  # of several classes there are no records
+        return None
+    say(f"{precision} against float32, on out-of-fold images")
+    rule, truth = Rule(**chosen["rule"]), Masks(project.data / "masks.csv", comp.image.size)
+    folds = sorted({one["fold"] for one in chosen["mask"]})
+    parts = [_of_fold(project, comp, chosen, weights, fold, precision, rule, truth) for fold in folds]
+    scores, changed, far = (np.concatenate([part[n] for part in parts]) for n in range(3))
+    exact, half = (float(mean) for mean in scores.mean(axis=0))
+    if half < exact - TOLERATED:
+        raise GatemaskError(
+            f"Under {precision} the masks are not what was tuned.",
+            where="ensemble.yaml, inference.precision",
+            received=f"Dice {half:.4f} on {len(scores)} out-of-fold images",
+            expected=f"at least {exact - TOLERATED:.4f}, {TOLERATED} below float32",
+            do="Set inference.precision: float32.",
+        )
+    return {
+        "precision": precision,
+        "images": len(scores),
+        "dice": half,
+        "dice_float32": exact,
+        "map_difference": int(far.max()),
+        "pixels_changed": float(changed.mean()),
+    }
+
+
+def _of_fold(
+    project: Project,
+    comp: Competition,
+    chosen: dict[str, Any],
+    weights: Path,
+    fold: int,
+    precision: str,
+    rule: Rule,
+    truth: Masks,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Dice in float32 and in `precision` (n, 2), the share of pixels that change (n,), the maps' difference (n,)."""
+    ids = _ids(project, fold)
+    gates, masks = (
+        networks.members([one for one in chosen[kind] if one["fold"] == fold], weights) for kind in ("gate", "mask")
+    )
+    both = []
+    for one in ("float32", precision):
+        probabilities = _said(project, comp, gates, ids, one) if gates else [np.ones((len(ids), 1))]
+        shares = [member.share for member in gates] or [1.0]
+        gate = np.average([said[:, 0] for said in probabilities], axis=0, weights=shares)
+        maps = [np.floor(said * 255 + 0.5).astype(np.uint8) for said in _said(project, comp, masks, ids, one)]
+        averaged = [
+            rules.average_maps([of[n] for of in maps], [member.share for member in masks]) for n in range(len(ids))
+        ]
+        full = [np.ascontiguousarray(rules.enlarge(small, comp.image.size)[:, :, 0]) for small in averaged]
+        both.append((full, [rules.apply(rule, float(g), f) for g, f in zip(gate, full, strict=True)]))
+    (before, exact), (after, half) = both
+    scores = [
+        [dice_of_masks(truth[i], e), dice_of_masks(truth[i], h)] for i, e, h in zip(ids, exact, half, strict=True)
+    ]
+    changed = [float((e != h).mean()) for e, h in zip(exact, half, strict=True)]
+    far = [int(np.abs(b.astype(np.int16) - a).max()) for b, a in zip(before, after, strict=True)]
+    return np.array(scores), np.array(changed), np.array(far)
+
+
+def _ids(project: Project, fold: int) -> list[str]:
+    """Validation images of a fold: half of them with a mask, where there are as many."""
+    frame, labels = read_folds(project), read_manifest(project, "train").set_index("image_id")["label"]
+    ids = [str(one) for one in frame["image_id"][frame["fold"] == fold]]
+    positive = [one for one in ids if labels[one]][: IMAGES // 2]
+    return [*positive, *[one for one in ids if not labels[one]][: IMAGES - len(positive)]]
+
+
+def _said(
+    project: Project, comp: Competition, members: Sequence[Member], ids: list[str], precision: str
+) -> list[np.ndarray]:
+    """What each member says of the images, as its own records hold them."""
+    from gatemask.builders.predict import predict, views
+    from gatemask.data import records
+    from gatemask.data.decoded import decode
+
+    loaded = networks.load(members, 1, comp.image.channels, precision)
+    found = []
+    for member in members:
+        encoded = records.read(project.records(member.records), ids)
+        images = [Image(one.image_id, decode(one, comp.image.channels, mask=False).image) for one in encoded]
+        batch = stack(images, (member.records, member.size))
+        seen = views(member.tta, member.augment, member.size, member.view_weights)
+        found.append(predict(loaded[member.name], batch, seen))
+    return found
