@@ -201,8 +201,8 @@ def _equal_line(ax: Any, color: str) -> None:
 
 def show(result: dict[str, Any]) -> None:
     """The table, the correlations and the verdict."""
-    boards = [cell for name in ("local", *BOARDS) for cell in (name, "rank")]
-    columns = ["submitted (UTC)", "version", "experiments", "members", *boards, "state"]
+    boards = [cell for name in ("local", *BOARDS) for cell in (name, "#")]
+    columns = ["UTC", "version", "experiments", "members", *boards, "state"]
     table("Submissions", columns, [_cells(row) for row in result["submissions"]])
     for board, one in result["correlation"].items():
         if one["rho"] is None:
@@ -221,5 +221,5 @@ def _cells(row: dict[str, Any]) -> list[object]:
     for name in ("local", *BOARDS):
         value, rank = row[name], row["ranks"][name]
         scores += ["-" if value is None else float(value), "-" if rank is None else rank]
-    when = (row["submitted_at"] or "")[:16].replace("T", " ")
+    when = (row["submitted_at"] or "")[5:16].replace("T", " ")
     return [when, row["version"], len(row["experiments"]), row["members"], *scores, row["state"]]
