@@ -34,6 +34,7 @@ OUTPUT = "gatemask-output.json"
 DEPTH = 6  # markers lie less than so many folders below input/; mounts have been seen at one to three
 PIP_S = 600
 LEAST_MARGIN_H = 0.1  # between the end of the work and the end of the session, for W&B, hashes and Kaggle
+SETTLE_S = 5.0  # in which W&B's own process ends, once the one that it serves is gone
 WANDB = "wandb==0.26.1"  # the version of Kaggle's GPU image, for the one that has none
 
 
@@ -140,6 +141,8 @@ class Output:
         self._errors = [f"fold {fold}: {one['error']}" for fold, one in self._folds.items() if "error" in one]
         self._lost = True  # of what outside of the training ends it, the next session may see nothing
         self.failed(error)
+        if any(self._working.glob("runs/**/*.wandb")):  # files that grow have no hash
+            time.sleep(SETTLE_S)
         self.tidy()
         self.write(all_folds=True)
 
