@@ -296,9 +296,9 @@ def rehearse(
         _print(rehearse_train.rehearse(project, config, experiment, fold), json_)
         return
     project, config = _open(target, quick, set_)
-    from gatemask.kaggle.rehearse import rehearse
+    from gatemask.kaggle import rehearse
 
-    _print(rehearse(project, config, images, image), json_)
+    _print(rehearse.rehearse(project, config, images, image), json_, show=rehearse.show)
 
 
 @submission_app.command("check")

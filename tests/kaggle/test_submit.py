@@ -81,7 +81,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     wanted |= {"dataset": DATASET, "dataset_version": 1, "rehearsed": True, "images": len(IDS), "seconds": 1.5}
     assert {name: result[name] for name in wanted} == wanted
     assert result["package"] == sha256(desk.project.dist / "package.json")
-    assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds": 1.2}
+    assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
     assert result["experiments"] == ["gate_b0", "unet_b0"]
     assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
     assert {name: value for name, value in result.items() if name != "current"} == desk.stored()

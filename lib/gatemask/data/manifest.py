@@ -135,10 +135,17 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
 
 
-def test_rows(project: Project) -> pd.DataFrame:
-    """Rows of the manifest that stand for the test: its test split, or the hold-out fold."""
+def test_rows(project: Project, comp: Competition) -> pd.DataFrame:
+    """image_id and path of what stands for the test: the manifest's test split, or the hold-out fold.
+
+    Before there is a manifest, the test images in the raw folder.
+    """
     from gatemask.data.folds import HOLDOUT, read_folds
 
+    if comp.test is not None and not (project.data / "manifest.json").exists():
+        raw = raw_folder(project, comp)
+        rows = [(path.stem, path.relative_to(raw).as_posix()) for path in list_images(raw, comp.test.images)]
+        return pd.DataFrame(rows, columns=["image_id", "path"])
     manifest = read_manifest(project)
     test = manifest[manifest["split"] == "test"]
     if len(test):

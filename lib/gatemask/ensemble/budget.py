@@ -21,6 +21,11 @@ class Spent:
     first: tuple[int, float] | None = None
 
     @property
+    def seen(self) -> int:
+        """All images, those of the first step too."""
+        return self.images + (self.first[0] if self.first else 0)
+
+    @property
     def each(self) -> float:
         """Seconds an image; 0 before anything is known."""
         if self.images:

@@ -308,7 +308,7 @@ def _told(
         "degraded": ensemble.degraded,
         "dropped": ensemble.dropped,
         "members": {
-            name: {"images": one.images, "seconds": round(one.seconds, 3)} for name, one in budget.spent.items()
+            name: {"images": one.seen, "seconds_per_image": round(one.each, 6)} for name, one in budget.spent.items()
         },
     }
 

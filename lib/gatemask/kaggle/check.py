@@ -139,7 +139,7 @@ def expected_rows(folder: Path, comp: Competition, ids: Sequence[str]) -> list[R
 
 def rows_of(project: Project, comp: Competition) -> list[Row]:
     """The rows of a submission on the visible test set."""
-    return expected_rows(raw_folder(project, comp), comp, list(test_rows(project)["image_id"]))
+    return expected_rows(raw_folder(project, comp), comp, list(test_rows(project, comp)["image_id"]))
 
 
 # --- gatemask submission check ------------------------------------------------------------------------------
@@ -153,12 +153,19 @@ def inspect(project: Project, comp: Competition, path: Path, against: Path | Non
         `difference` to the earlier one: rows, emptied, filled, agreement (mean Dice between the two).
     """
     found = check(path, comp, rows_of(project, comp))
-    trained = read_manifest(project, "train")
-    share = round(1 - float(trained["label"].mean()), 4) if len(comp.classes) == 1 else None
+    share = train_empty_share(project, comp)
     found |= {"train_empty_share": share, "sha256": sha256(path), "notes": _notes(found, share)}
     if against is not None:
         found["difference"] = _difference(path, against, comp)
     return found
+
+
+def train_empty_share(project: Project, comp: Competition) -> float | None:
+    """Of the training images; None where there are none here, or several classes."""
+    if len(comp.classes) > 1 or not (project.data / "manifest.json").exists():
+        return None
+    train = read_manifest(project, "train")
+    return round(1 - float(train["label"].mean()), 4) if len(train) else None
 
 
 def _notes(found: dict[str, Any], train_share: float | None) -> list[str]:

@@ -25,14 +25,15 @@ from typing import Any
 import pandas as pd
 
 from gatemask.config.schema import Competition
-from gatemask.console import say
+from gatemask.console import say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_manifest, test_rows
+from gatemask.data.manifest import raw_folder, test_rows
 from gatemask.ensemble import rows as layout
 from gatemask.ensemble.rows import Row
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.kaggle import check, sandbox
+from gatemask.masks.metric import TITLES
 from gatemask.project import Project
 
 TIME_LIMIT_S = 9 * 3600
@@ -56,7 +57,7 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     fresh_folder(folder)
-    everything = test_rows(project)
+    everything = test_rows(project, comp)
     test = everything.head(most)
     python = sandbox.kaggles_python() if image else None
     kaggle, names = _mount(project, comp, folder / "kaggle", test)
@@ -73,7 +74,7 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
         "rows": found["rows"],
         **{key: inference[key] for key in ("passed", "empty", "device", "precision", "peak_megabytes")},
         "empty_share": found["empty_share"],
-        "train_empty_share": _train_empty_share(project, comp),
+        "train_empty_share": check.train_empty_share(project, comp),
         "unreadable": sorted(inference["unreadable"]),
         "inference_seconds": inference["seconds"],
         **_extrapolated(comp, inference, ran["kernel_seconds"], found["images"], len(everything)),
@@ -84,6 +85,30 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
     if truth is not None:
         result["submission_score"] = check.score(submission, comp, truth)
     return write_stamp(folder / "result.json", made_from, result, [submission], started)
+
+
+def show(result: dict[str, Any]) -> None:
+    """The rehearsal for people."""
+    if result.get("current"):
+        say("Current: nothing to do.")
+    named = {
+        "isolation": "rehearsed with",
+        "hidden_images": "images, under ids that nothing here knows",
+        "passed": "passed the gate",
+        "empty_share": "share of empty masks",
+        "train_empty_share": "the same in training",
+        "kernel_seconds": "seconds of the kernel",
+        "peak_megabytes": "peak memory (MB)",
+        "test_images": "images of the hidden test set",
+        "expected_seconds": "seconds for those, on a machine such as this one",
+        "expected_peak_megabytes": "peak memory for those (MB)",
+        "submission_score": f"{TITLES.get(result['metric'], result['metric'])} of the submission",
+        "submission": "submission",
+    }
+    rows = [[text, result[key]] for key, text in named.items() if result.get(key) is not None]
+    if result["unreadable"]:
+        rows.insert(3, ["unreadable, and left empty", ", ".join(result["unreadable"][:5])])
+    table("Rehearsal", ["", ""], rows)
 
 
 def require_current(project: Project) -> dict[str, Any]:
@@ -104,9 +129,11 @@ def require_current(project: Project) -> dict[str, Any]:
 def _made_from(project: Project, comp: Competition, most: int, image: bool) -> dict[str, Any]:
     return {
         "package": sha256(project.dist / "package.json"),
-        "manifest": sha256(project.data / "manifest.csv"),
-        "folds": sha256(project.folds) if project.folds.exists() else None,
-        "truth": [sha256(path) for path in _truth_files(project) if path.exists()],
+        "tables": [
+            sha256(path)
+            for path in (project.data / "manifest.csv", project.folds, *_truth_files(project))
+            if path.exists()
+        ],
         "sample": _sample_hash(project, comp),
         "metric": comp.metric,
         "images": most,
@@ -233,17 +260,13 @@ def _extrapolated(
 ) -> dict[str, Any]:
     """Time and memory of the real test set, on a machine such as this one."""
     count = comp.kaggle.test_images or visible
-    each = sum(one["seconds"] for one in inference["members"].values()) / max(1, images)
+    work = sum(one["seconds_per_image"] * one["images"] for one in inference["members"].values())
+    each = work / max(1, images)
     return {
         "test_images": count,
         "expected_seconds": round(kernel_s + each * max(0, count - images), 1),
         "expected_peak_megabytes": round(inference["peak_megabytes"] + TEXT_BYTES * max(0, count - images) / 1e6),
     }
-
-
-def _train_empty_share(project: Project, comp: Competition) -> float | None:
-    train = read_manifest(project, "train")
-    return round(1 - float(train["label"].mean()), 4) if len(train) and len(comp.classes) == 1 else None
 
 
 def _truth_files(project: Project) -> list[Path]:
