@@ -38,6 +38,7 @@ from tests.kaggle.fakes import (
     Session,
     World,
     change_records,
+    options,
     project_from,
     ref,
     seed,
@@ -66,6 +67,7 @@ def world(
         cloud.runner = machine
         seed(cloud, project)
         monkeypatch.setattr(datasets, "_wheels", lambda: None)  # a question fewer to Kaggle
+        monkeypatch.setattr(bundle, "_sources", list)  # what runs is the package of the tests
         monkeypatch.setattr(bundle, "lzma", SimpleNamespace(compress=lambda data, **_: lzma.compress(data, preset=0)))
         yield World(cloud, machine, project)
 
@@ -293,11 +295,12 @@ def test_two_experiments_whose_names_become_one(world: World) -> None:
 def test_a_payload_that_is_too_large_for_a_script_comes_as_a_dataset(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "LIMIT", 20_000)
+    limit = len(bundle.SCRIPT.read_bytes()) + 500
+    monkeypatch.setattr(bundle, "LIMIT", limit)
     ends_well(world)
     (attached,) = [name for name in world.cloud.datasets if name.endswith("payload")]
     assert attached in world.versions()[0].request["datasetDataSources"]
-    assert len(world.versions()[0].source) < 20_000
+    assert len(world.versions()[0].source) < limit
 
 
 # --- the account -------------------------------------------------------------------------------------------------
@@ -394,6 +397,21 @@ def test_machines_that_are_all_ours(world: World) -> None:
     release.set()
     assert world.campaign(TPU, folds=None)["sessions"] == 1
     assert world.done() == [0, 1]
+
+
+def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: World) -> None:
+    release = threading.Event()
+    world.machine.sessions = [Session(until=release)]
+    world.push()
+    release.set()
+    (comp, unet), (_, gate) = world.load(), world.load("gate_b0")
+    result = campaign.campaign(world.project, comp, [gate, unet], None, options())
+    assert {name: sorted(scores) for name, scores in result["experiments"].items()} == {
+        "gate_b0": ["fold0", "fold1"],
+        "unet_b0": ["fold0", "fold1"],
+    }
+    assert result["sessions"] == 3
+    assert all(len(versions) == 1 for versions in world.cloud.kernels.values()), "something ran twice"
 
 
 # --- a session ---------------------------------------------------------------------------------------------------

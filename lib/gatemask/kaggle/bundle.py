@@ -96,8 +96,7 @@ def payload(
     files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(on_machine)
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
     files["session.json"] = json.dumps(asdict(session), indent=2).encode()
-    for name, data in files.items():
-        secrets.refuse(data, name, project.root)
+    secrets.refuse_any(files, project.root)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):

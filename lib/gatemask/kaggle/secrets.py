@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gatemask.errors import GatemaskError
@@ -39,14 +39,21 @@ def refuse(data: bytes, what: str, root: Path) -> None:
     Raises:
         GatemaskError: it does.
     """
-    for home, secret in known(root):
-        if secret.encode() in data:
-            raise GatemaskError(
-                "A secret would be uploaded.",
-                where=what,
-                received=f"the value of {home}",
-                do="Take it out of the YAML or file that holds it; on Kaggle, attach it to the kernel as a secret.",
-            )
+    refuse_any({what: data}, root)
+
+
+def refuse_any(files: Mapping[str, bytes], root: Path) -> None:
+    """`refuse` for many files, by name; what is secret is looked up once."""
+    secrets = [(home, secret.encode()) for home, secret in known(root)]
+    for what, data in files.items():
+        for home, secret in secrets:
+            if secret in data:
+                raise GatemaskError(
+                    "A secret would be uploaded.",
+                    where=what,
+                    received=f"the value of {home}",
+                    do="Take it out of the YAML or file that holds it; on Kaggle, attach it to the kernel as a secret.",
+                )
 
 
 def _is_path(value: str) -> bool:
