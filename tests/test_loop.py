@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -212,11 +211,10 @@ def test_a_damaged_weight_fails_the_rehearsal_with_a_clear_line(phantom_loop: Lo
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))
     dataset = root / "dist/phantom-quick/dataset"
-    weights = dataset / "weights/gate_b0-fold0.weights.h5"
+    weights = dataset / "gate_b0-fold0.weights.h5"
     weights.write_bytes(weights.read_bytes()[:-100])
-    started = time.monotonic()
     done = gatemask("rehearse", "phantom", "--quick", root=root)
     assert done.returncode == 1
-    assert "weights/gate_b0-fold0.weights.h5 is damaged" in done.stderr
+    assert "gate_b0-fold0.weights.h5 is damaged" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - started < 60, "checked before anything is installed or predicted"
+    assert not (root / "runs/phantom-quick/rehearsal/result.json").exists()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,7 +220,7 @@ def run(
     dataset: Path,
     competition: Path,
     working: Path,
-    damaged: Collection[str] = (),
+    damaged: Mapping[str, str] | None = None,
     forgive: bool = True,
     started: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -231,7 +231,7 @@ def run(
         dataset: as packaged: ensemble.yaml, `<member>.weights.h5`, SHA256SUMS.
         competition: folder with the test images, and the sample submission where there is one.
         working: for both files.
-        damaged: files of the dataset that are missing or not what was packaged.
+        damaged: files of the dataset that are not what was packaged, and what is wrong with each.
         forgive: go on without members that cannot be used, and without a sample; else that is an error.
         started: of the clock, when the kernel began: time budgets count from there.
         clock: seconds.
@@ -245,7 +245,8 @@ def run(
     begun = clock()
     chosen = read_yaml(dataset / "ensemble.yaml")
     facts, settings = chosen["competition"], chosen.get("inference", {})
-    degraded = [f"{name} is missing or damaged." for name in sorted(damaged)]
+    damaged = damaged or {}
+    degraded = [f"{name} {what}." for name, what in sorted(damaged.items())]
     files = test_files(competition, facts)
     table = _table(competition, facts, files, degraded, forgive)
     ids = list(dict.fromkeys(row.image_id for row in table.rows))
