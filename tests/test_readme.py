@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "docs/kaggle.md"]
+PAGES = [ROOT / "README.md", *(ROOT / f"docs/{name}.md" for name in ("kaggle", "inference", "leaderboard"))]
 COMMANDS = [
     line.split("#")[0].strip()
     for page in PAGES
@@ -28,7 +28,7 @@ def test_make_knows_the_command_and_it_runs_a_stage_that_is_tested(command: str)
     assert shown.returncode == 0, shown.stderr
     assert re.search(
         r"bin/gatemask (loop|data|folds|records|train|plan|augment|oof-tune|compare|ensemble|package|rehearse|report"
-        r"|push|status|wait|logs|fetch|resume|campaign|sync|doctor)"
+        r"|push|status|wait|logs|fetch|resume|campaign|sync|doctor|submission|submit|leaderboard)"
         r"|pytest",
         shown.stdout,
     ), shown.stdout
