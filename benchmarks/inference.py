@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from gatemask.files import write_text, write_yaml
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
 
-IMAGES, SIDE, SIZE, MEMBERS = 320, 256, 128, 4
+IMAGES, SIDE, SIZE, MEMBERS = 240, 256, 128, 4
+ENCODER = "efficientnetb0"
 POSITIVES = 0.22
 FEW, MANY, MEMORY_SIZE = 200, 2_000, 64
 ROUNDS = 3
@@ -57,7 +57,7 @@ def _speed(folder: Path) -> Iterator[dict[str, Any]]:
     def theirs() -> None:
         masks["plain"] = plain.masks()
 
-    times = interleaved({"ours": ours, "plain": theirs, "floor": plain.floor}, ROUNDS)
+    times = interleaved({"ours": ours, "floor": plain.floor, "plain": theirs}, ROUNDS)
     label = f"inference, {MEMBERS} gates and {MEMBERS} mask networks of {SIZE} px, {POSITIVES:.0%} pass"
     yield row(f"{label}, vs all members on all images", times["ours"], times["plain"], 2.0, per=IMAGES)
     yield row(f"{label}, vs the members' own steps", times["ours"], times["floor"], 0.9, per=IMAGES)
@@ -68,7 +68,7 @@ def _speed(folder: Path) -> Iterator[dict[str, Any]]:
         "reference": "1",
         "ratio": round(1 / max(differ, 1e-3), 3),
         "target": 1.0,
-        "met": differ <= 1.0,
+        "met": bool(differ <= 1.0),
     }
 
 
@@ -152,7 +152,7 @@ def _images(folder: Path, count: int) -> list[Path]:
 
 
 def _member(name: str, kind: str, size: int) -> dict[str, Any]:
-    model = {"name": "gate" if kind == "gate" else "unet", "encoder": "efficientnetb0"}
+    model = {"name": "gate" if kind == "gate" else "unet", "encoder": ENCODER}
     return {"name": name, "weight": 1.0, "size": size, "records": SIDE, "tta": [], "model": model}
 
 
@@ -220,9 +220,3 @@ class Plain:
             for member in self.place.listed[kind]:
                 for _ in range(steps):
                     self.networks[member.name].predict_on_batch(batch)
-
-
-if __name__ == "__main__":
-    started = time.perf_counter()
-    print(*rows(), sep="\n")
-    print(time.perf_counter() - started)

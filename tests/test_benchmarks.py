@@ -18,7 +18,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "tuning", "run"):
+    for module in ("rle", "folds", "records", "input", "tuning", "inference", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -49,6 +49,35 @@ def test_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "IMAGES", 400)
     monkeypatch.setattr(bench, "PATIENTS", 200)
     assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
+
+
+def small_inference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    bench = load("inference", monkeypatch)
+    for name, value in {
+        "IMAGES": 24,
+        "SIDE": 64,
+        "SIZE": 32,
+        "MEMBERS": 2,
+        "ENCODER": "mobilenet",
+        "ROUNDS": 1,
+    }.items():
+        monkeypatch.setattr(bench, name, value)
+    return bench
+
+
+def test_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = small_inference(monkeypatch)
+    speed, floor, pixels = bench._speed(tmp_path)
+    assert all(set(row) == KEYS and row["ratio"] > 0 for row in (speed, floor, pixels))
+    assert pixels["met"], "gate-first gives the plain way's masks, up to one pixel in a million"
+
+
+@pytest.mark.slow
+def test_the_memory_of_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = small_inference(monkeypatch)
+    for name, value in {"FEW": 20, "MANY": 100, "MEMORY_SIZE": 32}.items():
+        monkeypatch.setattr(bench, name, value)
+    assert set(bench._memory(tmp_path)) == KEYS
 
 
 def test_records(monkeypatch: pytest.MonkeyPatch) -> None:

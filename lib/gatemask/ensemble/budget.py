@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from gatemask.ensemble.networks import Member
 
 RESERVE_S = 30.0  # for the last masks, and the file
+TELL_S = 60.0  # between two lines on what is left: a kernel's log has no progress bar
 PRIOR = 20.0  # images as many as which the expected share counts, before images were seen
 
 
@@ -52,10 +53,11 @@ class Budget:
     seen: int = 0
     passed: int = 0
     _began: float | None = None
+    _told: float | None = None
 
     def begin(self) -> None:
         """The first image comes now; what was before is not paid again for every image."""
-        self._began = self.clock()
+        self._began = self._told = self.clock()
 
     def measure(self, member: Member, images: int, work: Callable[[], object]) -> object:
         """Do a member's step, and note how long it took."""
@@ -94,6 +96,17 @@ class Budget:
         return (
             images * (self._besides() + sum(self._each(one) for one in gates))
             + sum(self._each(one) for one in masks) * shown
+        )
+
+    def tell(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> str | None:
+        """Now and then a line on how far it is and how long it will take; arguments as of `needed_s`."""
+        now = self.clock()
+        if self._told is None or now - self._told < TELL_S:
+            return None
+        self._told = now
+        left = self.needed_s(images, waiting, gates, masks) / 60
+        return (
+            f"{self.seen} of {self.seen + images} images, {self.passed} passed the gate; about {left:.1f} minutes left"
         )
 
     def _each(self, member: Member) -> float:

@@ -139,7 +139,9 @@ def _parts(images: Iterable[Image], step: int) -> Iterator[list[Image]]:
 
 
 def _keep_to(ensemble: Ensemble, budget: Budget, images: int, waiting: int) -> None:
-    """Drop the members for which there is no time."""
+    """Say how far it is, and drop the members for which there is no time."""
+    if line := budget.tell(images, waiting, ensemble.gates, ensemble.masks):
+        say(line)
     if budget.limit_s is None or not images:
         return
     gates, masks = budget.fitting(images, waiting, ensemble.gates, ensemble.masks)
