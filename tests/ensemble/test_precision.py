@@ -1,0 +1,67 @@
+"""Half precision against float32, on images that each member never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatemask.config import load_competition
+from gatemask.config.schema import Competition, Model
+from gatemask.data.folds import read_folds
+from gatemask.ensemble import precision
+from gatemask.errors import GatemaskError
+from gatemask.project import Project
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    """The quick phantoms' records, and a gate and a mask network of random weights for each of their folds."""
+    from gatemask.builders import models
+
+    project = Project(phantom_records, "phantom", quick=True)
+    folder, chosen = tmp_path_factory.mktemp("weights"), {}
+    for kind, name in (("gate", "gate"), ("mask", "unet")):
+        config, chosen[kind] = Model(name=name, encoder="mobilenet", weights="none"), []
+        for fold in (0, 1):
+            member = f"{kind}-fold{fold}"
+            model = models.build(config, SIZE, 1, 1, seed=fold).predict
+            model.save_weights(folder / f"{member}.weights.h5")
+            one = {"name": member, "fold": fold, "size": SIZE, "records": 64, "tta": [{"hflip": True}]}
+            chosen[kind].append({**one, "model": config.model_dump(mode="json")})
+    chosen["rule"] = {"gate": 0.4, "upper": 0.5, "lower": 0.5, "min_area": 1}
+    return project, load_competition(project.experiments, quick=True), chosen, folder
+
+
+def test_it_tells_what_half_precision_costs(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    ids_of = precision._ids
+    monkeypatch.setattr(precision, "_ids", lambda project, fold: seen.append(ids_of(project, fold)) or seen[-1])
+    found = precision.check(*shipped, "auto")
+    assert found is not None
+    assert found["precision"] == "float16", "of the submission's T4"
+    assert found["images"] == 2 * precision.IMAGES
+    assert 0 <= found["map_difference"] < 20
+    assert 0 <= found["pixels_changed"] < 0.2
+    assert abs(found["dice"] - found["dice_float32"]) < 0.1
+    folds = read_folds(shipped[0]).set_index("image_id")["fold"]
+    assert [{int(folds[one]) for one in ids} for ids in seen] == [{0}, {1}], "each member on its own validation images"
+
+
+def test_too_much_is_refused(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "TOLERATED", -2.0)  # even a gain of less than that
+    with pytest.raises(GatemaskError, match="Under float16 the masks are not what was tuned"):
+        precision.check(*shipped, "float16")
+
+
+@pytest.mark.parametrize(("wanted", "machine"), [("float32", "NvidiaTeslaT4"), ("auto", "none"), ("bfloat16", "none")])
+def test_where_the_kernel_runs_in_float32_there_is_nothing_to_check(
+    shipped: tuple[Any, ...], wanted: str, machine: str
+) -> None:
+    project, comp, chosen, folder = shipped
+    kaggle = comp.kaggle.model_copy(update={"inference": machine})
+    other: Competition = comp.model_copy(update={"kaggle": kaggle})
+    assert precision.check(project, other, chosen, folder, wanted) is None
