@@ -78,22 +78,22 @@ def fall_back(why: str) -> dict:
         if not samples:
             sys.exit("Not even a sample submission is there.")
         shutil.copyfile(samples[0], output)
-    result = {"degraded": [f"No prediction was possible: {why}"], "submission": None, "package": None}
-    (KAGGLE / "working" / "inference.json").write_text(json.dumps(result))
-    return result
+    return {"degraded": [f"No prediction was possible: {why}"], "submission": None, "package": None}
 
 
 def main() -> None:
     try:
-        result = predict()
-        result["packages"] = str(PACKAGES)
-        (KAGGLE / "working" / "inference.json").write_text(json.dumps(result, indent=2))
+        result = {**predict(), "packages": str(PACKAGES)}
     except (Exception, SystemExit) as error:
         if not RERUN:
             raise
         traceback.print_exc()
         result = fall_back(" ".join(str(error).split()) or type(error).__name__)
     print(json.dumps(result))
+    try:
+        (KAGGLE / "working" / "inference.json").write_text(json.dumps(result, indent=2))
+    except OSError as error:  # of a full disk: the submission is there, and that is what counts
+        print(f"inference.json could not be written: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -394,6 +394,29 @@ def test_a_disk_that_is_full_in_the_end(
     assert set(here.texts.values()) == {"-1"}
 
 
+def test_a_disk_without_room_for_anything(
+    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows, "write", full)
+    with pytest.raises(GatemaskError, match="no room for the submission"):
+        script(False).main()
+
+
+def test_an_account_that_cannot_be_written_costs_nothing(
+    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "write_json", full)
+    (here.working / "inference.json").mkdir()  # nothing can be written there
+    script(True).main()
+    assert all(here.texts[one] != "-1" for one in MASKED)
+
+
 class Clock:
     """Each look at it takes a little."""
 

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -252,16 +253,14 @@ def run(
     files = test_files(competition, facts)
     table = _table(competition, facts, files, degraded, forgive)
     ids = list(dict.fromkeys(row.image_id for row in table.rows))
-    output, room = working / "submission.csv", working / ".room"
-    table.write(output, {})  # whatever happens: a valid one is there
-    _take_room(room, len(table.rows), degraded, forgive)
+    output = working / "submission.csv"
+    _begin(table, output, degraded, forgive)
     device = networks.accelerator()
     precision = networks.precision_for(settings.get("precision", "float32"), device)
     ensemble = _load(chosen, dataset, precision, damaged, degraded, forgive)
-    limit_h = settings.get("time_budget")
-    budget = Budget(
-        limit_h and limit_h * 3600, begun if started is None else started, chosen.get("passing_share", 0.5), clock
-    )
+    limit_s = 3600 * settings["time_budget"] if settings.get("time_budget") else None
+    since = begun if started is None else started
+    budget = Budget(limit_s, since, chosen.get("passing_share", 0.5), clock)
     images = Images(files, facts["image"]["channels"], facts["image"]["window"], facts["image"]["size"])
     texts: dict[tuple[str, int], str] = {}
     try:
@@ -271,14 +270,9 @@ def run(
             raise
         first = (str(error).splitlines() or [""])[0]
         degraded.append(f"It ended after {budget.seen} of {len(ids)} images: {type(error).__name__}: {first}")
-    room.unlink(missing_ok=True)
-    try:
-        table.write(output, texts)
-    except OSError as error:
-        degraded.append(f"The submission could not be written, and an empty one is in its place: {error.strerror}.")
-    told = _told(table, ids, files, images, ensemble, budget, texts)
+    _end(table, output, texts, degraded)
     result = {
-        **told,
+        **_told(table, ids, files, images, ensemble, budget, texts),
         "device": device,
         "precision": precision,
         "seconds": round(clock() - begun, 1),
@@ -286,8 +280,36 @@ def run(
         "submission": sha256(output),
         "package": sha256(dataset / "SHA256SUMS"),
     }
-    write_json(working / "inference.json", result)
+    with suppress(OSError):  # the submission counts
+        write_json(working / "inference.json", result)
     return result
+
+
+def _begin(table: Table, output: Path, degraded: list[str], forgive: bool) -> None:
+    """Whatever happens from here on, a valid submission is there, and room for a better one."""
+    try:
+        table.write(output, {})
+        rows.take_room(_room(output), len(table.rows))
+    except OSError as error:
+        raise GatemaskError(
+            "There is no room for the submission.", where=output, received=error.strerror or str(error)
+        ) from None
+    except GatemaskError as error:
+        if not forgive:
+            raise
+        degraded.append(error.short())
+
+
+def _end(table: Table, output: Path, texts: dict[tuple[str, int], str], degraded: list[str]) -> None:
+    _room(output).unlink(missing_ok=True)
+    try:
+        table.write(output, texts)
+    except OSError as error:
+        degraded.append(f"The submission could not be written, and an empty one is in its place: {error.strerror}.")
+
+
+def _room(output: Path) -> Path:
+    return output.with_name(".room")
 
 
 def _told(
@@ -388,15 +410,6 @@ def _table(
         raise wrong
     degraded.append(f"{wrong.short()} The rows are those of the images that are there.")
     return _table_of_images(files, facts)
-
-
-def _take_room(path: Path, count: int, degraded: list[str], forgive: bool) -> None:
-    try:
-        rows.take_room(path, count)
-    except GatemaskError as error:
-        if not forgive:
-            raise
-        degraded.append(error.short())
 
 
 def _load(
