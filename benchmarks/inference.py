@@ -179,10 +179,10 @@ class Plain:
         self.networks: dict[str, networks.Network] = {}
         for members in place.listed.values():
             model = _model(members[0])
-            graph = networks._graph(model)
+            run_graph = networks.graph(model)
             for number, member in enumerate(members):
                 _randomise(model, number)
-                self.networks[member.name] = networks.Network(graph, networks._copied(model), STEP)
+                self.networks[member.name] = networks.Network(run_graph, networks.weights_of(model), STEP)
             self.networks[members[0].name].predict_on_batch(np.zeros((STEP, SIZE, SIZE, 1), np.uint8))  # compiled
 
     def _over_all(self, member: networks.Member) -> np.ndarray:

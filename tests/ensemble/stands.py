@@ -25,7 +25,7 @@ class Stand:
     """In place of a network: a gate that sees the mean brightness, a map that is the image."""
 
     def __init__(self, task: str, factor: float) -> None:
-        self.task, self.factor, self.seen, self.batch = task, factor, 0, 16
+        self.task, self.factor, self.seen, self.batch, self.device = task, factor, 0, 16, None
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         self.seen += len(images)

@@ -244,7 +244,7 @@ def test_without_any_gate_every_image_passes(here: Place, stands: dict[str, Stan
 
 def test_weights_that_do_not_load(here: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of this test's members are no weights at all; structure and loader are the real ones."""
-    monkeypatch.setattr(networks, "_graph", lambda model: None)
+    monkeypatch.setattr(networks, "graph", lambda *_: None)
     with pytest.raises(GatemaskError, match="cannot be loaded"):
         script(False).main()
     found = rerun(script, here)

@@ -84,6 +84,38 @@ def test_the_same_on_jax(saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], 
             np.testing.assert_allclose(found[name], said[name], atol=1e-4)
 
 
+def test_members_are_dealt_over_the_devices(
+    saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """Two logical devices of the CPU stand for the two GPUs of a session; each member keeps to its own."""
+    folder, images, said = saved
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "listed.json").write_text(json.dumps(listed("unet", 2)))
+    code = (
+        "import sys, json, numpy as np, tensorflow as tf; from pathlib import Path\n"
+        "cpu, = tf.config.list_physical_devices('CPU')\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "from gatemask.ensemble import networks, predict; from gatemask.ensemble.budget import Budget\n"
+        "from gatemask.ensemble.images import Image\n"
+        "at, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "members = networks.members(json.loads(open(at / 'listed.json').read()), folder)\n"
+        "loaded = networks.load(members, 1, 1)\n"
+        "print(*[loaded[one.name].device for one in members])\n"
+        "both = predict.Ensemble([], members, loaded, [], (32, 32))\n"
+        "part = [Image(str(n), image) for n, image in enumerate(np.load(at / 'images.npy'))]\n"
+        "said = predict._predicted(both, members, part, Budget(None, 0.0))\n"
+        "np.savez(at / 'said.npz', **{member.name: one for member, one in said})\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = done.stdout.split()[-2:]
+    assert first.endswith("CPU:0") and second.endswith("CPU:1")
+    with np.load(tmp_path / "said.npz") as found:
+        for name in ("unet0", "unet1"):
+            np.testing.assert_allclose(found[name], said[name], atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_is_near_and_leaves_the_policy_alone(
     saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], precision: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -192,18 +193,27 @@ def test_the_yaml_is_one_that_loads(tmp_path: Path) -> None:
         load_competition(tmp_path)
 
 
-def test_an_environment_with_kaggles_versions(packed: Project) -> None:
-    """Only where `make test-kaggle` has made it: that takes minutes."""
+def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, Competition]) -> None:
+    """Only where `make test-kaggle` has made that environment: it takes minutes."""
     from gatemask.kaggle import wheels
 
     if not (wheels.SOURCE / sandbox.VERSIONS / "ready").exists():
         pytest.skip("there is no environment with the versions of Kaggle's image: make test-kaggle makes one")
     python = sandbox.kaggles_python()
     assert python is not None
-    inside, hidden = sandbox.make_image(packed.root / "image", refuse_sockets=True, python=python)
-    import subprocess
-
+    inside, hidden = sandbox.make_image(copy[0].root / "image", refuse_sockets=True, python=python)
     code = "import numpy, keras, pip; print(numpy.__version__, keras.__version__)"
     done = subprocess.run([inside, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["2.0.2", "3.13.2"], done.stderr
     assert "gatemask" in hidden
+    result = rehearse.rehearse(*copy, image=True)
+    assert result["versions_of_the_image"]
+    assert result["rows"] == 2 * (IMAGES + rehearse.MORE)
+
+
+def test_versions_that_cannot_be_installed_are_told(
+    copy: tuple[Project, Competition], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "VERSIONS", ".venv-of-another-kind")  # make knows no way to it
+    assert sandbox.kaggles_python() is None
+    assert "cannot be installed here" in capsys.readouterr().err

@@ -43,12 +43,14 @@ class Budget:
         started: of the clock.
         expected_share: of images that will pass the gate, until it is seen.
         clock: seconds.
+        at_once: members that run side by side, each on a device of its own.
     """
 
     limit_s: float | None
     started: float
     expected_share: float = 0.5
     clock: Callable[[], float] = time.monotonic
+    at_once: int = 1
     spent: dict[str, Spent] = field(default_factory=dict)
     seen: int = 0
     passed: int = 0
@@ -93,10 +95,8 @@ class Budget:
             waiting: that have passed, and that no mask network has seen.
         """
         shown = images * self.share + waiting
-        return (
-            images * (self._besides() + sum(self._each(one) for one in gates))
-            + sum(self._each(one) for one in masks) * shown
-        )
+        members = images * sum(self._each(one) for one in gates) + shown * sum(self._each(one) for one in masks)
+        return images * self._besides() + members / self.at_once
 
     def tell(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> str | None:
         """Now and then a line on how far it is and how long it will take; arguments as of `needed_s`."""
@@ -117,7 +117,7 @@ class Budget:
         if self._began is None or not self.seen:
             return 0.0
         members = sum(one.seconds + (one.first[1] if one.first else 0.0) for one in self.spent.values())
-        return max(0.0, self.clock() - self._began - members) / self.seen
+        return max(0.0, self.clock() - self._began - members / self.at_once) / self.seen
 
     def fitting(
         self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]

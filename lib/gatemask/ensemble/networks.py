@@ -7,6 +7,7 @@ arguments of its graph, and all members stay in memory: a batch that was decoded
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ class Network:
         run: weights and uint8 (batch, s, s, channels) to float32.
         weights: the first argument of `run`.
         batch: images a step; halved for good when the device's memory does not suffice.
+        device: where it runs, as TensorFlow names it; networks of different devices may run at once.
     """
 
-    def __init__(self, run: Callable[[Any, np.ndarray], np.ndarray], weights: Any, batch: int) -> None:
-        self._run, self._weights, self.batch = run, weights, batch
+    def __init__(
+        self, run: Callable[[Any, np.ndarray], np.ndarray], weights: Any, batch: int, device: str | None = None
+    ) -> None:
+        self._run, self._weights, self.batch, self.device = run, weights, batch, device
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         while True:
@@ -96,7 +100,7 @@ def load(
     batch: int | str = "auto",
     failed: Callable[[Member, str], None] | None = None,
 ) -> dict[str, Network]:
-    """Build each structure once, and load every member's weights.
+    """Build each structure once, and load every member's weights; members are dealt over the devices.
 
     Args:
         listed: gates, or mask networks.
@@ -119,19 +123,22 @@ def load(
 
     policy = {"float32": "float32"}.get(precision, f"mixed_{precision}")
     before = keras.config.dtype_policy()
-    graphs: dict[str, tuple[Any, Callable[[Any, np.ndarray], np.ndarray]]] = {}
-    found = {}
+    built: dict[str, Any] = {}
+    graphs: dict[tuple[str, str | None], Callable[[Any, np.ndarray], np.ndarray]] = {}
+    found: dict[str, Network] = {}
+    there = devices()
     try:
         keras.config.set_dtype_policy(policy)
         for member in progress(listed, "weights"):
-            key = f"{member.config.model_dump_json()} {member.size}"
+            key, device = f"{member.config.model_dump_json()} {member.size}", there[len(found) % len(there)]
             try:
-                if key not in graphs:
-                    model = models.build(member.config, member.size, channels, task_classes, seed=None).predict
-                    graphs[key] = model, _graph(model)
-                model, run = graphs[key]
-                model.load_weights(member.weights)
-                found[member.name] = Network(run, _copied(model), batch_for(member.size, batch))
+                if key not in built:
+                    built[key] = models.build(member.config, member.size, channels, task_classes, seed=None).predict
+                if (key, device) not in graphs:
+                    graphs[key, device] = graph(built[key], device)
+                built[key].load_weights(member.weights)
+                weights = weights_of(built[key], device)
+                found[member.name] = Network(graphs[key, device], weights, batch_for(member.size, batch), device)
             except Exception as error:  # h5py and Keras raise almost anything on a damaged file
                 first = (str(error).splitlines() or [""])[0]
                 if failed is None:
@@ -144,22 +151,24 @@ def load(
     return found
 
 
-def _copied(model: Any) -> Any:
-    """The weights that the model holds now, as arguments for its graph."""
+def weights_of(model: Any, device: str | None = None) -> Any:
+    """The weights that the model holds now, as arguments for its graph, on a device."""
     import keras
 
-    return [
-        [keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(v).copy(), v.dtype) for v in variables]
-        for variables in (model.trainable_variables, model.non_trainable_variables)
-    ]
+    with _on(device):
+        return [
+            [keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(v).copy(), v.dtype) for v in variables]
+            for variables in (model.trainable_variables, model.non_trainable_variables)
+        ]
 
 
-def _graph(model: Any) -> Callable[[Any, np.ndarray], np.ndarray]:
+def graph(model: Any, device: str | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
     """A compiled forward pass that takes its weights as an argument."""
     import keras
 
     def forward(weights: Any, images: Any) -> Any:
-        return model.stateless_call(weights[0], weights[1], images, training=False)[0]
+        with _on(device):
+            return model.stateless_call(weights[0], weights[1], images, training=False)[0]
 
     if keras.backend.backend() == "jax":
         import jax
@@ -173,11 +182,28 @@ def _graph(model: Any) -> Callable[[Any, np.ndarray], np.ndarray]:
 
     def run(weights: Any, images: np.ndarray) -> np.ndarray:
         # By way of the concrete function: to look through hundreds of arguments at each call takes longer than a step.
-        if len(images) not in traced:
-            traced[len(images)] = function.get_concrete_function(weights, tf.TensorSpec(images.shape, tf.uint8))
-        return np.asarray(traced[len(images)](weights, tf.constant(images)), np.float32)
+        with _on(device):
+            if len(images) not in traced:
+                traced[len(images)] = function.get_concrete_function(weights, tf.TensorSpec(images.shape, tf.uint8))
+            return np.asarray(traced[len(images)](weights, tf.constant(images)), np.float32)
 
     return run
+
+
+def _on(device: str | None) -> AbstractContextManager[Any]:
+    """Where TensorFlow puts what is made in the block."""
+    return nullcontext() if device is None else quiet.tensorflow().device(device)
+
+
+def devices() -> list[str | None]:
+    """The devices over which members are dealt: every GPU, as a session of Kaggle's has two; None for the only one."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        return [None]
+    known = quiet.tensorflow().config.list_logical_devices
+    names = [device.name for device in known("GPU") or known("CPU")]
+    return names if len(names) > 1 else [None]
 
 
 def accelerator() -> str:

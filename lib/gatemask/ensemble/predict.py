@@ -195,25 +195,42 @@ def _show(
 def _predicted(
     ensemble: Ensemble, listed: Sequence[Member], part: list[Image], budget: Budget
 ) -> list[tuple[Member, np.ndarray]]:
-    """What each member says; one that fails, or says what is no number, is dropped."""
-    from gatemask.builders.predict import predict, views
+    """What each member says, in their order; one that fails, or says what is no number, is dropped."""
+    batches = {look: stack(part, look) for look in {(one.records, one.size) for one in listed}}
+    queues: dict[str | None, list[Member]] = {}
+    for member in listed:
+        queues.setdefault(ensemble.networks[member.name].device, []).append(member)
 
+    def work(queue: list[Member]) -> dict[str, tuple[Any, str | None]]:
+        return {one.name: _ask(ensemble, one, batches[one.records, one.size], budget) for one in queue}
+
+    if len(queues) < 2:
+        answers = work(list(listed))
+    else:
+        with ThreadPoolExecutor(len(queues)) as pool:
+            answers = {name: said for done in pool.map(work, queues.values()) for name, said in done.items()}
     found = []
     for member in listed:
-        batch = stack(part, (member.records, member.size))
-        seen = views(member.tta, member.augment, member.size, member.view_weights)
-        network = ensemble.networks[member.name]
-        try:
-            said: Any = budget.measure(member, len(part), lambda n=network, b=batch, s=seen: predict(n, b, s))  # type: ignore[misc]
-            wrong = None if np.isfinite(said).all() else "it predicts what is no number"
-        except Exception as error:  # of its kernel, on this machine; the others may do
-            wrong = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        said, wrong = answers[member.name]
         if wrong is None:
             found.append((member, said))
         else:
             ensemble.degraded.append(f"{member.name} failed: {wrong}.")
             ensemble.without(member, wrong, budget.seen)
     return found
+
+
+def _ask(ensemble: Ensemble, member: Member, batch: np.ndarray, budget: Budget) -> tuple[Any, str | None]:
+    """What a member says of a batch, and what is wrong with it."""
+    from gatemask.builders.predict import predict, views
+
+    seen = views(member.tta, member.augment, member.size, member.view_weights)
+    network = ensemble.networks[member.name]
+    try:
+        said: Any = budget.measure(member, len(batch), lambda: predict(network, batch, seen))
+    except Exception as error:  # of its kernel, on this machine; the others may do
+        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return said, None if np.isfinite(said).all() else "it predicts what is no number"
 
 
 # --- from folders to a file ---------------------------------------------------------------------------------
@@ -260,7 +277,8 @@ def run(
     ensemble = _load(chosen, dataset, precision, damaged, degraded, forgive)
     limit_s = 3600 * settings["time_budget"] if settings.get("time_budget") else None
     since = begun if started is None else started
-    budget = Budget(limit_s, since, chosen.get("passing_share", 0.5), clock)
+    at_once = len({one.device for one in ensemble.networks.values()}) or 1
+    budget = Budget(limit_s, since, chosen.get("passing_share", 0.5), clock, at_once)
     images = Images(files, facts["image"]["channels"], facts["image"]["window"], facts["image"]["size"])
     texts: dict[tuple[str, int], str] = {}
     try:
