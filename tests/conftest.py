@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,24 @@ def stamps(root: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="session")
-def phantom_loop(make_root: Callable[[str], Path]) -> Loop:
-    """`gatemask loop phantom --quick`, killed by SIGKILL between two epochs, then run again to the end."""
-    root = make_root("phantom")
+def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Loop:
+    """`gatemask loop phantom --quick`, killed by SIGKILL between two epochs, then run again to the end.
+
+    Once for all workers, so tests change copies of it only.
+    """
+    if worker_id == "master":
+        return _killed_loop(make_root("phantom"))
+    told = tmp_path_factory.getbasetemp().parent / "phantom-loop.json"
+    with told.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            made = asdict(_killed_loop(make_root("phantom")))
+            told.write_text(json.dumps({**made, "root": str(made["root"])}))
+    known = json.loads(told.read_text())
+    return Loop(**{**known, "root": Path(known["root"])})
+
+
+def _killed_loop(root: Path) -> Loop:
     command = [sys.executable, "-m", "gatemask", "loop", "phantom", "--quick", "--json"]
     first = subprocess.Popen(command, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
