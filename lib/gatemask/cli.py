@@ -567,7 +567,7 @@ def _competition_of(file: Path) -> tuple[str, bool]:
 
     try:
         label = file.resolve().relative_to(find_root() / "runs").parts[0]
-    except ValueError:
+    except (ValueError, IndexError):
         raise GatemaskError(
             "It cannot be told of which competition this is.", where=file, expected="a file below runs/, or --comp COMP"
         ) from None

@@ -20,6 +20,7 @@ import pytest
 
 from gatemask.data.phantom import as_dicom
 from gatemask.ensemble import networks, predict, rows
+from gatemask.ensemble.budget import Budget, Spent
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from tests.conftest import ROOT
@@ -174,6 +175,7 @@ def test_an_empty_test_folder(here: Place, stands: dict[str, Stand], script: Scr
         path.unlink()
     found = rerun(script, here)
     assert len(found["unreadable"]) == COUNT
+    assert found["degraded"] == [f"{COUNT} of {COUNT} images could not be read."], "no rehearsal lets that pass"
     assert set(here.texts.values()) == {"-1"}
 
 
@@ -253,10 +255,13 @@ def test_weights_that_do_not_load(here: Place, script: Script, monkeypatch: pyte
 
 def test_a_damaged_ensemble_yaml(here: Place, stands: dict[str, Stand], script: Script) -> None:
     (here.dataset / "ensemble.yaml").write_text("competition: [")
-    (here.competition / "sample.csv").rename(here.competition / "sample_submission.csv")
     refused(script, here, "ensemble.yaml is damaged")
-    assert "No prediction was possible" in rerun(script, here)["degraded"][0]
-    assert here.submission.read_bytes() == (here.competition / "sample_submission.csv").read_bytes()
+    (here.competition / "old_sample.csv").write_text("of another stage")
+    module = script(True)
+    module.SAMPLE = "sample.csv"  # type: ignore[attr-defined]
+    module.main()
+    assert "No prediction was possible" in account(here)["degraded"][0]
+    assert here.submission.read_bytes() == (here.competition / "sample.csv").read_bytes()
 
 
 def test_a_wheel_that_is_missing(here: Place, stands: dict[str, Stand], script: Script) -> None:
@@ -276,7 +281,7 @@ def test_wheels_that_cannot_be_installed(
         raise ModuleNotFoundError("No module named 'efficientnet'")
 
     monkeypatch.setattr(module, "install", fails)
-    (here.competition / "sample.csv").rename(here.competition / "sample_submission.csv")
+    (here.competition / "sample.csv").rename(here.competition / "SampleSubmission.csv")
     module.main()
     assert "No module named 'efficientnet'" in account(here)["degraded"][0]
     assert list(here.texts) == IDS
@@ -443,6 +448,43 @@ def test_too_little_time_drops_the_members_taken_last(here: Place, stands: dict[
     assert seen["degraded"] == [], "that is what a budget is for"
     assert list(here.texts) == IDS
     assert stands["g0"].seen == COUNT, "one gate and one mask network stay"
+
+
+def test_without_a_budget_kaggles_own_limit_counts_and_a_drop_is_told(here: Place, stands: dict[str, Stand]) -> None:
+    for network in stands.values():
+        network.batch = 4
+    here.change(inference={"hours": 2 * 48 / 3600})  # of so few, half are kept for the end
+    seen = predict.run(here.dataset, here.competition, here.working, started=0.0, clock=Clock(0.25))
+    assert seen["dropped"][0]["name"] == "m1"
+    assert "m1 is dropped" in seen["degraded"][0]
+    assert list(here.texts) == IDS
+
+
+@pytest.mark.parametrize(
+    ("settings", "hours"),
+    [({}, None), ({"hours": 9}, 8.75), ({"hours": 9, "time_budget": 8}, 8), ({"hours": 9, "time_budget": 12}, 8.75)],
+)
+def test_the_limit_is_before_kaggles(settings: dict[str, float], hours: float | None) -> None:
+    assert predict._limit_s(settings) == (hours and hours * 3600)
+
+
+def test_what_one_step_took_drops_nobody() -> None:
+    """The first steps of a device say little, and a mask network that was never seen is taken for a dear one."""
+    names = ("g0", "g1", "m0", "m1")
+    g0, g1, m0, m1 = (networks.Member(n, Path(n), 1.0, None, 32, 32, [], []) for n in names)  # type: ignore[arg-type]
+    budget = Budget(1000.0, 0.0, 0.2, Clock(0.0))
+    for one in (g0, g1):
+        budget.spent[one.name] = Spent(16, 160.0)
+    budget.saw(16)
+    assert budget.fitting(1000, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0, m1])
+    budget.saw(16)
+    budget.saw(16)
+    assert budget.fitting(1000, 0, [g0, g1], [m0, m1]) == ([g0], [m0])
+    for one in (g0, g1):
+        budget.spent[one.name] = Spent(1600, 160.0)
+    assert budget.needed_s(1000, 0, [g0, g1], []) == pytest.approx(200)
+    assert budget.needed_s(1000, 0, [g0, g1], [m0]) == pytest.approx(200 + 1000 * budget.share * 0.3)
+    assert budget.fitting(4200, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0])
 
 
 def test_enough_time_drops_nothing(here: Place, stands: dict[str, Stand]) -> None:

@@ -102,7 +102,7 @@ def test_members_are_dealt_over_the_devices(
         "loaded = networks.load(members, 1, 1)\n"
         "print(*[loaded[one.name].device for one in members])\n"
         "both = predict.Ensemble([], members, loaded, [], (32, 32))\n"
-        "part = [Image(str(n), image) for n, image in enumerate(np.load(at / 'images.npy'))]\n"
+        "part = [Image(str(n), {32: image}) for n, image in enumerate(np.load(at / 'images.npy'))]\n"
         "said = predict._predicted(both, members, part, Budget(None, 0.0))\n"
         "np.savez(at / 'said.npz', **{member.name: one for member, one in said})\n"
     )

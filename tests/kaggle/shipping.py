@@ -15,6 +15,7 @@ from typing import Any
 
 from gatemask.config import load_competition
 from gatemask.config.schema import Competition
+from gatemask.ensemble.select import facts
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json, write_stamp, write_yaml
 from gatemask.kaggle import leaderboard, package, submissions, submitting
@@ -72,11 +73,13 @@ def prepare(root: Path) -> Project:
 
 
 def ship(project: Project, local: float = 0.8, rehearsed: bool = True) -> str:
-    """Write ensemble, package and rehearsal, and return the package's hash."""
+    """Write ensemble, package and rehearsal, and return the package's name."""
     members = [{"name": f"unet_b0-fold{fold}", "experiment": "unet_b0", "fold": fold} for fold in (0, 1)]
     gate = [{"name": "gate_b0-fold0", "experiment": "gate_b0", "fold": 0}]
     score = {"cross_fitted": local, "in_sample": local + 0.01, "all_empty": 0.5}
-    ensemble = write_yaml(project.runs / "ensemble" / "ensemble.yaml", {"score": score, "gate": gate, "mask": members})
+    comp = load_competition(project.experiments, quick=True)
+    chosen = {"competition": facts(comp), "score": score, "gate": gate, "mask": members}
+    ensemble = write_yaml(project.runs / "ensemble" / "ensemble.yaml", chosen)
     dataset, kernel = project.dist / "dataset", project.dist / "kernel"
     for folder in (dataset, kernel):
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,11 +98,11 @@ def ship(project: Project, local: float = 0.8, rehearsed: bool = True) -> str:
     write_stamp(stamp, {"ensemble": sha256(ensemble)}, {}, files, time.monotonic())
     if rehearsed:
         rehearse(project)
-    return sha256(stamp)
+    return package.require_current(project, comp)
 
 
 def rehearse(project: Project) -> None:
-    made_from = {"package": sha256(project.dist / "package.json")}
+    made_from = {"package": package.require_current(project, load_competition(project.experiments, quick=True))}
     write_stamp(project.runs / "rehearsal" / "result.json", made_from, {}, [], time.monotonic())
 
 

@@ -55,6 +55,7 @@ def test_a_good_one_is_counted(tmp_path: Path) -> None:
         (["a,1 x", "b,"], "row 2, image a"),
         (["a,1 4,9", "b,"], "number of columns"),
         (["a", "b,"], "number of columns"),
+        ([" a,1 4", "b,"], "spaces around"),
     ],
 )
 def test_a_bad_one_is_refused(tmp_path: Path, rows: list[str], words: str) -> None:
@@ -74,6 +75,47 @@ def test_header_and_file_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(GatemaskError, match="no table"):
         check(tmp_path / "binary.csv", COMP, expected())
+
+
+def test_a_blank_is_no_empty_mask_where_something_stands_for_one(tmp_path: Path) -> None:
+    rle = {"rle": {"empty": "-1"}}
+    comp = competition(image={"size": [4, 4], "channels": 1}, submission=rle)
+    assert check(write(tmp_path, "a,-1", "b,1 2"), comp, expected(comp))["empty"] == 1
+    with pytest.raises(GatemaskError, match="blank"):
+        check(write(tmp_path, "a,", "b,1 2"), comp, expected(comp))
+
+
+def test_a_mask_of_a_megabyte_of_text(tmp_path: Path) -> None:
+    comp = competition(image={"size": [1024, 1024], "channels": 1})
+    text = " ".join(f"{start} 1" for start in range(1, 1024 * 1024, 4))
+    assert len(text) > 1_000_000
+    path = write(tmp_path, f"a,{text}", "b,")
+    assert check(path, comp, expected(comp))["empty"] == 1
+    submission = {**comp.submission.model_dump(), "sample": path.name}
+    assert len(layout.of_sample(path, submission, comp.classes)[1]) == 2
+
+
+def test_a_sample_with_a_column_that_nobody_fills(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,7,", header="ImageId,height,EncodedPixels")
+    with pytest.raises(GatemaskError, match="nobody fills") as told:
+        layout.of_sample(path, COMP.submission.model_dump(), COMP.classes)
+    assert "height" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_id", "class_name", "renamed"),
+    [
+        ("im7_bowel", "im7", "bowel", "new_bowel"),
+        ("im7_large_bowel", "im7", "large_bowel", "new_large_bowel"),
+        ("bowel.png_bowel", "bowel", "bowel", "new.png_bowel"),
+        ("1_c1", "1", "c1", "new_c1"),
+    ],
+)
+def test_ids_and_classes_that_contain_one_another(name: str, image_id: str, class_name: str, renamed: str) -> None:
+    classes, submission = ["bowel", "large_bowel", "c1"], {"id": "id", "joined": "{id}_{class}"}
+    row = layout.row({"id": name}, submission, classes, "here")
+    assert (row.image_id, classes[row.class_index]) == (image_id, class_name)
+    assert layout.renamed(row, "new", submission, classes).name == renamed
 
 
 def test_classes_in_a_column(tmp_path: Path) -> None:
@@ -144,6 +186,7 @@ def test_the_command(root: Path) -> None:
     assert (found["rows"], found["empty"], found["difference"]["changed"]) == (3, 2, 1)
     done = gatemask("submission", "check", earlier, root=root)
     assert done.returncode == 1 and "--comp COMP" in done.stderr
+    assert "Traceback" not in gatemask("submission", "check", root / "runs", root=root).stderr
     done = gatemask("submission", "check", earlier, "--comp", "phantom", root=root)
     assert done.returncode == 0 and "A valid submission" in done.stderr
     bad = write(root, "i0,0 5", "i1,-1", name="bad.csv")

@@ -70,9 +70,9 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def ensemble(project: Project, comp: Competition) -> Path:
     """ensemble.yaml of one gate and one mask network, whose weights lie where a training would have left them."""
     from gatemask.builders import models
-    from gatemask.ensemble.select import _facts
+    from gatemask.ensemble.select import facts
 
-    chosen: dict[str, Any] = {"competition": _facts(comp)}
+    chosen: dict[str, Any] = {"competition": facts(comp)}
     for kind, name, classes in (("gate", "gate", 1), ("mask", "unet", len(CLASSES))):
         config = Model(name=name, encoder="mobilenet", weights="none")
         path = project.fold(kind, 0) / "best.weights.h5"
@@ -104,7 +104,7 @@ def test_two_classes_pass(packed: Project) -> None:
     assert not seen & {f"c{n}" for n in range(IMAGES)}, "the hidden test set has ids that nothing here knows"
     assert not list(mounted.rglob("train*"))
     assert rehearse.rehearse(packed, comp)["current"]
-    assert rehearse.require_current(packed)["rows"] == result["rows"]
+    assert rehearse.require_current(packed, comp)["rows"] == result["rows"]
     account = json.loads((packed.runs / "rehearsal/kaggle/working/inference.json").read_text())
     assert account["degraded"] == []
     assert account["members"]["mask-fold0"]
@@ -132,7 +132,7 @@ def test_a_kernel_that_opens_a_socket_fails(
         rehearse.rehearse(*copy)
     assert "Network is unreachable" in str(failed.value) or "no network" in str(failed.value)
     with pytest.raises(GatemaskError, match="not rehearsed"):
-        rehearse.require_current(copy[0])
+        rehearse.require_current(*copy)
 
 
 def test_a_kernel_that_misses_a_wheel_fails(copy: tuple[Project, Competition]) -> None:
@@ -167,13 +167,36 @@ def test_a_script_of_another_kind_is_told(copy: tuple[Project, Competition]) -> 
         rehearse.rehearse(*copy)
 
 
+def test_hidden_names_fit_the_pattern_of_the_test_images(copy: tuple[Project, Competition]) -> None:
+    assert rehearse._around("test/*.dcm") == ("", "")
+    assert rehearse._around("**/ISIC_*_x.png") == ("ISIC_", "_x")
+    assert rehearse._around("only.png") == ("", "")
+    name = rehearse._hidden("a", 0, ("ISIC_", "_x"))
+    assert name.startswith("ISIC_hidden") and name.endswith("_x")
+    assert Path(f"{name}.png").match("ISIC_*_x.png")
+
+
+def test_a_package_older_than_competition_yaml_is_told(copy: tuple[Project, Competition]) -> None:
+    project, comp = copy
+    named = package.require_current(project, comp)
+    again = comp.kaggle.model_copy(update={"test_images": 7, "accelerator": "none"})
+    same = package.require_current(project, comp.model_copy(update={"kaggle": again}))
+    assert same == named, "what does not change what runs does not change what it is called"
+    other = comp.model_copy(update={"kaggle": comp.kaggle.model_copy(update={"competition": "another"})})
+    with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
+        package.require_current(project, other)
+    with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
+        rehearse.rehearse(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
+    assert 'SAMPLE = "sample_submission.csv"' in (project.dist / "kernel/inference.py").read_text()
+
+
 def test_what_was_not_packaged_or_not_rehearsed_is_told(copy: tuple[Project, Competition]) -> None:
     project = copy[0]
     with pytest.raises(GatemaskError, match="not rehearsed"):
-        rehearse.require_current(project)
+        rehearse.require_current(*copy)
     write_json(project.runs / "rehearsal/result.json", {"made_from": {"package": "another"}})
     with pytest.raises(GatemaskError, match="of another package"):
-        rehearse.require_current(project)
+        rehearse.require_current(*copy)
     (project.dist / "package.json").unlink()
     with pytest.raises(GatemaskError, match="Nothing is packaged"):
         rehearse.rehearse(*copy)

@@ -19,7 +19,8 @@ from gatemask.config import load_competition
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
-from gatemask.kaggle import check, datasets, pushing, sandbox, service, submissions, submitting
+from gatemask.kaggle import check, datasets, package, pushing, sandbox, service, submissions, submitting
+from gatemask.kaggle.command import KaggleError
 from gatemask.project import Project
 from tests.conftest import Loop, environment, gatemask
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
@@ -80,7 +81,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     wanted = {"state": "scored", "version": 1, "ref": KERNEL, "public": 0.8123, "private": 0.7991, "local": 0.8}
     wanted |= {"dataset": DATASET, "dataset_version": 1, "rehearsed": True, "images": len(IDS), "seconds": 1.5}
     assert {name: result[name] for name in wanted} == wanted
-    assert result["package"] == sha256(desk.project.dist / "package.json")
+    assert result["package"] == package.require_current(desk.project, desk.competition())
     assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
     assert result["experiments"] == ["gate_b0", "unet_b0"]
     assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
@@ -193,6 +194,42 @@ def test_no_competition_no_package_an_old_one_a_changed_one(desk: Desk) -> None:
     stamp.rename(desk.project.dist / "package.json")
     assert not desk.cloud.asked
     desk.ends_well()
+
+
+def test_a_package_that_is_made_while_another_one_runs_is_not_taken_for_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looks = service.kernel_status, []
+
+    def status(ref: str) -> service.Status:
+        looks.append(ref)
+        if len(looks) == 2:  # the first one is before the push
+            ship(desk.project, local=0.9, rehearsed=False)
+        return real(ref)
+
+    desk.cloud.queueing = 3
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(service, "kernel_status", status)
+        result = desk.submit()
+    assert (result["state"], result["local"], result["version"]) == ("scored", 0.8, 1)
+    assert "was not rehearsed" in str(refusal(desk.submit)) or "another package" in str(refusal(desk.submit))
+    assert len(desk.descriptions()) == 1
+
+
+def test_a_package_that_is_made_before_a_second_push_ends_the_first(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(folder: Path, limit_s: int) -> int:
+        ship(desk.project, local=0.9)
+        raise KaggleError("The connection broke.", kind="network")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(service, "push_kernel", lost)
+        with pytest.raises(KaggleError):
+            desk.submit()
+    result = desk.submit()
+    assert (result["local"], result["state"]) == (0.9, "scored")
+    assert len(desk.descriptions()) == 1
 
 
 def test_changed_files_are_refused(desk: Desk) -> None:

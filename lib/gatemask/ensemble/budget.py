@@ -9,29 +9,23 @@ from dataclasses import dataclass, field
 from gatemask.ensemble.networks import Member
 
 RESERVE_S = 30.0  # for the last masks, and the file
+STEPS = 3  # of the gates, before anything is concluded from their time
+DEARER = 3  # times that a mask network takes as long as a gate, until one of them is seen
 TELL_S = 60.0  # between two lines on what is left: a kernel's log has no progress bar
 PRIOR = 20.0  # images as many as which the expected share counts, before images were seen
 
 
 @dataclass
 class Spent:
-    """What a member took so far; its first step, which compiles it, is kept apart."""
+    """What a member took so far."""
 
     images: int = 0
     seconds: float = 0.0
-    first: tuple[int, float] | None = None
-
-    @property
-    def seen(self) -> int:
-        """All images, those of the first step too."""
-        return self.images + (self.first[0] if self.first else 0)
 
     @property
     def each(self) -> float:
         """Seconds an image; 0 before anything is known."""
-        if self.images:
-            return self.seconds / self.images
-        return self.first[1] / self.first[0] if self.first else 0.0
+        return self.seconds / self.images if self.images else 0.0
 
 
 @dataclass
@@ -54,6 +48,7 @@ class Budget:
     spent: dict[str, Spent] = field(default_factory=dict)
     seen: int = 0
     passed: int = 0
+    steps: int = 0
     _began: float | None = None
     _told: float | None = None
 
@@ -67,11 +62,12 @@ class Budget:
         found = work()
         took = self.clock() - before
         of = self.spent.setdefault(member.name, Spent())
-        if of.first is None:
-            of.first = (images, took)
-        else:
-            of.images, of.seconds = of.images + images, of.seconds + took
+        of.images, of.seconds = of.images + images, of.seconds + took
         return found
+
+    def saw(self, images: int) -> None:
+        """So many images more have been through the gates."""
+        self.seen, self.steps = self.seen + images, self.steps + 1
 
     @property
     def share(self) -> float:
@@ -95,7 +91,9 @@ class Budget:
             waiting: that have passed, and that no mask network has seen.
         """
         shown = images * self.share + waiting
-        members = images * sum(self._each(one) for one in gates) + shown * sum(self._each(one) for one in masks)
+        of_gates = [self._each(one, 0.0) for one in gates]
+        unseen = DEARER * sum(of_gates) / max(1, len(gates))
+        members = images * sum(of_gates) + shown * sum(self._each(one, unseen) for one in masks)
         return images * self._besides() + members / self.at_once
 
     def tell(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> str | None:
@@ -109,14 +107,20 @@ class Budget:
             f"{self.seen} of {self.seen + images} images, {self.passed} passed the gate; about {left:.1f} minutes left"
         )
 
-    def _each(self, member: Member) -> float:
-        return self.spent[member.name].each if member.name in self.spent else 0.0
+    def _each(self, member: Member, unseen: float) -> float:
+        known = self.spent.get(member.name)
+        return known.each if known and known.images else unseen
+
+    @property
+    def an_image(self) -> float:
+        """Seconds an image so far, all in all."""
+        return (self.clock() - self._began) / self.seen if self._began is not None and self.seen else 0.0
 
     def _besides(self) -> float:
         """Seconds an image that no member accounts for: decoding that could not be hidden, averaging, encoding."""
         if self._began is None or not self.seen:
             return 0.0
-        members = sum(one.seconds + (one.first[1] if one.first else 0.0) for one in self.spent.values())
+        members = sum(one.seconds for one in self.spent.values())
         return max(0.0, self.clock() - self._began - members / self.at_once) / self.seen
 
     def fitting(
@@ -124,6 +128,8 @@ class Budget:
     ) -> tuple[list[Member], list[Member]]:
         """The members that still fit: the last masks go first, then the last gates; one of each stays."""
         kept, shown = list(gates), list(masks)
+        if self.steps < STEPS:
+            return kept, shown
         while self.needed_s(images, waiting, kept, shown) > self.left_s():
             if len(shown) > 1:
                 shown.pop()

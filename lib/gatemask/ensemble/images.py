@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,13 @@ Look = tuple[int, int]  # the records' size, by way of which training saw its im
 
 @dataclass
 class Image:
-    """A decoded image, uint8 (height, width, channels), and how networks of each size see it."""
+    """A decoded image, uint8 (size, size, channels) at each size of records, and how networks of each size see it.
+
+    Not at its own size: that may be large, and some hundred images wait in memory.
+    """
 
     image_id: str
-    pixels: np.ndarray
+    records: dict[int, np.ndarray]
     readable: bool = True
     seen: dict[Look, np.ndarray] = field(default_factory=dict)
 
@@ -31,7 +34,7 @@ class Image:
         """uint8 (size, size, channels)."""
         if look not in self.seen:
             records, size = look
-            self.seen[look] = resize_image(resize_image(self.pixels, records), size)
+            self.seen[look] = resize_image(self.records[records], size)
         return self.seen[look]
 
 
@@ -56,20 +59,28 @@ class Images:
         self.odd = 0
 
     def stream(
-        self, ids: Sequence[str], looks: Sequence[Look], pool: ThreadPoolExecutor, ahead: int
+        self, ids: Sequence[str], looks: Sequence[Look], records: Collection[int], pool: ThreadPoolExecutor, ahead: int
     ) -> Iterator[Image]:
-        """The images in order; at most `ahead` wait in memory."""
+        """The images in order; at most `ahead` wait in memory.
+
+        Args:
+            ids: of the images.
+            looks: that every image is asked for; made by the threads.
+            records: sizes from which any look is made.
+            pool: of the threads.
+            ahead: images.
+        """
         waiting: deque[Future[Image]] = deque()
         for image_id in ids:
-            waiting.append(pool.submit(self._load, image_id, looks))
+            waiting.append(pool.submit(self._load, image_id, looks, records))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
-    def _load(self, image_id: str, looks: Sequence[Look]) -> Image:
+    def _load(self, image_id: str, looks: Sequence[Look], records: Collection[int]) -> Image:
         pixels = self._read(image_id)
-        image = Image(image_id, pixels, image_id not in self.unreadable)
+        image = Image(image_id, {size: resize_image(pixels, size) for size in records}, image_id not in self.unreadable)
         for look in looks:
             image.look(look)
         return image

@@ -100,7 +100,7 @@ def load(
     batch: int | str = "auto",
     failed: Callable[[Member, str], None] | None = None,
 ) -> dict[str, Network]:
-    """Build each structure once, and load every member's weights; members are dealt over the devices.
+    """Build and compile each structure once, and load every member's weights; members are dealt over the devices.
 
     Args:
         listed: gates, or mask networks.
@@ -134,11 +134,13 @@ def load(
             try:
                 if key not in built:
                     built[key] = models.build(member.config, member.size, channels, task_classes, seed=None).predict
-                if (key, device) not in graphs:
-                    graphs[key, device] = graph(built[key], device)
                 built[key].load_weights(member.weights)
-                weights = weights_of(built[key], device)
-                found[member.name] = Network(graphs[key, device], weights, batch_for(member.size, batch), device)
+                run = graphs.get((key, device)) or graph(built[key], device)
+                network = Network(run, weights_of(built[key], device), batch_for(member.size, batch), device)
+                if (key, device) not in graphs:  # compiled now, so that no image pays for it, nor any estimate
+                    network.predict_on_batch(np.zeros((network.batch, member.size, member.size, channels), np.uint8))
+                    graphs[key, device] = run
+                found[member.name] = network
             except Exception as error:  # h5py and Keras raise almost anything on a damaged file
                 first = (str(error).splitlines() or [""])[0]
                 if failed is None:

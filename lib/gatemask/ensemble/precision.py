@@ -132,7 +132,8 @@ def _said(
     found = []
     for member in members:
         encoded = records.read(project.records(member.records), ids)
-        images = [Image(one.image_id, decode(one, comp.image.channels, mask=False).image) for one in encoded]
+        shown = [decode(one, comp.image.channels, mask=False).image for one in encoded]
+        images = [Image(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
         batch = stack(images, (member.records, member.size))
         seen = views(member.tta, member.augment, member.size, member.view_weights)
         found.append(predict(loaded[member.name], batch, seen))

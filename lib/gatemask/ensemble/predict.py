@@ -38,6 +38,8 @@ from gatemask.masks import rle
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 
+MARGIN_H = 0.25  # before the end of what Kaggle allows, where no time budget is given
+UNREADABLE = 0.1  # a larger share of the images, and it is not the images
 FINISHING = 64  # images whose masks may be in the making: memory is that of so many full-size maps
 
 
@@ -60,6 +62,7 @@ class Ensemble:
         size: height and width of the masks.
         overlap: whether classes may share pixels.
         degraded: sentences on all that did not go as it should.
+        may_drop: whether members may be dropped for time: asked for, it is nothing that went wrong.
     """
 
     gates: list[Member]
@@ -70,6 +73,7 @@ class Ensemble:
     overlap: bool = True
     degraded: list[str] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
+    may_drop: bool = False
 
     @property
     def lowest_gate(self) -> float:
@@ -115,7 +119,7 @@ def decide(
                     budget.passed += 1
                 else:
                     yield Decided(image.image_id, gate, None)
-            budget.seen += len(part)
+            budget.saw(len(part))
             while len(waiting) >= step:
                 finishing += _show(ensemble, waiting[:step], budget, pool, make)
                 waiting = waiting[step:]
@@ -149,6 +153,8 @@ def _keep_to(ensemble: Ensemble, budget: Budget, images: int, waiting: int) -> N
     for member in [*ensemble.masks[::-1], *ensemble.gates[::-1]]:
         if member not in gates and member not in masks:
             ensemble.without(member, "there is no time for it", budget.seen)
+            if not ensemble.may_drop:
+                ensemble.degraded.append(f"{member.name} is dropped from image {budget.seen} on, for want of time.")
 
 
 def _gates(ensemble: Ensemble, part: list[Image], budget: Budget) -> list[float]:
@@ -275,10 +281,10 @@ def run(
     device = networks.accelerator()
     precision = networks.precision_for(settings.get("precision", "float32"), device)
     ensemble = _load(chosen, dataset, precision, damaged, degraded, forgive)
-    limit_s = 3600 * settings["time_budget"] if settings.get("time_budget") else None
+    ensemble.may_drop = settings.get("time_budget") is not None
     since = begun if started is None else started
     at_once = len({one.device for one in ensemble.networks.values()}) or 1
-    budget = Budget(limit_s, since, chosen.get("passing_share", 0.5), clock, at_once)
+    budget = Budget(_limit_s(settings), since, chosen.get("passing_share", 0.5), clock, at_once)
     images = Images(files, facts["image"]["channels"], facts["image"]["window"], facts["image"]["size"])
     texts: dict[tuple[str, int], str] = {}
     try:
@@ -288,12 +294,16 @@ def run(
             raise
         first = (str(error).splitlines() or [""])[0]
         degraded.append(f"It ended after {budget.seen} of {len(ids)} images: {type(error).__name__}: {first}")
+    an_image = budget.an_image
+    if len(images.unreadable) > UNREADABLE * len(ids):
+        degraded.append(f"{len(images.unreadable)} of {len(ids)} images could not be read.")
     _end(table, output, texts, degraded)
     result = {
         **_told(table, ids, files, images, ensemble, budget, texts),
         "device": device,
         "precision": precision,
         "seconds": round(clock() - begun, 1),
+        "seconds_per_image": round(an_image, 6),
         "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
         "submission": sha256(output),
         "package": sha256(dataset / "SHA256SUMS"),
@@ -301,6 +311,13 @@ def run(
     with suppress(OSError):  # the submission counts
         write_json(working / "inference.json", result)
     return result
+
+
+def _limit_s(settings: Mapping[str, Any]) -> float | None:
+    """Seconds after which the file has to be there: as was asked for, and before Kaggle ends the kernel in any case."""
+    hours = [max(settings["hours"] - MARGIN_H, settings["hours"] / 2)] if settings.get("hours") else []
+    hours += [settings["time_budget"]] if settings.get("time_budget") else []
+    return 3600 * min(hours) if hours else None
 
 
 def _begin(table: Table, output: Path, degraded: list[str], forgive: bool) -> None:
@@ -351,7 +368,7 @@ def _told(
         "degraded": ensemble.degraded,
         "dropped": ensemble.dropped,
         "members": {
-            name: {"images": one.seen, "seconds_per_image": round(one.each, 6)} for name, one in budget.spent.items()
+            name: {"images": one.images, "seconds_per_image": round(one.each, 6)} for name, one in budget.spent.items()
         },
     }
 
@@ -465,6 +482,7 @@ def _fill(
 ) -> None:
     """Add the masks that are not empty, as text by image and class."""
     looks = list(dict.fromkeys((one.records, one.size) for one in ensemble.gates))
+    records = {one.records for one in [*ensemble.gates, *ensemble.masks]}
     step = max([one.batch for one in ensemble.networks.values()], default=networks.ON_CPU)
 
     def encoded(masks: np.ndarray) -> list[str]:
@@ -473,7 +491,7 @@ def _fill(
     keep_memory()
     budget.begin()
     with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
-        decoded = images.stream(ids, looks, pool, 2 * step)
+        decoded = images.stream(ids, looks, records, pool, 2 * step)
         for one in progress(decide(ensemble, decoded, len(ids), budget, step, encoded), "images", len(ids)):
             for index, text in enumerate(one.made or ()):
                 if text != flavour.empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,6 +50,7 @@ def of_sample(path: Path, submission: Mapping[str, Any], classes: Sequence[str])
     """
     if not path.is_file():
         raise GatemaskError("The sample submission is not there.", where=path.parent, expected=path.name)
+    lift_limit()
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         try:
@@ -60,9 +62,17 @@ def of_sample(path: Path, submission: Mapping[str, Any], classes: Sequence[str])
     if lacking := [name for name in wanted if name not in names]:
         what = "The sample submission lacks the id column." if lacking[0] == wanted[0] else "It lacks a column."
         raise GatemaskError(what, where=path, received=", ".join(names), expected=", ".join(wanted))
+    if unknown := [name for name in names if name not in wanted]:
+        raise GatemaskError(
+            "The sample submission has a column that nobody fills.",
+            where=path,
+            received=", ".join(unknown),
+            expected=", ".join(wanted),
+            do="Correct submission in competition.yaml: id, mask, and class_column of several classes.",
+        )
     cells = [{(key or "").strip(): value for key, value in row.items()} for row in table]
     rows = [row(cell, submission, classes, path) for cell in cells]
-    return [name for name in names if name in wanted], list(dict.fromkeys(rows))
+    return names, list(dict.fromkeys(rows))
 
 
 def row(cell: Mapping[str, Any], submission: Mapping[str, Any], classes: Sequence[str], where: object) -> Row:
@@ -74,16 +84,33 @@ def row(cell: Mapping[str, Any], submission: Mapping[str, Any], classes: Sequenc
     name = (cell[submission["id"]] or "").strip()
     if submission.get("joined"):
         before, between = _joints(submission["joined"])
-        for index, class_name in enumerate(classes):
-            if name.endswith(between + class_name) and name.startswith(before):
-                return Row(name, plain(name[len(before) : -len(between + class_name)]), index)
-        raise _no_class(where, name, [between + class_name for class_name in classes])
+        fits = [one for one in classes if name.endswith(between + one) and name.startswith(before)]
+        if not fits:
+            raise _no_class(where, name, [between + one for one in classes])
+        # Of classes such as "bowel" and "large_bowel" both fit; an id that ends like a class is the rarer case.
+        found = max(fits, key=len)
+        return Row(name, plain(name[len(before) : -len(between + found)]), list(classes).index(found))
     if not submission.get("class_column"):
         return Row(name, plain(name), 0)
     class_name = (cell[submission["class_column"]] or "").strip()
     if class_name not in classes:
         raise _no_class(where, class_name, classes)
     return Row(name, plain(name), list(classes).index(class_name))
+
+
+def renamed(row: Row, image_id: str, submission: Mapping[str, Any], classes: Sequence[str]) -> Row:
+    """The row of another image; what stands around the id stays."""
+    before = after = ""
+    if submission.get("joined"):
+        before, between = _joints(submission["joined"])
+        after = between + classes[row.class_index]
+    named = row.name[len(before) : len(row.name) - len(after)]
+    return Row(before + image_id + named[len(row.image_id) :] + after, image_id, row.class_index)
+
+
+def lift_limit() -> None:
+    """A mask of a large image is longer than what the csv module takes for a cell by itself."""
+    csv.field_size_limit(sys.maxsize)
 
 
 def _joints(joined: str) -> tuple[str, str]:

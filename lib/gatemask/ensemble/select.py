@@ -59,7 +59,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         if weights := _view_weights(ensemble, tuned).get(member["experiment"]):
             member["view_weights"] = weights
     chosen = {
-        "competition": _facts(comp),
+        "competition": facts(comp),
         "score": {key: tuned[key] for key in SCORES},
         "selection": {kind: _summary(found) for kind, found in tuned["selection"].items()},
         "rule": asdict(rules.load(project.tuned / "rule.yaml")),
@@ -176,7 +176,7 @@ def _view_weights(ensemble: Ensemble, tuned: dict[str, Any]) -> dict[str, list[f
 def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     runs, tuned = _runs(project, ensemble), read_json(project.tuned / "result.json")
     return {
-        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune", "inference"}), _facts(comp)]),
+        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune", "inference"}), facts(comp)]),
         "kernel": fingerprint(
             [ensemble.inference.hours, ensemble.inference.precision, comp.kaggle.inference, count_images(project, comp)]
         ),
@@ -197,7 +197,7 @@ def weights_file(project: Project, member: dict[str, Any]) -> Path:
     return project.fold(member["experiment"], member["fold"]) / "best.weights.h5"
 
 
-def _facts(comp: Competition) -> dict[str, Any]:
+def facts(comp: Competition) -> dict[str, Any]:
     """What the offline kernel has to know of the competition."""
     test = comp.test or comp.train
     return {

@@ -92,6 +92,7 @@ def read(path: Path, comp: Competition) -> Iterator[Line]:
     if not path.is_file():
         raise _refusal("There is no submission.", path, "nothing", "submission.csv")
     wanted = layout.columns(comp.submission.model_dump())
+    layout.lift_limit()
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
@@ -110,6 +111,11 @@ def read(path: Path, comp: Competition) -> Iterator[Line]:
 
 def _line(cell: dict[str, str], comp: Competition, where: str) -> Line:
     row = layout.row(cell, comp.submission.model_dump(), comp.classes, where)
+    name, text = cell[comp.submission.id], cell[comp.submission.mask]
+    if name != name.strip():
+        raise _refusal("An id has spaces around it.", where, repr(name), repr(name.strip()))
+    if not text.strip() and comp.submission.rle.empty:
+        raise _refusal("A mask is blank.", where, "nothing", f"'{comp.submission.rle.empty}' for an empty mask")
     return Line(row, cell[comp.submission.mask], f"{where}, image {row.image_id}")
 
 

@@ -13,6 +13,7 @@ The dataset is flat, since the kaggle command leaves folders out.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -22,11 +23,14 @@ from typing import Any
 from gatemask.config.schema import Competition, Ensemble
 from gatemask.console import progress, say
 from gatemask.ensemble.precision import check as check_precision
-from gatemask.ensemble.select import require_current, weights_file
+from gatemask.ensemble.select import facts, weights_file
+from gatemask.ensemble.select import require_current as require_ensemble
 from gatemask.errors import GatemaskError
 from gatemask.files import (
+    fingerprint,
     fresh_folder,
     is_current,
+    read_json,
     read_yaml,
     sha256,
     stamped_result,
@@ -43,7 +47,7 @@ UNKNOWN = "owner-not-set"
 
 def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
     """Write dataset and kernel; the ensemble must have been chosen, and be that of the present runs."""
-    source = require_current(project, comp, ensemble)
+    source = require_ensemble(project, comp, ensemble)
     stamp = project.dist / "package.json"
     owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN
     made_from = {
@@ -76,6 +80,29 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
         "precision": precision,
     }
     return write_stamp(stamp, made_from, result, files, started)
+
+
+def require_current(project: Project, comp: Competition) -> str:
+    """What is packaged, as one name: the same bytes that run the same way have the same, whenever they were packaged.
+
+    Raises:
+        GatemaskError: nothing is packaged, or it is older than the ensemble or competition.yaml.
+    """
+    stamp, chosen = project.dist / "package.json", project.runs / "ensemble" / "ensemble.yaml"
+    do = f"Run gatemask package {project.comp}."
+    if not stamp.exists():
+        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
+    if not chosen.exists() or read_json(stamp)["made_from"].get("ensemble") != sha256(chosen):
+        raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
+    metadata = read_json(project.dist / "kernel" / "kernel-metadata.json")
+    sources = [comp.kaggle.competition] if comp.kaggle.competition else []
+    known = read_yaml(chosen)["competition"] == facts(comp) and metadata["competition_sources"] == sources
+    if not known:
+        do = f"Run gatemask ensemble {project.comp}, and gatemask package {project.comp}."
+        raise GatemaskError("The package is older than competition.yaml.", where=stamp, do=do)
+    how = {key: metadata.get(key) for key in ("enable_gpu", "machine_shape", "competition_sources")}
+    files = [project.dist / "dataset" / "SHA256SUMS", project.dist / "kernel" / "inference.py"]
+    return fingerprint([how, *(sha256(path) for path in files)])
 
 
 def slug(project: Project) -> str:
@@ -115,7 +142,9 @@ def fill_dataset(project: Project, dataset: Path, source: Path, settings: dict[s
 
 def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
     """The script, and metadata that leave nothing to defaults."""
-    shutil.copyfile(wheels.LIST.parent / "inference.py", kernel / "inference.py")
+    script = (wheels.LIST.parent / "inference.py").read_text(encoding="utf-8")
+    sample = json.dumps(comp.submission.sample or "")
+    write_text(kernel / "inference.py", script.replace('SAMPLE = ""', f"SAMPLE = {sample}", 1))
     name = f"{dataset}-inference"
     write_json(
         kernel / "kernel-metadata.json",

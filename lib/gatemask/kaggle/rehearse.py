@@ -3,7 +3,8 @@
     runs/<comp>/rehearsal/kaggle/input/datasets/<owner>/<slug>/   the dataset, as it is mounted
     runs/<comp>/rehearsal/kaggle/input/competitions/<slug>/       test images and sample submission, under other ids
     runs/<comp>/rehearsal/kaggle/working/submission.csv           as the kernel wrote it
-    runs/<comp>/rehearsal/submission.csv                          the same for the visible test images
+    runs/<comp>/rehearsal/submission.csv                          the same for the visible test images; where not all of
+                                                                  them were taken, part-of-submission.csv
     runs/<comp>/rehearsal/log.txt
     runs/<comp>/rehearsal/result.json                             written last
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -32,7 +34,7 @@ from gatemask.ensemble import rows as layout
 from gatemask.ensemble.rows import Row
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, sha256, stamped_result, write_stamp
-from gatemask.kaggle import check, sandbox
+from gatemask.kaggle import check, package, sandbox
 from gatemask.masks.metric import TITLES
 from gatemask.project import Project
 
@@ -50,7 +52,6 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
         most: test images that are taken; the time of all is worked out from theirs.
         image: with the package versions of Kaggle's image, where they can be installed.
     """
-    _require_package(project)
     folder = project.runs / "rehearsal"
     made_from = _made_from(project, comp, most, image)
     if is_current(folder / "result.json", made_from):
@@ -66,7 +67,9 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
     found = check.check(kaggle / "working" / "submission.csv", comp, there)
     inference = _account(kaggle, folder / "log.txt")
     visible = check.expected_rows(raw_folder(project, comp), comp, list(test["image_id"]))
-    submission = _brought_back(kaggle / "working" / "submission.csv", folder / "submission.csv", comp, names, visible)
+    # Of some of the images it is no submission, and should not look like one.
+    target = folder / ("submission.csv" if len(test) == len(everything) else "part-of-submission.csv")
+    submission = _brought_back(kaggle / "working" / "submission.csv", target, comp, names, visible)
     result = {
         **ran,
         "images": len(test),
@@ -111,24 +114,24 @@ def show(result: dict[str, Any]) -> None:
     table("Rehearsal", ["", ""], rows)
 
 
-def require_current(project: Project) -> dict[str, Any]:
+def require_current(project: Project, comp: Competition) -> dict[str, Any]:
     """The rehearsal of the present package.
 
     Raises:
         GatemaskError: nothing is packaged, or what is packaged was not rehearsed.
     """
-    _require_package(project)
+    present = package.require_current(project, comp)
     stamp, do = project.runs / "rehearsal" / "result.json", f"Run gatemask rehearse {project.comp}."
     if not stamp.exists():
         raise GatemaskError("The package was not rehearsed.", where=stamp, do=do)
-    if read_json(stamp)["made_from"]["package"] != sha256(project.dist / "package.json"):
+    if read_json(stamp)["made_from"]["package"] != present:
         raise GatemaskError("The rehearsal is of another package.", where=stamp, do=do)
     return read_json(stamp)
 
 
 def _made_from(project: Project, comp: Competition, most: int, image: bool) -> dict[str, Any]:
     return {
-        "package": sha256(project.dist / "package.json"),
+        "package": package.require_current(project, comp),
         "tables": [
             sha256(path)
             for path in (project.data / "manifest.csv", project.folds, *_truth_files(project))
@@ -139,15 +142,6 @@ def _made_from(project: Project, comp: Competition, most: int, image: bool) -> d
         "images": most,
         "versions of the image": image,
     }
-
-
-def _require_package(project: Project) -> None:
-    stamp = project.dist / "package.json"
-    do = f"Run gatemask package {project.comp}."
-    if not stamp.exists():
-        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
-    if read_json(stamp)["made_from"]["ensemble"] != sha256(project.runs / "ensemble" / "ensemble.yaml"):
-        raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
 
 
 # --- what it finds ------------------------------------------------------------------------------------------
@@ -170,8 +164,9 @@ def _mount(project: Project, comp: Competition, kaggle: Path, test: pd.DataFrame
     competition, raw = _competition_folder(kaggle, comp), raw_folder(project, comp)
     path_of = dict(zip(test["image_id"], test["path"], strict=True))
     visible = list(path_of)
-    names = {_hidden(image_id, 0): image_id for image_id in visible}
-    names |= {_hidden(image_id, 1): image_id for image_id in visible[:MORE]}
+    around = _around((comp.test or comp.train).images)
+    names = {_hidden(image_id, 0, around): image_id for image_id in visible}
+    names |= {_hidden(image_id, 1, around): image_id for image_id in visible[:MORE]}
     for name, image_id in names.items():
         source = raw / path_of[image_id]
         target = competition / Path(path_of[image_id]).with_name(name + source.suffix)
@@ -187,9 +182,16 @@ def _mount(project: Project, comp: Competition, kaggle: Path, test: pd.DataFrame
     return kaggle, names
 
 
-def _hidden(image_id: str, copy: int) -> str:
+def _hidden(image_id: str, copy: int, around: tuple[str, str]) -> str:
     """A name that nothing here has seen; in their order, names say nothing of the visible ids' order."""
-    return "hidden" + hashlib.sha256(f"{image_id} {copy}".encode()).hexdigest()[:16]
+    return f"{around[0]}hidden{hashlib.sha256(f'{image_id} {copy}'.encode()).hexdigest()[:16]}{around[1]}"
+
+
+def _around(pattern: str) -> tuple[str, str]:
+    """What the pattern of the test images wants before and after a star: they are found by it under any other name."""
+    last = pattern.split("/")[-1]
+    parts = re.split(r"[*?]|\[[^\]]*\]", last)
+    return (parts[0], parts[-1].partition(".")[0]) if len(parts) > 1 else ("", "")
 
 
 def _write_sample(source: Path, target: Path, comp: Competition, names: dict[str, str]) -> None:
@@ -199,7 +201,7 @@ def _write_sample(source: Path, target: Path, comp: Competition, names: dict[str
     for row in listed:
         of_image.setdefault(row.image_id, []).append(row)
     hidden = [
-        Row(row.name.replace(image_id, name), name, row.class_index)
+        layout.renamed(row, name, comp.submission.model_dump(), comp.classes)
         for name, image_id in sorted(names.items())
         for row in of_image.get(image_id, [])
     ]
@@ -260,11 +262,9 @@ def _extrapolated(
 ) -> dict[str, Any]:
     """Time and memory of the real test set, on a machine such as this one."""
     count = comp.kaggle.test_images or visible
-    work = sum(one["seconds_per_image"] * one["images"] for one in inference["members"].values())
-    each = work / max(1, images)
     return {
         "test_images": count,
-        "expected_seconds": round(kernel_s + each * max(0, count - images), 1),
+        "expected_seconds": round(kernel_s + inference["seconds_per_image"] * max(0, count - images), 1),
         "expected_peak_megabytes": round(inference["peak_megabytes"] + TEXT_BYTES * max(0, count - images) / 1e6),
     }
 

@@ -28,7 +28,8 @@ class Record:
 
     Args:
         id: in its description on Kaggle.
-        package: hash of dist/<comp>/package.json.
+        package: its name, see `package.require_current`.
+        sums: hash of its SHA256SUMS, which the kernel tells of the dataset that it found.
         competition: its name on Kaggle.
         description: as Kaggle keeps it.
         at: when it was begun, ISO 8601 in UTC.
@@ -64,6 +65,7 @@ class Record:
     competition: str
     description: str
     at: str
+    sums: str | None = None
     local: float | None = None
     in_sample: float | None = None
     all_empty: float | None = None

@@ -29,11 +29,10 @@ from gatemask.config.schema import Competition
 from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, read_yaml, sha256, write_json, write_text
-from gatemask.kaggle import bundle, command, datasets, pushing, secrets, service, submissions
+from gatemask.kaggle import bundle, command, datasets, package, pushing, secrets, service, submissions
 from gatemask.kaggle.collect import LITTLE_PATIENCE, PATIENCE
 from gatemask.kaggle.command import KaggleError, printable
 from gatemask.kaggle.kernels import ENDED, tolerant
-from gatemask.kaggle.package import slug
 from gatemask.kaggle.submissions import Record
 from gatemask.project import Project
 
@@ -106,9 +105,9 @@ def submit(project: Project, comp: Competition, opts: Options) -> dict[str, Any]
             received="no kaggle.competition",
             expected="its name as in https://www.kaggle.com/competitions/NAME",
         )
-    package = _require_package(project)
+    name = _require_package(project, comp)
     with pushing.orchestrating(project):
-        job = Job(project, comp, _known(project, package, opts) or _begin(project, comp, package, opts), opts)
+        job = Job(project, comp, _known(project, name, opts) or _begin(project, comp, name, opts), opts)
         record, current = job.record, job.record.made
         if record.state == "packaged" and record.pushes == 0:
             _require_rehearsal(job)
@@ -122,9 +121,9 @@ def submit(project: Project, comp: Competition, opts: Options) -> dict[str, Any]
     return {"current": current, **asdict(record)}
 
 
-def _known(project: Project, package: str, opts: Options) -> Record | None:
+def _known(project: Project, name: str, opts: Options) -> Record | None:
     """The submission of this package that is under way or done; one that failed is begun anew."""
-    found = [record for record in submissions.load(project) if record.package == package]
+    found = [record for record in submissions.load(project) if record.package == name]
     if not found or (last := found[-1]).state != "failed":
         return found[-1] if found else None
     if last.made and not opts.force:
@@ -137,7 +136,7 @@ def _known(project: Project, package: str, opts: Options) -> Record | None:
     return None
 
 
-def _begin(project: Project, comp: Competition, package: str, opts: Options) -> Record:
+def _begin(project: Project, comp: Competition, named: str, opts: Options) -> Record:
     """A new record; nothing of it is on disk yet."""
     ensemble = read_yaml(project.dist / "dataset" / "ensemble.yaml")
     members = [*ensemble.get("gate", []), *ensemble.get("mask", [])]
@@ -146,29 +145,28 @@ def _begin(project: Project, comp: Competition, package: str, opts: Options) -> 
     told = [*told, f"{len(members)} members", *([printable(opts.message)[:200]] if opts.message else [])]
     assert comp.kaggle.competition is not None
     text = f"gatemask {name}: {', '.join(told)}"  # the name first: nobody knows how much of it Kaggle keeps
-    record = Record(name, package, comp.kaggle.competition, text, pushing.now())
+    record = Record(name, named, comp.kaggle.competition, text, pushing.now())
+    record.sums = sha256(project.dist / "dataset" / "SHA256SUMS")
     record.local, record.in_sample, record.all_empty = map(score.get, ("cross_fitted", "in_sample", "all_empty"))
     record.members = [member["name"] for member in members]
     record.experiments = list(dict.fromkeys(member["experiment"] for member in members))
     return record
 
 
-def _require_package(project: Project) -> str:
-    """The hash of the package's stamp, of which every file is as it was packaged.
+def _require_package(project: Project, comp: Competition) -> str:
+    """The package's name; every file of it is as it was packaged.
 
     Raises:
-        GatemaskError: it is missing, older than the ensemble, or was changed.
+        GatemaskError: it is missing, older than the ensemble or competition.yaml, or was changed.
     """
-    stamp, ensemble = project.dist / "package.json", project.runs / "ensemble" / "ensemble.yaml"
-    do = f"Run gatemask package {project.comp}."
-    if not stamp.exists():
-        raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
-    made_from = read_json(stamp)["made_from"]
-    if not ensemble.exists() or made_from.get("ensemble") != sha256(ensemble):
-        raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
-    if not is_current(stamp, made_from):
-        raise GatemaskError("Files of the package are gone, or not those that were packaged.", where=stamp, do=do)
-    return sha256(stamp)
+    name, stamp = package.require_current(project, comp), project.dist / "package.json"
+    if not is_current(stamp, read_json(stamp)["made_from"]):
+        raise GatemaskError(
+            "Files of the package are gone, or not those that were packaged.",
+            where=stamp,
+            do=f"Run gatemask package {project.comp}.",
+        )
+    return name
 
 
 def _require_rehearsal(job: Job) -> None:
@@ -176,7 +174,7 @@ def _require_rehearsal(job: Job) -> None:
 
     job.record.rehearsed = True
     try:
-        rehearse.require_current(job.project)
+        rehearse.require_current(job.project, job.comp)
     except GatemaskError as error:
         job.record.rehearsed = False
         if not job.opts.force:
@@ -191,6 +189,9 @@ def _require_rehearsal(job: Job) -> None:
 def _push(job: Job) -> None:
     """Have the dataset on Kaggle, and push the kernel that reads it."""
     project, record = job.project, job.record
+    if _require_package(project, job.comp) != record.package:  # made while this one waited: it has not been rehearsed
+        left = "Another package has been made since this one was begun."
+        raise job.fail(GatemaskError(left, where=project.dist, do="Rehearse the new one, and submit it."))
     commit = bundle.clean_commit(project, job.opts.allow_dirty)
     owner = pushing.owner(job.comp)
     source = _dataset(project)
@@ -235,14 +236,16 @@ def _dataset(project: Project) -> datasets.Source:
     files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
     files.pop(service.METADATA, None)  # of this account's dataset: written anew
     secrets.refuse(files["ensemble.yaml"].read_bytes(), "ensemble.yaml", project.root)
-    return datasets.Source("submission", slug(project), files, {name: sha256(path) for name, path in files.items()})
+    return datasets.Source(
+        "submission", package.slug(project), files, {name: sha256(path) for name, path in files.items()}
+    )
 
 
 def _write_kernel(project: Project, owner: str, push: str) -> tuple[str, Path]:
     """A copy of the packaged kernel as this account's, with the push's name in it; returns ref and folder."""
     packaged = project.dist / "kernel"
     metadata = read_json(packaged / "kernel-metadata.json")
-    own = slug(project)
+    own = package.slug(project)
     name = str(metadata["id"]).split("/")[-1]
     metadata["id"] = f"{owner}/{name}"
     named = [source if source.split("/")[-1] != own else f"{owner}/{own}" for source in metadata["dataset_sources"]]
@@ -416,7 +419,7 @@ def _log(job: Job, target: Path) -> str:
 
 def _judge(job: Job, account: dict[str, Any], submission: Path) -> None:
     """Whether this is the output of the package, and a submission."""
-    sums = sha256(job.project.dist / "dataset" / "SHA256SUMS")
+    sums = str(job.record.sums)  # of the package that was begun with, whatever lies in dist/ by now
     if account["package"] != sums:
         error = GatemaskError(
             "The kernel ran on another version of the dataset.",
@@ -440,11 +443,20 @@ def _check(job: Job, submission: Path) -> None:
     from gatemask.data.manifest import raw_folder
     from gatemask.kaggle import check
 
-    sample, raw = job.comp.submission.sample, raw_folder(job.project, job.comp)
-    if not sample or not (raw / sample).exists():
-        say("The sample submission is not here: the kernel's own file is not compared with it.")
+    raw, manifest = raw_folder(job.project, job.comp), job.project.data / "manifest.json"
+    sample = job.comp.submission.sample and (raw / job.comp.submission.sample).exists()
+    if sample or manifest.exists():
+        check.check(submission, job.comp, check.expected_rows(raw, job.comp, _ids(job) if not sample else []))
         return
-    check.check(submission, job.comp, check.expected_rows(raw, job.comp, []))
+    say("Neither the sample submission nor a manifest is here: only the masks of the kernel's file are looked at.")
+    for _ in check.masks(submission, job.comp):
+        pass
+
+
+def _ids(job: Job) -> list[str]:
+    from gatemask.data.manifest import test_rows
+
+    return list(test_rows(job.project, job.comp)["image_id"])
 
 
 # --- ran, submitting, submitted ----------------------------------------------------------------------------------
