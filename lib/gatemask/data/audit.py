@@ -35,7 +35,9 @@ def audit(
     frame = pd.DataFrame({"image_id": list(read.folds), "fold": list(read.folds.values())})
     known = {plain_id(name): group for name, group in groups.items()} if groups is not None else read.groups
     known = {name: group for name, group in known.items() if group}
-    frame["group"] = [known.get(i, f"\0{i}") for i in frame["image_id"]]  # no group's name holds a NUL
+    frame["group"] = [
+        known.get(i, f"\1{i}") for i in frame["image_id"]
+    ]  # no group is named so; NUL would end a text in older pandas
     frame["leaks"] = _leaks(frame)
     by_area = {plain_id(name): area for name, area in areas.items()} if areas is not None else read.areas
     frame["area"] = frame["image_id"].map(by_area)
@@ -51,7 +53,7 @@ def audit(
         "images": len(frame),
         "folds": int(held["fold"].nunique()),
         "groups": len(set(frame["group"]) & set(known.values())),
-        "without_group": int(frame["group"].str.startswith("\0").sum()),
+        "without_group": int(frame["group"].str.startswith("\1").sum()),
         "leak": float(frame["leaks"].mean()),
         "duplicates": len(duplicated),
         "duplicated": duplicated[:20],

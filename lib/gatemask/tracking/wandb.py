@@ -46,14 +46,11 @@ class Mirror:
         # The client's own limits are longer, up to days; the environment may set others.
         names = ("init_timeout", "finish_timeout")
         limits = {name: 60.0 for name in names if f"WANDB_{name.upper()}" not in os.environ}
-        settings = wandb.Settings(
-            **limits,
-            x_service_wait=120,
-            x_transaction_log_flush_interval=2,
-            console="off",
-            disable_git=True,
-            silent=True,
-        )
+        wanted = {**limits, "x_service_wait": 120, "x_transaction_log_flush_interval": 2}
+        wanted |= {"console": "off", "disable_git": True, "silent": True}
+        # The client of Kaggle's image is older, and refuses settings that it does not know.
+        known = wandb.Settings.model_fields
+        settings = wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
         run = wandb.init(
             project=exp.tracking.project or f"gatemask-{comp}",
             name=f"{exp.name}-fold{fold}",
