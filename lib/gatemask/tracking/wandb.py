@@ -46,7 +46,7 @@ class Mirror:
         # The client's own limits are longer, up to days; the environment may set others.
         names = ("init_timeout", "finish_timeout")
         limits = {name: 60.0 for name in names if f"WANDB_{name.upper()}" not in os.environ}
-        wanted = {**limits, "x_service_wait": 120, "x_transaction_log_flush_interval": 2}
+        wanted: dict[str, Any] = {**limits, "x_service_wait": 120, "x_transaction_log_flush_interval": 2}
         wanted |= {"console": "off", "disable_git": True, "silent": True}
         # The client of Kaggle's image is older, and refuses settings that it does not know.
         known = wandb.Settings.model_fields
