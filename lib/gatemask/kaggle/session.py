@@ -35,7 +35,7 @@ DEPTH = 6  # markers lie less than so many folders below input/; mounts have bee
 PIP_S = 600
 LEAST_MARGIN_H = 0.1  # between the end of the work and the end of the session, for W&B, hashes and Kaggle
 SETTLE_S = 5.0  # in which W&B's own process ends, once the one that it serves is gone
-WANDB = "wandb==0.26.1"  # the version of Kaggle's GPU image, for the one that has none
+WANDB = "wandb==0.31.0"  # of requirements.txt, for the image that has none: one that can be told to give up
 
 
 def main(project: Path, kaggle: Path, started: float) -> int:

@@ -34,6 +34,9 @@ class Mirror:
             os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / "wandb"))
         try:
             (folder / "wandb").mkdir(parents=True, exist_ok=True)
+            if mode == "online" and not _ends_in_time():
+                say("This W&B client cannot be told to give up: the run is kept locally, for gatemask sync.")
+                mode = "offline"
             self._run = self._start(exp, comp, fold, folder, mode)
         except Exception as error:  # no network, no key, a full disk: training matters more
             say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is kept locally.")
@@ -98,3 +101,10 @@ class Mirror:
         except Exception as error:
             say(f"W&B {what} failed ({type(error).__name__}: {error}); the run is kept locally.")
             self._run = None
+
+
+def _ends_in_time() -> bool:
+    """Whether the client knows a limit for `finish`; one that does not tries for days where a server is gone."""
+    import wandb
+
+    return "finish_timeout" in wandb.Settings.model_fields
