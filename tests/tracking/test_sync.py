@@ -19,9 +19,13 @@ from gatemask.project import Project
 from gatemask.tracking import fragments, service
 from gatemask.tracking import sync as syncing
 from gatemask.tracking.sync import sync
+from gatemask.tracking.wandb import _ends_in_time
 from tests.conftest import ROOT, environment, gatemask
 from tests.tracking.conftest import look, received, row, session
 from tests.tracking.wandb_server import KEY, Server
+
+if not _ends_in_time():
+    pytest.skip("runs are uploaded at home, by the client of requirements.txt", allow_module_level=True)
 
 
 def uploads(server: Server) -> int:
