@@ -35,9 +35,8 @@ def audit(
     frame = pd.DataFrame({"image_id": list(read.folds), "fold": list(read.folds.values())})
     known = {plain_id(name): group for name, group in groups.items()} if groups is not None else read.groups
     known = {name: group for name, group in known.items() if group}
-    frame["group"] = [
-        known.get(i, f"\1{i}") for i in frame["image_id"]
-    ]  # no group is named so; NUL would end a text in older pandas
+    # A name that no group has; not with NUL, at which older pandas ends a text.
+    frame["group"] = [known.get(i, f"\1{i}") for i in frame["image_id"]]
     frame["leaks"] = _leaks(frame)
     by_area = {plain_id(name): area for name, area in areas.items()} if areas is not None else read.areas
     frame["area"] = frame["image_id"].map(by_area)
