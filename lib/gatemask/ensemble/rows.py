@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gatemask.data.foldfile import plain_id
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 
-# Of images alone: an id may end like another extension (DICOM UIDs do).
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 ROW_BYTES = 8_000  # of a mask's text, generously
 
 
@@ -29,12 +28,6 @@ class Row(NamedTuple):
     name: str
     image_id: str
     class_index: int
-
-
-def plain(name: str) -> str:
-    """An id without the extension of an image, and without spaces around it."""
-    name = name.strip()
-    return name[: name.rindex(".")] if name.lower().endswith(EXTENSIONS) else name
 
 
 def of_sample(path: Path, submission: Mapping[str, Any], classes: Sequence[str]) -> tuple[list[str], list[Row]]:
@@ -89,13 +82,13 @@ def row(cell: Mapping[str, Any], submission: Mapping[str, Any], classes: Sequenc
             raise _no_class(where, name, [between + one for one in classes])
         # Of classes such as "bowel" and "large_bowel" both fit; an id that ends like a class is the rarer case.
         found = max(fits, key=len)
-        return Row(name, plain(name[len(before) : -len(between + found)]), list(classes).index(found))
+        return Row(name, plain_id(name[len(before) : -len(between + found)]), list(classes).index(found))
     if not submission.get("class_column"):
-        return Row(name, plain(name), 0)
+        return Row(name, plain_id(name), 0)
     class_name = (cell[submission["class_column"]] or "").strip()
     if class_name not in classes:
         raise _no_class(where, class_name, classes)
-    return Row(name, plain(name), list(classes).index(class_name))
+    return Row(name, plain_id(name), list(classes).index(class_name))
 
 
 def renamed(row: Row, image_id: str, submission: Mapping[str, Any], classes: Sequence[str]) -> Row:
@@ -105,7 +98,10 @@ def renamed(row: Row, image_id: str, submission: Mapping[str, Any], classes: Seq
         before, between = _joints(submission["joined"])
         after = between + classes[row.class_index]
     named = row.name[len(before) : len(row.name) - len(after)]
-    return Row(before + image_id + named[len(row.image_id) :] + after, image_id, row.class_index)
+    start = named.rfind("/") + 1  # some samples name files with their folders
+    return Row(
+        before + named[:start] + image_id + named[start + len(row.image_id) :] + after, image_id, row.class_index
+    )
 
 
 def lift_limit() -> None:
