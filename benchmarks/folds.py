@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 from timing import interleaved, row
 
-from gatemask.config.schema import Folds
+from gatemask.config import Folds
 from gatemask.data import folds
 
 IMAGES, PATIENTS = 12_047, 6_171  # as many as SIIM-ACR has

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from timing import interleaved, row
 
-from gatemask.config.schema import Model, Rle
+from gatemask.config import Model, Rle
 from gatemask.data.phantom import as_dicom
-from gatemask.ensemble import networks
-from gatemask.ensemble.predict import run
 from gatemask.files import write_text, write_yaml
+from gatemask.inference import networks
+from gatemask.inference.predict import run
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
 
@@ -88,7 +88,7 @@ def _peak(place: Place) -> float:
     """Megabytes of a process that predicts and does nothing else."""
     place.set_gate(0.5)
     place.save_weights()
-    script = "import sys, json; from pathlib import Path; from gatemask.ensemble.predict import run\n"
+    script = "import sys, json; from pathlib import Path; from gatemask.inference.predict import run\n"
     script += "print(json.dumps(run(*map(Path, sys.argv[1:]))['peak_megabytes']))"
     folders = map(str, (place.dataset, place.competition, place.working))
     done = subprocess.run([sys.executable, "-c", script, *folders], capture_output=True, text=True, check=True)
@@ -201,7 +201,7 @@ class Plain:
         return np.mean(said, axis=0)
 
     def masks(self) -> dict[str, np.ndarray]:
-        from gatemask.builders.predict import as_uint8
+        from gatemask.builders.prediction import as_uint8
 
         gates = self.gates()
         maps = [as_uint8(self._over_all(one)) for one in self.place.listed["mask"]]

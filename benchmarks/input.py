@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 
 from gatemask import quiet
-from gatemask.config.schema import Experiment, Records
-from gatemask.data import pipeline
-from gatemask.data.decoded import decoder
+from gatemask.config import Experiment, Records
 from gatemask.data.encode import Example, cores, encode_image, keep_memory
+from gatemask.input import pipeline
+from gatemask.input.decoding import decoder
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
 PEER_IMAGES = 64  # at its pace, enough

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from timing import row
 
-from gatemask.config.schema import Competition, Picture, Records
+from gatemask.config import Competition, Picture, Records
 from gatemask.data.encode import cores, encode_image, keep_memory
 from gatemask.data.manifest import prepare, read_manifest
 from gatemask.data.phantom import as_dicom

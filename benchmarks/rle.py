@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco
 from timing import interleaved, row
 
-from gatemask.config.schema import Rle
+from gatemask.config import Rle
 from gatemask.masks import rle
 
 SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")

@@ -13,7 +13,7 @@ import numpy as np
 from timing import row
 
 from gatemask import quiet
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment
 
 SIZE, BATCH, STEPS, ROUNDS = 64, 16, 12, 5
 ENCODER = "efficientnetb0"

@@ -27,12 +27,12 @@ from gatemask.data.labels import Masks, write_masks
 from gatemask.files import read_json, write_json
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import LEVELS, Rule, level
 from gatemask.oof.store import MapReader, write_maps
 from gatemask.oof.tables import Tables, all_empty_score, count_maps, score, scores, worths
 from gatemask.tuning import exact
-from gatemask.tuning.search import search
+from gatemask.tuning.optuna_search import search
 
 IMAGES, DIFFERENT, FOLDS = 12_047, 300, 5
 SIDE, SCORED = 256, 1024

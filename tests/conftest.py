@@ -162,7 +162,7 @@ def write_tiles(folder: Path, count: int = 36, size: int = 128) -> Path:
 
 def write_siim(folder: Path) -> Path:
     """SIIM-ACR's files, with phantoms of its size in place of its X-rays."""
-    from gatemask.config.schema import Phantom
+    from gatemask.config import Phantom
     from gatemask.data import phantom
 
     phantom.make(folder, Phantom(images=24, test_images=4, size=1024, positives=0.5))

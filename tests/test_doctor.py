@@ -20,9 +20,10 @@ from gatemask import doctor
 from gatemask.cli import main
 from gatemask.doctor import Account, Finding
 from gatemask.errors import GatemaskError
-from gatemask.kaggle import bundle, wheels
-from gatemask.kaggle.command import KaggleError
-from gatemask.kaggle.service import Quota
+from gatemask.kaggle.client.api import Quota
+from gatemask.kaggle.client.cli import KaggleError
+from gatemask.kaggle.image import wheels
+from gatemask.kaggle.train import bundle
 from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
 

@@ -65,7 +65,7 @@ def predict() -> dict:
         listed = "; ".join(f"{name} {what}" for name, what in wrong.items())
         sys.exit(f"The attached dataset is not the one that was packaged: {listed}")
     install(dataset)
-    from gatemask.ensemble.predict import find_competition, run
+    from gatemask.inference.predict import find_competition, run
 
     competition = find_competition(KAGGLE / "input", dataset)
     return run(dataset, competition, KAGGLE / "working", wrong, forgive=RERUN, started=STARTED)

@@ -41,7 +41,7 @@ def main() -> None:
     with zipfile.ZipFile(io.BytesIO(lzma.decompress(payload()))) as packed:
         packed.extractall(project)
     sys.path.insert(0, str(project / "lib"))
-    from gatemask.kaggle.session import main as run
+    from gatemask.kaggle.train.session import main as run
 
     sys.exit(run(project, KAGGLE, STARTED))
 

@@ -76,7 +76,7 @@ def data_download(
 ) -> None:
     """Fetch a competition's files with the kaggle command; checked, and unpacked safely."""
     project, config = _open(comp, quick, set_)
-    from gatemask.kaggle.download import download
+    from gatemask.kaggle.download.competition import download
 
     _print(download(project, config, data, force), json_)
 
@@ -90,14 +90,14 @@ def data_labels(
     json_: Json = False,
 ) -> None:
     """Look through a label table; guess how its masks are encoded."""
-    from gatemask.data import inspect
+    from gatemask.data import label_report
 
-    found = inspect.inspect(file, inspect.parse_size(size) if size else None, images)
+    found = label_report.inspect(file, label_report.parse_size(size) if size else None, images)
     if write:
         from gatemask.project import open_project
 
-        found["written"] = str(inspect.write(open_project(write), found))
-    _print(found, json_, show=inspect.show)
+        found["written"] = str(label_report.write(open_project(write), found))
+    _print(found, json_, show=label_report.show)
 
 
 @data_app.command("prepare")
@@ -191,7 +191,7 @@ def train(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, 
 def plan(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Parameters, memory, steps and hours of an experiment, before it runs."""
     project, config, experiment = _open_experiment(exp, quick, set_)
-    from gatemask.training import plan
+    from gatemask.cost import plan
 
     _print(plan.plan(project, config, experiment), json_, show=plan.show)
 
@@ -272,7 +272,7 @@ def package(
     """Weights, wheels and kernel, ready for Kaggle."""
     budget = [] if time_budget is None else [f"inference.time_budget={time_budget}"]
     project, config, chosen = _open_whole(comp, quick, [*(set_ or []), *budget])
-    from gatemask.kaggle.package import package
+    from gatemask.kaggle.submit.package import package
 
     _print(package(project, config, chosen), json_)
 
@@ -291,12 +291,12 @@ def rehearse(
     """Run a kernel as Kaggle will: no network, only Kaggle's packages."""
     if train:
         project, config, experiment = _open_experiment(target, quick, set_)
-        from gatemask.kaggle import rehearse_train
+        from gatemask.kaggle.train import rehearse as rehearse_train
 
         _print(rehearse_train.rehearse(project, config, experiment, fold), json_)
         return
     project, config = _open(target, quick, set_)
-    from gatemask.kaggle import rehearse
+    from gatemask.kaggle.submit import rehearse
 
     _print(rehearse.rehearse(project, config, images, image), json_, show=rehearse.show)
 
@@ -313,7 +313,7 @@ def submission_check(
     """Check a submission as strictly as Kaggle will: ids, order, header, masks, classes, shares, size."""
     name, of_quick = (comp, quick) if comp else _competition_of(file)
     project, config = _open(name, quick or of_quick, set_)
-    from gatemask.kaggle import check
+    from gatemask.submission import check
 
     _print(check.inspect(project, config, file, against), json_, show=check.show)
 
@@ -332,27 +332,27 @@ def push(
 ) -> None:
     """Train folds on Kaggle: upload what they need, start the kernel."""
     project, config, experiment = _open_experiment(exp, quick, set_)
-    from gatemask.kaggle import kernels
-    from gatemask.kaggle.pushing import Options
+    from gatemask.kaggle.train import commands
+    from gatemask.kaggle.train.dispatch import Options
 
     opts = Options(allow_dirty, afresh, hours, poll, tuple(set_ or ()))
-    _print(kernels.push(project, config, experiment, _folds(fold), opts), json_, show=kernels.show)
+    _print(commands.push(project, config, experiment, _folds(fold), opts), json_, show=commands.show)
 
 
 @app.command()
 def status(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """What was pushed, and how it is doing."""
-    from gatemask.kaggle import kernels
+    from gatemask.kaggle.train import commands
 
-    _print(kernels.status(*_open_target(target, quick)), json_, show=kernels.show)
+    _print(commands.status(*_open_target(target, quick)), json_, show=commands.show)
 
 
 @app.command()
 def wait(target: Target, poll: Poll = 30.0, quick: Quick = False, json_: Json = False) -> None:
     """Wait until no kernel runs any more; fetch each as it ends."""
-    from gatemask.kaggle import kernels
+    from gatemask.kaggle.train import commands
 
-    _print(kernels.wait(*_open_target(target, quick), poll), json_, show=kernels.show)
+    _print(commands.wait(*_open_target(target, quick), poll), json_, show=commands.show)
 
 
 @app.command()
@@ -362,18 +362,18 @@ def logs(
     quick: Quick = False,
 ) -> None:
     """What the newest kernel printed."""
-    from gatemask.kaggle import kernels
+    from gatemask.kaggle.train import commands
 
-    for line in kernels.logs(*_open_target(target, quick), follow):
+    for line in commands.logs(*_open_target(target, quick), follow):
         print(line, flush=True)
 
 
 @app.command()
 def fetch(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """Bring home the runs of kernels that have ended, verified."""
-    from gatemask.kaggle import kernels
+    from gatemask.kaggle.train import commands
 
-    _print(kernels.fetch(*_open_target(target, quick)), json_, show=kernels.show)
+    _print(commands.fetch(*_open_target(target, quick)), json_, show=commands.show)
 
 
 @app.command()
@@ -388,19 +388,19 @@ def resume(
 ) -> None:
     """Push again what was stopped, failed or got lost; it goes on from its own last output."""
     project, chosen = _open_target(target, quick)
-    from gatemask.kaggle import kernels, lanes
-    from gatemask.kaggle.pushing import Options
+    from gatemask.kaggle.train import commands, kernel_records
+    from gatemask.kaggle.train.dispatch import Options
 
     pushed, refused = [], []
-    for name, before in lanes.overrides(project, chosen).items():
+    for name, before in kernel_records.overrides(project, chosen).items():
         overrides = tuple(set_ or before)
         try:
             _, config, experiment = _open_experiment(f"{project.comp}/{name}", quick, list(overrides))
             opts = Options(allow_dirty, False, hours, poll, overrides)
-            pushed += kernels.resume(project, config, experiment, opts)["pushed"]
+            pushed += commands.resume(project, config, experiment, opts)["pushed"]
         except GatemaskError as error:  # of this experiment: the others may do
             refused.append((name, error))
-    _print({"current": not pushed, "pushed": pushed}, json_, show=kernels.show)
+    _print({"current": not pushed, "pushed": pushed}, json_, show=commands.show)
     for name, why in refused:
         print(f"error: {name}: {why}", file=sys.stderr)
     if refused:
@@ -423,8 +423,8 @@ def campaign(
     project, config, ensemble = _open_whole(comp, quick, set_)
     names = experiments.split(",") if experiments else [*ensemble.gate.experiments, *ensemble.mask.experiments]
     loaded = [_open_experiment(f"{project.comp}/{name.strip()}", quick, set_)[2] for name in names]
-    from gatemask.kaggle import campaign
-    from gatemask.kaggle.pushing import Options
+    from gatemask.kaggle.train import campaign
+    from gatemask.kaggle.train.dispatch import Options
 
     opts = Options(allow_dirty, False, hours, poll, tuple(set_ or ()))
     result = campaign.campaign(project, config, loaded, _folds(fold), opts)
@@ -448,17 +448,17 @@ def submit(
 ) -> None:
     """Push the rehearsed package, submit what it makes, wait for the score; goes on where it was stopped."""
     project, config = _open(comp, quick, set_)
-    from gatemask.kaggle import submitting
+    from gatemask.kaggle.submit import submit
 
-    opts = submitting.Options(force, poll, message, not no_wait, allow_dirty)
-    _print(submitting.submit(project, config, opts), json_, show=submitting.show)
+    opts = submit.Options(force, poll, message, not no_wait, allow_dirty)
+    _print(submit.submit(project, config, opts), json_, show=submit.show)
 
 
 @app.command()
 def leaderboard(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Local scores against the leaderboard's: can the local one be trusted?"""
     project, config = _open(comp, quick, set_)
-    from gatemask.kaggle import leaderboard
+    from gatemask.kaggle.submit import leaderboard
 
     _print(leaderboard.leaderboard(project, config), json_, show=leaderboard.show)
 

@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 from gatemask.console import console
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
-from gatemask.kaggle import command, service, wheels
+from gatemask.kaggle.client import api, cli
+from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 
 PYTHON = (3, 11)
@@ -65,8 +66,8 @@ class Account:
 
     credentials: bool
     name: str | None = None
-    quota: dict[str, service.Quota] | None = None
-    error: command.KaggleError | None = None
+    quota: dict[str, api.Quota] | None = None
+    error: cli.KaggleError | None = None
 
 
 Check = Callable[[], Finding]
@@ -201,7 +202,7 @@ def disk(folders: Sequence[Path]) -> Finding:
 
 def git(root: Path) -> Finding:
     """Whether a push would be refused since nobody could tell later what it trained."""
-    from gatemask.kaggle import bundle
+    from gatemask.kaggle.train import bundle
 
     try:
         commit = bundle.clean_commit(Project(root, ""), allow_dirty=False)
@@ -230,22 +231,22 @@ def wandb() -> Finding:
 
 def ask() -> Account:
     """Ask Kaggle who we are and what is left to us."""
-    if not command.has_credentials():
+    if not cli.has_credentials():
         return Account(credentials=False)
     try:
         # With a short limit and one try: the calls below wait and try again for long, and do so only behind this one.
-        command.kaggle("quota", "--format", "json", about="the account", again=frozenset(), limit_s=LIMIT_S)
-        return Account(True, service.user(), service.quota())
-    except command.KaggleError as error:
+        cli.kaggle("quota", "--format", "json", about="the account", again=frozenset(), limit_s=LIMIT_S)
+        return Account(True, api.user(), api.quota())
+    except cli.KaggleError as error:
         return Account(True, error=error)
 
 
 def credentials(account: Account) -> Finding:
     if not account.credentials:
-        return Finding("credentials", "wrong", "none for Kaggle", command.MEANING["login"][1])
+        return Finding("credentials", "wrong", "none for Kaggle", cli.MEANING["login"][1])
     if account.error is not None and account.error.kind == "login":
-        return Finding("credentials", "wrong", "Kaggle refuses them: wrong or expired", command.MEANING["login"][1])
-    if exposed := [str(file) for file in command.credential_files() if file.exists() and file.stat().st_mode & 0o044]:
+        return Finding("credentials", "wrong", "Kaggle refuses them: wrong or expired", cli.MEANING["login"][1])
+    if exposed := [str(file) for file in cli.credential_files() if file.exists() and file.stat().st_mode & 0o044]:
         return Finding("credentials", "warn", f"others may read {', '.join(exposed)}", f"chmod 600 {' '.join(exposed)}")
     if account.error is not None:
         return Finding("credentials", "ok", "there; not tried, since Kaggle did not answer")

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gatemask.config import load_experiment
-from gatemask.config.schema import Competition, Ensemble, Experiment
+from gatemask.config import Competition, Ensemble, Experiment, load_experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
-from gatemask.masks.metric import TITLES
+from gatemask.masks.metrics import TITLES
 from gatemask.project import Project
 
 Stage = tuple[str, Callable[[], dict[str, Any]]]
@@ -84,7 +83,7 @@ def _stages(
 ) -> list[Stage]:
     """The stages as names and calls; their modules are imported when their turn comes."""
     from gatemask.data import folds, manifest, records
-    from gatemask.training.clock import Clock
+    from gatemask.training.time_budget import Clock
     from gatemask.training.train import train
 
     stages: list[Stage] = []
@@ -112,8 +111,8 @@ def _phantoms(project: Project, comp: Competition) -> dict[str, Any]:
 
 def _after_training(project: Project, comp: Competition, ensemble: Ensemble) -> list[Stage]:
     from gatemask.ensemble.select import select
-    from gatemask.kaggle.package import package
-    from gatemask.kaggle.rehearse import rehearse
+    from gatemask.kaggle.submit.package import package
+    from gatemask.kaggle.submit.rehearse import rehearse
     from gatemask.tuning.tune import tune
 
     def report() -> dict[str, Any]:

@@ -32,7 +32,7 @@ LOSSES: dict[str, dict[str, Any]] = {
 
 
 def experiment(name: str) -> Any:
-    from gatemask.config.schema import Experiment
+    from gatemask.config import Experiment
 
     model: dict[str, Any] = {"name": name, "encoder": ENCODERS[name], "gate_head": name == "unet"}
     if name not in ("gate", "fpn"):

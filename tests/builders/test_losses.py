@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config.schema import LOSS_OPTIONS, LossName, LossPart
+from gatemask.config import LOSS_OPTIONS, LossName, LossPart
 
 quiet.tensorflow()
 keras = pytest.importorskip("keras")

@@ -12,7 +12,7 @@ quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
 from gatemask.builders import metrics  # noqa: E402
-from gatemask.masks.metric import dice_of_masks  # noqa: E402
+from gatemask.masks.metrics import dice_of_masks  # noqa: E402
 
 
 def test_the_device_s_dice_is_the_best_of_all_thresholds() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config.schema import Architecture, Encoder, Model
+from gatemask.config import Architecture, Encoder, Model
 from gatemask.errors import GatemaskError
 
 sys.path.insert(0, str(Path(__file__).parent))

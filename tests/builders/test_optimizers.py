@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config.schema import Optimizer, OptimizerName
+from gatemask.config import Optimizer, OptimizerName
 
 quiet.tensorflow()
 keras = pytest.importorskip("keras")

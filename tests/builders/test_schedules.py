@@ -8,8 +8,7 @@ import pytest
 
 from gatemask import quiet
 from gatemask.builders.schedules import SCHEDULES, learning_rate
-from gatemask.config import schema
-from gatemask.config.schema import Optimizer, Schedule
+from gatemask.config import Optimizer, Schedule, schema
 
 
 def test_the_seed_solution_s_schedule() -> None:
@@ -53,7 +52,7 @@ def test_cosine_comes_down_to_the_floor() -> None:
 def test_the_schema_knows_exactly_the_builders() -> None:
     quiet.tensorflow()
     from gatemask.builders import losses, models, optimizers
-    from gatemask.masks.metric import METRICS
+    from gatemask.masks.metrics import METRICS
 
     pairs = [
         (schema.Architecture, models.ARCHITECTURES),

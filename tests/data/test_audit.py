@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from gatemask.data import audit
-from gatemask.data.foldfile import plain_id, read_fold_file, read_group_file
+from gatemask.data.fold_files import plain_id, read_fold_file, read_group_file
 from gatemask.errors import GatemaskError
 from tests.conftest import SHARED, gatemask, needs_siim
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatemask.config.schema import Folds
+from gatemask.config import Folds
 from gatemask.data import folds
 from gatemask.data.manifest import prepare
 from gatemask.errors import GatemaskError
@@ -120,7 +120,7 @@ def test_siim_folds_do_not_leak_and_are_even(tmp_path: Path) -> None:
     """The very images of the winner's folds, by the way that a competitor goes."""
     from gatemask.data import audit
     from gatemask.data.groups import read_groups
-    from gatemask.data.inspect import areas
+    from gatemask.data.label_report import areas
 
     siim = SHARED / "siim"
     patients = read_groups(siim / "nih_id.csv", "Kaggle_ID", "NIH_ID", 8)

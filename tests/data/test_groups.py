@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatemask.config.schema import Groups
+from gatemask.config import Groups
 from gatemask.data import groups
 from gatemask.errors import GatemaskError
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gatemask.config.schema import PngLabels, Rle, RleLabels
+from gatemask.config import PngLabels, Rle, RleLabels
 from gatemask.data.labels import read_labels
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle

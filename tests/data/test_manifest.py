@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gatemask.config.schema import Competition
+from gatemask.config import Competition
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import prepare, raw_folder, read_manifest
 from gatemask.errors import GatemaskError
@@ -264,7 +264,7 @@ def test_what_is_wrong_with_the_settings_is_said(project: Project, change: dict[
 
 
 def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
-    from gatemask.config.schema import Phantom
+    from gatemask.config import Phantom
     from gatemask.data import phantom
 
     phantom.make(tmp_path / "raw", Phantom(images=12, test_images=2, size=64))

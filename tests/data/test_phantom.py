@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from gatemask.config.schema import Phantom
+from gatemask.config import Phantom
 from gatemask.data import phantom
 from gatemask.data.readers import read_image
 from gatemask.errors import GatemaskError

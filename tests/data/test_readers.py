@@ -62,7 +62,7 @@ def test_real_dicoms_read_bit_for_bit_as_pillow_decodes_their_jpeg() -> None:
 @needs_siim
 def test_masks_laid_over_the_real_dicoms_land_on_the_lung(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """On one side of the spine, inside the chest. The picture is for people: runs/artefacts/siim-masks.png."""
-    from gatemask.config.schema import Rle, RleLabels
+    from gatemask.config import Rle, RleLabels
     from gatemask.data.labels import read_labels
     from gatemask.masks import rle
 

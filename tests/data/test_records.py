@@ -20,11 +20,11 @@ import yaml
 
 from gatemask import quiet
 from gatemask.data import encode, records, tfrecord
-from gatemask.data.decoded import decode
 from gatemask.data.manifest import prepare
 from gatemask.data.readers import read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
+from gatemask.input.decoding import decode
 from gatemask.project import Project
 from tests.conftest import environment, gatemask, write_tiles
 from tests.data.test_manifest import competition

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from gatemask.config import load_competition
-from gatemask.config.schema import Competition, Model
+from gatemask.config import Competition, Model, load_competition
 from gatemask.data.folds import read_folds
 from gatemask.ensemble import precision
 from gatemask.errors import GatemaskError

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gatemask.config.schema import Competition, Ensemble, Experiment
+from gatemask.config import Competition, Ensemble, Experiment
+from gatemask.cost.kernel_time import Kernel, Part
 from gatemask.ensemble import select
-from gatemask.ensemble.cost import Kernel, Part
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json, write_text, write_yaml
 from gatemask.masks import rule as rules

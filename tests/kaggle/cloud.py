@@ -663,6 +663,6 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             monkeypatch.delenv(name)
         for name, value in cloud.environment(folder / "home").items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("gatemask.kaggle.command.PAUSES", (0.0, 0.0))
+        monkeypatch.setattr("gatemask.kaggle.client.cli.PAUSES", (0.0, 0.0))
         yield cloud
     assert cloud.errors == []

@@ -1,7 +1,7 @@
 """A machine of Kaggle's that trains nothing, and a project of one's own beside it: faults are met in seconds.
 
-What the kernel does around the training is the real code, `gatemask.kaggle.session`: inputs, account, earlier output.
-Only the training itself is a few files of a few bytes, stamped with the real hashes of what they are made from.
+What the kernel does around the training is the real code, `gatemask.kaggle.train.session`: inputs, account, earlier
+output. Only the training itself is a few files of a few bytes, stamped with the real hashes of what they are made from.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any
 
 import pytest
 
-from gatemask.config import load_competition, load_experiment
-from gatemask.config.schema import Competition, Experiment
+from gatemask.config import Competition, Experiment, load_competition, load_experiment
 from gatemask.data.folds import read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json, write_stamp
-from gatemask.kaggle import campaign, datasets, kernels, lanes, pushing, session
-from gatemask.kaggle.lanes import Lane
-from gatemask.kaggle.pushing import Options
+from gatemask.kaggle.client import datasets
+from gatemask.kaggle.train import campaign, commands, dispatch, kernel_records, session
+from gatemask.kaggle.train.dispatch import Options
+from gatemask.kaggle.train.kernel_records import Lane
 from gatemask.project import Project
 from gatemask.training import train
-from gatemask.training.clock import Clock
-from gatemask.training.job import Job
+from gatemask.training.time_budget import Clock
+from gatemask.training.trainer import Job
 from tests.conftest import environment
 from tests.kaggle.cloud import OWNER, Cloud, Run, Version
 
@@ -212,16 +212,16 @@ class World:
         return comp, load_experiment(self.project.experiments / f"{name}.yaml", quick=True, overrides=others)
 
     def push(self, *sets: str, folds: Sequence[int] | None = (0,), name: str = EXP, **opts: Any) -> dict[str, Any]:
-        return kernels.push(self.project, *self.load(name, *sets), folds, options(**opts))
+        return commands.push(self.project, *self.load(name, *sets), folds, options(**opts))
 
     def resume(self, *sets: str, name: str = EXP, **opts: Any) -> dict[str, Any]:
-        return kernels.resume(self.project, *self.load(name, *sets), options(**opts))
+        return commands.resume(self.project, *self.load(name, *sets), options(**opts))
 
     def wait(self) -> dict[str, Any]:
-        return kernels.wait(self.project, None, 0.02)
+        return commands.wait(self.project, None, 0.02)
 
     def fetch(self) -> dict[str, Any]:
-        return kernels.fetch(self.project, None)
+        return commands.fetch(self.project, None)
 
     def campaign(self, *sets: str, folds: Sequence[int] | None = (0,), **opts: Any) -> dict[str, Any]:
         comp, exp = self.load(EXP, *sets)
@@ -229,7 +229,7 @@ class World:
 
     def done(self, *sets: str, name: str = EXP) -> list[int]:
         """The folds that are finished here, by the very look that the commands take."""
-        left = pushing.unfinished(self.project, *self.load(name, *sets), None)
+        left = dispatch.unfinished(self.project, *self.load(name, *sets), None)
         return [fold for fold in (0, 1) if fold not in left]
 
     def job(self, *sets: str) -> Job:
@@ -245,7 +245,7 @@ class World:
         return [json.loads(row)["by"] for row in (self.fold(number) / "metrics.jsonl").read_text().splitlines()]
 
     def lanes(self) -> list[Lane]:
-        return lanes.load(self.project)
+        return kernel_records.load(self.project)
 
     @property
     def lane(self) -> Lane:

@@ -1,7 +1,7 @@
 """The real kaggle command without its half second of imports: a process that has them forks one of itself a call.
 
 Each call has its own environment and folder, reads credentials anew, writes to the caller's files and can be killed,
-as a process that `gatemask.kaggle.command.start` starts. Only for tests that do not care for that start itself.
+as a process that `gatemask.kaggle.client.cli.start` starts. Only for tests that do not care for that start itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Call:
 
 @contextmanager
 def warm(folder: Path) -> Iterator[Any]:
-    """Yields what takes the place of `gatemask.kaggle.command.start`; the socket lies in `folder`."""
+    """Yields what takes the place of `gatemask.kaggle.client.cli.start`; the socket lies in `folder`."""
     place = folder / "kaggle.socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place))

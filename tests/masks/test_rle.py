@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from gatemask.config.schema import Rle
+from gatemask.config import Rle
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from tests.conftest import SHARED, needs_siim

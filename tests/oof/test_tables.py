@@ -9,10 +9,10 @@ import pytest
 
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import METRICS, dice_of_masks
+from gatemask.masks.metrics import METRICS, dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, all_empty_score, count, score, scores
-from tests.masks.test_metric import plainly
+from tests.masks.test_metrics import plainly
 
 
 def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables, np.ndarray, np.ndarray]:

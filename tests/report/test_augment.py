@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment
 from gatemask.data.records import Example
 from gatemask.report.augment import VERSIONS, versions
 from tests.conftest import gatemask

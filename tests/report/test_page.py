@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gatemask.masks.rule import Rule
-from gatemask.report import draw
+from gatemask.plots import style
 from gatemask.report import page as pages
 from gatemask.report.gallery import choose
 from tests.conftest import Loop
@@ -70,9 +70,9 @@ def test_its_headline_is_the_cross_fitted_score(page: str, phantom_loop: Loop) -
 
 
 def test_cells_and_captions_are_escaped() -> None:
-    assert "<b>" not in draw.table(["<b>"], [["<b>"]])
-    figure, _ = draw.figure(1, 1)
-    assert '"><b>' not in draw.as_html(figure, '"><b>')
+    assert "<b>" not in style.table(["<b>"], [["<b>"]])
+    figure, _ = style.figure(1, 1)
+    assert '"><b>' not in style.as_html(figure, '"><b>')
 
 
 def test_the_shipped_rule_stands_first_among_the_others() -> None:
@@ -103,9 +103,9 @@ def test_the_band_in_a_sentence() -> None:
 
 
 def test_a_picture_of_another_stage_is_embedded_as_it_is(tmp_path: Path) -> None:
-    figure, _ = draw.figure(1, 1)
-    path = draw.save(figure, tmp_path / "one.png")
-    shown = draw.file_as_html(path, "<i>")
+    figure, _ = style.figure(1, 1)
+    path = style.save(figure, tmp_path / "one.png")
+    shown = style.file_as_html(path, "<i>")
     assert base64.b64decode(re.search(r'base64,([^"]+)"', shown).group(1)) == path.read_bytes()  # type: ignore[union-attr]
     assert "<i>" not in shown
 

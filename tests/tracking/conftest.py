@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import wandb
 
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment
 from gatemask.project import Project
 from gatemask.tracking import fragments
-from gatemask.tracking.wandb import Mirror
+from gatemask.tracking.wandb_mirror import Mirror
 from tests.conftest import ROOT
 from tests.tracking.wandb_server import KEY, Server
 

@@ -8,7 +8,7 @@ import wandb
 from gatemask.project import Project
 from gatemask.tracking import fragments
 from gatemask.tracking.sync import sync
-from gatemask.tracking.wandb import Mirror, _ends_in_time
+from gatemask.tracking.wandb_mirror import Mirror, _ends_in_time
 from tests.tracking.conftest import experiment, received, row, session
 from tests.tracking.wandb_server import Server
 

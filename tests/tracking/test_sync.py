@@ -16,10 +16,10 @@ import pytest
 
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
-from gatemask.tracking import fragments, service
+from gatemask.tracking import fragments, wandb_server
 from gatemask.tracking import sync as syncing
 from gatemask.tracking.sync import sync
-from gatemask.tracking.wandb import _ends_in_time
+from gatemask.tracking.wandb_mirror import _ends_in_time
 from tests.conftest import ROOT, environment, gatemask
 from tests.tracking.conftest import look, received, row, session
 from tests.tracking.wandb_server import KEY, Server
@@ -100,7 +100,7 @@ def test_set_aside_runs_go_up_too(project: Project, server: Server) -> None:
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from gatemask.tracking.wandb import Mirror
+from gatemask.tracking.wandb_mirror import Mirror
 from tests.tracking.conftest import experiment
 mirror = Mirror(experiment(), "phantom", 0, Path(sys.argv[1]), "run0")
 for epoch in range(3):
@@ -349,4 +349,4 @@ def test_written_again_byte_by_byte(project: Project, tmp_path: Path) -> None:
 
 
 def test_the_key_is_in_no_repr() -> None:
-    assert KEY not in repr(service.Account("http://x", KEY))
+    assert KEY not in repr(wandb_server.Account("http://x", KEY))

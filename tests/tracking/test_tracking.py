@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from gatemask.tracking import local
-from gatemask.tracking.wandb import Mirror
-from tests.data.test_pipeline import experiment
+from gatemask.tracking import run_folder
+from gatemask.tracking.wandb_mirror import Mirror
+from tests.input.test_pipeline import experiment
 
 
 def test_an_epoch_that_is_run_again_replaces_its_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     for epoch, loss in ((0, 3.0), (1, 2.0), (2, 1.0), (1, 1.5)):
-        local.append_metrics(path, {"epoch": epoch, "loss": loss})
-    assert [(r["epoch"], r["loss"]) for r in local.read_metrics(path)] == [(0, 3.0), (1, 1.5)]
+        run_folder.append_metrics(path, {"epoch": epoch, "loss": loss})
+    assert [(r["epoch"], r["loss"]) for r in run_folder.read_metrics(path)] == [(0, 3.0), (1, 1.5)]
 
 
 def test_the_commit_says_dirty(tmp_path: Path) -> None:
-    assert local.commit(tmp_path) is None
+    assert run_folder.commit(tmp_path) is None
 
     def git(*words: str) -> None:
         subprocess.run(
@@ -34,11 +34,11 @@ def test_the_commit_says_dirty(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "a")
-    clean = local.commit(tmp_path)
+    clean = run_folder.commit(tmp_path)
     assert clean is not None
     assert len(clean) == 40
     (tmp_path / "a").write_text("2")
-    assert local.commit(tmp_path) == f"{clean}+dirty"
+    assert run_folder.commit(tmp_path) == f"{clean}+dirty"
 
 
 def test_an_offline_run_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

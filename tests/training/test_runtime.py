@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gatemask.config.schema import Runtime
+from gatemask.config import Runtime
 from gatemask.errors import GatemaskError
 from gatemask.training import runtime
 from tests.conftest import ROOT, gatemask
@@ -90,7 +90,7 @@ import numpy as np
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from gatemask.config.schema import Runtime
+from gatemask.config import Runtime
 from gatemask.training import runtime
 found = {}
 for count in (1, 2):

@@ -17,8 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gatemask.config import load_competition
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.conftest import environment, gatemask
@@ -160,7 +159,8 @@ def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
     """The images of a batch of fold 0, worked out apart."""
     import pandas as pd
 
-    from gatemask.data import pipeline, records
+    from gatemask.data import records
+    from gatemask.input import pipeline
 
     project = Project(root, "phantom", quick=True)
     frame = pd.read_csv(project.folds)
@@ -297,7 +297,7 @@ def test_training_goes_on_from_another_run_at_another_size(trained) -> None:
 
 def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path) -> None:
     from gatemask.data.labels import Masks
-    from gatemask.masks.metric import dice_of_masks
+    from gatemask.masks.metrics import dice_of_masks
     from gatemask.masks.rule import enlarge
     from gatemask.oof.store import MapReader
     from gatemask.oof.tables import Tables
@@ -342,16 +342,15 @@ def test_views_are_kept_apart_where_asked(trained) -> None:
 SEVERAL = """
 import json, os, sys
 from pathlib import Path
-from gatemask.config import load_competition
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment, load_competition
 from gatemask.project import Project
-from gatemask.training import job
+from gatemask.training import trainer
 from gatemask.training.train import train
 project = Project(Path(os.environ["GATEMASK_ROOT"]), "phantom", quick=True)
 comp = load_competition(project.experiments, quick=True)
 for settings in json.load(sys.stdin):
     train(project, comp, Experiment.model_validate(settings), [0])
-    network = next(iter(job._built.values()))["network"]
+    network = next(iter(trainer._built.values()))["network"]
     print(len(network.predict.variables[0].value.sharding.device_set), "devices hold the weights")
 """
 DECODER = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}

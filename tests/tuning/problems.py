@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 
-from gatemask.config.schema import Variant
+from gatemask.config import Variant
 from gatemask.masks.rule import Rule, probability
 from gatemask.oof.tables import Tables, count, score
 

@@ -19,7 +19,7 @@ from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.tuning import exact, members
 from gatemask.tuning.compare import COARSE, compare, paired, sentence
-from gatemask.tuning.honest import cross_fit, interval
+from gatemask.tuning.crossfit import cross_fit, interval
 from tests.conftest import gatemask
 from tests.tuning.predictions import SIZE, write_predictions
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gatemask.config.schema import Variant
+from gatemask.config import Variant
 from gatemask.errors import GatemaskError
-from gatemask.masks.metric import METRICS
+from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule, probability
 from gatemask.oof.tables import all_empty_score, score
 from gatemask.tuning import exact
-from gatemask.tuning.search import search
+from gatemask.tuning.optuna_search import search
 from tests.tuning.problems import by_force, from_maps, noisy, tied
 
 VARIANTS = [Variant(), Variant(gate=False), Variant(thresholds=1), Variant(gate=False, thresholds=1)]

@@ -23,7 +23,7 @@ from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import plain, read_json, read_yaml, sha256, write_json, write_yaml
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
 from gatemask.oof.tables import Tables, score, scores
 from gatemask.project import Project
@@ -52,7 +52,7 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the rest; the command, in its own process, draws them."""
-    monkeypatch.setattr("gatemask.report.thresholds.draw_all", lambda *_: [])
+    monkeypatch.setattr("gatemask.plots.thresholds.draw_all", lambda *_: [])
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_the_headline_saw_no_fold_in_its_weights(project: Project, monkeypatch: 
     chosen = {"0": {"weights": [1.0, 0.0]}, "1": {"weights": [0.1, 0.9]}}
     weighed = {"weights": [0.5, 0.5], "taken": True, "cross_fitted": 1.0, "equal_cross_fitted": 0.0}
     monkeypatch.setattr(
-        "gatemask.tuning.weights.search_weights", lambda *_, **__: {**weighed, "per_fold": chosen, "tried": []}
+        "gatemask.tuning.weight_search.search_weights", lambda *_, **__: {**weighed, "per_fold": chosen, "tried": []}
     )
     result = tuned(project, "mask.weights=tuned", "tune.ship=exact")
     comp, ensemble = load_competition(project.experiments, quick=True), load_ensemble(project.experiments, quick=True)

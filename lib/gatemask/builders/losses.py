@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gatemask.config.schema import LossName, LossPart
+from gatemask.config import LossName, LossPart
 
 CROSS_ENTROPIES = ("bce", "focal")
 TINY = 1e-7  # probabilities are kept so far from 0 and 1 where a logarithm is taken

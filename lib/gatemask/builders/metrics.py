@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gatemask.masks.metric import dice
+from gatemask.masks.metrics import dice
 from gatemask.masks.rule import LEVELS
 
 

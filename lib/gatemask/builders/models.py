@@ -11,8 +11,8 @@ import numpy as np
 
 from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
-from gatemask.builders.initial import assign, initial
-from gatemask.config.schema import Model
+from gatemask.builders.initializers import assign, initial
+from gatemask.config import Model
 from gatemask.errors import GatemaskError
 
 __all__ = ["ARCHITECTURES", "Network", "assign", "build", "initial"]

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gatemask.config.schema import Optimizer, OptimizerName
+from gatemask.config import Optimizer, OptimizerName
 
 
 class RectifiedAdam(keras.optimizers.Optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gatemask.config.schema import Schedule
+from gatemask.config import Schedule
 
 Scores = Sequence[float]
 

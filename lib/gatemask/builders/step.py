@@ -9,7 +9,7 @@ from keras import ops
 
 from gatemask.builders import losses
 from gatemask.builders.models import Network
-from gatemask.config.schema import Experiment
+from gatemask.config import Experiment
 
 
 class TrainingModel(keras.Model):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gatemask.config.schema import Competition, Ensemble, Experiment
+from gatemask.config import Competition, Ensemble, Experiment
 from gatemask.errors import GatemaskError, nearest
 
 Key = tuple[str | int, ...]

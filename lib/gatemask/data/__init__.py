@@ -1,1 +1,1 @@
-"""From raw files to batches: readers, labels, manifest, folds, records, pipeline, augmentation, phantoms."""
+"""From raw files to records: readers, labels, manifest, groups, folds, audit, records, phantoms."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gatemask.data.foldfile import HOLDOUT, plain_id, read_fold_file
+from gatemask.data.fold_files import HOLDOUT, plain_id, read_fold_file
 
 
 def audit(

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from gatemask.config.schema import Picture, Records
+from gatemask.config import Picture, Records
 from gatemask.data import tfrecord
 from gatemask.data.readers import read_image, resize_image, resize_mask
 from gatemask.errors import GatemaskError

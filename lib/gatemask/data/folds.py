@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gatemask.config.schema import Competition, Folds
+from gatemask.config import Competition, Folds
 from gatemask.console import say
-from gatemask.data.foldfile import read_fold_file
+from gatemask.data.fold_files import read_fold_file
 from gatemask.data.manifest import read_manifest
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from gatemask.config.schema import Groups
+from gatemask.config import Groups
 from gatemask.console import say
-from gatemask.data.foldfile import plain_id
+from gatemask.data.fold_files import plain_id
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from gatemask.config.schema import PngLabels, Rle, RleLabels
+from gatemask.config import PngLabels, Rle, RleLabels
 from gatemask.console import progress
-from gatemask.data.foldfile import plain_id
+from gatemask.data.fold_files import plain_id
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text

@@ -16,13 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from gatemask.config.schema import MANIFEST_COLUMNS, Competition, PngLabels
+from gatemask.config import MANIFEST_COLUMNS, Competition, PngLabels
 from gatemask.console import say, table
 from gatemask.data import duplicates, groups
-from gatemask.data.foldfile import plain_id
+from gatemask.data.fold_files import plain_id
 from gatemask.data.labels import Labels, read_labels, write_masks
-from gatemask.data.look import Problems, Row, Seen, check_tags, look_at, without_image
 from gatemask.data.readers import list_images
+from gatemask.data.scan import Problems, Row, Seen, check_tags, look_at, without_image
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import (

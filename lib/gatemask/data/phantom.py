@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from gatemask.config.schema import Phantom, Rle
+from gatemask.config import Phantom, Rle
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
 from gatemask.files import is_current, stamped_result, write_bytes, write_stamp, write_text

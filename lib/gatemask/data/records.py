@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from gatemask import quiet
-from gatemask.config.schema import Competition
+from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data.encode import Example, Part, Raw, pieces, write_parts
 from gatemask.data.labels import Masks

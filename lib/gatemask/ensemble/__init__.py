@@ -1,1 +1,1 @@
-"""Which folds are shipped, and how their predictions become a submission."""
+"""Which members are shipped, and why."""

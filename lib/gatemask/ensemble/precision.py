@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config.schema import Competition
+from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.data.folds import read_folds
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_manifest
-from gatemask.ensemble import networks
-from gatemask.ensemble.images import Image, stack
-from gatemask.ensemble.networks import Member
 from gatemask.errors import GatemaskError
+from gatemask.inference import networks
+from gatemask.inference.images import Image, stack
+from gatemask.inference.networks import Member
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import dice_of_masks
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
 
@@ -124,9 +124,9 @@ def _said(
     project: Project, comp: Competition, members: Sequence[Member], ids: list[str], precision: str
 ) -> list[np.ndarray]:
     """What each member says of the images, as its own records hold them."""
-    from gatemask.builders.predict import predict, views
+    from gatemask.builders.prediction import predict, views
     from gatemask.data import records
-    from gatemask.data.decoded import decode
+    from gatemask.input.decoding import decode
 
     loaded = networks.load(members, 1, comp.image.channels, precision)
     found = []

@@ -2,7 +2,7 @@
 
 runs/<comp>/ensemble/ensemble.yaml   members and everything that inference needs to know
 runs/<comp>/ensemble/selection.png   the path of greedy selection, where there was one
-runs/<comp>/ensemble/costs.json      what networks cost, see gatemask.ensemble.cost
+runs/<comp>/ensemble/costs.json      what networks cost, see gatemask.cost.kernel_time
 runs/<comp>/ensemble/result.json     written last
 """
 
@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gatemask.config.schema import Competition, Ensemble, Experiment, Members
+from gatemask.config import Competition, Ensemble, Experiment, Members
 from gatemask.console import say, table
+from gatemask.cost.kernel_time import Kernel, count_images, kernel
 from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.ensemble.cost import Kernel, count_images, kernel
 from gatemask.errors import GatemaskError
 from gatemask.files import (
     fingerprint,
@@ -125,10 +125,10 @@ def _draw(folder: Path, tuned: dict[str, Any]) -> list[Path]:
     """selection.png, where anything was selected."""
     if not any(tuned["selection"].values()):
         return []
-    from gatemask.report import draw
-    from gatemask.report.selection import selection_path
+    from gatemask.plots import style
+    from gatemask.plots.selection import selection_path
 
-    return [draw.save(selection_path(tuned["selection"], tuned["metric"]), folder / "selection.png")]
+    return [style.save(selection_path(tuned["selection"], tuned["metric"]), folder / "selection.png")]
 
 
 def require_current(project: Project, comp: Competition, ensemble: Ensemble) -> Path:

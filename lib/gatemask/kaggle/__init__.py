@@ -1,1 +1,1 @@
-"""Everything that leaves for Kaggle: package, rehearsal, and the check of what comes out."""
+"""Everything that talks to Kaggle: downloads, training kernels, submissions."""

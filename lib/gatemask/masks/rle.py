@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gatemask.config.schema import Rle
+from gatemask.config import Rle
 from gatemask.errors import GatemaskError
 
 INTERNAL = Rle(offsets="absolute", base=0, order="column", empty="")

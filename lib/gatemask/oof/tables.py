@@ -19,10 +19,10 @@ import numpy as np
 from gatemask.console import progress
 from gatemask.data.encode import cores, keep_memory
 from gatemask.data.labels import Masks
-from gatemask.data.threads import one_thread_a_call
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.metric import METRICS, dice, total
+from gatemask.input.threads import one_thread_a_call
+from gatemask.masks.metrics import METRICS, dice, total
 from gatemask.masks.rule import LEVELS, Rule, average_maps, enlarge, level
 from gatemask.oof.store import MapReader
 
@@ -224,7 +224,7 @@ class Counted(Protocol):
 
 
 def worths(counted: Counted, rule: Rule, metric: str = "mean_dice") -> tuple[np.ndarray, np.ndarray]:
-    """Worth and weight of each image and class under `rule`, float (n, classes); see gatemask.masks.metric."""
+    """Worth and weight of each image and class under `rule`, float (n, classes); see gatemask.masks.metrics."""
     return METRICS[metric](*counted.counts(rule), counted.truth)
 
 

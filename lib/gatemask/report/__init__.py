@@ -1,1 +1,1 @@
-"""Pictures of a competition's runs, on one HTML page."""
+"""One HTML page about a competition's runs."""

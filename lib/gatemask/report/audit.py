@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 
 from gatemask.console import say, table
-from gatemask.data import inspect
+from gatemask.data import label_report
 from gatemask.data.audit import audit
-from gatemask.data.foldfile import area_of, read_fold_file, read_group_file
+from gatemask.data.fold_files import area_of, read_fold_file, read_group_file
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
+from gatemask.plots.style import BLUE, GREY, RED, figure, label
 from gatemask.project import find_root
-from gatemask.report.draw import BLUE, GREY, RED, figure, label
 
 
 def run(
@@ -80,7 +80,7 @@ def _areas(file: Path) -> dict[str, int]:
         splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)
         cells = enumerate(zip(read.column(0), read.column("mask_area"), splits, strict=True))
         return {name: area_of(text, read, row) for row, (name, text, split) in cells if split == "train"}
-    return inspect.areas(file)
+    return label_report.areas(file)
 
 
 def _copies(file: Path) -> list[tuple[str, str]]:

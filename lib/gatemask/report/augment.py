@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config.schema import Competition, Experiment
-from gatemask.data import pipeline, records
+from gatemask.config import Competition, Experiment
+from gatemask.data import records
 from gatemask.data.encode import Example
 from gatemask.data.manifest import read_manifest
-from gatemask.data.mix import Mixed, mix
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
+from gatemask.input import pipeline
+from gatemask.input.mix import Mixed, mix
+from gatemask.plots import style
 from gatemask.project import Project
-from gatemask.report import draw
-from gatemask.training.job import reads
+from gatemask.training.trainer import reads
 
 VERSIONS = 5
 
@@ -68,7 +69,7 @@ def _batch(source: pipeline.Source, seed: int, epoch: int) -> Mixed:
 
 
 def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[Mixed]) -> None:
-    drawn, axes = draw.figure(1.7 * len(columns), 1.85 * len(examples), len(examples), len(columns), squeeze=False)
+    drawn, axes = style.figure(1.7 * len(columns), 1.85 * len(examples), len(examples), len(columns), squeeze=False)
     for column, batch in enumerate(columns):
         for row, example in enumerate(examples):
             assert batch.masks is not None
@@ -82,7 +83,7 @@ def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[Mi
 def _picture(ax: Any, image: np.ndarray, mask: np.ndarray) -> None:
     ax.imshow(image[:, :, 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
     if 0 < mask.mean() < 1:
-        ax.contour(mask, [0.5], colors=[draw.GREEN], linewidths=1)
+        ax.contour(mask, [0.5], colors=[style.GREEN], linewidths=1)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

@@ -12,8 +12,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from gatemask.builders.published import PARAMETERS, PUBLISHED
-from gatemask.config import schema
+from gatemask import config
+from gatemask.builders.published_weights import PARAMETERS, PUBLISHED
 from gatemask.files import write_text
 
 BUILDERS = Path(__file__).parents[1] / "builders"
@@ -36,30 +36,30 @@ def builders() -> dict[str, Any]:
     """Sections of rows: models, encoders, losses, ..., each a list of name, text and options."""
     published = {name: ", ".join(files) for name, files in PUBLISHED.items()}
     encoders = [
-        {"name": name, "parameters": PARAMETERS[name], "weights": published[name]} for name in get_args(schema.Encoder)
+        {"name": name, "parameters": PARAMETERS[name], "weights": published[name]} for name in get_args(config.Encoder)
     ]
     return {
-        "models": [_row(name, _first_line("models.py", name)) for name in get_args(schema.Architecture)],
-        "model": _fields(schema.Model, {"name", "encoder"}),
+        "models": [_row(name, _first_line("models.py", name)) for name in get_args(config.Architecture)],
+        "model": _fields(config.Model, {"name", "encoder"}),
         "encoders": encoders,
         "losses": [
-            _row(name, _first_line("losses.py", name), ", ".join(schema.LOSS_OPTIONS.get(name, ())))
-            for name in get_args(schema.LossName)
+            _row(name, _first_line("losses.py", name), ", ".join(config.LOSS_OPTIONS.get(name, ())))
+            for name in get_args(config.LossName)
         ],
-        "loss": _fields(schema.LossPart),
+        "loss": _fields(config.LossPart),
         "metrics": [
             _row("auc, sensitivity, specificity", _first_line("metrics.py", "GateCurve")),
             _row("dice, dice_positives", _first_line("metrics.py", "BestThresholdDice")),
         ],
         "optimizers": [
             _row(name, _first_line("optimizers.py", CLASSES[name]) if name in CLASSES else "Keras's own.")
-            for name in get_args(schema.OptimizerName)
+            for name in get_args(config.OptimizerName)
         ],
-        "optimizer": _fields(schema.Optimizer, {"name"}),
-        "schedules": [_row(name, _first_line("schedules.py", name)) for name in get_args(schema.ScheduleName)],
-        "schedule": _fields(schema.Schedule, {"name"}),
+        "optimizer": _fields(config.Optimizer, {"name"}),
+        "schedules": [_row(name, _first_line("schedules.py", name)) for name in get_args(config.ScheduleName)],
+        "schedule": _fields(config.Schedule, {"name"}),
         "augment": _steps(),
-        "tta": _fields(schema.View),
+        "tta": _fields(config.View),
     }
 
 
@@ -125,10 +125,10 @@ def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[dic
 def _steps() -> list[dict[str, Any]]:
     """The steps of `augment:`, and what a step with nothing said is."""
     rows = []
-    for name, field in schema.Augment.model_fields.items():
+    for name, field in config.Augment.model_fields.items():
         kinds = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         text = field.description or (_paragraph(kinds[0].__doc__) if kinds else "")
-        bare = getattr(schema.Augment.model_validate(name), name)
+        bare = getattr(config.Augment.model_validate(name), name)
         options = ", ".join(f"{key}: {_plain(value)}" for key, value in bare) if kinds else _plain(bare)
         rows.append({"name": name, "what": text, "bare name means": options})
     return rows

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from gatemask.config.schema import Competition
+from gatemask.config import Competition
 from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.data.readers import read_image
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Counted, scores
+from gatemask.plots import style
 from gatemask.project import Project
-from gatemask.report import draw
 from gatemask.tuning.members import Opened
 
 
@@ -68,7 +68,7 @@ class Gallery:
 
     def row(self, chosen: np.ndarray) -> Figure:
         """One column an image: the image, its truth, the averaged map, the final mask."""
-        drawn, axes = draw.figure(2.1 * 4, 2.15 * 4, 4, 4, squeeze=False)
+        drawn, axes = style.figure(2.1 * 4, 2.15 * 4, 4, 4, squeeze=False)
         for ax in axes.ravel():
             ax.set_axis_off()
         for column, index in enumerate(chosen):
@@ -84,7 +84,10 @@ class Gallery:
         image = self._image(name, truth.shape)
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
         axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7, parse_math=False)
-        for ax, drawn, colour, what in ((axes[1], truth, draw.GREEN, "truth"), (axes[3], mask, draw.RED, "final mask")):
+        for ax, drawn, colour, what in (
+            (axes[1], truth, style.GREEN, "truth"),
+            (axes[3], mask, style.RED, "final mask"),
+        ):
             ax.imshow(image, cmap="gray", vmin=0, vmax=255)
             if drawn.any():
                 ax.contour(drawn, [0.5], colors=[colour], linewidths=1.3)

@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config.schema import Competition, Ensemble
+from gatemask.config import Competition, Ensemble
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.manifest import raw_folder, read_manifest
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import TITLES
+from gatemask.masks.metrics import TITLES
 from gatemask.oof.tables import Counted
+from gatemask.plots import curves, style
+from gatemask.plots.selection import selection_path
 from gatemask.project import Project
-from gatemask.report import draw, pictures
 from gatemask.report.gallery import Gallery, choose, fold_table
-from gatemask.report.selection import selection_path
-from gatemask.tracking.local import read_metrics
+from gatemask.tracking.run_folder import read_metrics
 from gatemask.tuning.members import opened
 from gatemask.tuning.tune import load_counted, require_current
 
@@ -153,8 +153,8 @@ def _rule(tuned: dict[str, Any]) -> str:
     names = list(tuned["rule"])
     return (
         f"<h2>Rule</h2><p>{text}</p>"
-        + draw.table(["rule", *names, "cross-fitted", "in-sample"], rows)
-        + draw.table(["tuned on", *names, "scored on", "score"], folds)
+        + style.table(["rule", *names, "cross-fitted", "in-sample"], rows)
+        + style.table(["tuned on", *names, "scored on", "score"], folds)
     )
 
 
@@ -173,7 +173,7 @@ def _members(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
         [name, str(fold), r["best_epoch"] + 1, r["monitor"], float(r["score"]), f"{r['seconds_training']:.0f} s"]
         for (name, fold), r in runs.items()
     ]
-    return "<h2>Members</h2>" + draw.table(["experiment", "fold", "best epoch", "monitor", "score", "training"], rows)
+    return "<h2>Members</h2>" + style.table(["experiment", "fold", "best epoch", "monitor", "score", "training"], rows)
 
 
 def _selection(tuned: dict[str, Any]) -> list[str]:
@@ -191,18 +191,18 @@ def _selection(tuned: dict[str, Any]) -> list[str]:
         for kind, found in there.items()
         for name, weight in zip(found["rounds"][0]["counts"], found["weights"], strict=True)
     ]
-    drawn = draw.as_html(selection_path(tuned["selection"], tuned["metric"]), "The score of each round; red is kept.")
-    listed = draw.table(["", "experiment", "weight", ""], rows)
+    drawn = style.as_html(selection_path(tuned["selection"], tuned["metric"]), "The score of each round; red is kept.")
+    listed = style.table(["", "experiment", "weight", ""], rows)
     return [f"<h2>Selection</h2><p>{text}</p>{drawn}{listed}"]
 
 
 def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> str:
-    histories: dict[str, pictures.History] = {}
+    histories: dict[str, curves.History] = {}
     for name, fold in runs:
         histories.setdefault(name, {})[fold] = read_metrics(project.fold(name, fold) / "metrics.jsonl")
     monitors = {name: run["monitor"] for (name, _), run in runs.items()}
-    drawn = draw.as_html(
-        pictures.learning_curves(histories, monitors), "Loss and validation score, epoch by epoch, a colour a fold."
+    drawn = style.as_html(
+        curves.learning_curves(histories, monitors), "Loss and validation score, epoch by epoch, a colour a fold."
     )
     return f"<h2>Learning curves</h2>{drawn}"
 
@@ -251,7 +251,7 @@ def _band(band: dict[str, Any]) -> str:
 
 def _drawn(project: Project, section: str, text: str = "") -> str:
     """A section of pictures that the tuning stage wrote."""
-    drawn = [draw.file_as_html(project.tuned / name, caption) for name, caption in PICTURES[section].items()]
+    drawn = [style.file_as_html(project.tuned / name, caption) for name, caption in PICTURES[section].items()]
     return f"<h2>{section}</h2>{text}{''.join(drawn)}"
 
 
@@ -263,7 +263,7 @@ def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dic
         gallery = Gallery(project, comp, predicted, counted, rule, tuned["weights"])
         rows = [
             f"<h3>{kind}</h3>"
-            + draw.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
+            + style.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
             for kind, chosen in choose(counted, rule).items()
             if len(chosen)
         ]
@@ -277,7 +277,7 @@ def _ids(counted: Counted, chosen: np.ndarray) -> str:
 def _folds(project: Project) -> str:
     rows = fold_table(read_folds(project), read_manifest(project, "train"))
     columns = ["fold", "images", "groups", "with a mask", "median mask area (pixels)"]
-    return "<h2>Folds</h2><p>No group is in two folds.</p>" + draw.table(columns, rows)
+    return "<h2>Folds</h2><p>No group is in two folds.</p>" + style.table(columns, rows)
 
 
 def _submission(project: Project, rehearsed: dict[str, Any], metric: str) -> str:
@@ -297,7 +297,7 @@ def _submission(project: Project, rehearsed: dict[str, Any], metric: str) -> str
     }
     shown = {**rehearsed, "submission": os.path.relpath(rehearsed["submission"], project.root)}
     rows = [[text, _listed(shown[key])] for key, text in names.items() if key in shown]
-    return "<h2>Submission</h2>" + draw.table(["", ""], rows)
+    return "<h2>Submission</h2>" + style.table(["", ""], rows)
 
 
 def _listed(value: Any) -> Any:

@@ -21,9 +21,9 @@ from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
 from gatemask.files import alone, read_json, write_json
 from gatemask.project import Project
-from gatemask.tracking import fragments, service
+from gatemask.tracking import fragments, wandb_server
 from gatemask.tracking.fragments import Fragment
-from gatemask.tracking.service import Account, UnreachableError
+from gatemask.tracking.wandb_server import Account, UnreachableError
 
 UPLOAD_S = 900.0  # for one fragment; without a network, `wandb sync` would try for days
 SETTLE_S = 20.0  # until the service shows what it was sent
@@ -76,7 +76,7 @@ def sync(project: Project, gaps: bool = False) -> dict[str, Any]:
         return {"current": True, "synced": 0, "already": 0, "later": {}, "failed": {}, "runs": {}}
     with alone(project.runs / ".wandb-sync.lock", "Another upload of these runs is still going on.") as lock:
         book = project.runs / "wandb-synced.json"
-        here = service.server()
+        here = wandb_server.server()
         notes = read_json(book) if book.exists() else {}
         known = notes.setdefault(here, {})
         work = _sort(project.runs, paths, known)
@@ -119,7 +119,7 @@ def _sort(root: Path, paths: Sequence[Path], known: dict[str, Any]) -> _Work:
 
 
 def _upload_all(work: _Work, known: dict[str, Any], note: Callable[[], object], lock: int, gaps: bool) -> int:
-    account = service.sign_in()
+    account = wandb_server.sign_in()
     synced, away = 0, False
     for number, fragment in enumerate(progress(work.pending, "upload")):
         name = work.name(fragment.path)
@@ -177,7 +177,7 @@ def _upload(account: Account, fragment: Fragment, again: set[int], lock: int, ga
     entity = fragment.entity or os.environ.get("WANDB_ENTITY") or account.entity
     place = (entity, fragment.project, fragment.run)
     entry = {"run": "/".join(place), "server": account.server, "epochs": len(set(fragment.epochs))}
-    held = service.held(account, *place)
+    held = wandb_server.held(account, *place)
     last = held.epoch
     if last is not None and fragment.epochs:
         same = all(name in held.summary and held.summary[name] == value for name, value in fragment.summary.items())
@@ -240,7 +240,7 @@ def _arrived(account: Account, place: tuple[str, str, str], epoch: int, said: st
     """Wait until the service shows the last row that it was sent."""
     deadline = time.monotonic() + SETTLE_S
     while True:
-        last = service.held(account, *place).epoch
+        last = wandb_server.held(account, *place).epoch
         if last is not None and last >= epoch:
             return
         if time.monotonic() > deadline:

@@ -24,8 +24,8 @@ from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.training import state
-from gatemask.training.job import Job, begin_fold, trainable
 from gatemask.training.state import Progress
+from gatemask.training.trainer import Job, begin_fold, trainable
 
 
 def fit(job: Job, fold: int, folder: Path, training: list[Example], validation: list[Example]) -> Progress:
@@ -35,12 +35,12 @@ def fit(job: Job, fold: int, folder: Path, training: list[Example], validation: 
         GatemaskError: the loss is not a number any more (the last state stands), or the state on disk belongs to
             batches of another size.
     """
-    from gatemask.tracking import local
-    from gatemask.tracking.wandb import Mirror
+    from gatemask.tracking import run_folder
+    from gatemask.tracking.wandb_mirror import Mirror
 
     exp = job.exp
     seed = begin_fold(job, fold)
-    local.begin(
+    run_folder.begin(
         folder,
         exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True),
         job.devices.described(),
@@ -59,7 +59,7 @@ def fit(job: Job, fold: int, folder: Path, training: list[Example], validation: 
         with trainable(job, job.frozen(epoch)), state.averaged(model):
             row, at = _close_epoch(job, folder, validation, at, steps)
         row = {"epoch": epoch, "loss": row.pop("loss"), "learning_rate": rate, **row}
-        local.append_metrics(folder / "metrics.jsonl", row)
+        run_folder.append_metrics(folder / "metrics.jsonl", row)
         state.save(folder / "state", model, at)
         mirror.log(row)
         say(f"{exp.name} fold {fold} epoch {epoch + 1}/{exp.epochs}: {_told(row, exp.monitor)}")
@@ -104,7 +104,7 @@ def _train_epoch(
     job: Job, fold: int, folder: Path, training: list[Example], seed: int, at: Progress
 ) -> tuple[int, int, Progress]:
     """Train the legs of an epoch that are left, as far as time allows: (epoch, its steps, how far it came)."""
-    from gatemask.data import pipeline
+    from gatemask.input import pipeline
 
     exp, epoch = job.exp, at.epoch
     order = pipeline.epoch_order(training, exp, job.batch, epoch, seed)
@@ -134,7 +134,7 @@ def _leg(
     Raises:
         GatemaskError: it is not a number; names the batch at which that began.
     """
-    from gatemask.data import pipeline
+    from gatemask.input import pipeline
 
     frozen = job.frozen(epoch)
     batches = pipeline.training_batches(training, job.exp, job.comp.image.channels, order, job.batch, epoch, seed, *leg)
@@ -199,7 +199,7 @@ def _close_epoch(
 
 def evaluate(job: Job, validation: list[Example]) -> dict[str, float]:
     """val_loss, and the metrics under their own names."""
-    from gatemask.data import pipeline
+    from gatemask.input import pipeline
 
     batches = pipeline.evaluation_dataset(validation, job.exp, job.comp.image.channels, job.batch)
     with pipeline.own_errors():

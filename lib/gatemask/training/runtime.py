@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gatemask import quiet
-from gatemask.config.schema import Runtime
+from gatemask.config import Runtime
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 

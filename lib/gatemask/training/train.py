@@ -19,14 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gatemask.config.schema import Competition, Experiment
+from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import is_current, read_json, set_aside, stamped_result, write_stamp, write_text, write_with
 from gatemask.project import Project
-from gatemask.training.clock import Clock
-from gatemask.training.job import Job, ready
+from gatemask.training.time_budget import Clock
+from gatemask.training.trainer import Job, ready
 
 
 def train(
@@ -106,17 +106,17 @@ def _train_fold(job: Job, fold: int, begin: bool) -> dict[str, Any]:
 
 def _finish_fold(job: Job, fold: int, folder: Path, validation: list[Any], best: list[int]) -> dict[str, Any]:
     """Make the weights that are shipped, score them, and predict the validation fold with them."""
-    from gatemask.tracking import local
+    from gatemask.tracking import run_folder
     from gatemask.training import state
     from gatemask.training.fit import evaluate
-    from gatemask.training.outoffold import predict_out_of_fold
+    from gatemask.training.out_of_fold import predict_out_of_fold
 
     exp = job.exp
     kept = best if exp.checkpoints.average else best[:1]
     state.assign(job.evaluator.weights, state.best_weights(folder / "state", kept))
     # Through the evaluator, which has no optimizer: its moments would make the file three times as large.
     write_with(folder / "best.weights.h5", job.evaluator.save_weights)
-    history = local.read_metrics(folder / "metrics.jsonl")
+    history = run_folder.read_metrics(folder / "metrics.jsonl")
     row = next(row for row in history if row["epoch"] == best[0])
     scores = evaluate(job, validation) if len(kept) > 1 else row
     predicted = predict_out_of_fold(job, fold, folder, validation)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatemask.config.schema import Tune
+from gatemask.config import Tune
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, score
 from gatemask.tuning import exact
-from gatemask.tuning.honest import CrossFit, cross_fit, resamples
-from gatemask.tuning.search import STARTS, search
+from gatemask.tuning.crossfit import CrossFit, cross_fit, resamples
+from gatemask.tuning.optuna_search import STARTS, search
 
 if TYPE_CHECKING:
     from gatemask.oof.components import Components

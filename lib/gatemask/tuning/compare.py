@@ -14,18 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config import load_experiment
-from gatemask.config.schema import Competition, Ensemble, Members
+from gatemask.config import Competition, Ensemble, Members, load_experiment
 from gatemask.console import say, table
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError, nearest
-from gatemask.masks.metric import TITLES, ratio, total
+from gatemask.masks.metrics import TITLES, ratio, total
 from gatemask.project import Project, experiment_files
 from gatemask.tuning import exact, members
-from gatemask.tuning.honest import CrossFit, cross_fit, resampled
+from gatemask.tuning.crossfit import CrossFit, cross_fit, resampled
 from gatemask.tuning.tune import as_tuned
 
-Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metric
+Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metrics
 COARSE = range(2, 256, 2)  # levels that rules are searched on: every second costs a fraction of all
 SAME = 1e-12  # scores this near differ by rounding alone
 
@@ -88,7 +87,7 @@ def paired(first: Scored, second: Scored, groups: np.ndarray, times: int, seed: 
     difference would hardly count.
 
     Args:
-        first: worth and weight, float (n, classes) each, see gatemask.masks.metric.
+        first: worth and weight, float (n, classes) each, see gatemask.masks.metrics.
         second: of the same images in the same order.
         groups: (n,) text: images that are drawn together, such as a patient's.
         times: resamples.

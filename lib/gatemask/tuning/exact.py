@@ -20,10 +20,10 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from gatemask.config.schema import Variant
+from gatemask.config import Variant
 from gatemask.data.encode import cores
 from gatemask.errors import GatemaskError
-from gatemask.masks.metric import METRICS, ratio
+from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import LEVELS, Rule, level, probability
 from gatemask.oof.tables import Tables, score
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config.schema import Competition, Ensemble, Members
+from gatemask.config import Competition, Ensemble, Members
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError

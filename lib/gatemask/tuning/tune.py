@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatemask.config.schema import Competition, Ensemble
+from gatemask.config import Competition, Ensemble
 from gatemask.console import say, table
+from gatemask.cost.kernel_time import count_images
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.manifest import read_manifest
-from gatemask.ensemble.cost import count_images
 from gatemask.errors import GatemaskError
 from gatemask.files import alone, fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
-from gatemask.masks.metric import TITLES
+from gatemask.masks.metrics import TITLES
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, all_empty_score
 from gatemask.project import Project
@@ -37,8 +37,8 @@ from gatemask.tuning.members import Opened
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
     from gatemask.tuning.candidates import Candidate, Evidence
-    from gatemask.tuning.search import Found
-    from gatemask.tuning.selection import Maps
+    from gatemask.tuning.member_selection import Maps
+    from gatemask.tuning.optuna_search import Found
 
 LEVELS = range(12, 256, 12)  # lower thresholds of component rules; each is one more look at every image
 NUMBERS = ("gate", "upper", "lower", "min_area")  # of every rule; the others only where some rule uses them
@@ -71,8 +71,8 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
 
 def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> tuple[dict[str, Any], list[Path]]:
     from gatemask.tuning.candidates import candidates, choose, fixed
-    from gatemask.tuning.known import known
-    from gatemask.tuning.selection import Maps
+    from gatemask.tuning.member_selection import Maps
+    from gatemask.tuning.reference_rules import known
 
     frame = read_folds(project)
     frame = frame[frame["fold"] != HOLDOUT]
@@ -113,8 +113,8 @@ def _scores(
     groups: np.ndarray,
 ) -> dict[str, Any]:
     """The numbers of the shipped rule, the honest one first."""
-    from gatemask.report.gates import gate_numbers
-    from gatemask.tuning.honest import interval
+    from gatemask.plots.gates import gate_numbers
+    from gatemask.tuning.crossfit import interval
 
     best, exact = found[shipped], _exact(ensemble, found)
     return {
@@ -154,8 +154,8 @@ def _weigh(
         found |= _search_weights(project, comp, ensemble, predicted, inputs)
     if "greedy" not in (gate.weights, mask.weights):
         return found
-    from gatemask.ensemble.cost import kernel
-    from gatemask.tuning.selection import select_gates, select_masks
+    from gatemask.cost.kernel_time import kernel
+    from gatemask.tuning.member_selection import select_gates, select_masks
 
     costs = kernel(project, comp, ensemble)
     if mask.weights == "greedy":
@@ -184,7 +184,7 @@ def _search_weights(
     project: Project, comp: Competition, ensemble: Ensemble, predicted: Opened, inputs: str
 ) -> dict[str, Any]:
     """`weights` of the mask members' views, and `weighing`: how they were found."""
-    from gatemask.tuning.weights import search_weights
+    from gatemask.tuning.weight_search import search_weights
 
     found = search_weights(
         predicted.fold_of,
@@ -210,7 +210,7 @@ def _levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Rule]]) -> list[in
 
 def _count(predicted: Opened, maps: Maps, weights: list[float], levels: list[int]) -> Evidence:
     from gatemask.tuning.candidates import Evidence
-    from gatemask.tuning.selection import regated
+    from gatemask.tuning.member_selection import regated
 
     known = maps.known(weights)
     tables = members.count(predicted, weights) if known is None else regated(known, predicted.gate.__getitem__)
@@ -264,7 +264,7 @@ def _exact(ensemble: Ensemble, found: dict[str, Candidate]) -> float | None:
 def _study(project: Project, comp: Competition, ensemble: Ensemble, seen: Evidence, inputs: str) -> Found:
     """Optuna on all images, kept for the dashboard, and to see what a sampler leaves behind."""
     from gatemask.tuning.candidates import starts
-    from gatemask.tuning.search import search
+    from gatemask.tuning.optuna_search import search
 
     settings, counted = ensemble.tune, seen.searched(ensemble.tune)
     return search(
@@ -289,7 +289,7 @@ def _write(
     shipped: str,
     study: Found,
 ) -> list[Path]:
-    from gatemask.report.thresholds import draw_all
+    from gatemask.plots.thresholds import draw_all
 
     best, folder = found[shipped], project.tuned
     drawn = draw_all(

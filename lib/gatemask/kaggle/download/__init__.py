@@ -1,0 +1,1 @@
+"""Competition files: downloaded, verified and unpacked."""

@@ -1,0 +1,62 @@
+"""The wheels that an offline kernel needs: gatemask's own, built here, and the four that Kaggle's images lack."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from gatemask.errors import GatemaskError
+from gatemask.files import fingerprint, sha256
+
+SOURCE = Path(__file__).resolve().parents[4]
+LIST = SOURCE / "kaggle_kernels" / "inference" / "wheels.txt"
+# Beside the environment that they belong to, so that `make clean` does not lose them.
+CACHE = Path(sys.prefix) / "wheels"
+
+
+def missing_on_kaggle() -> list[str]:
+    """Names of the packages in wheels.txt, as PyPI spells them."""
+    return re.findall(r"^([A-Za-z0-9-]+)==", LIST.read_text(), flags=re.MULTILINE)
+
+
+def shipped() -> list[Path]:
+    """The four wheels, fetched once (this needs a network, then never again) and checked by hash."""
+    pinned = set(re.findall(r"sha256:([0-9a-f]{64})", LIST.read_text()))
+    found = [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in pinned]
+    if len(found) < len(pinned):
+        _pip("download", "--no-deps", "--require-hashes", "--dest", str(CACHE), "--requirement", str(LIST))
+        found = [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in pinned]
+    return found
+
+
+def build_own(folder: Path) -> Path:
+    """gatemask's wheel, built from the source tree that is running. The same source gives the same bytes."""
+    if not (SOURCE / "pyproject.toml").exists():
+        raise GatemaskError(
+            "gatemask does not run from its source tree.",
+            where=SOURCE,
+            expected="pyproject.toml",
+            do="Install it with make setup; a package ships the very code that trained.",
+        )
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(SOURCE))
+    return next(folder.glob("gatemask-*.whl"))
+
+
+def source_fingerprint() -> str:
+    """Changes when gatemask's own code, or a kernel's script, does."""
+    files = [*(SOURCE / "lib").rglob("*.py"), *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
+    return fingerprint({p.relative_to(SOURCE).as_posix(): sha256(p) for p in files if p.is_file()})
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "error" in line]
+        raise GatemaskError(
+            f"pip {arguments[0]} failed.",
+            received="; ".join(errors[-2:]) or done.stderr.strip()[-300:],
+            do="Run make setup while there is a network; it fetches the wheels that are shipped.",
+        )

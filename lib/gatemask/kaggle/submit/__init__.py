@@ -1,0 +1,1 @@
+"""Submitting to Kaggle: package, rehearsal, submission, leaderboard."""

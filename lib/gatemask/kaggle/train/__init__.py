@@ -1,0 +1,1 @@
+"""Training on Kaggle: bundle, push, poll, fetch, resume, campaign."""

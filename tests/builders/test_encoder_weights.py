@@ -1,0 +1,312 @@
+"""Encoder weights: found, fetched from a server of our own, refused, and put where they belong."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from gatemask import quiet
+from gatemask.builders import encoder_weights
+from gatemask.builders.published_weights import PARAMETERS, PUBLISHED, Published
+from gatemask.config import Encoder, Model
+from gatemask.errors import GatemaskError
+
+sys.path.insert(0, str(Path(__file__).parent))
+quiet.tensorflow()
+keras = pytest.importorskip("keras")
+
+import legacy  # noqa: E402
+
+from gatemask.builders import bridge, models  # noqa: E402
+
+HERE = Path(__file__).parent
+CONTENT = b"as if these were weights"
+
+
+def config(encoder: str = "resnet18", weights: str = "none", name: str = "gate", **options: Any) -> Model:
+    return Model(name=name, encoder=encoder, weights=weights, **options)
+
+
+# --- finding ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project, and a home, a Kaggle and a list of published files of its own."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("GATEMASK_WEIGHTS", raising=False)
+    monkeypatch.setattr(encoder_weights, "KAGGLE", tmp_path / "kaggle")
+    digest = hashlib.md5(CONTENT).hexdigest()
+    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", "http://127.0.0.1:9/", digest)})
+    return tmp_path / "project"
+
+
+def put(path: Path, content: bytes = CONTENT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_folders_are_searched_in_order(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [
+        put(tmp_path / "kaggle" / "some-dataset" / "deep" / "r.h5"),
+        put(tmp_path / "home" / ".keras" / "models" / "r.h5"),
+        put(project / "data" / "weights" / "r.h5"),
+        put(tmp_path / "two" / "r.h5"),
+        put(tmp_path / "one" / "r.h5"),
+    ]
+    monkeypatch.setenv("GATEMASK_WEIGHTS", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    for expected in reversed(places):
+        assert encoder_weights.find(config(weights="imagenet"), project) == expected
+        expected.unlink()
+
+
+def test_nothing_to_find_for_none_and_for_a_run(project: Path) -> None:
+    assert encoder_weights.find(config(), project) is None
+    assert encoder_weights.find(config(weights="run:other"), project) is None
+    assert encoder_weights.find(config(weights="imagenet"), project, download=False) is None
+
+
+def test_a_damaged_file_is_refused(project: Path) -> None:
+    path = put(project / "data" / "weights" / "r.h5", CONTENT[:-1])
+    with pytest.raises(GatemaskError, match="damaged") as caught:
+        encoder_weights.find(config(weights="imagenet"), project)
+    assert str(path) in str(caught.value)
+
+
+def test_what_cannot_be_had_says_where_it_was_looked_for(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(GatemaskError, match="cannot be downloaded") as caught:
+        encoder_weights.find(config(weights="imagenet"), project)
+    for part in (
+        "http://127.0.0.1:9/r.h5",
+        str(project / "data" / "weights"),
+        "home/.keras/models",
+        "attach a dataset",
+    ):
+        assert part in str(caught.value)
+    assert list(project.rglob("*.h5")) == []
+
+
+def test_a_path_may_stand_below_the_project_and_must_exist(project: Path) -> None:
+    path = put(project / "mine.h5")
+    assert encoder_weights.find(config(weights=str(path)), project) == path
+    assert encoder_weights.find(config(weights="mine.h5"), project) == path
+    with pytest.raises(GatemaskError, match="no such weights file"):
+        encoder_weights.find(config(weights="other.h5"), project)
+
+
+def test_finding_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from gatemask.builders import encoder_weights;"
+        "from gatemask.config import Model;"
+        "assert encoder_weights.find(Model(name='gate', encoder='resnet18'), Path('.')) is None;"
+        "assert not {'keras', 'tensorflow', 'jax', 'h5py'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """The URL of a folder with r.h5 in it."""
+    put(tmp_path / "served" / "r.h5")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "served"), **kwargs)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}/"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    digest = hashlib.new(kind, CONTENT).hexdigest()
+    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, digest)})
+    path = encoder_weights.find(config(weights="imagenet"), project)
+    assert path == project / "data" / "weights" / "r.h5"
+    assert path.read_bytes() == CONTENT
+    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", "http://127.0.0.1:9/", digest)})
+    assert encoder_weights.find(config(weights="imagenet"), project) == path, "the second time without a network"
+
+
+def test_a_download_of_something_else_is_not_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, "0" * 64)})
+    with pytest.raises(GatemaskError, match="not the published file"):
+        encoder_weights.find(config(weights="imagenet"), project)
+    assert [path for path in project.rglob("*") if path.is_file()] == []
+
+
+# --- loading ---------------------------------------------------------------------------------------------
+
+LEGACY = ["efficientnetb0", "efficientnetb1", "efficientnetb2", "efficientnetb3", "efficientnetb4"]
+
+
+@pytest.fixture(scope="module")
+def legacies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with <encoder>.h5 of legacy Keras, and what each says of legacy.images."""
+    folder = tmp_path_factory.mktemp("legacy")
+    subprocess.run([sys.executable, str(HERE / "legacy.py"), str(folder), *LEGACY], check=True, capture_output=True)
+    return folder
+
+
+def check_legacy(folder: Path, encoder: str) -> None:
+    """The file through `load` into a network, and the encoder against what legacy Keras said."""
+    side = legacy.side(encoder)
+    network = models.build(config(encoder), side, 3, seed=None)
+    encoder_weights.load(network, config(encoder), folder / f"{encoder}.h5")
+    out = np.asarray(network.plain(legacy.images(encoder), training=False))
+    expected = np.load(folder / f"{encoder}.npy")
+    assert np.abs(expected).max() > 0.001
+    assert out == pytest.approx(expected, abs=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+@pytest.mark.parametrize("encoder", LEGACY)
+def test_files_of_older_keras_give_the_same_encoder(legacies: Path, encoder: str) -> None:
+    check_legacy(legacies, encoder)
+
+
+def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
+    network = models.build(config(), 32, 3)
+    before = [np.asarray(w) for w in network.predict.weights]
+    with pytest.raises(GatemaskError, match="weights of efficientnetb1") as caught:
+        encoder_weights.load(network, config(), legacies / "efficientnetb1.h5")
+    assert "resnet18" in str(caught.value)
+    assert all((a == np.asarray(b)).all() for a, b in zip(before, network.predict.weights, strict=True))
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GatemaskError, match="do not fit the encoder"):
+        encoder_weights.load(models.build(config(), 32, 3, seed=None), config(), put(tmp_path / "x.h5", b"not weights"))
+
+
+def encoders_equal(one: models.Network, two: models.Network) -> bool:
+    pairs = zip(one.nested.weights, two.nested.weights, strict=True)
+    return all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
+
+
+def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> None:
+    source = models.build(config(name="unet"), 32, 3, seed=1)
+    source.nested.save_weights(tmp_path / "alone.weights.h5")
+    source.predict.save_weights(tmp_path / "whole.weights.h5")
+    for file in ("alone", "whole"):
+        network = models.build(config(), 64, 3, seed=2)
+        assert not encoders_equal(network, source)
+        encoder_weights.load(network, config(), tmp_path / f"{file}.weights.h5")
+        assert encoders_equal(network, source)
+
+
+def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> None:
+    source = models.build(config(name="unet", gate_head=True), 32, 3, seed=1)
+    path = tmp_path / "best.weights.h5"
+    source.predict.save_weights(path)
+    larger = models.build(config(name="unet"), 64, 3, seed=2)
+    assert encoder_weights.load_run(larger, path).startswith("the whole network")
+    for mine, theirs in zip(larger.predict.weights, source.predict.weights, strict=True):
+        assert (np.asarray(mine) == np.asarray(theirs)).all()
+    other = models.build(config(name="linknet"), 64, 3, seed=2)
+    head = np.asarray(other.predict.get_layer("mask").kernel)
+    assert encoder_weights.load_run(other, path).startswith("the encoder")
+    assert encoders_equal(other, source)
+    assert (np.asarray(other.predict.get_layer("mask").kernel) == head).all()
+    with pytest.raises(GatemaskError, match="weights of resnet18"):
+        encoder_weights.load_run(models.build(config("mobilenetv2"), 32, 3, seed=None), path)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
+def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> None:
+    three = models.build(config(encoder), 32, 3, seed=1)
+    three.nested.save_weights(tmp_path / "w.weights.h5")
+    networks = {n: models.build(config(encoder), 32, n, seed=2) for n in (4, 6)}
+    for n, network in networks.items():
+        said = encoder_weights.load(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
+        assert f"inflated to {n}" in said
+    for mine, theirs in zip(networks[4].nested.weights, three.nested.weights, strict=True):
+        expected = np.asarray(theirs)
+        if mine.shape != theirs.shape:
+            axis = 2 if len(mine.shape) == 4 else 0
+            expected = np.concatenate([expected, np.take(expected, [0], axis)], axis) * (0.75 if axis == 2 else 1)
+        np.testing.assert_allclose(np.asarray(mine), expected, rtol=1e-6)
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    out, expected = networks[6].plain(np.concatenate([image, image], -1)), three.plain(image)
+    np.testing.assert_allclose(np.asarray(out), np.asarray(expected), atol=1e-3 * float(np.max(expected)))
+
+
+def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
+    four, again = (models.build(config(), 32, 4, seed=seed) for seed in (1, 2))
+    four.nested.save_weights(tmp_path / "four.weights.h5")
+    assert "inflated" not in encoder_weights.load(again, config(), tmp_path / "four.weights.h5", channels=4)
+    assert encoders_equal(again, four)
+
+
+def test_kernels_are_inflated_in_turn() -> None:
+    kernel = np.arange(6, dtype=np.float32).reshape(1, 1, 3, 2)
+    assert encoder_weights.inflate(kernel, (1, 1, 5, 2))[0, 0] == pytest.approx(kernel[0, 0, [0, 1, 2, 0, 1]] * 0.6)
+    assert encoder_weights.inflate(np.array([1.0, 2, 3]), (4,)).tolist() == [1, 2, 3, 1]
+
+
+# --- the table of published files ------------------------------------------------------------------------
+
+
+def test_every_encoder_has_published_weights_and_a_count() -> None:
+    assert set(PUBLISHED) == set(PARAMETERS) == set(get_args(Encoder))
+    assert len(set(PARAMETERS.values())) == len(PARAMETERS), "counts tell files apart"
+    assert {name for name, files in PUBLISHED.items() if "noisy-student" in files} == {
+        name for name in get_args(Encoder) if name.startswith("efficientnet")
+    }
+
+
+class Asked(Exception):  # noqa: N818 (it carries an answer)
+    pass
+
+
+def check_published(encoder: str) -> None:
+    """What the package's own loading code asks for, and the number of its parameters."""
+    counts = []
+
+    def model(*args: Any, **kwargs: Any) -> Any:
+        built = keras.Model(*args, **kwargs)
+        counts.append(built.count_params())
+        return built
+
+    def get_file(name: str, url: str, **kwargs: Any) -> None:
+        raise Asked(name, url, kwargs.get("file_hash") or kwargs.get("md5_hash"))
+
+    modules = {**bridge.MODULES, "models": SimpleNamespace(Model=model), "utils": SimpleNamespace(get_file=get_file)}
+    with pytest.raises(Asked) as asked:
+        bridge.backbones().get_backbone(
+            encoder, input_shape=(224, 224, 3), weights="imagenet", include_top=False, **modules
+        )
+    mine = PUBLISHED[encoder]["imagenet"]
+    assert asked.value.args == (mine.file, mine.url, mine.hash)
+    assert counts == [PARAMETERS[encoder]]
+    keras.backend.clear_session()
+
+
+@pytest.mark.parametrize("encoder", ["efficientnetb0", "resnet18", "seresnet50", "mobilenetv2", "vgg16", "densenet121"])
+def test_the_table_says_what_the_packages_ask_for(encoder: str) -> None:
+    check_published(encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", get_args(Encoder))
+def test_the_table_holds_and_legacy_files_load_for_every_encoder(tmp_path: Path, encoder: str) -> None:
+    check_published(encoder)
+    command = [sys.executable, str(HERE / "legacy.py"), str(tmp_path), encoder]
+    subprocess.run(command, check=True, capture_output=True)
+    check_legacy(tmp_path, encoder)
+    keras.backend.clear_session()

@@ -1,0 +1,242 @@
+"""The rehearsal: the real kernel in the sandbox, on a competition of two classes, and kernels that must not pass.
+
+Competitions of one class, SIIM-like and of pictures, are rehearsed at the end of every loop: tests/test_loop.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from gatemask.config import Competition, Model, load_competition
+from gatemask.errors import GatemaskError
+from gatemask.files import fresh_folder, read_yaml, sha256, write_json, write_stamp, write_yaml
+from gatemask.kaggle.image import sandbox
+from gatemask.kaggle.submit import package, rehearse
+from gatemask.project import Project
+
+CLASSES = ["fish", "sugar"]
+COMP = {
+    "name": "clouds",
+    "title": "Two kinds of clouds",
+    "raw": "data/clouds/raw",
+    "image": {"size": [96, 128], "channels": 3},
+    "train": {"images": "train/*.jpg"},
+    "test": {"images": "test/*.jpg"},
+    "labels": {"format": "rle", "file": "train.csv"},
+    "classes": CLASSES,
+    "submission": {
+        "id": "Image_Label",
+        "mask": "Pixels",
+        "sample": "sample_submission.csv",
+        "joined": "{id}.jpg_{class}",
+    },
+    "kaggle": {"owner": "someone", "competition": "clouds", "test_images": 1000},
+}
+IMAGES = 5
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose networks, of random weights, are packaged."""
+    project = Project(tmp_path_factory.mktemp("clouds"), "clouds")
+    write_yaml(project.experiments / "competition.yaml", COMP)
+    raw, rng = project.root / "data/clouds/raw", np.random.default_rng(0)
+    (raw / "test").mkdir(parents=True)
+    rows = ["Image_Label,Pixels"]
+    for number in range(IMAGES):
+        cv2.imwrite(str(raw / f"test/c{number}.jpg"), rng.integers(0, 255, (96, 128, 3)).astype(np.uint8))
+        rows += [f"c{number}.jpg_{name}," for name in CLASSES]
+    (raw / "sample_submission.csv").write_text("\n".join(rows) + "\n")
+    comp = load_competition(project.experiments)
+    source = ensemble(project, comp)
+    dataset, kernel = (fresh_folder(project.dist / name) for name in ("dataset", "kernel"))
+    package.fill_dataset(project, dataset, source, {})
+    package.fill_kernel(kernel, comp, "someone", package.slug(project))
+    write_json(dataset / "dataset-metadata.json", {"id": f"someone/{package.slug(project)}"})
+    write_stamp(project.dist / "package.json", {"ensemble": sha256(source)}, {}, list(dataset.iterdir()), 0.0)
+    return project
+
+
+def ensemble(project: Project, comp: Competition) -> Path:
+    """ensemble.yaml of one gate and one mask network, whose weights lie where a training would have left them."""
+    from gatemask.builders import models
+    from gatemask.ensemble.select import facts
+
+    chosen: dict[str, Any] = {"competition": facts(comp)}
+    for kind, name, classes in (("gate", "gate", 1), ("mask", "unet", len(CLASSES))):
+        config = Model(name=name, encoder="mobilenet", weights="none")
+        path = project.fold(kind, 0) / "best.weights.h5"
+        path.parent.mkdir(parents=True)
+        models.build(config, 32, 3, classes, seed=1).predict.save_weights(path)
+        one = {"name": f"{kind}-fold0", "experiment": kind, "fold": 0, "weight": 1.0, "sha256": sha256(path)}
+        chosen[kind] = [{**one, "size": 32, "records": 64, "tta": [], "model": config.model_dump(mode="json")}]
+    rule = {"gate": 0.0, "upper": 0.5, "lower": 0.5, "min_area": 1}
+    chosen["rule"] = [rule, {**rule, "lower": 0.45, "upper": 0.45}]
+    return write_yaml(project.runs / "ensemble/ensemble.yaml", chosen)
+
+
+def test_two_classes_pass(packed: Project) -> None:
+    comp = load_competition(packed.experiments)
+    result = rehearse.rehearse(packed, comp)
+    assert result["isolation"].startswith("no network")
+    assert (result["images"], result["hidden_images"]) == (IMAGES, IMAGES + rehearse.MORE)
+    assert result["rows"] == 2 * (IMAGES + rehearse.MORE)
+    assert result["test_images"] == 1000
+    assert result["expected_seconds"] > result["kernel_seconds"]
+    assert result["expected_peak_megabytes"] >= result["peak_megabytes"] > 100
+    with Path(result["submission"]).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["Image_Label"] for row in rows] == [f"c{n}.jpg_{name}" for n in range(IMAGES) for name in CLASSES]
+    assert any(row["Pixels"] for row in rows)
+    mounted = packed.runs / "rehearsal/kaggle/input/competitions/clouds"
+    seen = {path.stem for path in (mounted / "test").iterdir()}
+    assert len(seen) == IMAGES + rehearse.MORE
+    assert not seen & {f"c{n}" for n in range(IMAGES)}, "the hidden test set has ids that nothing here knows"
+    assert not list(mounted.rglob("train*"))
+    assert rehearse.rehearse(packed, comp)["current"]
+    assert rehearse.require_current(packed, comp)["rows"] == result["rows"]
+    account = json.loads((packed.runs / "rehearsal/kaggle/working/inference.json").read_text())
+    assert account["degraded"] == []
+    assert account["members"]["mask-fold0"]
+
+
+@pytest.fixture
+def copy(packed: Project, tmp_path: Path) -> tuple[Project, Competition]:
+    shutil.copytree(packed.root, tmp_path / "project", ignore=shutil.ignore_patterns("rehearsal"))
+    project = Project(tmp_path / "project", "clouds")
+    return project, load_competition(project.experiments)
+
+
+SOCKET = "import socket\nsocket.create_connection(('203.0.113.1', 80), timeout=2)\n"
+
+
+@pytest.mark.parametrize("namespace", [True, False])
+def test_a_kernel_that_opens_a_socket_fails(
+    copy: tuple[Project, Competition], monkeypatch: pytest.MonkeyPatch, namespace: bool
+) -> None:
+    if not namespace:
+        monkeypatch.setattr(sandbox, "isolation", lambda: ([], "no network (sockets refused inside Python)"))
+    script = copy[0].dist / "kernel/inference.py"
+    script.write_text(SOCKET + script.read_text())
+    with pytest.raises(GatemaskError, match="asked for the network, and in the hidden rerun there is none") as failed:
+        rehearse.rehearse(*copy)
+    assert "Network is unreachable" in str(failed.value) or "no network" in str(failed.value)
+    with pytest.raises(GatemaskError, match="not rehearsed"):
+        rehearse.require_current(*copy)
+
+
+def test_a_kernel_that_misses_a_wheel_fails(copy: tuple[Project, Competition]) -> None:
+    (wheel,) = (copy[0].dist / "dataset").glob("segmentation_models-*.whl")
+    wheel.unlink()
+    with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
+        rehearse.rehearse(*copy)
+    assert f"{wheel.name} is missing" in str(failed.value)
+    assert "It would have failed on Kaggle too" in str(failed.value)
+
+
+def test_a_member_that_does_not_work_fails_although_the_kernel_goes_on(copy: tuple[Project, Competition]) -> None:
+    project, comp = copy
+    path = project.dist / "dataset/ensemble.yaml"
+    chosen = read_yaml(path)
+    chosen["mask"][0]["model"]["encoder"] = "resnet18"
+    write_yaml(path, chosen)
+    sums = project.dist / "dataset/SHA256SUMS"
+    lines = [line for line in sums.read_text().splitlines() if "ensemble.yaml" not in line]
+    sums.write_text("\n".join([*lines, f"{sha256(path)}  ensemble.yaml"]) + "\n")
+    with pytest.raises(GatemaskError, match="mask-fold0 cannot be loaded"):
+        rehearse.rehearse(project, comp)
+
+
+def test_a_script_of_another_kind_is_told(copy: tuple[Project, Competition]) -> None:
+    script = copy[0].dist / "kernel/inference.py"
+    script.write_text("print('I do nothing')\n")
+    with pytest.raises(GatemaskError, match="no submission"):
+        rehearse.rehearse(*copy)
+    script.write_text("raise SystemExit('I refuse')\n")
+    with pytest.raises(GatemaskError, match="I refuse"):
+        rehearse.rehearse(*copy)
+
+
+def test_hidden_names_fit_the_pattern_of_the_test_images(copy: tuple[Project, Competition]) -> None:
+    assert rehearse._around("test/*.dcm") == ("", "")
+    assert rehearse._around("**/ISIC_*_x.png") == ("ISIC_", "_x")
+    assert rehearse._around("only.png") == ("", "")
+    name = rehearse._hidden("a", 0, ("ISIC_", "_x"))
+    assert name.startswith("ISIC_hidden") and name.endswith("_x")
+    assert Path(f"{name}.png").match("ISIC_*_x.png")
+
+
+def test_a_package_older_than_competition_yaml_is_told(copy: tuple[Project, Competition]) -> None:
+    project, comp = copy
+    named = package.require_current(project, comp)
+    again = comp.kaggle.model_copy(update={"test_images": 7, "accelerator": "none"})
+    same = package.require_current(project, comp.model_copy(update={"kaggle": again}))
+    assert same == named, "what does not change what runs does not change what it is called"
+    other = comp.model_copy(update={"kaggle": comp.kaggle.model_copy(update={"competition": "another"})})
+    with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
+        package.require_current(project, other)
+    with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
+        rehearse.rehearse(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
+    assert 'SAMPLE = "sample_submission.csv"' in (project.dist / "kernel/inference.py").read_text()
+
+
+def test_what_was_not_packaged_or_not_rehearsed_is_told(copy: tuple[Project, Competition]) -> None:
+    project = copy[0]
+    with pytest.raises(GatemaskError, match="not rehearsed"):
+        rehearse.require_current(*copy)
+    write_json(project.runs / "rehearsal/result.json", {"made_from": {"package": "another"}})
+    with pytest.raises(GatemaskError, match="of another package"):
+        rehearse.require_current(*copy)
+    (project.dist / "package.json").unlink()
+    with pytest.raises(GatemaskError, match="Nothing is packaged"):
+        rehearse.rehearse(*copy)
+
+
+def test_no_more_images_than_asked_for(copy: tuple[Project, Competition]) -> None:
+    _, names = rehearse._mount(*copy, copy[0].root / "kaggle", rehearse.test_rows(*copy).head(2))
+    assert sorted(names.values()) == ["c0", "c0", "c1", "c1"]
+    sample = (copy[0].root / "kaggle/input/competitions/clouds/sample_submission.csv").read_text().splitlines()
+    assert sample[0] == "Image_Label,Pixels"
+    assert len(sample) == 1 + 2 * 4
+
+
+def test_the_yaml_is_one_that_loads(tmp_path: Path) -> None:
+    (tmp_path / "competition.yaml").write_text(yaml.safe_dump({**COMP, "submission": {"id": "a", "mask": "b"}}))
+    with pytest.raises(GatemaskError, match=r"class_column or submission.joined"):
+        load_competition(tmp_path)
+
+
+def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, Competition]) -> None:
+    """Only where `make test-kaggle` has made that environment: it takes minutes."""
+    from gatemask.kaggle.image import wheels
+
+    if not (wheels.SOURCE / sandbox.VERSIONS / "ready").exists():
+        pytest.skip("there is no environment with the versions of Kaggle's image: make test-kaggle makes one")
+    python = sandbox.kaggles_python()
+    assert python is not None
+    inside, hidden = sandbox.make_image(copy[0].root / "image", refuse_sockets=True, python=python)
+    code = "import numpy, keras, pip; print(numpy.__version__, keras.__version__)"
+    done = subprocess.run([inside, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["2.0.2", "3.13.2"], done.stderr
+    assert "gatemask" in hidden
+    result = rehearse.rehearse(*copy, image=True)
+    assert result["versions_of_the_image"]
+    assert result["rows"] == 2 * (IMAGES + rehearse.MORE)
+
+
+def test_versions_that_cannot_be_installed_are_told(
+    copy: tuple[Project, Competition], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sandbox, "VERSIONS", ".venv-of-another-kind")  # make knows no way to it
+    assert sandbox.kaggles_python() is None
+    assert "cannot be installed here" in capsys.readouterr().err

@@ -1,0 +1,662 @@
+"""`gatemask submit` with the real kaggle command: the straight way, every way off it, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatemask.config import load_competition
+from gatemask.data.labels import Masks
+from gatemask.errors import GatemaskError
+from gatemask.files import read_json, sha256
+from gatemask.kaggle.client import api, datasets
+from gatemask.kaggle.client.cli import KaggleError
+from gatemask.kaggle.image import sandbox
+from gatemask.kaggle.submit import package, submission_records, submit
+from gatemask.kaggle.train import dispatch
+from gatemask.project import Project
+from gatemask.submission import check
+from tests.conftest import Loop, environment, gatemask
+from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
+from tests.kaggle.cloud_http import requests_of
+from tests.kaggle.submit.shipping import (
+    COMPETITION,
+    DATASET,
+    IDS,
+    KERNEL,
+    SAMPLE,
+    SCRIPT,
+    Desk,
+    prepare,
+    real_submission,
+    rehearse,
+    ship,
+)
+from tests.kaggle.warm import warm
+
+
+@pytest.fixture(scope="module")
+def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with warm(tmp_path_factory.mktemp("warm")) as start:
+        yield start
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any) -> Iterator[Desk]:
+    """Kaggle, and a project with a rehearsed package."""
+    project = prepare(tmp_path / "project")
+    ship(project)
+    with stand_in(tmp_path, monkeypatch) as cloud:
+        monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
+        cloud.competitions[COMPETITION] = {"sample_submission.csv": SAMPLE.encode()}
+        yield Desk(cloud, project)
+
+
+def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> GatemaskError:
+    """The error that a call ends with; it names no secret."""
+    with pytest.raises(GatemaskError) as caught:
+        call(*arguments, **more)
+    assert KEY not in str(caught.value)
+    return caught.value
+
+
+class KilledError(BaseException):
+    """As by SIGKILL: nothing may catch it."""
+
+
+# --- the straight way --------------------------------------------------------------------------------------------
+
+
+def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: Desk) -> None:
+    desk.cloud.queueing, desk.cloud.processing, desk.cloud.scoring = 2, 2, 3
+    desk.cloud.score = lambda file: (0.8123, 0.7991)
+    result = desk.submit(message="the first try")
+    assert not result["current"]
+    wanted = {"state": "scored", "version": 1, "ref": KERNEL, "public": 0.8123, "private": 0.7991, "local": 0.8}
+    wanted |= {"dataset": DATASET, "dataset_version": 1, "rehearsed": True, "images": len(IDS), "seconds": 1.5}
+    assert {name: result[name] for name in wanted} == wanted
+    assert result["package"] == package.require_current(desk.project, desk.competition())
+    assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
+    assert result["experiments"] == ["gate_b0", "unet_b0"]
+    assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
+    assert {name: value for name, value in result.items() if name != "current"} == desk.stored()
+
+    (asked,) = requests_of(desk.cloud, "CreateCodeSubmission")
+    assert (asked["competitionName"], asked["fileName"], asked["kernelVersion"]) == (COMPETITION, "submission.csv", 1)
+    assert "the first try" in asked["submissionDescription"]
+    assert "local 0.8000, 3 members" in asked["submissionDescription"]
+    (pushed,) = requests_of(desk.cloud, "SaveKernel")
+    assert pushed["datasetDataSources"] == [DATASET], "the owner that was not set is this account"
+    assert pushed["enableInternet"] is False
+    (files,) = desk.cloud.datasets[DATASET]
+    assert set(files) > {path.name for path in (desk.project.dist / "dataset").iterdir()} - {"dataset-metadata.json"}
+
+    asked_before = len(desk.cloud.asked)
+    again = desk.submit()
+    assert again == {**result, "current": True}
+    assert desk.cloud.methods()[asked_before:] == ["ListSubmissions"]
+    assert submission_records.log(desk.project, desk.record).read_text().endswith("here is a kernel\n")
+
+
+def test_the_packaged_kernel_is_not_edited(desk: Desk) -> None:
+    before = {path: path.read_bytes() for path in desk.project.dist.rglob("*") if path.is_file()}
+    desk.submit()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_scores_that_come_late_are_taken_by_the_next_call(desk: Desk) -> None:
+    desk.cloud.scoring = 3
+    desk.cloud.score = lambda file: (0.7, None)
+    assert desk.submit(wait=False)["state"] == "submitted"
+    assert desk.record.public is None
+    again = desk.submit(wait=False)
+    assert again["state"] == "submitted"
+    assert again["current"]
+    done = desk.ends_well()
+    assert (done["public"], done["private"]) == (0.7, None)
+    desk.cloud.entries[COMPETITION][0].scores = (0.7, 0.65)  # the competition has ended
+    assert desk.submit()["private"] == 0.65
+    assert desk.stored()["private"] == 0.65
+
+
+def test_another_package_is_another_submission(desk: Desk) -> None:
+    first = desk.submit()
+    ship(desk.project, local=0.9)
+    second = desk.submit()
+    assert not second["current"]
+    assert second["version"] == second["dataset_version"] == 2
+    assert second["id"] != first["id"]
+    assert [one["local"] for one in map(vars, desk.records())] == [0.8, 0.9]
+    assert len(desk.descriptions()) == 2
+
+
+def test_a_package_that_comes_while_the_last_ones_kernel_waits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.cloud.queueing = 4
+    with monkeypatch.context() as killed:
+        killed.setattr(submit, "STEPS", {**submit.STEPS, "running": stop})
+        with pytest.raises(KilledError):
+            desk.submit()
+    ship(desk.project, local=0.9)
+    assert desk.submit()["state"] == "scored"
+    first, second = desk.records()
+    assert first.state == "failed"
+    assert "left for another package" in (first.message or "")
+    assert (second.version, len(desk.descriptions())) == (2, 1)
+    assert desk.versions()[1].run is not desk.versions()[0].run, "it was not pushed into the other's run"
+
+
+def stop(*_: Any) -> None:
+    raise KilledError
+
+
+# --- what is asked for before -----------------------------------------------------------------------------------
+
+
+def test_a_package_that_was_not_rehearsed_is_refused_unless_forced(desk: Desk) -> None:
+    ship(desk.project, local=0.81, rehearsed=False)  # the rehearsal is that of the earlier one
+    error = refusal(desk.submit)
+    assert "rehearsal is of another package" in str(error)
+    assert "gatemask rehearse phantom" in str(error)
+    assert "--force" in str(error)
+    assert not desk.cloud.asked
+    assert not desk.records()
+    result = desk.submit(force=True)
+    assert (result["state"], result["rehearsed"]) == ("scored", False)
+
+
+def test_rehearsed_after_the_refusal_it_is_submitted(desk: Desk) -> None:
+    ship(desk.project, local=0.81, rehearsed=False)
+    refusal(desk.submit)
+    rehearse(desk.project)
+    assert desk.ends_well()["rehearsed"]
+
+
+def test_no_competition_no_package_an_old_one_a_changed_one(desk: Desk) -> None:
+    assert "no kaggle.competition" in str(refusal(desk.submit, "kaggle.competition=null"))
+    weights = desk.project.dist / "dataset/gate_b0-fold0.weights.h5"
+    content = weights.read_bytes()
+    weights.write_bytes(b"other weights")
+    assert "not those that were packaged" in str(refusal(desk.submit))
+    weights.write_bytes(content)
+    ensemble = desk.project.runs / "ensemble/ensemble.yaml"
+    chosen = ensemble.read_bytes()
+    ensemble.write_bytes(b"other: members")
+    assert "older than the ensemble" in str(refusal(desk.submit))
+    ensemble.write_bytes(chosen)
+    stamp = (desk.project.dist / "package.json").rename(desk.project.dist / "aside")
+    assert "Nothing is packaged" in str(refusal(desk.submit))
+    stamp.rename(desk.project.dist / "package.json")
+    assert not desk.cloud.asked
+    desk.ends_well()
+
+
+def test_a_package_that_is_made_while_another_one_runs_is_not_taken_for_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, looks = api.kernel_status, []
+
+    def status(ref: str) -> api.Status:
+        looks.append(ref)
+        if len(looks) == 2:  # the first one is before the push
+            ship(desk.project, local=0.9, rehearsed=False)
+        return real(ref)
+
+    desk.cloud.queueing = 3
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(api, "kernel_status", status)
+        result = desk.submit()
+    assert (result["state"], result["local"], result["version"]) == ("scored", 0.8, 1)
+    assert "was not rehearsed" in str(refusal(desk.submit)) or "another package" in str(refusal(desk.submit))
+    assert len(desk.descriptions()) == 1
+
+
+def test_a_package_that_is_made_before_a_second_push_ends_the_first(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(folder: Path, limit_s: int) -> int:
+        ship(desk.project, local=0.9)
+        raise KaggleError("The connection broke.", kind="network")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(api, "push_kernel", lost)
+        with pytest.raises(KaggleError):
+            desk.submit()
+    result = desk.submit()
+    assert (result["local"], result["state"]) == (0.9, "scored")
+    assert len(desk.descriptions()) == 1
+
+
+def test_changed_files_are_refused(desk: Desk) -> None:
+    assert "no commit to record" in str(refusal(desk.submit, allow_dirty=False))
+    desk.ends_well()
+
+
+def test_a_secret_is_not_uploaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import this\n# my key is a-very-secret-word\n"
+    with monkeypatch.context() as known:
+        known.setenv("MY_SECRET", "a-very-secret-word")
+        known.setattr("tests.kaggle.submit.shipping.SCRIPT", script)
+        ship(desk.project)
+        assert "A secret would be uploaded" in str(refusal(desk.submit))
+    ship(desk.project)
+    desk.ends_well()
+
+
+# --- killed, and called again -----------------------------------------------------------------------------------
+
+CALLS = {
+    "dataset": (datasets, "ensure"),
+    "push": (api, "push_kernel"),
+    "output": (api, "kernel_output"),
+    "submit": (api, "submit"),
+    "list": (api, "submissions"),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("call", CALLS)
+def test_killed_at_a_call_of_kaggle_it_goes_on_from_there(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
+) -> None:
+    module, name = CALLS[call]
+    real = getattr(module, name)
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        if after:
+            real(*arguments, **more)
+        raise KilledError
+
+    with monkeypatch.context() as kill:
+        kill.setattr(module, name, killed)
+        with pytest.raises(KilledError):
+            desk.submit()
+    result = desk.ends_well()
+    assert result["version"] == 1
+    assert len(desk.cloud.datasets[DATASET]) == 1
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_killed_after_any_state_was_written_down(desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    written: list[str] = []
+
+    def save(project: Any, record: Any, real: Any = submission_records.save) -> None:
+        real(project, record)
+        written.append(record.state)
+        if len(written) > number:
+            raise KilledError
+
+    with monkeypatch.context() as kill:
+        kill.setattr(submission_records, "save", save)
+        with pytest.raises(KilledError):
+            desk.submit()
+    assert written[-1] == desk.stored()["state"]
+    desk.ends_well()
+
+
+@pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
+def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
+    """A real process, killed when Kaggle has done the thing, and before it says so."""
+    desk.cloud.faults.append(Fault(method, None, hang_s=20, after=True))
+    arguments = ["submit", "phantom", "--quick", "--allow-dirty", "--poll", "0.05", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gatemask", *arguments],
+        env=environment(desk.project.root),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    made = desk.versions if method == "SaveKernel" else desk.descriptions
+    deadline = time.monotonic() + 60
+    while not made():
+        assert process.poll() is None, process.stderr.read().decode()[-2000:]  # type: ignore[union-attr]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert desk.stored()["state"] == ("pushing" if method == "SaveKernel" else "submitting")
+    done = gatemask(*arguments, root=desk.project.root)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout)
+    assert (result["state"], result["version"]) == ("scored", 1)
+    assert len(desk.versions()) == len(desk.descriptions()) == 1
+    again = gatemask(*arguments, root=desk.project.root)
+    assert json.loads(again.stdout)["current"]
+    board = gatemask("leaderboard", "phantom", "--quick", root=desk.project.root)
+    assert board.returncode == 0, board.stderr[-2000:]
+    for words in ("local", "public", "private", "Too few scores", "leaderboard.png"):
+        assert words in board.stderr
+    assert len(desk.versions()) == len(desk.descriptions()) == 1
+
+
+def test_the_number_of_a_version_whose_answer_got_lost_is_found_among_many(desk: Desk) -> None:
+    for local in (0.6, 0.7):
+        ship(desk.project, local=local)
+        desk.submit()
+    shutil.rmtree(submission_records.folder(desk.project))  # nobody here knows of earlier versions
+    for local in (0.75, 0.76, 0.77):
+        ship(desk.project, local=local)
+        desk.cloud.daily += 1
+        desk.cloud.faults.append(Fault("SaveKernel", break_off=True, after=True))
+        desk.submit()
+    assert [one.version for one in desk.records()] == [3, 4, 5]
+    assert [entry.request["kernelVersion"] for entry in desk.cloud.entries[COMPETITION]] == [1, 2, 3, 4, 5]
+
+
+def test_a_version_whose_number_kaggle_does_not_tell_is_pushed_once_more(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.cloud.faults.append(Fault("SaveKernel", break_off=True, after=True))
+    monkeypatch.setattr(submit, "_number", lambda job: None)
+    result = desk.submit()
+    assert (result["state"], result["version"], result["pushes"]) == ("scored", 2, 2)
+
+
+# --- what goes wrong on the way ---------------------------------------------------------------------------------
+
+
+def test_a_push_that_kaggle_refuses_with_exit_code_0(desk: Desk) -> None:
+    desk.cloud.faults.append(Fault("SaveKernel", 200, {"error": "Something about this kernel is not right."}))
+    assert "Something about this kernel" in str(refusal(desk.submit))
+    assert desk.record.state == "packaged"
+    desk.ends_well()
+
+
+def test_a_dataset_that_is_dropped_from_the_push(desk: Desk) -> None:
+    def gone(_: dict[str, Any]) -> bool:
+        return desk.cloud.datasets.pop(DATASET, None) is not None
+
+    desk.cloud.faults.append(Fault("SaveKernel", None, when=gone))
+    assert DATASET in str(refusal(desk.submit))
+    assert desk.record.state == "failed"
+    desk.ends_well(versions=2)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
+@pytest.mark.parametrize("broken", [False, True], ids=["500", "broken"])
+def test_an_unclear_answer_is_looked_for(desk: Desk, method: str, after: bool, broken: bool) -> None:
+    desk.cloud.faults.append(Fault(method, 500, break_off=broken, after=after))
+    if not after:
+        error = str(refusal(desk.submit))
+        assert "broke" in error or "trouble of its own" in error
+    desk.ends_well()
+
+
+@pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
+def test_a_call_that_hangs_is_looked_for(desk: Desk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.cloud.faults.append(Fault(method, hang_s=30, break_off=True, after=True))
+    real = api.kaggle
+    slow = ("push", "submit")
+    with monkeypatch.context() as short:
+        short.setattr(api, "kaggle", lambda *a, **k: real(*a, **{**k, "limit_s": 2 if a[1] in slow else 60}))
+        assert desk.submit()["state"] == "scored"
+    desk.ends_well()
+
+
+def test_a_submission_that_shows_up_late_in_the_list(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.cloud.faults += [
+        Fault("CreateCodeSubmission", break_off=True, after=True),
+        Fault("ListSubmissions", 200, {"submissions": []}, times=2),
+    ]
+    refusal(desk.submit)  # one look in vain; it may be on its way
+    assert desk.record.state == "submitting"
+    desk.ends_well()
+
+
+def test_an_old_version_of_the_dataset_is_noticed_and_pushed_again_once(desk: Desk) -> None:
+    desk.submit()
+    ship(desk.project, local=0.9)
+    late = Fault("SaveKernel", None, when=lambda _: desk.cloud.stale.add(DATASET) is None)
+    runner = desk.cloud.runner
+
+    def mounted(run: Any) -> int:
+        desk.cloud.stale.clear()
+        return runner(run)
+
+    desk.cloud.runner = mounted
+    desk.cloud.faults.append(late)
+    result = desk.submit()
+    assert (result["state"], result["version"], result["pushes"]) == ("scored", 3, 2)
+    assert [entry.request["kernelVersion"] for entry in desk.cloud.entries[COMPETITION]] == [1, 3]
+
+    ship(desk.project, local=0.95)
+    desk.cloud.faults += [Fault("SaveKernel", None, when=late.when, times=2)]
+    error = refusal(desk.submit)
+    assert "another version of the dataset" in str(error)
+    assert len(desk.versions()) == 5
+    assert desk.records()[-1].state == "failed"
+    desk.ends_well(versions=6, submitted=3)
+
+
+def test_a_kernel_that_fails_is_told_with_its_last_words(desk: Desk) -> None:
+    desk.cloud.variables["CRASH"] = "no such layer: top_conv"
+    error = refusal(desk.submit)
+    assert "no such layer: top_conv" in str(error)
+    assert "exited with code 3" in str(error)
+    assert f"{KERNEL}, version 1" in str(error)
+    assert desk.record.state == "failed"
+    assert "no such layer" in submission_records.log(desk.project, desk.record).read_text()
+    assert not desk.descriptions()
+    del desk.cloud.variables["CRASH"]
+    desk.ends_well(versions=2)
+
+
+def test_an_earlier_versions_output_is_not_taken_for_this_ones(desk: Desk) -> None:
+    desk.submit()
+    first = desk.versions()[0].run
+    ship(desk.project, local=0.9)
+    real = desk.cloud.latest
+    asked = []
+
+    def latest(owner: str, slug: str) -> Any:
+        """Status and output lag behind: twice they are those of the first version."""
+        newest = real(owner, slug)
+        if "/" in slug or newest.number == 1 or len(asked) > 4:
+            return newest
+        asked.append(slug)
+        return first if hasattr(first, "run") else newest.__class__(1, first.request, first.source, first)
+
+    desk.cloud.latest = latest  # type: ignore[method-assign]
+    result = desk.submit()
+    assert len(asked) > 4
+    assert (result["state"], result["version"], result["pushes"]) == ("scored", 2, 1)
+
+
+def test_a_kernel_that_was_not_at_its_best_is_not_submitted_unless_forced(desk: Desk) -> None:
+    desk.cloud.variables["DEGRADED"] = "Time ran out: unet_b0-fold1 was left out."
+    error = refusal(desk.submit)
+    assert "unet_b0-fold1 was left out" in str(error)
+    assert "--force" in str(error)
+    assert desk.record.state == "ran"
+    refusal(desk.submit)
+    assert len(desk.versions()) == 1
+    assert not desk.descriptions()
+    result = desk.submit(force=True)
+    assert result["state"] == "scored"
+    assert result["degraded"] == ["Time ran out: unet_b0-fold1 was left out."]
+    assert len(desk.versions()) == 1
+
+
+def test_a_file_that_is_no_submission_is_not_submitted(desk: Desk) -> None:
+    desk.cloud.variables["WRONG"] = "ids"
+    assert "2 missing" in str(refusal(desk.submit))
+    assert desk.record.state == "failed"
+    assert not desk.descriptions()
+    desk.cloud.variables.clear()
+    desk.ends_well(versions=2)
+
+
+def test_without_the_sample_here_the_kernels_account_is_enough(desk: Desk) -> None:
+    (desk.project.data / "raw/sample_submission.csv").unlink()
+    desk.ends_well()
+
+
+@pytest.mark.parametrize(("wrong", "told"), [("account", "cannot be fetched whole"), ("none", "no inference.json")])
+def test_a_kernel_whose_account_is_wrong_or_missing(desk: Desk, wrong: str, told: str) -> None:
+    desk.cloud.variables["WRONG"] = wrong
+    assert told in str(refusal(desk.submit))
+    assert not desk.descriptions()
+    assert desk.record.state == ("running" if wrong == "account" else "failed")
+
+
+@pytest.mark.parametrize("file", ["submission.csv", "inference.json"])
+@pytest.mark.parametrize("fault", [{"status": 403, "body": "<html>no</html>"}, {"status": None, "short": True}])
+def test_a_file_that_arrives_damaged_is_fetched_again(desk: Desk, file: str, fault: dict[str, Any]) -> None:
+    desk.cloud.faults.append(Fault("output-file", **fault, when=lambda asked: asked["file"].endswith(file)))
+    desk.ends_well()
+    assert sum(asked["file"].endswith(file) for asked in requests_of(desk.cloud, "output-file")) >= 2
+
+
+# --- Kaggle's refusals -------------------------------------------------------------------------------------------
+
+
+def test_the_days_limit_keeps_the_run_for_tomorrow(desk: Desk) -> None:
+    desk.cloud.daily = 0
+    error = refusal(desk.submit)
+    assert "submissions of this day are used up" in str(error)
+    assert "9.6 hours from now" in str(error)
+    assert "midnight UTC" in str(error)
+    assert desk.record.state == "ran"
+    desk.cloud.daily = 1
+    desk.ends_well()
+
+
+def test_rules_that_are_not_accepted(desk: Desk) -> None:
+    files = desk.cloud.competitions.pop(COMPETITION)
+    refused = {"code": 403, "message": "You must accept this competition's rules before you'll be able to submit."}
+    error = refusal(desk.submit)  # the push drops the competition's files
+    assert COMPETITION in str(error)
+    desk.cloud.competitions[COMPETITION] = files
+    desk.cloud.faults.append(Fault("CreateCodeSubmission", 403, refused))
+    error = refusal(desk.submit)
+    assert f"/c/{COMPETITION}/rules" in str(error)
+    assert desk.records()[-1].state == "ran"
+    desk.ends_well(versions=2)
+
+
+@pytest.mark.parametrize("method", ["CreateCodeSubmission", "ListSubmissions", "SaveKernel", "GetKernelSessionStatus"])
+def test_dead_credentials(desk: Desk, method: str) -> None:
+    dead = {"code": 401, "message": "Unauthenticated"}
+    desk.cloud.faults.append(Fault(method, 401, dead, times=2))
+    if method == "GetKernelSessionStatus":  # of which the command tells it as of a kernel that is not there
+        desk.cloud.faults.append(Fault("GetKernel", 401, dead))
+    assert "401" in str(refusal(desk.submit))
+    desk.cloud.faults.clear()
+    desk.ends_well()
+
+
+def test_a_night_without_a_network_ends_no_waiting(desk: Desk) -> None:
+    desk.cloud.scoring = 2
+    desk.cloud.faults += [
+        Fault("GetKernelSessionStatus", break_off=True, times=4, when=lambda _: bool(desk.versions())),
+        Fault("ListSubmissions", 503, times=4),
+    ]
+    desk.ends_well()
+
+
+def test_a_submission_that_kaggle_cannot_score_is_not_made_again_unless_forced(desk: Desk) -> None:
+    def fails(file: Path) -> tuple[float, float]:
+        raise ValueError("Evaluation metric raised an unexpected error.")
+
+    good, desk.cloud.score = desk.cloud.score, fails
+    assert "could not score" in str(refusal(desk.submit))
+    assert desk.record.state == "failed"
+    assert "already" in str(refusal(desk.submit))
+    assert len(desk.descriptions()) == 1
+    desk.cloud.score = good
+    assert desk.submit(force=True)["state"] == "scored"
+    assert len(desk.descriptions()) == 2
+
+
+def test_a_score_that_is_never_shown_ends_the_waiting(desk: Desk) -> None:
+    desk.cloud.score = lambda file: (None, None)
+    assert desk.submit()["state"] == "submitted"
+    desk.cloud.entries[COMPETITION][0].scores = (0.5, None)
+    desk.ends_well()
+
+
+def test_an_answer_that_is_not_known_here(desk: Desk) -> None:
+    desk.cloud.faults.append(Fault("CreateCodeSubmission", 200, {"message": "Something new"}))
+    assert "in words that are known here" in str(refusal(desk.submit))
+    assert desk.record.state == "submitting"
+    desk.ends_well()
+
+
+# --- small parts -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SCRIPT,
+        '"""Only words."""',
+        "",
+        "x = 1\n",
+        "from __future__ import annotations\nx: int = 1\n",
+        '"""Words."""\n\nfrom __future__ import (\n    annotations,\n)\nx = 1\n',
+    ],
+)
+def test_the_mark_is_printed_first_and_the_script_stays_one(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    marked = submit.marked(source, "0123456789ab")
+    code = compile(marked, "script.py", "exec")
+    if source is not SCRIPT:
+        exec(code, {})
+        assert capsys.readouterr().out == "gatemask push 0123456789ab\n"
+    kept = marked.replace('print("gatemask push 0123456789ab", flush=True)\n', "")
+    assert kept.rstrip("\n") == source.rstrip("\n")
+
+
+def test_the_list_of_submissions_as_the_command_tells_it(desk: Desk) -> None:
+    assert api.submissions(COMPETITION) == []
+    desk.cloud.score = lambda file: (0.25, None)
+    desk.submit()
+    (found,) = api.submissions(COMPETITION)
+    assert (found.status, found.public, found.private) == ("complete", 0.25, None)
+    assert found.ref == desk.record.submission
+    assert found.date.startswith("2026-11-25T12:00")
+    assert dispatch.look(KERNEL, desk.stored()["push"])
+
+
+# --- end to end: the real package and kernel --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_real_package_from_the_loop_to_a_score(
+    phantom_loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package of `gatemask loop phantom --quick`, rehearsed there, runs as Kaggle would run it and is scored."""
+    root = tmp_path / "project"
+    shutil.copytree(phantom_loop.root, root, symlinks=True)
+    project = Project(root, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+    truth = Masks(project.data / "test_masks.csv", comp.image.size)
+    prefix, _ = sandbox.isolation()
+    python, _ = sandbox.make_image(tmp_path / "image", refuse_sockets=not prefix)
+
+    def machine(run: Run) -> int:
+        """What Kaggle's image has, and no network."""
+        script = run.folder / "script.py"
+        script.write_text(run.source)
+        code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)
+        return -9 if code is None else code
+
+    cloud = Cloud(tmp_path / "cloud", runner=machine, score=lambda file: (check.score(file, comp, truth), None))
+    with serve(cloud):
+        for name, value in cloud.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        result = real_submission(cloud, project)
+        assert real_submission(cloud, project)["current"]
+    assert cloud.errors == []
+    assert (result["state"], result["version"], result["degraded"]) == ("scored", 1, [])
+    rehearsed = read_json(project.runs / "rehearsal/result.json")
+    assert result["images"] == len(check.rows_of(project, comp))
+    assert result["public"] == pytest.approx(rehearsed["submission_score"], abs=1e-4)

@@ -1,0 +1,242 @@
+"""The training kernel as it is pushed: whole, small, the same each time, and without a secret in it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import lzma
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from slugify import slugify
+
+from gatemask.config import load_competition, load_experiment
+from gatemask.errors import GatemaskError
+from gatemask.files import fingerprint
+from gatemask.kaggle.client import cli
+from gatemask.kaggle.image.machines import MACHINES, machine
+from gatemask.kaggle.train import bundle, commands
+from gatemask.kaggle.train.dispatch import Options
+from gatemask.project import Project, experiment_files
+from tests.conftest import ROOT
+from tests.kaggle.cloud import Cloud, serve
+
+SESSION = bundle.Session(
+    push="0123456789ab",
+    ref="me/gatemask-phantom-unet-b0-f0",
+    comp="phantom",
+    quick=False,
+    experiment="unet_b0",
+    folds=[0],
+    machine="TpuV5E8",
+    hours=9.0,
+    commit="c0ffee",
+    datasets={"records": "1" * 16},
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project with folds of as many images as SIIM-ACR has."""
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "experiments", root / "experiments")
+    (root / "folds").mkdir()
+    for comp in ("phantom", "siim-acr", "nuclei"):
+        rows = (f"1.2.276.0.7230010.3.1.4.8323329.{n * 7919 % 15000}.{n * 104729 % 10**10}" for n in range(12_047))
+        text = "".join(f"{name},{n % 5},{n * 31 % 6171:08d},{n % 9}\n" for n, name in enumerate(rows))
+        (root / f"folds/{comp}.csv").write_text("image_id,fold,group,stratum\n" + text)
+    return root
+
+
+def opened(script: str) -> dict[str, bytes]:
+    """The files in a pushed script."""
+    data = base64.b85decode(re.search(r'^PAYLOAD = "(.*)"$', script, re.MULTILINE)[1])  # type: ignore[index]
+    with zipfile.ZipFile(io.BytesIO(lzma.decompress(data))) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.parametrize("path", experiment_files(ROOT))
+def test_every_shipped_experiment_fits_into_one_script_and_means_the_same_there(
+    root: Path, path: str, tmp_path: Path
+) -> None:
+    folder = (root / path).parent
+    comp, exp = load_competition(folder), load_experiment(root / path)
+    project, wanted = Project(root, comp.name), machine(comp, exp)
+    session = replace(SESSION, comp=comp.name, experiment=exp.name, machine=wanted.name)
+    data = bundle.payload(project, comp, exp, session)
+    assert bundle.write(tmp_path / "kernel", data, session, wanted, {}), "too large for one script"
+    script = (tmp_path / "kernel/train.py").read_text()
+    assert len(script.encode()) < 1_000_000
+
+    files = opened(script)
+    for name, content in files.items():
+        if not name.startswith("lib/"):
+            place = tmp_path / "there" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+    there = load_experiment(tmp_path / "there" / f"experiments/{comp.name}/{exp.name}.yaml")
+    assert fingerprint(there.settings) == fingerprint(exp.settings), "it would be another run"
+    assert there.runtime.accelerator == wanted.kind, "it has to insist on its machine"
+    kept = {"quick"}
+    assert load_competition(tmp_path / "there/experiments" / comp.name).model_dump(exclude=kept) == comp.model_dump(
+        exclude=kept
+    )
+    assert json.loads(files["session.json"])["commit"] == "c0ffee"
+    assert files[f"folds/{comp.name}.csv"] == project.folds.read_bytes()
+
+
+def test_the_same_input_gives_the_same_bytes(root: Path) -> None:
+    project, folder = Project(root, "phantom"), root / "experiments/phantom"
+    comp, exp = load_competition(folder), load_experiment(folder / "unet_b0.yaml")
+    assert bundle.payload(project, comp, exp, SESSION) == bundle.payload(project, comp, exp, SESSION)
+
+
+def test_metadata_leave_nothing_to_a_default(tmp_path: Path) -> None:
+    sources = {"dataset_sources": ["me/gatemask-wheels"], "kernel_sources": ["me/gatemask-phantom-unet-b0-f0"]}
+    bundle.write(tmp_path / "kernel", b"data", SESSION, MACHINES["TpuV5E8"], sources)
+    written = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
+    assert {key: written[key] for key in ("enable_tpu", "enable_gpu", "enable_internet", "is_private")} == {
+        "enable_tpu": True,
+        "enable_gpu": False,
+        "enable_internet": True,
+        "is_private": True,
+    }
+    assert written["machine_shape"] == "TpuV5E8"
+    assert written["id"] == "me/" + slugify(written["title"])
+    assert written["dataset_sources"] == sources["dataset_sources"]
+    assert written["kernel_sources"] == sources["kernel_sources"]
+    assert "docker_image" not in written, "with one, Kaggle runs the CPU's image on the TPU's machine"
+
+
+@pytest.mark.parametrize(
+    "parts", [("phantom", "unet_b0", "f0"), ("a-competition-of-a-very-long-name", "unetpp_b4_480.late", "f0-1-2-3-4")]
+)
+def test_slugs_are_what_kaggle_makes_of_their_titles(parts: tuple[str, ...]) -> None:
+    found = bundle.slug(*parts)
+    assert found == slugify(found.replace("-", " "))
+    assert 6 <= len(found) <= 50
+    assert found != bundle.slug(*parts[:-1], "f1")
+
+
+def test_a_payload_that_is_not_the_one_pushed_ends_the_kernel_at_once(tmp_path: Path) -> None:
+    bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION, MACHINES["none"], {})
+    script = tmp_path / "kernel/train.py"
+    script.write_text(script.read_text().replace('SHA256 = "', 'SHA256 = "0'))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "push 0123456789ab: the payload is not the one that was pushed" in done.stderr
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_what_was_not_committed_is_not_pushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "SOURCE", root)  # this very tree may have changes of its own
+    project = Project(root, "phantom")
+    with pytest.raises(GatemaskError, match="no commit"):
+        bundle.clean_commit(project, allow_dirty=False)
+    assert bundle.clean_commit(project, allow_dirty=True) is None
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "all")
+    commit = bundle.clean_commit(project, allow_dirty=False)
+    assert commit
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+
+    (root / "notes.txt").write_text("goes into no kernel")
+    assert bundle.clean_commit(project, allow_dirty=False) == commit
+    (root / "experiments/phantom/new.yaml").write_text("extends: unet_b0.yaml\n")
+    with pytest.raises(GatemaskError, match=r"new\.yaml"):
+        bundle.clean_commit(project, allow_dirty=False)
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "new")
+    (root / "folds/phantom.csv").write_text("image_id,fold,group,stratum\n")
+    with pytest.raises(GatemaskError, match=r"folds/phantom\.csv"):
+        bundle.clean_commit(project, allow_dirty=False)
+    assert str(bundle.clean_commit(project, allow_dirty=True)).endswith("+dirty")
+
+
+# --- secrets --------------------------------------------------------------------------------------------------------
+
+PLANTED = {
+    "WANDB_API_KEY": "wandbwandb0123456789wandbwandb0123456789",
+    "KAGGLE_API_TOKEN": "KGAT_planted0123456789",
+    "OF_DOTENV_TOKEN": "dotenv-planted-0123456789",
+}
+
+
+@pytest.fixture
+def planted(
+    phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Project, Cloud, list[bytes]]]:
+    """A project on a machine full of secrets, before an empty Kaggle."""
+    root = tmp_path / "project"
+    shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
+    # The command prefers the token in the home folder to the pair in the environment.
+    cloud = Cloud(tmp_path / "cloud", runner=lambda _: 0, token=PLANTED["KAGGLE_API_TOKEN"])
+    with serve(cloud):
+        environment = cloud.environment(tmp_path / "home")
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_API_KEY", PLANTED["WANDB_API_KEY"])
+        (root / ".env").write_text(f"OF_DOTENV_TOKEN={PLANTED['OF_DOTENV_TOKEN']}\n")
+        (tmp_path / "home/.kaggle").mkdir(parents=True)
+        (tmp_path / "home/.kaggle/access_token").write_text(PLANTED["KAGGLE_API_TOKEN"])
+        monkeypatch.setattr(cli, "PAUSES", (0.1,))
+        yield Project(root, "phantom", quick=True), cloud, [value.encode() for value in PLANTED.values()]
+
+
+def inside(data: bytes) -> Iterator[bytes]:
+    """The bytes, and what is packed in them."""
+    yield data
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            yield from (archive.read(name) for name in archive.namelist())
+    if b'\nPAYLOAD = "' in data:
+        yield from opened(data.decode()).values()
+
+
+def test_nothing_that_is_uploaded_or_written_holds_a_secret(
+    planted: tuple[Project, Cloud, list[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, cloud, secrets = planted
+    monkeypatch.setenv("KAGGLE_KEY_OF_ANOTHER", "another-planted-0123456789")
+    secrets.append(b"another-planted-0123456789")
+    comp = load_competition(project.experiments, quick=True, overrides=["kaggle.accelerator=none"])
+    exp = load_experiment(project.experiments / "unet_b0.yaml", quick=True)
+    commands.push(project, comp, exp, [0, 1], Options(allow_dirty=True, poll_s=0.05))
+    uploaded = [(name, data) for name, data in cloud.uploaded() if name != "IntrospectToken"]  # the sign-in itself
+    assert any(name.endswith(".tfrec") for name, _ in uploaded)
+    made = [path for name in ("dist", "runs") for path in (project.root / name).rglob("*") if path.is_file()]
+    assert len(made) > 10
+    searched = [*uploaded, *((str(path), path.read_bytes()) for path in made)]
+    for name, data in searched:
+        for part in inside(data):
+            assert not any(secret in part for secret in secrets), f"a secret in {name}"
+    assert any(b"def payload" in part for _, data in searched for part in inside(data)), "the search does look inside"
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_secret_in_a_yaml_is_refused_before_anything_is_pushed(
+    planted: tuple[Project, Cloud, list[bytes]], name: str
+) -> None:
+    project, cloud, _ = planted
+    comp = load_competition(project.experiments, quick=True, overrides=["kaggle.accelerator=none"])
+    exp = load_experiment(
+        project.experiments / "unet_b0.yaml", quick=True, overrides=[f"tracking.project={PLANTED[name]}"]
+    )
+    with pytest.raises(GatemaskError, match="A secret would be uploaded") as refused:
+        commands.push(project, comp, exp, [0], Options(allow_dirty=True, poll_s=0.05))
+    assert PLANTED[name] not in str(refused.value)
+    assert not cloud.kernels
+    assert not cloud.datasets

@@ -1,0 +1,86 @@
+"""A training kernel in rehearsal: the pushed script, really run as Kaggle would."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gatemask.config import load_competition, load_experiment
+from gatemask.errors import GatemaskError
+from gatemask.kaggle.train import rehearse
+from gatemask.project import Project
+from tests.conftest import gatemask
+
+
+@pytest.fixture(scope="module")
+def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rehearsal") / "project"
+    shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def rehearsed(root: Path) -> dict[str, Any]:
+    done = gatemask("rehearse", "phantom/unet_b0", "--train", "--fold", 1, "--quick", "--json", root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_it_runs_as_on_kaggle(root: Path, rehearsed: dict[str, Any]) -> None:
+    folder = root / "runs/phantom-quick/rehearsal-train/unet_b0"
+    log = (folder / "log.txt").read_text()
+    assert "no network" in rehearsed["isolation"]
+    assert rehearsed["payload_inside"]
+    assert rehearsed["script_kilobytes"] < 1000
+    assert "installed: segmentation-models" in log, "Kaggle's image lacks it, so it has to come with the dataset"
+    assert "epoch 1/1" in log
+    account = json.loads((folder / "kaggle/working/gatemask-output.json").read_text())
+    assert account["state"] == "finished"
+    assert "runs/unet_b0/fold1/oof.h5" in account["files"]
+    assert rehearsed["peak_memory_megabytes"] > 100
+    assert 0 < rehearsed["output_megabytes"] < rehearsed["expected_megabytes"]
+    assert not (root / "runs/phantom-quick/unet_b0").exists(), "a rehearsal is no run"
+
+
+def test_a_second_rehearsal_has_nothing_to_do(root: Path, rehearsed: dict[str, Any]) -> None:
+    done = gatemask("rehearse", "phantom/unet_b0", "--train", "--fold", 1, "--quick", "--json", root=root)
+    assert json.loads(done.stdout)["current"]
+
+
+def opened(root: Path) -> tuple[Any, Any, Any]:
+    project = Project(root, "phantom", quick=True)
+    path = project.experiments / "unet_b0.yaml"
+    return project, load_competition(project.experiments, quick=True), load_experiment(path, quick=True)
+
+
+def test_an_output_larger_than_kaggle_keeps_is_refused(
+    root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, _, exp = opened(root)
+    working = root / "runs/phantom-quick/rehearsal-train/unet_b0/kaggle/working"
+    found = rehearse._output(project, exp, 1, working, "rehearsal")
+    assert found["expected_megabytes"] == rehearsed["expected_megabytes"]
+    monkeypatch.setattr(rehearse, "WORKING_LIMIT", 1e6)
+    with pytest.raises(GatemaskError, match="larger than what Kaggle keeps"):
+        rehearse._output(project, exp, 1, working, "rehearsal")
+
+
+def test_a_kernel_that_takes_too_long_is_ended(
+    root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rehearse, "TIME_LIMIT_S", 1.0)
+    with pytest.raises(GatemaskError, match="ran past the time limit"):
+        rehearse.rehearse(*opened(root), fold=0)
+
+
+def test_a_kernel_that_fails_says_why(root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, since the images of its folds are in no record."""
+    few = rehearse._few_images
+    monkeypatch.setattr(rehearse, "_few_images", lambda *given: few(*given).replace(b"\n", b"\nnobody", 1))
+    with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
+        rehearse.rehearse(*opened(root), fold=0)
+    assert "nobody" in str(failed.value)

@@ -1,0 +1,258 @@
+"""Inside the kernel: where it starts from, what it tells W&B, what its account holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import types
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gatemask.config import load_competition, load_experiment
+from gatemask.errors import GatemaskError
+from gatemask.files import sha256, write_json
+from gatemask.kaggle.client import datasets
+from gatemask.kaggle.train import session
+from gatemask.project import Project
+from gatemask.training.initial_weights import starting_weights
+from tests.kaggle.train.test_bundle import SESSION
+
+
+@pytest.fixture
+def root(phantom_records: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "project"
+    shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
+    return root
+
+
+def mounted(project: Project, sources: list[datasets.Source], kaggle: Path, layout: str) -> Path:
+    for source in sources:
+        mount = kaggle / "input" / layout.format(slug=source.slug)
+        mount.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(datasets.stage(project, source, "me"), mount)  # copies, as links are followed
+    (kaggle / "working").mkdir(parents=True)
+    return kaggle
+
+
+# --- weights to start from --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["{slug}", "datasets/me/{slug}", "a/b/c/{slug}"])
+@pytest.mark.parametrize("kind", ["file", "run"])
+def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, kind: str, layout: str) -> None:
+    project = Project(root, "phantom", quick=True)
+    if kind == "file":
+        weights = "data/weights/mine.h5"
+        (root / weights).parent.mkdir(parents=True)
+        (root / weights).write_bytes(b"weights")
+    else:
+        weights = "run:before"
+        for fold in (0, 1):
+            run = project.fold("before", fold)
+            run.mkdir(parents=True)
+            (run / "best.weights.h5").write_bytes(b"weights of fold %d" % fold)
+            (run / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
+            outputs = {"best.weights.h5": sha256(run / "best.weights.h5")}
+            write_json(run / "result.json", {"made_from": {"folds": sha256(project.folds)}, "outputs": outputs})
+    (root / "experiments/phantom/late.yaml").write_text(f"extends: unet_b0.yaml\nmodel: {{weights: '{weights}'}}\n")
+    comp = load_competition(project.experiments, quick=True)
+    exp = load_experiment(project.experiments / "late.yaml", quick=True)
+    sources = datasets.needed(project, comp, exp, [0, 1])
+    assert [one.kind for one in sources] == ["records", "wheels", "weights"]
+
+    kaggle = mounted(project, sources, tmp_path / "kaggle", layout)
+    described = replace(SESSION, quick=True, experiment="late", datasets={one.kind: one.digest for one in sources})
+    inputs = session.find_inputs(kaggle / "input", described.datasets)
+    there = tmp_path / "there"
+    (there / "folds").mkdir(parents=True)
+    shutil.copy(project.folds, there / "folds")
+    session.lay_out(there, kaggle, asdict(described), inputs)
+    for fold in (0, 1):
+        start = starting_weights(Project(there, "phantom", quick=True), exp, fold)
+        assert start.kind == kind
+        assert start.identity == starting_weights(project, exp, fold).identity, "it would be another run"
+
+
+def test_weights_elsewhere_on_the_laptop_are_refused_before_the_push(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.h5").write_bytes(b"weights")
+    exp = load_experiment(
+        root / "experiments/phantom/unet_b0.yaml", quick=True, overrides=[f"model.weights={tmp_path / 'mine.h5'}"]
+    )
+    project = Project(root, "phantom", quick=True)
+    with pytest.raises(GatemaskError, match="weights outside the project's folder"):
+        datasets.needed(project, load_competition(project.experiments, quick=True), exp, [0])
+
+
+def test_folds_that_start_from_runs_do_not_share_a_dataset(root: Path) -> None:
+    """Two kernels that run side by side would change it under each other."""
+    project = Project(root, "phantom", quick=True)
+    for fold in (0, 1):
+        run = project.fold("before", fold)
+        run.mkdir(parents=True)
+        (run / "best.weights.h5").write_bytes(b"weights")
+        (run / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
+        write_json(
+            run / "result.json", {"made_from": {"folds": sha256(project.folds)}, "outputs": {"best.weights.h5": ""}}
+        )
+    exp = load_experiment(project.experiments / "unet_b0.yaml", quick=True, overrides=["model.weights=run:before"])
+    comp = load_competition(project.experiments, quick=True)
+    first, second = (datasets.needed(project, comp, exp, [fold])[-1] for fold in (0, 1))
+    assert first.slug != second.slug
+
+
+# --- W&B ----------------------------------------------------------------------------------------------------------
+
+
+def secret(monkeypatch: pytest.MonkeyPatch, answer: str | BaseException) -> None:
+    class Client:
+        def get_secret(self, name: str) -> str:
+            assert name == "WANDB_API_KEY"
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    module = types.ModuleType("kaggle_secrets")
+    module.UserSecretsClient = Client  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", module)
+
+
+@pytest.mark.parametrize(
+    ("answer", "mode"),
+    [
+        ("k" * 40, "online"),
+        ("", "offline"),
+        (ValueError("no such secret"), "offline"),
+        (SystemExit(1), "offline"),  # nothing that this client does may end a training
+    ],
+)
+def test_wandb_is_online_where_the_secret_answers(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], answer: str | BaseException, mode: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "before")
+    monkeypatch.setenv("WANDB_API_KEY", "before")
+    secret(monkeypatch, answer)
+    session.track("offline")
+    assert os.environ["WANDB_MODE"] == mode
+    assert os.environ["WANDB_API_KEY"] == (answer if mode == "online" else "before")
+    assert "k" * 40 not in "".join(capfd.readouterr())
+
+
+def test_wandb_that_is_disabled_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "before")
+    secret(monkeypatch, AssertionError("was asked"))
+    session.track("disabled")
+    assert os.environ["WANDB_MODE"] == "disabled"
+
+
+# --- the account ----------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def account(working: Path) -> dict[str, object]:
+    return json.loads((working / session.OUTPUT).read_text())
+
+
+def test_the_account_lists_what_is_worth_fetching(tmp_path: Path) -> None:
+    run = tmp_path / "runs/unet_b0/fold0"
+    kept = [
+        "best.weights.h5",
+        "state/at-0001-00000.h5",
+        "wandb/offline-run-1/run-1.wandb",
+        "wandb/offline-run-1/files/a",
+    ]
+    left = ["wandb/debug.log", "wandb/offline-run-1/logs/debug.log", ".tmp-best.weights.h5"]
+    files(run, *kept, *left)
+    (run / "wandb/latest-run").symlink_to("offline-run-1")
+    (run / "wandb/gone").symlink_to("nowhere")
+    output = session.Output(tmp_path, asdict(SESSION), time.monotonic())
+    output.fold(0, done=True)
+    assert set(account(tmp_path)["files"]) == {f"runs/unet_b0/fold0/{name}" for name in kept}  # type: ignore[call-overload]
+    output.tidy()
+    assert {p.relative_to(run).as_posix() for p in run.rglob("*") if not p.is_dir()} == set(kept)
+
+
+def test_the_account_of_a_killed_session_is_of_the_folds_that_it_finished(tmp_path: Path) -> None:
+    output = session.Output(tmp_path, {**asdict(SESSION), "folds": [0, 1]}, time.monotonic())
+    files(tmp_path / "runs/unet_b0/fold0", "result.json")
+    files(tmp_path / "runs/unet_b0/fold1", "state/at-0001-00000.h5")
+    output.fold(0, done=True)
+    assert set(account(tmp_path)["files"]) == {"runs/unet_b0/fold0/result.json"}  # type: ignore[call-overload]
+    assert account(tmp_path)["state"] == "stopped"
+    output.write(all_folds=True)
+    assert "runs/unet_b0/fold1/state/at-0001-00000.h5" in account(tmp_path)["files"]  # type: ignore[operator]
+
+
+# --- a process of its own -------------------------------------------------------------------------------------------
+
+ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+from gatemask.files import read_json
+from gatemask.kaggle.train import session
+
+def work(project, kaggle, started):
+    assert "tensorflow" not in sys.modules and "jax" not in sys.modules
+    output = session.Output(kaggle / "working", read_json(project / "session.json"), started)
+    run = kaggle / "working" / "runs" / "unet_b0"
+    def write(name):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    {how}
+    output.write(all_folds=True)
+    return output.code
+
+session.work = work
+sys.exit(session.main(Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic()))
+"""
+DONE = "write('fold0/result.json'); output.fold(0, done=True)"
+STATE = "write('fold1/state/at-0001-00000.h5')"
+KILL = "os.kill(os.getpid(), signal.SIGKILL)"
+WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "state", "kept", "why"),
+    [
+        (f"{DONE}; {STATE}; output.fold(1, done=False, left='2 epochs')", 0, "stopped", WRITTEN, None),
+        (f"{DONE}; {STATE}; output.failed('no image', 1)", 0, "failed", WRITTEN, "no image"),
+        ("output.lost('another machine'); return output.code", 1, "lost", set(), "another machine"),
+        (KILL, 1, "lost", set(), "signal 9"),
+        (f"{STATE}; {KILL}", 0, "lost", WRITTEN - {"fold0/result.json"}, "signal 9"),
+        (f"{DONE}; {STATE}; {KILL}", 0, "lost", WRITTEN, "signal 9"),
+        (f"{DONE}; {STATE}; write('fold1/.tmp-a'); os.abort()", 0, "lost", WRITTEN, "signal 6"),
+        (f"{DONE}; {STATE}; os._exit(3)", 0, "lost", WRITTEN, "exit code 3"),
+    ],
+    ids=["stopped", "failed", "not begun", "killed at once", "with a state", "with a fold", "aborted", "gone"],
+)
+def test_whatever_ends_the_training_is_accounted_for(
+    tmp_path: Path, how: str, code: int, state: str, kept: set[str], why: str | None
+) -> None:
+    """0 where something is to be gone on from: Kaggle may not mount what a failed kernel left."""
+    project, kaggle = tmp_path / "project", tmp_path / "kaggle"
+    (kaggle / "working").mkdir(parents=True)
+    write_json(project / "session.json", {**asdict(SESSION), "folds": [0, 1]})
+    command = [sys.executable, "-c", ENDS.replace("{how}", how), str(project), str(kaggle)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    told = json.loads((kaggle / "working" / session.OUTPUT).read_text())
+    assert told["state"] == state
+    assert set(told["files"]) == {f"runs/unet_b0/{name}" for name in kept}
+    assert {k for k, one in told["folds"].items() if one.get("done")} == (
+        {"0"} if "fold0/result.json" in kept else set()
+    )
+    assert told["error"] is None if why is None else why in told["error"]
+    assert why is None or why in done.stderr, "the log says it, too"
+    if kept == WRITTEN or STATE in how:
+        assert session.states(told) == {1: "at-0001-00000"}

@@ -1,0 +1,153 @@
+"""The whole trip with the real kaggle command, and kernels that really train: there, back, stopped, and on again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gatemask.files import sha256
+from gatemask.kaggle.image import sandbox
+from tests.conftest import gatemask
+from tests.kaggle.cloud import OWNER, Cloud, Run, serve
+
+COMP = "phantom-quick"
+FLAGS = ["--quick", "--set", "kaggle.accelerator=none", "--set", "runtime.deterministic=true"]
+POLL = ["--poll", "0.3"]
+
+# Time, as the session's clock sees it, leaps past any limit once a first session has finished its first epoch.
+FAST_CLOCK = '''"""Nine hours in a moment."""
+import glob, os, sys, time
+
+real, kaggle = time.monotonic, os.environ.get("GATEMASK_KAGGLE", "")
+
+def monotonic():
+    if sys._getframe(1).f_globals.get("__name__") != "gatemask.training.time_budget":
+        return real()
+    first = not glob.glob(f"{kaggle}/input/notebooks/*")
+    late = first and glob.glob(f"{kaggle}/working/runs/long/fold*/state/at-0001-*.h5")
+    return real() + (86400.0 if late else 0.0)
+
+time.monotonic = monotonic
+'''
+
+
+@pytest.fixture(scope="module")
+def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trip") / "project"
+    shutil.copytree(phantom_records, root)
+    shutil.rmtree(root / "runs", ignore_errors=True)
+    # One experiment with W&B is enough: it takes longer to start than the training itself.
+    silent = {"tracking": {"wandb": "disabled"}}
+    gate = {"extends": "gate_b0.yaml", "quick": {"epochs": 1}, **silent}
+    long = {"extends": "unet_b0.yaml", "quick": {"epochs": 3}, **silent}
+    for name, settings in {"gate": gate, "long": long}.items():
+        (root / f"experiments/phantom/{name}.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """Kaggle, with a machine that has what Kaggle's image has, and no network."""
+    folder = tmp_path_factory.mktemp("cloud")
+    prefix, _ = sandbox.isolation()
+    python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
+    site = next((folder / "image").glob("lib/python*/site-packages"))
+    (site / "_fast_clock.py").write_text(FAST_CLOCK)
+    (site / "_fast_clock.pth").write_text("import _fast_clock\n")
+
+    def machine(run: Run) -> int:
+        script = run.folder / "script.py"
+        script.write_text(run.source)
+        code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)
+        return -9 if code is None else code
+
+    cloud = Cloud(folder / "service", runner=machine, processing=2, queueing=2)
+    with serve(cloud):
+        yield cloud
+
+
+@pytest.fixture
+def kaggle(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Leads the real command there."""
+    for name, value in cloud.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    return cloud
+
+
+def run(root: Path, *arguments: str) -> dict[str, Any]:
+    done = gatemask(*arguments, "--json", root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_two_folds_go_there_train_and_come_back_as_if_trained_here(kaggle: Cloud, root: Path) -> None:
+    pushed = run(root, "push", "phantom/unet_b0", "--allow-dirty", *POLL, *FLAGS)["pushed"]
+    assert [one["folds"] for one in pushed] == [[0], [1]]
+    assert [one["version"] for one in pushed] == [1, 1]
+    records = f"{OWNER}/gatemask-phantom-quick-records-64"
+    assert set(kaggle.datasets) == {records, f"{OWNER}/gatemask-wheels"}
+
+    # While they run, gates are trained here; the campaign takes over what runs, and leaves these as they are.
+    assert not run(root, "train", "phantom/gate", *FLAGS)["current"]
+    result = run(root, "campaign", "phantom", "--experiments", "gate,unet_b0", "--allow-dirty", *POLL, *FLAGS)
+    assert {name: sorted(scores) for name, scores in result["experiments"].items()} == {
+        "gate": ["fold0", "fold1"],
+        "unet_b0": ["fold0", "fold1"],
+    }
+    assert not result["given_up"]
+    assert [len(versions) for versions in kaggle.kernels.values()] == [1, 1], "something ran twice"
+    assert all(len(versions) == 1 for versions in kaggle.datasets.values()), "something was uploaded twice"
+
+    home = json.loads((root / "runs" / COMP / "unet_b0/fold0/kaggle.json").read_text())
+    assert home["kernel"] == pushed[0]["ref"]
+    assert home["version"] == 1
+    assert home["datasets"] == {records: 1, f"{OWNER}/gatemask-wheels": 1}
+    assert list((root / "runs" / COMP / "unet_b0/fold0/wandb").glob("offline-run-*/*.wandb"))
+
+    assert run(root, "train", "phantom/unet_b0", *FLAGS)["current"], "the laptop takes the runs for its own"
+    members = ["--set", "gate.experiments=[gate]", "--set", "mask.experiments=[unet_b0]"]
+    tuned = run(root, "oof-tune", "phantom", "--quick", *members)
+    assert tuned["images"] == 48
+    again = run(root, "campaign", "phantom", "--experiments", "gate,unet_b0", "--allow-dirty", *POLL, *FLAGS)
+    assert again["current"]
+    assert run(root, "push", "phantom/unet_b0", "--allow-dirty", *FLAGS)["current"]
+
+
+def test_a_campaign_stopped_by_its_time_limit_ends_with_the_weights_of_one_that_was_not(
+    kaggle: Cloud, root: Path, tmp_path: Path
+) -> None:
+    flags = ["--experiments", "long", "--fold", "0", "--allow-dirty", *POLL, *FLAGS]
+    result = run(root, "campaign", "phantom", *flags)
+    assert result["sessions"] == 2, run(root, "status", "phantom", "--quick")
+    first, second = kaggle.kernels[f"{OWNER}/gatemask-phantom-quick-long-f0"]
+    assert second.request["kernelDataSources"] == [f"{OWNER}/gatemask-phantom-quick-long-f0"], "its own last output"
+    accounts = [json.loads((one.output / "gatemask-output.json").read_text()) for one in (first, second)]
+    assert [one["state"] for one in accounts] == ["stopped", "finished"]
+    assert any(name.endswith("state/at-0001-00000.h5") for name in accounts[0]["files"])
+    assert "fold 0: goes on from at-0001-00000" in second.log.read_text()
+
+    whole = tmp_path / "whole"
+    shutil.copytree(root, whole, ignore=shutil.ignore_patterns("runs", "dist"))
+    run(whole, "train", "phantom/long", "--fold", "0", *FLAGS)
+    for name in ("best.weights.h5", "oof.h5"):
+        here, there = (folder / "runs" / COMP / "long/fold0" / name for folder in (root, whole))
+        assert sha256(here) == sha256(there), f"{name} shows that the training was interrupted"
+    losses = [
+        [json.loads(row)["loss"] for row in (folder / "runs" / COMP / "long/fold0/metrics.jsonl").open()]
+        for folder in (root, whole)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_logs_and_status_tell_what_happened(kaggle: Cloud, root: Path) -> None:
+    states = {one["ref"].split("/")[1]: one["state"] for one in run(root, "status", "phantom", "--quick")["kernels"]}
+    assert set(states.values()) == {"finished"}
+    done = gatemask("logs", "phantom/long", "--quick", root=root)
+    assert done.returncode == 0
+    assert "machine: a CPU, as asked for" in done.stdout

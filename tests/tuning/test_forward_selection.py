@@ -1,0 +1,99 @@
+"""The greedy path is the one that a plain search finds, ties and caps included."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatemask.tuning.forward_selection import Counts, cut, greedy, normal
+
+
+class Small:
+    """Experiments whose averaged answers are compared with a target, in fractions: ties are ties."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        rng = np.random.default_rng(seed)
+        few = rng.integers(1, 4)  # few different answers, many ties
+        self.answers = rng.integers(0, few + 1, (size, 5)).tolist()
+        self.target = rng.integers(0, few + 1, 5).tolist()
+        self.limit = int(rng.integers(1, size + 1))
+        self.asked: list[Counts] = []
+
+    def exactly(self, bag: list[int]) -> Fraction:
+        """The score of a bag of experiments, in rational numbers."""
+        means = [Fraction(sum(self.answers[one][at] for one in bag), len(bag)) for at in range(5)]
+        return -sum((abs(mean - wanted) for mean, wanted in zip(means, self.target, strict=True)), Fraction(0))
+
+    def score(self, counts: Counts) -> float:
+        self.asked.append(counts)
+        return float(self.exactly([one for one, times in enumerate(counts) for _ in range(times)]))
+
+    def refuse(self, counts: Counts) -> str | None:
+        return "too many" if sum(count > 0 for count in counts) > self.limit else None
+
+
+def by_force(small: Small, size: int, rounds: int) -> tuple[list[int], int]:
+    """The path and its cut, written down as plainly as possible: bags, rational numbers, nothing remembered."""
+    bag: list[int] = []
+    reached: list[Fraction] = []
+    for _ in range(rounds):
+        best: tuple[Fraction, bool, int] | None = None
+        for one in range(size):
+            if len({*bag, one}) > small.limit:
+                continue
+            key = (small.exactly([*bag, one]), one in bag, -one)
+            if best is None or key > best:
+                best = key
+        if best is None:
+            break
+        bag.append(-best[2])
+        reached.append(best[0])
+    return bag, reached.index(max(reached)) + 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 5), rounds=st.integers(1, 8))
+def test_the_path_is_that_of_brute_force(seed: int, size: int, rounds: int) -> None:
+    small = Small(seed, size)
+    path = greedy(size, small.score, rounds, small.refuse)
+    taken, kept = by_force(small, size, rounds)
+    assert [one.taken for one in path] == taken
+    assert cut(path) == kept
+    assert len(small.asked) == len(set(small.asked)), "each weighting is scored once"
+    for at, one in enumerate(path):
+        assert list(one.counts) == [taken[: at + 1].count(n) for n in range(size)]
+        assert {*one.scores, *one.refused} == set(range(size))
+        assert one.score == one.scores[one.taken]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.integers(1, 5), rounds=st.integers(1, 8))
+def test_what_is_kept_is_at_least_as_good_as_the_best_alone(seed: int, size: int, rounds: int) -> None:
+    small = Small(seed, size)
+    path = greedy(size, small.score, rounds)
+    alone = max(small.score(tuple(int(n == one) for n in range(size))) for one in range(size))
+    assert path[cut(path) - 1].score >= alone
+
+
+def test_of_equals_what_is_there_already_comes_first_and_then_the_order() -> None:
+    path = greedy(3, lambda _: 0.5, 4)
+    assert [one.taken for one in path] == [0, 0, 0, 0]
+    assert cut(path) == 1
+    scores = {(0, 1, 0): 0.9, (0, 1, 1): 0.9 + 1e-13, (1, 1, 0): 0.9}
+    path = greedy(3, lambda counts: scores.get(counts, 0.1), 2)
+    assert [one.taken for one in path] == [1, 1], "a difference of rounding is none"
+
+
+def test_nothing_may_be_taken() -> None:
+    assert greedy(2, lambda _: 1.0, 3, lambda _: "no room") == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [((2, 2), (1, 1)), ((0, 3), (0, 1)), ((4, 6), (2, 3)), ((5,), (1,)), ((2, 1), (2, 1))]
+)
+def test_shares_are_what_counts(counts: Counts, expected: Counts) -> None:
+    assert normal(counts) == expected

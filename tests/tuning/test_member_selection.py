@@ -1,0 +1,262 @@
+"""What is selected is at least as good as its best member, keeps within the caps, and no fold chooses for itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gatemask.config import Tune, load_competition, load_ensemble
+from gatemask.cost import kernel_time
+from gatemask.cost.kernel_time import Kernel, Part
+from gatemask.data import folds
+from gatemask.data.manifest import prepare
+from gatemask.errors import GatemaskError
+from gatemask.masks import rule as rules
+from gatemask.oof.tables import Tables, score
+from gatemask.project import Project
+from gatemask.tuning import exact, weight_search
+from gatemask.tuning.member_selection import Maps, select_gates, select_masks
+from gatemask.tuning.members import Opened, average_gates, build_tables
+from gatemask.tuning.tune import as_tuned, show, tune
+from tests.conftest import SHARED, needs_nuclei, write_tiles
+from tests.tuning.predictions import write_predictions
+from tests.tuning.test_weight_search import FOLDS, IDS, Problem
+
+ROOMY = Kernel(Part(dict.fromkeys("gh", 0.1), 2), Part(dict.fromkeys("uvw", 0.1), 2), 100, 9.0)
+TUNE = Tune(rounds=5)
+
+
+def chosen(scratch: Path, noise: list[float], seed: int = 0, kernel: Kernel = ROOMY, **changes: Any) -> dict[str, Any]:
+    """Masks u, v, ... that see the truth through so much noise."""
+    problem = Problem(noise, seed)
+    maps = Maps(opened(problem, **changes), scratch, "a")
+    return select_masks(maps, "mean_dice", TUNE, kernel, "uvw"[: len(noise)], ["g"])
+
+
+def opened(problem: Problem, truth: Any = None) -> Opened:
+    gates = [problem.gate]
+    views = [1] * len(problem.readers)
+    return Opened(problem.fold_of, gates, problem.gate, problem.readers, views, truth or problem.truth)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_is_at_least_as_good_as_its_best_member(tmp_path: Path, seed: int) -> None:
+    found = chosen(tmp_path, [60, 80, 110], seed)
+    first = found["rounds"][0]
+    assert found["score"] >= found["best_member"]["score"] == max(first["scores"].values())
+    assert found["score"] == max(one["score"] for one in found["rounds"])
+    assert len(found["rounds"]) == TUNE.rounds
+    assert sum(found["weights"]) == pytest.approx(1)
+    kept = found["rounds"][found["cut"] - 1]["counts"]
+    assert found["weights"] == pytest.approx([kept[name] / found["cut"] for name in "uvw"])
+    assert set(found["left_out"]) == {name for name in "uvw" if not kept[name]}
+    assert set(found["per_fold"]) == {"0", "1", "2"}
+
+
+def test_what_knows_nothing_is_left_out(tmp_path: Path) -> None:
+    found = chosen(tmp_path, [50, 4000, 60])
+    assert found["weights"][1] == 0
+    assert found["left_out"]["v"] in ("did not help", "others helped more in every round")
+    assert found["score"] > found["equal"]
+
+
+def test_each_weighting_is_counted_once_and_a_killed_selection_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted, count_maps = [], weight_search.count_maps
+    monkeypatch.setattr(weight_search, "count_maps", lambda *args: counted.append(1) or count_maps(*args))
+    whole = chosen(tmp_path, [60, 80])
+    files = sorted(tmp_path.iterdir())
+    assert len(counted) == len(files)
+    for path in files[::2]:
+        path.unlink()
+    counted.clear()
+    assert chosen(tmp_path, [60, 80]) == whole
+    assert len(counted) == len(files[::2])
+
+
+@pytest.mark.parametrize("fold", range(FOLDS))
+def test_a_fold_has_no_say_in_what_it_is_scored_by(tmp_path: Path, fold: int) -> None:
+    problem = Problem([80, 110, 90])
+    own = [i for i in IDS if problem.fold_of[i] == fold]
+    turned = {i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}
+    before = chosen(tmp_path / "before", [80, 110, 90])
+    after = chosen(tmp_path / "after", [80, 110, 90], truth={**problem.truth, **turned})
+    assert after["per_fold"][str(fold)] == before["per_fold"][str(fold)]
+    assert after["rounds"] != before["rounds"], "all images together do see it"
+
+
+def test_the_caps_hold(tmp_path: Path) -> None:
+    mask = Part({"u": 1.0, "v": 1.0, "w": 1.0}, 2, cap=2)
+    found = chosen(tmp_path / "networks", [60, 80, 70], kernel=Kernel(ROOMY.gate, mask, 100, 9.0))
+    assert sorted(found["weights"]) == [0, 0, 1]
+    assert set(found["left_out"].values()) == {"over the cap of 2 mask networks"}
+    dear = Part({"u": 100.0, "v": 1.0, "w": 1.0}, 2)
+    hours = Kernel(ROOMY.gate, dear, 100, 0.3)
+    found = chosen(tmp_path / "hours", [60, 80, 70], kernel=hours)
+    assert found["weights"][0] == 0
+    assert found["left_out"]["u"] == "over 0.3 hours"
+    with pytest.raises(GatemaskError, match="No experiment may be shipped") as raised:
+        chosen(tmp_path / "none", [60, 80], kernel=Kernel(ROOMY.gate, Part(dear.seconds, 2, 1), 100, 9.0))
+    assert "u: over the cap of 1 mask networks" in str(raised.value)
+
+
+def test_the_gates_that_know_something_are_taken(tmp_path: Path) -> None:
+    problem = Problem([150, 150])
+    rng = np.random.default_rng(5)
+    right = {i: float(np.clip(0.3 + 0.4 * problem.truth[i].any() + rng.normal(0, 0.1), 0, 1)) for i in IDS}
+    seen = opened(problem)
+    predicted = Opened(seen.fold_of, [problem.gate, right], seen.gate, seen.readers, seen.views, seen.truth)
+    predicted = predicted.gated([1.0, 1.0])
+    maps, masks = Maps(predicted, tmp_path, "a"), [0.5, 0.5]
+    found = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, {})
+    assert found["best_member"]["name"] == "h"
+    assert found["weights"][1] > found["weights"][0]
+    assert found["score"] >= found["best_member"]["score"]
+    # Where the other folds chose other masks, the gates in front of them are chosen and scored by those.
+    others = {fold: [1.0, 0.0] for fold in range(FOLDS)}
+    apart = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, others)
+    alone = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "u", [1.0, 0.0], {})
+    assert (apart["nested"], apart["per_fold"]) == (alone["nested"], alone["per_fold"])
+    assert apart["rounds"] == found["rounds"]
+
+
+# --- as `gatemask oof-tune` does it ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms with two gates and three mask experiments that have predicted; one of each knows little."""
+    root = tmp_path_factory.mktemp("selected")
+    shutil.copytree(phantom_records, root, dirs_exist_ok=True)
+    project = Project(root, "phantom", quick=True)
+    for name, noise, seed, side in (
+        ("gate_b0", 0.2, 0, 64),
+        ("gate_poor", 2.0, 3, 64),
+        ("unet_b0", 0.2, 1, 64),
+        ("unetpp_b0", 0.3, 2, 32),
+        ("poor", 3.0, 4, 64),
+    ):
+        write_predictions(project, name, noise, seed, side)
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    _light(monkeypatch)
+    return Project(tmp_path, "phantom", quick=True)
+
+
+def _light(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pictures, and with no network built to know what it costs."""
+    monkeypatch.setattr("gatemask.plots.thresholds.draw_all", lambda *_: [])
+    monkeypatch.setattr(kernel_time, "_experiment", lambda *_: None)
+    monkeypatch.setattr(kernel_time, "seconds_an_image", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
+
+
+EXPERIMENTS = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[unet_b0,unetpp_b0,poor]"]
+GREEDY = [*EXPERIMENTS, "gate.weights=greedy", "mask.weights=greedy"]
+
+
+def tuned(project: Project, *settings: str) -> dict[str, Any]:
+    comp = load_competition(project.experiments, quick=True)
+    usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
+    return tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=[*usual, *settings]))
+
+
+def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
+    result = tuned(project, *GREEDY)
+    for kind, poor in (("mask", "poor"), ("gate", "gate_poor")):
+        found = result["selection"][kind]
+        assert found["score"] >= found["best_member"]["score"]
+        assert poor in found["left_out"]
+    assert result["weights"] == result["selection"]["mask"]["weights"]
+    assert result["gate_weights"] == result["selection"]["gate"]["weights"]
+    tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load(project.tuned / "rule.yaml")
+    assert score(tables, rule) == result["in_sample"]
+    assert result["passing"] == pytest.approx((tables.gate >= rule.gate).mean())
+    assert not (project.tuned / "weights").exists()
+    show(result)
+    alone = tuned(project, "gate.experiments=[gate_b0]", "mask.experiments=[unet_b0]")
+    assert alone["selection"] == {"mask": None, "gate": None}
+    assert alone["gate_weights"] == [1.0]
+
+
+def test_the_headline_saw_no_fold_in_its_selection(project: Project) -> None:
+    result = tuned(project, *GREEDY)
+    comp = load_competition(project.experiments, quick=True)
+    given = load_ensemble(project.experiments, quick=True, overrides=EXPERIMENTS)
+    whole = Tables.load(project.tuned / "tables.npz")
+    fold_of = dict(zip(whole.ids.tolist(), whole.folds.tolist(), strict=True))
+    for fold in ("0", "1"):
+        masks, gates = (result["selection"][kind]["per_fold"][fold] for kind in ("mask", "gate"))
+        part = given.gate.model_copy(update={"weights": gates})
+        tables = build_tables(project, comp, given.model_copy(update={"gate": part}), fold_of, masks)
+        held = tables.folds == int(fold)
+        rule, _ = exact.search(tables.subset(~held), "mean_dice")
+        assert result["per_fold"][fold]["score"] == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
+
+
+def test_caps_and_rounds_make_it_stale_only_where_something_is_selected(project: Project) -> None:
+    tuned(project, *GREEDY)
+    assert tuned(project, *GREEDY)["current"]
+    for change in ("mask.members=2", "mask.folds=1", "inference.hours=2", "tune.rounds=2"):
+        assert "current" not in tuned(project, *GREEDY, change)
+    given = [*EXPERIMENTS, "mask.weights=[1,1,0]"]
+    tuned(project, *given)
+    assert tuned(project, *given, "mask.members=9", "mask.folds=1", "inference.hours=2")["current"]
+
+
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_nuclei)], ids=["drawn", "real"])
+def test_tiles_too(
+    make_root: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool
+) -> None:
+    """Colour tiles with a hold-out; the truth of the real ones, where they are, else drawn."""
+    root = make_root("tiles")
+    project, size = Project(root, "nuclei", quick=True), (128, 128)
+    comp = load_competition(project.experiments, quick=True)
+    prepare(project, comp, SHARED / "nuclei" if real else write_tiles(tmp_path / "raw", 60))
+    folds.make(project, comp)
+    for number, (name, noise) in enumerate(
+        {"gate_b0": 0.2, "gate_poor": 1.0, "good": 0.3, "fair": 0.4, "poor": 3.0}.items()
+    ):
+        write_predictions(project, name, noise, number, size=size)
+    _light(monkeypatch)
+    chosen = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[good,fair,poor]"]
+    both = [*chosen, "gate.weights=greedy", "mask.weights=greedy", "tune.trials=3", "tune.optima=2", "tune.rounds=4"]
+    result = tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=both))
+    for found in result["selection"].values():
+        assert found["score"] >= found["best_member"]["score"]
+    assert result["weights"][2] < max(result["weights"])
+
+
+def test_one_experiment_is_taken_in_one_round(project: Project) -> None:
+    result = tuned(project, "mask.experiments=[unet_b0]", "mask.weights=greedy")
+    found = result["selection"]["mask"]
+    assert (len(found["rounds"]), found["cut"], found["weights"]) == (1, 1, [1.0])
+    assert found["nested"] == pytest.approx(found["score"])
+
+
+def test_comparing_stands_behind_what_was_selected(project: Project) -> None:
+    comp = load_competition(project.experiments, quick=True)
+    usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
+    ensemble = load_ensemble(project.experiments, quick=True, overrides=[*usual, *GREEDY])
+    assert as_tuned(project, comp, ensemble) == ensemble, "nothing was selected yet"
+    result = tuned(project, *GREEDY)
+    found = as_tuned(project, comp, ensemble)
+    assert found.gate.weights == result["gate_weights"]
+    assert found.mask.weights == result["weights"]
+
+
+def test_gates_average_as_one_by_one() -> None:
+    gates = [{"a": 0.1, "b": 0.7}, {"a": 0.4, "b": 0.2}, {"a": 0.9, "b": 0.3}]
+    shares = [2, 0, 1]
+    found = average_gates(gates, shares, ["a", "b"])
+    assert found == pytest.approx({i: np.average([gate[i] for gate in gates], weights=shares) for i in ("a", "b")})
+    assert average_gates([], [], ["a"]) == {"a": 1.0}

@@ -1,0 +1,124 @@
+"""A useless member gets no weight, a killed search goes on, and no fold has a say in what it is scored by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gatemask.config import Variant
+from gatemask.tuning import weight_search
+from gatemask.tuning.weight_search import search_weights, weightings
+
+SIDE, IMAGES, FOLDS = 16, 45, 3
+IDS = [f"i{n:02d}" for n in range(IMAGES)]
+
+
+class Reader(dict[str, np.ndarray]):
+    """Maps by id in memory, in place of those of a run."""
+
+    classes = 1
+
+
+class Problem:
+    """Members that see the truth through noise: the more, the worse.
+
+    Args:
+        noise: of each member's maps, in grey levels.
+    """
+
+    def __init__(self, noise: list[float], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        masks = np.zeros((IMAGES, SIDE, SIDE), bool)
+        for n in range(0, IMAGES, 2):
+            y, x = rng.integers(0, SIDE - 6, 2)
+            masks[n, y : y + 6, x : x + 6] = True
+        members = [np.clip(rng.normal(90 + 90 * masks, amount), 0, 255).astype(np.uint8) for amount in noise]
+        self.readers = [Reader(zip(IDS, maps[..., None], strict=True)) for maps in members]
+        self.truth = dict(zip(IDS, masks, strict=True))
+        self.fold_of = {i: n % FOLDS for n, i in enumerate(IDS)}
+        self.gate = dict(zip(IDS, rng.random(IMAGES).tolist(), strict=True))
+
+    def search(self, scratch: Path, candidates: int = 7, seed: int = 0, **other: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {"truth": self.truth, "inputs": "a", "readers": self.readers, **other}
+        return search_weights(
+            self.fold_of, asked["readers"], asked["truth"], self.gate.__getitem__, "mean_dice", Variant(), candidates,
+            seed, scratch, asked["inputs"],
+        )  # fmt: skip
+
+
+def test_a_useless_member_gets_little_weight_and_the_score_rises(tmp_path: Path) -> None:
+    found = Problem([40, 400]).search(tmp_path / "scratch", 12)
+    assert found["taken"]
+    assert found["cross_fitted"] > found["equal_cross_fitted"]
+    assert found["weights"][0] > 0.8
+    assert sum(found["weights"]) == pytest.approx(1)
+    best = max(found["tried"], key=lambda one: one["in_sample"])
+    assert found["weights"] == best["weights"]
+    assert best["in_sample"] > found["tried"][0]["in_sample"]
+
+
+def test_equal_weights_stay_where_tuned_ones_are_not_better(tmp_path: Path) -> None:
+    taken = 0
+    for seed in range(4):
+        found = Problem([120, 120, 120], seed).search(tmp_path / str(seed), 10)
+        taken += found["taken"]
+        assert found["taken"] == (found["cross_fitted"] > found["equal_cross_fitted"])
+        if not found["taken"]:
+            assert found["weights"] == found["tried"][0]["weights"] == pytest.approx([1 / 3] * 3)
+    assert taken < 4
+
+
+def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, scratch = Problem([60, 90]), tmp_path / "scratch"
+    whole = problem.search(scratch)
+    files = sorted(scratch.iterdir())
+    assert len(files) == len(whole["tried"]) == 7
+    for path in files[::2]:
+        path.unlink()
+    counted, count_maps = [], weight_search.count_maps
+    monkeypatch.setattr(weight_search, "count_maps", lambda *args: counted.append(1) or count_maps(*args))
+    assert problem.search(scratch) == whole
+    assert len(counted) == len(files[::2]), "what was there is not counted again"
+    problem.search(scratch, inputs="b")
+    assert len(counted) == len(files[::2]) + 7, "other predictions, other tables"
+
+
+def test_a_single_member_has_all_the_weight(tmp_path: Path) -> None:
+    problem = Problem([60])
+    found = problem.search(tmp_path / "scratch")
+    assert found["weights"] == [1.0]
+    assert not found["taken"]
+    assert not (tmp_path / "scratch").exists(), "nothing was counted"
+
+
+@pytest.mark.parametrize("fold", range(FOLDS))
+def test_a_fold_has_no_say_in_what_it_is_scored_by(tmp_path: Path, fold: int) -> None:
+    problem = Problem([80, 110, 90])
+    before = problem.search(tmp_path / "before")
+    own = [i for i in IDS if problem.fold_of[i] == fold]
+    truth = {**problem.truth, **{i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}}
+    after = problem.search(tmp_path / "after", truth=truth)
+    assert after["per_fold"][str(fold)] == before["per_fold"][str(fold)]
+    assert after["tried"] != before["tried"], "all images together do see it"
+
+
+def test_the_equal_score_is_that_of_equal_weights_alone(tmp_path: Path) -> None:
+    problem = Problem([60, 90, 120])
+    found, more = problem.search(tmp_path / "a", candidates=1), problem.search(tmp_path / "b", candidates=9)
+    assert found["equal_cross_fitted"] == more["equal_cross_fitted"]
+    assert found["tried"] == more["tried"][:4], "equal weights and each member alone are always there"
+    assert len(more["tried"]) == 9
+
+
+def test_weightings_are_shares_and_repeat_themselves() -> None:
+    listed = weightings(3, 20, seed=5)
+    assert listed == weightings(3, 20, seed=5)
+    assert listed[:4] == [[1 / 3] * 3, [1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert listed[4:] != weightings(3, 20, seed=6)[4:]
+    assert listed[:10] == weightings(3, 10, seed=5), "more of them begin with the same ones"
+    assert np.sum(listed, axis=1) == pytest.approx(np.ones(20))
+    assert len({tuple(one) for one in listed}) == 20
+    assert np.mean(listed[4:], axis=0) == pytest.approx([1 / 3] * 3, abs=0.06), "spread evenly"
