@@ -24,9 +24,10 @@ import numpy as np
 
 from gatemask import quiet
 from gatemask.config import Experiment, Records
-from gatemask.data.encode import Example, cores, encode_image, keep_memory
+from gatemask.data.encode import Example, encode_image
 from gatemask.input import pipeline
 from gatemask.input.decoding import decoder
+from gatemask.parallel import cores, keep_freed_memory
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
 PEER_IMAGES = 64  # at its pace, enough
@@ -44,7 +45,7 @@ AUGMENT: list[Any] = [
 
 def rows() -> Iterator[dict[str, Any]]:
     cv2.setNumThreads(1)
-    keep_memory()  # for all of them
+    keep_freed_memory()  # for all of them
     for channels, targets in ((1, (0.45, 5.0)), (3, (None, None))):
         examples, exp = made(channels), experiment()
         rates = measured(examples, exp, channels)

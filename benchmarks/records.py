@@ -25,12 +25,13 @@ import numpy as np
 from timing import row
 
 from gatemask.config import Competition, Picture, Records
-from gatemask.data.encode import cores, encode_image, keep_memory
+from gatemask.data.encode import encode_image
 from gatemask.data.manifest import prepare, read_manifest
 from gatemask.data.phantom import as_dicom
 from gatemask.data.readers import read_image, resize_image
 from gatemask.files import read_json, write_json, write_text
 from gatemask.masks import rle
+from gatemask.parallel import cores, keep_freed_memory
 from gatemask.project import Project
 
 IMAGES, DIFFERENT, SIDE = 6_000, 60, 1024
@@ -130,7 +131,7 @@ def bare(paths: list[Path]) -> float:
 def prepare_process() -> None:
     """The same settings as ours, so that the floor is no slower than it has to be."""
     cv2.setNumThreads(1)
-    keep_memory()
+    keep_freed_memory()
 
 
 def one_share(paths: list[Path]) -> int:

@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 from timing import interleaved, limit, row
 
-from gatemask.data.encode import cores
 from gatemask.data.labels import Masks, write_masks
 from gatemask.files import read_json, write_json
 from gatemask.masks import rle
@@ -31,6 +30,7 @@ from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import LEVELS, Rule, level
 from gatemask.oof.store import MapReader, write_maps
 from gatemask.oof.tables import Tables, all_empty_score, count_maps, score, scores, worths
+from gatemask.parallel import cores
 from gatemask.tuning import exact
 from gatemask.tuning.optuna_search import search
 

@@ -91,7 +91,7 @@ def listing_fingerprint(paths: Iterable[Path], root: Path) -> str:
 
 
 @contextmanager
-def alone(path: Path, busy: str) -> Iterator[int]:
+def locked(path: Path, busy: str) -> Iterator[int]:
     """Hold a lock file while the block runs, and yield its number: a process that inherits it holds it too.
 
     Raises:

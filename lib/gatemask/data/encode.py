@@ -6,11 +6,8 @@ Worker processes import this module and nothing heavier than it needs: no Tensor
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +19,7 @@ from gatemask.data import tfrecord
 from gatemask.data.readers import read_image, resize_image, resize_mask
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
+from gatemask.parallel import cores, keep_freed_memory, ordered_map
 
 CHUNK = 16  # images a task: few enough to balance, enough that handing them out costs nothing
 AHEAD = 4  # tasks in flight for each process
@@ -120,15 +118,8 @@ def write_parts(
     processes = cores()
     # Spawned, not forked: the parent may have TensorFlow's threads, which do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
-    waiting: deque[Future[Part]] = deque()
     try:
-        # An executor's own map() would take in all tasks at once, and a failure would wait for all of them.
-        for chunk, path in tasks:
-            waiting.append(pool.submit(_write_part, chunk, path, picture, records))
-            if len(waiting) == processes * AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from ordered_map(pool, partial(_write_task, picture=picture, records=records), tasks, processes * AHEAD)
     except BrokenProcessPool:
         raise GatemaskError(
             "A process that reads images died.",
@@ -139,15 +130,14 @@ def write_parts(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _write_task(task: tuple[Sequence[Raw], Path], picture: Picture, records: Records) -> Part:
+    return _write_part(*task, picture, records)
+
+
 def _write_part(raws: Sequence[Raw], path: Path, picture: Picture, records: Records) -> Part:
     examples = (encode(raw, picture, records) for raw in raws)
     tfrecord.write(path, ({**one._asdict(), "image_id": one.image_id.encode()} for one in examples))
     return Part(path, len(raws))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- in a worker process -----------------------------------------------------------------------------------
@@ -159,7 +149,7 @@ def _start() -> None:
     import threading
 
     cv2.setNumThreads(1)  # the processes share the cores already
-    keep_memory()
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
     def leave_with_parent() -> None:
@@ -169,17 +159,3 @@ def _start() -> None:
             os._exit(1)  # a parent that was killed cannot tell its workers to stop
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def keep_memory() -> None:
-    """Have malloc keep what images of a megabyte leave behind: page by page, the system takes longer to give it again.
-
-    Where malloc is glibc's; a fifth of all time by itself.
-    """
-    import ctypes
-
-    trim_threshold, mmap_threshold, kept = -1, -3, 256 << 20
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(trim_threshold, kept)
-        libc.mallopt(mmap_threshold, kept)

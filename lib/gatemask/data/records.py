@@ -25,9 +25,9 @@ from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_manifest, require_images
 from gatemask.errors import GatemaskError
 from gatemask.files import (
-    alone,
     fresh_folder,
     is_current,
+    locked,
     read_json,
     sha256,
     stamped_result,
@@ -48,7 +48,7 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
     if is_current(stamp, inputs):
         return {"current": True, **stamped_result(stamp)}
     started = time.monotonic()
-    with alone(project.data / f".records-{comp.records.size}.lock", "Another process makes these records."):
+    with locked(project.data / f".records-{comp.records.size}.lock", "Another process makes these records."):
         return _make(project, comp, started)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from gatemask.console import say
 from gatemask.data.readers import Window, read_image, resize_image
 from gatemask.errors import GatemaskError
+from gatemask.parallel import ordered_map
 
 GREY = 128
 Look = tuple[int, int]  # the records' size, by way of which training saw its images, and the network's own
@@ -70,13 +70,7 @@ class Images:
             pool: of the threads.
             ahead: images.
         """
-        waiting: deque[Future[Image]] = deque()
-        for image_id in ids:
-            waiting.append(pool.submit(self._load, image_id, looks, records))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        return ordered_map(pool, lambda image_id: self._load(image_id, looks, records), ids, ahead)
 
     def _load(self, image_id: str, looks: Sequence[Look], records: Collection[int]) -> Image:
         pixels = self._read(image_id)

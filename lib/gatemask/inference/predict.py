@@ -25,7 +25,6 @@ import numpy as np
 
 from gatemask.config import Rle
 from gatemask.console import progress, say
-from gatemask.data.encode import cores, keep_memory
 from gatemask.data.readers import list_images
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, sha256, write_json
@@ -33,10 +32,10 @@ from gatemask.inference import networks
 from gatemask.inference.budget import Budget
 from gatemask.inference.images import Image, Images, stack
 from gatemask.inference.networks import Member, Network
-from gatemask.input.threads import one_thread_a_call
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
+from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
 from gatemask.submission import file_format
 
 MARGIN_H = 0.25  # before the end of what Kaggle allows, where no time budget is given
@@ -491,9 +490,9 @@ def _fill(
     def encoded(masks: np.ndarray) -> list[str]:
         return [rle.encode(masks[:, :, at], flavour) for at in range(masks.shape[2])]
 
-    keep_memory()
+    keep_freed_memory()
     budget.begin()
-    with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
+    with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
         decoded = images.stream(ids, looks, records, pool, 2 * step)
         for one in progress(decide(ensemble, decoded, len(ids), budget, step, encoded), "images", len(ids)):
             for index, text in enumerate(one.made or ()):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
 
-import cv2
 import numpy as np
 
-from gatemask.data.encode import cores, keep_memory
+from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
 
 TASK = 4  # images a task: handing one out costs little against four images
 AHEAD = 2  # batches that are made while one is used; more where threads would have nothing to do
@@ -20,9 +17,6 @@ ALIGNED = 64  # bytes: TensorFlow copies arrays that begin anywhere else
 
 Batch = TypeVar("Batch")
 Made = TypeVar("Made")
-_users = 0
-_before = 0
-_lock = threading.Lock()
 
 
 def in_order(
@@ -49,10 +43,10 @@ def in_order(
     threads = workers or cores()
     ahead = max(AHEAD, -(-2 * threads * TASK // images))
     parts = [range(first, min(first + TASK, images)) for first in range(0, images, TASK)]
-    keep_memory()
+    keep_freed_memory()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="gatemask-input")
     waiting: deque[tuple[int, Batch, list[Future[None]]]] = deque()
-    with one_thread_a_call():
+    with single_threaded_opencv():
         try:
             for number in numbers:
                 batch = begin(number)
@@ -78,21 +72,3 @@ def aligned(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     memory = np.empty(size + ALIGNED, np.uint8)
     start = -memory.ctypes.data % ALIGNED
     return memory[start : start + size].view(dtype).reshape(shape)
-
-
-@contextmanager
-def one_thread_a_call() -> Iterator[None]:
-    """OpenCV's own threads would fight with ours. The setting is global: the last one to leave puts it back."""
-    global _users, _before
-    with _lock:
-        if not _users:
-            _before = cv2.getNumThreads()
-            cv2.setNumThreads(1)
-        _users += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                cv2.setNumThreads(_before)

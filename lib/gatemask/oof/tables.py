@@ -6,9 +6,8 @@ those are truth. Two cumulated 256-bin histograms per image; memory 2 KB each, h
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -17,14 +16,13 @@ import cv2
 import numpy as np
 
 from gatemask.console import progress
-from gatemask.data.encode import cores, keep_memory
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.input.threads import one_thread_a_call
 from gatemask.masks.metrics import METRICS, dice, total
 from gatemask.masks.rule import LEVELS, Rule, average_maps, enlarge, level
 from gatemask.oof.store import MapReader
+from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
 
 AHEAD = 16  # images handed to the threads before the first is taken back: memory is that of so many maps
 
@@ -170,16 +168,10 @@ def full_maps(
         mask = truth[image_id]
         return look(enlarge(average_maps([reader[image_id] for reader in readers], weights), mask.shape), mask)
 
-    keep_memory()
-    waiting: deque[Future[Seen]] = deque()
-    with ThreadPoolExecutor(cores()) as pool, one_thread_a_call():
+    keep_freed_memory()
+    with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
         try:
-            for image_id in progress(ids, label, len(ids)):
-                waiting.append(pool.submit(one, image_id))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            yield from ordered_map(pool, one, progress(ids, label, len(ids)), AHEAD)
         finally:
             pool.shutdown(cancel_futures=True)
 

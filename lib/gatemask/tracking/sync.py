@@ -19,7 +19,7 @@ from typing import Any
 
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, read_json, write_json
+from gatemask.files import locked, read_json, write_json
 from gatemask.project import Project
 from gatemask.tracking import fragments, wandb_server
 from gatemask.tracking.fragments import Fragment
@@ -74,7 +74,7 @@ def sync(project: Project, gaps: bool = False) -> dict[str, Any]:
         say(f"There are no runs of W&B below {project.runs}.")
         say("A training writes them unless its tracking.wandb, or WANDB_MODE, is disabled.")
         return {"current": True, "synced": 0, "already": 0, "later": {}, "failed": {}, "runs": {}}
-    with alone(project.runs / ".wandb-sync.lock", "Another upload of these runs is still going on.") as lock:
+    with locked(project.runs / ".wandb-sync.lock", "Another upload of these runs is still going on.") as lock:
         book = project.runs / "wandb-synced.json"
         here = wandb_server.server()
         notes = read_json(book) if book.exists() else {}

@@ -21,11 +21,11 @@ import numba
 import numpy as np
 
 from gatemask.config import Variant
-from gatemask.data.encode import cores
 from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import LEVELS, Rule, level, probability
 from gatemask.oof.tables import Tables, score
+from gatemask.parallel import cores
 
 SCALE = 2**60  # of all gains together: their sums stay within 63 bits
 TIED = SCALE // 10**12  # sums this near are the same score, told apart by rounding alone

@@ -25,7 +25,7 @@ from gatemask.cost.kernel_time import count_images
 from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, fingerprint, is_current, read_json, sha256, stamped_result, write_stamp
+from gatemask.files import fingerprint, is_current, locked, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import TITLES
 from gatemask.masks.rule import Rule
@@ -55,7 +55,7 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, A
         ensemble: which gates and mask networks are averaged, and how to search.
     """
     folder = project.tuned
-    with alone(folder / ".lock", "Another process is tuning this competition."):
+    with locked(folder / ".lock", "Another process is tuning this competition."):
         inputs = made_from(project, comp, ensemble)
         if is_current(folder / "result.json", inputs):
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)

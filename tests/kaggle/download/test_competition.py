@@ -18,7 +18,7 @@ import pytest
 
 from gatemask.config import Competition
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, read_json
+from gatemask.files import locked, read_json
 from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import explain, printable
 from gatemask.kaggle.download import file_download
@@ -322,7 +322,7 @@ def test_a_download_that_stands_still_is_ended(
 
 def test_two_at_once(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatemask.files.LOCK_S", 0.3)
-    with alone(project.data / ".download-lock", "unused"):
+    with locked(project.data / ".download-lock", "unused"):
         assert "Another download" in failure(project)
     assert kaggle.asked == []
 

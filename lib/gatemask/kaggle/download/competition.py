@@ -19,7 +19,7 @@ from typing import Any
 from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, fresh_folder, is_current, read_json, stamped_result, write_json, write_stamp
+from gatemask.files import fresh_folder, is_current, locked, read_json, stamped_result, write_json, write_stamp
 from gatemask.kaggle.client.cli import printable
 from gatemask.kaggle.download.file_download import fetch
 from gatemask.kaggle.download.unpack import DamagedError, unpack
@@ -46,7 +46,7 @@ def download(project: Project, comp: Competition, data: Path | None = None, forc
     stamp, record, work = (project.data / name for name in ("download.json", "download-files.json", "download"))
     fresh = target.with_name(f".{target.name}.gatemask-download")
     made_from = {"competition": slug, "folder": str(target)}
-    with _told(target), alone(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
+    with _told(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
         # Names and sizes say that the files stand; ten gigabytes are not hashed again on every call.
         if not force and is_current(stamp, made_from) and _differing(record, target) == (0, 0):
             return {"current": True, **stamped_result(stamp)}

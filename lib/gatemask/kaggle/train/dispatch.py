@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import alone, fingerprint, is_current, read_json, sha256, write_bytes
+from gatemask.files import fingerprint, is_current, locked, read_json, sha256, write_bytes
 from gatemask.kaggle.client import api, datasets
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.image import wheels
@@ -50,7 +50,7 @@ class Options:
 def orchestrating(project: Project) -> Iterator[None]:
     """One command at a time writes down what Kaggle does for this competition."""
     busy = "Another gatemask command deals with Kaggle for this competition."
-    with alone(kernel_records.folder(project) / ".lock", busy):
+    with locked(kernel_records.folder(project) / ".lock", busy):
         yield
 
 

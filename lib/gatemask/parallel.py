@@ -1,0 +1,83 @@
+"""Cores, threads and memory: one bounded pool that keeps its order, and settings every worker needs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_lock = threading.Lock()
+_opencv_users = 0
+_opencv_threads = 0
+
+
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def ordered_map(
+    pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Generator[Result, None, None]:
+    """Yield `function(item)` for each item, in order, computed by a pool.
+
+    Unlike `Executor.map`, it takes items as they are needed, so memory stays bounded, and an exception surfaces as
+    soon as its own result is due.
+
+    Args:
+        pool: Threads or processes that do the work.
+        function: Called once per item.
+        items: Any iterable; may be longer than memory.
+        ahead: Maximum number of results computed before they are asked for.
+    """
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def single_threaded_opencv() -> Iterator[None]:
+    """Keep OpenCV to one thread per call while the block runs.
+
+    Its own threads would compete with ours. The setting is global: the last block to end restores it.
+    """
+    import cv2
+
+    global _opencv_users, _opencv_threads
+    with _lock:
+        if not _opencv_users:
+            _opencv_threads = cv2.getNumThreads()
+            cv2.setNumThreads(1)
+        _opencv_users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _opencv_users -= 1
+            if not _opencv_users:
+                cv2.setNumThreads(_opencv_threads)
+
+
+def keep_freed_memory() -> None:
+    """Tell malloc to keep freed blocks of image size instead of returning them to the system.
+
+    Getting them back page by page took a fifth of the time of reading images. Does nothing where malloc is not glibc's.
+    """
+    import ctypes
+
+    trim_threshold, mmap_threshold, kept = -1, -3, 256 << 20
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(trim_threshold, kept)
+        libc.mallopt(mmap_threshold, kept)

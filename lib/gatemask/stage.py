@@ -1,0 +1,135 @@
+"""One way to write a stage: lock, skip if current, work, stamp.
+
+A stage turns files into files. Its stamp, a JSON file, is written last and holds `made_from` (hashes of the inputs),
+`outputs` (hashes of the files made), `seconds`, and what the stage reports. Killed at any time, a stage is simply run
+again; one whose stamp matches its inputs and outputs does nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gatemask.errors import GatemaskError
+from gatemask.files import is_current, locked, read_json, write_stamp
+
+Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
+
+
+class StageResult(BaseModel):
+    """What a stage reports: printed by its command, kept in its stamp. Each stage subclasses it.
+
+    Args:
+        current: Whether the stage had nothing to do. Default: False.
+        seconds: Duration of the run that made the outputs, in seconds.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    not_stamped: ClassVar[frozenset[str]] = frozenset({"current"})
+
+    current: bool = False
+    seconds: float = 0.0
+
+    @classmethod
+    def load(cls, stamp: Path) -> Self:
+        """Read the result that a stamp holds.
+
+        Raises:
+            GatemaskError: The stamp cannot be read, or lacks a field.
+        """
+        try:
+            return cls.model_validate(read_json(stamp))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise GatemaskError(
+                "A stamp does not hold what its stage writes.",
+                where=stamp,
+                received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
+                do=f"Delete {stamp} and run the command again; only its own stage is repeated.",
+            ) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, `current` first. Optional fields that were never set are left out."""
+        return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
+
+    def reported(self) -> dict[str, Any]:
+        """Return the fields that go into the stamp."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude=set(self.not_stamped) | {"seconds"})
+
+
+R = TypeVar("R", bound=StageResult)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """A step of the pipeline and the stamp that marks its completion.
+
+    Args:
+        name: Name for messages, such as "oof-tune".
+        stamp: JSON file that is written last.
+        made_from: Hashes and settings that decide the outputs.
+        result: Class of the result.
+    """
+
+    name: str
+    stamp: Path
+    made_from: Mapping[str, Any]
+    result: type[R]
+
+    def current(self) -> R | None:
+        """Return the recorded result if inputs and outputs still match the stamp, else None."""
+        if not is_current(self.stamp, dict(self.made_from)):
+            return None
+        return self.result.load(self.stamp).model_copy(update={"current": True})
+
+    def run(self, work: Callable[[], tuple[R, Outputs]]) -> R:
+        """Return the recorded result if it is current; otherwise do the work under a lock and write the stamp.
+
+        Args:
+            work: Makes the files. Returns the result and the files made, with their hashes where they are known.
+
+        Raises:
+            GatemaskError: Another process is running this stage.
+        """
+        if (done := self.current()) is not None:
+            return done
+        with locked(self.stamp.with_name(f".{self.stamp.name}.lock"), f"Another process is running {self.name}."):
+            if (done := self.current()) is not None:  # finished by another process in the meantime
+                return done
+            started = time.monotonic()
+            result, outputs = work()
+            return self.finish(result, outputs, started)
+
+    def finish(self, result: R, outputs: Outputs, started: float) -> R:
+        """Write the stamp, the last act of a stage, and return the result with its duration.
+
+        Args:
+            result: What the stage reports.
+            outputs: Files made, with their hashes where they are known.
+            started: `time.monotonic()` when the stage began.
+        """
+        seconds = write_stamp(self.stamp, dict(self.made_from), result.reported(), outputs, started)
+        return result.model_copy(update={"seconds": seconds})
+
+    def require(self, missing: str, outdated: str, do: str) -> R:
+        """Return the recorded result.
+
+        Args:
+            missing: Error message where the stage has never run.
+            outdated: Error message where its inputs or outputs have changed since.
+            do: What the user should do then.
+
+        Raises:
+            GatemaskError: The stage has not run on the present inputs.
+        """
+        if not self.stamp.exists():
+            raise GatemaskError(missing, where=self.stamp, do=do)
+        done = self.current()
+        if done is None:
+            raise GatemaskError(outdated, where=self.stamp, do=do)
+        return done

@@ -1,0 +1,45 @@
+"""The bounded pool keeps order, takes items as needed, and passes errors on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gatemask.parallel import cores, ordered_map
+
+
+def test_results_keep_the_order_of_the_items() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        assert list(ordered_map(pool, lambda n: n * n, range(50), ahead=3)) == [n * n for n in range(50)]
+
+
+def test_items_are_taken_only_as_far_ahead_as_allowed() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda n: n, items(), ahead=5)
+        assert next(results) == 0
+        assert len(taken) == 6
+        results.close()
+
+
+def test_an_error_comes_with_its_own_item() -> None:
+    def halve(number: int) -> float:
+        return 1 / (number - 3)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, halve, range(10), ahead=4)
+        assert len([next(results) for _ in range(3)]) == 3
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_cores_is_positive() -> None:
+    assert cores() >= 1

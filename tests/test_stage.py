@@ -1,0 +1,82 @@
+"""A stage runs once, again when its inputs or outputs change, and never twice at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gatemask import files
+from gatemask.errors import GatemaskError
+from gatemask.stage import Stage, StageResult
+
+
+class Counted(StageResult):
+    rows: int
+    note: str | None = None
+
+
+def stage(folder: Path, **inputs: str) -> Stage[Counted]:
+    return Stage("counting", folder / "result.json", {"settings": "a", **inputs}, Counted)
+
+
+def work(folder: Path) -> tuple[Counted, list[Path]]:
+    return Counted(rows=3), [files.write_text(folder / "out.txt", "three")]
+
+
+def test_a_stage_runs_once_and_reports_the_same(tmp_path: Path) -> None:
+    first = stage(tmp_path).run(lambda: work(tmp_path))
+    assert (first.current, first.rows) == (False, 3)
+    again = stage(tmp_path).run(lambda: pytest.fail("it is current"))
+    assert again == first.model_copy(update={"current": True})
+    stamp = json.loads((tmp_path / "result.json").read_text())
+    assert set(stamp) == {"made_from", "outputs", "seconds", "rows"}, "fields that were never set are left out"
+    assert again.as_dict() == {"current": True, "rows": 3, "seconds": first.seconds}
+
+
+@pytest.mark.parametrize("change", ["inputs", "edited", "missing"])
+def test_a_changed_input_or_output_runs_it_again(tmp_path: Path, change: str) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    if change == "edited":
+        (tmp_path / "out.txt").write_text("four")
+    elif change == "missing":
+        (tmp_path / "out.txt").unlink()
+    changed = stage(tmp_path, more="b") if change == "inputs" else stage(tmp_path)
+    assert changed.current() is None
+    assert not changed.run(lambda: work(tmp_path)).current
+
+
+def test_a_failing_stage_leaves_no_stamp(tmp_path: Path) -> None:
+    def fail() -> tuple[Counted, list[Path]]:
+        raise GatemaskError("No.")
+
+    with pytest.raises(GatemaskError, match=r"No\."):
+        stage(tmp_path).run(fail)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_S", 0.0)
+    with (
+        files.locked(tmp_path / ".result.json.lock", "unused"),
+        pytest.raises(GatemaskError, match="Another process is running counting"),
+    ):
+        stage(tmp_path).run(lambda: work(tmp_path))
+
+
+def test_require_distinguishes_missing_from_outdated(tmp_path: Path) -> None:
+    with pytest.raises(GatemaskError, match="Not counted yet"):
+        stage(tmp_path).require("Not counted yet.", "Counted before.", "Count.")
+    stage(tmp_path).run(lambda: work(tmp_path))
+    assert stage(tmp_path).require("Not counted yet.", "Counted before.", "Count.").rows == 3
+    with pytest.raises(GatemaskError, match="Counted before"):
+        stage(tmp_path, more="b").require("Not counted yet.", "Counted before.", "Count.")
+
+
+def test_a_stamp_of_other_fields_is_an_error(tmp_path: Path) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    path = tmp_path / "result.json"
+    files.write_json(path, {**json.loads(path.read_text()), "rows": "many"})
+    with pytest.raises(GatemaskError, match="rows"):
+        stage(tmp_path).current()
