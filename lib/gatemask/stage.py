@@ -113,8 +113,8 @@ class Stage(Generic[R]):
             outputs: Files made, with their hashes where they are known.
             started: `time.monotonic()` when the stage began.
         """
-        seconds = write_stamp(self.stamp, dict(self.made_from), result.reported(), outputs, started)
-        return result.model_copy(update={"seconds": seconds})
+        written = write_stamp(self.stamp, dict(self.made_from), result.reported(), outputs, started)
+        return result.model_copy(update={"seconds": written["seconds"]})
 
     def require(self, missing: str, outdated: str, do: str) -> R:
         """Return the recorded result.
