@@ -630,15 +630,19 @@ def _folds(text: str) -> list[int] | None:
         raise GatemaskError("--fold needs numbers.", received=text, expected="0, or 0,2, or all") from None
 
 
-def _print(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], object] | None = None) -> None:
-    """The result for machines on stdout, or for people on stderr, in the command's own way where it has one."""
+def _print(result: Any, as_json: bool, show: Callable[[Any], object] | None = None) -> None:
+    """Print a result: as JSON on stdout, or for people on stderr, with the command's own `show` if it has one."""
+    from gatemask.stage import CommandResult
+
+    if show and not as_json:
+        show(result)
+        return
+    if isinstance(result, CommandResult):
+        result = result.as_dict()
     if as_json:
         from gatemask.files import plain
 
         print(json.dumps(result, indent=2, ensure_ascii=False, default=plain))
-        return
-    if show:
-        show(result)
         return
     from gatemask.console import say
 

@@ -16,8 +16,9 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
 from gatemask.masks.metrics import TITLES
 from gatemask.project import Project
+from gatemask.stage import CommandResult
 
-Stage = tuple[str, Callable[[], dict[str, Any]]]
+Stage = tuple[str, Callable[[], Any]]
 
 
 def run(
@@ -43,6 +44,8 @@ def run(
     for name, stage in _stages(project, comp, ensemble, experiments, data):
         say(f"[{len(rows) + 1}] {name}")
         result = stage()
+        if isinstance(result, CommandResult):
+            result = result.as_dict()
         current = result.pop("current", False)
         worked |= not current
         seconds[name] = _seconds(result)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,16 +21,23 @@ from gatemask.files import is_current, locked, read_json, write_stamp
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 
 
-class StageResult(BaseModel):
-    """What a stage reports: printed by its command, kept in its stamp. Each stage subclasses it.
+class CommandResult(BaseModel):
+    """What a command reports: typed fields, printed as JSON by `--json`. Each command subclasses it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values. Optional fields that were never set are left out."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class StageResult(CommandResult):
+    """What a stage reports; its fields are also kept in the stage's stamp.
 
     Args:
         current: Whether the stage had nothing to do. Default: False.
         seconds: Duration of the run that made the outputs, in seconds.
     """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
-    not_stamped: ClassVar[frozenset[str]] = frozenset({"current"})
 
     current: bool = False
     seconds: float = 0.0
@@ -57,9 +64,9 @@ class StageResult(BaseModel):
         """Return the fields as plain JSON values, `current` first. Optional fields that were never set are left out."""
         return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
 
-    def reported(self) -> dict[str, Any]:
+    def stamped(self) -> dict[str, Any]:
         """Return the fields that go into the stamp."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude=set(self.not_stamped) | {"seconds"})
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"current", "seconds"})
 
 
 R = TypeVar("R", bound=StageResult)
@@ -113,7 +120,7 @@ class Stage(Generic[R]):
             outputs: Files made, with their hashes where they are known.
             started: `time.monotonic()` when the stage began.
         """
-        written = write_stamp(self.stamp, dict(self.made_from), result.reported(), outputs, started)
+        written = write_stamp(self.stamp, dict(self.made_from), result.stamped(), outputs, started)
         return result.model_copy(update={"seconds": written["seconds"]})
 
     def require(self, missing: str, outdated: str, do: str) -> R:
