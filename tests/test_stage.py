@@ -9,7 +9,7 @@ import pytest
 
 from gatemask import files
 from gatemask.errors import GatemaskError
-from gatemask.stage import Stage, StageResult
+from gatemask.stage import Stage, StageResult, Stamp
 
 
 class Counted(StageResult):
@@ -80,3 +80,11 @@ def test_a_stamp_of_other_fields_is_an_error(tmp_path: Path) -> None:
     files.write_json(path, {**json.loads(path.read_text()), "rows": "many"})
     with pytest.raises(GatemaskError, match="rows"):
         stage(tmp_path).current()
+
+
+def test_a_stamp_gives_its_inputs_and_the_hashes_of_its_outputs(tmp_path: Path) -> None:
+    result = stage(tmp_path).run(lambda: work(tmp_path))
+    stamp = Stamp.load(tmp_path / "result.json")
+    assert stamp.made_from == {"settings": "a"}
+    assert stamp.outputs == {"out.txt": files.sha256(tmp_path / "out.txt")}
+    assert stamp.seconds == result.seconds

@@ -21,6 +21,22 @@ from gatemask.files import is_current, locked, read_json, write_stamp
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
+def _validated(model: type[M], stamp: Path) -> M:
+    try:
+        return model.model_validate(read_json(stamp))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GatemaskError(
+            "A stamp does not hold what its stage writes.",
+            where=stamp,
+            received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
+            do=f"Delete {stamp} and run the command again; only its own stage is repeated.",
+        ) from None
+
+
 class CommandResult(BaseModel):
     """What a command reports: typed fields, printed as JSON by `--json`. Each command subclasses it."""
 
@@ -49,16 +65,7 @@ class StageResult(CommandResult):
         Raises:
             GatemaskError: The stamp cannot be read, or lacks a field.
         """
-        try:
-            return cls.model_validate(read_json(stamp))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise GatemaskError(
-                "A stamp does not hold what its stage writes.",
-                where=stamp,
-                received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
-                do=f"Delete {stamp} and run the command again; only its own stage is repeated.",
-            ) from None
+        return _validated(cls, stamp)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, `current` first. Optional fields that were never set are left out."""
@@ -67,6 +74,29 @@ class StageResult(CommandResult):
     def stamped(self) -> dict[str, Any]:
         """Return the fields that go into the stamp."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"current", "seconds"})
+
+
+class Stamp(CommandResult):
+    """The part of a stamp that every stage writes, whatever its result.
+
+    Args:
+        made_from: Hashes and settings that decided the outputs.
+        outputs: SHA-256 of each file made, by path relative to the stamp's folder; None where it was not hashed.
+        seconds: Duration of the run that made the outputs, in seconds.
+    """
+
+    made_from: dict[str, object] = {}
+    outputs: dict[str, str | None] = {}
+    seconds: float = 0.0
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read the common part of a stamp.
+
+        Raises:
+            GatemaskError: The file is not a stamp.
+        """
+        return _validated(cls, path)
 
 
 R = TypeVar("R", bound=StageResult)

@@ -1,0 +1,81 @@
+"""Results of training: one per fold, stamped in its result.json, and the report of `gatemask train`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from gatemask.stage import CommandResult, StageResult
+
+
+class FoldResult(StageResult):
+    """Result of one trained fold, as result.json holds it.
+
+    Args:
+        experiment: Name of the experiment.
+        fold: Number of the fold.
+        task: "gate" or "mask".
+        best_epoch: Epoch with the best score, counted from 0.
+        best_epochs: Epochs whose weights are averaged in best.weights.h5, ascending, counted from 0.
+        monitor: Name of the metric that selects the best epochs.
+        score: Value of `monitor` for the weights in best.weights.h5.
+        best_single: Value of `monitor` in the best single epoch.
+        epochs: Number of epochs trained.
+        batch: Images per step over all devices.
+        auc: Gate: area under the ROC curve.
+        sensitivity: Gate: sensitivity at the best threshold.
+        specificity: Gate: specificity at the best threshold.
+        dice: Masks: mean Dice at the best threshold, at training size.
+        dice_positives: Masks: the same over images with a mask.
+        val_loss: Loss on the validation fold.
+        dice_full: Masks: mean Dice at the competition's own size, at the best single threshold.
+        threshold: Masks: that threshold, in [0, 1].
+        seconds_training: Time spent in training and validation, in seconds.
+        train_images: Number of training images.
+        validation_images: Number of validation images.
+    """
+
+    experiment: str
+    fold: int
+    task: Literal["gate", "mask"]
+    best_epoch: int
+    best_epochs: tuple[int, ...]
+    monitor: str
+    score: float
+    best_single: float
+    epochs: int
+    batch: int
+    auc: float | None = None
+    sensitivity: float | None = None
+    specificity: float | None = None
+    dice: float | None = None
+    dice_positives: float | None = None
+    val_loss: float | None = None
+    dice_full: float | None = None
+    threshold: float | None = None
+    seconds_training: float
+    train_images: int
+    validation_images: int
+
+
+class TrainingResult(CommandResult):
+    """Report of `gatemask train`.
+
+    Args:
+        experiment: Name of the experiment.
+        current: Whether every requested fold had been trained before.
+        folds: Results of the finished folds, by fold number.
+        stopped: Whether the time limit ended the training early; left out otherwise.
+        left: Remaining work of each unfinished fold; left out where there is none.
+    """
+
+    experiment: str
+    current: bool
+    folds: dict[int, FoldResult]
+    stopped: bool = False
+    left: dict[int, str] = Field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values; folds without their `current`."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"folds": {"__all__": {"current"}}})
