@@ -1,0 +1,220 @@
+"""The shipped ensemble (ensemble.yaml, read by the offline kernel) and the result of `gatemask ensemble`.
+
+Imports only packages of Kaggle's image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import Field, JsonValue, ValidationError, field_serializer
+
+from gatemask.config import Augment, Competition, Inference, Model, Picture, Submission, View
+from gatemask.errors import GatemaskError
+from gatemask.files import read_yaml, write_yaml
+from gatemask.results.rules import Frozen, RuleValues
+from gatemask.results.tuning import BestMember, Selections
+from gatemask.stage import StageResult
+
+
+class CompetitionFacts(Frozen):
+    """What the offline kernel must know about the competition.
+
+    Args:
+        name: Name of the competition's folder.
+        image: Size, channels and gray levels of the images.
+        test_images: Glob of the test images below the raw folder.
+        classes: Names of the classes.
+        submission: Format of the submission.
+    """
+
+    name: str
+    image: Picture
+    test_images: str
+    classes: list[str]
+    submission: Submission
+
+    @classmethod
+    def of(cls, comp: Competition) -> Self:
+        """Return the facts of a competition."""
+        test = comp.test or comp.train
+        return cls(
+            name=comp.name, image=comp.image, test_images=test.images, classes=comp.classes, submission=comp.submission
+        )
+
+    @field_serializer("image", "submission")
+    def _section_as_written(self, section: Picture | Submission) -> dict[str, JsonValue]:
+        return section.model_dump(mode="json")
+
+
+class ShippedScore(Frozen):
+    """Scores of the tuned rule."""
+
+    cross_fitted: float
+    in_sample: float
+    all_empty: float
+
+
+class SelectionSummary(Frozen):
+    """A greedy selection in short; see `gatemask.results.tuning.MemberSelection`.
+
+    Args:
+        path: Experiment and score of each round that is kept.
+    """
+
+    path: list[str]
+    score: float
+    nested: float
+    equal: float
+    best_member: BestMember
+    left_out: dict[str, str]
+
+
+class SelectionSummaries(Frozen):
+    """Greedy selections in short; None where there was none."""
+
+    mask: SelectionSummary | None = None
+    gate: SelectionSummary | None = None
+
+
+class ShippedMember(Frozen):
+    """A trained run in the ensemble.
+
+    Args:
+        name: `<experiment>-fold<fold>`; its weights are `<name>.weights.h5`.
+        experiment: Name of the experiment.
+        fold: Fold on which it was validated.
+        weight: Share in the average. Default: 1.
+        score: Validation score of the fold.
+        why: Why it is shipped.
+        seconds_per_image: Predicted time per image, all views included.
+        sha256: Hash of the weights.
+        task: Whether it is a gate or a mask network.
+        size: Input size, in pixels.
+        records: Size of the records it was trained on, in pixels.
+        tta: Test-time views beside the image as it is.
+        augment: Steps from which random views are drawn.
+        model: Structure of the network.
+        view_weights: Weights of the image as it is and of the views, where they differ.
+    """
+
+    name: str
+    experiment: str
+    fold: int
+    weight: float = 1.0
+    score: float | None = None
+    why: str = ""
+    seconds_per_image: float | None = None
+    sha256: str = ""
+    task: Literal["gate", "mask"]
+    size: int
+    records: int
+    tta: list[View] = Field(default_factory=list)
+    augment: list[Augment] = Field(default_factory=list)
+    model: Model
+    view_weights: list[float] | None = None
+
+    @field_serializer("tta")
+    def _tta_as_written(self, views: list[View]) -> list[dict[str, JsonValue]]:
+        return [view.model_dump(mode="json", exclude_defaults=True) for view in views]
+
+    @field_serializer("augment")
+    def _augment_as_written(self, steps: list[Augment]) -> list[dict[str, JsonValue]]:
+        return [step.model_dump(mode="json", exclude_none=True) for step in steps]
+
+    @field_serializer("model")
+    def _model_as_written(self, model: Model) -> dict[str, JsonValue]:
+        return model.model_dump(mode="json")
+
+
+class ShippedEnsemble(Frozen):
+    """Contents of ensemble.yaml: members, rule, and the facts inference needs.
+
+    Args:
+        competition: Facts of the competition.
+        score: Scores of the tuned rule.
+        selection: Greedy selections in short.
+        rule: Decision rule, or one per class.
+        passing_share: Share of images that passed the gate in tuning. Default: 0.5.
+        gate: Gates, most important first.
+        mask: Mask networks, most important first.
+        inference: How the kernel runs; added by `gatemask package`.
+    """
+
+    competition: CompetitionFacts
+    score: ShippedScore | None = None
+    selection: SelectionSummaries = SelectionSummaries()
+    rule: RuleValues | list[RuleValues]
+    passing_share: float = 0.5
+    gate: list[ShippedMember]
+    mask: list[ShippedMember]
+    inference: Inference | None = None
+
+    @field_serializer("inference")
+    def _inference_as_written(self, settings: Inference | None) -> dict[str, JsonValue] | None:
+        return None if settings is None else settings.model_dump(mode="json")
+
+    @property
+    def members(self) -> list[ShippedMember]:
+        """All members, gates first."""
+        return [*self.gate, *self.mask]
+
+    @property
+    def class_rules(self) -> list[RuleValues]:
+        """One rule per class."""
+        if isinstance(self.rule, list):
+            return self.rule
+        return [self.rule] * len(self.competition.classes)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read ensemble.yaml.
+
+        Raises:
+            GatemaskError: The file cannot be read, or does not describe an ensemble.
+        """
+        try:
+            return cls.model_validate(read_yaml(path))
+        except ValidationError as error:
+            first = error.errors()[0]
+            received = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            received = " ".join(str(error).split())
+        raise GatemaskError(
+            "This file does not describe an ensemble.",
+            where=path,
+            received=received,
+            do="Run gatemask ensemble and gatemask package again.",
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write ensemble.yaml atomically. Optional fields that were never set are left out."""
+        return write_yaml(path, self.model_dump(mode="json", exclude_unset=True))
+
+
+class EnsembleResult(StageResult):
+    """Result of `gatemask ensemble`.
+
+    Args:
+        gates: Number of gates.
+        masks: Number of mask networks.
+        cross_fitted: Cross-fitted score of the tuned rule.
+        members: Names of the members, gates first.
+        weights: Weight of each member.
+        why: Why each member is shipped.
+        selection: Greedy selections.
+        test_images: Number of images in the hidden test set.
+        predicted_minutes: Predicted duration of the kernel, without reading images.
+    """
+
+    gates: int
+    masks: int
+    cross_fitted: float
+    members: list[str]
+    weights: dict[str, float]
+    why: dict[str, str]
+    selection: Selections
+    test_images: int
+    predicted_minutes: float

@@ -1,0 +1,284 @@
+"""Results of `gatemask oof-tune` (runs/<comp>/tuned/result.json) and `gatemask compare`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gatemask.results.rules import Frozen, RuleValues
+from gatemask.stage import CommandResult, StageResult
+
+Kind = Literal["gate", "mask"]
+
+
+class CandidateSummary(Frozen):
+    """A rule and its two scores.
+
+    Args:
+        cross_fitted: Score of the way to find the rule, found on all folds but one and scored on that one.
+        in_sample: Score of the rule on the images it was found on.
+        rule: Rule found on all images.
+    """
+
+    cross_fitted: float
+    in_sample: float
+    rule: RuleValues
+
+
+class FoldRule(Frozen):
+    """The rule tuned on all other folds, and its score on this fold."""
+
+    score: float
+    rule: RuleValues
+
+
+class GateBand(Frozen):
+    """The gate probabilities between which the gate is inconclusive; see `gatemask.tuning.gate_statistics.gate_band`.
+
+    Args:
+        low, high: Ends of the band; None where all images are of one kind.
+        images: Number of inconclusive images.
+        positives: Number of inconclusive images with a mask.
+        share: Share of inconclusive images.
+        decided: Number of images outside the band.
+        missed: Number of decided images with a mask that the gate takes for empty.
+        false_alarms: Number of decided empty images that the gate passes.
+        sensitivity, specificity: Of the decided images; None where no image of that kind is decided.
+    """
+
+    low: float | None
+    high: float | None
+    images: int
+    positives: int
+    share: float | None
+    decided: int
+    missed: int
+    false_alarms: int
+    sensitivity: float | None
+    specificity: float | None
+
+
+class GateNumbers(Frozen):
+    """Quality of the gate at the rule's cut.
+
+    Args:
+        sensitivity, specificity, accuracy, precision, f1: Shares in [0, 1]; 0 where the denominator is 0.
+        auc: Area under the ROC curve; None where all images are of one kind.
+        brier: Mean squared error of the probability.
+        ece: Expected calibration error.
+        band: Inconclusive band.
+    """
+
+    sensitivity: float
+    specificity: float
+    accuracy: float
+    precision: float
+    f1: float
+    auc: float | None
+    brier: float
+    ece: float
+    band: GateBand
+
+
+class WeightingScore(Frozen):
+    """A weighting of the mask members that was tried, and its in-sample score."""
+
+    weights: list[float]
+    in_sample: float
+
+
+class FoldWeighting(Frozen):
+    """The weighting and the rule that all folds but one chose."""
+
+    weights: list[float]
+    rule: RuleValues
+
+
+class Weighing(Frozen):
+    """How the weights of the mask members were searched.
+
+    Args:
+        cross_fitted: Score of tuned weights, each fold scored by the choice of the others; None for a single member.
+        equal_cross_fitted: Score of equal weights; None for a single member.
+        taken: Whether the tuned weights replace equal ones.
+        tried: Weightings that were scored.
+        per_fold: Choice of all folds but one, by held-out fold.
+    """
+
+    cross_fitted: float | None
+    equal_cross_fitted: float | None
+    taken: bool
+    tried: list[WeightingScore]
+    per_fold: dict[str, FoldWeighting]
+
+
+class SelectionRound(Frozen):
+    """One round of greedy selection.
+
+    Args:
+        taken: Experiment that was taken.
+        score: Cross-fitted score with it.
+        scores: Score with each experiment that could have been taken.
+        counts: How often each experiment has been taken after this round.
+        refused: Why the other experiments could not be taken.
+    """
+
+    taken: str
+    score: float
+    scores: dict[str, float]
+    counts: dict[str, int]
+    refused: dict[str, str]
+
+
+class BestMember(Frozen):
+    """The best experiment alone."""
+
+    name: str
+    score: float
+
+
+class MemberSelection(Frozen):
+    """Greedy selection of the experiments of one kind.
+
+    Args:
+        rounds: Path of the selection.
+        cut: Number of rounds that are kept.
+        weights: Weight of each experiment, of sum 1, in the order of ensemble.yaml.
+        best_member: Best experiment alone.
+        equal: Score of all experiments with equal weights, whatever the caps.
+        score: Cross-fitted score of what is kept.
+        nested: The same with each fold scored by what the other folds selected.
+        per_fold: Weights that all folds but one selected, by held-out fold.
+        left_out: Why each experiment without weight was left out.
+    """
+
+    rounds: list[SelectionRound]
+    cut: int
+    weights: list[float]
+    best_member: BestMember
+    equal: float
+    score: float
+    nested: float
+    per_fold: dict[str, list[float]]
+    left_out: dict[str, str]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each experiment was taken in the rounds that are kept."""
+        return self.rounds[self.cut - 1].counts
+
+
+class Selections(Frozen):
+    """Greedy selections; None where the weights were given or searched otherwise."""
+
+    mask: MemberSelection | None = None
+    gate: MemberSelection | None = None
+
+    def of(self, kind: Kind) -> MemberSelection | None:
+        """Return the selection of gates or of mask networks."""
+        return self.gate if kind == "gate" else self.mask
+
+    def made(self) -> dict[Kind, MemberSelection]:
+        """Return the selections that took place, masks first."""
+        both: tuple[tuple[Kind, MemberSelection | None], ...] = (("mask", self.mask), ("gate", self.gate))
+        return {kind: selection for kind, selection in both if selection is not None}
+
+
+class TunedResult(StageResult):
+    """The tuned rule, its scores, and how it was found.
+
+    Args:
+        images: Number of images.
+        positives: Number of images with a mask.
+        groups: Number of groups.
+        metric: Name in METRICS.
+        cross_fitted: Cross-fitted score of the shipped rule, the headline.
+        ci95: 95 % bootstrap interval of that score.
+        in_sample: Score of the shipped rule on the images it was tuned on.
+        all_empty: Score of predicting nothing at all.
+        shipped: Name of the shipped candidate.
+        rule: Shipped rule.
+        passing: Share of images that pass the tuned gate.
+        masks_alone: Cross-fitted score of the mask networks without a gate; None where it cannot be searched exactly.
+        per_fold: Rule tuned on the other folds and its score, by held-out fold.
+        gate: Quality of the gate.
+        optuna: Best score of Optuna's trials.
+        exact_gap: Exact optimum less that score; None where the exact optimum is not known.
+        trials: Number of Optuna's trials.
+        candidates: Candidates by name.
+        beside: Scores of the rules that `tune.beside` names.
+        weights: Weights of the mask members' views.
+        views: Number of views that are weighed apart, for each mask experiment.
+        weighing: How `weights` were searched, where `mask.weights` is 'tuned'.
+        gate_weights: Weight of each gate experiment.
+        selection: Greedy selections.
+    """
+
+    images: int
+    positives: int
+    groups: int
+    metric: str
+    cross_fitted: float
+    ci95: tuple[float, float]
+    in_sample: float
+    all_empty: float
+    shipped: str
+    rule: RuleValues
+    passing: float
+    masks_alone: float | None = None
+    per_fold: dict[str, FoldRule]
+    gate: GateNumbers
+    optuna: float
+    exact_gap: float | None
+    trials: int
+    candidates: dict[str, CandidateSummary]
+    beside: dict[str, CandidateSummary]
+    weights: list[float]
+    views: list[int]
+    weighing: Weighing | None
+    gate_weights: list[float]
+    selection: Selections
+
+
+class PairedComparison(Frozen):
+    """Two scored sets of predictions of the same images.
+
+    Args:
+        first_score, second_score: Cross-fitted scores.
+        difference: Second score less first.
+        ci95: 95 % bootstrap interval of the difference.
+        wilcoxon_p: Two-sided p-value of the signed-rank test on the images' scores.
+        better, worse, equal: Number of images on which the second is.
+        images: Number of images.
+        groups: Number of groups.
+        verdict: Whether the interval excludes 0, and on which side.
+    """
+
+    first_score: float
+    second_score: float
+    difference: float
+    ci95: tuple[float, float]
+    wilcoxon_p: float
+    better: int
+    worse: int
+    equal: int
+    images: int
+    groups: int
+    verdict: Literal["better", "worse", "cannot tell"]
+
+
+class ComparisonResult(CommandResult, PairedComparison):
+    """Result of `gatemask compare`.
+
+    Args:
+        first, second: What was compared: names of experiments joined by +.
+        metric: Name in METRICS.
+        gate, mask: 'compared', or the experiments on the other side; gate may be 'none'.
+        seconds: Duration, in seconds.
+    """
+
+    first: str
+    second: str
+    metric: str
+    gate: str
+    mask: str
+    seconds: float
