@@ -13,7 +13,7 @@ FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 ONLY ?=
 # Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: setup ## the whole loop on phantom chest X-rays, from raw DICOM to a score
 
 test: setup ## the tests (make test ARGS="-k rle" for some)
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
+
+test-unit: setup ## the tests that train nothing and start no process: under 90 seconds
+	@$(BIN)/python -m pytest $(WORKERS) -m "not integration and not slow" $(ARGS)
 
 test-all: setup ## the tests, the long ones too
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)

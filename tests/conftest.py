@@ -26,16 +26,23 @@ needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM
 needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine")
 
 
-# Minutes each: begun last, one of them would keep one worker busy while the other waits.
-LONG = [f"tests/{name}.py" for name in ("training/test_train", "test_experiments", "builders/test_models", "test_loop")]
+# Fixtures that run gatemask in processes of its own.
+PROCESS_FIXTURES = {"phantom_loop", "phantom_records"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the order within a file, and of the others, stays."""
-    names = [item.path.relative_to(ROOT).as_posix() for item in items]
-    place = {name: LONG.index(name) if name in LONG else len(LONG) for name in names}
-    order = sorted(range(len(items)), key=lambda n: place[names[n]])
-    items[:] = [items[n] for n in order]
+    """Mark integration tests, and schedule the longest files first.
+
+    A long file that starts last would keep one worker busy while the other waits. The order within a file stays.
+    """
+    ranks: dict[Path, int] = {}
+    for item in items:
+        trains = item.get_closest_marker("trains") is not None
+        if trains or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
+        rank = 0 if trains else 1 if item.get_closest_marker("integration") else 2
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 def gatemask(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
