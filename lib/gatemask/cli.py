@@ -313,9 +313,9 @@ def submission_check(
     """Check a submission as strictly as Kaggle will: ids, order, header, masks, classes, shares, size."""
     name, of_quick = (comp, quick) if comp else _competition_of(file)
     project, config = _open(name, quick or of_quick, set_)
-    from gatemask.submission import check
+    from gatemask.submission.check import inspect_submission, print_check
 
-    _print(check.inspect(project, config, file, against), json_, show=check.show)
+    _print(inspect_submission(project, config, file, against), json_, show=print_check)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from gatemask.inference import networks, predict
 from gatemask.inference.budget import Budget, Spent
 from gatemask.masks import rule as rules
 from gatemask.submission import file_format
+from gatemask.submission.file_format import SubmissionTable
 from tests.conftest import ROOT
 from tests.inference.stand_in import COUNT, SIDE, Place, Stand, place, stand_in
 
@@ -188,7 +189,7 @@ def test_ids_with_extensions_and_a_row_twice(here: Place, stands: dict[str, Stan
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "not there"), ("a,b\n1,2\n", "lacks"), ("ImageId,EncodedPixels\n", "noth")]
+    ("content", "words"), [(None, "is missing"), ("a,b\n1,2\n", "lacks"), ("ImageId,EncodedPixels\n", "noth")]
 )
 def test_a_sample_that_is_of_no_use(
     here: Place, stands: dict[str, Stand], script: Script, content: str | None, words: str
@@ -376,7 +377,7 @@ def test_a_disk_that_is_full_from_the_start(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(file_format.os, "posix_fallocate", full)
-    with pytest.raises(GatemaskError, match="no room for the submission"):
+    with pytest.raises(GatemaskError, match="Not enough disk space"):
         script(False).main()
     found = rerun(script, here)
     assert "No space left on device" in found["degraded"][0]
@@ -386,7 +387,7 @@ def test_a_disk_that_is_full_from_the_start(
 def test_a_disk_that_is_full_in_the_end(
     here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = file_format.write, []
+    write, calls = SubmissionTable.write, []
 
     def full(*given: Any) -> Path:
         calls.append(1)
@@ -394,7 +395,7 @@ def test_a_disk_that_is_full_in_the_end(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write(*given)
 
-    monkeypatch.setattr(file_format, "write", full)
+    monkeypatch.setattr(SubmissionTable, "write", full)
     found = rerun(script, here)
     assert "an empty one is in its place" in found["degraded"][0]
     assert set(here.texts.values()) == {"-1"}
@@ -406,8 +407,8 @@ def test_a_disk_without_room_for_anything(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(file_format, "write", full)
-    with pytest.raises(GatemaskError, match="no room for the submission"):
+    monkeypatch.setattr(SubmissionTable, "write", full)
+    with pytest.raises(GatemaskError, match="Not enough disk space"):
         script(False).main()
 
 

@@ -1,20 +1,20 @@
-"""The submission check: one test for each way in which a file can be wrong, or odd."""
+"""Tests of the submission check: each way in which a file can be invalid or unusual."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Submission
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
+from gatemask.results.submission import SubmissionSummary
 from gatemask.submission import check as checks
-from gatemask.submission import file_format as layout
-from gatemask.submission.check import check, score
+from gatemask.submission.check import check_submission, score_submission
+from gatemask.submission.file_format import Row, SubmissionFormat
 from tests.conftest import ROOT, gatemask
 from tests.data.test_manifest import competition
 
@@ -26,8 +26,8 @@ COLUMN = competition(
 JOINED = competition(image={"size": [4, 4], "channels": 1}, **TWO, submission={"joined": "{id}_{class}"})
 
 
-def expected(comp: Competition = COMP) -> list[layout.Row]:
-    return layout.of_images(["a", "b"], comp.submission.model_dump(), comp.classes)
+def expected(comp: Competition = COMP) -> list[Row]:
+    return list(SubmissionFormat.of(comp).table_of(["a", "b"]).rows)
 
 
 def write(folder: Path, *rows: str, header: str = "ImageId,EncodedPixels", name: str = "submission.csv") -> Path:
@@ -36,10 +36,17 @@ def write(folder: Path, *rows: str, header: str = "ImageId,EncodedPixels", name:
     return path
 
 
-def test_a_good_one_is_counted(tmp_path: Path) -> None:
-    found = check(write(tmp_path, "a,1 4", "b,"), COMP, expected())
-    assert found == {"rows": 2, "images": 2, "empty": 1, "empty_share": 0.5, "in_order": True, "megabytes": 0.0}
-    assert not check(write(tmp_path, "b,", "a,1 4"), COMP, expected())["in_order"]
+def test_a_valid_submission_is_summarized(tmp_path: Path) -> None:
+    summary = check_submission(write(tmp_path, "a,1 4", "b,"), COMP, expected())
+    assert summary.as_dict() == {
+        "rows": 2,
+        "images": 2,
+        "empty": 1,
+        "empty_share": 0.5,
+        "in_order": True,
+        "megabytes": 0.0,
+    }
+    assert not check_submission(write(tmp_path, "b,", "a,1 4"), COMP, expected()).in_order
 
 
 @pytest.mark.parametrize(
@@ -58,48 +65,47 @@ def test_a_good_one_is_counted(tmp_path: Path) -> None:
         ([" a,1 4", "b,"], "spaces around"),
     ],
 )
-def test_a_bad_one_is_refused(tmp_path: Path, rows: list[str], words: str) -> None:
-    with pytest.raises(GatemaskError, match=words) as refused:
-        check(write(tmp_path, *rows), COMP, expected())
-    assert "submission.csv" in str(refused.value)
+def test_an_invalid_submission_is_rejected(tmp_path: Path, rows: list[str], words: str) -> None:
+    with pytest.raises(GatemaskError, match=words) as caught:
+        check_submission(write(tmp_path, *rows), COMP, expected())
+    assert "submission.csv" in str(caught.value)
 
 
-def test_header_and_file_must_be_there(tmp_path: Path) -> None:
+def test_header_and_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(GatemaskError, match="header"):
-        check(write(tmp_path, "a,", header="id,rle"), COMP, expected())
-    with pytest.raises(GatemaskError, match="no submission"):
-        check(tmp_path / "nothing.csv", COMP, expected())
+        check_submission(write(tmp_path, "a,", header="id,rle"), COMP, expected())
+    with pytest.raises(GatemaskError, match="submission file is missing"):
+        check_submission(tmp_path / "nothing.csv", COMP, expected())
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(GatemaskError, match="an empty file"):
-        check(tmp_path / "empty.csv", COMP, expected())
+        check_submission(tmp_path / "empty.csv", COMP, expected())
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(GatemaskError, match="no table"):
-        check(tmp_path / "binary.csv", COMP, expected())
+    with pytest.raises(GatemaskError, match="not a CSV table"):
+        check_submission(tmp_path / "binary.csv", COMP, expected())
 
 
-def test_a_blank_is_no_empty_mask_where_something_stands_for_one(tmp_path: Path) -> None:
+def test_a_blank_mask_is_rejected_where_empty_masks_have_a_code(tmp_path: Path) -> None:
     rle = {"rle": {"empty": "-1"}}
     comp = competition(image={"size": [4, 4], "channels": 1}, submission=rle)
-    assert check(write(tmp_path, "a,-1", "b,1 2"), comp, expected(comp))["empty"] == 1
+    assert check_submission(write(tmp_path, "a,-1", "b,1 2"), comp, expected(comp)).empty == 1
     with pytest.raises(GatemaskError, match="blank"):
-        check(write(tmp_path, "a,", "b,1 2"), comp, expected(comp))
+        check_submission(write(tmp_path, "a,", "b,1 2"), comp, expected(comp))
 
 
-def test_a_mask_of_a_megabyte_of_text(tmp_path: Path) -> None:
+def test_a_mask_of_one_megabyte_is_read(tmp_path: Path) -> None:
     comp = competition(image={"size": [1024, 1024], "channels": 1})
     text = " ".join(f"{start} 1" for start in range(1, 1024 * 1024, 4))
     assert len(text) > 1_000_000
     path = write(tmp_path, f"a,{text}", "b,")
-    assert check(path, comp, expected(comp))["empty"] == 1
-    submission = {**comp.submission.model_dump(), "sample": path.name}
-    assert len(layout.of_sample(path, submission, comp.classes)[1]) == 2
+    assert check_submission(path, comp, expected(comp)).empty == 1
+    assert len(SubmissionFormat.of(comp).read_sample(path).rows) == 2
 
 
-def test_a_sample_with_a_column_that_nobody_fills(tmp_path: Path) -> None:
+def test_a_sample_with_an_unknown_column_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "a,7,", header="ImageId,height,EncodedPixels")
-    with pytest.raises(GatemaskError, match="nobody fills") as told:
-        layout.of_sample(path, COMP.submission.model_dump(), COMP.classes)
-    assert "height" in str(told.value)
+    with pytest.raises(GatemaskError, match="does not fill") as caught:
+        SubmissionFormat.of(COMP).read_sample(path)
+    assert "height" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -112,62 +118,73 @@ def test_a_sample_with_a_column_that_nobody_fills(tmp_path: Path) -> None:
     ],
 )
 def test_ids_and_classes_that_contain_one_another(name: str, image_id: str, class_name: str, renamed: str) -> None:
-    classes, submission = ["bowel", "large_bowel", "c1"], {"id": "id", "joined": "{id}_{class}"}
-    row = layout.row({"id": name}, submission, classes, "here")
+    classes = ["bowel", "large_bowel", "c1"]
+    layout = SubmissionFormat(Submission(id="id", joined="{id}_{class}"), classes)
+    row = layout.parse_row({"id": name}, "here")
     assert (row.image_id, classes[row.class_index]) == (image_id, class_name)
-    assert layout.renamed(row, "new", submission, classes).name == renamed
+    assert layout.rename_row(row, "new").name == renamed
 
 
 def test_classes_in_a_column(tmp_path: Path) -> None:
     header = "ImageId,Class,EncodedPixels"
     good = ["a,x,1 4", "a,y,5 4", "b,x,", "b,y,1 2"]
-    found = check(write(tmp_path, *good, header=header), COLUMN, expected(COLUMN))
-    assert (found["rows"], found["images"], found["empty"]) == (4, 2, 1)
-    with pytest.raises(GatemaskError, match="overlap") as refused:
-        check(write(tmp_path, "a,x,1 4", "a,y,3 4", "b,x,", "b,y,", header=header), COLUMN, expected(COLUMN))
-    assert "2 pixels of two classes" in str(refused.value)
-    with pytest.raises(GatemaskError, match="of no class"):
-        check(write(tmp_path, "a,z,", header=header), COLUMN, expected(COLUMN))
+    summary = check_submission(write(tmp_path, *good, header=header), COLUMN, expected(COLUMN))
+    assert (summary.rows, summary.images, summary.empty) == (4, 2, 1)
+    with pytest.raises(GatemaskError, match="overlap") as caught:
+        check_submission(write(tmp_path, "a,x,1 4", "a,y,3 4", "b,x,", "b,y,", header=header), COLUMN, expected(COLUMN))
+    assert "2 pixels with two classes" in str(caught.value)
+    with pytest.raises(GatemaskError, match="Unknown class"):
+        check_submission(write(tmp_path, "a,z,", header=header), COLUMN, expected(COLUMN))
     with pytest.raises(GatemaskError, match=r"a \(class y\)"):
-        check(write(tmp_path, "a,x,", "b,x,", "b,y,", header=header), COLUMN, expected(COLUMN))
+        check_submission(write(tmp_path, "a,x,", "b,x,", "b,y,", header=header), COLUMN, expected(COLUMN))
 
 
 def test_classes_in_the_id(tmp_path: Path) -> None:
     good = ["a_x,1 4", "a_y,3 4", "b_x,", "b_y,"]
-    assert check(write(tmp_path, *good), JOINED, expected(JOINED))["rows"] == 4, "these may overlap"
-    with pytest.raises(GatemaskError, match="of no class"):
-        check(write(tmp_path, "a,"), JOINED, expected(JOINED))
+    assert check_submission(write(tmp_path, *good), JOINED, expected(JOINED)).rows == 4, "these classes may overlap"
+    with pytest.raises(GatemaskError, match="Unknown class"):
+        check_submission(write(tmp_path, "a,"), JOINED, expected(JOINED))
 
 
-def test_the_score_is_read_from_the_file(tmp_path: Path) -> None:
+def test_the_score_is_computed_from_the_file(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_text("image_id,class,rle\na,x,0 2\n")
     path = write(tmp_path, "a,1 4", "b,")
-    assert score(path, COMP, Masks(tmp_path / "truth.csv", (4, 4))) == pytest.approx((2 * 2 / 6 + 1) / 2)
+    assert score_submission(path, COMP, Masks(tmp_path / "truth.csv", (4, 4))) == pytest.approx((2 * 2 / 6 + 1) / 2)
 
 
-def test_what_is_odd_is_noted(tmp_path: Path) -> None:
-    usual: dict[str, Any] = {"in_order": True, "megabytes": 1.0, "empty": 7, "rows": 10, "empty_share": 0.7}
-    assert checks._notes(usual, 0.75) == []
-    assert "another order" in checks._notes({**usual, "in_order": False}, 0.75)[0]
-    assert "large: 120 MB" in checks._notes({**usual, "megabytes": 120.0}, 0.75)[0]
-    assert checks._notes({**usual, "empty": 10, "empty_share": 1.0}, 0.75) == ["Every mask is empty."]
-    assert "30.0% of the rows have a mask, in training 10.0%" in checks._notes(usual, 0.9)[0]
+def notes(train_share: float = 0.75, **changes: float) -> list[str]:
+    usual = SubmissionSummary(rows=10, images=10, empty=7, empty_share=0.7, in_order=True, megabytes=1.0)
+    return checks._unusual_properties(usual.model_copy(update=changes), train_share)
 
 
-def test_the_difference_to_an_earlier_one(tmp_path: Path) -> None:
+def test_unusual_properties_are_noted() -> None:
+    assert notes() == []
+    assert "another order" in notes(in_order=False)[0]
+    assert "large: 120 MB" in notes(megabytes=120.0)[0]
+    assert notes(empty=10, empty_share=1.0) == ["All masks are empty."]
+    assert "30.0% of the rows have a mask, but 10.0% of the training images" in notes(0.9)[0]
+
+
+def test_the_difference_to_an_earlier_submission(tmp_path: Path) -> None:
     now = write(tmp_path, "a,1 4", "b,", "c,1 2 5 2")
     before = write(tmp_path, "a,", "b,1 1", "c,1 4", name="before.csv")
-    found = checks._difference(now, before, COMP)
-    assert found == {"against": str(before), "changed": 3, "emptied": 1, "filled": 1, "agreement": round(0.5 / 3, 6)}
-    same = checks._difference(now, write(tmp_path, "c,1 2 5 2", "a,1 4", "b,", name="same.csv"), COMP)
-    assert (same["changed"], same["agreement"]) == (0, 1.0)
-    with pytest.raises(GatemaskError, match="of other rows"):
-        checks._difference(now, write(tmp_path, "a,", "b,", name="short.csv"), COMP)
+    difference = checks._compare(now, before, COMP)
+    assert difference.as_dict() == {
+        "against": str(before),
+        "changed": 3,
+        "emptied": 1,
+        "filled": 1,
+        "agreement": round(0.5 / 3, 6),
+    }
+    same = checks._compare(now, write(tmp_path, "c,1 2 5 2", "a,1 4", "b,", name="same.csv"), COMP)
+    assert (same.changed, same.agreement) == (0, 1.0)
+    with pytest.raises(GatemaskError, match="has other rows"):
+        checks._compare(now, write(tmp_path, "a,", "b,", name="short.csv"), COMP)
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The shipped phantoms' project, with a sample submission of three images in place of the raw files."""
+    """Return a project of the shipped phantoms whose raw folder holds only a sample submission of three images."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     raw = tmp_path / "data/phantom/raw"
     (raw / "test").mkdir(parents=True)
@@ -175,15 +192,15 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command(root: Path) -> None:
+def test_the_command_line(root: Path) -> None:
     folder = root / "runs/phantom/rehearsal"
     folder.mkdir(parents=True)
     path = write(folder, "i0,0 5 10 5", "i1,-1", "i2,-1")
     earlier = write(root, "i0,0 5", "i1,-1", "i2,-1", name="earlier.csv")
     done = gatemask("submission", "check", path, "--against", earlier, "--json", root=root)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["rows"], found["empty"], found["difference"]["changed"]) == (3, 2, 1)
+    result = json.loads(done.stdout)
+    assert (result["rows"], result["empty"], result["difference"]["changed"]) == (3, 2, 1)
     done = gatemask("submission", "check", earlier, root=root)
     assert done.returncode == 1 and "--comp COMP" in done.stderr
     assert "Traceback" not in gatemask("submission", "check", root / "runs", root=root).stderr

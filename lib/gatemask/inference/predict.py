@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gatemask.config import Rle
+from gatemask.config import Rle, Submission
 from gatemask.console import progress, say
 from gatemask.data.readers import list_images
 from gatemask.errors import GatemaskError
@@ -36,7 +36,7 @@ from gatemask.masks import rle
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
-from gatemask.submission import file_format
+from gatemask.submission.file_format import SubmissionFormat, SubmissionTable, reserve_disk_space
 
 MARGIN_H = 0.25  # before the end of what Kaggle allows, where no time budget is given
 UNREADABLE = 0.1  # a larger share of the images, and it is not the images
@@ -320,14 +320,14 @@ def _limit_s(settings: Mapping[str, Any]) -> float | None:
     return 3600 * min(hours) if hours else None
 
 
-def _begin(table: Table, output: Path, degraded: list[str], forgive: bool) -> None:
+def _begin(table: SubmissionTable, output: Path, degraded: list[str], forgive: bool) -> None:
     """Whatever happens from here on, a valid submission is there, and room for a better one."""
     try:
         table.write(output, {})
-        file_format.take_room(_room(output), len(table.rows))
+        reserve_disk_space(_room(output), len(table.rows))
     except OSError as error:
         raise GatemaskError(
-            "There is no room for the submission.", where=output, received=error.strerror or str(error)
+            "Not enough disk space for the submission.", where=output, received=error.strerror or str(error)
         ) from None
     except GatemaskError as error:
         if not forgive:
@@ -335,7 +335,7 @@ def _begin(table: Table, output: Path, degraded: list[str], forgive: bool) -> No
         degraded.append(error.short())
 
 
-def _end(table: Table, output: Path, texts: dict[tuple[str, int], str], degraded: list[str]) -> None:
+def _end(table: SubmissionTable, output: Path, texts: dict[tuple[str, int], str], degraded: list[str]) -> None:
     _room(output).unlink(missing_ok=True)
     try:
         table.write(output, texts)
@@ -348,7 +348,7 @@ def _room(output: Path) -> Path:
 
 
 def _told(
-    table: Table,
+    table: SubmissionTable,
     ids: Sequence[str],
     files: dict[str, Path],
     images: Images,
@@ -403,39 +403,25 @@ def test_files(competition: Path, facts: dict[str, Any]) -> dict[str, Path]:
     return {path.stem: path for path in list_images(competition, facts["test_images"])}
 
 
-class Table(NamedTuple):
-    """What a submission consists of: header and rows, and the competition's facts."""
-
-    header: list[str]
-    rows: list[file_format.Row]
-    facts: dict[str, Any]
-
-    def write(self, path: Path, texts: dict[tuple[str, int], str]) -> Path:
-        return file_format.write(path, self.header, self.rows, texts, self.facts["submission"], self.facts["classes"])
-
-
-def sample_table(competition: Path, facts: dict[str, Any]) -> Table:
+def sample_table(competition: Path, facts: dict[str, Any]) -> SubmissionTable:
     """The rows of a submission, as the sample says; without one, each test image's, by name.
 
     Raises:
         GatemaskError: the sample is missing or cannot be understood.
     """
-    submission, classes = facts["submission"], facts["classes"]
-    if submission["sample"]:
-        return Table(*file_format.of_sample(competition / submission["sample"], submission, classes), facts)
+    layout = SubmissionFormat(Submission(**facts["submission"]), facts["classes"])
+    if layout.settings.sample:
+        return layout.read_sample(competition / layout.settings.sample)
     return _table_of_images(test_files(competition, facts), facts)
 
 
-def _table_of_images(ids: Iterable[str], facts: dict[str, Any]) -> Table:
-    submission = facts["submission"]
-    return Table(
-        file_format.columns(submission), file_format.of_images(sorted(ids), submission, facts["classes"]), facts
-    )
+def _table_of_images(ids: Iterable[str], facts: dict[str, Any]) -> SubmissionTable:
+    return SubmissionFormat(Submission(**facts["submission"]), facts["classes"]).table_of(sorted(ids))
 
 
 def _table(
     competition: Path, facts: dict[str, Any], files: dict[str, Path], degraded: list[str], forgive: bool
-) -> Table:
+) -> SubmissionTable:
     try:
         table = sample_table(competition, facts)
         if table.rows:

@@ -1,1 +1,1 @@
-"""The file that is submitted: its format and its checks."""
+"""The submission file: its format and its checks."""

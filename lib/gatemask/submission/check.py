@@ -1,4 +1,4 @@
-"""Is this file a submission? Every row once, the header of the sample, every mask decodes, no class on another."""
+"""Check a submission: each row once, the sample's header, decodable masks, no forbidden overlap of classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,223 +19,250 @@ from gatemask.files import sha256
 from gatemask.masks import rle
 from gatemask.masks.metrics import METRICS, dice_of_masks, total
 from gatemask.project import Project
-from gatemask.submission import file_format as layout
-from gatemask.submission.file_format import Row
+from gatemask.results.submission import CheckResult, SubmissionDifference, SubmissionSummary
+from gatemask.submission.file_format import Row, SubmissionFormat, allow_long_cells
 
-LARGE_MB = 100.0  # from here on Kaggle may refuse a file, and scoring takes its time
-FAR = 2.0  # times more or fewer empty masks than in training: something may be wrong
+LARGE_MB = 100.0  # Kaggle may reject larger files, and takes long to score them
+UNUSUAL_RATIO = 2.0  # between the share of images with a mask in the submission and in training
 
 
-class Line(NamedTuple):
-    """One row of a file: what it is about, its mask as text, and where it stands."""
+class SubmissionLine(NamedTuple):
+    """One line of a submission file, its mask still encoded.
+
+    Args:
+        row: Image and class.
+        encoded: The mask, run-length encoded.
+        where: File and line, for messages.
+    """
 
     row: Row
-    text: str
+    encoded: str
     where: str
 
 
-def check(path: Path, comp: Competition, expected: Sequence[Row]) -> dict[str, Any]:
-    """Read a submission as strictly as Kaggle will.
+def check_submission(path: Path, comp: Competition, expected: Sequence[Row]) -> SubmissionSummary:
+    """Read a submission as strictly as Kaggle does.
 
     Args:
-        path: submission.csv.
-        comp: columns, flavour of RLE, image size, classes.
-        expected: the rows that must be there, each once: of `expected_rows`.
-
-    Returns:
-        rows, images, empty, empty_share, in_order, megabytes.
+        path: The submission file.
+        comp: Competition, for columns, RLE dialect, image size and classes.
+        expected: Rows that the file must have, see `expected_rows`.
 
     Raises:
-        GatemaskError: at the first thing that is wrong, with its row.
+        GatemaskError: The file is not a valid submission; the message names the first faulty row.
     """
-    lines = list(read(path, comp))
+    lines = list(read_lines(path, comp))
     counts = Counter((line.row.name, line.row.class_index) for line in lines)
-    if twice := [key for key, n in counts.items() if n > 1]:
-        raise _refusal("A row comes more than once.", path, _named(twice[0], comp), "each id once")
-    wanted = {(row.name, row.class_index) for row in expected}
-    missing, unknown = wanted - set(counts), set(counts) - wanted
+    if repeated := [key for key, count in counts.items() if count > 1]:
+        raise _invalid("A row occurs more than once.", path, _row_name(repeated[0], comp), "each id once")
+    required = {(row.name, row.class_index) for row in expected}
+    missing, unknown = required - set(counts), set(counts) - required
     if missing or unknown:
-        example = _named(sorted(missing or unknown)[0], comp)
+        example = _row_name(sorted(missing or unknown)[0], comp)
         received = f"{len(missing)} missing, {len(unknown)} unknown, such as {example}"
-        raise _refusal("The rows are not those of the test set.", path, received, f"{len(wanted)} rows")
-    masked: dict[str, list[Line]] = {}
+        raise _invalid("The rows do not match the test set.", path, received, f"{len(required)} rows")
+    masked: dict[str, list[SubmissionLine]] = {}
     for line in lines:
-        if not rle.is_empty(line.text, comp.submission.rle):
+        if not rle.is_empty(line.encoded, comp.submission.rle):
             masked.setdefault(line.row.image_id, []).append(line)
-    for of_image in progress(list(masked.values()), "checking"):
-        _decode(of_image, comp)
+    for image_lines in progress(list(masked.values()), "checking"):
+        _check_masks(image_lines, comp)
     empty = len(lines) - sum(map(len, masked.values()))
-    return {
-        "rows": len(lines),
-        "images": len({row.image_id for row in expected}),
-        "empty": empty,
-        "empty_share": round(empty / max(1, len(lines)), 4),
-        "in_order": [(line.row.name, line.row.class_index) for line in lines]
+    return SubmissionSummary(
+        rows=len(lines),
+        images=len({row.image_id for row in expected}),
+        empty=empty,
+        empty_share=round(empty / max(1, len(lines)), 4),
+        in_order=[(line.row.name, line.row.class_index) for line in lines]
         == [(row.name, row.class_index) for row in expected],
-        "megabytes": round(path.stat().st_size / 1e6, 2),
-    }
+        megabytes=round(path.stat().st_size / 1e6, 2),
+    )
 
 
-def _decode(lines: Sequence[Line], comp: Competition) -> None:
-    """One image's masks: each valid and inside the image, and none on another where that is forbidden."""
+def _check_masks(lines: Sequence[SubmissionLine], comp: Competition) -> None:
+    """Decode the masks of one image, and reject overlapping classes where the competition forbids them."""
     taken: np.ndarray | None = None
     for line in lines:
-        mask = rle.decode(line.text, comp.image.size, comp.submission.rle, line.where)
+        mask = rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where)
         if taken is not None and not comp.submission.overlap and (taken & mask).any():
-            pixels = f"{int((taken & mask).sum())} pixels of two classes"
-            raise _refusal("Masks of two classes overlap.", line.where, pixels, "each pixel of one class at most")
+            received = f"{int((taken & mask).sum())} pixels with two classes"
+            raise _invalid("Masks of two classes overlap.", line.where, received, "at most one class per pixel")
         taken = mask if taken is None else taken | mask
 
 
-def read(path: Path, comp: Competition) -> Iterator[Line]:
-    """The rows of a submission in the file's order, masks still as text."""
+def read_lines(path: Path, comp: Competition) -> Iterator[SubmissionLine]:
+    """Yield the lines of a submission in the order of the file."""
     if not path.is_file():
-        raise _refusal("There is no submission.", path, "nothing", "submission.csv")
-    wanted = layout.columns(comp.submission.model_dump())
-    layout.lift_limit()
+        raise _invalid("The submission file is missing.", path, "nothing", "submission.csv")
+    layout = SubmissionFormat.of(comp)
+    allow_long_cells()
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
         try:
             header = next(reader, None)
-            if header is None or sorted(header) != sorted(wanted):
-                raise _refusal("The header is not the sample's.", path, header or "an empty file", wanted)
+            if header is None or sorted(header) != sorted(layout.columns):
+                raise _invalid("The header differs from the sample's.", path, header or "an empty file", layout.columns)
             for number, cells in enumerate(reader, start=2):
+                where = f"{path}, row {number}"
                 if len(cells) != len(header):
-                    raise _refusal(
-                        "A row has the wrong number of columns.", f"{path}, row {number}", len(cells), len(header)
-                    )
-                yield _line(dict(zip(header, cells, strict=True)), comp, f"{path}, row {number}")
+                    raise _invalid("A row has the wrong number of columns.", where, len(cells), len(header))
+                yield _parse_line(dict(zip(header, cells, strict=True)), layout, where)
         except (csv.Error, UnicodeDecodeError) as error:
-            raise _refusal("A submission is no table.", path, error, "CSV in UTF-8") from None
+            raise _invalid("The submission is not a CSV table.", path, error, "CSV in UTF-8") from None
 
 
-def _line(cell: dict[str, str], comp: Competition, where: str) -> Line:
-    row = layout.row(cell, comp.submission.model_dump(), comp.classes, where)
-    name, text = cell[comp.submission.id], cell[comp.submission.mask]
+def _parse_line(cells: dict[str, str], layout: SubmissionFormat, where: str) -> SubmissionLine:
+    row = layout.parse_row(cells, where)
+    name, encoded = cells[layout.settings.id], cells[layout.settings.mask]
+    empty = layout.settings.rle.empty
     if name != name.strip():
-        raise _refusal("An id has spaces around it.", where, repr(name), repr(name.strip()))
-    if not text.strip() and comp.submission.rle.empty:
-        raise _refusal("A mask is blank.", where, "nothing", f"'{comp.submission.rle.empty}' for an empty mask")
-    return Line(row, cell[comp.submission.mask], f"{where}, image {row.image_id}")
+        raise _invalid("An id has spaces around it.", where, repr(name), repr(name.strip()))
+    if not encoded.strip() and empty:
+        raise _invalid("A mask is blank.", where, "nothing", f"'{empty}' for an empty mask")
+    return SubmissionLine(row, encoded, f"{where}, image {row.image_id}")
 
 
-def masks(path: Path, comp: Competition) -> Iterator[tuple[Row, np.ndarray]]:
-    """Rows with their masks, bool (height, width)."""
-    for line in read(path, comp):
-        yield line.row, rle.decode(line.text, comp.image.size, comp.submission.rle, line.where)
+def read_masks(path: Path, comp: Competition) -> Iterator[tuple[Row, np.ndarray]]:
+    """Yield each row with its decoded mask, bool (height, width)."""
+    for line in read_lines(path, comp):
+        yield line.row, rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where)
 
 
-def score(path: Path, comp: Competition, truth: Masks) -> float:
-    """The competition's metric of a submission of one class against known masks, from the file itself."""
-    counts = []
-    for row, mask in masks(path, comp):
+def score_submission(path: Path, comp: Competition, truth: Masks) -> float:
+    """Return the competition's metric for a submission of one class.
+
+    Args:
+        path: The submission file.
+        comp: Competition, for format and metric.
+        truth: True masks of the test images.
+    """
+    pixel_counts = []
+    for row, mask in read_masks(path, comp):
         true = truth[row.image_id]
-        counts.append([(true & mask).sum(), mask.sum(), true.sum()])
-    array = np.array(counts, float)
-    return total(*METRICS[comp.metric](*(array[:, [n]] for n in range(3))))
+        pixel_counts.append([(true & mask).sum(), mask.sum(), true.sum()])
+    counts = np.array(pixel_counts, float)
+    return total(*METRICS[comp.metric](*(counts[:, [column]] for column in range(3))))
 
 
 def expected_rows(folder: Path, comp: Competition, ids: Sequence[str]) -> list[Row]:
-    """The rows that a submission must have: the sample's, where `folder` holds one, else those of the images `ids`."""
-    submission = comp.submission.model_dump()
-    if comp.submission.sample and (folder / comp.submission.sample).exists():
-        return layout.of_sample(folder / comp.submission.sample, submission, comp.classes)[1]
-    return layout.of_images(sorted(ids), submission, comp.classes)
+    """Return the rows that a submission must have.
+
+    Args:
+        folder: Folder with the sample submission; where it has none, the rows follow from `ids`.
+        comp: Competition, for format and name of the sample.
+        ids: Ids of the test images.
+    """
+    layout, sample = SubmissionFormat.of(comp), comp.submission.sample
+    if sample and (folder / sample).exists():
+        return list(layout.read_sample(folder / sample).rows)
+    return list(layout.table_of(sorted(ids)).rows)
 
 
-def rows_of(project: Project, comp: Competition) -> list[Row]:
-    """The rows of a submission on the visible test set."""
+def visible_rows(project: Project, comp: Competition) -> list[Row]:
+    """Return the rows that a submission for the visible test set must have."""
     return expected_rows(raw_folder(project, comp), comp, list(test_rows(project, comp)["image_id"]))
 
 
 # --- gatemask submission check ------------------------------------------------------------------------------
 
 
-def inspect(project: Project, comp: Competition, path: Path, against: Path | None = None) -> dict[str, Any]:
-    """Check a submission against the visible test set, and against an earlier one.
+def inspect_submission(project: Project, comp: Competition, path: Path, against: Path | None = None) -> CheckResult:
+    """Check a submission for the visible test set, and compare it with an earlier one.
 
-    Returns:
-        What `check` returns, train_empty_share, sha256, notes (sentences on what is allowed, but odd), and
-        `difference` to the earlier one: rows, emptied, filled, agreement (mean Dice between the two).
+    Args:
+        project: Project with the manifest.
+        comp: Competition.
+        path: The submission file.
+        against: An earlier submission. Default: no comparison.
+
+    Raises:
+        GatemaskError: One of the files is not a valid submission.
     """
-    found = check(path, comp, rows_of(project, comp))
+    summary = check_submission(path, comp, visible_rows(project, comp))
     share = train_empty_share(project, comp)
-    found |= {"train_empty_share": share, "sha256": sha256(path), "notes": _notes(found, share)}
-    if against is not None:
-        found["difference"] = _difference(path, against, comp)
-    return found
+    result = CheckResult(
+        **dict(summary), train_empty_share=share, sha256=sha256(path), notes=_unusual_properties(summary, share)
+    )
+    if against is None:
+        return result
+    return result.model_copy(update={"difference": _compare(path, against, comp)})
 
 
 def train_empty_share(project: Project, comp: Competition) -> float | None:
-    """Of the training images; None where there are none here, or several classes."""
+    """Return the share of training images without a mask; None without a manifest, or with several classes."""
     if len(comp.classes) > 1 or not (project.data / "manifest.json").exists():
         return None
     train = read_manifest(project, "train")
     return round(1 - float(train["label"].mean()), 4) if len(train) else None
 
 
-def _notes(found: dict[str, Any], train_share: float | None) -> list[str]:
+def _unusual_properties(summary: SubmissionSummary, train_share: float | None) -> list[str]:
     notes = []
-    if not found["in_order"]:
-        notes.append("The rows stand in another order than the sample's; Kaggle matches them by id.")
-    if found["megabytes"] > LARGE_MB:
-        notes.append(f"The file is large: {found['megabytes']:.0f} MB.")
-    if found["empty"] == found["rows"]:
-        notes.append("Every mask is empty.")
+    if not summary.in_order:
+        notes.append("The rows have another order than the sample's; Kaggle matches them by id.")
+    if summary.megabytes > LARGE_MB:
+        notes.append(f"The file is large: {summary.megabytes:.0f} MB.")
+    if summary.empty == summary.rows:
+        notes.append("All masks are empty.")
     elif train_share is not None:
-        masked, usual = 1 - found["empty_share"], 1 - train_share
-        if masked > FAR * usual or masked < usual / FAR:
-            notes.append(f"{masked:.1%} of the rows have a mask, in training {usual:.1%} of the images have one.")
+        masked, masked_in_training = 1 - summary.empty_share, 1 - train_share
+        if masked > UNUSUAL_RATIO * masked_in_training or masked < masked_in_training / UNUSUAL_RATIO:
+            notes.append(f"{masked:.1%} of the rows have a mask, but {masked_in_training:.1%} of the training images.")
     return notes
 
 
-def _difference(path: Path, against: Path, comp: Competition) -> dict[str, Any]:
-    before = {(line.row.image_id, line.row.class_index): line for line in read(against, comp)}
+def _compare(path: Path, against: Path, comp: Competition) -> SubmissionDifference:
+    earlier_lines = {(line.row.image_id, line.row.class_index): line for line in read_lines(against, comp)}
     emptied = filled = changed = 0
     agreement = []
-    for line in read(path, comp):
-        other = before.get((line.row.image_id, line.row.class_index))
-        if other is None:
-            raise _refusal("The earlier submission is of other rows.", against, f"no {line.row.name}", "the same rows")
-        if line.text == other.text:
+    for line in read_lines(path, comp):
+        earlier = earlier_lines.get((line.row.image_id, line.row.class_index))
+        if earlier is None:
+            missing = f"without {line.row.name}"
+            raise _invalid("The earlier submission has other rows.", against, missing, "the same rows")
+        if line.encoded == earlier.encoded:
             agreement.append(1.0)
             continue
-        here, there = (rle.decode(one.text, comp.image.size, comp.submission.rle, one.where) for one in (line, other))
-        changed += bool((here != there).any())
-        emptied += bool(there.any() and not here.any())
-        filled += bool(here.any() and not there.any())
-        agreement.append(dice_of_masks(there, here))
+        after, before = (
+            rle.decode(version.encoded, comp.image.size, comp.submission.rle, version.where)
+            for version in (line, earlier)
+        )
+        changed += bool((after != before).any())
+        emptied += bool(before.any() and not after.any())
+        filled += bool(after.any() and not before.any())
+        agreement.append(dice_of_masks(before, after))
     mean = round(float(np.mean(agreement)), 6) if agreement else 1.0
-    return {"against": str(against), "changed": changed, "emptied": emptied, "filled": filled, "agreement": mean}
+    return SubmissionDifference(against=str(against), changed=changed, emptied=emptied, filled=filled, agreement=mean)
 
 
-def show(found: dict[str, Any]) -> None:
-    """The result for people."""
-    named = {
+def print_check(result: CheckResult) -> None:
+    """Print the result of a check as a table."""
+    labels = {
         "rows": "rows",
         "images": "images",
         "empty_share": "share of empty masks",
-        "train_empty_share": "the same in training",
+        "train_empty_share": "share of empty masks in training",
         "megabytes": "megabytes",
         "in_order": "in the sample's order",
     }
-    listed = [[text, found[key]] for key, text in named.items() if found.get(key) is not None]
-    if difference := found.get("difference"):
-        listed += [[f"{key} (earlier one)", difference[key]] for key in ("changed", "emptied", "filled", "agreement")]
-    table("A valid submission", ["", ""], listed)
-    for note in found["notes"]:
+    cells = [[label, getattr(result, name)] for name, label in labels.items() if getattr(result, name) is not None]
+    if difference := result.difference:
+        compared = ("changed", "emptied", "filled", "agreement")
+        cells += [[f"{name} (against the earlier one)", getattr(difference, name)] for name in compared]
+    table("A valid submission", ["", ""], cells)
+    for note in result.notes:
         say(f"note: {note}")
 
 
-def _named(key: tuple[str, int], comp: Competition) -> str:
+def _row_name(key: tuple[str, int], comp: Competition) -> str:
     return key[0] if len(comp.classes) == 1 else f"{key[0]} (class {comp.classes[key[1]]})"
 
 
-def _refusal(what: str, where: object, received: object, expected: object) -> GatemaskError:
+def _invalid(what: str, where: object, received: object, expected: object) -> GatemaskError:
     return GatemaskError(
         what,
         where=where,
         received=received,
         expected=expected,
-        do="Do not submit this file; run gatemask package and rehearse again.",
+        do="Do not submit this file; run gatemask package and gatemask rehearse again.",
     )

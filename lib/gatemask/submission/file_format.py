@@ -1,4 +1,4 @@
-"""Rows of a submission: which ones there must be, in which order, and the file itself."""
+"""Describe, read and write the rows of a submission file."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import csv
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from gatemask.config import Competition, Submission
 from gatemask.data.fold_files import plain_id
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 
-ROW_BYTES = 8_000  # of a mask's text, generously
+ROW_BYTES = 8_000  # length of one encoded mask, a generous estimate
 
 
 class Row(NamedTuple):
-    """One row.
+    """One row of a submission: a class of an image.
 
     Args:
-        name: what stands in the id column.
-        image_id: the image: the name without class and extension.
-        class_index: in the competition's `classes`.
+        name: Content of the id column.
+        image_id: Id of the image: the name without class and file extension.
+        class_index: Position in the competition's `classes`.
     """
 
     name: str
@@ -30,153 +32,191 @@ class Row(NamedTuple):
     class_index: int
 
 
-def of_sample(path: Path, submission: Mapping[str, Any], classes: Sequence[str]) -> tuple[list[str], list[Row]]:
-    """Header and rows of the sample submission, each row once, in its order.
+@dataclass(frozen=True)
+class SubmissionFormat:
+    """Columns, ids and classes of a competition's submission file.
 
     Args:
-        path: the sample.
-        submission: competition.yaml's section.
-        classes: their names, in order.
-
-    Raises:
-        GatemaskError: no such file, column or class.
+        settings: Section `submission` of competition.yaml.
+        classes: Names of the classes, in order.
     """
-    if not path.is_file():
-        raise GatemaskError("The sample submission is not there.", where=path.parent, expected=path.name)
-    lift_limit()
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        try:
-            table = list(reader)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise GatemaskError("The sample submission is no table.", where=path, received=error) from None
-    names = [(name or "").strip() for name in reader.fieldnames or []]
-    wanted = columns(submission)
-    if lacking := [name for name in wanted if name not in names]:
-        what = "The sample submission lacks the id column." if lacking[0] == wanted[0] else "It lacks a column."
-        raise GatemaskError(what, where=path, received=", ".join(names), expected=", ".join(wanted))
-    if unknown := [name for name in names if name not in wanted]:
-        raise GatemaskError(
-            "The sample submission has a column that nobody fills.",
-            where=path,
-            received=", ".join(unknown),
-            expected=", ".join(wanted),
-            do="Correct submission in competition.yaml: id, mask, and class_column of several classes.",
-        )
-    cells = [{(key or "").strip(): value for key, value in row.items()} for row in table]
-    rows = [row(cell, submission, classes, path) for cell in cells]
-    return names, list(dict.fromkeys(rows))
+
+    settings: Submission
+    classes: Sequence[str]
+
+    @classmethod
+    def of(cls, comp: Competition) -> SubmissionFormat:
+        """Return the format of a competition."""
+        return cls(comp.submission, comp.classes)
+
+    @property
+    def columns(self) -> list[str]:
+        """Header of a file that follows no sample."""
+        class_column = [self.settings.class_column] if self.settings.class_column else []
+        return [self.settings.id, *class_column, self.settings.mask]
+
+    def parse_row(self, cells: Mapping[str, str | None], where: object) -> Row:
+        """Return the row that belongs to the given cells.
+
+        Args:
+            cells: Cells of one line of the file, by column.
+            where: File and line, for messages.
+
+        Raises:
+            GatemaskError: The class of the row is unknown.
+        """
+        name = (cells[self.settings.id] or "").strip()
+        if self.settings.joined:
+            prefix, joint = self._joints()
+            matching = [label for label in self.classes if name.endswith(joint + label) and name.startswith(prefix)]
+            if not matching:
+                raise _unknown_class(where, name, [joint + label for label in self.classes])
+            # Of classes such as "bowel" and "large_bowel" both match; an id that ends like a class is the rarer case.
+            label = max(matching, key=len)
+            return Row(name, plain_id(name[len(prefix) : -len(joint + label)]), list(self.classes).index(label))
+        if not self.settings.class_column:
+            return Row(name, plain_id(name), 0)
+        label = (cells[self.settings.class_column] or "").strip()
+        if label not in self.classes:
+            raise _unknown_class(where, label, self.classes)
+        return Row(name, plain_id(name), list(self.classes).index(label))
+
+    def rename_row(self, row: Row, image_id: str) -> Row:
+        """Return the same row for another image; folder, extension and class in the name are kept."""
+        prefix = suffix = ""
+        if self.settings.joined:
+            prefix, joint = self._joints()
+            suffix = joint + self.classes[row.class_index]
+        file_name = row.name[len(prefix) : len(row.name) - len(suffix)]
+        start = file_name.rfind("/") + 1  # some samples name files with their folders
+        renamed = file_name[:start] + image_id + file_name[start + len(row.image_id) :]
+        return Row(prefix + renamed + suffix, image_id, row.class_index)
+
+    def read_sample(self, path: Path) -> SubmissionTable:
+        """Read header and rows of the sample submission, each row once, in its order.
+
+        Args:
+            path: The sample submission.
+
+        Raises:
+            GatemaskError: The file or a column is missing, or a class is unknown.
+        """
+        if not path.is_file():
+            raise GatemaskError("The sample submission is missing.", where=path.parent, expected=path.name)
+        allow_long_cells()
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            try:
+                lines = list(reader)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise GatemaskError("The sample submission is not a CSV table.", where=path, received=error) from None
+        header = [(name or "").strip() for name in reader.fieldnames or []]
+        self._check_header(header, path)
+        rows = [self.parse_row({(name or "").strip(): value for name, value in line.items()}, path) for line in lines]
+        return SubmissionTable(self, header, list(dict.fromkeys(rows)))
+
+    def table_of(self, image_ids: Iterable[str]) -> SubmissionTable:
+        """Return the table for the given images, for competitions without a sample submission."""
+        rows = []
+        for image_id in image_ids:
+            for index, label in enumerate(self.classes):
+                joined = self.settings.joined
+                name = joined.replace("{id}", image_id).replace("{class}", label) if joined else image_id
+                rows.append(Row(name, image_id, index))
+        return SubmissionTable(self, self.columns, rows)
+
+    def _joints(self) -> tuple[str, str]:
+        """Return the text before the id, and the text between id and class."""
+        assert self.settings.joined is not None
+        prefix, rest = self.settings.joined.split("{id}")
+        return prefix, rest.removesuffix("{class}")
+
+    def _check_header(self, header: Sequence[str], path: Path) -> None:
+        if missing := [name for name in self.columns if name not in header]:
+            id_is_missing = missing[0] == self.settings.id
+            raise GatemaskError(
+                f"The sample submission lacks {'the id column' if id_is_missing else 'a column'}.",
+                where=path,
+                received=", ".join(header),
+                expected=", ".join(self.columns),
+            )
+        if unknown := [name for name in header if name not in self.columns]:
+            raise GatemaskError(
+                "The sample submission has a column that gatemask does not fill.",
+                where=path,
+                received=", ".join(unknown),
+                expected=", ".join(self.columns),
+                do="Correct the section submission of competition.yaml: id, mask, and class_column for several "
+                "classes.",
+            )
 
 
-def row(cell: Mapping[str, Any], submission: Mapping[str, Any], classes: Sequence[str], where: object) -> Row:
-    """The row that some cells, by column, belong to.
+@dataclass(frozen=True)
+class SubmissionTable:
+    """Header and rows of one submission file, in the order in which they are written.
 
-    Raises:
-        GatemaskError: its class is none of `classes`.
+    Args:
+        format: Format of the file.
+        header: Names of the columns.
+        rows: Rows, each once.
     """
-    name = (cell[submission["id"]] or "").strip()
-    if submission.get("joined"):
-        before, between = _joints(submission["joined"])
-        fits = [one for one in classes if name.endswith(between + one) and name.startswith(before)]
-        if not fits:
-            raise _no_class(where, name, [between + one for one in classes])
-        # Of classes such as "bowel" and "large_bowel" both fit; an id that ends like a class is the rarer case.
-        found = max(fits, key=len)
-        return Row(name, plain_id(name[len(before) : -len(between + found)]), list(classes).index(found))
-    if not submission.get("class_column"):
-        return Row(name, plain_id(name), 0)
-    class_name = (cell[submission["class_column"]] or "").strip()
-    if class_name not in classes:
-        raise _no_class(where, class_name, classes)
-    return Row(name, plain_id(name), list(classes).index(class_name))
+
+    format: SubmissionFormat
+    header: Sequence[str]
+    rows: Sequence[Row]
+
+    def write(self, path: Path, encoded: Mapping[tuple[str, int], str]) -> Path:
+        """Write the file.
+
+        Args:
+            path: Name of the file.
+            encoded: Encoded masks by image id and class index; rows that are not listed get an empty mask.
+        """
+        settings = self.format.settings
+        lines = [",".join(map(_quote, self.header))]
+        for row in self.rows:
+            cells = {
+                settings.id: row.name,
+                settings.mask: encoded.get((row.image_id, row.class_index), settings.rle.empty),
+                settings.class_column or "": self.format.classes[row.class_index],
+            }
+            lines.append(",".join(_quote(cells[name]) for name in self.header))
+        return write_text(path, "\n".join(lines) + "\n")
 
 
-def renamed(row: Row, image_id: str, submission: Mapping[str, Any], classes: Sequence[str]) -> Row:
-    """The row of another image; what stands around the id stays."""
-    before = after = ""
-    if submission.get("joined"):
-        before, between = _joints(submission["joined"])
-        after = between + classes[row.class_index]
-    named = row.name[len(before) : len(row.name) - len(after)]
-    start = named.rfind("/") + 1  # some samples name files with their folders
-    return Row(
-        before + named[:start] + image_id + named[start + len(row.image_id) :] + after, image_id, row.class_index
+def _unknown_class(where: object, received: str, expected: Sequence[str]) -> GatemaskError:
+    return GatemaskError(
+        "Unknown class in a submission row.", where=where, received=received, expected=", ".join(expected)
     )
 
 
-def lift_limit() -> None:
-    """A mask of a large image is longer than what the csv module takes for a cell by itself."""
+def _quote(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if any(character in cell for character in ',"\n\r') else cell
+
+
+def allow_long_cells() -> None:
+    """Lift the csv module's limit on the length of a cell: masks of large images exceed it."""
     csv.field_size_limit(sys.maxsize)
 
 
-def _joints(joined: str) -> tuple[str, str]:
-    """What stands before the id, and between id and class."""
-    before, rest = joined.split("{id}")
-    return before, rest.removesuffix("{class}")
+def reserve_disk_space(path: Path, rows: int) -> None:
+    """Fill a file with zeros, so that deleting it leaves enough space for a submission.
 
-
-def _no_class(where: object, received: str, expected: Sequence[str]) -> GatemaskError:
-    return GatemaskError(
-        "A row of a submission is of no class.", where=where, received=received, expected=", ".join(expected)
-    )
-
-
-def of_images(ids: Iterable[str], submission: Mapping[str, Any], classes: Sequence[str]) -> list[Row]:
-    """The rows for images, where no sample tells them."""
-    found = []
-    for image_id in ids:
-        for index, class_name in enumerate(classes):
-            joined = submission.get("joined")
-            name = joined.replace("{id}", image_id).replace("{class}", class_name) if joined else image_id
-            found.append(Row(name, image_id, index))
-    return found
-
-
-def columns(submission: Mapping[str, Any]) -> list[str]:
-    """The header, where no sample has another order."""
-    middle = [submission["class_column"]] if submission.get("class_column") else []
-    return [submission["id"], *middle, submission["mask"]]
-
-
-def write(
-    path: Path,
-    header: Sequence[str],
-    rows: Sequence[Row],
-    texts: Mapping[tuple[str, int], str],
-    submission: Mapping[str, Any],
-    classes: Sequence[str],
-) -> Path:
-    """One row after the other; what has no text in `texts` is empty."""
-    empty = submission["rle"]["empty"]
-    lines = [",".join(map(_quoted, header))]
-    for one in rows:
-        cells = {
-            submission["id"]: one.name,
-            submission["mask"]: texts.get((one.image_id, one.class_index), empty),
-            submission.get("class_column") or "": classes[one.class_index],
-        }
-        lines.append(",".join(_quoted(cells[name]) for name in header))
-    return write_text(path, "\n".join(lines) + "\n")
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\n\r') else cell
-
-
-def take_room(path: Path, count: int) -> None:
-    """Room on the disk for so many rows, taken before the first image; who deletes the file has it for the last write.
+    Args:
+        path: The file to fill.
+        rows: Number of rows of the submission.
 
     Raises:
-        GatemaskError: there is no such room.
+        GatemaskError: The disk is too full.
     """
-    size = min(max(1 << 20, count * ROW_BYTES), 1 << 28)
+    size = min(max(1 << 20, rows * ROW_BYTES), 1 << 28)
     try:
         with path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise GatemaskError(
-            "There is no room for the submission.",
+            "Not enough disk space for the submission.",
             where=path.parent,
             received=error.strerror or str(error),
             expected=f"{size / 1e6:.0f} MB",

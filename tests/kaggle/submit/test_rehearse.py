@@ -160,7 +160,7 @@ def test_a_member_that_does_not_work_fails_although_the_kernel_goes_on(copy: tup
 def test_a_script_of_another_kind_is_told(copy: tuple[Project, Competition]) -> None:
     script = copy[0].dist / "kernel/inference.py"
     script.write_text("print('I do nothing')\n")
-    with pytest.raises(GatemaskError, match="no submission"):
+    with pytest.raises(GatemaskError, match="submission file is missing"):
         rehearse.rehearse(*copy)
     script.write_text("raise SystemExit('I refuse')\n")
     with pytest.raises(GatemaskError, match="I refuse"):

@@ -37,8 +37,7 @@ from gatemask.kaggle.submit import package
 from gatemask.masks.metrics import TITLES
 from gatemask.project import Project
 from gatemask.submission import check
-from gatemask.submission import file_format as layout
-from gatemask.submission.file_format import Row
+from gatemask.submission.file_format import Row, SubmissionFormat, SubmissionTable
 
 TIME_LIMIT_S = 9 * 3600
 MOST = 300  # images: enough to know the time of one
@@ -66,7 +65,7 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
     kaggle, names = _mount(project, comp, folder / "kaggle", test)
     ran = _run(project, folder, kaggle, python)
     there = check.expected_rows(_competition_folder(kaggle, comp), comp, list(names))
-    found = check.check(kaggle / "working" / "submission.csv", comp, there)
+    found = check.check_submission(kaggle / "working" / "submission.csv", comp, there)
     inference = _account(kaggle, folder / "log.txt")
     visible = check.expected_rows(raw_folder(project, comp), comp, list(test["image_id"]))
     # Of some of the images it is no submission, and should not look like one.
@@ -75,20 +74,20 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
     result = {
         **ran,
         "images": len(test),
-        "hidden_images": found["images"],
-        "rows": found["rows"],
+        "hidden_images": found.images,
+        "rows": found.rows,
         **{key: inference[key] for key in ("passed", "empty", "device", "precision", "peak_megabytes")},
-        "empty_share": found["empty_share"],
+        "empty_share": found.empty_share,
         "train_empty_share": check.train_empty_share(project, comp),
         "unreadable": sorted(inference["unreadable"]),
         "inference_seconds": inference["seconds"],
-        **_extrapolated(comp, inference, ran["kernel_seconds"], found["images"], len(everything)),
+        **_extrapolated(comp, inference, ran["kernel_seconds"], found.images, len(everything)),
         "metric": comp.metric,
         "submission": str(submission),
     }
     truth = _truth(project, comp)
     if truth is not None:
-        result["submission_score"] = check.score(submission, comp, truth)
+        result["submission_score"] = check.score_submission(submission, comp, truth)
     return write_stamp(folder / "result.json", made_from, result, [submission], started)
 
 
@@ -198,17 +197,16 @@ def _around(pattern: str) -> tuple[str, str]:
 
 def _write_sample(source: Path, target: Path, comp: Competition, names: dict[str, str]) -> None:
     """The sample submission of the hidden images: the visible one's rows under other ids."""
-    header, listed = layout.of_sample(source, comp.submission.model_dump(), comp.classes)
+    layout = SubmissionFormat.of(comp)
+    sample = layout.read_sample(source)
     of_image: dict[str, list[Row]] = {}
-    for row in listed:
+    for row in sample.rows:
         of_image.setdefault(row.image_id, []).append(row)
     hidden = [
-        layout.renamed(row, name, comp.submission.model_dump(), comp.classes)
-        for name, image_id in sorted(names.items())
-        for row in of_image.get(image_id, [])
+        layout.rename_row(row, name) for name, image_id in sorted(names.items()) for row in of_image.get(image_id, [])
     ]
     target.parent.mkdir(parents=True, exist_ok=True)
-    layout.write(target, header, hidden, {}, comp.submission.model_dump(), comp.classes)
+    SubmissionTable(layout, sample.header, hidden).write(target, {})
 
 
 # --- running it, and what it left ---------------------------------------------------------------------------
@@ -247,16 +245,16 @@ def _account(kaggle: Path, log: Path) -> dict[str, Any]:
 def _brought_back(source: Path, target: Path, comp: Competition, names: dict[str, str], visible: list[Row]) -> Path:
     """The submission of the visible images; those that were there twice have to have been decided alike."""
     texts: dict[tuple[str, int], str] = {}
-    for line in check.read(source, comp):
+    for line in check.read_lines(source, comp):
         key = names[line.row.image_id], line.row.class_index
-        if texts.setdefault(key, line.text) != line.text:
+        if texts.setdefault(key, line.encoded) != line.encoded:
             raise GatemaskError(
                 "The kernel decided differently on two copies of one image.", where=line.where, received=key[0]
             )
     with source.open(encoding="utf-8", newline="") as file:
         header = next(csv.reader(file))
     listed = [row for row in visible if (row.image_id, row.class_index) in texts]
-    return layout.write(target, header, listed, texts, comp.submission.model_dump(), comp.classes)
+    return SubmissionTable(SubmissionFormat.of(comp), header, listed).write(target, texts)
 
 
 def _extrapolated(

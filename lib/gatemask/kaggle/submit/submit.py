@@ -448,10 +448,12 @@ def _check(job: Job, submission: Path) -> None:
     raw, manifest = raw_folder(job.project, job.comp), job.project.data / "manifest.json"
     sample = job.comp.submission.sample and (raw / job.comp.submission.sample).exists()
     if sample or manifest.exists():
-        check.check(submission, job.comp, check.expected_rows(raw, job.comp, _ids(job) if not sample else []))
+        check.check_submission(
+            submission, job.comp, check.expected_rows(raw, job.comp, _ids(job) if not sample else [])
+        )
         return
     say("Neither the sample submission nor a manifest is here: only the masks of the kernel's file are looked at.")
-    for _ in check.masks(submission, job.comp):
+    for _ in check.read_masks(submission, job.comp):
         pass
 
 
