@@ -160,7 +160,7 @@ def _model(member: networks.Member) -> Any:
     from gatemask.builders import models
 
     config = Model(**{**member.config.model_dump(), "weights": "none"})
-    return models.build(config, member.size, 1, 1, seed=0).predict
+    return models.build_network(config, member.size, 1, 1, seed=0).predict
 
 
 def _randomise(model: Any, seed: int) -> None:

@@ -26,7 +26,7 @@ from gatemask import quiet
 from gatemask.config import Experiment, Records
 from gatemask.data.encode import Example, encode_image
 from gatemask.input import pipeline
-from gatemask.input.decoding import decoder
+from gatemask.input.decoding import shared_decoder
 from gatemask.parallel import cores, keep_freed_memory
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
@@ -132,7 +132,7 @@ def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[st
 
 def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, limit: float) -> float:
     """Images a second of a whole epoch; `limit` is how many bytes of decoded images may be kept."""
-    decode = decoder(channels, SIZE)
+    decode = shared_decoder(channels, SIZE)
     decode.limit = limit
     if not limit:
         decode.forget()

@@ -46,12 +46,12 @@ def rows() -> Iterator[dict[str, Any]]:
     masks = (rng.random((BATCH * STEPS, SIZE, SIZE, 1)) < 0.1).astype(np.uint8)
     batches = tf.data.Dataset.from_tensor_slices((images, masks)).batch(BATCH, drop_remainder=True).prefetch(2)
 
-    ours = step.training_model(models.build(exp.model, SIZE, 1), exp)
-    optimizer = optimizers.build(exp.optimizer, 1e-3)
+    ours = step.training_model(models.build_network(exp.model, SIZE, 1), exp)
+    optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(ours.trainable_variables)
     ours.compile(optimizer, jit_compile=False)
 
-    theirs = models.build(exp.model, SIZE, 1).predict
+    theirs = models.build_network(exp.model, SIZE, 1).predict
     theirs.compile(keras.optimizers.Adam(1e-3), loss=by_hand, jit_compile=False)
     theirs.optimizer.build(theirs.trainable_variables)
 

@@ -59,7 +59,7 @@ def batch(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def build(name: str, seed: int) -> Any:
     from gatemask.builders import models
 
-    return models.build(experiment(name).model, SIZE, 3, seed=seed)
+    return models.build_network(experiment(name).model, SIZE, 3, seed=seed)
 
 
 def stir(model: Any) -> None:
@@ -80,9 +80,9 @@ def outputs(name: str, model: Any) -> np.ndarray:
 
 def drawn(model: Any, seed: int) -> str:
     """A hash of the initial weights of a seed."""
-    from gatemask.builders.models import initial
+    from gatemask.builders.models import draw_initial_weights
 
-    values = initial(model, seed)
+    values = draw_initial_weights(model, seed)
     return hashlib.sha256(b"".join(np.asarray(v, np.float64).tobytes() for v in values)).hexdigest()
 
 
@@ -104,7 +104,7 @@ def step(name: str, network: Any) -> dict[str, Any]:
         model = step.training_model(network, exp)
     finally:
         step.TrainingModel = original  # type: ignore[misc]
-    optimizer = optimizers.build(exp.optimizer, 1e-3)
+    optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
     assert model.optimizer is optimizer
@@ -115,7 +115,7 @@ def step(name: str, network: Any) -> dict[str, Any]:
         for _ in range(2)
     ]
     moved = [bool((a != np.asarray(b)).any()) for a, b in zip(before, model.trainable_weights, strict=True)]
-    averages = optimizers.averages(optimizer)
+    averages = optimizers.averaged_weights(optimizer)
     return {
         "losses": fits,
         "shapes": shapes,

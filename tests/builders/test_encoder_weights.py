@@ -67,26 +67,26 @@ def test_folders_are_searched_in_order(project: Path, tmp_path: Path, monkeypatc
     ]
     monkeypatch.setenv("GATEMASK_WEIGHTS", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
     for expected in reversed(places):
-        assert encoder_weights.find(config(weights="imagenet"), project) == expected
+        assert encoder_weights.find_weights_file(config(weights="imagenet"), project) == expected
         expected.unlink()
 
 
 def test_nothing_to_find_for_none_and_for_a_run(project: Path) -> None:
-    assert encoder_weights.find(config(), project) is None
-    assert encoder_weights.find(config(weights="run:other"), project) is None
-    assert encoder_weights.find(config(weights="imagenet"), project, download=False) is None
+    assert encoder_weights.find_weights_file(config(), project) is None
+    assert encoder_weights.find_weights_file(config(weights="run:other"), project) is None
+    assert encoder_weights.find_weights_file(config(weights="imagenet"), project, download=False) is None
 
 
 def test_a_damaged_file_is_refused(project: Path) -> None:
     path = put(project / "data" / "weights" / "r.h5", CONTENT[:-1])
     with pytest.raises(GatemaskError, match="damaged") as caught:
-        encoder_weights.find(config(weights="imagenet"), project)
+        encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert str(path) in str(caught.value)
 
 
 def test_what_cannot_be_had_says_where_it_was_looked_for(project: Path, tmp_path: Path) -> None:
     with pytest.raises(GatemaskError, match="cannot be downloaded") as caught:
-        encoder_weights.find(config(weights="imagenet"), project)
+        encoder_weights.find_weights_file(config(weights="imagenet"), project)
     for part in (
         "http://127.0.0.1:9/r.h5",
         str(project / "data" / "weights"),
@@ -99,17 +99,17 @@ def test_what_cannot_be_had_says_where_it_was_looked_for(project: Path, tmp_path
 
 def test_a_path_may_stand_below_the_project_and_must_exist(project: Path) -> None:
     path = put(project / "mine.h5")
-    assert encoder_weights.find(config(weights=str(path)), project) == path
-    assert encoder_weights.find(config(weights="mine.h5"), project) == path
+    assert encoder_weights.find_weights_file(config(weights=str(path)), project) == path
+    assert encoder_weights.find_weights_file(config(weights="mine.h5"), project) == path
     with pytest.raises(GatemaskError, match="no such weights file"):
-        encoder_weights.find(config(weights="other.h5"), project)
+        encoder_weights.find_weights_file(config(weights="other.h5"), project)
 
 
 def test_finding_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from gatemask.builders import encoder_weights;"
         "from gatemask.config import Model;"
-        "assert encoder_weights.find(Model(name='gate', encoder='resnet18'), Path('.')) is None;"
+        "assert encoder_weights.find_weights_file(Model(name='gate', encoder='resnet18'), Path('.')) is None;"
         "assert not {'keras', 'tensorflow', 'jax', 'h5py'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -137,17 +137,19 @@ def server(tmp_path: Path) -> Iterator[str]:
 def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     digest = hashlib.new(kind, CONTENT).hexdigest()
     monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, digest)})
-    path = encoder_weights.find(config(weights="imagenet"), project)
+    path = encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert path == project / "data" / "weights" / "r.h5"
     assert path.read_bytes() == CONTENT
     monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", "http://127.0.0.1:9/", digest)})
-    assert encoder_weights.find(config(weights="imagenet"), project) == path, "the second time without a network"
+    assert encoder_weights.find_weights_file(config(weights="imagenet"), project) == path, (
+        "the second time without a network"
+    )
 
 
 def test_a_download_of_something_else_is_not_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, "0" * 64)})
     with pytest.raises(GatemaskError, match="not the published file"):
-        encoder_weights.find(config(weights="imagenet"), project)
+        encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert [path for path in project.rglob("*") if path.is_file()] == []
 
 
@@ -167,8 +169,8 @@ def legacies(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check_legacy(folder: Path, encoder: str) -> None:
     """The file through `load` into a network, and the encoder against what legacy Keras said."""
     side = legacy.side(encoder)
-    network = models.build(config(encoder), side, 3, seed=None)
-    encoder_weights.load(network, config(encoder), folder / f"{encoder}.h5")
+    network = models.build_network(config(encoder), side, 3, seed=None)
+    encoder_weights.load_encoder_weights(network, config(encoder), folder / f"{encoder}.h5")
     out = np.asarray(network.plain(legacy.images(encoder), training=False))
     expected = np.load(folder / f"{encoder}.npy")
     assert np.abs(expected).max() > 0.001
@@ -181,17 +183,18 @@ def test_files_of_older_keras_give_the_same_encoder(legacies: Path, encoder: str
 
 
 def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
-    network = models.build(config(), 32, 3)
+    network = models.build_network(config(), 32, 3)
     before = [np.asarray(w) for w in network.predict.weights]
     with pytest.raises(GatemaskError, match="weights of efficientnetb1") as caught:
-        encoder_weights.load(network, config(), legacies / "efficientnetb1.h5")
+        encoder_weights.load_encoder_weights(network, config(), legacies / "efficientnetb1.h5")
     assert "resnet18" in str(caught.value)
     assert all((a == np.asarray(b)).all() for a, b in zip(before, network.predict.weights, strict=True))
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+    network = models.build_network(config(), 32, 3, seed=None)
     with pytest.raises(GatemaskError, match="do not fit the encoder"):
-        encoder_weights.load(models.build(config(), 32, 3, seed=None), config(), put(tmp_path / "x.h5", b"not weights"))
+        encoder_weights.load_encoder_weights(network, config(), put(tmp_path / "x.h5", b"not weights"))
 
 
 def encoders_equal(one: models.Network, two: models.Network) -> bool:
@@ -200,40 +203,40 @@ def encoders_equal(one: models.Network, two: models.Network) -> bool:
 
 
 def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> None:
-    source = models.build(config(name="unet"), 32, 3, seed=1)
+    source = models.build_network(config(name="unet"), 32, 3, seed=1)
     source.nested.save_weights(tmp_path / "alone.weights.h5")
     source.predict.save_weights(tmp_path / "whole.weights.h5")
     for file in ("alone", "whole"):
-        network = models.build(config(), 64, 3, seed=2)
+        network = models.build_network(config(), 64, 3, seed=2)
         assert not encoders_equal(network, source)
-        encoder_weights.load(network, config(), tmp_path / f"{file}.weights.h5")
+        encoder_weights.load_encoder_weights(network, config(), tmp_path / f"{file}.weights.h5")
         assert encoders_equal(network, source)
 
 
 def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> None:
-    source = models.build(config(name="unet", gate_head=True), 32, 3, seed=1)
+    source = models.build_network(config(name="unet", gate_head=True), 32, 3, seed=1)
     path = tmp_path / "best.weights.h5"
     source.predict.save_weights(path)
-    larger = models.build(config(name="unet"), 64, 3, seed=2)
-    assert encoder_weights.load_run(larger, path).startswith("the whole network")
+    larger = models.build_network(config(name="unet"), 64, 3, seed=2)
+    assert encoder_weights.load_run_weights(larger, path).startswith("the whole network")
     for mine, theirs in zip(larger.predict.weights, source.predict.weights, strict=True):
         assert (np.asarray(mine) == np.asarray(theirs)).all()
-    other = models.build(config(name="linknet"), 64, 3, seed=2)
+    other = models.build_network(config(name="linknet"), 64, 3, seed=2)
     head = np.asarray(other.predict.get_layer("mask").kernel)
-    assert encoder_weights.load_run(other, path).startswith("the encoder")
+    assert encoder_weights.load_run_weights(other, path).startswith("the encoder")
     assert encoders_equal(other, source)
     assert (np.asarray(other.predict.get_layer("mask").kernel) == head).all()
     with pytest.raises(GatemaskError, match="weights of resnet18"):
-        encoder_weights.load_run(models.build(config("mobilenetv2"), 32, 3, seed=None), path)
+        encoder_weights.load_run_weights(models.build_network(config("mobilenetv2"), 32, 3, seed=None), path)
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
 def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> None:
-    three = models.build(config(encoder), 32, 3, seed=1)
+    three = models.build_network(config(encoder), 32, 3, seed=1)
     three.nested.save_weights(tmp_path / "w.weights.h5")
-    networks = {n: models.build(config(encoder), 32, n, seed=2) for n in (4, 6)}
+    networks = {n: models.build_network(config(encoder), 32, n, seed=2) for n in (4, 6)}
     for n, network in networks.items():
-        said = encoder_weights.load(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
+        said = encoder_weights.load_encoder_weights(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
         assert f"inflated to {n}" in said
     for mine, theirs in zip(networks[4].nested.weights, three.nested.weights, strict=True):
         expected = np.asarray(theirs)
@@ -247,16 +250,20 @@ def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> N
 
 
 def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
-    four, again = (models.build(config(), 32, 4, seed=seed) for seed in (1, 2))
+    four, again = (models.build_network(config(), 32, 4, seed=seed) for seed in (1, 2))
     four.nested.save_weights(tmp_path / "four.weights.h5")
-    assert "inflated" not in encoder_weights.load(again, config(), tmp_path / "four.weights.h5", channels=4)
+    assert "inflated" not in encoder_weights.load_encoder_weights(
+        again, config(), tmp_path / "four.weights.h5", channels=4
+    )
     assert encoders_equal(again, four)
 
 
 def test_kernels_are_inflated_in_turn() -> None:
     kernel = np.arange(6, dtype=np.float32).reshape(1, 1, 3, 2)
-    assert encoder_weights.inflate(kernel, (1, 1, 5, 2))[0, 0] == pytest.approx(kernel[0, 0, [0, 1, 2, 0, 1]] * 0.6)
-    assert encoder_weights.inflate(np.array([1.0, 2, 3]), (4,)).tolist() == [1, 2, 3, 1]
+    assert encoder_weights.inflate_channels(kernel, (1, 1, 5, 2))[0, 0] == pytest.approx(
+        kernel[0, 0, [0, 1, 2, 0, 1]] * 0.6
+    )
+    assert encoder_weights.inflate_channels(np.array([1.0, 2, 3]), (4,)).tolist() == [1, 2, 3, 1]
 
 
 # --- the table of published files ------------------------------------------------------------------------
@@ -286,9 +293,13 @@ def check_published(encoder: str) -> None:
     def get_file(name: str, url: str, **kwargs: Any) -> None:
         raise Asked(name, url, kwargs.get("file_hash") or kwargs.get("md5_hash"))
 
-    modules = {**bridge.MODULES, "models": SimpleNamespace(Model=model), "utils": SimpleNamespace(get_file=get_file)}
+    modules = {
+        **bridge.KERAS_MODULES,
+        "models": SimpleNamespace(Model=model),
+        "utils": SimpleNamespace(get_file=get_file),
+    }
     with pytest.raises(Asked) as asked:
-        bridge.backbones().get_backbone(
+        bridge.encoder_factory().get_backbone(
             encoder, input_shape=(224, 224, 3), weights="imagenet", include_top=False, **modules
         )
     mine = PUBLISHED[encoder]["imagenet"]

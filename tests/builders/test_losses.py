@@ -20,7 +20,7 @@ PROBABILITY = np.array([[[0.8], [0.4]], [[0.1], [0.5]]], np.float32)[..., None]
 
 
 def value(weights: dict[Any, Any], smoothing: float = 0.0) -> np.ndarray:
-    return np.asarray(losses.Sum(weights, smoothing).call(TRUTH, keras.ops.convert_to_tensor(PROBABILITY)))
+    return np.asarray(losses.WeightedLoss(weights, smoothing).call(TRUTH, keras.ops.convert_to_tensor(PROBABILITY)))
 
 
 def test_the_schema_names_what_is_here() -> None:
@@ -97,7 +97,7 @@ def test_a_sum_is_weighted() -> None:
 
 @pytest.mark.parametrize("name", get_args(LossName))
 def test_padding_of_weight_0_does_not_count(name: str) -> None:
-    loss = losses.Sum({name: 1})
+    loss = losses.WeightedLoss({name: 1})
     alone = float(loss(TRUTH[:1], keras.ops.convert_to_tensor(PROBABILITY[:1])))
     padded = float(loss(TRUTH, keras.ops.convert_to_tensor(PROBABILITY), np.array([1.0, 0.0], np.float32)))
     assert padded == pytest.approx(alone, rel=1e-6)
@@ -108,7 +108,7 @@ def test_the_training_loss_is_over_all_heads_and_the_gate() -> None:
     from gatemask.builders.step import TrainingModel
 
     image = keras.Input((2, 2, 1))
-    main, gate_weight = losses.Sum({"bce": 1, "dice": 1}), 0.5
+    main, gate_weight = losses.WeightedLoss({"bce": 1, "dice": 1}), 0.5
     model = TrainingModel(image, {"main": keras.layers.Identity()(image)}).set_loss(main, gate_weight)
     heads = {name: keras.ops.convert_to_tensor(PROBABILITY**power) for name, power in (("main", 1), ("deep1", 2))}
     gates = np.array([[0.7], [0.4]], np.float32)

@@ -23,7 +23,7 @@ def test_the_device_s_dice_is_the_best_of_all_thresholds() -> None:
     by_hand = np.array(
         [[dice_of_masks(t > 0, one >= level) for t, one in zip(truth, levels, strict=True)] for level in range(1, 256)]
     )
-    everything, positives = metrics.build("mask")
+    everything, positives = metrics.build_metrics("mask")
     weights = np.array([1, 1, 1, 1, 1, 0], np.float32)
     for metric in (everything, positives):
         for part in (slice(0, 3), slice(3, 6)):
@@ -41,7 +41,7 @@ def test_the_gate_s_curve_is_scikit_learn_s(levels: int) -> None:
     scores = np.clip(rng.normal(0.4 + 0.2 * truth, 0.15), 0, 1)
     scores = (np.round(scores * levels) / levels * 255).round().astype(np.float32) / 255
     weights = (np.arange(300) < 280).astype(np.float32)
-    (curve,) = metrics.build("gate")
+    (curve,) = metrics.build_metrics("gate")
     for start in range(0, 300, 100):
         part = slice(start, start + 100)
         curve.update_state(truth[part], keras.ops.convert_to_tensor(scores[part]), weights[part])
@@ -56,7 +56,7 @@ def test_the_gate_s_curve_is_scikit_learn_s(levels: int) -> None:
 
 
 def test_a_gate_of_one_kind_of_image_is_worth_nothing() -> None:
-    (curve,) = metrics.build("gate")
+    (curve,) = metrics.build_metrics("gate")
     curve.update_state(np.ones((3, 1), np.uint8), keras.ops.convert_to_tensor([[0.1], [0.5], [0.9]]))
     assert {key: float(value) for key, value in curve.result().items()} == {
         "auc": 0,
@@ -68,7 +68,7 @@ def test_a_gate_of_one_kind_of_image_is_worth_nothing() -> None:
 def test_evaluate_names_them_as_monitor_does() -> None:
     image = keras.Input((1,))
     model = keras.Model(image, keras.layers.Activation("sigmoid")(image))
-    model.compile(None, loss="binary_crossentropy", weighted_metrics=metrics.build("gate"))
+    model.compile(None, loss="binary_crossentropy", weighted_metrics=metrics.build_metrics("gate"))
     x, y = np.array([[-2.0], [1.0], [0.5], [3.0]], np.float32), np.array([[0], [1], [0], [1]], np.uint8)
     found = model.evaluate(x, y, sample_weight=np.array([1, 1, 1, 0], np.float32), verbose=0, return_dict=True)
     assert set(found) == {"loss", "auc", "sensitivity", "specificity"}

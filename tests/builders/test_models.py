@@ -119,44 +119,50 @@ def _check(name: str, facts: dict[str, Any]) -> None:
 
 
 def test_every_batchnorm_has_the_momentum_of_the_yaml() -> None:
-    network = models.build(Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9), 32, 1, seed=None)
-    norms = [la for la in bridge.flat(network.predict) if isinstance(la, keras.layers.BatchNormalization)]
+    network = models.build_network(
+        Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9), 32, 1, seed=None
+    )
+    norms = [la for la in bridge.flat_layers(network.predict) if isinstance(la, keras.layers.BatchNormalization)]
     assert len(norms) == 49
     assert {layer.momentum for layer in norms} == {0.9}
-    assert not any(isinstance(v, bridge.Deferred) for la in bridge.flat(network.predict) for v in vars(la).values())
+    assert not any(
+        isinstance(v, bridge.DeferredInitializer)
+        for la in bridge.flat_layers(network.predict)
+        for v in vars(la).values()
+    )
 
 
 @pytest.mark.parametrize("encoder", get_args(Encoder))
 def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
-    preprocess = bridge.backbones().get_preprocessing(encoder)
-    expected = preprocess(images.astype(np.float32), **bridge.MODULES)
-    layer = models.Normalise(models.normalisation(encoder))
+    preprocess = bridge.encoder_factory().get_preprocessing(encoder)
+    expected = preprocess(images.astype(np.float32), **bridge.KERAS_MODULES)
+    layer = models.Normalize(models.normalization_mode(encoder))
     assert np.asarray(layer(images)) == pytest.approx(np.asarray(expected), abs=1e-4)
 
 
 def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own() -> None:
     config = Model(name="gate", encoder="vgg16")
-    assert models.build(config, 32, 1, seed=None).nested.input_shape == (None, 32, 32, 3)
-    assert models.build(config, 32, 5, seed=None).nested.input_shape == (None, 32, 32, 5)
-    for mode in set(models.NORMALISATION.values()):
-        assert models.Normalise(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
+    assert models.build_network(config, 32, 1, seed=None).nested.input_shape == (None, 32, 32, 3)
+    assert models.build_network(config, 32, 5, seed=None).nested.input_shape == (None, 32, 32, 5)
+    for mode in set(models.NORMALIZATION_MODES.values()):
+        assert models.Normalize(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
 
 
 def test_an_inception_wants_larger_images() -> None:
     with pytest.raises(GatemaskError, match="too small for this encoder"):
-        models.build(Model(name="gate", encoder="inceptionv3"), 64, 3)
+        models.build_network(Model(name="gate", encoder="inceptionv3"), 64, 3)
 
 
 def test_probabilities_stay_float32_under_a_lower_precision() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        network = models.build(Model(name="unet", encoder="resnet18", gate_head=True), 32, 3)
+        network = models.build_network(Model(name="unet", encoder="resnet18", gate_head=True), 32, 3)
     finally:
         keras.config.set_dtype_policy("float32")
     assert {head.dtype for head in network.heads.values()} == {"float32"}
     assert network.predict.get_layer("mask").compute_dtype == "bfloat16"
-    assert network.predict.get_layer("normalise").compute_dtype == "float32"
+    assert network.predict.get_layer("normalize").compute_dtype == "float32"
 
 
 # --- U-Net++ ---------------------------------------------------------------------------------------------
@@ -192,7 +198,7 @@ def by_hand(block: str, deep: bool) -> int:
 @pytest.mark.parametrize("deep", [False, True])
 def test_unetpp_has_the_published_structure(block: str, deep: bool) -> None:
     config = Model(name="unetpp", encoder="resnet18", filters=FILTERS, block=block, deep_supervision=deep)
-    network = models.build(config, 64, 3, seed=None)
+    network = models.build_network(config, 64, 3, seed=None)
     nodes = {la.name[:6]: la for la in network.predict.layers if la.name.endswith("_concat")}
     assert set(nodes) == {f"node{i}{j}" for j in range(1, 5) for i in range(5 - j)}, "ten nodes"
     ends = {name: _end(network.predict, name, block) for name in nodes}
@@ -226,7 +232,7 @@ def test_deep_supervision_predicts_the_mean_of_the_heads(built) -> None:
 @pytest.mark.parametrize("name", ["unet", "linknet"])
 def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
     def kinds(**options: Any) -> tuple[list[str], int]:
-        model = models.build(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).predict
+        model = models.build_network(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).predict
         return [type(layer).__name__ for layer in model.layers], model.get_layer("mask").input.shape[-1]
 
     layers, filters = kinds()
@@ -242,14 +248,14 @@ def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
 
 
 def test_a_seed_decides_the_weights_alone() -> None:
-    model = models.build(Model(name="gate", encoder="mobilenetv2"), 32, 3).predict
-    first, again, other = models.initial(model, 3), models.initial(model, 3), models.initial(model, 4)
+    model = models.build_network(Model(name="gate", encoder="mobilenetv2"), 32, 3).predict
+    first, again, other = (models.draw_initial_weights(model, seed) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
     for variable, value in zip(model.variables, first, strict=True):
         assert value.shape == tuple(variable.shape)
         assert value.dtype == keras.backend.standardize_dtype(variable.dtype)
-    models.assign(model, first)
+    models.assign_variables(model, first)
     assert all((np.asarray(v) == value).all() for v, value in zip(model.variables, first, strict=True))
 
 
@@ -273,7 +279,7 @@ def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
     key = "kernel_initializer" if kind == "Conv2D" else "depthwise_initializer"
     given: dict[str, Any] = {key: initializer} | ({"filters": 96} if kind == "Conv2D" else {"depth_multiplier": 60})
     model = keras.Sequential([keras.Input((8, 8, 40)), getattr(keras.layers, kind)(kernel_size=3, **given)])
-    ours, theirs = models.initial(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
+    ours, theirs = models.draw_initial_weights(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
     spread = float(theirs.std())
     assert float(ours.mean()) == pytest.approx(float(theirs.mean()), abs=0.03 * spread + 1e-6)
     assert float(ours.std()) == pytest.approx(spread, rel=0.03, abs=1e-6)
@@ -288,7 +294,7 @@ def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
 @pytest.mark.parametrize("encoder", get_args(Encoder))
 def test_every_encoder_builds_under_every_decoder_s_needs(encoder: str) -> None:
     size = 96 if encoder.startswith("inception") else 64
-    network = models.build(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
+    network = models.build_network(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
     sides = [x.shape[1] for x in network.nested.outputs]
     assert sides == [size // 16, size // 8, size // 4, size // 2, size // 32]
     assert not [la for la in network.encoder if isinstance(la, keras.layers.Lambda)]

@@ -47,7 +47,7 @@ def radam_by_hand(steps: int, start: np.ndarray, rate: float, b1: float = 0.9, b
 
 def test_radam_is_the_paper_s() -> None:
     start = np.linspace(-1, 1, 7).astype(np.float32)
-    found = descend(optimizers.build(Optimizer(name="radam"), 0.05), 30, start)
+    found = descend(optimizers.build_optimizer(Optimizer(name="radam"), 0.05), 30, start)
     expected = radam_by_hand(30, start, 0.05)
     assert found == pytest.approx(expected, abs=1e-4)
     adam = descend(keras.optimizers.Adam(0.05), 30, start)
@@ -58,7 +58,7 @@ def test_radam_is_the_paper_s() -> None:
 def test_every_name_goes_downhill(name: str) -> None:
     assert set(optimizers.OPTIMIZERS) == set(get_args(OptimizerName))
     variable = keras.Variable(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))
-    optimizer = optimizers.build(Optimizer(name=name), 0.1)
+    optimizer = optimizers.build_optimizer(Optimizer(name=name), 0.1)
     optimizer.build([variable])
     before = float(keras.ops.sum(variable**2))
     for _ in range(5):
@@ -67,17 +67,17 @@ def test_every_name_goes_downhill(name: str) -> None:
 
 
 def test_options_reach_keras() -> None:
-    built = optimizers.build(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01, accumulate=4), 0.02)
+    built = optimizers.build_optimizer(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01, accumulate=4), 0.02)
     assert (built.clipnorm, built.weight_decay, built.gradient_accumulation_steps) == (1.0, 0.01, 4)
-    built = optimizers.build(Optimizer(name="sgd", momentum=0.9, nesterov=True, global_clipnorm=2.0), 0.02)
+    built = optimizers.build_optimizer(Optimizer(name="sgd", momentum=0.9, nesterov=True, global_clipnorm=2.0), 0.02)
     assert (built.momentum, built.nesterov, built.global_clipnorm) == (0.9, True, 2.0)
-    assert optimizers.build(Optimizer(clipvalue=0.5), 0.02).clipvalue == 0.5
+    assert optimizers.build_optimizer(Optimizer(clipvalue=0.5), 0.02).clipvalue == 0.5
     assert float(built.learning_rate) == pytest.approx(0.02)
 
 
 def test_gradients_are_accumulated() -> None:
     start = np.ones(3, np.float32)
-    found = descend(optimizers.build(Optimizer(name="radam", accumulate=2), 0.1), 4, start)
+    found = descend(optimizers.build_optimizer(Optimizer(name="radam", accumulate=2), 0.1), 4, start)
     assert (found[0] == start).all()
     assert (found[1] != start).all()
     assert (found[2] == found[1]).all()
@@ -85,7 +85,7 @@ def test_gradients_are_accumulated() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_averages_stand_beside_the_weights(precision: str) -> None:
-    optimizer = optimizers.build(Optimizer(name="sgd", ema=0.5), 0.1, precision)
+    optimizer = optimizers.build_optimizer(Optimizer(name="sgd", ema=0.5), 0.1, precision)
     variable = keras.Variable(np.ones(2, np.float32))
     optimizer.build([variable])
     scale = 2.0**15 if precision == "float16" else 1.0
@@ -96,9 +96,9 @@ def test_averages_stand_beside_the_weights(precision: str) -> None:
         expected = 0.5 * expected + 0.5 * weight if step else weight  # it starts at the first step's weights
     optimizer.finalize_variable_values([variable])
     assert np.asarray(variable) == pytest.approx([weight] * 2, abs=1e-5)
-    (average,) = optimizers.averages(optimizer)
+    (average,) = optimizers.averaged_weights(optimizer)
     assert np.asarray(average) == pytest.approx([expected] * 2, abs=1e-5)
-    assert optimizers.averages(optimizers.build(Optimizer(), 0.1)) == []
+    assert optimizers.averaged_weights(optimizers.build_optimizer(Optimizer(), 0.1)) == []
 
 
 def test_float16_scales_the_loss_and_compile_leaves_it_alone() -> None:
@@ -106,7 +106,7 @@ def test_float16_scales_the_loss_and_compile_leaves_it_alone() -> None:
     try:
         image = keras.Input((2,))
         model = keras.Model(image, keras.layers.Dense(1)(image))
-        optimizer = optimizers.build(Optimizer(name="nadam"), 0.1, "float16")
+        optimizer = optimizers.build_optimizer(Optimizer(name="nadam"), 0.1, "float16")
         model.compile(optimizer=optimizer, loss="mse")
         assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         assert model.optimizer is optimizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gatemask.builders.prediction import as_uint8, predict, predict_apart, views
+from gatemask.builders.prediction import as_uint8, build_views, predict_averaged, predict_per_view
 from gatemask.config import Augment, View
 
 SIZE = 64
@@ -49,14 +49,14 @@ def blobs(count: int = 2) -> np.ndarray:
 
 def test_hflip_averages_the_mirrored_prediction_mirrored_back() -> None:
     images = np.full((1, 2, 4, 1), 255, np.uint8)
-    assert predict(Left(), images)[0, 0, :, 0].tolist() == [1, 1, 0.5, 0.5]
-    seen = views([View(hflip=True)], [], 4)
-    assert predict(Left(), images, seen)[0, 0, :, 0].tolist() == [0.75] * 4
+    assert predict_averaged(Left(), images)[0, 0, :, 0].tolist() == [1, 1, 0.5, 0.5]
+    seen = build_views([View(hflip=True)], [], 4)
+    assert predict_averaged(Left(), images, seen)[0, 0, :, 0].tolist() == [0.75] * 4
 
 
 def test_the_plain_view_comes_first_and_flips_are_exact() -> None:
     model, images = Echo(), np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
-    found = predict(model, images, views([View(hflip=True), View(hflip=True, vflip=True)], [], SIZE))
+    found = predict_averaged(model, images, build_views([View(hflip=True), View(hflip=True, vflip=True)], [], SIZE))
     assert (model.seen[0] == images).all()
     assert (model.seen[1] == images[:, :, ::-1]).all()
     assert (model.seen[2] == images[:, ::-1, ::-1]).all()
@@ -77,7 +77,7 @@ RANDOM = [
 )
 def test_maps_come_back_to_their_own_pixels(tta: list[View]) -> None:
     images, model = blobs(), Echo()
-    found = predict(model, images, views(tta, RANDOM, SIZE))
+    found = predict_averaged(model, images, build_views(tta, RANDOM, SIZE))
     assert all(batch.shape == images.shape for batch in model.seen)
     assert np.abs(model.seen[1].astype(int) - images).max() > 20, "the view shows something else"
     assert np.abs(found - images / 255).max() < 0.05
@@ -85,29 +85,29 @@ def test_maps_come_back_to_their_own_pixels(tta: list[View]) -> None:
 
 def test_what_a_view_does_not_show_does_not_count() -> None:
     images = np.full((1, SIZE, SIZE, 1), 255, np.uint8)
-    found = predict(Echo(), images, views([View(scale=2.0), View(scale=1.5)], [], SIZE))
+    found = predict_averaged(Echo(), images, build_views([View(scale=2.0), View(scale=1.5)], [], SIZE))
     assert found.min() > 0.999, "the border, which neither shows, is as the plain view says"
 
 
 def test_random_views_are_the_same_whatever_the_batch() -> None:
     steps = [*RANDOM, Augment(brightness_contrast=0.3), Augment(gamma=(0.5, 2))]
     images = blobs(4)
-    together = predict(Echo(), images, views([View(random=3)], steps, SIZE))
-    alone = [predict(Echo(), images[n : n + 1], views([View(random=3)], steps, SIZE)) for n in range(4)]
+    together = predict_averaged(Echo(), images, build_views([View(random=3)], steps, SIZE))
+    alone = [predict_averaged(Echo(), images[n : n + 1], build_views([View(random=3)], steps, SIZE)) for n in range(4)]
     assert (together == np.concatenate(alone)).all()
-    assert len(views([View(random=3), View(hflip=True)], steps, SIZE)) == 5
+    assert len(build_views([View(random=3), View(hflip=True)], steps, SIZE)) == 5
 
 
 def test_tones_leave_the_batch_as_it_was() -> None:
     images = blobs()
     before = images.copy()
-    predict(Echo(), images, views([View(random=2)], [Augment(brightness_contrast=0.5)], SIZE))
+    predict_averaged(Echo(), images, build_views([View(random=2)], [Augment(brightness_contrast=0.5)], SIZE))
     assert (images == before).all()
 
 
 def test_a_gate_takes_the_mean_over_views() -> None:
     images = np.full((2, SIZE, SIZE, 1), 200, np.uint8)
-    found = predict(Brightness(), images, views([View(hflip=True), View(scale=0.5)], [], SIZE))
+    found = predict_averaged(Brightness(), images, build_views([View(hflip=True), View(scale=0.5)], [], SIZE))
     assert found.shape == (2, 1)
     assert found[0, 0] == pytest.approx(200 / 255 * (1 + 1 + 0.25) / 3, abs=0.01)
 
@@ -118,19 +118,19 @@ def test_bytes_round_half_up() -> None:
 
 def test_views_apart_are_those_that_are_averaged() -> None:
     images = blobs()
-    seen = views([View(hflip=True), View(scale=0.8)], [], SIZE)
-    averaged, apart = predict_apart(Left(), images, seen)
-    assert (averaged == predict(Left(), images, seen)).all()
+    seen = build_views([View(hflip=True), View(scale=0.8)], [], SIZE)
+    averaged, apart = predict_per_view(Left(), images, seen)
+    assert (averaged == predict_averaged(Left(), images, seen)).all()
     assert apart.shape == (2, SIZE, SIZE, 3)
     for number, one in enumerate(seen):
-        assert np.allclose(apart[..., number : number + 1], predict(Left(), images, [one]), atol=1e-6)
+        assert np.allclose(apart[..., number : number + 1], predict_averaged(Left(), images, [one]), atol=1e-6)
 
 
 def test_views_count_by_their_weights() -> None:
     images, tta = blobs(), [View(hflip=True), View(vflip=True)]
-    _, apart = predict_apart(Left(), images, views(tta, [], SIZE))
-    weighed = predict(Left(), images, views(tta, [], SIZE, [0.2, 0.6, 0.2]))
+    _, apart = predict_per_view(Left(), images, build_views(tta, [], SIZE))
+    weighed = predict_averaged(Left(), images, build_views(tta, [], SIZE, [0.2, 0.6, 0.2]))
     assert np.allclose(weighed[..., 0], apart @ np.array([0.2, 0.6, 0.2], np.float32), atol=1e-6)
-    assert len(views(tta, [], SIZE, [0, 1, 0])) == 1
+    assert len(build_views(tta, [], SIZE, [0, 1, 0])) == 1
     with pytest.raises(ValueError, match="argument"):
-        views(tta, [], SIZE, [1, 1])
+        build_views(tta, [], SIZE, [1, 1])

@@ -69,5 +69,5 @@ def test_optimizers_take_their_options() -> None:
     quiet.tensorflow()
     from gatemask.builders import optimizers
 
-    built = optimizers.build(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01), 0.02)
+    built = optimizers.build_optimizer(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01), 0.02)
     assert (float(built.learning_rate), built.clipnorm, built.weight_decay) == pytest.approx((0.02, 1.0, 0.01))

@@ -24,7 +24,7 @@ from gatemask.data.manifest import prepare
 from gatemask.data.readers import read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
-from gatemask.input.decoding import decode
+from gatemask.input.decoding import decode_example
 from gatemask.project import Project
 from tests.conftest import environment, gatemask, write_tiles
 from tests.data.test_manifest import competition
@@ -46,7 +46,7 @@ def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> 
     assert (result["count"], len(list(folder.glob("*.tfrec")))) == (24, 3)
     found = records.read(folder, ["tile020", "tile003"])
     assert [(e.image_id, e.label) for e in found] == [("tile020", 1), ("tile003", 0)]
-    image, mask = decode(found[0], 3)
+    image, mask = decode_example(found[0], 3)
     original = resize_image(read_image(project.root / "raw/images/tile020.png", 3), 64)
     assert (image == original).all(), "PNG keeps every pixel, and its colours"
     assert set(np.unique(mask)) == {0, 255}

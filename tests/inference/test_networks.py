@@ -34,7 +34,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, d
     said = {}
     for name in ("gate", "unet"):
         for member in networks.members(listed(name, 2), folder):
-            model = models.build(member.config, SIZE, 1, 1, seed=len(said)).predict
+            model = models.build_network(member.config, SIZE, 1, 1, seed=len(said)).predict
             rng = np.random.default_rng(len(said))
             for variable in model.trainable_variables:  # a gate's last layer begins as zeros
                 variable.assign(np.asarray(variable) + 0.05 * rng.standard_normal(variable.shape))
@@ -50,9 +50,9 @@ def test_members_share_a_graph_and_keep_their_weights(
 
     folder, images, said = saved
     built: list[str] = []
-    build = models.build
+    build = models.build_network
     monkeypatch.setattr(
-        models, "build", lambda config, *more, **also: built.append(config.name) or build(config, *more, **also)
+        models, "build_network", lambda config, *more, **also: built.append(config.name) or build(config, *more, **also)
     )
     for name in ("gate", "unet"):
         loaded = networks.load(networks.members(listed(name, 2), folder), 1, 1, batch=4)

@@ -8,9 +8,9 @@ import pytest
 
 from gatemask.config import Augment
 from gatemask.data.readers import resize_image
-from gatemask.input import colour, geometry
-from gatemask.input.augment import MIXED, augment
-from gatemask.input.mix import mix
+from gatemask.input import color, geometry
+from gatemask.input.augment import BATCH_STEPS, augment_image
+from gatemask.input.mix import mix_batch
 
 SIZE = 64
 
@@ -26,7 +26,7 @@ def step(name: str, settings: object = None) -> Augment:
 
 
 def changed(steps: list[Augment], seed: int, size: int = SIZE, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    return augment(*square(channels=channels), size, steps, np.random.default_rng(seed))
+    return augment_image(*square(channels=channels), size, steps, np.random.default_rng(seed))
 
 
 GEOMETRY = {
@@ -38,7 +38,7 @@ GEOMETRY = {
     "elastic": {"p": 1.0, "amount": 0.04},
     "grid": {"p": 1.0, "amount": 0.04},
 }
-COLOUR = {
+COLOR = {
     "brightness_contrast": 0.4,
     "gamma": [0.5, 0.7],
     "hue": 0.3,
@@ -49,9 +49,9 @@ COLOUR = {
 
 
 def test_every_step_of_the_schema_is_carried_out_somewhere() -> None:
-    assert {*geometry.STEPS, *colour.STEPS, *MIXED} == set(Augment.model_fields)
-    assert set(GEOMETRY) == set(geometry.STEPS)
-    assert set(COLOUR) == set(colour.STEPS)
+    assert {*geometry.GEOMETRY_STEPS, *color.COLOR_STEPS, *BATCH_STEPS} == set(Augment.model_fields)
+    assert set(GEOMETRY) == set(geometry.GEOMETRY_STEPS)
+    assert set(COLOR) == set(color.COLOR_STEPS)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,22 +67,22 @@ def test_geometry_moves_image_and_mask_together(name: str, seed: int) -> None:
     assert (changed([step(name, GEOMETRY[name])], seed)[0] != square()[0]).any()
 
 
-@pytest.mark.parametrize("name", [*GEOMETRY, *COLOUR])
+@pytest.mark.parametrize("name", [*GEOMETRY, *COLOR])
 def test_the_same_state_gives_the_same_bytes_and_another_one_others(name: str) -> None:
-    steps = [step(name, {**GEOMETRY, **COLOUR}[name])]
+    steps = [step(name, {**GEOMETRY, **COLOR}[name])]
     one, two = (changed(steps, 3, channels=3) for _ in range(2))
     assert all((a == b).all() for a, b in zip(one, two, strict=True))
     if name not in ("hflip", "vflip"):
         grey = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-        seen = {augment(grey, None, SIZE, steps, np.random.default_rng(n))[0].tobytes() for n in range(9)}
+        seen = {augment_image(grey, None, SIZE, steps, np.random.default_rng(n))[0].tobytes() for n in range(9)}
         assert len(seen) > 2
 
 
-@pytest.mark.parametrize("name", COLOUR)
+@pytest.mark.parametrize("name", COLOR)
 def test_colour_changes_the_image_alone(name: str) -> None:
     image, mask = square(channels=3)
     image[..., 1] //= 2
-    found, same = augment(image, mask, SIZE, [step(name, COLOUR[name])], np.random.default_rng(1))
+    found, same = augment_image(image, mask, SIZE, [step(name, COLOR[name])], np.random.default_rng(1))
     assert (found != image).any()
     assert (same[:, :, 0] * 255 == mask).all()
 
@@ -95,9 +95,11 @@ def test_grey_has_no_hue(name: str) -> None:
 def test_hue_turns_round_and_saturation_fades() -> None:
     red = np.zeros((SIZE, SIZE, 3), np.uint8)
     red[..., 0] = 200
-    faded, _ = augment(red, None, SIZE, [step("saturation", [0.5, 0.5])], np.random.default_rng(0))
+    faded, _ = augment_image(red, None, SIZE, [step("saturation", [0.5, 0.5])], np.random.default_rng(0))
     assert faded[0, 0].tolist() == pytest.approx([200, 100, 100], abs=3)
-    turned = {augment(red, None, SIZE, [step("hue", 0.5)], np.random.default_rng(n))[0].tobytes() for n in range(9)}
+    turned = {
+        augment_image(red, None, SIZE, [step("hue", 0.5)], np.random.default_rng(n))[0].tobytes() for n in range(9)
+    }
     assert len(turned) == 9
 
 
@@ -105,7 +107,7 @@ def test_hue_turns_round_and_saturation_fades() -> None:
 def test_without_geometry_an_image_is_resized_just_as_inference_does(size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 1)).astype(np.uint8)
     for steps in ([], [step("affine", {"p": 0, "rotate": 9})], [step("hflip", 1.0)] * 2, [step("elastic", {"p": 0})]):
-        ours, _ = augment(image, image[:, :, 0], size, steps, np.random.default_rng(0))
+        ours, _ = augment_image(image, image[:, :, 0], size, steps, np.random.default_rng(0))
         assert (ours == resize_image(image, size)).all()
 
 
@@ -113,7 +115,7 @@ def test_mirrors_and_turns_move_pixels_and_change_none() -> None:
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     for seed in range(20):
         steps = [step("turn", 1.0), step("hflip"), step("vflip"), step("turn")]
-        found, mask = augment(image, image[:, :, 0], SIZE, steps, np.random.default_rng(seed))
+        found, mask = augment_image(image, image[:, :, 0], SIZE, steps, np.random.default_rng(seed))
         assert any((found == np.rot90(one, n)).all() for one in (image, image[:, ::-1]) for n in range(4))
         assert (mask == (found[..., :1] >= 128)).all()
 
@@ -122,14 +124,14 @@ def test_steps_are_composed_before_anything_is_resampled() -> None:
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 1)).astype(np.uint8)
     there = step("affine", {"rotate": 0, "zoom": [1.25, 1.25]})
     back = step("affine", {"rotate": 0, "zoom": [0.8, 0.8]})
-    found, _ = augment(image, None, SIZE, [back, there], np.random.default_rng(0))
+    found, _ = augment_image(image, None, SIZE, [back, there], np.random.default_rng(0))
     assert np.abs(found.astype(int) - image).max() <= 1, "small and large again: nothing was lost on the way"
 
 
 def test_the_order_of_the_yaml_counts() -> None:
     shift, flip = step("affine", {"shift": 0.3, "rotate": 0}), step("hflip", 1.0)
-    one, _ = augment(*square(), SIZE, [shift, flip], np.random.default_rng(2))
-    other, _ = augment(*square(), SIZE, [flip, shift], np.random.default_rng(2))
+    one, _ = augment_image(*square(), SIZE, [shift, flip], np.random.default_rng(2))
+    other, _ = augment_image(*square(), SIZE, [flip, shift], np.random.default_rng(2))
     assert (one != other).any()
 
 
@@ -140,44 +142,46 @@ def test_zooming_to_the_mask_keeps_it_in_sight() -> None:
     cv2.ellipse(large, (32, 32), (30, 30), 0, 0, 360, 255, 2)
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        zoomed = augment(image, mask, SIZE, [step("affine"), step("zoom_to_mask", {"p": 1, "zoom": [2, 3]})], rng)[1]
+        zoomed = augment_image(
+            image, mask, SIZE, [step("affine"), step("zoom_to_mask", {"p": 1, "zoom": [2, 3]})], rng
+        )[1]
         assert zoomed.sum() >= 0.9 * 4 * (mask > 0).sum() * 0.8, "all of it, where it fits"
-        assert augment(image, large, SIZE, [step("zoom_to_mask", {"p": 1, "zoom": [3, 4]})], rng)[1].any()
+        assert augment_image(image, large, SIZE, [step("zoom_to_mask", {"p": 1, "zoom": [3, 4]})], rng)[1].any()
 
 
 def test_an_empty_image_is_zoomed_at_a_random_place() -> None:
     image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 1)).astype(np.uint8)
     steps = [step("zoom_to_mask", {"p": 1, "zoom": [2, 2]})]
-    found = [augment(image, None, SIZE, steps, np.random.default_rng(n)) for n in range(5)]
+    found = [augment_image(image, None, SIZE, steps, np.random.default_rng(n)) for n in range(5)]
     assert len({one.tobytes() for one, _ in found}) == 5
     assert not any(mask.any() for _, mask in found)
     # Nothing from outside comes into sight.
-    white, _ = augment(np.full_like(image, 255), None, SIZE, steps, np.random.default_rng(0))
+    white, _ = augment_image(np.full_like(image, 255), None, SIZE, steps, np.random.default_rng(0))
     assert white.min() == 255
 
 
 @pytest.mark.parametrize("name", ["elastic", "grid"])
 def test_distortion_is_smooth_and_goes_no_farther_than_it_may(name: str) -> None:
-    where = geometry.geometry((128, 128), 128)
+    where = geometry.resize_geometry((128, 128), 128)
     settings = getattr(step(name, {"p": 1, "amount": 0.05}), name)
-    geometry.STEPS[name](where, settings, np.random.default_rng(0))
-    assert where.bent is not None
-    assert 2 < np.abs(where.bent).max() < 0.05 * 128 * 1.5
-    assert max(np.abs(np.diff(where.bent, axis=axis)).max() for axis in (0, 1)) < 1, "no folds, no tears"
+    geometry.GEOMETRY_STEPS[name](where, settings, np.random.default_rng(0))
+    assert where.displacement is not None
+    assert 2 < np.abs(where.displacement).max() < 0.05 * 128 * 1.5
+    assert max(np.abs(np.diff(where.displacement, axis=axis)).max() for axis in (0, 1)) < 1, "no folds, no tears"
 
 
 def test_brightness_saturates_and_keeps_the_order_of_greys() -> None:
     ramp = np.arange(256, dtype=np.uint8).repeat(16).reshape(64, 64, 1)
     for seed in range(20):
         steps = [step("brightness_contrast", 0.4), step("gamma", [0.5, 2])]
-        found, _ = augment(ramp, ramp[:, :, 0], 64, steps, np.random.default_rng(seed))
+        found, _ = augment_image(ramp, ramp[:, :, 0], 64, steps, np.random.default_rng(seed))
         assert (np.diff(found.ravel().astype(int)) >= 0).all()
 
 
 def test_dropout_hides_so_many_squares() -> None:
     image = np.zeros((100, 100, 1), np.uint8)
     steps = [step("coarse_dropout", {"p": 1, "holes": 3, "size": 0.1})]
-    found, _ = augment(image, None, 100, steps, np.random.default_rng(0))
+    found, _ = augment_image(image, None, 100, steps, np.random.default_rng(0))
     assert 100 < (found > 0).sum() <= 300
 
 
@@ -194,10 +198,10 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def mixed(name: str, seed: int, settings: dict | None = None, data: tuple | None = None) -> tuple:
     given = getattr(step(name, {"p": 1, "alpha": 1, **(settings or {})}), name)
-    return mix(*(data or batch()), [(name, given)], np.random.default_rng(seed))
+    return mix_batch(*(data or batch()), [(name, given)], np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("name", BATCH_STEPS)
 def test_a_mixed_batch_repeats_by_its_seed_and_leaves_what_it_was_made_from(name: str) -> None:
     data = batch()
     before = [array.copy() for array in data]
@@ -249,7 +253,7 @@ def test_cutmix_leaves_alone_what_it_cannot_know() -> None:
 
 
 def test_an_image_is_mixed_once_at_most() -> None:
-    steps = [(name, getattr(step(name, {"p": 1}), name)) for name in MIXED]
-    both = mix(*batch(), steps, np.random.default_rng(0))
-    first = mix(*batch(), steps[:1], np.random.default_rng(0))
+    steps = [(name, getattr(step(name, {"p": 1}), name)) for name in BATCH_STEPS]
+    both = mix_batch(*batch(), steps, np.random.default_rng(0))
+    first = mix_batch(*batch(), steps[:1], np.random.default_rng(0))
     assert (both.images == first.images).all()

@@ -16,9 +16,15 @@ from gatemask.data.readers import resize_image
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
-from gatemask.input.decoding import Decoder, decoder, free_memory
-from gatemask.input.pipeline import epoch_order, evaluation_batches, evaluation_dataset, own_errors, training_batches
-from gatemask.input.sampling import sample
+from gatemask.input.decoding import Decoder, available_memory, shared_decoder
+from gatemask.input.pipeline import (
+    epoch_order,
+    evaluation_batches,
+    evaluation_dataset,
+    original_errors,
+    training_batches,
+)
+from gatemask.input.sampling import sample_epoch
 
 LABELS = np.array([1] * 20 + [0] * 80)
 
@@ -37,7 +43,7 @@ LABELS = np.array([1] * 20 + [0] * 80)
     ],
 )
 def test_shares_of_positives(sampling: Sampling, epoch: int, count: int, share: float | None) -> None:
-    chosen = sample(LABELS, sampling, epoch, 10, np.random.default_rng(0))
+    chosen = sample_epoch(LABELS, sampling, epoch, 10, np.random.default_rng(0))
     assert len(chosen) == count
     if share is not None:
         assert LABELS[chosen].mean() == pytest.approx(share, abs=0.02)
@@ -47,7 +53,7 @@ def test_shares_of_positives(sampling: Sampling, epoch: int, count: int, share: 
 
 def test_a_share_that_cannot_be_met_is_refused() -> None:
     with pytest.raises(GatemaskError, match="cannot be met"):
-        sample(np.zeros(9, int), Sampling(positives=0.5), 0, 1, np.random.default_rng(0))
+        sample_epoch(np.zeros(9, int), Sampling(positives=0.5), 0, 1, np.random.default_rng(0))
 
 
 def square(size: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -120,14 +126,14 @@ def test_an_epoch_in_legs_is_the_epoch() -> None:
 def test_what_is_kept_decoded_changes_nothing() -> None:
     exp, of = experiment("mask"), examples(12)
     first = epoch(exp, of)
-    kept = decoder(1, 32)
+    kept = shared_decoder(1, 32)
     assert kept.used > 0
     assert same(first, epoch(exp, of))
     kept.forget()
     kept.limit = 0
     assert same(first, epoch(exp, of))
     assert kept.used == 0
-    assert decoder(1, 64) is not kept, "another size, another decoder"
+    assert shared_decoder(1, 64) is not kept, "another size, another decoder"
 
 
 def test_what_is_kept_has_a_limit() -> None:
@@ -193,9 +199,9 @@ def test_a_damaged_record_names_its_image(task: str) -> None:
     with pytest.raises(GatemaskError, match="i4") as caught:
         list(evaluation_batches(of, exp, 1, 4))
     assert "records check" in str(caught.value)
-    with pytest.raises(GatemaskError, match="i4"), own_errors():
+    with pytest.raises(GatemaskError, match="i4"), original_errors():
         epoch(exp, of)
-    with pytest.raises(ValueError, match="mine"), own_errors():
+    with pytest.raises(ValueError, match="mine"), original_errors():
         raise ValueError("mine")
 
 
@@ -206,13 +212,13 @@ def readers() -> list[threading.Thread]:
 def test_nothing_is_left_of_an_epoch_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref] = []
 
-    def watched(*arguments: object) -> pipeline.Source:
-        made = source(*arguments)
+    def watched(*arguments: object) -> pipeline.RecordSource:
+        made = record_source(*arguments)
         seen.append(weakref.ref(made))
         return made
 
-    source = pipeline.source
-    monkeypatch.setattr(pipeline, "source", watched)
+    record_source = pipeline.record_source
+    monkeypatch.setattr(pipeline, "record_source", watched)
     for number in range(3):
         epoch(experiment("mask"), examples(12), number=number)
     gc.collect()
@@ -241,4 +247,4 @@ def test_threads_end_with_their_epoch() -> None:
 
 
 def test_free_memory_is_a_number_of_bytes() -> None:
-    assert 0 <= free_memory() < 2**50
+    assert 0 <= available_memory() < 2**50

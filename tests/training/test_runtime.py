@@ -96,13 +96,13 @@ found = {}
 for count in (1, 2):
     devices = runtime.start(Runtime(devices=count))
     import keras
-    from gatemask.builders.losses import Sum
+    from gatemask.builders.losses import WeightedLoss
     from gatemask.builders.metrics import MeanLoss
     from gatemask.builders.step import TrainingModel
     with devices.scope():
         x = keras.Input((4,), dtype="uint8")
         out = keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(keras.layers.Rescaling(0.01)(x))
-        loss = Sum({"bce": 1.0})
+        loss = WeightedLoss({"bce": 1.0})
         model = TrainingModel(x, {"main": out}).set_loss(loss, 0.2)
         model.compile(keras.optimizers.SGD(0.5))
         evaluator = keras.Model(x, out)

@@ -38,7 +38,7 @@ BACKEND = SimpleNamespace(
 WEIGHTED = ("BatchNormalization", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D")
 
 
-class Deferred(keras.initializers.Initializer):
+class DeferredInitializer(keras.initializers.Initializer):
     """Zeros for now, at no cost; remembers the initializer that says what the values are to be."""
 
     def __init__(self, meant: Any) -> None:
@@ -48,7 +48,7 @@ class Deferred(keras.initializers.Initializer):
         return np.zeros(shape, dtype or "float32")
 
 
-class Slice(keras.layers.Layer):
+class ChannelSlice(keras.layers.Layer):
     """Channels from `start` up to `stop`: what the packages cut groups of channels with."""
 
     def __init__(self, start: int, stop: int, **kwargs: Any) -> None:
@@ -64,27 +64,29 @@ class _Layers:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(keras.layers, name)
-        return (lambda *args, **kwargs: deferred(found(*args, **_named(kwargs)))) if name in WEIGHTED else found
+        return (
+            (lambda *args, **kwargs: defer_initializers(found(*args, **_named(kwargs)))) if name in WEIGHTED else found
+        )
 
     def Activation(self, activation: Any, **kwargs: Any) -> Any:  # noqa: N802 (named as in Keras)
         return keras.layers.Activation(_silu(activation), **_named(kwargs))
 
     def Conv2D(self, *args: Any, activation: Any = None, **kwargs: Any) -> Any:  # noqa: N802
-        return deferred(keras.layers.Conv2D(*args, activation=_silu(activation), **_named(kwargs)))
+        return defer_initializers(keras.layers.Conv2D(*args, activation=_silu(activation), **_named(kwargs)))
 
     def Lambda(self, function: Any, arguments: dict[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: N802
         options = arguments or {}
         kwargs.pop("output_shape", None)
         if function.__name__ == "slice_tensor":
-            return Slice(options["start"], options["stop"], **kwargs)
+            return ChannelSlice(options["start"], options["stop"], **kwargs)
         if function.__name__ == "expand_dims":
             return keras.layers.Reshape((1, 1, -1), **kwargs)
         if "scale" in options:
-            return Scaled(options["scale"], **kwargs)
+            return ScaledResidual(options["scale"], **kwargs)
         raise TypeError(f"no layer stands in for the Lambda '{function.__name__}'")
 
 
-class Scaled(keras.layers.Layer):
+class ScaledResidual(keras.layers.Layer):
     """first + scale * second: the residual of Inception-ResNet (Szegedy 2016)."""
 
     def __init__(self, scale: float, **kwargs: Any) -> None:
@@ -104,32 +106,32 @@ def _silu(activation: Any) -> Any:
     return "silu" if getattr(activation, "__name__", None) == "swish" else activation
 
 
-def deferred(layer: keras.layers.Layer) -> keras.layers.Layer:
+def defer_initializers(layer: keras.layers.Layer) -> keras.layers.Layer:
     """The layer, its weights to be built as zeros."""
     for key, value in list(vars(layer).items()):
         if isinstance(value, keras.initializers.Initializer):
-            setattr(layer, key, Deferred(value))
+            setattr(layer, key, DeferredInitializer(value))
     return layer
 
 
-def restore(layer: keras.layers.Layer) -> None:
+def restore_initializers(layer: keras.layers.Layer) -> None:
     """Give a built layer its own initializers back."""
     for key, value in list(vars(layer).items()):
-        if isinstance(value, Deferred):
+        if isinstance(value, DeferredInitializer):
             setattr(layer, key, value.meant)
 
 
-def flat(model: keras.Model) -> Iterator[keras.layers.Layer]:
+def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
     """The layers of a model and of the models nested in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            yield from flat(layer)
+            yield from flat_layers(layer)
         else:
             yield layer
 
 
 layers: Any = _Layers()
-MODULES: dict[str, Any] = {"backend": BACKEND, "layers": layers, "models": keras.models, "utils": keras.utils}
+KERAS_MODULES: dict[str, Any] = {"backend": BACKEND, "layers": layers, "models": keras.models, "utils": keras.utils}
 
 
 def segmentation_models() -> ModuleType:
@@ -152,7 +154,7 @@ def _stand_in_for_skimage() -> None:
     sys.modules |= {"skimage": package, "skimage.transform": transform}
 
 
-def backbones() -> Any:
+def encoder_factory() -> Any:
     """segmentation-models' factory of encoders."""
     segmentation_models()
     from segmentation_models.backbones.backbones_factory import Backbones
@@ -160,7 +162,7 @@ def backbones() -> Any:
     return Backbones
 
 
-def encoder(name: str, input_shape: tuple[int, int, int]) -> Any:
+def build_encoder(name: str, input_shape: tuple[int, int, int]) -> Any:
     """An encoder without its head: (s, s, c) to (s / 32, s / 32, features). Weights are zeros (see `initial`).
 
     Args:
@@ -169,15 +171,17 @@ def encoder(name: str, input_shape: tuple[int, int, int]) -> Any:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
-        return backbones().get_backbone(name, input_shape=input_shape, weights=None, include_top=False, **MODULES)
+        return encoder_factory().get_backbone(
+            name, input_shape=input_shape, weights=None, include_top=False, **KERAS_MODULES
+        )
 
 
 def skip_layers(name: str) -> tuple[str | int, ...]:
     """The encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input, deepest first: names, or numbers."""
-    return backbones().get_feature_layers(name, n=4)
+    return encoder_factory().get_feature_layers(name, n=4)
 
 
-class Attached:
+class NestedEncoder:
     """An encoder nested as one layer behind `x`, with what the packages' decoders ask of an encoder.
 
     Args:
@@ -202,32 +206,32 @@ class Attached:
         return SimpleNamespace(output=self.skips[self._at.index(index if name is None else name)])
 
 
-def attach(name: str, images: Any, x: Any) -> Attached:
+def nest_encoder(name: str, images: Any, x: Any) -> NestedEncoder:
     """An encoder alone, nested behind `x` (b, s, s, c)."""
-    return Attached(name, encoder(name, x.shape[1:]), images, x)
+    return NestedEncoder(name, build_encoder(name, x.shape[1:]), images, x)
 
 
-def decoder(architecture: str, name: str, images: Any, x: Any, **options: Any) -> tuple[Attached, Any]:
+def build_decoder(architecture: str, name: str, images: Any, x: Any, **options: Any) -> tuple[NestedEncoder, Any]:
     """segmentation-models' Unet, FPN or Linknet around a nested encoder.
 
     Args:
         architecture: the package's own name of it.
         name: of the encoder.
-        images, x: as for Attached.
+        images, x: as for NestedEncoder.
         options: the package's own.
 
     Returns:
         The encoder, and the features (b, s, s, f) that go into the package's last convolution, which is left
         out: heads are our own.
     """
-    made: list[Attached] = []
+    made: list[NestedEncoder] = []
 
     def model(inputs: Any, outputs: Any, **kwargs: Any) -> Any:
         """The packages' `models.Model`: they make the encoder first."""
         whole = keras.Model(inputs, outputs, **kwargs)
         if made:
             return whole
-        made.append(Attached(name, whole, images, x))
+        made.append(NestedEncoder(name, whole, images, x))
         return made[0]
 
     segmentation_models()
@@ -243,6 +247,6 @@ def decoder(architecture: str, name: str, images: Any, x: Any, **options: Any) -
             activation="linear",
             encoder_weights=None,
             **options,
-            **{**MODULES, "models": SimpleNamespace(Model=model)},
+            **{**KERAS_MODULES, "models": SimpleNamespace(Model=model)},
         )
     return made[0], whole.layers[-2].input  # the last two: a convolution, and its activation

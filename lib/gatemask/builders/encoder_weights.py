@@ -34,7 +34,7 @@ KAGGLE = Path("/kaggle/input")
 TIMEOUT_S = 60
 
 
-def find(config: Model, root: Path, download: bool = True) -> Path | None:
+def find_weights_file(config: Model, root: Path, download: bool = True) -> Path | None:
     """The file that `model.weights` speaks of.
 
     Args:
@@ -65,14 +65,14 @@ def find(config: Model, root: Path, download: bool = True) -> Path | None:
     )
 
 
-def folders(root: Path) -> list[Path]:
+def weights_folders(root: Path) -> list[Path]:
     """Where published files are looked for, in this order, before those below /kaggle/input."""
     named = [Path(part).expanduser() for part in os.environ.get("GATEMASK_WEIGHTS", "").split(os.pathsep) if part]
     return [*named, root / "data" / "weights", Path.home() / ".keras" / "models"]
 
 
 def _offline(published: Published, root: Path) -> Path | None:
-    places = [folder / published.file for folder in folders(root)]
+    places = [folder / published.file for folder in weights_folders(root)]
     found = next((path for path in places if path.is_file()), None)
     if found is None and KAGGLE.is_dir():
         found = next(iter(sorted(KAGGLE.rglob(published.file))), None)
@@ -103,7 +103,7 @@ def _fetch(published: Published, root: Path) -> Path:
     try:
         return write_with(path, lambda temporary: _download(published, temporary))
     except (OSError, urllib.error.URLError) as error:
-        searched = ", ".join(map(str, [*folders(root), f"everything below {KAGGLE}"]))
+        searched = ", ".join(map(str, [*weights_folders(root), f"everything below {KAGGLE}"]))
         raise GatemaskError(
             "The encoder's published weights are not here and cannot be downloaded.",
             where=published.url,
@@ -130,14 +130,14 @@ def _download(published: Published, path: Path) -> None:
 # --- into a network --------------------------------------------------------------------------------------
 
 
-def load(network: Network, config: Model, path: Path | None = None, channels: int = 3) -> str:
+def load_encoder_weights(network: Network, config: Model, path: Path | None = None, channels: int = 3) -> str:
     """Put an encoder's weights into a built network.
 
     Args:
         network: of models.build.
         config: what it was built from.
         path: the file; None: whatever `find` says, in this project.
-        channels: of the network's images. Beyond three, first kernels are inflated (see `inflate`).
+        channels: of the network's images. Beyond three, first kernels are inflated (see `inflate_channels`).
 
     Returns:
         What was loaded, in words.
@@ -148,7 +148,7 @@ def load(network: Network, config: Model, path: Path | None = None, channels: in
     if path is None:
         from gatemask.project import find_root
 
-        path = find(config, find_root())
+        path = find_weights_file(config, find_root())
     if path is None:
         return "random weights"
     try:
@@ -160,17 +160,17 @@ def load(network: Network, config: Model, path: Path | None = None, channels: in
     from gatemask.builders import models
 
     # Of any size: the smallest that every encoder takes is built the fastest.
-    three = models.build(config.model_copy(update={"name": "gate", **AS_GATE}), 96, 3, seed=None)
+    three = models.build_network(config.model_copy(update={"name": "gate", **AS_GATE}), 96, 3, seed=None)
     _load_encoder(three.nested, three.plain, config.encoder, path)
     for mine, theirs in zip(network.nested.weights, three.nested.weights, strict=True):
-        mine.assign(inflate(np.asarray(theirs), tuple(mine.shape)))
+        mine.assign(inflate_channels(np.asarray(theirs), tuple(mine.shape)))
     return f"the encoder of {path.name}, inflated to {channels} channels"
 
 
 AS_GATE = {"gate_head": False, "deep_supervision": False, "filters": None, "block": "upsampling"}
 
 
-def inflate(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def inflate_channels(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A weight of three input channels for n of them: repeated in turn.
 
     A kernel (h, w, 3, f) is scaled by 3/n, so that sums over channels keep their size: an image shown twice, n
@@ -183,7 +183,7 @@ def inflate(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return repeated * (value.shape[axis] / shape[axis]) if value.ndim == 4 else repeated
 
 
-def load_run(network: Network, path: Path) -> str:
+def load_run_weights(network: Network, path: Path) -> str:
     """Go on from a run's checkpoint, of `network.predict` at this or another input size.
 
     Args:

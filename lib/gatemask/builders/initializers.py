@@ -17,7 +17,7 @@ Rng = np.random.Generator
 TRUNCATED = 0.87962566103423978  # standard deviation of a unit normal that was cut off at 2
 
 
-def initial(model: keras.Model, seed: int) -> list[np.ndarray]:
+def draw_initial_weights(model: keras.Model, seed: int) -> list[np.ndarray]:
     """Fresh values for `model.variables`, in their order, decided by the seed alone.
 
     Args:
@@ -36,7 +36,7 @@ def initial(model: keras.Model, seed: int) -> list[np.ndarray]:
     return [_draw(meant.get(id(variable)), variable, rng) for variable in model.variables]
 
 
-def assign(model: keras.Model, values: list[np.ndarray]) -> None:
+def assign_variables(model: keras.Model, values: list[np.ndarray]) -> None:
     """Put values into `model.variables`."""
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
@@ -45,12 +45,12 @@ def assign(model: keras.Model, values: list[np.ndarray]) -> None:
 def _initializers(model: keras.Model) -> dict[int, Any]:
     """Of each weight, by the identity of its variable."""
     found: dict[int, Any] = {}
-    for layer in bridge.flat(model):
+    for layer in bridge.flat_layers(model):
         for variable in layer.weights:
             own = getattr(layer, f"{variable.name}_initializer", None)
             # A depthwise convolution calls its weight a kernel and the initializer by another name.
             own = getattr(layer, "depthwise_initializer", None) if own is None else own
-            found[id(variable)] = own.meant if isinstance(own, bridge.Deferred) else own
+            found[id(variable)] = own.meant if isinstance(own, bridge.DeferredInitializer) else own
     return found
 
 

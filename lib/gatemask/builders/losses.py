@@ -85,7 +85,7 @@ LOSSES: dict[LossName, Callable[..., Any]] = {
 }
 
 
-class Sum(keras.losses.Loss):
+class WeightedLoss(keras.losses.Loss):
     """The weighted sum of named losses, of truth and probabilities of one shape.
 
     Args:
@@ -115,14 +115,14 @@ class Sum(keras.losses.Loss):
         """
         y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
         if sample_weight is None:
-            return ops.mean(self.call(y_true, y_pred)) / replicas()
+            return ops.mean(self.call(y_true, y_pred)) / replica_count()
         weight = ops.cast(ops.convert_to_tensor(sample_weight), "float32")
         weight = ops.reshape(weight, (y_pred.shape[0] or ops.shape(y_pred)[0], -1))[:, 0]
         mean = ops.divide_no_nan(ops.sum(weight * self.call(y_true, y_pred, weight)), ops.sum(weight))
-        return mean / replicas()
+        return mean / replica_count()
 
 
-def replicas() -> int:
+def replica_count() -> int:
     """Devices whose gradients Keras adds up: those of a strategy of TensorFlow; on JAX there is one program for all."""
     if keras.backend.backend() != "tensorflow":
         return 1

@@ -93,7 +93,7 @@ class MeanLoss(keras.metrics.Mean):
     """The mean of a loss over images. Keras's own mean over batches would take a padded one for a whole one.
 
     Args:
-        loss: truth, probabilities and weights to one number an image, as losses.Sum.call.
+        loss: truth, probabilities and weights to one number an image, as losses.WeightedLoss.call.
     """
 
     def __init__(self, loss: Callable[..., Any], name: str = "val_loss", **kwargs: Any) -> None:
@@ -105,7 +105,7 @@ class MeanLoss(keras.metrics.Mean):
         super().update_state(self._of_images(y_true, y_pred, weight), sample_weight=weight)
 
 
-def build(task: str) -> list[keras.metrics.Metric]:
+def build_metrics(task: str) -> list[keras.metrics.Metric]:
     """The metrics of a task. `evaluate(..., return_dict=True)` gives what `monitor:` may say.
 
     Of gates: auc, sensitivity, specificity; of masks: dice, dice_positives.

@@ -11,16 +11,16 @@ import numpy as np
 
 from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
-from gatemask.builders.initializers import assign, initial
+from gatemask.builders.initializers import assign_variables, draw_initial_weights
 from gatemask.config import Model
 from gatemask.errors import GatemaskError
 
-__all__ = ["ARCHITECTURES", "Network", "assign", "build", "initial"]
+__all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "draw_initial_weights"]
 
 # What the published encoder weights expect of red, green, blue from 0 to 255.
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet
 CAFFE = (123.68, 116.779, 103.939)
-NORMALISATION = {
+NORMALIZATION_MODES = {
     "efficientnet": "torch",
     "densenet": "torch",
     "resnet": "raw",
@@ -59,7 +59,7 @@ class Network:
     plain: keras.Model
 
 
-def build(config: Model, size: int, channels: int, classes: int = 1, seed: int | None = 0) -> Network:
+def build_network(config: Model, size: int, channels: int, classes: int = 1, seed: int | None = 0) -> Network:
     """A network from its section of a YAML, with random weights.
 
     Args:
@@ -79,7 +79,7 @@ def build(config: Model, size: int, channels: int, classes: int = 1, seed: int |
         )
     images = keras.Input((size, size, channels), dtype="uint8", name="images")
     x = keras.layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
-    x = Normalise(normalisation(config.encoder), name="normalise")(x)
+    x = Normalize(normalization_mode(config.encoder), name="normalize")(x)
     body, logits = ARCHITECTURES[config.name](config, images, x, classes)
     heads = {name: _probability(logit, name) for name, logit in logits.items()}
     if config.gate_head:
@@ -89,17 +89,17 @@ def build(config: Model, size: int, channels: int, classes: int = 1, seed: int |
     out = keras.layers.Average(name="mean_of_heads", dtype="float32")(shown) if len(shown) > 1 else shown[0]
     predict = keras.Model(images, out, name=config.name)
     whole = keras.Model(images, heads)
-    for layer in bridge.flat(whole):
-        bridge.restore(layer)
+    for layer in bridge.flat_layers(whole):
+        bridge.restore_initializers(layer)
         if isinstance(layer, keras.layers.BatchNormalization):
             # EfficientNet's own 0.99 needs hundreds of steps before its running statistics mean anything.
             layer.momentum = config.batchnorm_momentum
     if seed is not None:
-        assign(whole, initial(whole, seed))
+        assign_variables(whole, draw_initial_weights(whole, seed))
     return Network(predict, heads, body.model.layers, config.encoder, body.model, body.plain)
 
 
-class Normalise(keras.layers.Layer):
+class Normalize(keras.layers.Layer):
     """Images (b, s, s, c) of 0 to 255 to float32 as an encoder's published weights expect them.
 
     Args:
@@ -128,40 +128,40 @@ class Normalise(keras.layers.Layer):
         return x
 
 
-def normalisation(encoder: str) -> str:
+def normalization_mode(encoder: str) -> str:
     """The mode of an encoder's family: the longest name in the table that its own begins with."""
-    return NORMALISATION[max((family for family in NORMALISATION if encoder.startswith(family)), key=len)]
+    return NORMALIZATION_MODES[max((family for family in NORMALIZATION_MODES if encoder.startswith(family)), key=len)]
 
 
-def gate(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+def gate(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.NestedEncoder, dict[str, Any]]:
     """An encoder, averaged over the image, with one sigmoid: is there anything?"""
-    body = bridge.attach(config.encoder, images, x)
+    body = bridge.nest_encoder(config.encoder, images, x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(body.output)
     x = keras.layers.Dropout(0.2 if config.dropout is None else config.dropout, name="dropout")(x)
     return body, {"main": layers.Dense(1, name="logit")(x)}
 
 
-def unet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+def unet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.NestedEncoder, dict[str, Any]]:
     """U-Net (Ronneberger 2015): at each level the encoder's features beside the decoder's."""
     options = {"decoder_block_type": config.block, "decoder_filters": tuple(config.filters or FILTERS)}
-    body, x = bridge.decoder("Unet", config.encoder, images, x, **options)
+    body, x = bridge.build_decoder("Unet", config.encoder, images, x, **options)
     return body, {"main": _mask(x, config, classes)}
 
 
-def fpn(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+def fpn(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.NestedEncoder, dict[str, Any]]:
     """Feature pyramid (Lin 2017, Kirillov 2019): every level brought to a quarter of the size and joined."""
-    body, x = bridge.decoder("FPN", config.encoder, images, x)
+    body, x = bridge.build_decoder("FPN", config.encoder, images, x)
     return body, {"main": _mask(x, config, classes)}
 
 
-def linknet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+def linknet(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.NestedEncoder, dict[str, Any]]:
     """LinkNet (Chaurasia 2017): the encoder's features are added; of `filters` only the last is free."""
     options = {"decoder_block_type": config.block, "decoder_filters": tuple(config.filters or (*[None] * 4, 16))}
-    body, x = bridge.decoder("Linknet", config.encoder, images, x, **options)
+    body, x = bridge.build_decoder("Linknet", config.encoder, images, x, **options)
     return body, {"main": _mask(x, config, classes)}
 
 
-def unetpp(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Attached, dict[str, Any]]:
+def unetpp(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.NestedEncoder, dict[str, Any]]:
     """U-Net++ (Zhou 2018): between encoder and decoder, a triangle of nodes with dense skips.
 
     Node (i, j) stands on level i (i = 0 at half the input's size) in column j. Column 0 is the encoder; node
@@ -171,7 +171,7 @@ def unetpp(config: Model, images: Any, x: Any, classes: int) -> tuple[bridge.Att
     all four: the paper's accurate mode.
     """
     filters = config.filters or FILTERS
-    body = bridge.attach(config.encoder, images, x)
+    body = bridge.nest_encoder(config.encoder, images, x)
     nodes = {(i, 0): features for i, features in enumerate([*reversed(body.skips), body.output])}
     depth = len(body.skips)
     for j in range(1, depth + 1):
@@ -221,5 +221,5 @@ def _probability(logit: Any, name: str) -> Any:
     return keras.layers.Activation("sigmoid", dtype="float32", name=f"probability_{name}")(logit)
 
 
-Architect = Callable[[Model, Any, Any, int], tuple[bridge.Attached, dict[str, Any]]]
+Architect = Callable[[Model, Any, Any, int], tuple[bridge.NestedEncoder, dict[str, Any]]]
 ARCHITECTURES: dict[str, Architect] = {"gate": gate, "unet": unet, "unetpp": unetpp, "fpn": fpn, "linknet": linknet}

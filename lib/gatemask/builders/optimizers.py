@@ -88,7 +88,7 @@ OPTIMIZERS: dict[OptimizerName, type[keras.optimizers.Optimizer]] = {
 }
 
 
-def build(config: Optimizer, learning_rate: float, precision: str = "float32") -> keras.optimizers.Optimizer:
+def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "float32") -> keras.optimizers.Optimizer:
     """An optimizer that starts at `learning_rate`, as `compile` is to take it.
 
     Args:
@@ -105,7 +105,7 @@ def build(config: Optimizer, learning_rate: float, precision: str = "float32") -
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
-def averages(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """The variables that hold the averages of the trainable variables, in the order it was built with; or none."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return list(inner._model_variables_moving_average) if inner.use_ema else []

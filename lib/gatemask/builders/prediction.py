@@ -10,23 +10,23 @@ import cv2
 import numpy as np
 
 from gatemask.config import Augment, View
-from gatemask.input import colour, geometry
-from gatemask.input.augment import draw, plan
-from gatemask.input.colour import Colour
+from gatemask.input import color, geometry
+from gatemask.input.augment import augmentation_steps, draw_parameters
+from gatemask.input.color import ColorChange
 
 SEED = 20200902  # the same views for out-of-fold and test, in every run
 # What can be undone, and leaves all of the image to be seen.
-KEPT = ("hflip", "vflip", "turn", "affine", *colour.TONES)
+KEPT = ("hflip", "vflip", "turn", "affine", *color.TONE_STEPS)
 
 
-class Forward(Protocol):
+class BatchPredictor(Protocol):
     """All that is asked of a model."""
 
     def predict_on_batch(self, images: Any) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ImageView:
     """One view of an image: how it is changed before the model sees it.
 
     Args:
@@ -39,16 +39,16 @@ class Seen:
     columns: bool = False
     rows: bool = False
     matrix: np.ndarray | None = None
-    colour: Colour = field(default_factory=Colour)
+    color: ColorChange = field(default_factory=ColorChange)
     weight: float = 1.0
 
 
-PLAIN = Seen()
+PLAIN = ImageView()
 
 
-def views(
+def build_views(
     tta: Sequence[View], augment: Sequence[Augment], size: int, weights: Sequence[float] | None = None
-) -> list[Seen]:
+) -> list[ImageView]:
     """What `tta:` asks for, as it is done to images of `size` pixels; the image as it is comes first.
 
     Args:
@@ -59,31 +59,31 @@ def views(
         weights: of the views, the image as it is first; those of 0 are left out. Equal where there are none.
     """
     found, rng = [PLAIN], np.random.default_rng(SEED)
-    steps = [(name, settings) for name, settings in plan(augment) if name in KEPT]
+    steps = [(name, settings) for name, settings in augmentation_steps(augment) if name in KEPT]
     for view in tta:
         if view.random:
             found += [_drawn(steps, size, rng) for _ in range(view.random)]
             continue
         scale = view.scale or 1.0
-        matrix = None if scale == 1 else geometry.about_centre(size, scale, 0, 0, scale)
-        found.append(Seen(view.hflip, view.vflip, matrix))
+        matrix = None if scale == 1 else geometry.linear_map_about_center(size, scale, 0, 0, scale)
+        found.append(ImageView(view.hflip, view.vflip, matrix))
     if weights is None:
         return found
     return [replace(view, weight=weight) for view, weight in zip(found, weights, strict=True) if weight]
 
 
-def _drawn(steps: list[tuple[str, Any]], size: int, rng: np.random.Generator) -> Seen:
-    where, how = draw(steps, geometry.geometry((size, size), size), rng)
-    return Seen(matrix=None if np.array_equal(where.moves, np.eye(3)) else where.moves, colour=how)
+def _drawn(steps: list[tuple[str, Any]], size: int, rng: np.random.Generator) -> ImageView:
+    where, how = draw_parameters(steps, geometry.resize_geometry((size, size), size), rng)
+    return ImageView(matrix=None if np.array_equal(where.moves, np.eye(3)) else where.moves, color=how)
 
 
-def predict(model: Forward, images: np.ndarray, seen: Sequence[Seen] = (PLAIN,)) -> np.ndarray:
+def predict_averaged(model: BatchPredictor, images: np.ndarray, seen: Sequence[ImageView] = (PLAIN,)) -> np.ndarray:
     """Probabilities of one batch, averaged over views.
 
     Args:
         model: of `builders.models.build`; only ever sees batches of the shape of `images`.
         images: uint8 (b, s, s, channels); keep b the same, or the model is traced again.
-        seen: of `views`; the first one must show the whole image.
+        seen: of `build_views`; the first one must show the whole image.
 
     Returns:
         float32, (b, 1) for a gate, (b, s, s, classes) for masks. Maps are brought back to the image's own pixels; a
@@ -97,7 +97,9 @@ def predict(model: Forward, images: np.ndarray, seen: Sequence[Seen] = (PLAIN,))
     return np.asarray(total / weight, np.float32)
 
 
-def predict_apart(model: Forward, images: np.ndarray, seen: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray]:
+def predict_per_view(
+    model: BatchPredictor, images: np.ndarray, seen: Sequence[ImageView]
+) -> tuple[np.ndarray, np.ndarray]:
     """Maps of one batch, averaged over views as `predict` does, and those of each view.
 
     Args:
@@ -113,7 +115,7 @@ def predict_apart(model: Forward, images: np.ndarray, seen: Sequence[Seen]) -> t
     return np.asarray(total / weight, np.float32), np.asarray(apart, np.float32)
 
 
-def _by_view(model: Forward, images: np.ndarray, view: Seen) -> tuple[np.ndarray, Any]:
+def _by_view(model: BatchPredictor, images: np.ndarray, view: ImageView) -> tuple[np.ndarray, Any]:
     """What the model says of one view, brought back to the image's own pixels, and how much of each the view showed."""
     found = np.asarray(model.predict_on_batch(_show(images, view)), np.float32)
     if found.ndim != 4:
@@ -125,18 +127,18 @@ def _by_view(model: Forward, images: np.ndarray, view: Seen) -> tuple[np.ndarray
     return np.stack([_warp(one, back) for one in found]), _warp(ones[:, :, None], back)
 
 
-def _show(images: np.ndarray, view: Seen) -> np.ndarray:
+def _show(images: np.ndarray, view: ImageView) -> np.ndarray:
     """The batch as a view shows it; tones before mirrors, which is the same."""
     if view.matrix is not None:
         images = np.stack([_warp(image, view.matrix) for image in images])
-    if view.colour.changes:
+    if view.color.changes:
         images = images.copy() if view.matrix is None else images
         for image in images:
-            colour.paint(image, view.colour)
+            color.apply_color(image, view.color)
     return np.ascontiguousarray(_mirror(images, view))
 
 
-def _mirror(batch: np.ndarray, view: Seen) -> np.ndarray:
+def _mirror(batch: np.ndarray, view: ImageView) -> np.ndarray:
     return batch[:, :: -1 if view.rows else 1, :: -1 if view.columns else 1]
 
 

@@ -15,7 +15,7 @@ from gatemask.config import Experiment
 class TrainingModel(keras.Model):
     """Images to heads; the truth is one array, whatever the number of heads. Compiled with an optimizer alone."""
 
-    def set_loss(self, main: losses.Sum, gate_weight: float) -> TrainingModel:
+    def set_loss(self, main: losses.WeightedLoss, gate_weight: float) -> TrainingModel:
         """The loss of the main and deep heads, and the weight of the gate head's cross-entropy."""
         self._main, self._gate_weight = main, gate_weight
         return self
@@ -40,7 +40,7 @@ class TrainingModel(keras.Model):
         return total
 
 
-GATE = losses.Sum({"bce": 1.0})
+GATE = losses.WeightedLoss({"bce": 1.0})
 
 
 def training_model(network: Network, exp: Experiment) -> TrainingModel:
@@ -50,4 +50,4 @@ def training_model(network: Network, exp: Experiment) -> TrainingModel:
     gate head, whose truth is whether any pixel is mask. It shares its layers with `network.predict`.
     """
     model = TrainingModel(network.predict.input, dict(network.heads))
-    return model.set_loss(losses.Sum(exp.loss, exp.label_smoothing), exp.gate_loss)
+    return model.set_loss(losses.WeightedLoss(exp.loss, exp.label_smoothing), exp.gate_loss)

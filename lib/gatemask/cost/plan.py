@@ -162,9 +162,9 @@ def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
     runtime.start(exp.runtime.model_copy(update={"accelerator": "cpu", "precision": "float32", "devices": 1}))
     from gatemask.builders import models, optimizers
 
-    network = models.build(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
+    network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
     weights = network.predict.trainable_variables
-    optimizer = optimizers.build(exp.optimizer, 1e-3)
+    optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(weights)
     numbers = sum(int(np.prod(v.shape)) for v in [*network.predict.variables, *weights, *optimizer.variables])
     return {"parameters": network.predict.count_params(), "held": numbers, **forward_pass(network.predict)}
@@ -203,7 +203,7 @@ def _images(project: Project, exp: Experiment) -> dict[str, Any]:
     if not project.folds.exists():
         return {}
     from gatemask.data.manifest import read_manifest
-    from gatemask.input.pipeline import sample
+    from gatemask.input.sampling import sample_epoch
 
     frame = read_folds(project)
     label = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
@@ -213,7 +213,7 @@ def _images(project: Project, exp: Experiment) -> dict[str, Any]:
         raise GatemaskError("Folds and manifest are of different images.", where=project.folds, received=lacking[0])
     labels = np.array([label[name] for name in training])
     first, last = (
-        len(sample(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([exp.seed * 1000, epoch])))
+        len(sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([exp.seed * 1000, epoch])))
         for epoch in (0, exp.epochs - 1)
     )
     return {

@@ -124,17 +124,17 @@ def _said(
     project: Project, comp: Competition, members: Sequence[Member], ids: list[str], precision: str
 ) -> list[np.ndarray]:
     """What each member says of the images, as its own records hold them."""
-    from gatemask.builders.prediction import predict, views
+    from gatemask.builders.prediction import build_views, predict_averaged
     from gatemask.data import records
-    from gatemask.input.decoding import decode
+    from gatemask.input.decoding import decode_example
 
     loaded = networks.load(members, 1, comp.image.channels, precision)
     found = []
     for member in members:
         encoded = records.read(project.records(member.records), ids)
-        shown = [decode(one, comp.image.channels, mask=False).image for one in encoded]
+        shown = [decode_example(one, comp.image.channels, mask=False).image for one in encoded]
         images = [Image(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
         batch = stack(images, (member.records, member.size))
-        seen = views(member.tta, member.augment, member.size, member.view_weights)
-        found.append(predict(loaded[member.name], batch, seen))
+        seen = build_views(member.tta, member.augment, member.size, member.view_weights)
+        found.append(predict_averaged(loaded[member.name], batch, seen))
     return found

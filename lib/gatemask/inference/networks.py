@@ -133,7 +133,9 @@ def load(
             key, device = f"{member.config.model_dump_json()} {member.size}", there[len(found) % len(there)]
             try:
                 if key not in built:
-                    built[key] = models.build(member.config, member.size, channels, task_classes, seed=None).predict
+                    built[key] = models.build_network(
+                        member.config, member.size, channels, task_classes, seed=None
+                    ).predict
                 built[key].load_weights(member.weights)
                 run = graphs.get((key, device)) or graph(built[key], device)
                 network = Network(run, weights_of(built[key], device), batch_for(member.size, batch), device)

@@ -228,12 +228,12 @@ def _predicted(
 
 def _ask(ensemble: Ensemble, member: Member, batch: np.ndarray, budget: Budget) -> tuple[Any, str | None]:
     """What a member says of a batch, and what is wrong with it."""
-    from gatemask.builders.prediction import predict, views
+    from gatemask.builders.prediction import build_views, predict_averaged
 
-    seen = views(member.tta, member.augment, member.size, member.view_weights)
+    seen = build_views(member.tta, member.augment, member.size, member.view_weights)
     network = ensemble.networks[member.name]
     try:
-        said: Any = budget.measure(member, len(batch), lambda: predict(network, batch, seen))
+        said: Any = budget.measure(member, len(batch), lambda: predict_averaged(network, batch, seen))
     except Exception as error:  # of its kernel, on this machine; the others may do
         return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return said, None if np.isfinite(said).all() else "it predicts what is no number"

@@ -13,22 +13,22 @@ import numpy as np
 
 from gatemask.config import Augment
 from gatemask.data.readers import resize_image
-from gatemask.input import colour
+from gatemask.input import color
 from gatemask.input import geometry as geometries
-from gatemask.input.colour import Colour
+from gatemask.input.color import ColorChange
 from gatemask.input.geometry import Geometry
 
-MIXED = ("mixup", "cutmix")  # whole batches: see mix.py
-Plan = list[tuple[str, Any]]
+BATCH_STEPS = ("mixup", "cutmix")  # whole batches: see mix.py
+AugmentationSteps = list[tuple[str, Any]]
 
 
-def plan(steps: Sequence[Augment]) -> Plan:
+def augmentation_steps(steps: Sequence[Augment]) -> AugmentationSteps:
     """What `augment:` lists as (name, settings)."""
     given = ((name, getattr(step, name)) for step in steps for name in Augment.model_fields)
     return [(name, settings) for name, settings in given if settings is not None]
 
 
-def augment(
+def augment_image(
     image: np.ndarray, mask: np.ndarray | None, size: int, steps: Sequence[Augment], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """One image and its mask, changed at random and brought to `size`.
@@ -44,11 +44,11 @@ def augment(
         image uint8 (size, size, channels) and mask uint8 (size, size, 1), 0 or 1.
     """
     out = np.empty((size, size, image.shape[2]), np.uint8), np.empty((size, size, 1), np.uint8)
-    augment_into(*shrink(image, mask, size), plan(steps), rng, *out)
+    augment_into(*shrink_to_size(image, mask, size), augmentation_steps(steps), rng, *out)
     return out
 
 
-def shrink(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
+def shrink_to_size(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The pair at `size` where that is smaller: a matrix alone would skip pixels, so average first, as evaluation and
     inference do."""
     if size >= min(image.shape[:2]):
@@ -59,25 +59,27 @@ def shrink(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.nd
 def augment_into(
     image: np.ndarray,
     mask: np.ndarray | None,
-    steps: Plan,
+    steps: AugmentationSteps,
     rng: np.random.Generator,
     out: np.ndarray,
     out_mask: np.ndarray | None,
 ) -> None:
     """`augment` of a pair that was shrunk already, into C-contiguous arrays; without `out_mask`, no mask is made."""
-    where, how = draw(steps, geometries.geometry(image.shape, len(out), mask), rng)
+    where, how = draw_parameters(steps, geometries.resize_geometry(image.shape, len(out), mask), rng)
     geometries.resample(image, where, out)
     if out_mask is not None:
         geometries.resample_mask(mask, where, out_mask)
-    colour.paint(out, how)
+    color.apply_color(out, how)
 
 
-def draw(steps: Plan, where: Geometry, rng: np.random.Generator) -> tuple[Geometry, Colour]:
+def draw_parameters(
+    steps: AugmentationSteps, where: Geometry, rng: np.random.Generator
+) -> tuple[Geometry, ColorChange]:
     """Let `steps` decide what becomes of an image; adds to `where`."""
-    how = Colour()
+    how = ColorChange()
     for name, settings in steps:
-        if name in geometries.STEPS:
-            geometries.STEPS[name](where, settings, rng)
-        elif name in colour.STEPS:
-            colour.STEPS[name](how, settings, rng)
+        if name in geometries.GEOMETRY_STEPS:
+            geometries.GEOMETRY_STEPS[name](where, settings, rng)
+        elif name in color.COLOR_STEPS:
+            color.COLOR_STEPS[name](how, settings, rng)
     return where, how

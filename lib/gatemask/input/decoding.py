@@ -16,12 +16,12 @@ import numpy as np
 
 from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
-from gatemask.input.augment import shrink
+from gatemask.input.augment import shrink_to_size
 
-SHARE = 0.25  # of the memory that is free when the first image is decoded
+CACHE_SHARE = 0.25  # of the memory that is free when the first image is decoded
 
 
-class Loaded(NamedTuple):
+class DecodedExample(NamedTuple):
     """image uint8 (h, w, channels); mask uint8 (h, w), 0 to 255, None where it is empty or was not asked for."""
 
     image: np.ndarray
@@ -37,12 +37,12 @@ class Decoder:
 
     def __init__(self, channels: int, size: int, limit: float | None = None) -> None:
         self.channels, self.size = channels, size
-        self.limit = SHARE * free_memory() if limit is None else limit
+        self.limit = CACHE_SHARE * available_memory() if limit is None else limit
         self.used = 0
-        self._kept: dict[tuple[bytes, bytes], Loaded] = {}
+        self._kept: dict[tuple[bytes, bytes], DecodedExample] = {}
         self._lock = threading.Lock()
 
-    def load(self, example: Example, mask: bool) -> Loaded:
+    def load(self, example: Example, mask: bool) -> DecodedExample:
         """An example at the size from which it is augmented; its mask where `mask` asks for it, and it has one.
 
         The arrays are shared: they must not be written to.
@@ -55,7 +55,7 @@ class Decoder:
         key = (example.image, example.mask if mask else b"")
         found = self._kept.get(key)
         if found is None:
-            found = Loaded(*shrink(*decode(example, self.channels, mask), self.size))
+            found = DecodedExample(*shrink_to_size(*decode_example(example, self.channels, mask), self.size))
             self._keep(key, found)
         return found
 
@@ -65,7 +65,7 @@ class Decoder:
             self._kept.clear()
             self.used = 0
 
-    def _keep(self, key: tuple[bytes, bytes], found: Loaded) -> None:
+    def _keep(self, key: tuple[bytes, bytes], found: DecodedExample) -> None:
         size = sum(map(len, key)) + sum(array.nbytes for array in found if array is not None)
         with self._lock:
             # Each epoch asks for all of them: to make room would only throw out what is needed next.
@@ -77,7 +77,7 @@ class Decoder:
 _current: Decoder | None = None
 
 
-def decoder(channels: int, size: int) -> Decoder:
+def shared_decoder(channels: int, size: int) -> Decoder:
     """The process's decoder; one for another size takes the place of the last one, and of its memory."""
     global _current
     if _current is None or (_current.channels, _current.size) != (channels, size):
@@ -86,7 +86,7 @@ def decoder(channels: int, size: int) -> Decoder:
     return _current
 
 
-def decode(example: Example, channels: int, mask: bool = True) -> Loaded:
+def decode_example(example: Example, channels: int, mask: bool = True) -> DecodedExample:
     """An example as it is stored.
 
     Raises:
@@ -95,7 +95,7 @@ def decode(example: Example, channels: int, mask: bool = True) -> Loaded:
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
     image = _decode(example, "image", example.image, flag)
     image = image.reshape(*image.shape[:2], channels)
-    return Loaded(image, _decode(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE) if mask else None)
+    return DecodedExample(image, _decode(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE) if mask else None)
 
 
 def _decode(example: Example, what: str, data: bytes, flag: int) -> np.ndarray:
@@ -110,7 +110,7 @@ def _decode(example: Example, what: str, data: bytes, flag: int) -> np.ndarray:
     return found
 
 
-def free_memory() -> float:
+def available_memory() -> float:
     """Bytes that this process may still take: what the machine has free, or its container; 0 where nobody says."""
     found = []
     with suppress(OSError, ValueError, IndexError):

@@ -28,14 +28,14 @@ class Geometry:
         size: of the square that comes out.
         moves: 3 x 3, from the square to the square: what the steps did so far.
         scale: 3 x 3, from the stored image to the square.
-        bent: float32 (size, size, 2): by how much x and y in the stored image lie beside what the matrix says.
+        displacement: float32 (size, size, 2): by how much x and y in the stored image lie beside what the matrix says.
         mask: uint8 (h, w) as stored, above 0 inside; None where the image is empty or nobody needs it.
     """
 
     size: int
     moves: np.ndarray
     scale: np.ndarray
-    bent: np.ndarray | None = None
+    displacement: np.ndarray | None = None
     mask: np.ndarray | None = None
 
     @property
@@ -44,17 +44,17 @@ class Geometry:
 
     def move(self, matrix: np.ndarray) -> None:
         self.moves = matrix @ self.moves
-        if self.bent is not None:  # smooth, so that it may be resampled; beyond its edge it goes on as it ended
+        if self.displacement is not None:  # smooth, so that it may be resampled; beyond its edge it goes on as it ended
             size, replicate = (self.size, self.size), cv2.BORDER_REPLICATE
-            self.bent = cv2.warpAffine(self.bent, matrix[:2], size, borderMode=replicate)
+            self.displacement = cv2.warpAffine(self.displacement, matrix[:2], size, borderMode=replicate)
 
     def bend(self, field: np.ndarray) -> None:
         """Add displacements (size, size, 2) in pixels of the square."""
         inside = field @ np.linalg.inv(self.matrix)[:2, :2].T.astype(np.float32)
-        self.bent = inside if self.bent is None else self.bent + inside
+        self.displacement = inside if self.displacement is None else self.displacement + inside
 
 
-def geometry(shape: tuple[int, ...], size: int, mask: np.ndarray | None = None) -> Geometry:
+def resize_geometry(shape: tuple[int, ...], size: int, mask: np.ndarray | None = None) -> Geometry:
     """The geometry of a stored image (h, w, ...) before any step: resized, pixel centres kept in place."""
     return Geometry(size, np.eye(3), _scale(size / shape[1], size / shape[0]), mask=mask)
 
@@ -64,12 +64,12 @@ def geometry(shape: tuple[int, ...], size: int, mask: np.ndarray | None = None) 
 
 def _flip_x(to: Geometry, p: float, rng: np.random.Generator) -> None:
     if rng.random() < p:
-        to.move(flips(to.size, x=True))
+        to.move(flip_matrix(to.size, x=True))
 
 
 def _flip_y(to: Geometry, p: float, rng: np.random.Generator) -> None:
     if rng.random() < p:
-        to.move(flips(to.size, y=True))
+        to.move(flip_matrix(to.size, y=True))
 
 
 def _turn(to: Geometry, p: float, rng: np.random.Generator) -> None:
@@ -80,7 +80,7 @@ def _turn(to: Geometry, p: float, rng: np.random.Generator) -> None:
 
 
 def _affine(to: Geometry, settings: Affine, rng: np.random.Generator) -> None:
-    """Rotation, shear, zoom and shift about the centre of the image."""
+    """Rotation, shear, zoom and shift about the center of the image."""
     drawn, angle = rng.random(), math.radians(rng.uniform(-settings.rotate, settings.rotate))
     shear = rng.uniform(-settings.shear, settings.shear)
     zoom = rng.uniform(*settings.zoom)
@@ -88,7 +88,7 @@ def _affine(to: Geometry, settings: Affine, rng: np.random.Generator) -> None:
     if drawn >= settings.p:
         return
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    to.move(about_centre(to.size, cos, cos * shear - sin, sin, sin * shear + cos, right, down))
+    to.move(linear_map_about_center(to.size, cos, cos * shear - sin, sin, sin * shear + cos, right, down))
 
 
 def _zoom_to_mask(to: Geometry, settings: ZoomToMask, rng: np.random.Generator) -> None:
@@ -138,8 +138,8 @@ def _between(nodes: np.ndarray, size: int) -> np.ndarray:
     return smooth[first : first + size, first : first + size]
 
 
-Draw = Callable[[Geometry, Any, np.random.Generator], None]
-STEPS: dict[str, Draw] = {
+DrawGeometry = Callable[[Geometry, Any, np.random.Generator], None]
+GEOMETRY_STEPS: dict[str, DrawGeometry] = {
     "hflip": _flip_x,
     "vflip": _flip_y,
     "turn": _turn,
@@ -153,18 +153,18 @@ STEPS: dict[str, Draw] = {
 # --- matrices ----------------------------------------------------------------------------------------------
 
 
-def flips(size: int, x: bool = False, y: bool = False) -> np.ndarray:
+def flip_matrix(size: int, x: bool = False, y: bool = False) -> np.ndarray:
     """The matrix that mirrors a square of `size` pixels: left and right, up and down."""
     return np.array([[-1 if x else 1, 0, (size - 1) * x], [0, -1 if y else 1, (size - 1) * y], [0, 0, 1.0]])
 
 
-def about_centre(
+def linear_map_about_center(
     size: int, xx: float, xy: float, yx: float, yy: float, right: float = 0.0, down: float = 0.0
 ) -> np.ndarray:
-    """The matrix of a linear map that leaves the centre of a square in its place, or moves it by (right, down)."""
-    centre = (size - 1) / 2
+    """The matrix of a linear map that leaves the center of a square in its place, or moves it by (right, down)."""
+    center = (size - 1) / 2
     return np.array(
-        [[xx, xy, centre + right - (xx + xy) * centre], [yx, yy, centre + down - (yx + yy) * centre], [0, 0, 1.0]]
+        [[xx, xy, center + right - (xx + xy) * center], [yx, yy, center + down - (yx + yy) * center], [0, 0, 1.0]]
     )
 
 
@@ -194,7 +194,7 @@ def resample(image: np.ndarray, by: Geometry, out: np.ndarray) -> None:
     """
     flat = out[:, :, 0] if out.shape[2] == 1 else out  # cv2 drops a single channel, and writes only to its own shape
     size = (by.size, by.size)
-    if by.bent is not None:
+    if by.displacement is not None:
         _put(cv2.remap(image, *_coordinates(by), cv2.INTER_LINEAR, dst=flat), flat)
     elif (order := _mirrored(by)) is not None:
         out[:] = order(resize_image(image, by.size))
@@ -207,7 +207,7 @@ def resample_mask(mask: np.ndarray | None, by: Geometry, out: np.ndarray) -> Non
     out[:] = 0
     if mask is None:
         return
-    if by.bent is not None or _mirrored(by) is not None:
+    if by.displacement is not None or _mirrored(by) is not None:
         whole = np.empty_like(out)
         resample(mask[:, :, None], by, whole)
         np.greater_equal(whole, ROUND, out=out.view(bool))
@@ -250,8 +250,8 @@ def _mirrored(by: Geometry) -> Callable[[np.ndarray], np.ndarray] | None:
 
 def _coordinates(by: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Where each pixel of the square lies in the stored image: x and y, float32 (size, size)."""
-    assert by.bent is not None
+    assert by.displacement is not None
     back = np.linalg.inv(by.matrix).astype(np.float32)
     line = np.arange(by.size, dtype=np.float32)
     x, y = (row[0] * line[None, :] + (row[1] * line + row[2])[:, None] for row in back[:2])
-    return x + by.bent[..., 0], y + by.bent[..., 1]
+    return x + by.displacement[..., 0], y + by.displacement[..., 1]

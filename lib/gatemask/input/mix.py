@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from gatemask.config import Mix
-from gatemask.input.augment import MIXED, Plan
+from gatemask.input.augment import BATCH_STEPS, AugmentationSteps
 
 
-class Mixed(NamedTuple):
+class ImageBatch(NamedTuple):
     """uint8 (b, s, s, c), uint8 (b, s, s, 1) 0 or 1 (None where they came as None), float32 (b, 1)."""
 
     images: np.ndarray
@@ -23,21 +23,21 @@ class Mixed(NamedTuple):
     labels: np.ndarray
 
 
-def needs_masks(steps: Plan) -> bool:
+def mixing_needs_masks(steps: AugmentationSteps) -> bool:
     """Whether labels will follow masks."""
     return any(name == "cutmix" for name, _ in steps)
 
 
-def mix(
-    images: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, steps: Plan, rng: np.random.Generator
-) -> Mixed:
+def mix_batch(
+    images: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, steps: AugmentationSteps, rng: np.random.Generator
+) -> ImageBatch:
     """Mix a batch as the `mixup` and `cutmix` among `steps` say.
 
     Args:
         images: uint8 (b, s, s, channels); left as they are.
         masks: uint8 (b, s, s, 1), 0 or 1; may be None without cutmix.
         labels: float32 (b, 1).
-        steps: of `augment.plan`.
+        steps: of `augmentation_steps`.
         rng: decides.
 
     Returns:
@@ -46,12 +46,12 @@ def mix(
         the same way, and the label says whether any mask can still be seen. Where that cannot be known, since an image
         of label 1 has no mask left (it vanished at this size, or was moved out of sight), nothing is pasted.
     """
-    chosen = [(name, settings) for name, settings in steps if name in MIXED]
+    chosen = [(name, settings) for name, settings in steps if name in BATCH_STEPS]
     count = len(images)
     if not chosen or count < 2:
-        return Mixed(images, masks, labels)
-    after = Mixed(images.copy(), None if masks is None else masks.copy(), labels.copy())
-    before, free = Mixed(images, masks, labels), np.ones(count, bool)
+        return ImageBatch(images, masks, labels)
+    after = ImageBatch(images.copy(), None if masks is None else masks.copy(), labels.copy())
+    before, free = ImageBatch(images, masks, labels), np.ones(count, bool)
     for name, settings in chosen:
         for one in range(count):
             drawn, other, share = rng.random(), (one + int(rng.integers(1, count))) % count, _share(settings, rng)
@@ -69,7 +69,7 @@ def _share(settings: Mix, rng: np.random.Generator) -> float:
     return float(rng.beta(settings.alpha, settings.alpha))
 
 
-def _blend(before: Mixed, after: Mixed, one: int, other: int, share: float) -> None:
+def _blend(before: ImageBatch, after: ImageBatch, one: int, other: int, share: float) -> None:
     """`share` of the image itself, the rest of the other."""
     target = after.images[one]
     target[:] = cv2.addWeighted(before.images[one], share, before.images[other], 1 - share, 0).reshape(target.shape)
@@ -78,7 +78,7 @@ def _blend(before: Mixed, after: Mixed, one: int, other: int, share: float) -> N
         np.maximum(before.masks[one], before.masks[other], out=after.masks[one])
 
 
-def _paste(before: Mixed, after: Mixed, one: int, other: int, share: float, place: np.ndarray) -> None:
+def _paste(before: ImageBatch, after: ImageBatch, one: int, other: int, share: float, place: np.ndarray) -> None:
     """A window of 1 - `share` of the area comes from the other image, from the same place."""
     assert before.masks is not None and after.masks is not None
     if any(before.labels[i, 0] > 0 and not before.masks[i].any() for i in (one, other)):

@@ -19,11 +19,11 @@ from gatemask import quiet
 from gatemask.config import Augment, Experiment
 from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
-from gatemask.input.augment import Plan, augment_into, plan
-from gatemask.input.decoding import Decoder, decoder
-from gatemask.input.mix import Mixed, mix, needs_masks
-from gatemask.input.sampling import sample
-from gatemask.input.threads import aligned, in_order
+from gatemask.input.augment import AugmentationSteps, augment_into, augmentation_steps
+from gatemask.input.decoding import Decoder, shared_decoder
+from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
+from gatemask.input.sampling import sample_epoch
+from gatemask.input.threads import aligned_empty, threaded_batches
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -32,7 +32,7 @@ Arrays = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
-class Source:
+class RecordSource:
     """What every batch is made from.
 
     Args:
@@ -46,16 +46,16 @@ class Source:
     examples: Sequence[Example]
     decoder: Decoder
     size: int
-    steps: Plan
+    steps: AugmentationSteps
     masks: bool
 
-    def begin(self, batch: int) -> Mixed:
+    def allocate(self, batch: int) -> ImageBatch:
         """Room for a batch."""
         side = (batch, self.size, self.size)
-        masks = aligned((*side, 1)) if self.masks else None
-        return Mixed(aligned((*side, self.decoder.channels)), masks, aligned((batch, 1), np.float32))
+        masks = aligned_empty((*side, 1)) if self.masks else None
+        return ImageBatch(aligned_empty((*side, self.decoder.channels)), masks, aligned_empty((batch, 1), np.float32))
 
-    def fill(self, room: Mixed, slot: int, index: int, rng: np.random.Generator) -> None:
+    def fill_slot(self, room: ImageBatch, slot: int, index: int, rng: np.random.Generator) -> None:
         """Put image `index`, changed as `rng` decides, into a slot of the batch."""
         example = self.examples[index]
         # To zoom in on a mask, one must be known, even where none is asked for in the end.
@@ -66,13 +66,13 @@ class Source:
         room.labels[slot] = example.label
 
 
-def source(
+def record_source(
     examples: Sequence[Example], exp: Experiment, channels: int, steps: Sequence[Augment], masks: bool | None = None
-) -> Source:
+) -> RecordSource:
     """What batches of an experiment are made from; masks where its targets or `steps` need them, or as told."""
-    chosen = plan(steps)
-    needed = exp.task == "mask" or needs_masks(chosen) if masks is None else masks
-    return Source(examples, decoder(channels, exp.input.size), exp.input.size, chosen, needed)
+    chosen = augmentation_steps(steps)
+    needed = exp.task == "mask" or mixing_needs_masks(chosen) if masks is None else masks
+    return RecordSource(examples, shared_decoder(channels, exp.input.size), exp.input.size, chosen, needed)
 
 
 def epoch_order(examples: Sequence[Example], exp: Experiment, batch: int, epoch: int, seed: int) -> np.ndarray:
@@ -84,7 +84,7 @@ def epoch_order(examples: Sequence[Example], exp: Experiment, batch: int, epoch:
         GatemaskError: there is nothing to train on, or the share of positives cannot be met.
     """
     labels = np.array([example.label for example in examples])
-    order = sample(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([seed, epoch]))
+    order = sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([seed, epoch]))
     if not len(order):
         raise GatemaskError("There is nothing to train on.", received=f"{len(examples)} images in the training folds")
     return np.resize(order, max(1, len(order) // batch) * batch)
@@ -116,9 +116,9 @@ def training_batches(
 
     Returns:
         A dataset of known length and static shapes. Targets are masks, uint8 (b, s, s, 1), 0 or 1, for a mask
-        network, and labels, float32 (b, 1), for a gate. An image that cannot be decoded raises: see `own_errors`.
+        network, and labels, float32 (b, 1), for a gate. An image that cannot be decoded raises: see `original_errors`.
     """
-    chosen = source(examples, exp, channels, exp.augment)
+    chosen = record_source(examples, exp, channels, exp.augment)
     numbers = range(start, len(order) // batch if stop is None else stop)
 
     def make() -> Iterator[Arrays]:
@@ -128,21 +128,21 @@ def training_batches(
 
 
 def _training(
-    chosen: Source, exp: Experiment, order: np.ndarray, batch: int, seed: tuple[int, int], numbers: range
+    chosen: RecordSource, exp: Experiment, order: np.ndarray, batch: int, seed: tuple[int, int], numbers: range
 ) -> Generator[Arrays, None, None]:
-    def fill(room: Mixed, number: int, slots: range) -> None:
+    def fill(room: ImageBatch, number: int, slots: range) -> None:
         for slot in slots:
             position = number * batch + slot
-            chosen.fill(room, slot, int(order[position]), np.random.default_rng([*seed, position]))
+            chosen.fill_slot(room, slot, int(order[position]), np.random.default_rng([*seed, position]))
 
-    def finish(room: Mixed, number: int) -> Arrays:
+    def finish(room: ImageBatch, number: int) -> Arrays:
         if room.masks is not None and exp.task == "mask":
             return room.images, room.masks
         # Four numbers: an image's own generator has three.
-        mixed = mix(*room, chosen.steps, np.random.default_rng([*seed, number, 1]))
+        mixed = mix_batch(*room, chosen.steps, np.random.default_rng([*seed, number, 1]))
         return mixed.images, mixed.labels
 
-    return in_order(numbers, batch, lambda number: chosen.begin(batch), fill, finish, exp.runtime.workers)
+    return threaded_batches(numbers, batch, lambda number: chosen.allocate(batch), fill, finish, exp.runtime.workers)
 
 
 def evaluation_dataset(examples: Sequence[Example], exp: Experiment, channels: int, batch: int) -> tf.data.Dataset:
@@ -164,19 +164,19 @@ def evaluation_batches(
     Images and targets are as those of `training_batches`. The padding repeats the last image and carries weight 0;
     weights are float32 (b,).
     """
-    chosen = source(examples, exp, channels, [])
+    chosen = record_source(examples, exp, channels, [])
     last = len(examples) - 1
 
-    def fill(room: Mixed, number: int, slots: range) -> None:
+    def fill(room: ImageBatch, number: int, slots: range) -> None:
         for slot in slots:
-            chosen.fill(room, slot, min(number * batch + slot, last), np.random.default_rng(0))
+            chosen.fill_slot(room, slot, min(number * batch + slot, last), np.random.default_rng(0))
 
-    def finish(room: Mixed, number: int) -> Arrays:
+    def finish(room: ImageBatch, number: int) -> Arrays:
         weights = (np.arange(number * batch, (number + 1) * batch) <= last).astype(np.float32)
         return room.images, room.labels if room.masks is None else room.masks, weights
 
     numbers = range(-(-len(examples) // batch))
-    return in_order(numbers, batch, lambda number: chosen.begin(batch), fill, finish, exp.runtime.workers)
+    return threaded_batches(numbers, batch, lambda number: chosen.allocate(batch), fill, finish, exp.runtime.workers)
 
 
 def _signature(exp: Experiment, channels: int, batch: int) -> tuple[Any, Any]:
@@ -216,7 +216,7 @@ def _noting(batches: Iterator[Arrays]) -> Iterator[Arrays]:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
+def original_errors() -> Iterator[None]:
     """TensorFlow turns whatever a dataset raises into an error of its own, with a traceback in it: around `fit` and
     `evaluate`, this raises the GatemaskError that was meant."""
     with _lock:

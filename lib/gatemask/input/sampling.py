@@ -8,7 +8,9 @@ from gatemask.config import Sampling
 from gatemask.errors import GatemaskError
 
 
-def sample(labels: np.ndarray, sampling: Sampling, epoch: int, epochs: int, rng: np.random.Generator) -> np.ndarray:
+def sample_epoch(
+    labels: np.ndarray, sampling: Sampling, epoch: int, epochs: int, rng: np.random.Generator
+) -> np.ndarray:
     """The images of one epoch, in order.
 
     Args:

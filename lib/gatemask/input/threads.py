@@ -19,7 +19,7 @@ Batch = TypeVar("Batch")
 Made = TypeVar("Made")
 
 
-def in_order(
+def threaded_batches(
     numbers: range,
     images: int,
     begin: Callable[[int], Batch],
@@ -66,7 +66,7 @@ def _ready(waiting: deque[tuple[int, Batch, list[Future[None]]]], finish: Callab
     return finish(batch, number)
 
 
-def aligned(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
+def aligned_empty(shape: tuple[int, ...], dtype: type = np.uint8) -> np.ndarray:
     """An array as TensorFlow wants it, so that nothing is copied on the way; its contents are whatever was there."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + ALIGNED, np.uint8)

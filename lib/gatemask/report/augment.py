@@ -14,7 +14,7 @@ from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.input import pipeline
-from gatemask.input.mix import Mixed, mix
+from gatemask.input.mix import ImageBatch, mix_batch
 from gatemask.plots import style
 from gatemask.project import Project
 from gatemask.training.trainer import reads
@@ -52,23 +52,23 @@ def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
     return [*with_mask[:half], *without[: count - len(with_mask[:half])]]
 
 
-def versions(examples: list[Example], exp: Experiment, channels: int) -> list[Mixed]:
+def versions(examples: list[Example], exp: Experiment, channels: int) -> list[ImageBatch]:
     """The images as one batch, plain, and as each of the first epochs would make it: masks always included."""
     return [
-        _batch(pipeline.source(examples, exp, channels, steps, masks=True), exp.seed, epoch)
+        _batch(pipeline.record_source(examples, exp, channels, steps, masks=True), exp.seed, epoch)
         for epoch, steps in enumerate([[], *[exp.augment] * VERSIONS])
     ]
 
 
-def _batch(source: pipeline.Source, seed: int, epoch: int) -> Mixed:
+def _batch(source: pipeline.RecordSource, seed: int, epoch: int) -> ImageBatch:
     count = len(source.examples)
-    room = source.begin(count)
+    room = source.allocate(count)
     for slot in range(count):
-        source.fill(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
-    return mix(*room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
+        source.fill_slot(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
+    return mix_batch(*room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
 
 
-def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[Mixed]) -> None:
+def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[ImageBatch]) -> None:
     drawn, axes = style.figure(1.7 * len(columns), 1.85 * len(examples), len(examples), len(columns), squeeze=False)
     for column, batch in enumerate(columns):
         for row, example in enumerate(examples):

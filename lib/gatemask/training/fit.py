@@ -139,7 +139,7 @@ def _leg(
     frozen = job.frozen(epoch)
     batches = pipeline.training_batches(training, job.exp, job.comp.image.channels, order, job.batch, epoch, seed, *leg)
     watch = _watch(tick)
-    with trainable(job, frozen), pipeline.own_errors():
+    with trainable(job, frozen), pipeline.original_errors():
         fitted = job.steps[frozen].fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
     loss = float(fitted.history["loss"][0])
     if not math.isfinite(loss) or watch.bad:
@@ -202,7 +202,7 @@ def evaluate(job: Job, validation: list[Example]) -> dict[str, float]:
     from gatemask.input import pipeline
 
     batches = pipeline.evaluation_dataset(validation, job.exp, job.comp.image.channels, job.batch)
-    with pipeline.own_errors():
+    with pipeline.original_errors():
         found = job.evaluator.evaluate(batches, verbose=0, return_dict=True)
     scores = {name: float(value) for name, value in found.items() if name != "loss"}
     if bad := [name for name, value in scores.items() if not math.isfinite(value)]:

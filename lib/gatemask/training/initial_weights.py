@@ -42,7 +42,7 @@ def starting_weights(project: Project, exp: Experiment, fold: int) -> Start:
         return Start("published", identity=wanted)  # their packages check them by hash
     if wanted.startswith("run:"):
         return _of_run(project, exp, wanted.removeprefix("run:"), fold)
-    path = encoder_weights.find(exp.model, project.root)
+    path = encoder_weights.find_weights_file(exp.model, project.root)
     assert path is not None
     if (stamp := path.with_name("result.json")).exists() and "fold" in read_json(stamp):
         raise GatemaskError(

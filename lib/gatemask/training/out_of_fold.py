@@ -58,19 +58,19 @@ def _write_maps(job: Job, validation: list[Example], ids: list[str], path: Path)
 
 def _predictions(job: Job, validation: list[Example]) -> Iterator[np.ndarray]:
     """float32 predictions of each batch, without its padding; of views kept apart, those after the average."""
-    from gatemask.builders.prediction import predict, predict_apart, views
+    from gatemask.builders.prediction import build_views, predict_averaged, predict_per_view
     from gatemask.input import pipeline
 
     exp = job.exp
-    forward, seen = _Forward(job), views(exp.tta, exp.augment, exp.input.size)
+    forward, seen = _Forward(job), build_views(exp.tta, exp.augment, exp.input.size)
 
     def both(images: np.ndarray) -> np.ndarray:
-        return np.concatenate(predict_apart(forward, images, seen), axis=3)
+        return np.concatenate(predict_per_view(forward, images, seen), axis=3)
 
     batches = pipeline.evaluation_batches(validation, exp, job.comp.image.channels, job.batch)
     total, at = -(-len(validation) // job.batch), 0
     for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
-        found = (both(images) if exp.tta_apart else predict(forward, images, seen))[weights > 0]
+        found = (both(images) if exp.tta_apart else predict_averaged(forward, images, seen))[weights > 0]
         _refuse_nan(found, [example.image_id for example in validation[at : at + len(found)]], exp.name)
         at += len(found)
         yield found

@@ -68,9 +68,9 @@ def assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
 @contextmanager
 def averaged(model: Any) -> Iterator[None]:
     """The model with the moving averages of its weights in their place, where its optimizer keeps some."""
-    from gatemask.builders.optimizers import averages
+    from gatemask.builders.optimizers import averaged_weights
 
-    found = averages(model.optimizer)
+    found = averaged_weights(model.optimizer)
     if not found:
         yield
         return

@@ -109,7 +109,7 @@ def ready(job: Job) -> None:
     from gatemask.training import runtime
 
     runtime.insist(job.exp.runtime)
-    encoder_weights.find(
+    encoder_weights.find_weights_file(
         job.exp.model, job.project.root
     )  # downloads them, or says what is missing, before anything else
     job.devices = runtime.start(job.exp.runtime)
@@ -117,13 +117,13 @@ def ready(job: Job) -> None:
 
     exp = job.exp
     with job.devices.scope():
-        job.network = models.build(exp.model, exp.input.size, job.comp.image.channels, len(job.comp.classes))
+        job.network = models.build_network(exp.model, exp.input.size, job.comp.image.channels, len(job.comp.classes))
         options = {"jit_compile": job.devices.backend == "jax"}  # TensorFlow without XLA was the fastest on a CPU
         for frozen in [True, False] if exp.freeze else [False]:
             job.steps[frozen] = _step(job, frozen, options)
         job.evaluator = job.network.predict
-        loss = losses.Sum(exp.loss, exp.label_smoothing)
-        measured = [metrics.MeanLoss(loss.call), *metrics.build(exp.task)]
+        loss = losses.WeightedLoss(exp.loss, exp.label_smoothing)
+        measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task)]
         job.evaluator.compile(None, loss=loss, weighted_metrics=measured, **options)  # Keras insists on a loss
     job.fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in job.steps.items()}
     _built.clear()
@@ -151,7 +151,7 @@ def _step(job: Job, frozen: bool, options: dict[str, Any]) -> Any:
     exp = job.exp
     model = step.training_model(job.network, exp)
     with trainable(job, frozen, model):
-        optimizer = optimizers.build(
+        optimizer = optimizers.build_optimizer(
             exp.optimizer, schedules.learning_rate(exp.schedule, 0, exp.epochs), exp.runtime.precision
         )
         # Built before the first step: variables that appear while a step is traced make TensorFlow trace it twice.
@@ -196,17 +196,17 @@ def begin_fold(job: Job, fold: int) -> int:
 
     seed = job.exp.seed * 1000 + fold
     model = job.steps[False]
-    state.assign(state.variables(model), models.initial(model, seed))
+    state.assign(state.variables(model), models.draw_initial_weights(model, seed))
     for frozen, step in job.steps.items():
         state.assign(step.optimizer.variables, job.fresh[frozen])
     start = job.start(fold)
     if start.kind == "none":
         return seed
-    path = start.path or encoder_weights.find(job.exp.model, job.project.root)
+    path = start.path or encoder_weights.find_weights_file(job.exp.model, job.project.root)
     assert path is not None
     if start.kind == "run":
-        loaded = encoder_weights.load_run(job.network, path)
+        loaded = encoder_weights.load_run_weights(job.network, path)
     else:
-        loaded = encoder_weights.load(job.network, job.exp.model, path, job.comp.image.channels)
+        loaded = encoder_weights.load_encoder_weights(job.network, job.exp.model, path, job.comp.image.channels)
     say(f"{job.exp.name} fold {fold}: starts from {path}, {loaded}")
     return seed

@@ -124,7 +124,7 @@ def trainable(network: Any) -> Any:
 
     exp = steps.experiment("unet")
     model = step.training_model(network, exp)
-    optimizer = optimizers.build(exp.optimizer, 1e-3)
+    optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(model.trainable_variables)
     model.compile(optimizer=optimizer)
     return model

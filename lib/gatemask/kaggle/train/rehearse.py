@@ -95,7 +95,7 @@ def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
     if on_tpu:
         changes["runtime"] = exp.runtime.model_copy(update={"backend": "jax"})
     published = exp.model.weights in ("imagenet", "noisy-student")
-    missing = published and encoder_weights.find(exp.model, project.root, download=False) is None
+    missing = published and encoder_weights.find_weights_file(exp.model, project.root, download=False) is None
     if missing or exp.model.weights.startswith("run:"):
         say(f"The rehearsal does without the weights '{exp.model.weights}'.")
         changes["model"] = exp.model.model_copy(update={"weights": "none"})
