@@ -10,15 +10,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gatemask import quiet
 from gatemask.builders import encoder_weights
-from gatemask.builders.published_weights import PARAMETERS, PUBLISHED, Published
-from gatemask.config import Encoder, Model
+from gatemask.config import ENCODERS, Model, PublishedWeights
 from gatemask.errors import GatemaskError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -47,7 +46,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("GATEMASK_WEIGHTS", raising=False)
     monkeypatch.setattr(encoder_weights, "KAGGLE", tmp_path / "kaggle")
     digest = hashlib.md5(CONTENT).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", "http://127.0.0.1:9/", digest)})
+    monkeypatch.setitem(
+        ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", "http://127.0.0.1:9/", digest)
+    )
     return tmp_path / "project"
 
 
@@ -136,18 +137,18 @@ def server(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
 def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     digest = hashlib.new(kind, CONTENT).hexdigest()
-    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, digest)})
+    monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", server, digest))
     path = encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert path == project / "data" / "weights" / "r.h5"
     assert path.read_bytes() == CONTENT
-    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", "http://127.0.0.1:9/", digest)})
+    monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", "http://127.0.0.1:9/", digest))
     assert encoder_weights.find_weights_file(config(weights="imagenet"), project) == path, (
         "the second time without a network"
     )
 
 
 def test_a_download_of_something_else_is_not_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PUBLISHED, "resnet18", {"imagenet": Published("r.h5", server, "0" * 64)})
+    monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", server, "0" * 64))
     with pytest.raises(GatemaskError, match="not the published file"):
         encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert [path for path in project.rglob("*") if path.is_file()] == []
@@ -270,10 +271,10 @@ def test_kernels_are_inflated_in_turn() -> None:
 
 
 def test_every_encoder_has_published_weights_and_a_count() -> None:
-    assert set(PUBLISHED) == set(PARAMETERS) == set(get_args(Encoder))
-    assert len(set(PARAMETERS.values())) == len(PARAMETERS), "counts tell files apart"
-    assert {name for name, files in PUBLISHED.items() if "noisy-student" in files} == {
-        name for name in get_args(Encoder) if name.startswith("efficientnet")
+    counts = [encoder.parameters for encoder in ENCODERS.values()]
+    assert len(set(counts)) == len(counts), "counts tell files apart"
+    assert {name for name, encoder in ENCODERS.items() if "noisy-student" in encoder.weights} == {
+        name for name in ENCODERS if name.startswith("efficientnet")
     }
 
 
@@ -302,9 +303,9 @@ def check_published(encoder: str) -> None:
         bridge.encoder_factory().get_backbone(
             encoder, input_shape=(224, 224, 3), weights="imagenet", include_top=False, **modules
         )
-    mine = PUBLISHED[encoder]["imagenet"]
+    mine = ENCODERS[encoder].weights["imagenet"]
     assert asked.value.args == (mine.file, mine.url, mine.hash)
-    assert counts == [PARAMETERS[encoder]]
+    assert counts == [ENCODERS[encoder].parameters]
     keras.backend.clear_session()
 
 
@@ -314,7 +315,7 @@ def test_the_table_says_what_the_packages_ask_for(encoder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", get_args(Encoder))
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_table_holds_and_legacy_files_load_for_every_encoder(tmp_path: Path, encoder: str) -> None:
     check_published(encoder)
     command = [sys.executable, str(HERE / "legacy.py"), str(tmp_path), encoder]

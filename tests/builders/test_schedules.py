@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
+from gatemask import config as schema
 from gatemask import quiet
 from gatemask.builders.schedules import SCHEDULES, learning_rate
-from gatemask.config import Optimizer, Schedule, schema
+from gatemask.config import Optimizer, Schedule
 
 
 def test_the_seed_solution_s_schedule() -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from gatemask.config import schema
+from gatemask import config as schema
 from gatemask.report import builders
 
 ROOT = Path(__file__).resolve().parents[2]

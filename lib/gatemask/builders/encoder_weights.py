@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatemask.builders.published_weights import PARAMETERS, PUBLISHED, Published
+from gatemask.config import ENCODERS, PublishedWeights
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
@@ -51,7 +51,7 @@ def find_weights_file(config: Model, root: Path, download: bool = True) -> Path 
     """
     if config.weights == "none" or config.weights.startswith("run:"):
         return None
-    if published := PUBLISHED[config.encoder].get(config.weights):
+    if published := ENCODERS[config.encoder].weights.get(config.weights):
         return _offline(published, root) or (_fetch(published, root) if download else None)
     for path in (Path(config.weights).expanduser(), root / config.weights):
         if path.is_file():
@@ -60,7 +60,7 @@ def find_weights_file(config: Model, root: Path, download: bool = True) -> Path 
         "There is no such weights file.",
         where="model.weights",
         received=config.weights,
-        expected=f"none, run:NAME, {', '.join(PUBLISHED[config.encoder])}, or the path of an .h5 file",
+        expected=f"none, run:NAME, {', '.join(ENCODERS[config.encoder].weights)}, or the path of an .h5 file",
         do="Download it once and name its path.",
     )
 
@@ -71,7 +71,7 @@ def weights_folders(root: Path) -> list[Path]:
     return [*named, root / "data" / "weights", Path.home() / ".keras" / "models"]
 
 
-def _offline(published: Published, root: Path) -> Path | None:
+def _offline(published: PublishedWeights, root: Path) -> Path | None:
     places = [folder / published.file for folder in weights_folders(root)]
     found = next((path for path in places if path.is_file()), None)
     if found is None and KAGGLE.is_dir():
@@ -87,16 +87,16 @@ def _offline(published: Published, root: Path) -> Path | None:
     return found
 
 
-def _digest(path: Path, published: Published) -> str:
+def _digest(path: Path, published: PublishedWeights) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "md5" if len(published.hash or "") == 32 else "sha256").hexdigest()
 
 
-def _whole(path: Path, published: Published) -> bool:
+def _whole(path: Path, published: PublishedWeights) -> bool:
     return published.hash is None or _digest(path, published) == published.hash
 
 
-def _fetch(published: Published, root: Path) -> Path:
+def _fetch(published: PublishedWeights, root: Path) -> Path:
     """Download into <root>/data/weights; nothing that is not whole takes the file's name."""
     path = root / "data" / "weights" / published.file
     say(f"downloading {published.url} into {path.parent}")
@@ -113,7 +113,7 @@ def _fetch(published: Published, root: Path) -> Path:
         ) from None
 
 
-def _download(published: Published, path: Path) -> None:
+def _download(published: PublishedWeights, path: Path) -> None:
     with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as answer, path.open("wb") as file:
         while part := answer.read(1 << 20):
             file.write(part)
@@ -270,5 +270,5 @@ def _own_shapes(model: Any) -> list[tuple[int, ...]]:
 def _whose(group: Any) -> str:
     """What a file that does not fit seems to be, by the number of its parameters."""
     count = int(sum(np.prod(shape) for shape in _shapes(group)))
-    known = {number: name for name, number in PARAMETERS.items()}
+    known = {encoder.parameters: name for name, encoder in ENCODERS.items()}
     return f"weights of {known[count]}" if count in known else f"{count:,} parameters of something else"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import keras
 from keras import ops
 
-from gatemask.config import LossName, LossPart
+from gatemask.config import CROSS_ENTROPIES, LossName, LossPart
 
-CROSS_ENTROPIES = ("bce", "focal")
 TINY = 1e-7  # probabilities are kept so far from 0 and 1 where a logarithm is taken
 
 
@@ -75,14 +74,7 @@ def lovasz(truth: Any, probability: Any) -> Any:
     return ops.sum(ops.relu(errors) * ops.stop_gradient(steps), axis=1)
 
 
-LOSSES: dict[LossName, Callable[..., Any]] = {
-    "bce": bce,
-    "focal": focal,
-    "dice": dice,
-    "dice_batch": dice_batch,
-    "tversky": tversky,
-    "lovasz": lovasz,
-}
+LOSSES: dict[LossName, Callable[..., Any]] = {name: globals()[name] for name in get_args(LossName)}
 
 
 class WeightedLoss(keras.losses.Loss):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
 from gatemask.builders.initializers import assign_variables, draw_initial_weights
-from gatemask.config import Model
+from gatemask.config import Architecture, Model
 from gatemask.errors import GatemaskError
 
 __all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "draw_initial_weights"]
@@ -222,4 +222,4 @@ def _probability(logit: Any, name: str) -> Any:
 
 
 Architect = Callable[[Model, Any, Any, int], tuple[bridge.NestedEncoder, dict[str, Any]]]
-ARCHITECTURES: dict[str, Architect] = {"gate": gate, "unet": unet, "unetpp": unetpp, "fpn": fpn, "linknet": linknet}
+ARCHITECTURES: dict[Architecture, Architect] = {name: globals()[name] for name in get_args(Architecture)}

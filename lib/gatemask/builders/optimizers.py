@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import keras
 from keras import ops
@@ -11,7 +11,7 @@ from keras import ops
 from gatemask.config import Optimizer, OptimizerName
 
 
-class RectifiedAdam(keras.optimizers.Optimizer):
+class RAdam(keras.optimizers.Optimizer):
     """Adam whose steps wait until their variance is known (RAdam, Liu 2019).
 
     While the length of the approximated moving average is at most 4, the step is that of momentum alone;
@@ -71,20 +71,9 @@ class KeepsWeights:
         """Nothing."""
 
 
+_CLASSES = {kind.__name__.lower(): kind for kind in (*vars(keras.optimizers).values(), RAdam) if isinstance(kind, type)}
 OPTIMIZERS: dict[OptimizerName, type[keras.optimizers.Optimizer]] = {
-    "adadelta": keras.optimizers.Adadelta,
-    "adafactor": keras.optimizers.Adafactor,
-    "adagrad": keras.optimizers.Adagrad,
-    "adam": keras.optimizers.Adam,
-    "adamax": keras.optimizers.Adamax,
-    "adamw": keras.optimizers.AdamW,
-    "ftrl": keras.optimizers.Ftrl,
-    "lamb": keras.optimizers.Lamb,
-    "lion": keras.optimizers.Lion,
-    "nadam": keras.optimizers.Nadam,
-    "radam": RectifiedAdam,
-    "rmsprop": keras.optimizers.RMSprop,
-    "sgd": keras.optimizers.SGD,
+    name: _CLASSES[name] for name in get_args(OptimizerName)
 }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import get_args
 
-from gatemask.config import Schedule
+from gatemask.config import Schedule, ScheduleName
 
 Scores = Sequence[float]
 
@@ -63,9 +64,6 @@ def plateau(config: Schedule, epoch: int, epochs: int, scores: Scores) -> float:
     return rate
 
 
-SCHEDULES: dict[str, Callable[[Schedule, int, int, Scores], float]] = {
-    "constant": constant,
-    "cosine": cosine,
-    "plateau": plateau,
-    "warmup_hold_decay": warmup_hold_decay,
+SCHEDULES: dict[ScheduleName, Callable[[Schedule, int, int, Scores], float]] = {
+    name: globals()[name] for name in get_args(ScheduleName)
 }

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
-
-MetricName = Literal["mean_dice", "dice_positives", "global_dice", "mean_iou", "mean_precision"]
+from gatemask.config.names import MetricName
 
 
 class Rle(Strict):

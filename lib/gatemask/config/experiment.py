@@ -1,72 +1,23 @@
-"""Keys of an experiment YAML, with their defaults.
-
-Names of builders are listed here, so that a misspelt one is rejected before anything heavy is imported. A test
-compares these lists with the builders themselves.
-"""
+"""Keys of an experiment YAML, with their defaults."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
-
-# What segmentation-models offers; the EfficientNets are the house's own choice.
-Encoder = Literal[
-    "efficientnetb0",
-    "efficientnetb1",
-    "efficientnetb2",
-    "efficientnetb3",
-    "efficientnetb4",
-    "efficientnetb5",
-    "efficientnetb6",
-    "efficientnetb7",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "resnet152",
-    "resnext50",
-    "resnext101",
-    "seresnet18",
-    "seresnet34",
-    "seresnet50",
-    "seresnet101",
-    "seresnet152",
-    "seresnext50",
-    "seresnext101",
-    "senet154",
-    "densenet121",
-    "densenet169",
-    "densenet201",
-    "inceptionv3",
-    "inceptionresnetv2",
-    "mobilenet",
-    "mobilenetv2",
-    "vgg16",
-    "vgg19",
-]
-Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet"]
-LossName = Literal["bce", "focal", "dice", "dice_batch", "tversky", "lovasz"]
-GATE_LOSSES = ("bce", "focal")  # the others compare shapes
-OptimizerName = Literal[
-    "adadelta",
-    "adafactor",
-    "adagrad",
-    "adam",
-    "adamax",
-    "adamw",
-    "ftrl",
-    "lamb",
-    "lion",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "sgd",
-]
-ScheduleName = Literal["constant", "cosine", "plateau", "warmup_hold_decay"]
+from gatemask.config.encoders import ENCODERS
+from gatemask.config.names import (
+    CROSS_ENTROPIES,
+    LOSS_OPTIONS,
+    Architecture,
+    Encoder,
+    LossName,
+    OptimizerName,
+    ScheduleName,
+)
 
 
 class Model(Strict):
@@ -98,7 +49,7 @@ class Model(Strict):
             raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
         if self.block == "transpose" and self.name in ("gate", "fpn"):
             raise ValueError(f"model.block belongs to unet, unetpp and linknet: '{self.name}' has no such blocks")
-        if self.weights == "noisy-student" and not self.encoder.startswith("efficientnet"):
+        if self.weights == "noisy-student" and self.weights not in ENCODERS[self.encoder].weights:
             raise ValueError(f"there are noisy-student weights for EfficientNets only, not for '{self.encoder}'")
         if (other := encoder_in_name(self.weights)) not in (None, self.encoder):
             raise ValueError(
@@ -114,7 +65,7 @@ def encoder_in_name(weights: str) -> str | None:
         return None
     word = Path(weights).name.lower().replace("-", "").replace("_", "")
     # Of names that contain each other (resnet50 in seresnet50) the longest is meant.
-    found = [name for name in get_args(Encoder) if name in word]
+    found = [name for name in ENCODERS if name in word]
     return max(found, key=len) if found else None
 
 
@@ -249,9 +200,6 @@ class LossPart(Strict):
     gamma: Annotated[float, Field(ge=0)] | None = Field(None, description="focal: 2 by default")
     alpha: Positive | None = Field(None, description="tversky: price of a false positive, 0.3 by default")
     beta: Positive | None = Field(None, description="tversky: price of a false negative, 0.7 by default")
-
-
-LOSS_OPTIONS: dict[str, tuple[str, ...]] = {"focal": ("gamma",), "tversky": ("alpha", "beta")}
 
 
 class Optimizer(Strict):
@@ -407,15 +355,15 @@ class Experiment(Strict):
         gate = self.task == "gate"
         if gate != (self.model.name == "gate"):
             raise ValueError(f"a {self.task} experiment cannot have the model '{self.model.name}'")
-        if gate and (shapes := [name for name in self.loss if name not in GATE_LOSSES]):
-            raise ValueError(f"'{shapes[0]}' is a loss for masks; a gate takes {' or '.join(GATE_LOSSES)}")
+        if gate and (shapes := [name for name in self.loss if name not in CROSS_ENTROPIES]):
+            raise ValueError(f"'{shapes[0]}' is a loss for masks; a gate takes {' or '.join(CROSS_ENTROPIES)}")
         if gate != (self.monitor == "auc"):
             raise ValueError(f"a {self.task} experiment cannot monitor '{self.monitor}'")
         if not gate and (
             mixed := [name for step in self.augment for name in ("mixup", "cutmix") if getattr(step, name)]
         ):
             raise ValueError(f"'{mixed[0]}' mixes labels and belongs to gates")
-        if self.label_smoothing and not set(self.loss) & {"bce", "focal"}:
+        if self.label_smoothing and not set(self.loss) & set(CROSS_ENTROPIES):
             raise ValueError("label_smoothing is for bce and focal, and the loss has neither")
         if any(view.random for view in self.tta) and not self.augment:
             raise ValueError("random views in 'tta' are drawn from 'augment', which is empty")

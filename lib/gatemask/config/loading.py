@@ -13,7 +13,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gatemask.config import Competition, Ensemble, Experiment
+from gatemask.config.competition import Competition
+from gatemask.config.ensemble import Ensemble
+from gatemask.config.experiment import Experiment
 from gatemask.errors import GatemaskError, nearest
 
 Key = tuple[str | int, ...]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from gatemask.config import METRIC_TITLES
+
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -36,24 +38,24 @@ def dice_of_masks(truth: np.ndarray, mask: np.ndarray) -> float:
     return float(dice(float((truth & mask).sum()), float(mask.sum()), float(truth.sum())))
 
 
-def _mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As SIIM-ACR counts: empty on both sides scores 1, on one side 0 (by the formula itself)."""
     found = dice(intersection, area, truth)
     return found, np.ones_like(found)
 
 
-def _dice_positives(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def dice_positives(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean Dice of the images that have a mask; the others do not count."""
     present = (truth > 0).astype(float)
     return present * dice(intersection, area, truth), present
 
 
-def _global_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def global_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One Dice over the pixels of all images together."""
     return 2.0 * intersection, area + truth
 
 
-def _mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Intersection over union of each image; empty on both sides scores 1."""
     union = area + truth - intersection
     both_empty = union == 0
@@ -61,7 +63,7 @@ def _mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> 
     return found, np.ones_like(found)
 
 
-def _mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As TGS Salt counted, one object an image: the share of IoU thresholds 0.5, 0.55, ... 0.95 that are exceeded."""
     union = area + truth - intersection
     # In twentieths, so that an IoU of exactly one half is not above one half.
@@ -70,21 +72,9 @@ def _mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarra
     return found, np.ones_like(found)
 
 
-# What a competition.yaml may name as `metric`.
-METRICS: dict[str, Metric] = {
-    "mean_dice": _mean_dice,
-    "dice_positives": _dice_positives,
-    "global_dice": _global_dice,
-    "mean_iou": _mean_iou,
-    "mean_precision": _mean_precision,
-}
-TITLES = {
-    "mean_dice": "Dice",
-    "dice_positives": "Dice of positives",
-    "global_dice": "global Dice",
-    "mean_iou": "IoU",
-    "mean_precision": "mean precision over IoU",
-}
+# What a competition.yaml may name as `metric`: the function of that name, and how it is shown.
+TITLES = METRIC_TITLES
+METRICS: dict[str, Metric] = {name: globals()[name] for name in METRIC_TITLES}
 
 
 def total(worth: np.ndarray, weight: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from gatemask import config
-from gatemask.builders.published_weights import PARAMETERS, PUBLISHED
 from gatemask.files import write_text
 
 BUILDERS = Path(__file__).parents[1] / "builders"
@@ -28,15 +27,13 @@ names that their packages gave them; where they are not, they are downloaded int
 checked against the published hash. Without internet, put the file into one of these folders. `weights:` may name a
 file too: an encoder of older Keras (.h5), or an encoder or a whole network of ours (.weights.h5).
 """
-# Where a name of the schema is not the name of a function or class of its module.
-CLASSES = {"radam": "RectifiedAdam"}
 
 
 def builders() -> dict[str, Any]:
     """Sections of rows: models, encoders, losses, ..., each a list of name, text and options."""
-    published = {name: ", ".join(files) for name, files in PUBLISHED.items()}
     encoders = [
-        {"name": name, "parameters": PARAMETERS[name], "weights": published[name]} for name in get_args(config.Encoder)
+        {"name": name, "parameters": encoder.parameters, "weights": ", ".join(encoder.weights)}
+        for name, encoder in config.ENCODERS.items()
     ]
     return {
         "models": [_row(name, _first_line("models.py", name)) for name in get_args(config.Architecture)],
@@ -52,8 +49,7 @@ def builders() -> dict[str, Any]:
             _row("dice, dice_positives", _first_line("metrics.py", "BestThresholdDice")),
         ],
         "optimizers": [
-            _row(name, _first_line("optimizers.py", CLASSES[name]) if name in CLASSES else "Keras's own.")
-            for name in get_args(config.OptimizerName)
+            _row(name, _first_line("optimizers.py", name) or "Keras's own.") for name in get_args(config.OptimizerName)
         ],
         "optimizer": _fields(config.Optimizer, {"name"}),
         "schedules": [_row(name, _first_line("schedules.py", name)) for name in get_args(config.ScheduleName)],
@@ -110,8 +106,9 @@ def _row(name: str, text: str, options: str | None = None) -> dict[str, Any]:
 def _first_line(file: str, name: str) -> str:
     """How the docstring of a function or class in a builders' module begins."""
     tree = ast.parse((BUILDERS / file).read_text(encoding="utf-8"))
-    found = next(n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name)
-    return _paragraph(ast.get_docstring(found))
+    names = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    documented = next((node for node in names if name in (node.name, node.name.lower())), None)
+    return _paragraph(ast.get_docstring(documented)) if documented else ""
 
 
 def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[dict[str, Any]]:

@@ -1,0 +1,48 @@
+"""Names of builders and metrics that a YAML may use: the only list of each.
+
+The schema validates against these lists, so that a misspelled name is rejected before anything heavy is imported.
+Builders and metrics look up the function or class of the same name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from gatemask.config.encoders import ENCODERS
+
+# In tables and figures each metric is shown under its title.
+METRIC_TITLES = {
+    "mean_dice": "Dice",
+    "dice_positives": "Dice of positives",
+    "global_dice": "global Dice",
+    "mean_iou": "IoU",
+    "mean_precision": "mean precision over IoU",
+}
+
+Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet"]
+LossName = Literal["bce", "focal", "dice", "dice_batch", "tversky", "lovasz"]
+CROSS_ENTROPIES: tuple[LossName, ...] = ("bce", "focal")  # the other losses compare shapes, so gates cannot use them
+LOSS_OPTIONS: dict[LossName, tuple[str, ...]] = {"focal": ("gamma",), "tversky": ("alpha", "beta")}
+OptimizerName = Literal[
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "ftrl",
+    "lamb",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+]
+ScheduleName = Literal["constant", "cosine", "plateau", "warmup_hold_decay"]
+
+if TYPE_CHECKING:  # type checkers cannot read a Literal from a table
+    Encoder = str
+    MetricName = str
+else:
+    Encoder = Literal[tuple(ENCODERS)]
+    MetricName = Literal[tuple(METRIC_TITLES)]
