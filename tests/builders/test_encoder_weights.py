@@ -141,7 +141,9 @@ def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch:
     path = encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert path == project / "data" / "weights" / "r.h5"
     assert path.read_bytes() == CONTENT
-    monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", "http://127.0.0.1:9/", digest))
+    monkeypatch.setitem(
+        ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", "http://127.0.0.1:9/", digest)
+    )
     assert encoder_weights.find_weights_file(config(weights="imagenet"), project) == path, (
         "the second time without a network"
     )
