@@ -20,10 +20,10 @@ from gatemask import doctor
 from gatemask.cli import main
 from gatemask.doctor import Account, Finding
 from gatemask.errors import GatemaskError
+from gatemask.kaggle.client import account as kaggle_account
 from gatemask.kaggle.client.api import Quota
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.image import wheels
-from gatemask.kaggle.train import bundle
 from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
 
@@ -178,7 +178,7 @@ def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> t
     root = tmp_path / "project"
     (root / "experiments" / "lungs").mkdir(parents=True)
     (root / "experiments" / "lungs" / "one.yaml").write_text("epochs: 1\n")
-    monkeypatch.setattr(bundle, "SOURCE", root)
+    monkeypatch.setattr(kaggle_account, "SOURCE", root)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
 
     def git(*arguments: str) -> None:

@@ -202,10 +202,10 @@ def disk(folders: Sequence[Path]) -> Finding:
 
 def git(root: Path) -> Finding:
     """Whether a push would be refused since nobody could tell later what it trained."""
-    from gatemask.kaggle.train import bundle
+    from gatemask.kaggle.client import account
 
     try:
-        commit = bundle.clean_commit(Project(root, ""), allow_dirty=False)
+        commit = account.clean_commit(Project(root, ""), allow_dirty=False)
     except GatemaskError as error:
         return Finding("git", "warn", error.short(), str(error.details["do"]))
     return Finding("git", "ok", f"commit {str(commit)[:7]}, nothing changed since that a push would take along")
@@ -235,7 +235,7 @@ def ask() -> Account:
         return Account(credentials=False)
     try:
         # With a short limit and one try: the calls below wait and try again for long, and do so only behind this one.
-        cli.kaggle("quota", "--format", "json", about="the account", again=frozenset(), limit_s=LIMIT_S)
+        cli.kaggle("quota", "--format", "json", about="the account", retry_on=frozenset(), limit_s=LIMIT_S)
         return Account(True, api.user(), api.quota())
     except cli.KaggleError as error:
         return Account(True, error=error)

@@ -27,7 +27,7 @@ from gatemask.data.folds import read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json, write_stamp
 from gatemask.kaggle.client import datasets
-from gatemask.kaggle.train import campaign, commands, dispatch, kernel_records, session
+from gatemask.kaggle.train import campaign, commands, dispatch, inputs, kernel_records, session
 from gatemask.kaggle.train.dispatch import Options
 from gatemask.kaggle.train.kernel_records import Lane
 from gatemask.project import Project
@@ -290,8 +290,8 @@ def options(**more: Any) -> Options:
 def seed(cloud: Cloud, project: Project) -> None:
     """Have on Kaggle what every kernel reads, as an earlier push would have left it."""
     comp = load_competition(project.experiments, quick=True)
-    for source in (datasets._records(project, comp), datasets._wheels()):
-        folder = datasets.stage(project, source, OWNER)
+    for source in (inputs.records_dataset(project, comp), inputs.wheels_dataset()):
+        folder = datasets.write_upload_folder(project, source, OWNER)
         named = f"{OWNER}/{source.slug}"
         files: dict[str, bytes | Path] = {path.name: path.read_bytes() for path in folder.iterdir()}
         files.pop("dataset-metadata.json")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gatemask.kaggle.client import cli
-from gatemask.kaggle.client.cli import KaggleError, explain, has_credentials, kaggle, told
+from gatemask.kaggle.client.cli import KaggleError, explain, has_credentials, kaggle, printed
 from tests.kaggle.cloud import KEY, Cloud, Fault, stand_in
 
 STATUS = ("kernels", "status", "someone/kernel")
@@ -73,7 +73,7 @@ def test_what_passes_is_tried_until_it_works(cloud: Cloud, capsys: pytest.Captur
     assert capsys.readouterr().err.count("Trying again in 0 s") == 2
     cloud.faults = [quota_fault(500)]
     with pytest.raises(KaggleError):
-        kaggle(*QUOTA, about="the quota", again=frozenset())
+        kaggle(*QUOTA, about="the quota", retry_on=frozenset())
     assert len(cloud.asked) == 4
 
 
@@ -160,12 +160,12 @@ def test_what_the_output_means(arguments: tuple[str, ...], output: str, kind: st
 
 
 def test_its_notes_on_itself_are_left_out() -> None:
-    printed = (
+    output = (
         b"Warning: Your Kaggle API key is readable by other users on this system! To fix this, you can run 'chmod'\n"
         b"Warning: Looks like you're using an outdated `kaggle` version (installed: 2.2.4), please consider\n"
         b"  0%|\r100%|\r\nkept \xff\n"
     )
-    assert told(io.BytesIO(printed)) == "  0%|\n100%|\nkept \ufffd\n"
+    assert printed(io.BytesIO(output)) == "  0%|\n100%|\nkept \ufffd\n"
 
 
 @pytest.mark.parametrize("name", ["kaggle.json", "access_token", "access_token.txt", "credentials.json"])

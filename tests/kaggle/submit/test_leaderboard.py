@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 from gatemask import files
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json
+from gatemask.kaggle.client import account
 from gatemask.kaggle.submit import leaderboard, submission_records
 from gatemask.kaggle.submit.leaderboard import correlation, verdict
 from gatemask.kaggle.submit.submission_records import Record
-from gatemask.kaggle.train import dispatch
 from gatemask.project import Project
 from tests.kaggle.cloud import Entry, Fault, stand_in
 from tests.kaggle.submit.shipping import COMPETITION, KERNEL, SAMPLE, Desk, prepare, ship
@@ -108,7 +108,7 @@ def test_without_a_network_the_stored_scores_stand(desk: Desk, capsys: pytest.Ca
 def test_while_another_command_waits_the_stored_scores_are_shown(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     store(desk.project, SCORES)
     monkeypatch.setattr(files, "LOCK_S", 0.0)
-    with dispatch.orchestrating(desk.project):
+    with account.exclusive(desk.project):
         result = desk.leaderboard()
     assert not result["up_to_date"]
     assert len(result["submissions"]) == 5

@@ -19,11 +19,10 @@ from gatemask.config import load_competition
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
-from gatemask.kaggle.client import api, datasets
+from gatemask.kaggle.client import api, datasets, reconcile
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, submission_records, submit
-from gatemask.kaggle.train import dispatch
 from gatemask.project import Project
 from gatemask.submission import check
 from tests.conftest import Loop, environment, gatemask
@@ -387,7 +386,7 @@ def test_an_unclear_answer_is_looked_for(desk: Desk, method: str, after: bool, b
     desk.cloud.faults.append(Fault(method, 500, break_off=broken, after=after))
     if not after:
         error = str(refusal(desk.submit))
-        assert "broke" in error or "trouble of its own" in error
+        assert "broke" in error or "server failed" in error
     desk.ends_well()
 
 
@@ -623,7 +622,7 @@ def test_the_list_of_submissions_as_the_command_tells_it(desk: Desk) -> None:
     assert (found.status, found.public, found.private) == ("complete", 0.25, None)
     assert found.ref == desk.record.submission
     assert found.date.startswith("2026-11-25T12:00")
-    assert dispatch.look(KERNEL, desk.stored()["push"])
+    assert reconcile.push_arrived(KERNEL, desk.stored()["push"])
 
 
 # --- end to end: the real package and kernel --------------------------------------------------------------------

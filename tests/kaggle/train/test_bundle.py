@@ -21,7 +21,7 @@ from slugify import slugify
 from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
-from gatemask.kaggle.client import cli
+from gatemask.kaggle.client import account, cli
 from gatemask.kaggle.image.machines import MACHINES, machine
 from gatemask.kaggle.train import bundle, commands
 from gatemask.kaggle.train.dispatch import Options
@@ -141,29 +141,29 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_what_was_not_committed_is_not_pushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "SOURCE", root)  # this very tree may have changes of its own
+    monkeypatch.setattr(account, "SOURCE", root)  # this very tree may have changes of its own
     project = Project(root, "phantom")
     with pytest.raises(GatemaskError, match="no commit"):
-        bundle.clean_commit(project, allow_dirty=False)
-    assert bundle.clean_commit(project, allow_dirty=True) is None
+        account.clean_commit(project, allow_dirty=False)
+    assert account.clean_commit(project, allow_dirty=True) is None
     git(root, "init", "--quiet")
     git(root, "add", ".")
     git(root, "commit", "--quiet", "-m", "all")
-    commit = bundle.clean_commit(project, allow_dirty=False)
+    commit = account.clean_commit(project, allow_dirty=False)
     assert commit
     assert re.fullmatch("[0-9a-f]{40}", commit)
 
     (root / "notes.txt").write_text("goes into no kernel")
-    assert bundle.clean_commit(project, allow_dirty=False) == commit
+    assert account.clean_commit(project, allow_dirty=False) == commit
     (root / "experiments/phantom/new.yaml").write_text("extends: unet_b0.yaml\n")
     with pytest.raises(GatemaskError, match=r"new\.yaml"):
-        bundle.clean_commit(project, allow_dirty=False)
+        account.clean_commit(project, allow_dirty=False)
     git(root, "add", ".")
     git(root, "commit", "--quiet", "-m", "new")
     (root / "folds/phantom.csv").write_text("image_id,fold,group,stratum\n")
     with pytest.raises(GatemaskError, match=r"folds/phantom\.csv"):
-        bundle.clean_commit(project, allow_dirty=False)
-    assert str(bundle.clean_commit(project, allow_dirty=True)).endswith("+dirty")
+        account.clean_commit(project, allow_dirty=False)
+    assert str(account.clean_commit(project, allow_dirty=True)).endswith("+dirty")
 
 
 # --- secrets --------------------------------------------------------------------------------------------------------

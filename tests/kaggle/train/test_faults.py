@@ -24,10 +24,11 @@ from typing import Any
 import pytest
 
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json
+from gatemask.files import read_json, write_json
 from gatemask.kaggle.client import api, datasets
+from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
-from gatemask.kaggle.train import bundle, campaign, commands, kernel_records, session
+from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
 from tests.conftest import gatemask
 from tests.kaggle.cloud import KEY, OWNER, Fault, stand_in
 from tests.kaggle.fakes import (
@@ -67,7 +68,7 @@ def world(
         monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
         cloud.runner = machine
         seed(cloud, project)
-        monkeypatch.setattr(datasets, "_wheels", lambda: None)  # a question fewer to Kaggle
+        monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # a question fewer to Kaggle
         monkeypatch.setattr(bundle, "_sources", list)  # what runs is the package of the tests
         monkeypatch.setattr(bundle, "lzma", SimpleNamespace(compress=lambda data, **_: lzma.compress(data, preset=0)))
         yield World(cloud, machine, project)
@@ -153,9 +154,9 @@ def test_a_dataset_that_is_long_in_processing_is_waited_for(empty: World) -> Non
 
 def test_a_dataset_that_never_gets_done_is_not_pushed_with(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
     empty.cloud.processing = 10**6
-    monkeypatch.setattr(datasets, "WAIT_S", 0.0)
+    monkeypatch.setattr(datasets, "PROCESSING_LIMIT_S", 0.0)
     error = refusal(empty.push)
-    assert "does not get done" in str(error)
+    assert "Timed out waiting for Kaggle to process the dataset" in str(error)
     assert "SaveKernel" not in empty.cloud.methods()
     empty.cloud._pending.clear()
     ends_well(empty)
@@ -170,7 +171,7 @@ def test_an_old_version_that_stays_current_is_not_pushed_with(world: World, monk
         return True
 
     world.cloud.faults.append(Fault("CreateDatasetVersion", None, when=stays))
-    monkeypatch.setattr(datasets, "WAIT_S", 0.0)
+    monkeypatch.setattr(datasets, "PROCESSING_LIMIT_S", 0.0)
     error = refusal(world.push)
     assert "ready, version 1" in str(error)
     assert "ready, version 2" in str(error)
@@ -208,7 +209,7 @@ def test_a_file_that_kaggle_always_loses_ends_the_push(empty: World) -> None:
     empty.cloud.dropped.add("masks.csv")
     error = refusal(empty.push)
     assert "masks.csv" in str(error)
-    assert len(empty.cloud.datasets[RECORDS]) == datasets.TRIES
+    assert len(empty.cloud.datasets[RECORDS]) == datasets.UPLOAD_ATTEMPTS
     assert "SaveKernel" not in empty.cloud.methods()
     empty.cloud.dropped.clear()
     ends_well(empty)
@@ -239,7 +240,7 @@ def test_a_push_with_a_wrong_answer_is_looked_for(world: World, fault: Fault, af
             "though its version's number went with the answer"
         )
     else:
-        assert "trouble" in str(error := refusal(world.push)) or "broke" in str(error)
+        assert "server failed" in str(error := refusal(world.push)) or "broke" in str(error)
         ends_well(world)
 
 
@@ -277,7 +278,7 @@ def test_a_push_whose_version_is_not_told(world: World) -> None:
 
 def test_a_title_that_is_another_kernels_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as wrong:
-        wrong.setattr(bundle, "metadata", lambda *a: {**metadata(*a), "title": "something else"})
+        wrong.setattr(KernelMetadata, "write", write_with_another_title)
         error = refusal(world.push)
     assert "something-else" in str(error)
     assert ref().split("/")[1] in str(error)
@@ -904,4 +905,9 @@ def test_the_command_line_ends_with_1_where_a_fold_was_given_up(world: World) ->
     assert json.loads(done.stdout)["given_up"]
 
 
-real, metadata, rename = api.kaggle, bundle.metadata, Path.rename
+real, write_metadata, rename = api.kaggle, KernelMetadata.write, Path.rename
+
+
+def write_with_another_title(metadata: KernelMetadata, folder: Path) -> Path:
+    path = write_metadata(metadata, folder)
+    return write_json(path, {**read_json(path), "title": "something else"})

@@ -19,7 +19,7 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.kaggle.client import datasets
-from gatemask.kaggle.train import session
+from gatemask.kaggle.train import inputs, session
 from gatemask.project import Project
 from gatemask.training.initial_weights import starting_weights
 from tests.kaggle.train.test_bundle import SESSION
@@ -32,11 +32,11 @@ def root(phantom_records: Path, tmp_path: Path) -> Path:
     return root
 
 
-def mounted(project: Project, sources: list[datasets.Source], kaggle: Path, layout: str) -> Path:
+def mounted(project: Project, sources: list[datasets.Dataset], kaggle: Path, layout: str) -> Path:
     for source in sources:
         mount = kaggle / "input" / layout.format(slug=source.slug)
         mount.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(datasets.stage(project, source, "me"), mount)  # copies, as links are followed
+        shutil.copytree(datasets.write_upload_folder(project, source, "me"), mount)  # copies, as links are followed
     (kaggle / "working").mkdir(parents=True)
     return kaggle
 
@@ -64,16 +64,16 @@ def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, 
     (root / "experiments/phantom/late.yaml").write_text(f"extends: unet_b0.yaml\nmodel: {{weights: '{weights}'}}\n")
     comp = load_competition(project.experiments, quick=True)
     exp = load_experiment(project.experiments / "late.yaml", quick=True)
-    sources = datasets.needed(project, comp, exp, [0, 1])
+    sources = inputs.input_datasets(project, comp, exp, [0, 1])
     assert [one.kind for one in sources] == ["records", "wheels", "weights"]
 
     kaggle = mounted(project, sources, tmp_path / "kaggle", layout)
     described = replace(SESSION, quick=True, experiment="late", datasets={one.kind: one.digest for one in sources})
-    inputs = session.find_inputs(kaggle / "input", described.datasets)
+    mounted_inputs = session.find_inputs(kaggle / "input", described.datasets)
     there = tmp_path / "there"
     (there / "folds").mkdir(parents=True)
     shutil.copy(project.folds, there / "folds")
-    session.lay_out(there, kaggle, asdict(described), inputs)
+    session.lay_out(there, kaggle, asdict(described), mounted_inputs)
     for fold in (0, 1):
         start = starting_weights(Project(there, "phantom", quick=True), exp, fold)
         assert start.kind == kind
@@ -87,7 +87,7 @@ def test_weights_elsewhere_on_the_laptop_are_refused_before_the_push(root: Path,
     )
     project = Project(root, "phantom", quick=True)
     with pytest.raises(GatemaskError, match="weights outside the project's folder"):
-        datasets.needed(project, load_competition(project.experiments, quick=True), exp, [0])
+        inputs.input_datasets(project, load_competition(project.experiments, quick=True), exp, [0])
 
 
 def test_folds_that_start_from_runs_do_not_share_a_dataset(root: Path) -> None:
@@ -103,7 +103,7 @@ def test_folds_that_start_from_runs_do_not_share_a_dataset(root: Path) -> None:
         )
     exp = load_experiment(project.experiments / "unet_b0.yaml", quick=True, overrides=["model.weights=run:before"])
     comp = load_competition(project.experiments, quick=True)
-    first, second = (datasets.needed(project, comp, exp, [fold])[-1] for fold in (0, 1))
+    first, second = (inputs.input_datasets(project, comp, exp, [fold])[-1] for fold in (0, 1))
     assert first.slug != second.slug
 
 

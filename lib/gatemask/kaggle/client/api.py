@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gatemask.files import fresh_folder
-from gatemask.kaggle.client.cli import AGAIN, KaggleError, end, explain, has_credentials, kaggle, printable, start, told
+from gatemask.kaggle.client.cli import (
+    RETRIED,
+    KaggleError,
+    explain,
+    has_credentials,
+    kaggle,
+    printable,
+    printed,
+    start,
+    stop,
+)
 
 ONLY_BUSY = frozenset({"busy"})  # the one answer that says for sure that nothing was done
 TRANSFER_S = 6 * 3600.0  # gigabytes of weights over a slow line
@@ -33,6 +43,7 @@ WORDS = {
     "CANCEL_REQUESTED": "cancelling",
     "CANCEL_ACKNOWLEDGED": "cancelled",
 }
+ENDED = ("complete", "error", "cancelled", "absent")  # statuses after which a session prints and writes nothing more
 DATASET_WORDS = {"ready": "ready", "failed": "error", "deleted": "absent"}  # all others are on their way
 # Files of a dataset's folder that the command keeps to itself, without a word.
 METADATA = "dataset-metadata.json"
@@ -106,7 +117,7 @@ def push_kernel(folder: Path, timeout_s: int) -> int:
     """
     about = f"the kernel {_ref(folder, 'kernel-metadata.json')}"
     _check_title(folder, about)
-    output = kaggle("kernels", "push", "-p", str(folder), "-t", str(timeout_s), about=about, again=ONLY_BUSY)
+    output = kaggle("kernels", "push", "-p", str(folder), "-t", str(timeout_s), about=about, retry_on=ONLY_BUSY)
     if found := re.search(r"Kernel push error: (.*)", output, re.DOTALL):
         raise _push_error(found[1].strip(), about, folder)
     number = re.search(r"Kernel version (\d+) successfully pushed", output)
@@ -268,10 +279,10 @@ def follow_log(ref: str) -> Iterator[str]:
                 yield re.sub(ANSI, "", line.decode("utf-8", "replace")).rstrip("\r\n")
             code = process.wait()
         finally:
-            end(process)
+            stop(process)
             if process.stdout is not None:
                 process.stdout.close()
-        trouble = told(errors)
+        trouble = printed(errors)
     if code or "giving up" in trouble:
         raise explain(trouble, about, arguments)
 
@@ -353,7 +364,7 @@ def _upload(folder: Path, *arguments: str) -> None:
         output = kaggle(
             *("datasets", *arguments, "-p", str(folder)),
             about=about,
-            again=ONLY_BUSY,
+            retry_on=ONLY_BUSY,
             limit_s=TRANSFER_S,
             environment={"TMPDIR": temporary},
         )
@@ -389,7 +400,7 @@ def submit(competition: str, ref: str, version: int, file: str, message: str) ->
     """
     about = f"a submission to {competition}"
     arguments = ["competitions", "submit", competition, "-f", file, "-k", ref, "-v", str(version), "-m", message]
-    output = kaggle(*arguments, about=about, again=ONLY_BUSY)
+    output = kaggle(*arguments, about=about, retry_on=ONLY_BUSY)
     if "successfully submitted" not in output.lower():
         known = explain(output, about, arguments)
         raise known if known.kind in ("limit", "rules", "unknown") else _unclear("what it submitted", about, output)
@@ -425,9 +436,9 @@ def _score(text: Any) -> float | None:
 # --- the account ------------------------------------------------------------------------------------------------
 
 
-def quota(limit_s: float = 600, again: frozenset[str] = AGAIN) -> dict[str, Quota]:
+def quota(limit_s: float = 600, retry_on: frozenset[str] = RETRIED) -> dict[str, Quota]:
     """Hours used and allowed this week, by "TPU" and "GPU"; empty where Kaggle tells nothing."""
-    output = kaggle("quota", "--format", "json", about="the quota", limit_s=limit_s, again=again)
+    output = kaggle("quota", "--format", "json", about="the quota", limit_s=limit_s, retry_on=retry_on)
     if "No quota information" in output:
         return {}
     rows = _json(output, "the quota")
@@ -438,11 +449,11 @@ def _hours(text: str) -> float:
     return float(text.rstrip("h"))
 
 
-def user(limit_s: float = 600, again: frozenset[str] = AGAIN) -> str | None:
+def user(limit_s: float = 600, retry_on: frozenset[str] = RETRIED) -> str | None:
     """The account's name as the command knows it, whichever way it is told; None without credentials."""
     if not has_credentials():
         return None
-    output = kaggle("config", "view", about="the account", limit_s=limit_s, again=again)
+    output = kaggle("config", "view", about="the account", limit_s=limit_s, retry_on=retry_on)
     found = re.search(r"^- username: (.+)$", output, re.MULTILINE)
     return None if found is None or found[1] == "None" else found[1].strip()
 

@@ -1,7 +1,7 @@
-"""Kaggle's own command, run as a process of its own, and its output told in plain words.
+"""Run Kaggle's own command as a separate process, and explain its failures.
 
-Its exit code says little: it ends with 0 after many failures. Those that it prints nevertheless are for `service` to
-find; here is what it says when it does fail.
+Its exit code says little: it is 0 after many failures. `api` finds those in the output; this module explains the output
+of calls that do fail.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import IO, Any
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 
-PAUSES = (5.0, 20.0, 60.0)  # seconds between tries where a second one can help
+PAUSES = (5.0, 20.0, 60.0)  # seconds between attempts where another one can help
 
-# What the kaggle command's output gives away. The first that matches counts. An answer in JSON is printed as its
-# message alone, without the status, so both are looked for.
+# Patterns in the command's output; the first match counts. A JSON answer is printed as its message alone, without the
+# HTTP status, so both are looked for.
 SIGNS = {
     "missing": r"No module named",
     "full": r"\[Errno (28|122)\]",
@@ -45,19 +45,19 @@ SIGNS = {
 LATER = "Run it again later."
 MEANING = {
     "missing": ("The kaggle command is not installed in this Python.", "Run make setup, or pip install kaggle."),
-    "full": ("The disk is full.", "Make room and run it again; a download goes on where it was."),
-    "folder": ("The kaggle command may not write there.", "Mend the folder's permissions."),
+    "full": ("The disk is full.", "Free some space and run it again; a download resumes where it stopped."),
+    "folder": ("The kaggle command cannot write to a folder.", "Fix the folder's permissions."),
     "login": (
         "Kaggle does not accept the credentials: wrong, expired or unreadable (401).",
         "Create an API token at https://www.kaggle.com/settings and save it as ~/.kaggle/kaggle.json (chmod 600), "
         "or set KAGGLE_API_TOKEN, or KAGGLE_USERNAME and KAGGLE_KEY.",
     ),
     "certificate": ("The connection to Kaggle is not trusted.", "Name your proxy's CA file in REQUESTS_CA_BUNDLE."),
-    "network": ("Kaggle cannot be reached, or the connection broke.", f"Look at network and proxy. {LATER}"),
+    "network": ("Kaggle cannot be reached, or the connection broke.", f"Check network and proxy. {LATER}"),
     "partial": ("The download broke off.", f"{LATER} What has arrived is kept."),
     "limit": (
         "The submissions of this day are used up.",
-        "Run it again after midnight UTC. Nothing is run anew then: only the submission is still to be made.",
+        "Run it again after midnight UTC. The kernel is not run again; only the submission remains to be made.",
     ),
     "slots": (
         "Too many kernels of this account run at once.",
@@ -65,46 +65,45 @@ MEANING = {
     ),
     "quota": (
         "The weekly quota of this accelerator is used up.",
-        "Wait for the new week (kaggle quota says when), or take another machine.",
+        "Wait for the new week (kaggle quota shows when it begins), or choose another machine.",
     ),
     "busy": ("Kaggle asks for fewer requests (429).", LATER),
-    "server": ("Kaggle has trouble of its own (5xx).", LATER),
+    "server": ("Kaggle's server failed (5xx).", LATER),
     "unknown": (
-        "Kaggle knows no competition 'SLUG', or not what is wanted of it (404).",
+        "Kaggle has no competition 'SLUG', or not the requested part of it (404).",
         "Write kaggle.competition in competition.yaml as in https://www.kaggle.com/competitions/NAME.",
     ),
     "rules": (
-        "Kaggle refuses ABOUT (403), mostly since the competition's rules are not accepted.",
+        "Kaggle refuses ABOUT (403), usually because the competition's rules have not been accepted.",
         "Open https://www.kaggle.com/c/SLUG/rules with the account of your token, accept them, and run it again. Some "
-        "competitions also want a verified phone number, or take nobody in after their end.",
+        "competitions also require a verified phone number, or are closed after their end.",
     ),
     "absent": (
-        "Kaggle knows nothing of ABOUT, or does not show it to this account (403, 404).",
-        "Look at the name, its owner, and the account of your token (kaggle config view).",
+        "Kaggle does not have ABOUT, or does not show it to this account (403, 404).",
+        "Check the name, its owner, and the account of your token (kaggle config view).",
     ),
     "refused": (
         "Kaggle does not let this account change ABOUT (403).",
-        "It must belong to the account of your token (kaggle config view). An earlier version that is still being "
-        "processed is refused alike: then wait a minute. Some machines want a verified phone number.",
+        "It must belong to the account of your token (kaggle config view). The answer is the same while an earlier "
+        "version is being processed: wait a minute then. Some machines require a verified phone number.",
     ),
     "other": ("The kaggle command failed.", "Try it by hand: COMMAND"),
 }
-AGAIN = frozenset({"network", "partial", "busy", "server"})
-WRITING = {"push", "create", "version", "submit", "delete"}
-# Printed between anything else, and of no use to anybody here.
+RETRIED = frozenset({"network", "partial", "busy", "server"})
+CHANGING = {"push", "create", "version", "submit", "delete"}  # commands that change something on Kaggle
+# Lines that may appear anywhere in the output and carry no information.
 NOISE = r"Warning: (Your Kaggle API key is readable|Looks like you're using an outdated)"
-
-CHATTER = r"Warning:|Starting upload|Upload successful"  # no reasons, but names of files that could look like some
+CHATTER = r"Warning:|Starting upload|Upload successful"  # may contain file names that look like reasons
 
 
 class KaggleError(GatemaskError):
-    """What went wrong between us and Kaggle.
+    """A failure between this machine and Kaggle.
 
     Args:
-        what: one sentence.
-        kind: a key of MEANING, or what `service` found in an output that ended with 0.
-        version: the version that was made nevertheless, if one was.
-        details: as GatemaskError.
+        what: Description, one sentence.
+        kind: Key of MEANING, or what `api` found in an output with exit code 0.
+        version: Number of the version that was made nevertheless, if any.
+        details: As for GatemaskError.
     """
 
     def __init__(self, what: str, *, kind: str = "other", version: int | None = None, **details: Any) -> None:
@@ -115,31 +114,36 @@ class KaggleError(GatemaskError):
         return _restored, (self.what, self.kind, self.version, self.details)
 
 
-def _restored(what: str, kind: str, version: int | None, details: dict[str, Any]) -> KaggleError:
+def _restored(what: str, kind: str, version: int | None, details: Mapping[str, Any]) -> KaggleError:
     return KaggleError(what, kind=kind, version=version, **details)
+
+
+def missing_credentials() -> KaggleError:
+    """Return the error for an account without credentials."""
+    return KaggleError("There are no Kaggle credentials.", kind="login", do=MEANING["login"][1])
 
 
 def kaggle(
     *arguments: str,
     about: str,
-    again: frozenset[str] = AGAIN,
+    retry_on: frozenset[str] = RETRIED,
     limit_s: float = 600,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run `kaggle ARGUMENTS`; where another try can help, it gets some.
+    """Run `kaggle ARGUMENTS`, with further attempts where they can help.
 
     Args:
-        arguments: as on the command line.
-        about: what a message is about, such as "the kernel me/x".
-        again: the kinds of failure after which it is tried again, with PAUSES between.
-        limit_s: seconds after which a try is ended; that counts as a broken network.
-        environment: variables to set besides our own.
+        arguments: Arguments of the command line.
+        about: Subject of messages, such as "the kernel me/x".
+        retry_on: Kinds of failure after which to try again, with PAUSES in between.
+        limit_s: Time limit of one attempt, in seconds; exceeding it counts as a network failure.
+        environment: Environment variables to add.
 
     Returns:
-        What it printed on either stream, as one text.
+        What it printed on both streams, as one text.
 
     Raises:
-        KaggleError: what the output means, and what to do.
+        KaggleError: The command failed; the message explains its output.
     """
     pauses = iter(PAUSES)
     while True:
@@ -147,7 +151,7 @@ def kaggle(
         if code == 0:
             return output
         error = explain(output, about, arguments)
-        pause = next(pauses, None) if error.kind in again else None
+        pause = next(pauses, None) if error.kind in retry_on else None
         if pause is None:
             raise error
         say(f"{error.what} Trying again in {pause:.0f} s.")
@@ -162,20 +166,20 @@ def _run(arguments: Sequence[str], limit_s: float, environment: Mapping[str, str
         except subprocess.TimeoutExpired:
             return -1, f"nothing came for {limit_s:g} s"
         finally:
-            end(process)
-        return code, told(output)
+            stop(process)
+        return code, printed(output)
 
 
-# The command, but on Linux it dies with us: it must not go on writing to a file that the next call goes on with. It
-# sees to that itself, since between fork and exec of a process with threads no Python may run.
-WITH_US = """
+# Runs the command so that on Linux it dies with its parent: it must not keep writing to a file that the next call
+# resumes. It arranges this itself, since no Python may run between fork and exec of a process with threads.
+BOUND_TO_PARENT = """
 import os, runpy, sys
-ours = int(sys.argv.pop(1))
+parent = int(sys.argv.pop(1))
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, 9)
-    if os.getppid() != ours:
-        sys.exit("whoever asked is gone")
+    if os.getppid() != parent:
+        sys.exit("the parent process is gone")
 sys.argv[0] = "kaggle"
 runpy.run_module("kaggle", run_name="__main__", alter_sys=True)
 """
@@ -189,12 +193,20 @@ def start(
     held: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start the kaggle command. It ends with us at the latest, and holds the files `held` as long as it runs."""
-    # -P: a folder called kaggle where the user stands is not the package.
-    command = [sys.executable, "-P", "-c", WITH_US, str(os.getpid()), *arguments]
-    # Where it talks much, it prints the headers of its requests, credentials and all.
+    """Start the kaggle command. It ends with this process at the latest.
+
+    Args:
+        arguments: Arguments of the command line.
+        stdout: File or descriptor for its output.
+        stderr: File or descriptor for its error output.
+        held: Descriptors that the command keeps open, such as a lock.
+        environment: Environment variables to add.
+    """
+    # -P: a folder named kaggle in the working directory is not the package.
+    command = [sys.executable, "-P", "-c", BOUND_TO_PARENT, str(os.getpid()), *arguments]
+    # With these set it prints the headers of its requests, credentials included.
     inherited = {key: value for key, value in os.environ.items() if key not in ("VERBOSE", "VERBOSE_OUTPUT")}
-    # Unbuffered: the last line shall be the last that was printed. UTF-8: the names of files are.
+    # Unbuffered: the last line must be the last one printed. UTF-8: file names are.
     inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace"}
     return subprocess.Popen(
         command,
@@ -206,31 +218,32 @@ def start(
     )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and wait for its end."""
     process.kill()
     process.wait()
 
 
-def told(output: IO[bytes]) -> str:
-    """What was printed into this file, without the command's notes on itself."""
+def printed(output: IO[bytes]) -> str:
+    """Return what was printed into a file, without the command's remarks about itself."""
     output.seek(0)
     text = output.read().decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return "".join(line for line in text.splitlines(keepends=True) if not re.match(NOISE, line))
 
 
 def explain(output: str, about: str, arguments: Sequence[str]) -> KaggleError:
-    """What the output of a failed `kaggle ARGUMENTS` means."""
+    """Return the error that describes the output of a failed `kaggle ARGUMENTS`."""
     lines = [line for line in output.splitlines() if line.strip() and not re.match(CHATTER, line)]
-    if "Traceback" in output:  # its lines of code are no messages
+    if "Traceback" in output:  # its lines of code are not messages
         lines = lines[-1:]
     kind = next((kind for kind, sign in SIGNS.items() if re.search(sign, "\n".join(lines), re.IGNORECASE)), "other")
     if kind in ("unknown", "rules") and arguments[0] != "competitions":
-        # Kaggle answers 403, not 404, for what is not there: it could be somebody's secret.
-        kind = "refused" if kind == "rules" and WRITING & set(arguments[:2]) else "absent"
+        # Kaggle answers 403, not 404, for what does not exist: it could be somebody's secret.
+        kind = "refused" if kind == "rules" and CHANGING & set(arguments[:2]) else "absent"
     words = {"ABOUT": about, "SLUG": _competition(arguments), "COMMAND": shlex.join(["kaggle", *arguments])}
-    what, do = (re.sub("ABOUT|SLUG|COMMAND", lambda found: words[found[0]], text) for text in MEANING[kind])
+    what, do = (re.sub("ABOUT|SLUG|COMMAND", lambda match: words[match[0]], text) for text in MEANING[kind])
     if kind == "login" and not has_credentials():
-        what = "There are no Kaggle credentials."
+        what = missing_credentials().what
     received = printable(lines[-1])[:300] if lines and kind != "login" else None
     return KaggleError(what, kind=kind, where=about, received=received, do=do)
 
@@ -242,22 +255,22 @@ def _competition(arguments: Sequence[str]) -> str:
 
 
 def has_credentials() -> bool:
-    """Whether there is something that the kaggle command would read, whatever it holds."""
-    given = os.environ
-    in_environment = given.get("KAGGLE_API_TOKEN") or (given.get("KAGGLE_USERNAME") and given.get("KAGGLE_KEY"))
-    return bool(in_environment) or any(path.exists() for path in credential_files())
+    """Return whether there is anything that the kaggle command would read as credentials, valid or not."""
+    token, username, key = map(os.environ.get, ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"))
+    return bool(token or (username and key)) or any(path.exists() for path in credential_files())
 
 
 def credential_files() -> list[Path]:
-    """Where the kaggle command looks for credentials."""
-    home, given = Path.home() / ".kaggle", os.environ
-    named = given.get("KAGGLE_CONFIG_DIR") or Path(given.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    """Return the files in which the kaggle command looks for credentials."""
+    usual, variables = Path.home() / ".kaggle", os.environ
+    config = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    chosen = Path(variables.get("KAGGLE_CONFIG_DIR") or config)
     names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
-    return list(dict.fromkeys([*(home / name for name in names), Path(named) / "kaggle.json"]))
+    return list(dict.fromkeys([*(usual / name for name in names), chosen / "kaggle.json"]))
 
 
 def printable(text: str) -> str:
-    """One line without control characters, credentials and the signatures that addresses carry."""
+    """Return the text as one line, without control characters, credentials and signed parts of URLs."""
     for name in ("KAGGLE_KEY", "KAGGLE_API_TOKEN"):
         if secret := os.environ.get(name):
             text = text.replace(secret, "...")

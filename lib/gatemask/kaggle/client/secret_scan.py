@@ -1,4 +1,4 @@
-"""Nothing secret leaves: what would be uploaded is searched for the keys that this machine knows."""
+"""Refuse to upload secrets: search files for the keys that this machine holds."""
 
 from __future__ import annotations
 
@@ -11,60 +11,59 @@ from pathlib import Path
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import cli
 
-NAMED_SO = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-SHORTEST = 8  # characters; anything shorter would be found by chance
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+SHORTEST = 8  # characters; shorter values would match by chance
 
 
-def known(root: Path) -> Iterator[tuple[str, str]]:
-    """Where a secret is kept, and the secret: environment, .env files, Kaggle's and W&B's own files."""
+def refuse_secrets(files: Mapping[str, bytes], root: Path) -> None:
+    """Raise if a file contains a secret. The message names where the secret is kept, never the secret.
+
+    Args:
+        files: Contents by file name.
+        root: Project folder; its .env file is read for secrets.
+
+    Raises:
+        GatemaskError: A file contains a secret.
+    """
+    secrets = [(place, secret.encode()) for place, secret in _secrets(root)]
+    for name, content in files.items():
+        for place, secret in secrets:
+            if secret in content:
+                raise GatemaskError(
+                    "A secret would be uploaded.",
+                    where=name,
+                    received=f"the value of {place}",
+                    do="Remove it from the YAML or file; on Kaggle, attach it to the kernel as a secret.",
+                )
+
+
+def _secrets(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield where each secret is kept, and the secret: environment, .env files, Kaggle's and W&B's own files."""
     for name, value in os.environ.items():
-        if NAMED_SO.search(name) and len(value) >= SHORTEST and not _is_path(value):
+        if SECRET_NAME.search(name) and len(value) >= SHORTEST and not _is_path(value):
             yield name, value
     for path in {root / ".env", Path.cwd() / ".env"}:
         for line in _lines(path):
             name, _, value = line.partition("=")
-            if NAMED_SO.search(name) and len(value := value.strip().strip("\"'")) >= SHORTEST:
+            if SECRET_NAME.search(name) and len(value := value.strip().strip("\"'")) >= SHORTEST:
                 yield f"{path}, {name.strip()}", value
     for path in cli.credential_files():
-        yield from _in_file(path)
+        yield from _credentials(path)
     netrc = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     for line in _lines(netrc):
-        if found := re.search(r"\bpassword\s+(\S{8,})", line):
-            yield str(netrc), found[1]
-
-
-def refuse(data: bytes, what: str, root: Path) -> None:
-    """Raise where `data` holds a secret; the message names the secret's home, never the secret.
-
-    Raises:
-        GatemaskError: it does.
-    """
-    refuse_any({what: data}, root)
-
-
-def refuse_any(files: Mapping[str, bytes], root: Path) -> None:
-    """`refuse` for many files, by name; what is secret is looked up once."""
-    secrets = [(home, secret.encode()) for home, secret in known(root)]
-    for what, data in files.items():
-        for home, secret in secrets:
-            if secret in data:
-                raise GatemaskError(
-                    "A secret would be uploaded.",
-                    where=what,
-                    received=f"the value of {home}",
-                    do="Take it out of the YAML or file that holds it; on Kaggle, attach it to the kernel as a secret.",
-                )
+        if match := re.search(r"\bpassword\s+(\S{8,})", line):
+            yield str(netrc), match[1]
 
 
 def _is_path(value: str) -> bool:
-    """A variable may name the file that holds the key."""
+    """Return whether the value names a file, such as the one that holds the key."""
     try:
         return Path(value).exists()
     except (OSError, ValueError):  # too long for a name, or with a NUL in it
         return False
 
 
-def _in_file(path: Path) -> Iterator[tuple[str, str]]:
+def _credentials(path: Path) -> Iterator[tuple[str, str]]:
     text = "\n".join(_lines(path))
     try:
         values = json.loads(text)

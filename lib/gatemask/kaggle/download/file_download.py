@@ -44,7 +44,7 @@ def fetch(slug: str, work: Path, lock: int) -> Path:
         if error.kind == "partial":
             # What lies there may be an error page, to which the command would append the rest of the file.
             shutil.rmtree(work, ignore_errors=True)
-        pause = next(pauses, None) if error.kind in cli.AGAIN else None
+        pause = next(pauses, None) if error.kind in cli.RETRIED else None
         if pause is None:
             raise error
         say(f"{error.what} Trying again in {pause:.0f} s.")
@@ -58,8 +58,8 @@ def _call(arguments: list[str], work: Path, lock: int) -> tuple[int, str]:
         try:
             ended = _watch(process, work)
         finally:
-            cli.end(process)
-        return (process.returncode, cli.told(output)) if ended else (-1, f"nothing came for {STALL_S:.0f} s")
+            cli.stop(process)
+        return (process.returncode, cli.printed(output)) if ended else (-1, f"nothing came for {STALL_S:.0f} s")
 
 
 def _watch(process: subprocess.Popen[bytes], work: Path) -> bool:

@@ -19,9 +19,9 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
+from gatemask.kaggle.client import account
 from gatemask.kaggle.submit import submission_records
 from gatemask.kaggle.submit.submission_records import Record
-from gatemask.kaggle.train import dispatch
 from gatemask.project import Project
 
 BOARDS = ("public", "private")
@@ -68,7 +68,7 @@ def _load(project: Project) -> tuple[list[Record], bool]:
     """What was submitted, and whether its scores are up to date: while `submit` waits, only that one asks for them."""
     with ExitStack() as held:
         try:
-            held.enter_context(dispatch.orchestrating(project))
+            held.enter_context(account.exclusive(project))
         except GatemaskError as busy:
             say(busy.what)
             return [record for record in submission_records.load(project) if record.made], False

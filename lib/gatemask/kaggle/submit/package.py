@@ -39,6 +39,7 @@ from gatemask.files import (
     write_text,
     write_yaml,
 )
+from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 
@@ -145,25 +146,12 @@ def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> No
     script = (wheels.LIST.parent / "inference.py").read_text(encoding="utf-8")
     sample = json.dumps(comp.submission.sample or "")
     write_text(kernel / "inference.py", script.replace('SAMPLE = ""', f"SAMPLE = {sample}", 1))
-    name = f"{dataset}-inference"
-    write_json(
-        kernel / "kernel-metadata.json",
-        {
-            # Kaggle makes the slug from the title: they have to agree, or the push goes to another kernel.
-            "id": f"{owner}/{name}",
-            "title": name.replace("-", " "),
-            "code_file": "inference.py",
-            "language": "python",
-            "kernel_type": "script",
-            "is_private": True,
-            "enable_gpu": comp.kaggle.inference != "none",
-            "enable_tpu": False,
-            **({} if comp.kaggle.inference == "none" else {"machine_shape": comp.kaggle.inference}),
-            # Said outright, since the CLI's own default is an internet that code competitions forbid.
-            "enable_internet": False,
-            "dataset_sources": [f"{owner}/{dataset}"],
-            "kernel_sources": [],
-            "model_sources": [],
-            "competition_sources": [comp.kaggle.competition] if comp.kaggle.competition else [],
-        },
-    )
+    with_gpu = comp.kaggle.inference != "none"
+    KernelMetadata(
+        f"{owner}/{dataset}-inference",
+        "inference.py",
+        machine_shape=comp.kaggle.inference if with_gpu else None,
+        gpu=with_gpu,
+        datasets=[f"{owner}/{dataset}"],
+        competitions=[comp.kaggle.competition] if comp.kaggle.competition else [],
+    ).write(kernel)

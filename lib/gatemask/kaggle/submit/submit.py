@@ -17,7 +17,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -29,20 +28,19 @@ from gatemask.config import Competition
 from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, read_yaml, sha256, write_json, write_text
-from gatemask.kaggle.client import api, cli, datasets, secret_scan
+from gatemask.kaggle.client import account as kaggle_account
+from gatemask.kaggle.client import api, cli, datasets, reconcile, secret_scan
+from gatemask.kaggle.client.api import ENDED
 from gatemask.kaggle.client.cli import KaggleError, printable
+from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, tolerant
 from gatemask.kaggle.submit import package, submission_records
 from gatemask.kaggle.submit.submission_records import Record
-from gatemask.kaggle.train import bundle, dispatch
-from gatemask.kaggle.train.collect import LITTLE_PATIENCE, PATIENCE
-from gatemask.kaggle.train.commands import ENDED, tolerant
 from gatemask.project import Project
 
 FILE, ACCOUNT = "submission.csv", "inference.json"
 LIMIT_S = 9 * 3600  # that Kaggle lets such a kernel run
 PUSHES = 2  # of one package: the second where the first found an older version of the dataset
 LOOKS = 3  # at the list, for a submission of which nobody knows whether it was made
-FARTHEST = 2**14  # versions of a kernel; where Kaggle shows one beyond, it does not look at the number
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def submit(project: Project, comp: Competition, opts: Options) -> dict[str, Any]
             expected="its name as in https://www.kaggle.com/competitions/NAME",
         )
     name = _require_package(project, comp)
-    with dispatch.orchestrating(project):
+    with kaggle_account.exclusive(project):
         job = Job(project, comp, _known(project, name, opts) or _begin(project, comp, name, opts), opts)
         record, current = job.record, job.record.made
         if record.state == "packaged" and record.pushes == 0:
@@ -147,7 +145,7 @@ def _begin(project: Project, comp: Competition, named: str, opts: Options) -> Re
     told = [*told, f"{len(members)} members", *([printable(opts.message)[:200]] if opts.message else [])]
     assert comp.kaggle.competition is not None
     text = f"gatemask {name}: {', '.join(told)}"  # the name first: nobody knows how much of it Kaggle keeps
-    record = Record(name, named, comp.kaggle.competition, text, dispatch.now())
+    record = Record(name, named, comp.kaggle.competition, text, kaggle_account.utc_now())
     record.sums = sha256(project.dist / "dataset" / "SHA256SUMS")
     record.local, record.in_sample, record.all_empty = map(score.get, ("cross_fitted", "in_sample", "all_empty"))
     record.members = [member["name"] for member in members]
@@ -194,17 +192,17 @@ def _push(job: Job) -> None:
     if _require_package(project, job.comp) != record.package:  # made while this one waited: it has not been rehearsed
         left = "Another package has been made since this one was begun."
         raise job.fail(GatemaskError(left, where=project.dist, do="Rehearse the new one, and submit it."))
-    commit = bundle.clean_commit(project, job.opts.allow_dirty)
-    owner = dispatch.owner(job.comp)
+    commit = kaggle_account.clean_commit(project, job.opts.allow_dirty)
+    owner = kaggle_account.owner(job.comp)
     source = _dataset(project)
     _leave_others(job)
-    version = datasets.ensure(project, source, owner, job.opts.poll_s)
+    version = datasets.ensure_uploaded(project, source, owner, job.opts.poll_s)
     push = uuid.uuid4().hex[:12]
     ref, folder = _write_kernel(project, owner, push)
     _wait_for_room(job, ref)
     facts = {"dataset": f"{owner}/{source.slug}", "dataset_version": version, "version": None, "word": None, "asked": 0}
     job.note("pushing", ref=ref, push=push, pushes=record.pushes + 1, commit=commit, **facts)
-    sent = dispatch.send(ref, push, folder, LIMIT_S)
+    sent = reconcile.push_kernel(ref, push, folder, LIMIT_S)
     record.version = sent.version
     if sent.error:
         if sent.state == "running":  # without its dataset: it ends by itself
@@ -234,11 +232,11 @@ def _wait_for_room(job: Job, ref: str) -> None:
         time.sleep(job.opts.poll_s)
 
 
-def _dataset(project: Project) -> datasets.Source:
+def _dataset(project: Project) -> datasets.Dataset:
     files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
     files.pop(api.METADATA, None)  # of this account's dataset: written anew
-    secret_scan.refuse(files["ensemble.yaml"].read_bytes(), "ensemble.yaml", project.root)
-    return datasets.Source(
+    secret_scan.refuse_secrets({"ensemble.yaml": files["ensemble.yaml"].read_bytes()}, project.root)
+    return datasets.Dataset(
         "submission", package.slug(project), files, {name: sha256(path) for name, path in files.items()}
     )
 
@@ -255,7 +253,7 @@ def _write_kernel(project: Project, owner: str, push: str) -> tuple[str, Path]:
     folder = fresh_folder(project.dist / "kaggle" / name)
     script = metadata["code_file"]
     source = marked((packaged / script).read_text(encoding="utf-8"), push)
-    secret_scan.refuse(source.encode(), script, project.root)
+    secret_scan.refuse_secrets({script: source.encode()}, project.root)
     write_text(folder / script, source)
     write_json(folder / "kernel-metadata.json", metadata)
     return metadata["id"], folder
@@ -282,7 +280,7 @@ def _mark(push: str) -> str:
 def _settle(job: Job) -> None:
     """Find out what became of a push that was begun and never noted as done."""
     assert job.record.push is not None
-    arrived = dispatch.look(job.kernel, job.record.push)
+    arrived = reconcile.push_arrived(job.kernel, job.record.push)
     say(f"{job.kernel}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
     if arrived:
         job.note("running")
@@ -291,27 +289,10 @@ def _settle(job: Job) -> None:
 
 
 def _number(job: Job) -> int | None:
-    """The number of the version that holds this push, where the answer that told it got lost; None if nobody knows."""
-    known = [one.version or 0 for one in submission_records.load(job.project) if one.ref == job.kernel]
-    last, stride = max(known), 1
-    mark = _mark(str(job.record.push))
-    with tempfile.TemporaryDirectory() as folder:
-
-        def source(number: int) -> str | None:
-            return api.kernel_source(f"{job.kernel}/{number}", Path(folder))[0]
-
-        newest, number = api.kernel_source(job.kernel, Path(folder))
-        if number is not None and mark in (newest or ""):
-            return number
-
-        while source(last + stride) is not None:
-            last, stride = last + stride, 2 * stride
-            if last > FARTHEST:
-                return None
-        while stride > 1:
-            stride //= 2
-            last += stride if source(last + stride) is not None else 0
-        return last if last and mark in (source(last) or "") else None
+    """Return the number of the version that holds this push, or None where it cannot be determined."""
+    records = submission_records.load(job.project)
+    newest = max(record.version or 0 for record in records if record.ref == job.kernel)
+    return reconcile.find_version(job.kernel, _mark(str(job.record.push)), newest)
 
 
 # --- running -----------------------------------------------------------------------------------------------------
@@ -352,7 +333,7 @@ def _ended(job: Job, status: api.Status) -> bool:
     log = _log(job, target)
     complete, whole = status.word == "complete", (target / ACCOUNT).exists() or status.word != "complete"
     own = _mark(str(record.push)) in log and whole and status.word != "absent"
-    if not own and record.asked < (PATIENCE if complete or status.word == "absent" else LITTLE_PATIENCE):
+    if not own and record.asked < (OUTPUT_ATTEMPTS if complete or status.word == "absent" else DOUBTFUL_ATTEMPTS):
         job.note("running", asked=record.asked + 1)  # an earlier version's, or none yet
         return False
     write_text(submission_records.log(job.project, record), log)
@@ -481,14 +462,14 @@ def _submit(job: Job) -> None:
     try:
         left = api.submit(record.competition, job.kernel, record.version, FILE, record.description)
     except KaggleError as error:
-        if error.kind not in dispatch.UNCLEAR:
+        if error.kind not in reconcile.UNCLEAR:
             job.note("ran", message=error.short())
             raise
         if not _listed(job, 1):  # perhaps it is still on its way: as `submitting` it is looked for again
             raise
         say(f"{record.competition}: the answer was not clear, but the submission is there")
         return
-    job.note("submitted", submitted_at=dispatch.now())
+    job.note("submitted", submitted_at=kaggle_account.utc_now())
     rest = "" if left is None else f"; {left} more today"
     say(f"{record.competition}: version {record.version} of {record.ref} is submitted{rest}")
 
@@ -508,7 +489,7 @@ def _listed(job: Job, looks: int) -> bool:
             time.sleep(job.opts.poll_s)
         found = submission_records.find(job.record, api.submissions(job.record.competition))
         if found:
-            job.note("submitted", submission=found.ref, submitted_at=found.date or dispatch.now())
+            job.note("submitted", submission=found.ref, submitted_at=found.date or kaggle_account.utc_now())
             return True
     return False
 
@@ -518,7 +499,7 @@ def _score(job: Job) -> None:
     record, in_vain, looked = job.record, 0, False
     page = f"https://www.kaggle.com/competitions/{record.competition}/submissions"
     with console().status("waiting for the score"):
-        while record.state == "submitted" and in_vain < PATIENCE and (job.opts.wait or not looked):
+        while record.state == "submitted" and in_vain < OUTPUT_ATTEMPTS and (job.opts.wait or not looked):
             if looked:
                 time.sleep(job.opts.poll_s)
             looked = True

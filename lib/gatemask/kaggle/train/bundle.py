@@ -14,22 +14,19 @@ import io
 import json
 import lzma
 import re
-import subprocess
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from gatemask.config import Competition, Experiment
-from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, write_json, write_text
+from gatemask.files import fresh_folder, write_text
 from gatemask.kaggle.client import secret_scan
+from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES, Machine
 from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import Project
-from gatemask.tracking import run_folder
 
 SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
 LIMIT = 1_000_000  # bytes: Kaggle refuses sources of 1 MB
@@ -96,7 +93,7 @@ def payload(
     files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(on_machine)
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
     files["session.json"] = json.dumps(asdict(session), indent=2).encode()
-    secret_scan.refuse_any(files, project.root)
+    secret_scan.refuse_secrets(files, project.root)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
@@ -126,70 +123,22 @@ def write(folder: Path, data: bytes, session: Session, machine: Machine, sources
     script = _filled(session, data, inside)
     fits = len(script.encode()) < LIMIT
     write_text(folder / "train.py", script if fits else _filled(session, data, ""))
-    owner, name = session.ref.split("/")
-    write_json(folder / "kernel-metadata.json", metadata(owner, name, machine, sources))
+    kernel_metadata(session.ref, machine, sources).write(folder)
     return fits
 
 
-def metadata(owner: str, name: str, machine: Machine, sources: dict[str, list[str]]) -> dict[str, Any]:
-    """kernel-metadata.json, each key said outright: defaults of command and service differ, and change."""
-    shape = {} if machine.name == "none" else {"machine_shape": machine.name}
-    return {
-        "id": f"{owner}/{name}",
-        "title": name.replace("-", " "),  # Kaggle makes the slug from it
-        "code_file": "train.py",
-        "language": "python",
-        "kernel_type": "script",
-        "is_private": True,
-        "enable_gpu": machine.kind == "gpu",
-        "enable_tpu": machine.kind == "tpu",
-        "enable_internet": True,  # for published weights, and W&B where a secret is attached
-        **shape,
-        "dataset_sources": sources.get("dataset_sources", []),
-        "kernel_sources": sources.get("kernel_sources", []),
-        "competition_sources": [],
-        "model_sources": [],
-        "keywords": [],
-    }
-
-
-def clean_commit(project: Project, allow_dirty: bool) -> str | None:
-    """The commit that a push records.
-
-    Raises:
-        GatemaskError: there is none, or files that go into the bundle were changed since.
-    """
-    changed = {root: _changed(root) for root in {SOURCE, project.root}}
-    commit = run_folder.commit(project.root)
-    if allow_dirty:
-        return commit
-    if commit is None or None in changed.values():
-        raise GatemaskError(
-            "There is no commit to record with the run.",
-            where=project.root,
-            do="git init && git add . && git commit, or push with --allow-dirty.",
-        )
-    if files := [f"{root / name}" for root, names in changed.items() for name in names or []]:
-        raise GatemaskError(
-            "Files were changed since the last commit: nobody could tell later what was trained.",
-            where=project.root,
-            received=", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else ""),
-            do="Commit them, or push with --allow-dirty.",
-        )
-    return commit.removesuffix("+dirty")  # what else was changed goes into no kernel
-
-
-def _changed(root: Path) -> list[str] | None:
-    """Changed and new files among those that a bundle is made from; None outside git."""
-    folders = [f for f in ("lib/gatemask", "kaggle_kernels", "experiments", "folds") if (root / f).exists()]
-    if root != SOURCE:
-        folders = [f for f in folders if f in ("experiments", "folds")]
-    git = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=all", "--", *folders]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return [line[3:] for line in done.stdout.splitlines()]
+def kernel_metadata(ref: str, machine: Machine, sources: dict[str, list[str]]) -> KernelMetadata:
+    """Return the metadata of a training kernel."""
+    return KernelMetadata(
+        ref,
+        "train.py",
+        machine_shape=None if machine.name == "none" else machine.name,
+        gpu=machine.kind == "gpu",
+        tpu=machine.kind == "tpu",
+        internet=True,  # for published weights, and W&B where a secret is attached
+        datasets=sources.get("dataset_sources", []),
+        kernels=sources.get("kernel_sources", []),
+    )
 
 
 def _sources() -> list[Path]:

@@ -14,7 +14,9 @@ from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json
+from gatemask.kaggle.client import account
 from gatemask.kaggle.client.cli import KaggleError
+from gatemask.kaggle.client.polling import tolerant
 from gatemask.kaggle.image.machines import machine
 from gatemask.kaggle.train import commands, dispatch, kernel_records
 from gatemask.kaggle.train.dispatch import Options
@@ -35,16 +37,16 @@ def campaign(
     Raises:
         GatemaskError: Kaggle refuses what no waiting mends: credentials, sources, hours of the week.
     """
-    with dispatch.orchestrating(project):
+    with account.exclusive(project):
         work = _Work(project, comp, experiments, folds, opts)
-        with commands.tolerant():
+        with tolerant():
             dispatch.settle(project, work.every)
         while work.left():
-            with commands.tolerant():
+            with tolerant():
                 work.start()
             if work.left():
                 time.sleep(opts.poll_s)
-            with commands.tolerant():
+            with tolerant():
                 work.poll()
     return work.result()
 
@@ -115,7 +117,7 @@ class _Work:
             todo = self._todo(exp)
             if not todo or free < 1:
                 continue
-            name = dispatch.owner(self.comp)
+            name = account.owner(self.comp)
             for lane in dispatch.plan(self.every, self.project.label, name, exp, todo, free):
                 if not self._push(exp, lane, ready):
                     break

@@ -21,13 +21,11 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, set_aside, sha256, write_json, write_text
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.client.cli import KaggleError
+from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS
 from gatemask.kaggle.train import kernel_records
 from gatemask.kaggle.train.kernel_records import Lane
 from gatemask.kaggle.train.session import OUTPUT, states
 from gatemask.project import Project
-
-PATIENCE = 20  # times that an output is asked for that must be there, before it is given up
-LITTLE_PATIENCE = 3  # for one that need not be: Kaggle's words run ahead of its files
 
 
 def collect(project: Project, lane: Lane) -> bool:
@@ -44,7 +42,7 @@ def collect(project: Project, lane: Lane) -> bool:
     account = shown if shown and shown["push"] == push.id else None
     # A kernel that ended well left an account; where an earlier version's is shown, this one's may still come; and one
     # that was pushed just now may not be known everywhere.
-    patience = PATIENCE if shown or push.word in ("complete", "absent") else LITTLE_PATIENCE
+    patience = OUTPUT_ATTEMPTS if shown or push.word in ("complete", "absent") else DOUBTFUL_ATTEMPTS
     if account is None and push.asked < patience:
         push.asked += 1
         kernel_records.save(project, lane)

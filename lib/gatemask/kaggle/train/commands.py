@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import console, say, table
 from gatemask.errors import GatemaskError
-from gatemask.kaggle.client import api
-from gatemask.kaggle.client.cli import AGAIN, KaggleError
+from gatemask.kaggle.client import account, api
+from gatemask.kaggle.client.api import ENDED
+from gatemask.kaggle.client.cli import RETRIED, KaggleError
+from gatemask.kaggle.client.polling import tolerant
 from gatemask.kaggle.image.machines import machine
 from gatemask.kaggle.train import collect, dispatch, kernel_records
-from gatemask.kaggle.train.dispatch import Options, orchestrating
+from gatemask.kaggle.train.dispatch import Options
 from gatemask.kaggle.train.kernel_records import Lane
 from gatemask.project import Project
-
-ENDED = ("complete", "error", "cancelled", "absent")
 
 
 def push(
@@ -33,7 +32,7 @@ def push(
     Returns:
         current (nothing was pushed), experiment, pushed (one entry a kernel), in_hand (folds).
     """
-    with orchestrating(project):
+    with account.exclusive(project):
         every = kernel_records.load(project)
         dispatch.settle(project, every)
         refresh(project, [lane for lane in every if lane.experiment == exp.name], [])
@@ -60,7 +59,7 @@ def _start(
             expected=f"fewer than {wanted.at_once} running",
             do=f"gatemask wait {project.comp}, then push again; gatemask campaign {project.comp} does both.",
         )
-    name = dispatch.owner(comp)
+    name = account.owner(comp)
     chosen = dispatch.plan(every, project.label, name, exp, folds, free)
     ready: dict[str, int] = {}
     pushed = [dispatch.start(project, comp, exp, lane, every, opts, ready) for lane in chosen]
@@ -71,7 +70,7 @@ def _start(
 
 def resume(project: Project, comp: Competition, exp: Experiment, opts: Options) -> dict[str, Any]:
     """Push again what was stopped by its time limit, failed or was lost, with the last output attached."""
-    with orchestrating(project):
+    with account.exclusive(project):
         every = kernel_records.load(project)
         dispatch.settle(project, every)
         own = [lane for lane in every if lane.experiment == exp.name]
@@ -102,7 +101,7 @@ def refresh(project: Project, every: Sequence[Lane], home: list[Lane], quietly: 
             if _ask(project, lane, quietly):
                 home.append(lane)
         except KaggleError as error:
-            if error.kind not in AGAIN:
+            if error.kind not in RETRIED:
                 raise
             trouble = trouble or error
     if trouble:
@@ -126,7 +125,7 @@ def _ask(project: Project, lane: Lane, quietly: bool) -> bool:
 def fetch(project: Project, chosen: str | None) -> dict[str, Any]:
     """Bring home what has ended; what still runs is left."""
     home: list[Lane] = []
-    with orchestrating(project):
+    with account.exclusive(project):
         every = _of(project, chosen)
         dispatch.settle(project, every)
         refresh(project, every, home, quietly=False)
@@ -137,7 +136,7 @@ def fetch(project: Project, chosen: str | None) -> dict[str, Any]:
 def wait(project: Project, chosen: str | None, poll_s: float) -> dict[str, Any]:
     """Until no kernel runs any more; each is fetched as soon as it ends."""
     home: list[Lane] = []
-    with orchestrating(project):
+    with account.exclusive(project):
         every = _of(project, chosen)
         settle = True
         for _ in polls(every, poll_s):
@@ -156,20 +155,6 @@ def polls(every: Sequence[Lane], poll_s: float) -> Iterator[None]:
             yield
             if any(lane.active for lane in every):
                 time.sleep(poll_s)
-
-
-@contextmanager
-def tolerant() -> Iterator[None]:
-    """A night without a network must not end what waits for a kernel: such errors are said, and then it is tried again.
-
-    What no waiting mends (credentials, a refusal, a full disk) is raised.
-    """
-    try:
-        yield
-    except KaggleError as error:
-        if error.kind not in AGAIN:
-            raise
-        say(f"{error.what} Going on.")
 
 
 def status(project: Project, chosen: str | None) -> dict[str, Any]:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, locked, read_json, sha256, write_bytes
-from gatemask.kaggle.client import api, datasets
+from gatemask.files import fingerprint, is_current, read_json, sha256, write_bytes
+from gatemask.kaggle.client import account, api, datasets, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.image import wheels
 from gatemask.kaggle.image.machines import MACHINES, Machine, machine
-from gatemask.kaggle.train import bundle, kernel_records
+from gatemask.kaggle.train import bundle, inputs, kernel_records
 from gatemask.kaggle.train.kernel_records import Lane, Push
 from gatemask.project import Project
 
-UNCLEAR = ("network", "server", "partial", "other")  # errors after which a push may have happened
 LEAST_H = 0.5  # hours left of a quota with which a session is not worth its start
 
 
@@ -46,66 +42,15 @@ class Options:
     overrides: tuple[str, ...] = ()
 
 
-@contextmanager
-def orchestrating(project: Project) -> Iterator[None]:
-    """One command at a time writes down what Kaggle does for this competition."""
-    busy = "Another gatemask command deals with Kaggle for this competition."
-    with locked(kernel_records.folder(project) / ".lock", busy):
-        yield
-
-
-def owner(comp: Competition) -> str:
-    """Whose kernels and datasets they are."""
-    name = comp.kaggle.owner or api.user()
-    if name is None:
-        raise KaggleError("There are no Kaggle credentials.", kind="login", do=MEANING["login"][1])
-    return name
-
-
 def settle(project: Project, every: Sequence[Lane]) -> None:
     """Find out what became of pushes that were begun and never noted as done: a command was killed there."""
     for lane in every:
         if lane.active and lane.last.state == "pushing":
             push = lane.last
-            arrived = look(lane.ref, push.id)
+            arrived = reconcile.settle_push(lane.ref, push.id)
             push.state = "running" if arrived else "refused"
             push.message = None if arrived else "it never got to Kaggle"
-            say(f"{lane.ref}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
             kernel_records.save(project, lane)
-
-
-def look(ref: str, push_id: str) -> bool:
-    """Whether Kaggle holds this push. Its version's number is told nowhere but in the answer that got lost."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, _ = api.kernel_source(ref, Path(folder))
-    return source is not None and push_id in source
-
-
-class Sent(NamedTuple):
-    """What became of a push.
-
-    Args:
-        state: running; refused; or pushing, where nobody knows: it is looked for again before anything else is done.
-        version: its number, where it is known.
-        error: to be raised once the rest is written down. A version that runs can have one, too: it lacks its sources.
-    """
-
-    state: str
-    version: int | None
-    error: KaggleError | None = None
-
-
-def send(ref: str, push_id: str, folder: Path, timeout_s: int) -> Sent:
-    """Push the kernel in `folder`, whose source holds `push_id`; after an unclear answer it is looked for on Kaggle."""
-    try:
-        return Sent("running", api.push_kernel(folder, timeout_s))
-    except KaggleError as error:
-        if error.kind not in UNCLEAR:
-            return Sent("running" if error.kind == "sources" else "refused", error.version, error)
-        if not look(ref, push_id):  # not there yet, it may still be on its way
-            return Sent("pushing", error.version, error)
-        say(f"{ref}: the connection broke, but the push is on Kaggle")
-        return Sent("running", error.version)
 
 
 def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
@@ -186,10 +131,10 @@ def start(
     """
     _refuse_namesake(project, exp, lane)
     wanted, name = machine(comp, exp), lane.ref.split("/")[0]
-    commit = bundle.clean_commit(project, opts.allow_dirty)
+    commit = account.clean_commit(project, opts.allow_dirty)
     hours = session_hours(wanted, opts.hours or exp.hours, every)
-    needed = datasets.needed(project, comp, exp, lane.folds)
-    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, now())
+    needed = inputs.input_datasets(project, comp, exp, lane.folds)
+    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, account.utc_now())
     push.overrides = list(opts.overrides)
     push.made_of = made_of(project, comp, exp, lane.folds)
     goes_on = {}
@@ -213,16 +158,16 @@ def start(
     data = bundle.payload(project, comp, exp, session)  # before any upload: it may be refused
     for one in needed:
         if (key := f"{name}/{one.slug}") not in ready:
-            ready[key] = datasets.ensure(project, one, name, opts.poll_s)
+            ready[key] = datasets.ensure_uploaded(project, one, name, opts.poll_s)
     attached = {key: ready[key] for key in (f"{name}/{one.slug}" for one in needed)}
     folder = project.dist / "kaggle" / lane.slug
     sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
     if not bundle.write(folder, data, session, wanted, sources):
         path = write_bytes(project.dist / "kaggle" / f"{lane.slug}-payload" / "payload.bin", data)
-        one = datasets.payload(lane.slug, path)
-        attached[f"{name}/{one.slug}"] = datasets.ensure(project, one, name, opts.poll_s)
+        one = inputs.payload_dataset(lane.slug, path)
+        attached[f"{name}/{one.slug}"] = datasets.ensure_uploaded(project, one, name, opts.poll_s)
         bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
-    push.datasets, push.at = attached, now()
+    push.datasets, push.at = attached, account.utc_now()
     # Of those that were refused, the last one is enough: a campaign that waits for a machine asks a hundred times.
     lane.machine, lane.pushes = wanted.name, [*(one for one in lane.pushes if one.state != "refused"), push]
     kernel_records.save(project, lane)
@@ -232,14 +177,14 @@ def start(
 
 def made_of(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
     """Changes with all that could let a training end otherwise: code, settings, data, split, machine."""
-    digests = [one.digest for one in datasets.needed(project, comp, exp, list(folds))]
+    digests = [one.digest for one in inputs.input_datasets(project, comp, exp, list(folds))]
     settings = [exp.settings, machine(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
     return fingerprint([settings, digests])
 
 
 def _send(project: Project, lane: Lane, folder: Path) -> None:
     push = lane.last
-    push.state, push.version, error = send(lane.ref, push.id, folder, round(push.hours * 3600))
+    push.state, push.version, error = reconcile.push_kernel(lane.ref, push.id, folder, round(push.hours * 3600))
     push.message = error.short() if error else None
     kernel_records.save(project, lane)
     if error:
@@ -296,7 +241,3 @@ def _refuse_namesake(project: Project, exp: Experiment, lane: Lane) -> None:
                 expected="names that differ in letters or digits",
                 do="Rename one of them.",
             )
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -27,9 +27,10 @@ from gatemask.data.manifest import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, stamped_result, write_bytes, write_stamp
 from gatemask.kaggle.client import datasets
+from gatemask.kaggle.client.datasets import Dataset
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.image.machines import MACHINES, machine
-from gatemask.kaggle.train import bundle
+from gatemask.kaggle.train import bundle, inputs
 from gatemask.kaggle.train.session import OUTPUT
 from gatemask.project import Project
 from gatemask.tracking import run_folder
@@ -52,7 +53,7 @@ def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0
     started, folder = time.monotonic(), project.runs / "rehearsal-train" / exp.name
     on_tpu = machine(comp, exp).kind == "tpu"
     small = _shortened(project, exp, on_tpu)
-    sources = datasets.needed(project, comp, small, [fold])
+    sources = inputs.input_datasets(project, comp, small, [fold])
     session = bundle.Session(
         push="rehearsal",
         ref=f"rehearsal/{bundle.slug(project.label, exp.name)}",
@@ -102,12 +103,12 @@ def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
     return exp.model_copy(update=changes)
 
 
-def _mounts(project: Project, kaggle: Path, sources: list[datasets.Source]) -> Path:
+def _mounts(project: Project, kaggle: Path, sources: list[Dataset]) -> Path:
     """A folder that looks as /kaggle does, with links in place of mounts."""
     for source in sources:
         mount = kaggle / "input" / "datasets" / "rehearsal" / source.slug
         mount.parent.mkdir(parents=True, exist_ok=True)
-        mount.symlink_to(datasets.stage(project, source, "rehearsal"))
+        mount.symlink_to(datasets.write_upload_folder(project, source, "rehearsal"))
     (kaggle / "working").mkdir()
     return kaggle
 

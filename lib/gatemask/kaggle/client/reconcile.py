@@ -1,0 +1,98 @@
+"""Push a kernel, and find out what became of a push whose answer was lost.
+
+A push's id is in the source of its kernel, so Kaggle can be asked later whether it holds that source.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from gatemask.console import say
+from gatemask.kaggle.client import api
+from gatemask.kaggle.client.cli import KaggleError
+
+UNCLEAR = ("network", "server", "partial", "other")  # errors after which the request may have been carried out
+HIGHEST_VERSION = 2**14  # a "version" beyond it shows that Kaggle ignores the number in the request
+
+
+class PushOutcome(NamedTuple):
+    """The outcome of a push.
+
+    Args:
+        state: "running"; "refused"; or "pushing" while unclear: Kaggle must be asked before anything else is done.
+        version: Number of the new version, if known.
+        error: Raised once the outcome is recorded. A version that runs without its sources has one too.
+    """
+
+    state: str
+    version: int | None
+    error: KaggleError | None = None
+
+
+def push_kernel(ref: str, push_id: str, folder: Path, timeout_s: int) -> PushOutcome:
+    """Push the kernel in `folder`; after an unclear answer, ask Kaggle whether the push arrived.
+
+    Args:
+        ref: Kernel, as owner/slug.
+        push_id: Id of this push; the script contains it.
+        folder: Folder with script and metadata.
+        timeout_s: Session limit, in seconds.
+    """
+    try:
+        return PushOutcome("running", api.push_kernel(folder, timeout_s))
+    except KaggleError as error:
+        if error.kind not in UNCLEAR:
+            return PushOutcome("running" if error.kind == "sources" else "refused", error.version, error)
+        if not push_arrived(ref, push_id):  # it may still be on its way
+            return PushOutcome("pushing", error.version, error)
+        say(f"{ref}: the connection broke, but the push is on Kaggle")
+        return PushOutcome("running", error.version)
+
+
+def push_arrived(ref: str, push_id: str) -> bool:
+    """Return whether the newest version on Kaggle comes from this push.
+
+    The number of that version is given only in the answer to the push.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, _ = api.kernel_source(ref, Path(folder))
+    return source is not None and push_id in source
+
+
+def settle_push(ref: str, push_id: str) -> bool:
+    """Report and return whether an interrupted push arrived."""
+    arrived = push_arrived(ref, push_id)
+    say(f"{ref}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
+    return arrived
+
+
+def find_version(ref: str, mark: str, newest_recorded: int) -> int | None:
+    """Return the number of the version whose source contains `mark`, or None where it cannot be determined.
+
+    Kaggle shows the source of any version, but no list of versions: the newest is found by doubling steps upward from
+    the last recorded one, then by bisection.
+
+    Args:
+        ref: Kernel, as owner/slug.
+        mark: Text in the source of the version.
+        newest_recorded: Highest version number known so far; 0 if none is.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+
+        def source(number: int) -> str | None:
+            return api.kernel_source(f"{ref}/{number}", Path(folder))[0]
+
+        newest_source, number = api.kernel_source(ref, Path(folder))
+        if number is not None and mark in (newest_source or ""):
+            return number
+        newest, stride = newest_recorded, 1
+        while source(newest + stride) is not None:
+            newest, stride = newest + stride, 2 * stride
+            if newest > HIGHEST_VERSION:
+                return None
+        while stride > 1:
+            stride //= 2
+            newest += stride if source(newest + stride) is not None else 0
+        return newest if newest and mark in (source(newest) or "") else None
