@@ -19,11 +19,11 @@ IMAGES, PATIENTS = 12_047, 6_171  # as many as SIIM-ACR has
 def rows() -> Iterator[dict[str, Any]]:
     manifest = phantom_manifest()
     settings = Folds(k=5, tries=1)
-    stratum = folds.split(manifest, settings)["stratum"].to_numpy()
+    stratum = folds.assign_folds(manifest, settings)["stratum"].to_numpy()
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     times = interleaved(
         {
-            "ours": lambda: folds.split(manifest, settings),
+            "ours": lambda: folds.assign_folds(manifest, settings),
             "sklearn": lambda: list(splitter.split(manifest, stratum, manifest["group"])),
         },
         rounds=3,
@@ -32,7 +32,7 @@ def rows() -> Iterator[dict[str, Any]]:
     theirs = np.empty(IMAGES, int)
     for number, (_, held) in enumerate(splitter.split(manifest, stratum, manifest["group"])):
         theirs[held] = number
-    ours = folds.split(manifest, Folds(k=5))["fold"].to_numpy()
+    ours = folds.assign_folds(manifest, Folds(k=5))["fold"].to_numpy()
     mine, other = (deviation(fold, stratum) for fold in (ours, theirs))
     yield {
         "name": "folds, largest deviation of a stratum, vs scikit-learn",

@@ -201,14 +201,14 @@ class Plain:
         return np.mean(said, axis=0)
 
     def masks(self) -> dict[str, np.ndarray]:
-        from gatemask.builders.prediction import as_uint8
+        from gatemask.masks.rule import as_uint8
 
         gates = self.gates()
         maps = [as_uint8(self._over_all(one)) for one in self.place.listed["mask"]]
         found = {}
         for index, path in enumerate(self.place.paths):
-            full = rules.enlarge(rules.average_maps([one[index] for one in maps]), (SIDE, SIDE))
-            mask = rules.apply(self.place.rule, float(gates[index]), np.ascontiguousarray(full[:, :, 0]))
+            full = rules.resize_map(rules.average_maps([one[index] for one in maps]), (SIDE, SIDE))
+            mask = rules.apply_rule(self.place.rule, float(gates[index]), np.ascontiguousarray(full[:, :, 0]))
             found[path.stem] = rle.decode(rle.encode(mask, Rle(**FLAVOUR)), (SIDE, SIDE), Rle(**FLAVOUR))
         return found
 

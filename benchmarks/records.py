@@ -26,9 +26,10 @@ from timing import row
 
 from gatemask.config import Competition, Picture, Records
 from gatemask.data.encode import encode_image
-from gatemask.data.manifest import prepare, read_manifest
+from gatemask.data.manifest import prepare
 from gatemask.data.phantom import as_dicom
 from gatemask.data.readers import read_image, resize_image
+from gatemask.data.split import read_manifest
 from gatemask.files import read_json, write_json, write_text
 from gatemask.masks import rle
 from gatemask.parallel import cores, keep_freed_memory
@@ -167,7 +168,7 @@ def make_and_watch(root: str, name: str) -> tuple[float, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    records.make(Project(Path(root), name), competition(name))
+    records.make_records(Project(Path(root), name), competition(name))
     seconds = time.perf_counter() - started
     done.set()
     watcher.join()

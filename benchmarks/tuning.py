@@ -29,7 +29,7 @@ from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import LEVELS, Rule, level
 from gatemask.oof.store import MapReader, write_maps
-from gatemask.oof.tables import Tables, all_empty_score, count_maps, score, scores, worths
+from gatemask.oof.tables import Tables, all_empty_score, count_maps, dice_per_image, score, worths
 from gatemask.parallel import cores
 from gatemask.tuning import exact
 from gatemask.tuning.optuna_search import search
@@ -204,7 +204,7 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
             part = chosen[start : start + AT_ONCE]
             some = tables.subset(np.array([at[image_id] for image_id in part]))
             images = [(float(gate), reader[i], truth[i]) for gate, i in zip(some.gate, part, strict=True)]
-            assert np.allclose(plain_trial(rule, images), scores(some, rule)[:, 0], atol=1e-12)
+            assert np.allclose(plain_trial(rule, images), dice_per_image(some, rule)[:, 0], atol=1e-12)
             ways = {
                 "ours": lambda: [score(tables, rule, METRIC) for _ in range(10)],
                 "theirs": lambda images=images: plain_trial(rule, images),
@@ -217,7 +217,7 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
 def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) -> list[float]:
     """Dice of each image, from its gate, its map and its truth."""
     return [
-        dice_of_masks(mask, rules.apply(rule, gate, rules.enlarge(one, mask.shape)[:, :, 0]))
+        dice_of_masks(mask, rules.apply_rule(rule, gate, rules.resize_map(one, mask.shape)[:, :, 0]))
         for gate, one, mask in images
     ]
 

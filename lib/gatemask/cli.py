@@ -62,7 +62,7 @@ def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False,
     from gatemask.data import phantom
     from gatemask.data.manifest import default_raw
 
-    _print(phantom.make(default_raw(project, config), config.phantom), json_)
+    _print(phantom.make_phantoms(default_raw(project, config), config.phantom), json_)
 
 
 @data_app.command("download")
@@ -92,12 +92,12 @@ def data_labels(
     """Look through a label table; guess how its masks are encoded."""
     from gatemask.data import label_report
 
-    found = label_report.inspect(file, label_report.parse_size(size) if size else None, images)
+    found = label_report.inspect_labels(file, label_report.parse_size(size) if size else None, images)
     if write:
         from gatemask.project import open_project
 
-        found["written"] = str(label_report.write(open_project(write), found))
-    _print(found, json_, show=label_report.show)
+        found["written"] = str(label_report.write_labels_section(open_project(write), found))
+    _print(found, json_, show=label_report.print_label_report)
 
 
 @data_app.command("prepare")
@@ -123,7 +123,7 @@ def folds_make(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json =
     project, config = _open(comp, quick, set_)
     from gatemask.data import folds
 
-    _print(folds.make(project, config), json_)
+    _print(folds.make_folds(project, config), json_)
 
 
 @folds_app.command("import")
@@ -139,7 +139,7 @@ def folds_import(
     project, config = _open(comp, quick, set_)
     from gatemask.data import folds
 
-    _print(folds.take(project, config, file, force), json_)
+    _print(folds.import_folds(project, config, file, force), json_)
 
 
 @folds_app.command("audit")
@@ -166,7 +166,7 @@ def records_make(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json
     project, config = _open(comp, quick, set_)
     from gatemask.data import records
 
-    _print(records.make(project, config), json_)
+    _print(records.make_records(project, config), json_)
 
 
 @records_app.command("check")
@@ -175,7 +175,7 @@ def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Jso
     project, config = _open(comp, quick, set_)
     from gatemask.data import records
 
-    _print(records.check(project, config), json_)
+    _print(records.check_records(project, config), json_)
 
 
 @app.command()

@@ -94,8 +94,8 @@ def _stages(
         stages.append(("phantoms", lambda: _phantoms(project, comp)))
     stages += [
         ("manifest", lambda: manifest.prepare(project, comp, data)),
-        ("folds", lambda: folds.make(project, comp)),
-        ("records", lambda: records.make(project, comp)),
+        ("folds", lambda: folds.make_folds(project, comp)),
+        ("records", lambda: records.make_records(project, comp)),
     ]
     limits = [exp.hours for exp in experiments if exp.hours is not None]
     clock = Clock(min(limits, default=None))  # one session, whatever it trains
@@ -109,7 +109,7 @@ def _phantoms(project: Project, comp: Competition) -> dict[str, Any]:
     from gatemask.data.manifest import default_raw
 
     assert comp.phantom is not None
-    return phantom.make(default_raw(project, comp), comp.phantom)
+    return phantom.make_phantoms(default_raw(project, comp), comp.phantom)
 
 
 def _after_training(project: Project, comp: Competition, ensemble: Ensemble) -> list[Stage]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gatemask.builders.prediction import as_uint8, build_views, predict_averaged, predict_per_view
 from gatemask.config import Augment, View
+from gatemask.masks.rule import as_uint8, build_views, predict_averaged, predict_per_view
 
 SIZE = 64
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gatemask.config import Folds
 from gatemask.data import folds
 from gatemask.data.manifest import prepare
+from gatemask.data.split import read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.project import Project
@@ -35,7 +36,7 @@ def manifest(images: int = 600, seed: int = 0) -> pd.DataFrame:
 
 def test_no_group_is_on_two_sides_and_every_image_has_one_fold() -> None:
     table = manifest()
-    frame = folds.split(table, Folds(k=5))
+    frame = folds.assign_folds(table, Folds(k=5))
     assert sorted(frame["image_id"]) == sorted(table["image_id"])
     assert set(frame["fold"]) == {0, 1, 2, 3, 4}
     assert (frame.groupby("group")["fold"].nunique() == 1).all()
@@ -43,7 +44,7 @@ def test_no_group_is_on_two_sides_and_every_image_has_one_fold() -> None:
 
 def test_folds_have_even_shares_of_positives_and_of_areas() -> None:
     table = manifest()
-    joined = folds.split(table, Folds(k=5)).merge(table, on="image_id")
+    joined = folds.assign_folds(table, Folds(k=5)).merge(table, on="image_id")
     shares = joined.groupby("fold")["label"].mean()
     assert shares.max() - shares.min() < 0.04
     medians = joined[joined["label"] == 1].groupby("fold")["mask_area"].median()
@@ -52,32 +53,32 @@ def test_folds_have_even_shares_of_positives_and_of_areas() -> None:
 
 def test_the_order_of_the_input_does_not_matter() -> None:
     table = manifest()
-    one, two = (folds.split(t, Folds(k=3)).to_csv() for t in (table, table.sample(frac=1, random_state=1)))
+    one, two = (folds.assign_folds(t, Folds(k=3)).to_csv() for t in (table, table.sample(frac=1, random_state=1)))
     assert one == two
 
 
 def test_a_hold_out_is_a_fold_of_its_own() -> None:
-    frame = folds.split(manifest(), Folds(k=4, holdout=True))
+    frame = folds.assign_folds(manifest(), Folds(k=4, holdout=True))
     assert set(frame["fold"]) == {-1, 0, 1, 2, 3}
     assert 0.15 < (frame["fold"] == -1).mean() < 0.25
 
 
 def test_large_seeds_and_few_images() -> None:
-    folds.split(manifest(), Folds(k=2, seed=2**31 - 1, tries=2))
+    folds.assign_folds(manifest(), Folds(k=2, seed=2**31 - 1, tries=2))
     with pytest.raises(GatemaskError, match="no positive image"):
-        folds.split(manifest(40).assign(label=np.arange(40) < 3, mask_area=(np.arange(40) < 3) * 5), Folds(k=5))
+        folds.assign_folds(manifest(40).assign(label=np.arange(40) < 3, mask_area=(np.arange(40) < 3) * 5), Folds(k=5))
 
 
 def test_too_few_groups_are_refused() -> None:
     with pytest.raises(GatemaskError, match="fewer groups"):
-        folds.split(manifest().assign(group="same"), Folds(k=2))
+        folds.assign_folds(manifest().assign(group="same"), Folds(k=2))
 
 
 def test_columns_are_spread_evenly_numbers_by_quartile() -> None:
     table, rng = manifest(900), np.random.default_rng(3)
     table["view"] = np.where(rng.random(900) < 0.3, "AP", "PA")
     table["age"] = [f"{age:03d}Y" for age in rng.integers(1, 95, 900)]
-    frame = folds.split(table, Folds(k=5, stratify=["view", "age"]))
+    frame = folds.assign_folds(table, Folds(k=5, stratify=["view", "age"]))
     joined = frame.merge(table, on="image_id")
     shares = joined.groupby("fold")["view"].apply(lambda view: (view == "AP").mean())
     assert shares.max() - shares.min() < 0.03
@@ -89,7 +90,7 @@ def test_columns_are_spread_evenly_numbers_by_quartile() -> None:
 def test_one_group_of_most_images_is_dealt_with() -> None:
     table = manifest()
     table["group"] = np.where(np.arange(600) < 300, "giant", table["group"])
-    frame = folds.split(table, Folds(k=3))
+    frame = folds.assign_folds(table, Folds(k=3))
     assert frame[frame["group"] == "giant"]["fold"].nunique() == 1
     sizes = frame["fold"].value_counts()
     assert sizes.min() > 120, "the others share what is left"
@@ -100,7 +101,7 @@ def test_one_group_of_most_images_is_dealt_with() -> None:
 def test_no_split_ever_leaks(images: int, k: int, seed: int, holdout: bool) -> None:
     table = manifest(images, seed)
     try:
-        frame = folds.split(table, Folds(k=k, seed=seed, holdout=holdout, tries=2))
+        frame = folds.assign_folds(table, Folds(k=k, seed=seed, holdout=holdout, tries=2))
     except GatemaskError as error:
         assert "no positive" in str(error) or "fewer groups" in str(error)
         return
@@ -111,7 +112,7 @@ def test_no_split_ever_leaks(images: int, k: int, seed: int, holdout: bool) -> N
 
 def test_the_same_input_gives_the_same_bytes_for_ever() -> None:
     """A fold file is part of a result, and must not change with a library or a machine."""
-    frame = folds.split(manifest(60), Folds(k=3, seed=1))
+    frame = folds.assign_folds(manifest(60), Folds(k=3, seed=1))
     assert fingerprint(frame.to_csv(index=False, lineterminator="\n")) == "80d144580764bf60"
 
 
@@ -120,15 +121,15 @@ def test_siim_folds_do_not_leak_and_are_even(tmp_path: Path) -> None:
     """The very images of the winner's folds, by the way that a competitor goes."""
     from gatemask.data import audit
     from gatemask.data.groups import read_groups
-    from gatemask.data.label_report import areas
+    from gatemask.data.label_report import mask_areas
 
     siim = SHARED / "siim"
     patients = read_groups(siim / "nih_id.csv", "Kaggle_ID", "NIH_ID", 8)
-    masks = areas(siim / "stage_1_train.csv")
+    masks = mask_areas(siim / "stage_1_train.csv")
     table = pd.DataFrame({"image_id": list(masks), "mask_area": list(masks.values())})
     table["label"] = (table["mask_area"] > 0).astype(int)
     table["group"] = table["image_id"].map(patients)
-    folds.split(table, Folds(k=5)).to_csv(tmp_path / "own.csv", index=False)
+    folds.assign_folds(table, Folds(k=5)).to_csv(tmp_path / "own.csv", index=False)
     own, _ = audit.audit(tmp_path / "own.csv", patients, masks)
     theirs, _ = audit.audit(siim / "winner_folds_stage_1.csv", patients, masks)
     assert 0.58 < theirs["leak"] < 0.62
@@ -148,25 +149,25 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_a_foreign_fold_file_is_adopted_and_never_overwritten(project: Project) -> None:
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     mine = project.folds.read_text()
-    assert folds.make(project, competition())["current"]
+    assert folds.make_folds(project, competition())["current"]
     frame = pd.read_csv(project.folds, dtype=str)
     frame["fold"] = frame["fold"].replace({"0": "1", "1": "0"})
     frame.to_csv(project.folds, index=False)
     theirs = project.folds.read_text()
     assert theirs != mine
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     assert project.folds.read_text() == theirs
-    folds.make(project, competition(folds={"k": 3, "holdout": True, "seed": 5}))
+    folds.make_folds(project, competition(folds={"k": 3, "holdout": True, "seed": 5}))
     assert project.folds.read_text() == theirs, "other settings do not make it ours"
     with pytest.raises(GatemaskError, match="disagree about a hold-out"):
-        folds.make(project, competition(folds={"k": 3}, test={"images": "test/*.png"}))
+        folds.make_folds(project, competition(folds={"k": 3}, test={"images": "test/*.png"}))
 
 
 @pytest.mark.parametrize("fault", ["missing row", "twice", "no column", "leak", "leak behind other groups"])
 def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, fault: str) -> None:
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     frame = pd.read_csv(project.folds)
     broken = {
         "missing row": frame.iloc[1:],
@@ -178,38 +179,38 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
     broken.to_csv(project.folds, index=False)
     words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks the column 'group'"}
     with pytest.raises(GatemaskError, match=words.get(fault, "more than one fold")):
-        folds.make(project, competition())
+        folds.make_folds(project, competition())
 
 
 def test_a_foreign_file_is_imported_with_the_manifests_groups(project: Project, tmp_path: Path) -> None:
-    folds.make(project, competition())
-    own = folds.read_folds(project)
+    folds.make_folds(project, competition())
+    own = read_folds(project)
     theirs = own.assign(fname=own["image_id"] + ".png", fold=own["fold"].where(own["fold"] < 0, own["fold"] * 1.0))
     file = tmp_path / "theirs.csv"
     theirs[["fname", "fold"]].to_csv(file, index=False)
     with pytest.raises(GatemaskError, match=r"folds already[\s\S]*--force"):
-        folds.take(project, competition(), file)
+        folds.import_folds(project, competition(), file)
     project.folds.unlink()
-    assert folds.take(project, competition(), file)["adopted"]
+    assert folds.import_folds(project, competition(), file)["adopted"]
     assert project.folds.read_text() == own.to_csv(index=False)
-    assert folds.make(project, competition())["current"], "what was imported stands"
+    assert folds.make_folds(project, competition())["current"], "what was imported stands"
 
 
 def test_folds_counted_from_one_are_taken_over(project: Project, tmp_path: Path) -> None:
     comp = competition(test={"images": "images/*0.png"}, folds={"k": 2})
     prepare(project, comp)
-    folds.make(project, comp)
-    own = folds.read_folds(project)
+    folds.make_folds(project, comp)
+    own = read_folds(project)
     file = tmp_path / "theirs.csv"
     own.assign(fold=own["fold"] + 1).to_csv(file, index=False)
-    folds.take(project, comp, file, force=True)
-    assert folds.read_folds(project)["fold"].tolist() == own["fold"].tolist()
+    folds.import_folds(project, comp, file, force=True)
+    assert read_folds(project)["fold"].tolist() == own["fold"].tolist()
 
 
 @pytest.mark.parametrize("fault", ["leak", "other images", "names", "one fold", "two folds", "no column"])
 def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_path: Path, fault: str) -> None:
-    folds.make(project, competition())
-    own = folds.read_folds(project)
+    folds.make_folds(project, competition())
+    own = read_folds(project)
     before = project.folds.read_bytes()
     changed, words = {
         "leak": (own.assign(fold=np.arange(len(own)) % 4 - 1), r"more than one fold[\s\S]*folds audit"),
@@ -221,26 +222,26 @@ def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_pa
     }[fault]
     changed.to_csv(tmp_path / "theirs.csv", index=False)
     with pytest.raises(GatemaskError, match=words):
-        folds.take(project, competition(), tmp_path / "theirs.csv", force=True)
+        folds.import_folds(project, competition(), tmp_path / "theirs.csv", force=True)
     assert project.folds.read_bytes() == before
 
 
 def test_own_folds_are_known_again_after_a_kill_between_file_and_stamp(project: Project) -> None:
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     first = project.folds.read_bytes()
     (project.data / "folds.json").unlink()
-    assert not folds.make(project, competition())["adopted"]
+    assert not folds.make_folds(project, competition())["adopted"]
     assert project.folds.read_bytes() == first
-    assert folds.make(project, competition(folds={"k": 2, "holdout": True}))["folds"] == 2, "and made anew"
+    assert folds.make_folds(project, competition(folds={"k": 2, "holdout": True}))["folds"] == 2, "and made anew"
 
 
 def test_an_adopted_file_with_another_number_of_folds_is_told(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     (project.data / "folds.json").unlink()
     (project.data / "folds-made.json").unlink()
-    assert folds.make(project, competition(folds={"k": 5, "holdout": True}))["adopted"]
+    assert folds.make_folds(project, competition(folds={"k": 5, "holdout": True}))["adopted"]
     assert "It has 3 folds, where folds.k is 5" in capsys.readouterr().err
 
 
@@ -248,14 +249,14 @@ def test_values_with_a_bar_are_spread_evenly_too() -> None:
     table, rng = manifest(800), np.random.default_rng(1)
     table["finding"] = rng.choice(["A", "A|B", "B|C"], 800)
     table["sex"] = rng.choice(["F", "M"], 800)
-    joined = folds.split(table, Folds(k=4, stratify=["finding", "sex"])).merge(table, on="image_id")
+    joined = folds.assign_folds(table, Folds(k=4, stratify=["finding", "sex"])).merge(table, on="image_id")
     shares = joined.groupby("fold")["sex"].apply(lambda sex: (sex == "M").mean())
     assert shares.max() - shares.min() < 0.02
 
 
 @pytest.mark.parametrize("content", ["", 'image_id,fold,group,stratum\n"a,0', "\xff"])
 def test_a_fold_file_that_is_no_table_is_told(project: Project, content: str) -> None:
-    folds.make(project, competition())
+    folds.make_folds(project, competition())
     project.folds.write_bytes(content.encode("latin-1"))
     with pytest.raises(GatemaskError, match=r"is empty|cannot be read"):
-        folds.read_folds(project)
+        read_folds(project)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gatemask.config import Rle, load_competition
-from gatemask.data.label_report import areas, inspect, parse_size, write
+from gatemask.data.label_report import inspect_labels, mask_areas, parse_size, write_labels_section
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
@@ -31,7 +31,7 @@ COUNTS = ["rows", "images", "positives", "annotations", "multi_annotated", "over
     ],
 )
 def test_the_real_tables(name: str, counts: list[int]) -> None:
-    found = inspect(SHARED / "siim" / name)
+    found = inspect_labels(SHARED / "siim" / name)
     assert [found[key] for key in COUNTS] == counts
     assert found["guess"] == {"offsets": "relative", "base": 0, "order": "column", "empty": "-1", "size": [1024, 1024]}
     assert (found["contradictory"], found["duplicates"]) == (0, 0)
@@ -39,14 +39,14 @@ def test_the_real_tables(name: str, counts: list[int]) -> None:
 
 @needs_siim
 def test_areas_of_overlapping_annotations_are_those_of_their_union() -> None:
-    found = areas(SHARED / "siim/stage_2_train.csv")
+    found = mask_areas(SHARED / "siim/stage_2_train.csv")
     masked = sorted(area for area in found.values() if area)
     assert (len(found), len(masked), masked[0], masked[-1]) == (12047, 2669, 55, 161421)
 
 
 @needs_siim
 def test_the_images_confirm_the_order_of_the_real_table() -> None:
-    found = inspect(SHARED / "siim/stage_2_train.csv", images="dicom/*.dcm")
+    found = inspect_labels(SHARED / "siim/stage_2_train.csv", images="dicom/*.dcm")
     assert (found["guess"]["order"], found["guess"]["size"]) == ("column", [1024, 1024])
     assert found["because"]["order"].startswith("outlines lie on edges")
 
@@ -74,7 +74,7 @@ def blobs(count: int = 40, shape: tuple[int, int] = (96, 96), seed: int = 0) -> 
 @pytest.mark.parametrize("empty", ["", "-1"])
 def test_a_flavour_is_found_again(tmp_path: Path, offsets: str, base: int, empty: str) -> None:
     flavour = Rle.model_validate({"offsets": offsets, "base": base, "empty": empty})
-    found = inspect(tabled(tmp_path / "t.csv", blobs(), flavour))
+    found = inspect_labels(tabled(tmp_path / "t.csv", blobs(), flavour))
     assert found["guess"] == {**flavour.model_dump(), "size": [96, 96]}
     assert (found["images"], found["positives"], found["bad_rows"]) == (40, 26, 0)
 
@@ -84,7 +84,7 @@ def test_a_flavour_is_found_again(tmp_path: Path, offsets: str, base: int, empty
 def test_the_nuclei_tiles_are_guessed_right(tmp_path: Path, base: int) -> None:
     paths = sorted((SHARED / "nuclei/masks").glob("*.png"))
     masks = {path.stem: cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0 for path in paths}
-    found = inspect(tabled(tmp_path / "t.csv", masks, Rle(base=base)))  # type: ignore[arg-type]
+    found = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle(base=base)))  # type: ignore[arg-type]
     assert found["guess"] == {"offsets": "absolute", "base": base, "order": "column", "empty": "", "size": [128, 128]}
 
 
@@ -96,23 +96,23 @@ def test_the_images_tell_rows_from_columns(tmp_path: Path, order: str, shape: tu
     for name, mask in masks.items():
         cv2.imwrite(str(tmp_path / f"images/{name}.png"), np.where(mask, 200, 60).astype(np.uint8))
     flavour = Rle.model_validate({"order": order})
-    found = inspect(tabled(tmp_path / "t.csv", masks, flavour), images="images/*.png")
+    found = inspect_labels(tabled(tmp_path / "t.csv", masks, flavour), images="images/*.png")
     assert found["guess"] == {**flavour.model_dump(), "size": list(shape)}
 
 
 def test_wide_images_without_a_size(tmp_path: Path) -> None:
-    found = inspect(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
+    found = inspect_labels(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
     assert found["guess"]["size"] == [64, 192]
     assert "rounded up" in found["because"]["size"]
 
 
 def test_what_the_table_leaves_open_is_called_assumed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,rle\na,5 3\nb,\n")
-    found = inspect(tmp_path / "t.csv", size=(16, 16))
+    found = inspect_labels(tmp_path / "t.csv", size=(16, 16))
     assert found["guess"] == {"offsets": "absolute", "base": 1, "order": "column", "empty": "", "size": [16, 16]}
     for part in ("offsets", "base", "order"):
         assert found["because"][part].startswith("assumed")
-    assert inspect(tmp_path / "t.csv")["guess"]["size"] is None
+    assert inspect_labels(tmp_path / "t.csv")["guess"]["size"] is None
 
 
 def test_bad_rows_duplicates_and_contradictions_are_counted(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_bad_rows_duplicates_and_contradictions_are_counted(tmp_path: Path) -> N
     with (tmp_path / "t.csv").open("a") as file:
         text = rle.encode(masks["blob001"], Rle())
         file.write(f"blob001,{text}\nblob001,-1\nblob002,1 2 3\nblob002,9 0\n")
-    found = inspect(tmp_path / "t.csv")
+    found = inspect_labels(tmp_path / "t.csv")
     assert (found["duplicates"], found["contradictory"], found["bad_rows"]) == (1, 1, 2)
     assert [bad["row"] for bad in found["bad"]] == [44, 45]
 
@@ -140,7 +140,7 @@ def test_areas_are_those_of_the_masks_whatever_the_flavour(masks: list[np.ndarra
         united = np.logical_or.reduce(masks)
         with file.open("a") as more:
             more.writelines(f"u,{rle.encode(mask, flavour)}\n" for mask in masks)
-        found = areas(file)
+        found = mask_areas(file)
     assert [found[f"m{n}"] for n in range(len(masks))] == [int(mask.sum()) for mask in masks]
     assert found["u"] == int(united.sum())
 
@@ -150,8 +150,8 @@ def test_the_guess_is_written_into_the_yaml_and_nothing_else_changes(tmp_path: P
     folder.mkdir(parents=True)
     before = (ROOT / "experiments/phantom/competition.yaml").read_text().replace("[256, 256]", "[96, 96]")
     (folder / "competition.yaml").write_text(before)
-    found = inspect(tabled(tmp_path / "mine.csv", blobs(), Rle(empty="-1")))
-    write(Project(tmp_path, "phantom"), found)
+    found = inspect_labels(tabled(tmp_path / "mine.csv", blobs(), Rle(empty="-1")))
+    write_labels_section(Project(tmp_path, "phantom"), found)
     comp = load_competition(folder)
     assert comp.labels.model_dump(exclude={"format", "missing"}) == {
         "file": "mine.csv",
@@ -172,7 +172,9 @@ def test_a_guess_of_another_size_is_not_written(tmp_path: Path) -> None:
     before = (ROOT / "experiments/phantom/competition.yaml").read_text()
     (folder / "competition.yaml").write_text(before)
     with pytest.raises(GatemaskError, match="another size"):
-        write(Project(tmp_path, "phantom"), inspect(tabled(tmp_path / "mine.csv", blobs(), Rle())))
+        write_labels_section(
+            Project(tmp_path, "phantom"), inspect_labels(tabled(tmp_path / "mine.csv", blobs(), Rle()))
+        )
     assert (folder / "competition.yaml").read_text() == before
 
 
@@ -186,7 +188,7 @@ def test_sizes_are_height_by_width() -> None:
 @pytest.mark.parametrize("content", ["a,1 2 9 3\nb,-1\nc,\n", "a,-1\nb,3 4\n", "a,1 2\n"])
 def test_a_table_without_a_header_is_seen_to_have_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
-    found = inspect(tmp_path / "t.csv")
+    found = inspect_labels(tmp_path / "t.csv")
     assert (found["header"], found["columns"], found["rows"]) == (False, {"id": 0, "mask": 1}, content.count("\n"))
 
 
@@ -195,10 +197,10 @@ def test_a_table_without_a_header_is_seen_to_have_none(tmp_path: Path, content: 
 )
 def test_one_hostile_row_is_counted_and_changes_nothing_else(tmp_path: Path, bad: str) -> None:
     tabled(tmp_path / "t.csv", blobs(), Rle())
-    before = inspect(tmp_path / "t.csv")
+    before = inspect_labels(tmp_path / "t.csv")
     with (tmp_path / "t.csv").open("a") as file:
         file.write(f"hostile,{bad}\n")
-    found = inspect(tmp_path / "t.csv")
+    found = inspect_labels(tmp_path / "t.csv")
     assert found["guess"] == before["guess"]
     assert (found["bad_rows"], found["positives"]) == (1, before["positives"])
 
@@ -207,7 +209,7 @@ def test_one_hostile_row_is_counted_and_changes_nothing_else(tmp_path: Path, bad
 def test_a_table_without_encodings_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(GatemaskError, match=r"No column holds|no column of image ids"):
-        inspect(tmp_path / "t.csv")
+        inspect_labels(tmp_path / "t.csv")
 
 
 def test_masks_on_the_lower_edge_do_not_pass_for_rows(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_masks_on_the_lower_edge_do_not_pass_for_rows(tmp_path: Path) -> None:
     for number in range(60):
         masks[f"low{number}"] = np.zeros((256, 320), bool)
         masks[f"low{number}"][200 + number % 40 :, 10 + number : 200] = True
-    found = inspect(tabled(tmp_path / "t.csv", masks, Rle()), size=(256, 320))
+    found = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle()), size=(256, 320))
     assert (found["guess"]["order"], found["guess"]["base"]) == ("column", 1)
 
 
@@ -225,14 +227,14 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
     for number, name in enumerate(masks):
         cv2.imwrite(str(tmp_path / f"images/{name}.png"), np.zeros((96, 96 + number // 4), np.uint8))
     with pytest.raises(GatemaskError, match="differ in size"):
-        inspect(tabled(tmp_path / "t.csv", masks, Rle()), images="images/*.png")
+        inspect_labels(tabled(tmp_path / "t.csv", masks, Rle()), images="images/*.png")
 
 
 @pytest.mark.parametrize("content", ["id,rle\na,1 0\nb,1 0\n", "id,rle\na,0 0\nb,0 0\n"])
 def test_only_empty_masks_tell_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(GatemaskError, match="No row of the table holds a mask"):
-        inspect(tmp_path / "t.csv")
+        inspect_labels(tmp_path / "t.csv")
 
 
 def test_writing_keeps_the_comments_of_the_next_section_and_what_is_missing(tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ labels:
 groups: {regex: "^(p[0-9]+)"}
 """
     (folder / "competition.yaml").write_text(before)
-    write(Project(tmp_path, "c"), inspect(tabled(tmp_path / "mine.csv", blobs(), Rle())))
+    write_labels_section(Project(tmp_path, "c"), inspect_labels(tabled(tmp_path / "mine.csv", blobs(), Rle())))
     after = (folder / "competition.yaml").read_text()
     for kept in ("# What the labels are.", "# Groups: why we do this.", "labels: {format: rle, file: old.csv}"):
         assert kept in after

@@ -12,7 +12,8 @@ import pytest
 
 from gatemask.config import Competition
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import prepare, raw_folder, read_manifest
+from gatemask.data.manifest import prepare, raw_folder
+from gatemask.data.split import read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.conftest import write_tiles
@@ -192,8 +193,8 @@ def test_more_columns_from_a_table_to_stratify_by(project: Project) -> None:
     comp = competition(extra=extra, folds={"k": 3, "holdout": True, "stratify": ["positive"]})
     prepare(project, comp)
     assert read_manifest(project)["positive"].tolist() == [str(int(n % 3 > 0)) for n in range(24)]
-    folds.make(project, comp)
-    strata = folds.read_folds(project)["stratum"]
+    folds.make_folds(project, comp)
+    strata = read_folds(project)["stratum"]
     assert set(strata.str[-2:]) == {"|0", "|1"}
 
 
@@ -203,7 +204,7 @@ def test_the_labels_alone_are_enough_for_folds_but_not_for_records(project: Proj
     comp = competition()
     prepare(project, comp)
     whole = read_manifest(project).set_index("image_id")
-    folds.make(project, comp)
+    folds.make_folds(project, comp)
     split = project.folds.read_bytes()
     project.folds.unlink()
     for path in (project.root / "raw/images").glob("*.png"):
@@ -214,10 +215,10 @@ def test_the_labels_alone_are_enough_for_folds_but_not_for_records(project: Proj
     alone = read_manifest(project).set_index("image_id")
     for column in ("group", "label", "mask_area"):
         assert (alone[column] == whole[column]).all()
-    folds.make(project, comp)
+    folds.make_folds(project, comp)
     assert project.folds.read_bytes() == split
     with pytest.raises(GatemaskError, match="from the labels alone"):
-        records.make(project, comp)
+        records.make_records(project, comp)
 
 
 def test_all_problems_are_told_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +268,7 @@ def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
     from gatemask.config import Phantom
     from gatemask.data import phantom
 
-    phantom.make(tmp_path / "raw", Phantom(images=12, test_images=2, size=64))
+    phantom.make_phantoms(tmp_path / "raw", Phantom(images=12, test_images=2, size=64))
     project = Project(tmp_path, "tiles")
     labels = {"format": "rle", "file": "train-rle.csv", "rle": phantom.SIIM.model_dump()}
     comp = competition(

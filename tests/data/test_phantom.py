@@ -23,7 +23,7 @@ SETTINGS = Phantom(images=60, test_images=12, size=128, seed=3)
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
-    phantom.make(folder, SETTINGS)
+    phantom.make_phantoms(folder, SETTINGS)
     return folder
 
 
@@ -77,18 +77,18 @@ def test_inverted_files_read_like_the_others_and_lesions_are_bright(raw: Path) -
 def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path) -> None:
     (tmp_path / "precious.dcm").write_bytes(b"x")
     with pytest.raises(GatemaskError, match="There are files"):
-        phantom.make(tmp_path, SETTINGS)
+        phantom.make_phantoms(tmp_path, SETTINGS)
     assert (tmp_path / "precious.dcm").exists()
 
 
 def test_the_same_seed_draws_the_same_bytes_and_a_second_call_does_nothing(raw: Path, tmp_path: Path) -> None:
-    phantom.make(tmp_path, SETTINGS)
+    phantom.make_phantoms(tmp_path, SETTINGS)
     names = sorted(p.relative_to(raw) for p in raw.rglob("*.dcm"))
     assert all(sha256(raw / name) == sha256(tmp_path / name) for name in names)
     assert (raw / "train-rle.csv").read_bytes() == (tmp_path / "train-rle.csv").read_bytes()
-    assert phantom.make(tmp_path, SETTINGS)["current"]
+    assert phantom.make_phantoms(tmp_path, SETTINGS)["current"]
     (tmp_path / "phantom.json").unlink()
-    assert "current" not in phantom.make(tmp_path, SETTINGS), "killed before the stamp: drawn again"
-    image, _ = phantom.draw(1, True, 64, 0, np.random.default_rng(0))
-    other, _ = phantom.draw(2, True, 64, 0, np.random.default_rng(0))
+    assert "current" not in phantom.make_phantoms(tmp_path, SETTINGS), "killed before the stamp: drawn again"
+    image, _ = phantom.draw_phantom(1, True, 64, 0, np.random.default_rng(0))
+    other, _ = phantom.draw_phantom(2, True, 64, 0, np.random.default_rng(0))
     assert (image != other).any()

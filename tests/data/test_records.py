@@ -41,10 +41,10 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> None:
-    result = records.make(project, COMP)
+    result = records.make_records(project, COMP)
     folder = project.records(64)
     assert (result["count"], len(list(folder.glob("*.tfrec")))) == (24, 3)
-    found = records.read(folder, ["tile020", "tile003"])
+    found = records.read_records(folder, ["tile020", "tile003"])
     assert [(e.image_id, e.label) for e in found] == [("tile020", 1), ("tile003", 0)]
     image, mask = decode_example(found[0], 3)
     original = resize_image(read_image(project.root / "raw/images/tile020.png", 3), 64)
@@ -53,32 +53,32 @@ def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> 
 
 
 def test_a_second_call_does_nothing_and_a_lost_shard_is_made_again(project: Project) -> None:
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     shard = project.records(64) / "00001.tfrec"
     digest = sha256(shard)
-    assert records.make(project, COMP)["current"]
+    assert records.make_records(project, COMP)["current"]
     shard.unlink()
-    assert "current" not in records.make(project, COMP)
+    assert "current" not in records.make_records(project, COMP)
     assert sha256(shard) == digest
 
 
 def test_training_refuses_records_that_are_older_than_the_manifest(project: Project) -> None:
-    records.make(project, COMP)
-    assert len(records.require_current(project, COMP)) == 3
+    records.make_records(project, COMP)
+    assert len(records.require_records(project, COMP)) == 3
     (project.root / "raw/images/tile000.png").unlink()
     prepare(project, COMP)
     with pytest.raises(GatemaskError, match="another manifest"):
-        records.require_current(project, COMP)
+        records.require_records(project, COMP)
 
 
 def test_unknown_ids_and_unfinished_records_are_refused(project: Project) -> None:
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     folder = project.records(64)
     with pytest.raises(GatemaskError, match="tile999"):
-        records.read(folder, ["tile001", "tile999"])
+        records.read_records(folder, ["tile001", "tile999"])
     (folder / "index.json").unlink()
     with pytest.raises(GatemaskError, match="no finished records"):
-        records.read(folder, ["tile001"])
+        records.read_records(folder, ["tile001"])
 
 
 def test_what_is_written_is_what_tensorflow_reads(tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def shards(folder: Path) -> dict[str, str]:
 
 
 def test_many_processes_write_what_one_does(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     alone = shards(project.records(64))
     (project.records(64) / "index.json").unlink()
     monkeypatch.setattr(encode, "FEW", 3)
     monkeypatch.setattr(encode, "CHUNK", 4)
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     assert shards(project.records(64)) == alone
     assert sorted(alone) == ["00000.tfrec", "00001.tfrec", "00002.tfrec"]
 
@@ -180,32 +180,32 @@ def children(pid: int) -> list[int]:
 
 
 def test_other_settings_or_another_manifest_keep_no_shard(project: Project) -> None:
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     folder = project.records(64)
     first = shards(folder)
     jpeg = competition(records={"size": 64, "format": "jpeg", "per_shard": 10})
-    records.make(project, jpeg)
+    records.make_records(project, jpeg)
     assert not set(shards(folder).values()) & set(first.values())
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     assert shards(folder) == first
 
 
 def test_a_shard_with_a_flipped_bit_is_found_and_made_again(project: Project) -> None:
-    records.make(project, COMP)
-    assert records.check(project, COMP)["checked"] == 24
+    records.make_records(project, COMP)
+    assert records.check_records(project, COMP)["checked"] == 24
     shard = project.records(64) / "00001.tfrec"
     before = shard.read_bytes()
     times = {path: path.stat().st_mtime_ns for path in project.records(64).glob("*.tfrec") if path != shard}
     shard.write_bytes(before[:900] + bytes([before[900] ^ 4]) + before[901:])
     with pytest.raises(GatemaskError, match=r"00001.tfrec: not the file[\s\S]*records make tiles"):
-        records.check(project, COMP)
-    records.make(project, COMP)
+        records.check_records(project, COMP)
+    records.make_records(project, COMP)
     assert shard.read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
 def test_a_record_that_does_not_fit_the_manifest_is_found(project: Project) -> None:
-    records.make(project, COMP)
+    records.make_records(project, COMP)
     folder = project.records(64)
     wrong = [
         {"image_id": b"tile000", "image": b"no picture", "mask": b"", "label": 0},
@@ -217,7 +217,7 @@ def test_a_record_that_does_not_fit_the_manifest_is_found(project: Project) -> N
     index["outputs"]["00000.tfrec"] = sha256(folder / "00000.tfrec")
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(GatemaskError) as caught:
-        records.check(project, COMP)
+        records.check_records(project, COMP)
     for words in ("image tile000: an image of shape None", "tile001: label 0, where", "stranger: not in the manifest"):
         assert words in str(caught.value)
 
@@ -227,7 +227,7 @@ def test_a_raw_file_that_went_bad_is_named(project: Project, monkeypatch: pytest
     monkeypatch.setattr(encode, "FEW", few)
     (project.root / "raw/images/tile013.png").write_bytes(b"gone bad")
     with pytest.raises(GatemaskError, match=r"cannot be read[\s\S]*tile013.png"):
-        records.make(project, COMP)
+        records.make_records(project, COMP)
     assert not (project.records(64) / "index.json").exists()
     assert not (project.records(64) / "parts").exists()
 
@@ -237,20 +237,20 @@ def test_masks_too_small_to_survive_are_told_but_stay_positive(project: Project)
     mask[5, 5] = 255
     cv2.imwrite(str(project.root / "raw/masks/tile001.png"), mask)
     prepare(project, COMP)
-    records.make(project, COMP)
-    assert records.check(project, COMP)["vanished_masks"] == 1
+    records.make_records(project, COMP)
+    assert records.check_records(project, COMP)["vanished_masks"] == 1
 
 
 def test_a_raw_file_of_another_size_is_not_squeezed_in(project: Project) -> None:
     cv2.imwrite(str(project.root / "raw/images/tile013.png"), np.zeros((90, 200, 3), np.uint8))
     with pytest.raises(GatemaskError, match=r"not what it was[\s\S]*tile013.png[\s\S]*\(90, 200\)"):
-        records.make(project, COMP)
+        records.make_records(project, COMP)
 
 
 def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -> None:
     changed = COMP.model_copy(update={"image": COMP.image.model_copy(update={"size": (64, 256)})})
     with pytest.raises(GatemaskError, match="other settings of 'image'"):
-        records.make(project, changed)
+        records.make_records(project, changed)
 
 
 def test_two_at_once_take_turns(whole: Whole) -> None:

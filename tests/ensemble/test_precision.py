@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatemask.config import Competition, Model, load_competition
-from gatemask.data.folds import read_folds
+from gatemask.data.split import read_folds
 from gatemask.ensemble import precision
 from gatemask.errors import GatemaskError
 from gatemask.project import Project

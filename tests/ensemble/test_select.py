@@ -46,7 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
             write_json(
                 made.fold(name, fold) / "result.json", {"fold": fold, "score": 0.5 + fold / 10, "outputs": outputs}
             )
-    rules.save(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
+    rules.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
     monkeypatch.setattr(select.tune, "require_current", lambda *_: read_json(made.tuned / "result.json"))
     monkeypatch.setattr(select, "count_images", lambda *_: 100)

@@ -353,7 +353,7 @@ def test_memory_that_is_too_small_halves_the_step() -> None:
 def test_an_error_in_the_middle_keeps_what_there_is(
     here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply, calls = rules.apply_classes, []
+    apply, calls = rules.apply_rules, []
 
     def fails(*given: Any) -> np.ndarray:
         calls.append(1)

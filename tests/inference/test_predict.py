@@ -48,7 +48,7 @@ def test_the_result_is_that_of_running_everything(
             np.floor(one / np.float32(255) * np.float32(f) * 255 + 0.5).astype(np.uint8)
             for one, f in ((image, FACTORS["m0"]), (small, FACTORS["m1"]))
         ]
-        mask = rules.apply(rules.Rule(**RULE), gate, rules.average_maps(maps, [share["m0"], share["m1"]])[:, :, 0])
+        mask = rules.apply_rule(rules.Rule(**RULE), gate, rules.average_maps(maps, [share["m0"], share["m1"]])[:, :, 0])
         assert (found != mask).sum() <= 2
         passed += gate >= 0.4
         masked += mask.any()
@@ -75,7 +75,7 @@ def test_equal_weights_change_nothing_to_the_bit(
     here: Place, stands: dict[str, Stand], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    apply = rules.apply_classes
+    apply = rules.apply_rules
     monkeypatch.setattr(rules, "apply_classes", lambda of, gate, *more: seen.append(gate) or apply(of, gate, *more))
     rows = []
     for weight in (None, 0.2, 1 / 3):

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from gatemask.config import Competition, Experiment, load_competition, load_experiment
-from gatemask.data.folds import read_folds
+from gatemask.data.split import read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json, write_stamp
 from gatemask.kaggle.client import datasets

@@ -27,7 +27,7 @@ RULE = Rule(gate=0.6, upper=0.75, lower=0.4, min_area=3)
 def test_gate_area_and_lower_threshold(gate: float, strong: int, weak: int, pixels: int) -> None:
     one = np.zeros(16, np.uint8)
     one[:strong], one[strong : strong + weak] = 200, 110
-    assert rules.apply(RULE, gate, one.reshape(4, 4)).sum() == pixels
+    assert rules.apply_rule(RULE, gate, one.reshape(4, 4)).sum() == pixels
 
 
 A, B = 200, 110  # strong: reaches `upper`; weak: reaches `lower` only
@@ -54,7 +54,7 @@ PARTS = [
 @pytest.mark.parametrize(("rows", "min_component", "hysteresis", "pixels"), PARTS)
 def test_components(rows: list[list[int]], min_component: int, hysteresis: bool, pixels: int) -> None:
     rule = Rule(0.5, 0.75, 0.4, 0, min_component, hysteresis)
-    mask = rules.apply(rule, 0.5, np.array(rows, np.uint8))
+    mask = rules.apply_rule(rule, 0.5, np.array(rows, np.uint8))
     assert mask.dtype == bool
     assert mask.sum() == pixels
     assert not (mask & (np.array(rows) == 0)).any()
@@ -63,9 +63,9 @@ def test_components(rows: list[list[int]], min_component: int, hysteresis: bool,
 def test_without_component_parts_a_mask_is_every_pixel_that_reaches_lower() -> None:
     one = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
     for rule in (RULE, Rule(0.0, 0.9, 0.9, 0), Rule(0.6, 1.0, 0.01, 1)):
-        assert (rules.apply(rule, 0.7, one) == (one >= rules.level(rule.lower))).all()
+        assert (rules.apply_rule(rule, 0.7, one) == (one >= rules.level(rule.lower))).all()
     # A least size of one pixel drops nothing, by way of the components.
-    assert (rules.apply(Rule(0.6, 0.75, 0.4, 3, 1), 0.7, one) == rules.apply(RULE, 0.7, one)).all()
+    assert (rules.apply_rule(Rule(0.6, 0.75, 0.4, 3, 1), 0.7, one) == rules.apply_rule(RULE, 0.7, one)).all()
 
 
 @pytest.mark.parametrize("level", [90, 130, 160, 250])
@@ -75,7 +75,7 @@ def test_peaks_of_few_and_of_many_components(blur: float, level: int) -> None:
 
     noise = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(90, 70)), (0, 0), blur)
     one = np.clip(128 + 60 * noise / noise.std(), 0, 255).astype(np.uint8)
-    label, sizes, peaks = rules.components(one >= level, one)
+    label, sizes, peaks = rules.connected_components(one >= level, one)
     assert ((label > 0) == (one >= level)).all()
     assert sizes.tolist() == [int((label == n + 1).sum()) for n in range(len(sizes))]
     assert peaks.tolist() == [int(one[label == n + 1].max()) for n in range(len(sizes))]
@@ -123,7 +123,7 @@ def test_a_member_of_weight_0_is_not_there() -> None:
 
 
 def test_a_saved_rule_comes_back(tmp_path: Path) -> None:
-    assert rules.load(rules.save(RULE, tmp_path / "rule.yaml")) == RULE
+    assert rules.load_rule(rules.save_rule(RULE, tmp_path / "rule.yaml")) == RULE
     (tmp_path / "rule.yaml").write_text("gate: 1\n")
-    with pytest.raises(GatemaskError, match="not a rule"):
-        rules.load(tmp_path / "rule.yaml")
+    with pytest.raises(GatemaskError, match="does not hold a rule"):
+        rules.load_rule(tmp_path / "rule.yaml")

@@ -53,7 +53,7 @@ class Problem:
         found = np.zeros((2, *self.components.truth.shape))
         for n, (i, truth) in enumerate(self.truths.items()):
             for c in range(self.maps.shape[3]):
-                mask = rules.apply(rule, self.gate[i], self.maps[n, :, :, c])
+                mask = rules.apply_rule(rule, self.gate[i], self.maps[n, :, :, c])
                 found[:, n, c] = (mask & truth).sum(), mask.sum()
         return found[0], found[1]
 

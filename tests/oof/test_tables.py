@@ -11,7 +11,7 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import METRICS, dice_of_masks
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Tables, all_empty_score, count, score, scores
+from gatemask.oof.tables import Tables, all_empty_score, count_levels, dice_per_image, score
 from tests.masks.test_metrics import plainly
 
 
@@ -20,7 +20,7 @@ def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables,
     rng = np.random.default_rng(seed)
     truths = (rng.random((images, side, side)) < 0.2) & (rng.random(images) < 0.4)[:, None, None]
     maps = np.clip(rng.normal(60, 50, truths.shape) + 90 * truths, 0, 255).astype(np.uint8)
-    counted = [count(one, truth) for one, truth in zip(maps, truths, strict=True)]
+    counted = [count_levels(one, truth) for one, truth in zip(maps, truths, strict=True)]
     tables = Tables(
         ids=np.array([f"i{n}" for n in range(images)]),
         folds=np.arange(images) % 3,
@@ -39,8 +39,10 @@ def test_scores_equal_those_of_the_maps(seed: int) -> None:
     for _ in range(25):
         upper = round(float(rng.uniform(0.02, 1)), 4)
         rule = Rule(float(rng.random()), upper, round(upper * float(rng.random()), 4), int(rng.integers(0, 40)))
-        naive = [dice_of_masks(t, rules.apply(rule, g, m)) for t, g, m in zip(truths, tables.gate, maps, strict=True)]
-        assert scores(tables, rule)[:, 0] == pytest.approx(naive, abs=1e-12)
+        naive = [
+            dice_of_masks(t, rules.apply_rule(rule, g, m)) for t, g, m in zip(truths, tables.gate, maps, strict=True)
+        ]
+        assert dice_per_image(tables, rule)[:, 0] == pytest.approx(naive, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -51,7 +53,7 @@ def test_every_metric_by_look_up_is_the_naive_one(metric: str) -> None:
         for _ in range(10):
             upper = round(float(rng.uniform(0.02, 1)), 4)
             rule = Rule(float(rng.random()), upper, round(upper * float(rng.random()), 4), int(rng.integers(0, 40)))
-            masks = np.stack([rules.apply(rule, g, m) for g, m in zip(tables.gate, maps, strict=True)])
+            masks = np.stack([rules.apply_rule(rule, g, m) for g, m in zip(tables.gate, maps, strict=True)])
             assert score(tables, rule, metric) == pytest.approx(plainly(metric, truths, masks), abs=1e-9)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from gatemask.masks.rule import Rule, level, probability
 from gatemask.oof.components import Components, list_components
-from gatemask.oof.tables import Tables, score, scores
+from gatemask.oof.tables import Tables, dice_per_image, score
 from gatemask.plots import gates, thresholds
 from tests.oof.test_tables import random_problem
 
@@ -226,7 +226,7 @@ def test_slices_pass_through_the_chosen_rule() -> None:
 def test_dice_by_area_shows_the_mean_of_each_decile() -> None:
     tables, _, _ = random_problem(7, images=300)
     positive = tables.truth[:, 0] > 0
-    found, area = scores(tables, RULE)[positive, 0], tables.truth[positive, 0]
+    found, area = dice_per_image(tables, RULE)[positive, 0], tables.truth[positive, 0]
     left, right = thresholds.dice_by_area(tables, RULE).axes
     assert sum(bar.get_height() for bar in left.patches) == positive.sum()
     means = [float(line.get_ydata()[0]) for line in right.lines if line.get_marker() == "o"]

@@ -164,7 +164,7 @@ def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
 
     project = Project(root, "phantom", quick=True)
     frame = pd.read_csv(project.folds)
-    examples = records.read(project.records(64), list(frame["image_id"][frame["fold"] != 0]))
+    examples = records.read_records(project.records(64), list(frame["image_id"][frame["fold"] != 0]))
     exp = Experiment.model_validate({**TINY, "name": "any", "epochs": 3})
     order = pipeline.epoch_order(examples, exp, 4, epoch, seed=0)
     return [examples[i].image_id for i in order[step * 4 : step * 4 + 4]]
@@ -298,7 +298,7 @@ def test_training_goes_on_from_another_run_at_another_size(trained) -> None:
 def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path) -> None:
     from gatemask.data.labels import Masks
     from gatemask.masks.metrics import dice_of_masks
-    from gatemask.masks.rule import enlarge
+    from gatemask.masks.rule import resize_map
     from gatemask.oof.store import MapReader
     from gatemask.oof.tables import Tables
 
@@ -313,7 +313,7 @@ def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path)
     assert sorted(reader.ids) == list(tables.ids)
     fold = result["folds"]["0"]
     cut = round(fold["threshold"] * 255)
-    naive = [dice_of_masks(truth[i], enlarge(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
+    naive = [dice_of_masks(truth[i], resize_map(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
     assert fold["dice_full"] == pytest.approx(np.mean(naive), abs=1e-9)
     reader.close()
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gatemask.data.folds import read_folds
 from gatemask.data.labels import Masks
+from gatemask.data.split import read_folds
 from gatemask.files import sha256, write_json
 from gatemask.oof import store
 from gatemask.project import Project

@@ -8,7 +8,7 @@ import numpy as np
 
 from gatemask.config import Variant
 from gatemask.masks.rule import Rule, probability
-from gatemask.oof.tables import Tables, count, score
+from gatemask.oof.tables import Tables, count_levels, score
 
 
 def from_maps(maps: np.ndarray, truths: np.ndarray, gate: np.ndarray, folds: int = 3) -> Tables:
@@ -16,7 +16,7 @@ def from_maps(maps: np.ndarray, truths: np.ndarray, gate: np.ndarray, folds: int
     n, _, _, classes = maps.shape
     pairs = [
         [
-            count(np.ascontiguousarray(maps[i, :, :, c]), np.ascontiguousarray(truths[i, :, :, c]))
+            count_levels(np.ascontiguousarray(maps[i, :, :, c]), np.ascontiguousarray(truths[i, :, :, c]))
             for c in range(classes)
         ]
         for i in range(n)

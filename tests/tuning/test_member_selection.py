@@ -178,7 +178,7 @@ def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
         assert poor in found["left_out"]
     assert result["weights"] == result["selection"]["mask"]["weights"]
     assert result["gate_weights"] == result["selection"]["gate"]["weights"]
-    tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load(project.tuned / "rule.yaml")
+    tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load_rule(project.tuned / "rule.yaml")
     assert score(tables, rule) == result["in_sample"]
     assert result["passing"] == pytest.approx((tables.gate >= rule.gate).mean())
     assert not (project.tuned / "weights").exists()
@@ -222,7 +222,7 @@ def test_tiles_too(
     project, size = Project(root, "nuclei", quick=True), (128, 128)
     comp = load_competition(project.experiments, quick=True)
     prepare(project, comp, SHARED / "nuclei" if real else write_tiles(tmp_path / "raw", 60))
-    folds.make(project, comp)
+    folds.make_folds(project, comp)
     for number, (name, noise) in enumerate(
         {"gate_b0": 0.2, "gate_poor": 1.0, "good": 0.3, "fair": 0.4, "poor": 3.0}.items()
     ):

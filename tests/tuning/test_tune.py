@@ -25,7 +25,7 @@ from gatemask.files import plain, read_json, read_yaml, sha256, write_json, writ
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
-from gatemask.oof.tables import Tables, score, scores
+from gatemask.oof.tables import Tables, dice_per_image, score
 from gatemask.project import Project
 from gatemask.tuning import exact
 from gatemask.tuning.members import build_tables
@@ -91,13 +91,15 @@ def test_it_writes_a_rule_and_says_what_it_is_worth(project: Project) -> None:
 
 def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> None:
     result = tuned(project)
-    rule, truth = rules.load(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
+    rule, truth = rules.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
     gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
     for name, gate in gates.items():
         averaged = rules.average_maps([reader[name] for reader in readers])
-        found.append(dice_of_masks(truth[name], rules.apply(rule, gate, rules.enlarge(averaged, SIZE)[:, :, 0])))
+        found.append(
+            dice_of_masks(truth[name], rules.apply_rule(rule, gate, rules.resize_map(averaged, SIZE)[:, :, 0]))
+        )
     assert np.mean(found) == pytest.approx(result["in_sample"], abs=1e-9)
 
 
@@ -128,7 +130,7 @@ def test_component_rules_are_searched_and_kept_exact(project: Project, parts: li
     assert result["shipped"] == "optuna"
     assert result["exact_gap"] is None
     assert "min_component" in result["rule"]
-    project_rule = rules.load(project.tuned / "rule.yaml")
+    project_rule = rules.load_rule(project.tuned / "rule.yaml")
     assert score(load_counted(project, project_rule), project_rule) == pytest.approx(result["in_sample"])
 
 
@@ -160,7 +162,7 @@ def test_the_headline_saw_no_fold_in_its_weights(project: Project, monkeypatch: 
         held = tables.folds == int(fold)
         rule, _ = exact.search(tables.subset(~held), "mean_dice")
         assert result["per_fold"][fold]["score"] == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
-        beside.append(scores(tables.subset(held), seed))
+        beside.append(dice_per_image(tables.subset(held), seed))
     assert result["beside"]["siim-seed"]["cross_fitted"] == pytest.approx(np.concatenate(beside).mean(), abs=1e-12)
 
 
@@ -332,12 +334,12 @@ def test_bad_settings_are_named(project: Project, setting: str, words: list[str]
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("gate: [", ["not a rule"]),
-        ("gate: .nan\nupper: 0.5\nlower: 0.5\nmin_area: 1", ["'gate' is out of range", "nan"]),
-        ("gate: 0.1\nupper: 0.5\nlower: 0.5\nmin_area: .nan", ["no number of pixels", "nan"]),
+        ("gate: [", ["does not hold a rule"]),
+        ("gate: .nan\nupper: 0.5\nlower: 0.5\nmin_area: 1", ["'gate' of the rule is outside", "nan"]),
+        ("gate: 0.1\nupper: 0.5\nlower: 0.5\nmin_area: .nan", ["must be a non-negative integer", "nan"]),
         ("gate: 0.1\nupper: 0.5\nlower: 0.7\nmin_area: 3", ["above"]),
-        ("just text", ["not a rule"]),
-        ("\xff", ["not a rule"]),
+        ("just text", ["does not hold a rule"]),
+        ("\xff", ["does not hold a rule"]),
     ],
 )
 def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str]) -> None:
@@ -351,24 +353,24 @@ def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str])
 @pytest.mark.parametrize("parts", [[], ["tune.rule.components=true"]])
 def test_a_component_rule_can_stand_beside(project: Project, parts: list[str]) -> None:
     rule = rules.Rule(0.3, 0.6, 0.4, 30, min_component=20, hysteresis=True)
-    rules.save(rule, project.root / "mine.yaml")
+    rules.save_rule(rule, project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]", *parts)
     truth = Masks(project.data / "masks.csv", SIZE)
     gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
     for name, gate in gates.items():
-        full = rules.enlarge(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
-        found.append(dice_of_masks(truth[name], rules.apply(rule, gate, full)))
+        full = rules.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
+        found.append(dice_of_masks(truth[name], rules.apply_rule(rule, gate, full)))
     assert result["beside"]["mine.yaml"]["in_sample"] == pytest.approx(np.mean(found), abs=1e-9)
     assert (result["exact_gap"] is None) == bool(parts)
 
 
 def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
-    rules.save(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
+    rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]")
     assert result["beside"]["mine.yaml"]["rule"]["min_area"] == 30
-    rules.save(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
+    rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
     assert tuned(project, "tune.beside=[mine.yaml]")["beside"]["mine.yaml"]["rule"]["min_area"] == 40
 
 

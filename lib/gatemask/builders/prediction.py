@@ -146,8 +146,3 @@ def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Resampled once; what comes from outside is 0."""
     size = image.shape[:2]
     return cv2.warpAffine(image, matrix[:2], size[::-1], flags=cv2.INTER_LINEAR).reshape(image.shape)
-
-
-def as_uint8(probabilities: np.ndarray) -> np.ndarray:
-    """Maps as they are stored: 0 to 255 for 0 to 1, rounded half up."""
-    return np.floor(probabilities * 255.0 + 0.5).astype(np.uint8)

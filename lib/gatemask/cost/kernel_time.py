@@ -16,8 +16,7 @@ from typing import Any
 
 from gatemask import quiet
 from gatemask.config import Competition, Ensemble, Experiment, Members
-from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.manifest import read_manifest
+from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.files import fingerprint, read_json, read_yaml, write_json
 from gatemask.project import Project
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
-from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.training.trainer import reads
@@ -202,7 +202,7 @@ def _images(project: Project, exp: Experiment) -> dict[str, Any]:
     """Counts of fold 0, the first and the last epoch's, as sampling draws them; nothing before folds are made."""
     if not project.folds.exists():
         return {}
-    from gatemask.data.manifest import read_manifest
+    from gatemask.data.split import read_manifest
     from gatemask.input.sampling import sample_epoch
 
     frame = read_folds(project)

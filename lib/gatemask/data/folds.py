@@ -20,16 +20,13 @@ import pandas as pd
 from gatemask.config import Competition, Folds
 from gatemask.console import say
 from gatemask.data.fold_files import read_fold_file
-from gatemask.data.manifest import read_manifest
-from gatemask.data.tables import read_table
+from gatemask.data.split import HOLDOUT, read_folds, read_manifest, reject_leak
 from gatemask.errors import GatemaskError
 from gatemask.files import is_current, read_json, sha256, stamped_result, write_json, write_stamp, write_text
 from gatemask.project import Project
 
-HOLDOUT = -1
 
-
-def make(project: Project, comp: Competition) -> dict[str, Any]:
+def make_folds(project: Project, comp: Competition) -> dict[str, Any]:
     """Write the folds of a competition, or adopt the ones that are there."""
     stamp = project.data / "folds.json"
     manifest = read_manifest(project, "train")
@@ -44,12 +41,12 @@ def make(project: Project, comp: Competition) -> dict[str, Any]:
         if (k := len(set(frame["fold"]) - {HOLDOUT})) != comp.folds.k:
             say(f"It has {k} folds, where folds.k is {comp.folds.k}. Delete it to have new ones made.")
     else:
-        frame = split(manifest, comp.folds)
+        frame = assign_folds(manifest, comp.folds)
         _write(project, frame)
     return write_stamp(stamp, made_from, {"adopted": adopted, **summary(frame, manifest)}, [project.folds], started)
 
 
-def take(project: Project, comp: Competition, file: Path, force: bool = False) -> dict[str, Any]:
+def import_folds(project: Project, comp: Competition, file: Path, force: bool = False) -> dict[str, Any]:
     """Import a foreign fold file: its ids and folds, with the manifest's groups; refused where it leaks.
 
     Args:
@@ -85,13 +82,13 @@ def take(project: Project, comp: Competition, file: Path, force: bool = False) -
         }
     )
     _agree_on_holdout(frame, comp.folds, file)
-    _refuse_leak(frame, file)
+    reject_leak(frame, file)
     _write(project, frame)
     result = {"adopted": True, "imported": str(file), **summary(frame, manifest)}
     return write_stamp(project.data / "folds.json", _made_from(project, comp), result, [project.folds], started)
 
 
-def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
+def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     """Folds of a manifest: the most even of several grouped, stratified splits.
 
     Like scikit-learn's StratifiedGroupKFold, groups are dealt out one by one, large ones first, each to the fold
@@ -129,27 +126,6 @@ def split(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
         fold = np.where(fold == settings.k, HOLDOUT, fold)
     columns = {"image_id": manifest["image_id"], "fold": fold, "group": manifest["group"]}
     return pd.DataFrame({**columns, "stratum": _stratum(manifest, settings)})
-
-
-def read_folds(project: Project) -> pd.DataFrame:
-    """folds/<comp>.csv, checked each time that it is read: whoever edits it by hand cannot make it leak.
-
-    Raises:
-        GatemaskError: no file, a column missing, an image twice, or a group in more than one fold.
-    """
-    path = project.folds
-    if not path.exists():
-        raise GatemaskError("There are no folds yet.", where=path, do=f"Run gatemask folds make {project.comp}.")
-    table = read_table(path, ["image_id", "fold", "group", "stratum"])
-    frame = pd.DataFrame(table.rows, columns=table.header)
-    if not frame["fold"].str.fullmatch(r"-1|[0-9]{1,3}").all():
-        received = ", ".join(sorted(set(frame["fold"]))[:5])
-        raise GatemaskError("A fold is not a whole number.", where=path, received=received, expected="0, 1, ... or -1")
-    frame["fold"] = frame["fold"].astype(int)
-    if len(twice := frame["image_id"][frame["image_id"].duplicated()]):
-        raise GatemaskError("An image is in a fold file twice.", where=path, received=twice.iloc[0])
-    _refuse_leak(frame, path)
-    return frame
 
 
 def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
@@ -256,18 +232,6 @@ def _note(project: Project) -> Path:
     return project.data / "folds-made.json"
 
 
-def _refuse_leak(frame: pd.DataFrame, where: Path) -> None:
-    """One fold for each group."""
-    folds = frame.groupby("group")["fold"].nunique()
-    if (folds > 1).any():
-        raise GatemaskError(
-            "A group is in more than one fold: its images would be trained and validated on.",
-            where=where,
-            received=f"{int((folds > 1).sum())} groups, such as {folds.idxmax()}",
-            do="See how much by gatemask folds audit; delete the fold file to make a new one, or correct 'groups'.",
-        )
-
-
 def _is_foreign(project: Project) -> bool:
     if not project.folds.exists():
         return False
@@ -282,7 +246,7 @@ def _checked(project: Project, manifest: pd.DataFrame, settings: Folds) -> pd.Da
     _same_images(set(manifest["image_id"]), set(frame["image_id"]), project.folds)
     _agree_on_holdout(frame, settings, project.folds)
     groups = manifest.set_index("image_id")["group"]
-    _refuse_leak(frame.assign(group=frame["image_id"].map(groups)), project.folds)
+    reject_leak(frame.assign(group=frame["image_id"].map(groups)), project.folds)
     return frame
 
 

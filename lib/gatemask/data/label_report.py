@@ -25,7 +25,7 @@ from gatemask.masks import rle
 from gatemask.project import Project
 
 
-def inspect(file: Path, size: tuple[int, int] | None = None, images: str | None = None) -> dict[str, Any]:
+def inspect_labels(file: Path, size: tuple[int, int] | None = None, images: str | None = None) -> dict[str, Any]:
     """Look through a label table and guess its flavour.
 
     Args:
@@ -64,7 +64,7 @@ def inspect(file: Path, size: tuple[int, int] | None = None, images: str | None 
     }
 
 
-def areas(file: Path) -> dict[str, int]:
+def mask_areas(file: Path) -> dict[str, int]:
     """Image id -> pixels of its united mask, 0 for an empty one, of any label table."""
     labelled, id_column, mask_column, _ = _read(file)
     ids, texts = labelled.column(id_column), labelled.column(mask_column)
@@ -97,7 +97,7 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(match.group(1)), int(match.group(2))
 
 
-def write(project: Project, found: dict[str, Any]) -> Path:
+def write_labels_section(project: Project, found: dict[str, Any]) -> Path:
     """Put the guess into competition.yaml: `labels:` is replaced whole, `image: size` is held against it.
 
     Nothing is written unless the file is valid afterwards.
@@ -142,7 +142,7 @@ def _with_section(text: str, key: str, section: str, path: Path) -> str:
     return "".join([*lines[:start], section, *lines[end + 1 :]])
 
 
-def show(found: dict[str, Any]) -> None:
+def print_label_report(found: dict[str, Any]) -> None:
     """The findings for people."""
     counted = [name for name, value in found.items() if isinstance(value, int) and name != "header"]
     table(found["file"], ["", "count"], [(name, found[name]) for name in counted])

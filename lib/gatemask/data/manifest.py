@@ -23,6 +23,7 @@ from gatemask.data.fold_files import plain_id
 from gatemask.data.labels import Labels, read_labels, write_masks
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, Row, Seen, check_tags, look_at, without_image
+from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import (
@@ -125,23 +126,11 @@ def default_raw(project: Project, comp: Competition) -> Path:
     return project.root / comp.raw.replace("{data}", project.data.relative_to(project.root).as_posix())
 
 
-def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
-    """manifest.csv, whole or one split of it."""
-    path = project.data / "manifest.csv"
-    if not (project.data / "manifest.json").exists():
-        raise GatemaskError("There is no manifest yet.", where=path, do=f"Run gatemask data prepare {project.comp}.")
-    numbers = {"label": int, "mask_area": int, "height": int, "width": int}
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(numbers)
-    return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
-
-
 def test_rows(project: Project, comp: Competition) -> pd.DataFrame:
     """image_id and path of what stands for the test: the manifest's test split, or the hold-out fold.
 
     Before there is a manifest, the test images in the raw folder.
     """
-    from gatemask.data.folds import HOLDOUT, read_folds
-
     if comp.test is not None and not (project.data / "manifest.json").exists():
         raw = raw_folder(project, comp)
         rows = [(path.stem, path.relative_to(raw).as_posix()) for path in list_images(raw, comp.test.images)]

@@ -46,7 +46,7 @@ class Plan:
     parts: int
 
 
-def make(raw: Path, settings: Phantom) -> dict[str, Any]:
+def make_phantoms(raw: Path, settings: Phantom) -> dict[str, Any]:
     """Write the competition to `raw`; the same settings give the same files.
 
     Raises:
@@ -110,7 +110,7 @@ def _plan(settings: Phantom) -> Iterator[Plan]:
 def _write_image(raw: Path, plan: Plan, settings: Phantom) -> list[tuple[str, str, str]]:
     number = int(plan.image_id.rsplit(".", 1)[1])
     rng = np.random.default_rng([settings.seed, 2, number])
-    image, lesion = draw(plan.patient, plan.positive, settings.size, settings.seed, rng)
+    image, lesion = draw_phantom(plan.patient, plan.positive, settings.size, settings.seed, rng)
     folder = raw / plan.split / (f"patient{plan.patient:04d}" if plan.split == "train" else "")
     write_bytes(folder / f"{plan.image_id}.dcm", as_dicom(image, plan.image_id, plan.patient, plan.inverted))
     masks = _annotations(lesion, plan.parts)
@@ -128,7 +128,9 @@ def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
     return [upper, lower]
 
 
-def draw(patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_phantom(
+    patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """One phantom.
 
     Returns:

@@ -22,7 +22,8 @@ from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data.encode import Example, Part, Raw, pieces, write_parts
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_manifest, require_images
+from gatemask.data.manifest import raw_folder, require_images
+from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import (
     fresh_folder,
@@ -38,7 +39,7 @@ from gatemask.files import (
 from gatemask.project import Project
 
 
-def make(project: Project, comp: Competition) -> dict[str, Any]:
+def make_records(project: Project, comp: Competition) -> dict[str, Any]:
     """Write the records of all training images, hold-out included: folds are chosen when records are read.
 
     Shard by shard: one that was finished before a kill is not made again.
@@ -78,13 +79,13 @@ def _make(project: Project, comp: Competition, started: float) -> dict[str, Any]
     return written
 
 
-def check(project: Project, comp: Competition) -> dict[str, Any]:
+def check_records(project: Project, comp: Competition) -> dict[str, Any]:
     """Read every record again: hashes, checksums, ids, labels, and that images and masks decode to their size.
 
     Raises:
         GatemaskError: there are none, they are not current, or any of them is damaged.
     """
-    hashes = require_current(project, comp)
+    hashes = require_records(project, comp)
     folder, started = project.records(comp.records.size), time.monotonic()
     labels = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
     seen: set[str] = set()
@@ -117,7 +118,7 @@ def check(project: Project, comp: Competition) -> dict[str, Any]:
     return {"checked": len(seen), "shards": len(hashes), "vanished_masks": vanished, "seconds": seconds}
 
 
-def require_current(project: Project, comp: Competition) -> dict[str, str]:
+def require_records(project: Project, comp: Competition) -> dict[str, str]:
     """Hashes of the shards, or an error where records are missing or older than manifest or masks."""
     stamp = project.records(comp.records.size) / "index.json"
     do = f"Run gatemask records make {project.comp}."
@@ -129,7 +130,7 @@ def require_current(project: Project, comp: Competition) -> dict[str, str]:
     return index["outputs"]
 
 
-def read(folder: Path, ids: list[str]) -> list[Example]:
+def read_records(folder: Path, ids: list[str]) -> list[Example]:
     """The examples of `ids`, in that order, still encoded; anything else is passed over undecoded.
 
     Raises:

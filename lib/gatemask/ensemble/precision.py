@@ -14,9 +14,8 @@ import numpy as np
 
 from gatemask.config import Competition
 from gatemask.console import say
-from gatemask.data.folds import read_folds
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import read_manifest
+from gatemask.data.split import pick_half_positive, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.inference.images import Image, stack
@@ -97,12 +96,12 @@ def _of_fold(
         probabilities = _said(project, comp, gates, ids, one) if gates else [np.ones((len(ids), 1))]
         shares = [member.share for member in gates] or [1.0]
         gate = np.average([said[:, 0] for said in probabilities], axis=0, weights=shares)
-        maps = [np.floor(said * 255 + 0.5).astype(np.uint8) for said in _said(project, comp, masks, ids, one)]
+        maps = [rules.as_uint8(said) for said in _said(project, comp, masks, ids, one)]
         averaged = [
             rules.average_maps([of[n] for of in maps], [member.share for member in masks]) for n in range(len(ids))
         ]
-        full = [np.ascontiguousarray(rules.enlarge(small, comp.image.size)[:, :, 0]) for small in averaged]
-        both.append((full, [rules.apply(rule, float(g), f) for g, f in zip(gate, full, strict=True)]))
+        full = [np.ascontiguousarray(rules.resize_map(small, comp.image.size)[:, :, 0]) for small in averaged]
+        both.append((full, [rules.apply_rule(rule, float(g), f) for g, f in zip(gate, full, strict=True)]))
     (before, exact), (after, half) = both
     scores = [
         [dice_of_masks(truth[i], e), dice_of_masks(truth[i], h)] for i, e, h in zip(ids, exact, half, strict=True)
@@ -115,9 +114,8 @@ def _of_fold(
 def _ids(project: Project, fold: int) -> list[str]:
     """Validation images of a fold: half of them with a mask, where there are as many."""
     frame, labels = read_folds(project), read_manifest(project, "train").set_index("image_id")["label"]
-    ids = [str(one) for one in frame["image_id"][frame["fold"] == fold]]
-    positive = [one for one in ids if labels[one]][: IMAGES // 2]
-    return [*positive, *[one for one in ids if not labels[one]][: IMAGES - len(positive)]]
+    ids = frame["image_id"][frame["fold"] == fold].to_numpy()
+    return [str(image_id) for image_id in ids[pick_half_positive(labels[ids], IMAGES)]]
 
 
 def _said(
@@ -131,7 +129,7 @@ def _said(
     loaded = networks.load(members, 1, comp.image.channels, precision)
     found = []
     for member in members:
-        encoded = records.read(project.records(member.records), ids)
+        encoded = records.read_records(project.records(member.records), ids)
         shown = [decode_example(one, comp.image.channels, mask=False).image for one in encoded]
         images = [Image(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
         batch = stack(images, (member.records, member.size))

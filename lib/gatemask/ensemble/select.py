@@ -17,7 +17,7 @@ from typing import Any
 from gatemask.config import Competition, Ensemble, Experiment, Members
 from gatemask.console import say, table
 from gatemask.cost.kernel_time import Kernel, count_images, kernel
-from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import (
     fingerprint,
@@ -62,7 +62,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
         "competition": facts(comp),
         "score": {key: tuned[key] for key in SCORES},
         "selection": {kind: _summary(found) for kind, found in tuned["selection"].items()},
-        "rule": asdict(rules.load(project.tuned / "rule.yaml")),
+        "rule": asdict(rules.load_rule(project.tuned / "rule.yaml")),
         "passing_share": tuned["passing"],
         "gate": gates,
         "mask": masks,

@@ -181,19 +181,17 @@ def _show(
     make: Callable[[np.ndarray], Any],
 ) -> list[Future[Decided]]:
     """Show images that have passed to the mask networks; averaging, enlarging and the rule go on in threads."""
-    from gatemask.builders.prediction import as_uint8
-
     found = _predicted(ensemble, ensemble.masks, [image for image, _ in part], budget)
     shares = [member.share for member, _ in found]
-    maps = [as_uint8(said) for _, said in found]
+    maps = [rules.as_uint8(said) for _, said in found]
 
     def finish(at: int) -> Decided:
         image, gate = part[at]
         if not maps:
             return Decided(image.image_id, gate, None)
         small = rules.average_maps([one[at] for one in maps], shares)
-        full = rules.enlarge(small, ensemble.size)
-        return Decided(image.image_id, gate, make(rules.apply_classes(ensemble.rules, gate, full, ensemble.overlap)))
+        full = rules.resize_map(small, ensemble.size)
+        return Decided(image.image_id, gate, make(rules.apply_rules(ensemble.rules, gate, full, ensemble.overlap)))
 
     return [pool.submit(finish, at) for at in range(len(part))]
 

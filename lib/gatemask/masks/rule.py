@@ -1,9 +1,9 @@
-"""The decision rule: from a gate's probability and a map of probabilities to a mask.
+"""The decision rule: from a gate probability and a probability map to a mask.
 
-An image is empty if its gate probability is below `gate`, or if fewer than `min_area` pixels of its map reach
-`upper`; else its mask is every pixel that reaches `lower`. Of that mask, connected components smaller than
-`min_component` are dropped, and with `hysteresis` those too that hold no pixel that reaches `upper`. Areas are counted
-at the competition's own size: maps are averaged, enlarged, and only then thresholded, in tuning as in inference.
+An image is empty if its gate probability is below `gate`, or if fewer than `min_area` pixels of its map reach `upper`.
+Otherwise its mask is every pixel that reaches `lower`, without connected components smaller than `min_component` and,
+with `hysteresis`, without components in which no pixel reaches `upper`. Areas are counted at the competition's own
+size: maps are averaged, resized, and only then thresholded, in tuning as in inference.
 """
 
 from __future__ import annotations
@@ -21,21 +21,27 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 
 LEVELS = 256
-HALF = np.float32(0.501)  # the slack keeps a half a half, whatever float32 makes of weights such as a tenth
-FEW = 64  # components up to which looking into each one's box is faster than one pass over all pixels
+HALF = np.float32(0.501)  # the slack keeps a half a half despite float32 weights such as a tenth
+FEW = 64  # up to this many components, searching each one's box is faster than one pass over all pixels
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What tuning finds.
+    """Thresholds found by tuning.
 
     Args:
-        gate: lowest gate probability of an image with a mask, 0 to 1.
-        upper: the probability that at least `min_area` pixels must reach.
-        lower: the probability from which a pixel is mask, at most `upper`.
-        min_area: pixels at the competition's size.
-        min_component: pixels of the smallest connected component (of 8 neighbours) that is kept; 0 keeps all.
-        hysteresis: keep only components that somewhere reach `upper`.
+        gate: Lowest gate probability of an image with a mask, 0 to 1.
+        upper: Probability that at least `min_area` pixels must reach, 0 to 1.
+        lower: Probability from which a pixel belongs to the mask, at most `upper`.
+        min_area: Minimum area, in pixels at the competition's size.
+        min_component: Size of the smallest connected component (8 neighbors) to keep, in pixels; 0 keeps all.
+        hysteresis: Whether to keep only components with a pixel that reaches `upper`.
+
+    Raises:
+        GatemaskError: A value is out of range.
+
+    >>> Rule(gate=0.5, upper=0.7, lower=0.4, min_area=100).by_component
+    False
     """
 
     gate: float
@@ -47,121 +53,190 @@ class Rule:
 
     @property
     def by_component(self) -> bool:
-        """Whether the rule looks at connected components, which pixel counts alone cannot tell."""
+        """Whether the rule needs connected components, not only pixel counts."""
         return self.min_component > 0 or self.hysteresis
 
     def __post_init__(self) -> None:
-        shares = {"gate": self.gate, "upper": self.upper, "lower": self.lower}
-        for name, value in shares.items():
+        for name in ("gate", "upper", "lower"):
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise GatemaskError(f"The rule's '{name}' is out of range.", received=value, expected="0 to 1")
+                raise GatemaskError(f"'{name}' of the rule is outside [0, 1].", received=value, expected="0 to 1")
         if self.lower > self.upper:
-            raise GatemaskError("The rule's 'lower' is above its 'upper'.", received=f"{self.lower} > {self.upper}")
-        for name, pixels in {"min_area": self.min_area, "min_component": self.min_component}.items():
+            raise GatemaskError("'lower' of the rule is above 'upper'.", received=f"{self.lower} > {self.upper}")
+        for name in ("min_area", "min_component"):
+            pixels = getattr(self, name)
             if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 0:
                 raise GatemaskError(
-                    f"The rule's '{name}' is no number of pixels.", received=pixels, expected="a whole number from 0"
+                    f"'{name}' must be a non-negative integer.", received=pixels, expected="pixels, such as 100"
                 )
         if not isinstance(self.hysteresis, bool):
-            raise GatemaskError("The rule's 'hysteresis' is neither.", received=self.hysteresis, expected="true, false")
+            raise GatemaskError("'hysteresis' must be true or false.", received=self.hysteresis)
 
 
 def level(probability: float) -> int:
-    """The smallest uint8 value that counts as reaching `probability` (maps store 255 for 1).
+    """Return the smallest uint8 value that reaches a probability; maps store 255 for 1.
 
-    The slack lets a threshold that was written with four digits mean the level that it came from.
+    The slack lets a threshold written with four digits mean the level it came from.
+
+    >>> level(0.5), level(0.0), level(probability(77))
+    (128, 1, 77)
     """
     return min(LEVELS, max(1, math.ceil(probability * 255 - 0.02)))
 
 
-def probability(of_level: int) -> float:
-    """The inverse of `level`, as the rule's YAML spells it."""
-    return round(of_level / 255, 4)
+def probability(level: int) -> float:
+    """Return the probability of a uint8 level, as the rule's YAML spells it: the inverse of `level`.
+
+    >>> probability(128)
+    0.502
+    """
+    return round(level / 255, 4)
+
+
+def as_uint8(probabilities: np.ndarray) -> np.ndarray:
+    """Return probabilities as maps store them: 0 to 255 for 0 to 1, rounded half up.
+
+    >>> as_uint8(np.array([0.0, 0.5, 1.0])).tolist()
+    [0, 128, 255]
+    """
+    levels: np.ndarray = np.floor(probabilities * 255.0 + 0.5)
+    return levels.astype(np.uint8)
 
 
 def average_maps(maps: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """The weighted mean of the members' square maps, uint8 (side, side, classes), rounded half up.
+    """Return the weighted mean of the members' square maps, rounded half up.
 
-    Members of different input sizes are first brought to the largest of them. A member of weight 0 is as if it were
-    not there, its size included: inference does not know of it.
+    Maps of different sizes are first resized to the largest. A member of weight 0 is ignored, its size included.
 
     Args:
-        maps: one a member.
-        weights: one a member, at least one above 0; equal where there are none.
+        maps: uint8 (side, side, classes), one per member.
+        weights: One per member, at least one above 0. Default: equal weights.
+
+    Returns:
+        uint8 (side, side, classes).
+
+    >>> average_maps([np.full((1, 1, 1), 10, np.uint8), np.full((1, 1, 1), 15, np.uint8)]).item()
+    13
     """
     shares = [1.0] * len(maps) if weights is None else weights
-    counted = [(one, share) for one, share in zip(maps, shares, strict=True) if share > 0]
-    if len(counted) == 1:
-        return counted[0][0]
-    side = max(one.shape[0] for one, _ in counted)
+    members = [(member, share) for member, share in zip(maps, shares, strict=True) if share > 0]
+    if len(members) == 1:
+        return members[0][0]
+    side = max(member.shape[0] for member, _ in members)
     total = np.zeros((side, side, maps[0].shape[2]), np.float32)
-    for one, share in counted:
-        total += np.float32(share) * enlarge(one, (side, side))
-    return np.floor(total / np.float32(sum(shares)) + HALF).astype(np.uint8)
+    for member, share in members:
+        total += np.float32(share) * resize_map(member, (side, side))
+    mean: np.ndarray = np.floor(total / np.float32(sum(shares)) + HALF)
+    return mean.astype(np.uint8)
 
 
-def enlarge(one: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map (h, w, classes), uint8, brought to height and width `size` by bilinear interpolation."""
-    if one.shape[:2] == tuple(size):
-        return one
-    resized = cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return resized.reshape(*size, one.shape[2])
-
-
-def apply(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
-    """The mask of one image.
+def resize_map(small_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map by bilinear interpolation.
 
     Args:
-        rule: the thresholds.
-        gate: the gate's probability.
+        small_map: uint8 (h, w, classes).
+        size: Height and width of the result, in pixels.
+
+    Returns:
+        uint8 (height, width, classes).
+
+    >>> resize_map(np.zeros((2, 2, 1), np.uint8), (4, 6)).shape
+    (4, 6, 1)
+    """
+    if small_map.shape[:2] == tuple(size):
+        return small_map
+    resized: np.ndarray = cv2.resize(small_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return resized.reshape(*size, small_map.shape[2])
+
+
+def apply_rule(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
+    """Return the mask of one image and class.
+
+    Args:
+        rule: Thresholds.
+        gate: Gate probability of the image.
         full_map: uint8 (height, width), at the competition's size.
 
     Returns:
-        bool, (height, width).
+        bool (height, width).
+
+    >>> rule = Rule(gate=0.5, upper=0.8, lower=0.4, min_area=1)
+    >>> apply_rule(rule, 0.9, np.array([[0, 120, 250]], np.uint8)).tolist()
+    [[False, True, True]]
+    >>> apply_rule(rule, 0.1, np.array([[0, 120, 250]], np.uint8)).any().item()
+    False
     """
     if gate < rule.gate or int((full_map >= level(rule.upper)).sum()) < rule.min_area:
         return np.zeros(full_map.shape, bool)
-    mask = full_map >= level(rule.lower)
+    mask: np.ndarray = full_map >= level(rule.lower)
     return keep_components(mask, full_map, rule) if rule.by_component else mask
 
 
-def apply_classes(of: Sequence[Rule], gate: float, full_map: np.ndarray, overlap: bool = True) -> np.ndarray:
-    """The masks of one image, a rule a class.
+def apply_rules(rules: Sequence[Rule], gate: float, full_map: np.ndarray, overlap: bool = True) -> np.ndarray:
+    """Return the masks of one image, one per class.
 
     Args:
-        of: the rule of each class.
-        gate: the gate's probability.
+        rules: One rule per class.
+        gate: Gate probability of the image.
         full_map: uint8 (height, width, classes), at the competition's size.
-        overlap: whether a pixel may belong to several classes; else it goes to the likeliest of those that claim it,
-            and of equally likely ones to the first.
+        overlap: Whether a pixel may belong to several classes. If not, the likeliest of the classes that claim it
+            keeps it; on a tie, the first.
 
     Returns:
-        bool, (height, width, classes).
+        bool (height, width, classes).
+
+    >>> rules = [Rule(0.5, 0.4, 0.4, 1)] * 2
+    >>> apply_rules(rules, 1.0, np.array([[[130, 200]]], np.uint8), overlap=False).tolist()
+    [[[False, True]]]
     """
-    found = [apply(rule, gate, np.ascontiguousarray(full_map[:, :, at])) for at, rule in enumerate(of)]
-    masks = np.stack(found, axis=2)
-    if overlap or len(of) == 1:
+    by_class = [apply_rule(rule, gate, np.ascontiguousarray(full_map[:, :, index])) for index, rule in enumerate(rules)]
+    masks = np.stack(by_class, axis=2)
+    if overlap or len(rules) == 1:
         return masks
     claimed = np.where(masks, full_map.astype(np.int16), -1)
-    return masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(of)))
+    likeliest: np.ndarray = np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules))
+    return masks & likeliest
 
 
 def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.ndarray:
-    """The mask without the components that are too small or, with hysteresis, nowhere reach `upper`."""
-    label, sizes, peaks = components(mask, full_map)
+    """Remove components that are too small or, with hysteresis, nowhere reach `upper`.
+
+    Args:
+        mask: bool (height, width).
+        full_map: uint8 (height, width).
+        rule: Thresholds.
+
+    Returns:
+        bool (height, width).
+
+    >>> strengths = np.array([[200, 200, 0, 200]], np.uint8)
+    >>> keep_components(strengths > 0, strengths, Rule(0, 0.5, 0.5, 0, min_component=2)).tolist()
+    [[True, True, False, False]]
+    """
+    label, sizes, peaks = connected_components(mask, full_map)
     kept = sizes >= rule.min_component
     if rule.hysteresis:
         kept &= peaks >= level(rule.upper)
-    return np.append(False, kept)[label]
+    without_background: np.ndarray = np.append(False, kept)
+    return without_background[label]
 
 
-def components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The connected components of a mask, of 8 neighbours.
+def connected_components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the connected components of a mask (8 neighbors).
+
+    Args:
+        mask: bool (height, width).
+        full_map: uint8 (height, width).
 
     Returns:
-        label: int32 (height, width), 0 outside of the mask, else 1 + the component's index.
-        sizes: (components,) int, pixels.
-        peaks: (components,) uint8, the highest value of the map in each.
+        label: int32 (height, width), 0 outside the mask, otherwise 1 + index of the component.
+        sizes: int (components,), in pixels.
+        peaks: uint8 (components,), the highest value of the map in each component.
+
+    >>> strengths = np.array([[200, 210, 0, 90]], np.uint8)
+    >>> label, sizes, peaks = connected_components(strengths > 0, strengths)
+    >>> label.tolist(), sizes.tolist(), peaks.tolist()
+    ([[1, 1, 0, 2]], [2, 1], [210, 90])
     """
     count, label, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     peaks = np.zeros(count, np.uint8)
@@ -174,15 +249,26 @@ def components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.n
     return label, stats[1:, cv2.CC_STAT_AREA], peaks[1:]
 
 
-def save(rule: Rule, path: Path) -> Path:
+def save_rule(rule: Rule, path: Path) -> Path:
+    """Write a rule as YAML and return the path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_rule(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"))
+    Rule(gate=0.5, upper=0.7, lower=0.4, min_area=100, min_component=0, hysteresis=False)
+    """
     return write_yaml(path, asdict(rule))
 
 
-def load(path: Path) -> Rule:
-    """The rule in a file.
+def load_rule(path: Path) -> Rule:
+    """Read a rule from YAML; the inverse of `save_rule`.
 
     Raises:
-        GatemaskError: it holds none, or one that is impossible.
+        GatemaskError: The file does not hold a rule, or holds an impossible one.
+
+    >>> load_rule(Path("missing.yaml"))
+    Traceback (most recent call last):
+    gatemask.errors.GatemaskError: The file does not hold a rule...
     """
     try:
         return Rule(**read_yaml(path))
@@ -191,9 +277,9 @@ def load(path: Path) -> Rule:
         raise
     except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GatemaskError(
-            "This is not a rule.",
+            "The file does not hold a rule.",
             where=path,
             received=" ".join(str(error).split()),
-            expected="gate, upper, lower, min_area, and perhaps min_component, hysteresis",
+            expected="gate, upper, lower, min_area; optionally min_component, hysteresis",
             do="Run gatemask oof-tune again, or correct the file.",
         ) from None

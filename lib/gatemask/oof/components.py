@@ -16,7 +16,7 @@ import numpy as np
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.rule import Rule, components, level
+from gatemask.masks.rule import Rule, connected_components, level
 from gatemask.oof.store import MapReader
 from gatemask.oof.tables import Tables, full_maps
 
@@ -186,7 +186,7 @@ def list_components(full_map: np.ndarray, truth: np.ndarray, levels: Sequence[in
         # What is mask at a higher level lies within this box: from level to level there is less to look at.
         box = np.s_[y : y + height, x : x + width]
         full_map, truth = full_map[box], truth[box]
-        label, sizes, peaks = components(reached[box].view(bool), full_map)
+        label, sizes, peaks = connected_components(reached[box].view(bool), full_map)
         hits = np.bincount(label[truth], minlength=len(sizes) + 1)[1:]
         found[one] = sizes, peaks, hits
     return found

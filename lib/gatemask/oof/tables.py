@@ -20,7 +20,7 @@ from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.metrics import METRICS, dice, total
-from gatemask.masks.rule import LEVELS, Rule, average_maps, enlarge, level
+from gatemask.masks.rule import LEVELS, Rule, average_maps, level, resize_map
 from gatemask.oof.store import MapReader
 from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
 
@@ -90,7 +90,7 @@ class Tables:
             return cls(**{name: arrays[name] for name in arrays.files})
 
 
-def count(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def count_levels(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One image and class: pixels at or above each level, and those of them that are truth.
 
     Args:
@@ -166,7 +166,7 @@ def full_maps(
 
     def one(image_id: str) -> Seen:
         mask = truth[image_id]
-        return look(enlarge(average_maps([reader[image_id] for reader in readers], weights), mask.shape), mask)
+        return look(resize_map(average_maps([reader[image_id] for reader in readers], weights), mask.shape), mask)
 
     keep_freed_memory()
     with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
@@ -178,7 +178,7 @@ def full_maps(
 
 def count_image(full: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """area and intersection of one image, int32 (classes, 257)."""
-    pairs = [count(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
+    pairs = [count_levels(np.ascontiguousarray(full[:, :, c]), truth) for c in range(full.shape[2])]
     return np.stack([area for area, _ in pairs]), np.stack([both for _, both in pairs])
 
 
@@ -190,7 +190,7 @@ def single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, 
     return (at + 1) / 255, float(found[at])
 
 
-class Counted(Protocol):
+class Scorable(Protocol):
     """What a rule can be scored on: threshold tables, or components."""
 
     @property
@@ -215,22 +215,22 @@ class Counted(Protocol):
     def subset(self, chosen: np.ndarray) -> Self: ...
 
 
-def worths(counted: Counted, rule: Rule, metric: str = "mean_dice") -> tuple[np.ndarray, np.ndarray]:
+def worths(counted: Scorable, rule: Rule, metric: str = "mean_dice") -> tuple[np.ndarray, np.ndarray]:
     """Worth and weight of each image and class under `rule`, float (n, classes); see gatemask.masks.metrics."""
     return METRICS[metric](*counted.counts(rule), counted.truth)
 
 
-def score(counted: Counted, rule: Rule, metric: str = "mean_dice") -> float:
+def score(counted: Scorable, rule: Rule, metric: str = "mean_dice") -> float:
     """The competition's metric of `rule`."""
     return total(*worths(counted, rule, metric))
 
 
-def scores(counted: Counted, rule: Rule) -> np.ndarray:
+def dice_per_image(counted: Scorable, rule: Rule) -> np.ndarray:
     """Dice of each image and class under `rule`, float (n, classes): for people to look at, whatever the metric."""
     return dice(*counted.counts(rule), counted.truth)
 
 
-def all_empty_score(counted: Counted, metric: str = "mean_dice") -> float:
+def all_empty_score(counted: Scorable, metric: str = "mean_dice") -> float:
     """The score of a submission that predicts nothing at all: the number to beat."""
     nothing = np.zeros(counted.truth.shape)
     return total(*METRICS[metric](nothing, nothing, counted.truth))

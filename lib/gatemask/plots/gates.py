@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Counted, Tables
+from gatemask.oof.tables import Scorable, Tables
 from gatemask.plots import style
 
 SURE = 0.95  # sensitivity below the band's low end, and specificity above its high end, over all images
@@ -18,7 +18,7 @@ KINDS = ["empty", "mask"]
 ONE_KIND = "All images are of one kind:\nnothing to tell apart."
 
 
-def positives(counted: Counted) -> np.ndarray:
+def positives(counted: Scorable) -> np.ndarray:
     """Which images have a mask of any class in truth, bool (n,)."""
     return np.any(counted.truth > 0, axis=1)
 
@@ -174,7 +174,7 @@ def _reliability(ax: Any, tables: Tables) -> None:
     ax.text(0.98, 0.08, said, ha="right", fontsize=8, color=style.GREY, transform=ax.transAxes)
 
 
-def confusion(tables: Tables, counted: Counted, rule: Rule) -> Figure:
+def confusion(tables: Tables, counted: Scorable, rule: Rule) -> Figure:
     """Confusion matrices of the gate and of the final masks, and the band in which the gate cannot tell.
 
     Args:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from gatemask.masks.metrics import METRICS, TITLES, ratio
 from gatemask.masks.rule import LEVELS, Rule, probability
 from gatemask.oof.components import Components
-from gatemask.oof.tables import Counted, Tables, score, scores, worths
+from gatemask.oof.tables import Scorable, Tables, dice_per_image, score, worths
 from gatemask.plots import style
 from gatemask.plots.gates import confusion, quantiles, roc
 
@@ -30,7 +30,7 @@ NUMBERS = {
 def draw_all(
     folder: Path,
     tables: Tables,
-    counted: Counted,
+    counted: Scorable,
     rule: Rule,
     metric: str,
     rules: Mapping[int, Rule],
@@ -79,7 +79,7 @@ def largest_area(tables: Tables, rule: Rule) -> int:
     return max(1, int(2 * np.median(positive)) if len(positive) else 1, int(1.5 * rule.min_area))
 
 
-def over_gates(tables: Tables, counted: Counted, rule: Rule, metric: str, gates: np.ndarray) -> np.ndarray:
+def over_gates(tables: Tables, counted: Scorable, rule: Rule, metric: str, gates: np.ndarray) -> np.ndarray:
     """The score at each of many gates, the rule's other numbers as they are: float (gates,).
 
     A gate only empties images, so the rule is counted once, and each gate is a partial sum over falling probability.
@@ -96,7 +96,7 @@ def over_gates(tables: Tables, counted: Counted, rule: Rule, metric: str, gates:
 
 
 def surface(
-    tables: Tables, counted: Counted, rule: Rule, metric: str, steps: int = 52
+    tables: Tables, counted: Scorable, rule: Rule, metric: str, steps: int = 52
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The score over gate and upper threshold, the others as in `rule`.
 
@@ -117,7 +117,7 @@ def surface(
     return gates, uppers, np.stack([over_gates(tables, counted, one, metric, gates) for one in columns], axis=1)
 
 
-def threshold_surface(tables: Tables, counted: Counted, rule: Rule, metric: str) -> Figure:
+def threshold_surface(tables: Tables, counted: Scorable, rule: Rule, metric: str) -> Figure:
     """The score over gate and upper threshold: the rule's own point, and where the score is nearly the best."""
     gates, uppers, found = surface(tables, counted, rule, metric)
     drawn, ax = style.figure(6.2, 4.6)
@@ -136,7 +136,7 @@ def threshold_surface(tables: Tables, counted: Counted, rule: Rule, metric: str)
     return drawn
 
 
-def threshold_slices(tables: Tables, counted: Counted, rule: Rule, metric: str) -> Figure:
+def threshold_slices(tables: Tables, counted: Scorable, rule: Rule, metric: str) -> Figure:
     """The score against each of the four numbers, the other three as chosen."""
     gates = np.union1d(np.linspace(0, 1, 256), [rule.gate])
     levels, lowers = _levels(np.arange(1, LEVELS, 3)), _lowers(counted, rule)
@@ -160,13 +160,13 @@ def threshold_slices(tables: Tables, counted: Counted, rule: Rule, metric: str) 
     return drawn
 
 
-def dice_by_area(counted: Counted, rule: Rule) -> Figure:
+def dice_by_area(counted: Scorable, rule: Rule) -> Figure:
     """How good the masks are where there is one in truth: all of them, and by decile of their area.
 
     With several classes each class of an image is a mask of its own. Deciles of fewer than five masks join.
     """
     there = counted.truth > 0
-    found, area = scores(counted, rule)[there], counted.truth[there]
+    found, area = dice_per_image(counted, rule)[there], counted.truth[there]
     drawn, (left, right) = style.figure(10, 3.8, 1, 2, width_ratios=[1, 1.5])
     if not len(area):
         for ax, title in ((left, "Dice of masks"), (right, "By mask area")):
@@ -264,7 +264,7 @@ def history(values: Sequence[float], exact: float | None, metric: str) -> Figure
     return drawn
 
 
-def _lowers(counted: Counted, rule: Rule) -> np.ndarray:
+def _lowers(counted: Scorable, rule: Rule) -> np.ndarray:
     """The lower thresholds at which `rule` can be scored, rising: components are listed at some levels only."""
     some = isinstance(counted, Components) and rule.by_component
     return _levels(np.array(counted.levels) if some else np.arange(1, LEVELS))

@@ -80,7 +80,7 @@ def _areas(file: Path) -> dict[str, int]:
         splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)
         cells = enumerate(zip(read.column(0), read.column("mask_area"), splits, strict=True))
         return {name: area_of(text, read, row) for row, (name, text, split) in cells if split == "train"}
-    return label_report.areas(file)
+    return label_report.mask_areas(file)
 
 
 def _copies(file: Path) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import numpy as np
 from gatemask.config import Competition, Experiment
 from gatemask.data import records
 from gatemask.data.encode import Example
-from gatemask.data.manifest import read_manifest
+from gatemask.data.split import pick_half_positive, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.input import pipeline
@@ -32,9 +32,9 @@ def show(project: Project, comp: Competition, exp: Experiment, images: int = 6) 
         GatemaskError: there are no current records, or no images in them.
     """
     comp = reads(comp, exp)
-    records.require_current(project, comp)
+    records.require_records(project, comp)
     chosen = _choose(project, exp, images)
-    examples = records.read(project.records(comp.records.size), chosen)
+    examples = records.read_records(project.records(comp.records.size), chosen)
     columns = versions(examples, exp, comp.image.channels)
     picture = write_with(project.runs / exp.name / "augment.png", lambda tmp: _draw(tmp, examples, exp, columns))
     return {"picture": str(picture), "images": len(examples), "positives": sum(one.label for one in examples)}
@@ -45,11 +45,8 @@ def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
     manifest = read_manifest(project, "train")
     if not len(manifest):
         raise GatemaskError("There are no training images.", where=project.data / "manifest.csv")
-    ids = manifest["image_id"].to_numpy()[np.random.default_rng(exp.seed).permutation(len(manifest))]
-    positive = {i for i, label in zip(manifest["image_id"], manifest["label"], strict=True) if label == 1}
-    with_mask, without = [i for i in ids if i in positive], [i for i in ids if i not in positive]
-    half = max(-(-count // 2), count - len(without))
-    return [*with_mask[:half], *without[: count - len(with_mask[:half])]]
+    shuffled = manifest.iloc[np.random.default_rng(exp.seed).permutation(len(manifest))]
+    return shuffled["image_id"].iloc[pick_half_positive(shuffled["label"], count)].tolist()
 
 
 def versions(examples: list[Example], exp: Experiment, channels: int) -> list[ImageBatch]:

@@ -10,20 +10,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gatemask.config import Competition
-from gatemask.data.manifest import raw_folder, read_manifest
+from gatemask.data.manifest import raw_folder
 from gatemask.data.readers import read_image
+from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Counted, scores
+from gatemask.oof.tables import Scorable, dice_per_image
 from gatemask.plots import style
 from gatemask.project import Project
 from gatemask.tuning.members import Opened
 
 
-def choose(counted: Counted, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
+def choose(counted: Scorable, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
     """Indices of the images that tell most, at most `each` of a kind."""
-    found = scores(counted, rule).mean(axis=1)
+    found = dice_per_image(counted, rule).mean(axis=1)
     positive = counted.truth.sum(axis=1) > 0
     order = np.flatnonzero(positive)[np.argsort(-found[positive], kind="stable")]
     hit = order[found[order] > 0]
@@ -56,7 +57,7 @@ class Gallery:
         project: Project,
         comp: Competition,
         predicted: Opened,
-        counted: Counted,
+        counted: Scorable,
         rule: Rule,
         weights: Sequence[float],
     ) -> None:
@@ -64,7 +65,7 @@ class Gallery:
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
         self._raw, self._comp, self._counted, self._rule = raw_folder(project, comp), comp, counted, rule
         self._predicted, self._weights = predicted, weights
-        self._scores = scores(counted, rule).mean(axis=1)
+        self._scores = dice_per_image(counted, rule).mean(axis=1)
 
     def row(self, chosen: np.ndarray) -> Figure:
         """One column an image: the image, its truth, the averaged map, the final mask."""
@@ -79,8 +80,8 @@ class Gallery:
         name = str(self._counted.ids[index])
         truth = self._predicted.truth[name]
         averaged = rules.average_maps([reader[name] for reader in self._predicted.readers], self._weights)
-        full = rules.enlarge(averaged, truth.shape)[:, :, 0]
-        mask = rules.apply(self._rule, float(self._counted.gate[index]), full)
+        full = rules.resize_map(averaged, truth.shape)[:, :, 0]
+        mask = rules.apply_rule(self._rule, float(self._counted.gate[index]), full)
         image = self._image(name, truth.shape)
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
         axes[0].set_title(f"{name[-22:]}\nDice {self._scores[index]:.3f}", fontsize=7, parse_math=False)

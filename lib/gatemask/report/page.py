@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from gatemask.config import Competition, Ensemble
-from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.manifest import raw_folder, read_manifest
+from gatemask.data.manifest import raw_folder
+from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import TITLES
-from gatemask.oof.tables import Counted
+from gatemask.oof.tables import Scorable
 from gatemask.plots import curves, style
 from gatemask.plots.selection import selection_path
 from gatemask.project import Project
@@ -256,7 +256,7 @@ def _drawn(project: Project, section: str, text: str = "") -> str:
 
 
 def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dict[str, Any]) -> str:
-    rule = rules.load(project.tuned / "rule.yaml")
+    rule = rules.load_rule(project.tuned / "rule.yaml")
     counted = load_counted(project, rule)
     fold_of = dict(zip(counted.ids.tolist(), counted.folds.tolist(), strict=True))
     with opened(project, comp, ensemble, fold_of, tuned["gate_weights"]) as predicted:
@@ -270,7 +270,7 @@ def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dic
     return "<h2>Gallery</h2>" + "".join(rows)
 
 
-def _ids(counted: Counted, chosen: np.ndarray) -> str:
+def _ids(counted: Scorable, chosen: np.ndarray) -> str:
     return ", ".join(counted.ids[chosen].tolist())
 
 

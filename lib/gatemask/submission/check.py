@@ -13,7 +13,8 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_manifest, test_rows
+from gatemask.data.manifest import raw_folder, test_rows
+from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.masks import rle

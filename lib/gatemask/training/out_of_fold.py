@@ -45,7 +45,7 @@ def predict_out_of_fold(job: Job, fold: int, folder: Path, validation: list[Exam
 
 def _write_maps(job: Job, validation: list[Example], ids: list[str], path: Path) -> list[str]:
     """The names of the files written."""
-    from gatemask.builders.prediction import as_uint8
+    from gatemask.masks.rule import as_uint8
 
     shape = (job.exp.input.size, job.exp.input.size, len(job.comp.classes))
     if not job.exp.tta_apart:

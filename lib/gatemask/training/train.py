@@ -21,7 +21,7 @@ from typing import Any
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
-from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import is_current, read_json, set_aside, stamped_result, write_stamp, write_text, write_with
 from gatemask.project import Project

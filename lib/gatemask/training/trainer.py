@@ -12,8 +12,8 @@ import numpy as np
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.data import records as store
-from gatemask.data.folds import HOLDOUT
 from gatemask.data.records import Example
+from gatemask.data.split import HOLDOUT
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.project import Project
@@ -76,7 +76,7 @@ class Job:
             "weights": self.start(fold).identity,
             "fold": fold,
             "folds": sha256(self.project.folds),
-            "records": fingerprint(store.require_current(self.project, self.competition)),
+            "records": fingerprint(store.require_records(self.project, self.competition)),
         }
 
     def frozen(self, epoch: int) -> bool:
@@ -86,7 +86,7 @@ class Job:
         """Training and validation images of a fold, still encoded; read once for all folds."""
         frame = self.folds[self.folds["fold"] != HOLDOUT]
         if not self.cache:
-            self.cache = {one.image_id: one for one in store.read(self.records, list(frame["image_id"]))}
+            self.cache = {one.image_id: one for one in store.read_records(self.records, list(frame["image_id"]))}
         inside = frame["fold"] == fold
         return [self.cache[i] for i in frame["image_id"][~inside]], [self.cache[i] for i in frame["image_id"][inside]]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gatemask.config import Competition, Ensemble, Members, load_experiment
 from gatemask.console import say, table
-from gatemask.data.folds import HOLDOUT, read_folds
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError, nearest
 from gatemask.masks.metrics import TITLES, ratio, total
 from gatemask.project import Project, experiment_files

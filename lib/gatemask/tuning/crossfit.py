@@ -11,10 +11,10 @@ import numpy as np
 from gatemask.console import progress
 from gatemask.masks.metrics import METRICS, ratio, total
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Counted
+from gatemask.oof.tables import Scorable
 
 CHUNK = 256  # resamples at a time: memory is so many counts of each group
-C = TypeVar("C", bound=Counted)
+C = TypeVar("C", bound=Scorable)
 
 
 @dataclass(frozen=True)

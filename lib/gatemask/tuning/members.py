@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gatemask.config import Competition, Ensemble, Members
-from gatemask.data.folds import HOLDOUT, read_folds
 from gatemask.data.labels import Masks
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, sha256
 from gatemask.oof.store import MapReader, read_gates

@@ -13,7 +13,7 @@ from gatemask.config import Variant
 from gatemask.console import progress
 from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import Rule, probability
-from gatemask.oof.tables import Counted, score
+from gatemask.oof.tables import Scorable, score
 
 if TYPE_CHECKING:
     import optuna
@@ -40,7 +40,7 @@ class Found:
 
 
 def search(
-    counted: Counted,
+    counted: Scorable,
     metric: str,
     variant: Variant = FULL,
     sampler: str = "tpe",
@@ -90,7 +90,7 @@ def search(
     return Found(settled, float(study.best_value), [float(trial.value or 0.0) for trial in _complete(study)])
 
 
-def settle_gate(counted: Counted, rule: Rule, metric: str) -> Rule:
+def settle_gate(counted: Scorable, rule: Rule, metric: str) -> Rule:
     """The best gate for the rest of a rule, exactly: the middle of the widest of the best plateaus.
 
     Between two images' gate probabilities the score is flat, so those are all the cuts there are. A gate that a
@@ -130,7 +130,7 @@ def largest_area(truth: np.ndarray) -> int:
     return max(1, int(2 * np.median(positive))) if len(positive) else 1
 
 
-def _space(counted: Counted, variant: Variant, start: Sequence[Rule]) -> dict[str, tuple[Any, ...]]:
+def _space(counted: Scorable, variant: Variant, start: Sequence[Rule]) -> dict[str, tuple[Any, ...]]:
     """Name -> bounds or choices, of the parts that are searched."""
     top = max([largest_area(counted.truth), *(rule.min_area for rule in start)])
     space: dict[str, tuple[Any, ...]] = {"upper": (0.02, 0.99)}

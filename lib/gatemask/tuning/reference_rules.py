@@ -34,7 +34,7 @@ def known(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
         GatemaskError: there is no such rule.
     """
     if name.endswith((".yaml", ".yml")):
-        return [rules.load(root / name)]
+        return [rules.load_rule(root / name)]
     if name not in KNOWN:
         close = nearest(name, list(KNOWN))
         raise GatemaskError(

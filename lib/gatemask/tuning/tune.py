@@ -22,8 +22,7 @@ import numpy as np
 from gatemask.config import Competition, Ensemble
 from gatemask.console import say, table
 from gatemask.cost.kernel_time import count_images
-from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.manifest import read_manifest
+from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, is_current, locked, read_json, sha256, stamped_result, write_stamp
 from gatemask.masks import rule as rules
@@ -304,7 +303,7 @@ def _write(
         study.values,
         _exact(ensemble, found),
     )
-    files = [seen.tables.save(folder / "tables.npz"), rules.save(best.rule, folder / "rule.yaml"), *drawn]
+    files = [seen.tables.save(folder / "tables.npz"), rules.save_rule(best.rule, folder / "rule.yaml"), *drawn]
     if best.rule.by_component:
         files.append(seen.counted.save(folder / "components.npz"))
     return files

@@ -55,7 +55,7 @@ def settle(project: Project, every: Sequence[Lane]) -> None:
 
 def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
     """The folds, of those given or of all, whose result is not on this disk for these settings and data."""
-    from gatemask.data.folds import HOLDOUT, read_folds
+    from gatemask.data.split import HOLDOUT, read_folds
     from gatemask.training.time_budget import Clock
     from gatemask.training.trainer import Job
 

@@ -43,7 +43,7 @@ def payload_dataset(kernel: str, path: Path) -> Dataset:
 
 def records_dataset(project: Project, comp: Competition) -> Dataset:
     """Return the dataset of the records and of the tables that they were made from."""
-    folder, hashes = project.records(comp.records.size), record_store.require_current(project, comp)
+    folder, hashes = project.records(comp.records.size), record_store.require_records(project, comp)
     files = {name: folder / name for name in [*hashes, "index.json"]}
     tables = {name: project.data / name for name in ("manifest.csv", "masks.csv")}
     others = {name: sha256(path) for name, path in {"index.json": folder / "index.json", **tables}.items()}

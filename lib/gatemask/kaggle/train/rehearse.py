@@ -22,8 +22,7 @@ import pandas as pd
 from gatemask.builders import encoder_weights
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
-from gatemask.data.folds import HOLDOUT, read_folds
-from gatemask.data.manifest import read_manifest
+from gatemask.data.split import HOLDOUT, pick_half_positive, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, stamped_result, write_bytes, write_stamp
 from gatemask.kaggle.client import datasets
@@ -127,8 +126,7 @@ def _few_images(project: Project, exp: Experiment, fold: int) -> bytes:
 
 def _mixed(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     """`count` rows, half of them positive where there are as many."""
-    positives = frame[frame["label"] > 0].head(count // 2)
-    return pd.concat([positives, frame[frame["label"] == 0].head(count - len(positives))])
+    return frame.iloc[pick_half_positive(frame["label"], count)]
 
 
 def _run(folder: Path, kaggle: Path, packages: list[str]) -> str:
