@@ -59,6 +59,7 @@ KNOWN = {
 OFFLINE = {
     "cv2",
     "h5py",
+    "jax",
     "keras",  # which requires rich
     "numpy",
     "pandas",

@@ -1,4 +1,4 @@
-"""A YAML says what it means, and where it is wrong."""
+"""YAML loading: inheritance, overrides, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def write(tmp_path: Path):
     return write
 
 
-def test_the_name_is_the_file_s_stem_and_defaults_hold(write) -> None:
-    exp = load_experiment(write(GATE, "gate_one.yaml"))
-    assert (exp.name, exp.monitor, exp.optimizer.name) == ("gate_one", "auc", "adam")
+def test_name_defaults_to_the_file_stem(write) -> None:
+    exp = load_experiment(write(GATE, "gate_b0.yaml"))
+    assert (exp.name, exp.monitor, exp.optimizer.name) == ("gate_b0", "auc", "adam")
 
 
-def test_extends_merges_key_by_key_but_replaces_loss_and_renamed_sections(write) -> None:
+def test_extends_merges_keys_but_replaces_loss_and_renamed_sections(write) -> None:
     write(GATE + "schedule: {name: warmup_hold_decay, peak: 0.1, warmup: 3}\nlabel_smoothing: 0.2\n", "base.yaml")
     exp = load_experiment(
         write("extends: base.yaml\nloss: {focal: 2}\nschedule: {name: cosine}\nmodel: {dropout: 0.5}\n")
@@ -42,20 +42,20 @@ def test_extends_merges_key_by_key_but_replaces_loss_and_renamed_sections(write)
     assert (exp.model.dropout, exp.model.encoder, exp.label_smoothing) == (0.5, "efficientnetb0", 0.2)
 
 
-def test_extends_in_a_circle_is_refused(write) -> None:
+def test_circular_extends_is_rejected(write) -> None:
     write("extends: b.yaml\n", "a.yaml")
     with pytest.raises(GatemaskError, match="circle"):
         load_experiment(write("extends: a.yaml\n", "b.yaml"))
 
 
-def test_quick_and_set_are_laid_over_the_file_in_that_order(write) -> None:
+def test_overrides_take_precedence_over_quick(write) -> None:
     path = write(GATE + "quick: {epochs: 1, input: {size: 32}}\n")
     exp = load_experiment(path, quick=True, overrides=["epochs=2", "schedule.peak=1e-4"])
     assert (exp.epochs, exp.input.size, exp.schedule.peak) == (2, 32, 1e-4)
     assert load_experiment(path).epochs == 3
 
 
-def test_settings_ignore_what_does_not_decide_the_outcome(write) -> None:
+def test_settings_exclude_tracking_and_quick(write) -> None:
     plain = load_experiment(write(GATE)).settings
     tracked = load_experiment(write(GATE + "tracking: {wandb: disabled}\nquick: {epochs: 1}\n")).settings
     assert plain == tracked
@@ -68,44 +68,44 @@ BAD = {
     "an unknown model": (GATE.replace("efficientnetb0", "efficientnetb9"), ["efficientnetb9", "line 2", "netb0"]),
     "an unknown loss": (GATE.replace("bce", "bcee"), ["bcee", "line 4", "'bce'"]),
     "an unknown augmentation": (GATE + "augment: [vflop]\n", ["vflop", "line 6", "vflip"]),
-    "two steps of augmentation in one": (GATE + "augment: [{hflip: 0.5, vflip: 0.5}]\n", ["one key", "line 6"]),
+    "two augmentations in one step": (GATE + "augment: [{hflip: 0.5, vflip: 0.5}]\n", ["one key", "line 6"]),
     "mixing for masks": (MASK + "augment: [mixup]\n", ["mixup", "gates"]),
-    "weights of another encoder": (
+    "weights for another encoder": (
         GATE.replace("efficientnetb0}", "efficientnetb0, weights: efficientnet-b3_noisy-student_notop.h5}"),
         ["another encoder", "efficientnetb3", "efficientnetb0"],
     ),
-    "noisy-student of a ResNet": (
+    "noisy-student weights for a ResNet": (
         GATE.replace("efficientnetb0}", "resnet18, weights: noisy-student}"),
         ["noisy-student", "resnet18"],
     ),
     "a gate with a loss of shapes": (GATE.replace("bce: 1", "lovasz: 1"), ["lovasz", "gate"]),
     "an option of another loss": (MASK.replace("bce: 1", "bce: {gamma: 2}"), ["bce", "gamma"]),
     "deep supervision of a U-Net": (MASK.replace("b0}", "b0, deep_supervision: true}"), ["unetpp"]),
-    "nothing ever thawed": (MASK + "freeze: {epochs: 3}\n", ["freeze", "thawed"]),
+    "layers never unfrozen": (MASK + "freeze: {epochs: 3}\n", ["freeze", "unfrozen"]),
     "a floor above the peak": (MASK + "schedule: {peak: 1.0e-3, floor: 1.0e-2}\n", ["floor", "peak"]),
-    "random views of nothing": (MASK + "tta: [{random: 3}]\n", ["random", "augment"]),
+    "random views without augmentation": (MASK + "tta: [{random: 3}]\n", ["random", "augment"]),
     "two clips": (MASK + "optimizer: {clipnorm: 1, clipvalue: 1}\n", ["clipnorm", "clipvalue"]),
-    "momentum of Adam": (MASK + "optimizer: {momentum: 0.9}\n", ["momentum", "sgd"]),
+    "momentum for Adam": (MASK + "optimizer: {momentum: 0.9}\n", ["momentum", "sgd"]),
     "a value of the wrong kind": (GATE.replace("epochs: 3", "epochs: many"), ["epochs", "line 5", "many"]),
     "too small a value": (GATE.replace("epochs: 3", "epochs: 0"), ["epochs", "line 5", "0"]),
-    "a size that cannot be halved five times": (GATE.replace("64", "100"), ["input.size", "line 3", "100", "32"]),
-    "a missing key": (GATE.replace("epochs: 3", ""), ["'epochs' is missing"]),
-    "a key given twice": (GATE + "epochs: 4\n", ["'epochs' is given twice", "lines 5 and 6"]),
-    "no YAML": (GATE + "  - : [\n", ["not valid YAML", "line"]),
+    "a size not divisible by 32": (GATE.replace("64", "100"), ["input.size", "line 3", "100", "32"]),
+    "a missing key": (GATE.replace("epochs: 3", ""), ["Missing key: 'epochs'"]),
+    "a key given twice": (GATE + "epochs: 4\n", ["Repeated key: 'epochs'", "lines 5 and 6"]),
+    "broken YAML": (GATE + "  - : [\n", ["Not valid YAML", "line"]),
     "a list": ("- a\n- b\n", ["must be a mapping"]),
     "a gate with a mask loss": (GATE.replace("bce", "dice"), ["'dice' is a loss for masks"]),
     "a gate with a U-Net": (GATE.replace("name: gate,", "name: unet,"), ["gate", "unet"]),
-    "a gate that watches Dice": (GATE + "monitor: dice\n", ["monitor"]),
+    "a gate that monitors Dice": (GATE + "monitor: dice\n", ["monitor"]),
     "a zoom that shrinks": (GATE + "augment: [{affine: {zoom: [1.2, 0.8]}}]\n", ["zoom", "line 6"]),
     "a negative seed": (GATE + "seed: -1\n", ["seed", "line 6", "-1"]),
     "two bases": ("extends: [a.yaml, b.yaml]\n", ["'extends' takes one file", "line 1"]),
-    "a tag of its own": ("task: !include x\n", ["not valid YAML", "line 1"]),
-    "a base that is not there": ("extends: nowhere.yaml\n", ["no such file", "nowhere.yaml"]),
+    "a custom tag": ("task: !include x\n", ["Not valid YAML", "line 1"]),
+    "a missing base": ("extends: nowhere.yaml\n", ["No such file", "nowhere.yaml"]),
 }
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_experiments_are_refused_with_the_place(write, what: str) -> None:
+def test_invalid_experiments_are_rejected_with_file_and_line(write, what: str) -> None:
     text, words = BAD[what]
     with pytest.raises(GatemaskError) as caught:
         load_experiment(write(text))
@@ -115,7 +115,7 @@ def test_bad_experiments_are_refused_with_the_place(write, what: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["epochs", "=3", "epochs=none", "optimizer.nam=sgd"])
-def test_bad_overrides_are_refused_and_named(write, override: str) -> None:
+def test_invalid_overrides_are_rejected_by_name(write, override: str) -> None:
     with pytest.raises(GatemaskError, match=override.split("=")[0] or "key=value"):
         load_experiment(write(GATE), overrides=[override])
 
@@ -129,7 +129,7 @@ folds: {holdout: true}
 """
 
 
-def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> None:
+def test_competition_name_defaults_to_its_folder(write, tmp_path: Path) -> None:
     write(COMPETITION.replace("T", "Tiles"), "competition.yaml")
     folder = tmp_path.rename(tmp_path.with_name("tiles"))
     assert load_competition(folder).name == "tiles"
@@ -145,21 +145,21 @@ def test_a_competition_takes_the_name_of_its_folder(write, tmp_path: Path) -> No
         (COMPETITION + "extra: {dicom: [Modality, Modality]}\n", ["named twice"]),
         (COMPETITION + "extra: {dicom: [group]}\n", ["'group' is a column of every manifest"]),
         (COMPETITION.replace("true}", "true, stratify: [view]}"), ["folds.stratify names 'view'"]),
-        (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window is", "not [40, 0]", "line 3"]),
+        (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window must", "not [40, 0]", "line 3"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
     ],
 )
-def test_bad_competitions_are_refused(write, tmp_path: Path, text: str, words: list[str]) -> None:
+def test_invalid_competitions_are_rejected(write, tmp_path: Path, text: str, words: list[str]) -> None:
     write("name: c\n" + text, "competition.yaml")
-    text_lines = 1  # the name in front moves every line by one
+    offset = 1  # the added name moves every line down by one
     with pytest.raises(GatemaskError) as caught:
         load_competition(tmp_path)
     for word in words:
-        word = f"line {int(word[5:]) + text_lines}" if word.startswith("line ") else word
+        word = f"line {int(word[5:]) + offset}" if word.startswith("line ") else word
         assert word in str(caught.value), str(caught.value)
 
 
-def test_an_ensemble_needs_experiments(write, tmp_path: Path) -> None:
+def test_ensemble_requires_experiments(write, tmp_path: Path) -> None:
     write("gate: {experiments: []}\nmask: {experiments: [u]}\n", "ensemble.yaml")
     with pytest.raises(GatemaskError, match=r"gate\.experiments"):
         load_ensemble(tmp_path)
@@ -173,11 +173,11 @@ def test_an_ensemble_needs_experiments(write, tmp_path: Path) -> None:
         ("{experiments: [g]}", "{experiments: [u, v], weights: [1, -1]}", ["mask.weights.1", "greater than or equal"]),
         ("{experiments: [g]}", "{experiments: [u, v], weights: [1, .inf]}", ["mask.weights.1", "finite"]),
         ("{experiments: [g]}", "{experiments: [u, v], weights: tunde}", ["mask.weights", "tunde"]),
-        ("{experiments: [g, h], weights: tuned}", "{experiments: [u]}", ["gate.weights", "only those of masks"]),
+        ("{experiments: [g, h], weights: tuned}", "{experiments: [u]}", ["gate.weights", "only mask weights"]),
         ("{experiments: [g, h], weights: [1, 2, 3]}", "{experiments: [u]}", ["3 'weights' for 2", "line 1"]),
     ],
 )
-def test_impossible_weights_are_refused(write, tmp_path: Path, gate: str, mask: str, words: list[str]) -> None:
+def test_invalid_weights_are_rejected(write, tmp_path: Path, gate: str, mask: str, words: list[str]) -> None:
     write(f"gate: {gate}\nmask: {mask}\n", "ensemble.yaml")
     with pytest.raises(GatemaskError) as caught:
         load_ensemble(tmp_path)
@@ -185,7 +185,7 @@ def test_impossible_weights_are_refused(write, tmp_path: Path, gate: str, mask: 
         assert word in str(caught.value), str(caught.value)
 
 
-def test_weights_are_equal_unless_given(write, tmp_path: Path) -> None:
+def test_weights_default_to_equal(write, tmp_path: Path) -> None:
     write("gate: {experiments: [g, h], weights: [1, 0]}\nmask: {experiments: [u], weights: tuned}\n", "ensemble.yaml")
     assert load_ensemble(tmp_path).gate.weights == [1, 0]
     assert load_ensemble(tmp_path).mask.weights == "tuned"

@@ -1,4 +1,4 @@
-"""What a YAML may contain, and clear errors where it is wrong."""
+"""Schemas of the YAML documents, and errors that name file, line and nearest key."""
 
 from gatemask.config.base import Strict
 from gatemask.config.competition import (

@@ -1,4 +1,4 @@
-"""Types that all three YAML documents share."""
+"""Types that all YAML documents share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ Size = Annotated[int, Field(ge=32, multiple_of=32, description="pixels; encoders
 
 
 class Strict(BaseModel):
-    """A section: unknown keys are refused, and nothing changes after it was read."""
+    """A section of a YAML: unknown keys are rejected, and values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -2,78 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
 from gatemask.config.names import MetricName
 
 
 class Rle(Strict):
-    """The flavour of a run-length encoding. Most Kaggle competitions: absolute, base 1, column-major."""
+    """Dialect of a run-length encoding. Most Kaggle competitions use absolute offsets, base 1, column-major order."""
 
     offsets: Literal["absolute", "relative"] = "absolute"
     base: Literal[0, 1] = 1
     order: Literal["column", "row"] = "column"
-    empty: str = Field("", description="what stands for an empty mask: '', '-1', '1 0', ...")
+    empty: str = Field("", description="text of an empty mask: '', '-1', '1 0', ...")
 
 
-Column = str | Annotated[int, Field(ge=0, description="its number, from 0, where the table has no header")]
+Column = str | Annotated[int, Field(ge=0, description="column number from 0, for a table without a header")]
 Missing = Literal["problem", "empty"]
 
 
 class RleLabels(Strict):
-    """A table of run-length encodings; rows of one image are united wherever they stand."""
+    """A table of run-length encodings. All rows of an image are united."""
 
     format: Literal["rle"]
     file: str
     id: Column = "ImageId"
     mask: Column = "EncodedPixels"
     rle: Rle = Rle()
-    missing: Missing = Field("problem", description="what an image without a row is: left out, or empty")
+    missing: Missing = Field("problem", description="how to treat an image without a row: leave it out, or as empty")
 
     @model_validator(mode="after")
     def _one_kind_of_column(self) -> RleLabels:
         if isinstance(self.id, int) != isinstance(self.mask, int):
-            raise ValueError("'id' and 'mask' are both names, or both numbers (of a table without a header)")
+            raise ValueError("'id' and 'mask' must be both names, or both numbers (for a table without a header)")
         return self
 
 
 class PngLabels(Strict):
-    """Masks as pictures, one an image or, with a * in the pattern, one an object; those of one image are united."""
+    """Masks as image files: one per image or, with a * in the pattern, one per object. Masks of an image are united."""
 
     format: Literal["png"]
-    masks: str = Field(description="glob of an image's masks, with {id} in it", pattern=r"^[^{}]*\{id\}[^{}]*$")
-    threshold: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="pixels above it are mask")
-    missing: Missing = Field("problem", description="what an image without a mask file is: left out, or empty")
+    masks: str = Field(description="glob of an image's masks, containing {id}", pattern=r"^[^{}]*\{id\}[^{}]*$")
+    threshold: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="pixels above this value are mask")
+    missing: Missing = Field(
+        "problem", description="how to treat an image without a mask file: leave it out, or as empty"
+    )
 
 
 Labels = Annotated[RleLabels | PngLabels, Field(discriminator="format")]
 
 
 class Images(Strict):
-    images: str = Field(description="glob below the raw folder; the id is the file's stem")
+    images: str = Field(description="glob below the raw folder; the file's stem is the image id")
 
 
 class TestImages(Images):
-    labels: Labels | None = Field(None, description="the truth, where it is known: phantoms, or after the end")
+    labels: Labels | None = Field(
+        None, description="test labels where they are available: for phantoms, or after the deadline"
+    )
 
 
 class Groups(Strict):
     """Images that must never be split between training and validation.
 
-    Sources may be combined: images that any of them puts together stay together (union-find). The first one that
+    Several sources may be combined: images joined by any of them share a group (union-find). The first source that
     names an image, in the order file, dicom, regex, names its group.
     """
 
     file: str | None = Field(None, description="a CSV below the raw folder")
     id: str = "image_id"
     column: str = "group"
-    optional: bool = Field(False, description="go on, with a warning, where the file is absent")
+    optional: bool = Field(False, description="continue with a warning if the file is absent")
     dicom: str | None = Field(None, description="a DICOM tag, such as PatientID")
-    regex: str | None = Field(None, description="its first parenthesis, matched on the id, names the group")
-    prefix: Count | None = Field(None, description="only the first characters of a name count")
+    regex: str | None = Field(None, description="pattern for the image id; its first parenthesis names the group")
+    prefix: Count | None = Field(None, description="number of leading characters of a name that identify the group")
     duplicates: Literal["near", "exact", "ignore"] = Field("near", description="copies that share a group")
 
 
@@ -81,7 +85,7 @@ MANIFEST_COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", 
 
 
 class Extra(Strict):
-    """More columns for the manifest, to stratify folds by."""
+    """Additional manifest columns, for stratifying folds."""
 
     dicom: list[str] = Field([], description="DICOM tags, such as ViewPosition")
     file: str | None = Field(None, description="a CSV below the raw folder")
@@ -100,17 +104,17 @@ class Extra(Strict):
 
     @property
     def names(self) -> list[str]:
-        """The columns in the manifest."""
+        """Names of the additional columns in the manifest."""
         return [*self.dicom, *self.columns]
 
 
 class Folds(Strict):
     k: Annotated[int, Field(ge=2, le=20)] = 5
     seed: Seed = 0
-    tries: Count = Field(20, description="seeds tried; the most even split is kept")
-    area_bins: Count = Field(4, description="positive images are stratified by the rank of their mask's area")
-    stratify: list[str] = Field([], description="columns of 'extra' to spread evenly too; numbers by quartile")
-    holdout: bool = Field(False, description="one fold more, never trained nor tuned on: it stands as the test")
+    tries: Count = Field(20, description="number of seeds to try; the most even split is kept")
+    area_bins: Count = Field(4, description="positive images are stratified by the rank of their mask area")
+    stratify: list[str] = Field([], description="columns of 'extra' to balance as well; numbers by quartile")
+    holdout: bool = Field(False, description="keep an additional fold as test set: never used in training or tuning")
 
 
 class Picture(Strict):
@@ -118,17 +122,20 @@ class Picture(Strict):
     channels: Literal[1, 3] = 1
     window: Literal["full", "file"] | tuple[float, Positive] = Field(
         "full",
-        description="grey levels that become 0 to 255: all that the file's bits can hold; the DICOM's own VOI LUT or "
-        "window; or [centre, width] in rescaled units",
+        description="gray levels mapped to 0 to 1: the full range of the file's bits; the DICOM's own VOI LUT or "
+        "window; or [center, width] in rescaled units",
     )
 
     @field_validator("window", mode="before")
     @classmethod
-    def _a_window(cls, value: Any) -> Any:
-        pair = isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-        if value not in ("full", "file") and not (pair and value[1] > 0):
-            raise ValueError(f"image.window is 'full', 'file' or [centre, width] with a width above 0, not {value}")
-        return value
+    def _a_window(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and len(value) == 2:
+            center, width = value
+            if isinstance(center, int | float) and isinstance(width, int | float) and width > 0:
+                return value
+        elif value in ("full", "file"):
+            return value
+        raise ValueError(f"image.window must be 'full', 'file' or [center, width] with a width above 0, not {value}")
 
 
 class Records(Strict):
@@ -139,7 +146,7 @@ class Records(Strict):
 
 
 class Submission(Strict):
-    """One row an image; with several classes one row an image and class."""
+    """Format of a submission: one row per image; with several classes, one row per image and class."""
 
     id: str = "ImageId"
     mask: str = "EncodedPixels"
@@ -147,21 +154,24 @@ class Submission(Strict):
     sample: str | None = Field(None, description="the sample submission below the raw folder")
     class_column: str | None = Field(None, description="several classes: the column that names the class")
     joined: str | None = Field(
-        None,
-        description="several classes, in the id's own column: '{id}_{class}'",
-        pattern=r"^[^{}]*\{id\}.+\{class\}$",
+        None, description="several classes, in the id column: '{id}_{class}'", pattern=r"^[^{}]*\{id\}.+\{class\}$"
     )
     overlap: bool = Field(True, description="whether a pixel may belong to several classes")
 
 
 class Kaggle(Strict):
-    owner: str | None = Field(None, description="whose kernels and datasets they are; default: the account's own name")
+    owner: str | None = Field(None, description="owner of kernels and datasets; default: the account in use")
     competition: str | None = None
     accelerator: Literal["TpuV5E8", "NvidiaTeslaT4", "none"] = Field(
-        "TpuV5E8", description="of training kernels, unless an experiment's runtime.accelerator names another kind"
+        "TpuV5E8",
+        description="machine for training kernels, unless an experiment's runtime.accelerator names another kind",
     )
-    inference: Literal["NvidiaTeslaT4", "none"] = Field("NvidiaTeslaT4", description="of the submission's kernel")
-    test_images: Count | None = Field(None, description="of the hidden test; default: as many as the visible one has")
+    inference: Literal["NvidiaTeslaT4", "none"] = Field(
+        "NvidiaTeslaT4", description="machine for the submission kernel"
+    )
+    test_images: Count | None = Field(
+        None, description="number of images in the hidden test set; default: as many as in the visible one"
+    )
 
 
 class Phantom(Strict):
@@ -175,7 +185,7 @@ class Phantom(Strict):
 class Competition(Strict):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
-    raw: str = Field(description="folder of the raw files; --data names another")
+    raw: str = Field(description="folder of the raw files, unless --data names another")
     image: Picture
     train: Images
     test: TestImages | None = None
@@ -189,23 +199,23 @@ class Competition(Strict):
     submission: Submission = Submission()
     kaggle: Kaggle = Kaggle()
     phantom: Phantom | None = None
-    quick: dict[str, Any] = {}
+    quick: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")
-    def _some_test(self) -> Competition:
+    def _test_or_holdout(self) -> Competition:
         if (self.test is None) == (not self.folds.holdout):
-            raise ValueError("either 'test' names the test images, or 'folds.holdout: true' keeps some apart")
+            raise ValueError("either 'test' names the test images, or 'folds.holdout: true' sets some aside")
         if unknown := [name for name in self.folds.stratify if name not in self.extra.names]:
-            raise ValueError(f"folds.stratify names '{unknown[0]}', which is no column of 'extra'")
+            raise ValueError(f"folds.stratify names '{unknown[0]}', which is not a column of 'extra'")
         return self
 
     @model_validator(mode="after")
-    def _rows_of_classes(self) -> Competition:
-        if twice := [name for name in self.classes if self.classes.count(name) > 1]:
-            raise ValueError(f"'{twice[0]}' is twice in 'classes'")
+    def _class_rows(self) -> Competition:
+        if repeated := [name for name in self.classes if self.classes.count(name) > 1]:
+            raise ValueError(f"'{repeated[0]}' appears twice in 'classes'")
         ways = [self.submission.class_column, self.submission.joined]
         if len(self.classes) > 1 and sum(way is not None for way in ways) != 1:
-            raise ValueError("of several classes, either submission.class_column or submission.joined names each row's")
+            raise ValueError("several classes need either submission.class_column or submission.joined")
         if len(self.classes) == 1 and any(way is not None for way in ways):
-            raise ValueError("submission.class_column and submission.joined are for several classes, and there is one")
+            raise ValueError("submission.class_column and submission.joined require several classes; there is only one")
         return self

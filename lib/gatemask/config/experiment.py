@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
 from gatemask.config.encoders import ENCODERS
@@ -25,129 +25,132 @@ class Model(Strict):
     encoder: Encoder
     weights: str = Field(
         "none",
-        description="of the encoder: 'none', 'imagenet', 'noisy-student', or an .h5 file; 'run:NAME' goes on from the "
-        "same fold of another experiment, at this one's size",
+        description="initial weights: 'none', 'imagenet', 'noisy-student' or an .h5 file for the encoder; 'run:NAME' "
+        "continues from the same fold of another experiment, at this experiment's size",
     )
     block: Literal["transpose", "upsampling"] = "upsampling"
     filters: Annotated[list[Count], Field(min_length=5, max_length=5)] | None = Field(
-        None, description="of the decoder, deepest first; default: the architecture's own"
+        None, description="filters of the decoder blocks, deepest first; default: the architecture's own"
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        None, description="before the last layer; default: 0.2 for a gate, none for masks"
+        None, description="rate of dropout before the last layer; default: 0.2 for a gate, none for masks"
     )
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    deep_supervision: bool = Field(False, description="U-Net++: every node of the top row is trained as an output")
-    gate_head: bool = Field(False, description="mask networks: a second output, trained to say whether there is a mask")
+    deep_supervision: bool = Field(False, description="U-Net++: train each node of the top row as an output")
+    gate_head: bool = Field(False, description="mask networks: train a second output as a gate")
 
     @model_validator(mode="after")
-    def _parts_exist(self) -> Model:
+    def _options_fit_architecture(self) -> Model:
         if self.deep_supervision and self.name != "unetpp":
             raise ValueError(f"model.deep_supervision belongs to 'unetpp', not to '{self.name}'")
         if self.gate_head and self.name == "gate":
-            raise ValueError("model.gate_head belongs to mask networks: a gate is one already")
+            raise ValueError("model.gate_head belongs to mask networks: a gate already is one")
         if self.filters and self.name in ("gate", "fpn"):
             raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
         if self.block == "transpose" and self.name in ("gate", "fpn"):
             raise ValueError(f"model.block belongs to unet, unetpp and linknet: '{self.name}' has no such blocks")
         if self.weights == "noisy-student" and self.weights not in ENCODERS[self.encoder].weights:
-            raise ValueError(f"there are noisy-student weights for EfficientNets only, not for '{self.encoder}'")
+            raise ValueError(f"noisy-student weights exist for EfficientNets only, not for '{self.encoder}'")
         if (other := encoder_in_name(self.weights)) not in (None, self.encoder):
             raise ValueError(
-                f"model.weights names a file of another encoder: {self.weights} is of {other}, "
-                f"the model's is {self.encoder}"
+                f"model.weights names a file for another encoder: {self.weights} is for {other}, "
+                f"the model has {self.encoder}"
             )
         return self
 
 
 def encoder_in_name(weights: str) -> str | None:
-    """The encoder that a weights file's name speaks of, such as efficientnet-b3_weights_..._notop.h5; None if none."""
+    """Return the encoder in the name of a weights file, or None.
+
+    >>> encoder_in_name("efficientnet-b3_noisy-student_notop.h5")
+    'efficientnetb3'
+    """
     if not weights.endswith(".h5"):
         return None
     word = Path(weights).name.lower().replace("-", "").replace("_", "")
-    # Of names that contain each other (resnet50 in seresnet50) the longest is meant.
-    found = [name for name in ENCODERS if name in word]
-    return max(found, key=len) if found else None
+    # Some names contain another (seresnet50 contains resnet50): the longest is meant.
+    return max((name for name in ENCODERS if name in word), key=len, default=None)
 
 
 class Input(Strict):
     size: Size
-    records: Size | None = Field(None, description="size of the records to read; default: the competition's")
+    records: Size | None = Field(None, description="size of the records to read; default: that of the competition")
 
 
 class Sampling(Strict):
-    """Who is seen in an epoch. One number holds; a pair slides from the first epoch to the last."""
+    """Images in an epoch. A number is constant; a pair changes linearly from the first epoch to the last."""
 
     positives: Share | tuple[Share, Share] | None = Field(None, description="share of positive images")
     drop_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    epoch: Count | None = Field(None, description="images an epoch; default: what the shares allow")
+    epoch: Count | None = Field(None, description="images per epoch; default: as many as the shares allow")
 
 
 Range = tuple[Positive, Positive]
 
 
-def _grows(name: str, pair: tuple[float, float]) -> None:
+def _require_ascending(name: str, pair: tuple[float, float]) -> None:
     if pair[0] > pair[1]:
-        raise ValueError(f"{name} goes from the smaller to the larger, not {list(pair)}")
+        raise ValueError(f"{name} must be a range from smaller to larger, not {list(pair)}")
 
 
 class Affine(Strict):
     p: Share = 1.0
-    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="degrees, either way")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="maximum in degrees, either direction")
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
     zoom: Range = (1.0, 1.0)
-    shift: Share = Field(0.0, description="share of the side, either way")
+    shift: Share = Field(0.0, description="maximum as a share of the side, either direction")
 
     @model_validator(mode="after")
-    def _zoom_grows(self) -> Affine:
-        _grows("zoom", self.zoom)
+    def _zoom_ascends(self) -> Affine:
+        _require_ascending("zoom", self.zoom)
         return self
 
 
 class ZoomToMask(Strict):
-    """Zoom in so that the mask, or some part of it, stays in sight; empty images are zoomed at a random place."""
+    """Zoom in with the mask, or part of it, in view. Empty images are zoomed at a random place."""
 
     p: Share = 0.3
     zoom: Range = (1.1, 1.5)
 
     @model_validator(mode="after")
-    def _zoom_grows(self) -> ZoomToMask:
-        _grows("zoom", self.zoom)
+    def _zoom_ascends(self) -> ZoomToMask:
+        _require_ascending("zoom", self.zoom)
         return self
 
 
 class Distortion(Strict):
-    """`elastic` moves the nodes of a grid at random and bends smoothly in between; `grid` moves whole lines."""
+    """`elastic` moves the nodes of a grid at random and interpolates smoothly; `grid` moves entire lines."""
 
     p: Share = 0.3
-    cells: Annotated[int, Field(ge=2, le=32)] = Field(5, description="of the grid, along a side")
-    amount: Share = Field(0.03, description="how far a node moves at most, as a share of the side")
+    cells: Annotated[int, Field(ge=2, le=32)] = Field(5, description="grid cells along a side")
+    amount: Share = Field(0.03, description="maximum displacement of a node, as a share of the side")
 
 
 class Blur(Strict):
     p: Share = 0.2
-    sigma: Range = Field((0.5, 1.5), description="of the Gaussian, in pixels of the input")
+    sigma: Range = Field((0.5, 1.5), description="standard deviation of the Gaussian, in input pixels")
 
     @model_validator(mode="after")
-    def _sigma_grows(self) -> Blur:
-        _grows("sigma", self.sigma)
+    def _sigma_ascends(self) -> Blur:
+        _require_ascending("sigma", self.sigma)
         return self
 
 
 class Dropout(Strict):
-    """Grey squares that hide the image, not its mask."""
+    """Gray squares that hide parts of the image, but not of its mask."""
 
     p: Share = 1.0
     holes: Count = 8
-    size: Share = Field(0.05, description="a hole's side, as a share of the image's")
+    size: Share = Field(0.05, description="side of a hole, as a share of the image side")
 
 
 class Mix(Strict):
     p: Share = 0.5
-    alpha: Positive = Field(0.4, description="of the Beta distribution that shares are drawn from")
+    alpha: Positive = Field(0.4, description="parameter of the Beta distribution from which shares are drawn")
 
 
 class Augment(Strict):
-    """One step of `augment:`; a bare name such as `hflip` stands for the step with its defaults."""
+    """A step of `augment:`. A bare name such as `hflip` means the step with its defaults."""
 
     hflip: Share | None = Field(None, description="probability")
     vflip: Share | None = Field(None, description="probability")
@@ -156,19 +159,21 @@ class Augment(Strict):
     zoom_to_mask: ZoomToMask | None = None
     elastic: Distortion | None = None
     grid: Distortion | None = None
-    brightness_contrast: Share | None = Field(None, description="both, either way")
+    brightness_contrast: Share | None = Field(None, description="maximum change of each, either direction")
     gamma: Range | None = None
-    hue: Annotated[float, Field(ge=0, le=0.5)] | None = Field(None, description="share of the circle, either way")
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = Field(
+        None, description="maximum shift as a share of the circle"
+    )
     saturation: Range | None = None
     blur: Blur | None = None
     coarse_dropout: Dropout | None = None
-    mixup: Mix | None = Field(None, description="gates: two images and their labels, blended (Zhang 2017)")
-    cutmix: Mix | None = Field(None, description="gates: a window of another image (Yun 2019); labels follow the masks")
+    mixup: Mix | None = Field(None, description="gates: blend two images and their labels (Zhang 2017)")
+    cutmix: Mix | None = Field(None, description="gates: paste a window of another image, with its mask (Yun 2019)")
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        defaults: dict[str, Any] = {
+    def _bare_name(cls, value: object) -> object:
+        defaults: dict[str, JsonValue] = {
             "hflip": 0.5,
             "vflip": 0.5,
             "turn": 0.75,
@@ -185,36 +190,35 @@ class Augment(Strict):
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"each step of 'augment' is one line with one key, not {len(given)}: {', '.join(given) or '-'}"
+                f"each step of 'augment' must have exactly one key, not {len(given)}: {', '.join(given) or '-'}"
             )
         for name in ("gamma", "saturation"):
             if pair := getattr(self, name):
-                _grows(name, pair)
+                _require_ascending(name, pair)
         return self
 
 
 class LossPart(Strict):
-    """A loss with its options; a bare number is its weight."""
+    """A loss with its options. A bare number is its weight."""
 
     weight: Positive = 1.0
     gamma: Annotated[float, Field(ge=0)] | None = Field(None, description="focal: 2 by default")
-    alpha: Positive | None = Field(None, description="tversky: price of a false positive, 0.3 by default")
-    beta: Positive | None = Field(None, description="tversky: price of a false negative, 0.7 by default")
+    alpha: Positive | None = Field(None, description="tversky: weight of a false positive, 0.3 by default")
+    beta: Positive | None = Field(None, description="tversky: weight of a false negative, 0.7 by default")
 
 
 class Optimizer(Strict):
     name: OptimizerName = "adam"
-    clipnorm: Positive | None = Field(None, description="limit of each variable's gradient norm")
-    global_clipnorm: Positive | None = Field(None, description="limit of the norm of all gradients together")
+    clipnorm: Positive | None = Field(None, description="limit on each variable's gradient norm")
+    global_clipnorm: Positive | None = Field(None, description="limit on the norm of all gradients together")
     clipvalue: Positive | None = None
     weight_decay: Annotated[float, Field(ge=0)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="sgd and rmsprop")
     nesterov: bool | None = Field(None, description="sgd")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
-        description="momentum of an exponential moving average of the weights, which is what is validated and kept",
+        None, description="momentum of an exponential moving average of the weights; the average is validated and kept"
     )
-    accumulate: Annotated[int, Field(ge=2)] | None = Field(None, description="batches whose gradients make one update")
+    accumulate: Annotated[int, Field(ge=2)] | None = Field(None, description="number of batches per update")
 
     @model_validator(mode="after")
     def _options_fit(self) -> Optimizer:
@@ -224,26 +228,26 @@ class Optimizer(Strict):
             raise ValueError(f"optimizer.nesterov belongs to sgd, not to '{self.name}'")
         clips = [name for name in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, name) is not None]
         if len(clips) > 1:
-            raise ValueError(f"of {' and '.join(clips)}, one is enough")
+            raise ValueError(f"only one of {' and '.join(clips)} may be set")
         return self
 
 
 class Schedule(Strict):
-    """Learning rate by epoch: start -> peak over `warmup`, `hold`, then down as `name` says, never below floor."""
+    """Learning rate by epoch: `start` to `peak` over `warmup`, then `hold`, then down as `name` says to `floor`."""
 
     name: ScheduleName = "constant"
     peak: Positive = 1e-3
-    start: Positive | None = Field(None, description="of the warm-up; default: peak / (warmup + 1)")
+    start: Positive | None = Field(None, description="first learning rate of the warm-up; default: peak / (warmup + 1)")
     floor: Annotated[float, Field(ge=0)] = 1e-6
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
     hold: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
-    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="warmup_hold_decay: factor an epoch")
-    cycle: Count | None = Field(None, description="cosine: epochs until it starts again; default: never")
-    grow: Annotated[float, Field(ge=1)] = Field(1.0, description="cosine: each cycle is so many times longer")
-    restart: Share = Field(1.0, description="cosine: each cycle starts at this share of the peak before")
+    decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="warmup_hold_decay: factor per epoch")
+    cycle: Count | None = Field(None, description="cosine: epochs until the first restart; default: never")
+    grow: Annotated[float, Field(ge=1)] = Field(1.0, description="cosine: factor from each cycle's length to the next")
+    restart: Share = Field(1.0, description="cosine: peak of each cycle, as a share of the peak before")
     patience: Count = Field(3, description="plateau: epochs without a better score")
-    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: then times this")
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="plateau: what counts as better")
+    factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: factor applied after that")
+    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="plateau: minimum improvement")
 
     @model_validator(mode="after")
     def _floor_is_below(self) -> Schedule:
@@ -253,38 +257,38 @@ class Schedule(Strict):
 
 
 class Freeze(Strict):
-    """Layers that are left as they are in the first epochs."""
+    """Layers that are not trained in the first epochs."""
 
     epochs: Count
-    layers: Literal["encoder"] | list[str] = Field("encoder", description="or beginnings of the layers' names")
+    layers: Literal["encoder"] | list[str] = Field("encoder", description="the encoder, or prefixes of layer names")
 
 
 class Checkpoints(Strict):
-    keep: Count = Field(1, description="best epochs by `monitor` whose weights are kept")
-    average: bool = Field(True, description="ship the average of those; else the best alone")
-    steps: Count = Field(500, description="an epoch of more steps saves its state every so many")
+    keep: Count = Field(1, description="number of best epochs by `monitor` whose weights are kept")
+    average: bool = Field(True, description="ship the average of those weights instead of the best alone")
+    steps: Count = Field(500, description="longer epochs also save their state every so many steps")
 
 
 class Batch(Strict):
     per_device: Count = 16
-    scale_learning_rate: bool = Field(False, description="times the number of devices")
+    scale_learning_rate: bool = Field(False, description="multiply the learning rate by the number of devices")
 
 
 class Runtime(Strict):
-    """Where it runs. `runtime: auto` finds out; `runtime: tpu` insists."""
+    """Where training runs. `runtime: auto` detects the machine; `runtime: tpu` requires a TPU."""
 
     backend: Literal["auto", "tensorflow", "jax"] = "auto"
-    accelerator: Literal["auto", "tpu", "gpu", "cpu"] = Field("auto", description="anything else is refused")
-    devices: Literal["all"] | Count = Field("all", description="how many of those that are there")
+    accelerator: Literal["auto", "tpu", "gpu", "cpu"] = Field("auto", description="required kind of machine")
+    devices: Literal["all"] | Count = Field("all", description="number of devices to use")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the layers; sums stay float32"
+        "float32", description="precision of the layers; sums stay float32"
     )
-    deterministic: bool = Field(False, description="the same bits each time, at some cost in speed")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that decode and augment; 0: one a core")
+    deterministic: bool = Field(False, description="bitwise reproducible, at some cost in speed")
+    workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that decode and augment; 0: one per core")
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_word(cls, value: Any) -> Any:
+    def _bare_word(cls, value: object) -> object:
         return {"accelerator": value} if isinstance(value, str) else value
 
 
@@ -294,25 +298,25 @@ class Tracking(Strict):
 
 
 class View(Strict):
-    """One line of `tta:`; the image as it is always counts too."""
+    """A view of `tta:`. The unchanged image is always included as well."""
 
     hflip: bool = False
     vflip: bool = False
-    scale: Annotated[float, Field(ge=0.5, le=2)] | None = Field(None, description="zoomed about the centre")
+    scale: Annotated[float, Field(ge=0.5, le=2)] | None = Field(None, description="zoom about the center")
     random: Annotated[int, Field(ge=1, le=32)] | None = Field(
-        None, description="so many drawn from `augment:`, the same for every image"
+        None, description="number of views to draw from `augment:`, the same for every image"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _bare_name(cls, value: Any) -> Any:
+    def _bare_name(cls, value: object) -> object:
         return {value: True} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _something(self) -> View:
+    def _valid_combination(self) -> View:
         given = [name for name in type(self).model_fields if getattr(self, name)]
         if not given or (self.random and len(given) > 1):
-            raise ValueError("a line of 'tta' is hflip, vflip, {scale: 1.1}, a combination of these, or {random: 5}")
+            raise ValueError("a view in 'tta' must combine hflip, vflip and {scale: 1.1}, or be {random: 5}")
         return self
 
 
@@ -325,27 +329,27 @@ class Experiment(Strict):
     augment: list[Augment] = []
     loss: dict[LossName, Positive | LossPart] = Field(min_length=1)
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    gate_loss: Positive = Field(0.2, description="weight of the cross-entropy of model.gate_head")
+    gate_loss: Positive = Field(0.2, description="weight of the cross-entropy on model.gate_head")
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     freeze: Freeze | None = None
     epochs: Count
-    hours: Positive | None = Field(None, description="stop in good order before this; the next call goes on")
+    hours: Positive | None = Field(None, description="stop in time to save the state; the next call resumes")
     batch: Batch = Batch()
     monitor: Literal["auc", "dice", "dice_positives"]
     checkpoints: Checkpoints = Checkpoints()
     tta: list[View] = []
     tta_apart: bool = Field(
-        False, description="keep each view's out-of-fold maps too: 'mask.weights: tuned' then weighs views apart"
+        False, description="also keep the out-of-fold maps of each view, for 'mask.weights: tuned' to weight separately"
     )
     seed: Seed = 0
     runtime: Runtime = Runtime()
     tracking: Tracking = Tracking()
-    quick: dict[str, Any] = {}
+    quick: dict[str, JsonValue] = {}
 
     @model_validator(mode="before")
     @classmethod
-    def _monitor_default(cls, value: Any) -> Any:
+    def _monitor_default(cls, value: object) -> object:
         if isinstance(value, dict) and "monitor" not in value:
             return {**value, "monitor": "auc" if value.get("task") == "gate" else "dice"}
         return value
@@ -362,28 +366,28 @@ class Experiment(Strict):
         if not gate and (
             mixed := [name for step in self.augment for name in ("mixup", "cutmix") if getattr(step, name)]
         ):
-            raise ValueError(f"'{mixed[0]}' mixes labels and belongs to gates")
+            raise ValueError(f"'{mixed[0]}' mixes labels, which only gates can train on")
         if self.label_smoothing and not set(self.loss) & set(CROSS_ENTROPIES):
-            raise ValueError("label_smoothing is for bce and focal, and the loss has neither")
+            raise ValueError("label_smoothing applies to bce and focal; the loss has neither")
         if any(view.random for view in self.tta) and not self.augment:
             raise ValueError("random views in 'tta' are drawn from 'augment', which is empty")
         if self.tta_apart and (gate or not self.tta or any(view.random or (view.scale or 1) > 1 for view in self.tta)):
-            raise ValueError("'tta_apart' is for masks, and for views that show the whole image: no zoom, no random")
+            raise ValueError("'tta_apart' requires masks, and views of the entire image: no zoom, no random views")
         for name, part in self.loss.items():
             given = part.model_dump(exclude={"weight"}, exclude_none=True) if isinstance(part, LossPart) else {}
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
                 raise ValueError(f"the loss '{name}' has no option '{wrong[0]}'")
         if self.freeze and self.freeze.epochs >= self.epochs:
-            raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would ever be thawed")
+            raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would be unfrozen")
         return self
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the outcome of a run: everything but how long, where and how it is tracked."""
-        settings = self.model_dump(
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run: all but time limits, machine and tracking."""
+        settings: dict[str, JsonValue] = self.model_dump(
             mode="json", exclude={"quick": True, "tracking": True, "hours": True, "checkpoints": {"steps"}}
         )
         settings["runtime"] = {"precision": self.runtime.precision}
-        if not self.tta_apart:  # younger than many a run, which it left as they were
+        if not self.tta_apart:  # added later: fingerprints of older runs must stay valid
             del settings["tta_apart"]
         return settings

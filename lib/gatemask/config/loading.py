@@ -1,7 +1,7 @@
-"""Read a YAML with `extends:`, `quick:` and `--set`, and say where it is wrong: file, line, nearest key.
+"""Load a YAML with `extends:`, `quick:` and `--set`. Errors name the file, the line and the nearest key.
 
-Mappings merge key by key, so that a child names only what it changes. Two exceptions keep recipes readable:
-`loss` is replaced whole, and so is a section whose `name` changes (its parameters belong to that name).
+Mappings merge key by key, so a child names only what it changes. There are two exceptions: `loss` is replaced
+entirely, and so is a section whose `name` changes (its parameters belong to that name).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from gatemask.config.competition import Competition
 from gatemask.config.ensemble import Ensemble
@@ -20,32 +20,34 @@ from gatemask.errors import GatemaskError, nearest
 
 Key = tuple[str | int, ...]
 Places = dict[Key, str]
+YamlMapping = dict[str, JsonValue]
 Schema = TypeVar("Schema", bound=BaseModel)
-REPLACED_WHOLE = {"loss"}
+REPLACED_ENTIRELY = {"loss"}
 
 
 def load_experiment(path: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment in `path`, resolved. Its name is the file's stem unless the YAML says another."""
+    """Load an experiment. Its name is the stem of the file unless the YAML sets another."""
     return _load(path, Experiment, {"name": path.stem}, quick, overrides)
 
 
 def load_competition(
     folder: Path, *, quick: bool = False, overrides: Sequence[str] = (), file: str = "competition.yaml"
 ) -> Competition:
-    """The competition.yaml in `folder`."""
+    """Load the competition.yaml in a folder."""
     return _load(folder / file, Competition, {"name": folder.name}, quick, overrides)
 
 
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
-    """The ensemble.yaml in `folder`."""
+    """Load the ensemble.yaml in a folder."""
     return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
 
 
-def _load(path: Path, schema: type[Schema], defaults: dict[str, Any], quick: bool, overrides: Sequence[str]) -> Schema:
-    values, places = _read_extended(path, seen=[])
+def _load(path: Path, schema: type[Schema], defaults: YamlMapping, quick: bool, overrides: Sequence[str]) -> Schema:
+    values, places = _read_extended(path, chain=[])
     values = {**defaults, **values}
     if quick:
-        _merge(values, values.get("quick") or {})
+        if isinstance(quick_values := values.get("quick"), dict):
+            _merge(values, quick_values)
         places = {k[1:] if k[:1] == ("quick",) and len(k) > 1 else k: p for k, p in places.items()}
     for override in overrides:
         _override(values, places, override)
@@ -58,40 +60,40 @@ def _load(path: Path, schema: type[Schema], defaults: dict[str, Any], quick: boo
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def _read_extended(path: Path, seen: list[Path]) -> tuple[dict[str, Any], Places]:
-    if path in seen:
-        chain = " -> ".join(p.name for p in [*seen, path])
-        raise GatemaskError("'extends' goes round in a circle.", where=path, received=chain)
-    values, places = _read(path, by=seen[-1] if seen else None)
+def _read_extended(path: Path, chain: list[Path]) -> tuple[YamlMapping, Places]:
+    if path in chain:
+        names = " -> ".join(p.name for p in [*chain, path])
+        raise GatemaskError("'extends' forms a circle.", where=path, received=names)
+    values, places = _read(path, extended_by=chain[-1] if chain else None)
     base = values.pop("extends", None)
     if base is None:
         return values, places
     if not isinstance(base, str):
         raise GatemaskError("'extends' takes one file.", where=places[("extends",)], received=base)
-    merged, base_places = _read_extended((path.parent / base).resolve(), [*seen, path])
+    merged, base_places = _read_extended((path.parent / base).resolve(), [*chain, path])
     _merge(merged, values)
     return merged, {**base_places, **places}
 
 
-def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
+def _read(path: Path, extended_by: Path | None) -> tuple[YamlMapping, Places]:
     try:
         text = path.read_text(encoding="utf-8")
         node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError:
         raise GatemaskError(
-            "There is no such file.",
+            "No such file.",
             where=path,
-            received=f"extends in {by}" if by else None,
-            do="Write it, or correct the path.",
+            received=f"extends in {extended_by}" if extended_by else None,
+            do="Create it, or correct the path.",
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise GatemaskError(
-            "This is not valid YAML.",
+            "Not valid YAML.",
             where=where,
             received=getattr(error, "problem", None) or error,
-            do="Look at the indentation, the quotes and the colons around that line.",
+            do="Check the indentation, quotes and colons around that line.",
         ) from None
     if not isinstance(node, yaml.MappingNode):
         raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")
@@ -101,31 +103,31 @@ def _read(path: Path, by: Path | None) -> tuple[dict[str, Any], Places]:
     return values, places
 
 
-def _lines(node: yaml.Node, at: Key, path: Path) -> Iterator[tuple[Key, int]]:
-    """Every key's line; a key given twice is refused, where plain YAML would silently keep the last."""
+def _lines(node: yaml.Node, parent: Key, path: Path) -> Iterator[tuple[Key, int]]:
+    """Yield the line of each key. Reject a repeated key, of which plain YAML would silently keep the last."""
     if isinstance(node, yaml.MappingNode):
-        first: dict[Any, int] = {}
+        first: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in first:
                 raise GatemaskError(
-                    f"The key '{key.value}' is given twice.",
+                    f"Repeated key: '{key.value}'.",
                     where=f"{path}, lines {first[key.value]} and {line}",
-                    do="Keep one of the two.",
+                    do="Keep one of the two lines.",
                 )
             first[key.value] = line
-            yield (*at, key.value), line
-            yield from _lines(value, (*at, key.value), path)
+            yield (*parent, key.value), line
+            yield from _lines(value, (*parent, key.value), path)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*at, index), value.start_mark.line + 1
-            yield from _lines(value, (*at, index), path)
+            yield (*parent, index), value.start_mark.line + 1
+            yield from _lines(value, (*parent, index), path)
 
 
-def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+def _merge(into: YamlMapping, new: YamlMapping) -> None:
     for key, value in new.items():
         old = into.get(key)
-        if isinstance(old, dict) and isinstance(value, dict) and key not in REPLACED_WHOLE:
+        if isinstance(old, dict) and isinstance(value, dict) and key not in REPLACED_ENTIRELY:
             renamed = "name" in value and value["name"] != old.get("name")
             if not renamed:
                 _merge(old, value)
@@ -133,7 +135,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
         into[key] = value
 
 
-def _override(values: dict[str, Any], places: Places, override: str) -> None:
+def _override(values: YamlMapping, places: Places, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise GatemaskError("--set needs key=value.", received=override, expected="e.g. --set schedule.peak=1e-3")
@@ -152,7 +154,7 @@ def _override(values: dict[str, Any], places: Places, override: str) -> None:
 
 
 def _is_number(text: str) -> bool:
-    """YAML 1.1 reads 1e-3 as a string, since it wants a dot; people do not."""
+    """Return whether a text is a number: YAML 1.1 requires a dot and reads 1e-3 as a string."""
     try:
         float(text)
     except ValueError:
@@ -164,15 +166,15 @@ def _is_number(text: str) -> bool:
 
 
 def _explain(
-    error: ValidationError, values: dict[str, Any], places: Places, schema: type[BaseModel], path: Path
+    error: ValidationError, values: YamlMapping, places: Places, schema: type[BaseModel], path: Path
 ) -> GatemaskError:
-    """One complaint, in words; the others are found when this one is mended.
+    """Put one of pydantic's complaints into words.
 
-    An unknown key goes first: where it is a misspelt one, the right one is missing too.
+    An unknown key takes precedence: if it is a misspelling, the correct key is missing as well.
     """
     complaints = error.errors()
     complaint = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    # pydantic puts names of union branches into the location: keep the parts that are keys of the YAML.
+    # pydantic adds names of union branches to the location: keep the parts that are keys of the YAML.
     loc = tuple(_real_keys(complaint["loc"], values))
     name = ".".join(str(part) for part in loc) or "the file"
     where = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(path))
@@ -180,19 +182,19 @@ def _explain(
     if kind == "extra_forbidden":
         word = str(complaint["loc"][-1])
         parent = loc[:-1] if loc[-1:] == (word,) else loc
-        known = sorted(_keys_at(schema, parent, values))
-        close = nearest(word, known)
-        do = f"Write '{close}' instead." if close else "Take it out."
+        valid = sorted(_keys_at(schema, parent, values))
+        close = nearest(word, valid)
+        do = f"Write '{close}' instead." if close else "Remove it."
         name = ".".join(str(part) for part in (*parent, word))
-        return GatemaskError(f"Unknown key '{name}'.", where=where, received=word, expected=", ".join(known), do=do)
+        return GatemaskError(f"Unknown key '{name}'.", where=where, received=word, expected=", ".join(valid), do=do)
     if kind == "missing":
-        return GatemaskError(f"The key '{name}' is missing.", where=where if loc[:-1] else path, do="Add it.")
+        return GatemaskError(f"Missing key: '{name}'.", where=where if loc[:-1] else path, do="Add it.")
     expected = complaint.get("ctx", {}).get("expected") or complaint["msg"]
     if kind == "value_error":
         return GatemaskError(f"{complaint['ctx']['error']!s}.", where=where)
     close = nearest(str(received), str(expected).replace("'", "").replace(" or ", ", ").split(", "))
     return GatemaskError(
-        f"'{name}' has a value that cannot be.",
+        f"Invalid value for '{name}'.",
         where=where,
         received=repr(received),
         expected=expected,
@@ -212,7 +214,7 @@ def _real_keys(loc: tuple[str | int, ...], values: Any) -> Iterator[str | int]:
 
 
 def _keys_at(schema: Any, loc: Key, values: Any) -> set[str]:
-    """The keys that the schema knows at `loc`, looking through lists, optionals and unions."""
+    """Return the keys that the schema allows at `loc`, inside lists, optionals and unions too."""
     if not loc:
         models = [m for m in _models_in(schema) if not isinstance(values, dict) or _branch_fits(m, values)]
         return {key for model in models for key in model.model_fields}
@@ -230,7 +232,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(argument)
 
 
-def _branch_fits(model: type[BaseModel], values: dict[str, Any]) -> bool:
-    """Of a union told apart by `format:`, only the branch that the YAML chose."""
+def _branch_fits(model: type[BaseModel], values: YamlMapping) -> bool:
+    """Return whether a model is the branch that `format:` selects, where its union has one."""
     field = model.model_fields.get("format")
     return field is None or "format" not in values or values["format"] in get_args(field.annotation)
