@@ -1,4 +1,4 @@
-# gatemask's front door. `make help` prints the lines that carry ##.
+# Targets of gatemask. `make help` lists the lines with ##.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -7,22 +7,22 @@ KAGGLE := .venv-kaggle
 GATEMASK := $(BIN)/gatemask
 COMP ?= phantom
 FOLD ?= all
-# DATA=folder names the raw files; ARGS passes anything else on, e.g. ARGS="--quick --set epochs=2"
+# DATA is the folder of raw files; ARGS passes other options, such as ARGS="--quick --set epochs=2".
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
-# Tracing a model keeps one core busy; a file's tests stay together, since they share what took long to make.
+# Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: help setup demo test test-unit test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
 
-help: ## this list
+help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## create .venv and install everything, once
 
-# The stamp is written last, so that an interrupted installation is taken up again.
+# The stamp is written last, so an interrupted installation is repeated.
 $(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatemask needs Python 3.11 or newer, but this is Python " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -30,22 +30,22 @@ $(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.t
 		--dest $(VENV)/wheels --requirement kaggle_kernels/inference/wheels.txt
 	@touch $@
 
-demo: setup ## the whole loop on phantom chest X-rays, from raw DICOM to a scored submission
+demo: setup ## run all stages on phantom chest X-rays, from raw DICOM to a scored submission
 	@$(GATEMASK) loop phantom $(ARGS)
 
-test: setup ## the tests (make test ARGS="-k rle" for some)
+test: setup ## run the tests; make test ARGS="-k rle" runs some
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-test-unit: setup ## the tests that train nothing and start no process: under 90 seconds
+test-unit: setup ## run the tests that neither train nor start processes, in under 90 seconds
 	@$(BIN)/python -m pytest $(WORKERS) -m "not integration and not slow" $(ARGS)
 
-test-all: setup ## the tests, the long ones too
+test-all: setup ## run all tests, including those that take minutes
 	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-test-kaggle: $(KAGGLE)/ready ## the tests on the versions of Kaggle's image, in .venv-kaggle
+test-kaggle: $(KAGGLE)/ready ## run the tests with the package versions of Kaggle's image, in .venv-kaggle
 	@PATH="$(CURDIR)/$(KAGGLE)/bin:$$PATH" $(KAGGLE)/bin/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-# .venv is made first: weights are tried across the two.
+# .venv comes first: a test loads weights across the two environments.
 $(KAGGLE)/ready: requirements-kaggle.txt pyproject.toml kaggle_kernels/inference/wheels.txt | $(VENV)/ready
 	$(PYTHON) -m venv $(KAGGLE)
 	@echo '*' > $(KAGGLE)/.gitignore
@@ -55,107 +55,107 @@ $(KAGGLE)/ready: requirements-kaggle.txt pyproject.toml kaggle_kernels/inference
 		--dest $(KAGGLE)/wheels --requirement kaggle_kernels/inference/wheels.txt
 	@touch $@
 
-lint: setup ## ruff and mypy
+lint: setup ## run ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: setup ## side-by-side speed tables (make bench ONLY=rle for some); rows go to runs/bench.json
+bench: setup ## measure speeds, write runs/bench.json; make bench ONLY=rle measures one
 	@$(BIN)/python benchmarks/run.py $(ONLY)
 
-loop: setup ## everything that is not done yet: make loop COMP=nuclei DATA=path/to/nuclei
+loop: setup ## run all stages that are not current: make loop COMP=nuclei DATA=path/to/nuclei
 	@$(GATEMASK) loop $(COMP) $(FLAGS)
 
-phantom: setup ## write the phantom competition's raw files
+phantom: setup ## draw the phantom competition's raw files
 	@$(GATEMASK) data phantom $(ARGS)
 
-download: setup ## fetch a competition's files with the kaggle command
+download: setup ## download a competition's files with the kaggle command
 	@$(GATEMASK) data download $(COMP) $(FLAGS)
 
-labels: setup ## what a label table holds, and its flavour: make labels FILE=train.csv
+labels: setup ## summarize a label table and detect its RLE dialect: make labels FILE=train.csv
 	@$(GATEMASK) data labels $(FILE) $(ARGS)
 
-data: setup ## raw files -> manifest and normalised masks
+data: setup ## raw files -> manifest and normalized masks
 	@$(GATEMASK) data prepare $(COMP) $(FLAGS)
 
 folds: setup ## manifest -> stratified, grouped folds
 	@$(GATEMASK) folds make $(COMP) $(ARGS)
 
-audit: setup ## how much a fold file leaks: make audit FILE=folds.csv ARGS="--groups patients.csv"
+audit: setup ## measure the leaks of a fold file: make audit FILE=folds.csv ARGS="--groups patients.csv"
 	@$(GATEMASK) folds audit $(or $(FILE),folds/$(COMP).csv) $(ARGS)
 
 records: setup ## manifest -> TFRecords
 	@$(GATEMASK) records make $(COMP) $(ARGS)
 
-check-records: setup ## read every record again
+check-records: setup ## read all records and verify them
 	@$(GATEMASK) records check $(COMP) $(ARGS)
 
-train: setup ## one experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
+train: setup ## train an experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
 	@$(GATEMASK) train $(EXP) --fold $(FOLD) $(ARGS)
 
-plan: setup ## parameters, memory, steps and hours of an experiment: make plan EXP=...
+plan: setup ## estimate parameters, memory, steps and hours of an experiment: make plan EXP=...
 	@$(GATEMASK) plan $(EXP) $(ARGS)
 
-augment: setup ## a contact sheet of what augmentation does: make augment EXP=experiments/phantom/unet_b0.yaml
+augment: setup ## draw a contact sheet of augmented images: make augment EXP=experiments/phantom/unet_b0.yaml
 	@$(GATEMASK) augment show $(EXP) $(ARGS)
 
 oof-tune: setup ## tune gate and mask thresholds on out-of-fold predictions
 	@$(GATEMASK) oof-tune $(COMP) $(ARGS)
 
-compare: setup ## two experiments, paired: make compare COMP=phantom A=unet_b0 B=unetpp_b0
+compare: setup ## compare two experiments on the same images: make compare COMP=phantom A=unet_b0 B=unetpp_b0
 	@$(GATEMASK) compare $(COMP) $(A) $(B) $(ARGS)
 
-dashboard: setup ## Optuna's study of the thresholds in a browser
+dashboard: setup ## show Optuna's study of the thresholds in a browser
 	@$(GATEMASK) dashboard $(COMP) $(ARGS)
 
-ensemble: setup ## choose the folds that are shipped
+ensemble: setup ## select the members that ship
 	@$(GATEMASK) ensemble $(COMP) $(ARGS)
 
-package: setup ## weights, wheels and kernel for Kaggle
+package: setup ## build the dataset and the kernel for Kaggle
 	@$(GATEMASK) package $(COMP) $(ARGS)
 
-rehearse: setup ## run the kernel as the hidden rerun will: no network, only Kaggle's packages, unknown images
+rehearse: setup ## run the inference kernel without a network, on unknown images, with only the packages of Kaggle's image
 	@$(GATEMASK) rehearse $(COMP) $(ARGS)
 
-check-submission: setup ## a file as strictly as Kaggle will: make check-submission COMP=phantom FILE=submission.csv
+check-submission: setup ## validate a submission as strictly as Kaggle: make check-submission COMP=phantom FILE=submission.csv
 	@$(GATEMASK) submission check $(FILE) --comp $(COMP) $(ARGS)
 
-rehearse-train: setup ## run the training kernel so: make rehearse-train EXP=experiments/phantom/unet_b0.yaml
+rehearse-train: setup ## run the training kernel the same way: make rehearse-train EXP=experiments/phantom/unet_b0.yaml
 	@$(GATEMASK) rehearse $(EXP) --train $(ARGS)
 
 push: setup ## train on Kaggle: make push EXP=experiments/phantom/unet_b0.yaml FOLD=all
 	@$(GATEMASK) push $(EXP) --fold $(FOLD) $(ARGS)
 
-status: setup ## what was pushed, and how it is doing
+status: setup ## list pushed kernels and their state
 	@$(GATEMASK) status $(COMP) $(ARGS)
 
-wait: setup ## until no kernel runs any more; fetches what ends
+wait: setup ## wait until no kernel runs; fetch each one that ends
 	@$(GATEMASK) wait $(COMP) $(ARGS)
 
-logs: setup ## what the newest kernel printed (ARGS=--follow)
+logs: setup ## print the log of the newest kernel (ARGS=--follow)
 	@$(GATEMASK) logs $(COMP) $(ARGS)
 
-fetch: setup ## bring home the runs of kernels that have ended
+fetch: setup ## fetch the runs of kernels that have ended
 	@$(GATEMASK) fetch $(COMP) $(ARGS)
 
-resume: setup ## push again what was stopped by its time limit
+resume: setup ## push kernels again that reached their time limit
 	@$(GATEMASK) resume $(COMP) $(ARGS)
 
-campaign: setup ## all experiments x folds on Kaggle, from push to fetch
+campaign: setup ## train all experiments and folds on Kaggle, from push to fetch
 	@$(GATEMASK) campaign $(COMP) $(ARGS)
 
-submit: setup ## push the rehearsed package, submit its version, wait for the score
+submit: setup ## push the rehearsed package, submit it, wait for the score
 	@$(GATEMASK) submit $(COMP) $(ARGS)
 
-leaderboard: setup ## local scores against the leaderboard's
+leaderboard: setup ## compare local scores with the leaderboard
 	@$(GATEMASK) leaderboard $(COMP) $(ARGS)
 
-report: setup ## one HTML page
+report: setup ## write the HTML report
 	@$(GATEMASK) report $(COMP) $(ARGS)
 
 sync: setup ## upload offline W&B runs, each row once
 	@$(GATEMASK) sync $(COMP) $(ARGS)
 
-doctor: setup ## what this machine and this Kaggle account lack
+doctor: setup ## check this machine and the Kaggle account
 	@$(GATEMASK) doctor $(ARGS)
 
-clean: ## delete what the tool made (data, runs, dist); .venv stays
+clean: ## delete data, runs, dist and generated folds; keep .venv
 	rm -rf data runs dist folds/phantom*.csv folds/*-quick.csv

@@ -13,6 +13,8 @@ from gatemask.config import load_competition, load_ensemble, load_experiment
 from gatemask.project import Project, experiment_files
 from tests.conftest import ROOT, Loop, gatemask, write_siim, write_tiles
 
+pytestmark = pytest.mark.trains
+
 FILES = experiment_files(ROOT)
 
 

@@ -14,6 +14,8 @@ import yaml
 from gatemask.files import sha256
 from tests.conftest import Loop, gatemask, stamps
 
+pytestmark = pytest.mark.trains
+
 EXPERIMENTS = ["gate_b0", "unet_b0", "unetpp_b0"]
 
 

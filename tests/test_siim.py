@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import SHARED, gatemask, needs_siim
 
-pytestmark = needs_siim
+pytestmark = [needs_siim, pytest.mark.integration]
 SIIM = SHARED / "siim"
 
 

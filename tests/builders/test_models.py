@@ -18,6 +18,8 @@ from gatemask import quiet
 from gatemask.config import Architecture, Encoder, Model
 from gatemask.errors import GatemaskError
 
+pytestmark = pytest.mark.trains
+
 sys.path.insert(0, str(Path(__file__).parent))
 quiet.tensorflow()
 keras = pytest.importorskip("keras")

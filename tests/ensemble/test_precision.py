@@ -13,6 +13,8 @@ from gatemask.ensemble import precision
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 
+pytestmark = pytest.mark.integration
+
 SIZE = 32
 
 

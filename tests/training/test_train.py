@@ -22,6 +22,8 @@ from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.conftest import environment, gatemask
 
+pytestmark = pytest.mark.trains
+
 TINY: dict[str, Any] = {
     "task": "gate",
     "model": {"name": "gate", "encoder": "mobilenet", "batchnorm_momentum": 0.9},

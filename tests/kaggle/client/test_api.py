@@ -20,6 +20,8 @@ from gatemask.kaggle.client.cli import KaggleError
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, stand_in
 from tests.kaggle.cloud_http import requests_of
 
+pytestmark = pytest.mark.integration
+
 REF, WEIGHTS = "someone/train-it", "someone/weights"
 
 

@@ -15,6 +15,8 @@ from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import KaggleError, explain, has_credentials, kaggle, printed
 from tests.kaggle.cloud import KEY, Cloud, Fault, stand_in
 
+pytestmark = pytest.mark.integration
+
 STATUS = ("kernels", "status", "someone/kernel")
 QUOTA = ("quota", "--format", "json")
 

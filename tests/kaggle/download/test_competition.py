@@ -28,6 +28,8 @@ from tests.conftest import ROOT
 from tests.kaggle.download.test_unpack import files, zipped
 from tests.kaggle.standin import KEY, SIGNATURE, Fault, Kaggle, serve
 
+pytestmark = pytest.mark.integration
+
 PICTURE = random.Random(0).randbytes(1000)
 FILES = {"sample_submission.csv": b"ImageId\n", "train/a.png": PICTURE, "train/b.png": b"b" * 300}
 CONTENT = zipped(

@@ -9,6 +9,8 @@ import pytest
 
 from gatemask.kaggle.image import sandbox, wheels
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:

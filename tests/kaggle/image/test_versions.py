@@ -37,8 +37,11 @@ def python(environment: str) -> Path:
 
 
 pytestmark = [
-    pytest.mark.skipif(not (ROOT / name / "bin" / "python").exists(), reason=f"there is no {name}: make test-kaggle")
-    for name in (HOME, KAGGLE)
+    pytest.mark.integration,
+    *(
+        pytest.mark.skipif(not (ROOT / name / "bin" / "python").exists(), reason=f"no {name}: run make test-kaggle")
+        for name in (HOME, KAGGLE)
+    ),
 ]
 
 

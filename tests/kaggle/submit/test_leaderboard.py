@@ -22,6 +22,8 @@ from tests.kaggle.cloud import Entry, Fault, stand_in
 from tests.kaggle.submit.shipping import COMPETITION, KERNEL, SAMPLE, Desk, prepare, ship
 from tests.kaggle.warm import warm
 
+pytestmark = pytest.mark.integration
+
 SCORES = [(0.80, 0.79, 0.78), (0.82, 0.80, 0.80), (0.84, 0.83, 0.79), (0.86, 0.82, 0.83), (0.88, 0.85, 0.84)]
 
 

@@ -24,6 +24,8 @@ from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, rehearse
 from gatemask.project import Project
 
+pytestmark = pytest.mark.integration
+
 CLASSES = ["fish", "sugar"]
 COMP = {
     "name": "clouds",

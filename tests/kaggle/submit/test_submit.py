@@ -43,6 +43,8 @@ from tests.kaggle.submit.shipping import (
 )
 from tests.kaggle.warm import warm
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:

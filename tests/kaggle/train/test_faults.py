@@ -48,6 +48,8 @@ from tests.kaggle.fakes import (
 )
 from tests.kaggle.warm import warm
 
+pytestmark = pytest.mark.integration
+
 FOUR = "epochs=4"
 
 

@@ -15,6 +15,8 @@ from gatemask.kaggle.train import rehearse
 from gatemask.project import Project
 from tests.conftest import gatemask
 
+pytestmark = pytest.mark.trains
+
 
 @pytest.fixture(scope="module")
 def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from gatemask.project import Project
 from gatemask.training.initial_weights import starting_weights
 from tests.kaggle.train.test_bundle import SESSION
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def root(phantom_records: Path, tmp_path: Path) -> Path:

@@ -16,6 +16,8 @@ from gatemask.kaggle.image import sandbox
 from tests.conftest import gatemask
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
 
+pytestmark = pytest.mark.trains
+
 COMP = "phantom-quick"
 FLAGS = ["--quick", "--set", "kaggle.accelerator=none", "--set", "runtime.deterministic=true"]
 POLL = ["--poll", "0.3"]
