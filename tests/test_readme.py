@@ -20,34 +20,7 @@ COMMANDS = sorted(
     }
     - {""}
 )
-STAGES = [
-    "loop",
-    "data",
-    "folds",
-    "records",
-    "train",
-    "plan",
-    "augment",
-    "oof-tune",
-    "compare",
-    "dashboard",
-    "ensemble",
-    "package",
-    "rehearse",
-    "report",
-    "push",
-    "status",
-    "wait",
-    "logs",
-    "fetch",
-    "resume",
-    "campaign",
-    "sync",
-    "doctor",
-    "submission",
-    "submit",
-    "leaderboard",
-]
+TARGETS_RUN = r"bin/gatemask [a-z]|pytest|benchmarks/run.py"
 
 
 def test_the_readme_has_the_main_commands() -> None:
@@ -59,8 +32,7 @@ def test_the_readme_has_the_main_commands() -> None:
 def test_make_accepts_the_command(command: str) -> None:
     dry_run = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert dry_run.returncode == 0, dry_run.stderr
-    expected = rf"bin/gatemask ({'|'.join(STAGES)})|pytest|benchmarks/run.py"
-    assert re.search(expected, dry_run.stdout), dry_run.stdout
+    assert re.search(TARGETS_RUN, dry_run.stdout), dry_run.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
