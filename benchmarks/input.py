@@ -132,10 +132,10 @@ def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[st
 
 def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, limit: float) -> float:
     """Images a second of a whole epoch; `limit` is how many bytes of decoded images may be kept."""
-    decode = shared_decoder(channels, SIZE)
-    decode.limit = limit
+    decoder = shared_decoder(channels, SIZE)
+    decoder.cache_limit = limit
     if not limit:
-        decode.forget()
+        decoder.clear()
     started = time.perf_counter()
     for images, _ in pipeline.training_batches(examples, exp, channels, order, BATCH, 0, 0):
         assert images.shape == (BATCH, SIZE, SIZE, channels)

@@ -1,4 +1,4 @@
-"""What an epoch shows: shares as asked for, the same for the same seed, in threads that end."""
+"""Epochs have the requested share of positives, repeat by seed, and leave no threads behind."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def test_shares_of_positives(sampling: Sampling, epoch: int, count: int, share: 
     if share is not None:
         assert LABELS[chosen].mean() == pytest.approx(share, abs=0.02)
     if count <= 100:
-        assert len(set(chosen)) == count, "nothing comes twice before everything came once"
+        assert len(set(chosen)) == count, "nothing is repeated before everything was drawn"
 
 
-def test_a_share_that_cannot_be_met_is_refused() -> None:
+def test_a_share_that_cannot_be_met_is_rejected() -> None:
     with pytest.raises(GatemaskError, match="cannot be met"):
         sample_epoch(np.zeros(9, int), Sampling(positives=0.5), 0, 1, np.random.default_rng(0))
 
@@ -84,17 +84,20 @@ def experiment(task: str, **more: object) -> Experiment:
     )
 
 
-def epoch(
-    exp: Experiment, of: list[Example], batch: int = 4, number: int = 0, seed: int = 5, leg: tuple = ()
-) -> list[tuple[np.ndarray, ...]]:
-    order = epoch_order(of, exp, batch, number, seed)
-    found = training_batches(of, exp, 1, order, batch, number, seed, *leg)
-    return [tuple(map(np.array, pair)) for pair in found]
+Batches = list[tuple[np.ndarray, ...]]
 
 
-def same(one: list[tuple[np.ndarray, ...]], two: list[tuple[np.ndarray, ...]]) -> bool:
-    pairs = [pair for a, b in zip(one, two, strict=True) for pair in zip(a, b, strict=True)]
-    return all((x == y).all() for x, y in pairs)
+def epoch_batches(
+    exp: Experiment, records: list[Example], batch_size: int = 4, epoch: int = 0, seed: int = 5, leg: tuple = ()
+) -> Batches:
+    order = epoch_order(records, exp, batch_size, epoch, seed)
+    dataset = training_batches(records, exp, 1, order, batch_size, epoch, seed, *leg)
+    return [tuple(map(np.array, batch)) for batch in dataset]
+
+
+def equal(first: Batches, second: Batches) -> bool:
+    pairs = [pair for a, b in zip(first, second, strict=True) for pair in zip(a, b, strict=True)]
+    return all((a == b).all() for a, b in pairs)
 
 
 MIXING = ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": {"p": 0.5}}]
@@ -102,88 +105,88 @@ MIXING = ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": 
 
 @pytest.mark.parametrize(("task", "steps"), [("mask", ["hflip", "affine", "zoom_to_mask"]), ("gate", MIXING)])
 def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch(task: str, steps: list) -> None:
-    exp, of = experiment(task, augment=steps), examples(30)
-    one = epoch(exp, of)
+    exp, records = experiment(task, augment=steps), examples(30)
+    batches = epoch_batches(exp, records)
     targets = ((4, 1), np.float32) if task == "gate" else ((4, 32, 32, 1), np.uint8)
-    assert [(images.shape, images.dtype) for images, _ in one] == [((4, 32, 32, 1), np.uint8)] * 7
-    assert {(target.shape, target.dtype.type) for _, target in one} == {targets}
-    assert same(one, epoch(exp, of))
-    assert same(one, epoch(exp.model_copy(update={"runtime": Runtime(workers=1)}), of)), "however many threads"
-    assert not same(one, epoch(exp, of, number=1))
-    assert not same(one, epoch(exp, of, seed=6))
+    assert [(images.shape, images.dtype) for images, _ in batches] == [((4, 32, 32, 1), np.uint8)] * 7
+    assert {(target.shape, target.dtype.type) for _, target in batches} == {targets}
+    assert equal(batches, epoch_batches(exp, records))
+    one_thread = exp.model_copy(update={"runtime": Runtime(workers=1)})
+    assert equal(batches, epoch_batches(one_thread, records))
+    assert not equal(batches, epoch_batches(exp, records, epoch=1))
+    assert not equal(batches, epoch_batches(exp, records, seed=6))
 
 
-def test_an_epoch_in_legs_is_the_epoch() -> None:
-    exp, of = experiment("gate", augment=MIXING), examples(30)
-    whole = epoch(exp, of)
-    assert same(whole, epoch(exp, of, leg=(0, 3)) + epoch(exp, of, leg=(3, 4)) + epoch(exp, of, leg=(4, None)))
-    order = epoch_order(of, exp, 4, 0, 5)
-    dataset = training_batches(of, exp, 1, order, 4, 0, 5, 2, 5)
+def test_the_legs_of_an_epoch_add_up_to_the_epoch() -> None:
+    exp, records = experiment("gate", augment=MIXING), examples(30)
+    legs = [epoch_batches(exp, records, leg=leg) for leg in ((0, 3), (3, 4), (4, None))]
+    assert equal(epoch_batches(exp, records), [batch for leg in legs for batch in leg])
+    order = epoch_order(records, exp, 4, 0, 5)
+    dataset = training_batches(records, exp, 1, order, 4, 0, 5, 2, 5)
     assert int(dataset.cardinality()) == 3
     assert all(spec.shape.is_fully_defined() for spec in dataset.element_spec)
 
 
-def test_what_is_kept_decoded_changes_nothing() -> None:
-    exp, of = experiment("mask"), examples(12)
-    first = epoch(exp, of)
-    kept = shared_decoder(1, 32)
-    assert kept.used > 0
-    assert same(first, epoch(exp, of))
-    kept.forget()
-    kept.limit = 0
-    assert same(first, epoch(exp, of))
-    assert kept.used == 0
-    assert shared_decoder(1, 64) is not kept, "another size, another decoder"
+def test_the_cache_changes_no_batch() -> None:
+    exp, records = experiment("mask"), examples(12)
+    batches = epoch_batches(exp, records)
+    decoder = shared_decoder(1, 32)
+    assert decoder.cached_bytes > 0
+    assert equal(batches, epoch_batches(exp, records))
+    decoder.clear()
+    decoder.cache_limit = 0
+    assert equal(batches, epoch_batches(exp, records))
+    assert decoder.cached_bytes == 0
+    assert shared_decoder(1, 64) is not decoder, "another size, another decoder"
 
 
-def test_what_is_kept_has_a_limit() -> None:
-    kept = Decoder(1, 64, limit=3 * 64 * 64)
-    of = [one._replace(image=one.image + b"%d" % n) for n, one in enumerate(examples(9))]
-    for _ in range(2):
-        for one in of:
-            assert kept.load(one, False).image.shape == (64, 64, 1)
-    assert 0 < kept.used <= kept.limit
+def test_the_cache_stays_below_its_limit() -> None:
+    decoder = Decoder(1, 64, cache_limit=3 * 64 * 64)
+    records = [record._replace(image=record.image + b"%d" % n) for n, record in enumerate(examples(9))]
+    for record in [*records, *records]:
+        assert decoder.decode(record, with_mask=False).image.shape == (64, 64, 1)
+    assert 0 < decoder.cached_bytes <= decoder.cache_limit
 
 
-def test_copies_of_an_image_keep_masks_of_their_own() -> None:
-    one = examples(1)[0]
-    other = one._replace(mask=cv2.imencode(".png", square()[1].T)[1].tobytes())
-    kept = Decoder(1, 64, limit=1e9)
-    first, second = (kept.load(example, True).mask for example in (one, other))
+def test_copies_of_an_image_keep_their_own_masks() -> None:
+    record = examples(1)[0]
+    copy = record._replace(mask=cv2.imencode(".png", square()[1].T)[1].tobytes())
+    decoder = Decoder(1, 64, cache_limit=1e9)
+    first, second = (decoder.decode(example, with_mask=True).mask for example in (record, copy))
     assert first is not None
     assert second is not None
     assert np.array_equal(second, first.T)
-    assert kept.load(one, False).mask is None
+    assert decoder.decode(record, with_mask=False).mask is None
 
 
 def test_masks_of_empty_images_are_not_decoded() -> None:
-    of = [one._replace(mask=one.mask if one.label else b"no picture") for one in examples(8)]
-    targets = np.concatenate([target for _, target in epoch(experiment("mask"), of)])
+    records = [record._replace(mask=record.mask if record.label else b"not a picture") for record in examples(8)]
+    targets = np.concatenate([target for _, target in epoch_batches(experiment("mask"), records)])
     assert targets.any((1, 2, 3)).sum() == 2
 
 
 def test_fewer_images_than_a_batch_are_repeated() -> None:
-    found = epoch(experiment("gate"), examples(3), batch=8)
-    assert [target.shape for _, target in found] == [(8, 1)]
+    batches = epoch_batches(experiment("gate"), examples(3), batch_size=8)
+    assert [target.shape for _, target in batches] == [(8, 1)]
 
 
-def test_an_order_is_of_whole_batches() -> None:
+def test_an_epoch_consists_of_whole_batches() -> None:
     assert len(epoch_order(examples(30), experiment("gate"), 8, 0, 0)) == 24
     with pytest.raises(GatemaskError, match="nothing to train on"):
         epoch_order([], experiment("gate"), 8, 0, 0)
 
 
 def test_evaluation_shows_each_image_once_and_pads_with_weight_0() -> None:
-    found = list(evaluation_batches(examples(10), experiment("gate"), 1, 4))
-    assert [images.shape[0] for images, _, _ in found] == [4, 4, 4]
-    weights = np.concatenate([weights for _, _, weights in found])
+    batches = list(evaluation_batches(examples(10), experiment("gate"), 1, 4))
+    assert [images.shape[0] for images, _, _ in batches] == [4, 4, 4]
+    weights = np.concatenate([weights for _, _, weights in batches])
     assert weights.tolist() == [1] * 10 + [0, 0]
-    targets = np.concatenate([targets for _, targets, _ in found])[:, 0]
+    targets = np.concatenate([targets for _, targets, _ in batches])[:, 0]
     assert targets.dtype == np.float32
     assert targets[weights > 0].tolist() == [e.label for e in examples(10)]
 
 
-def test_evaluation_resizes_and_does_nothing_else() -> None:
+def test_evaluation_only_resizes() -> None:
     image, mask = square()
     for images, targets, _ in evaluation_dataset(examples(4), experiment("mask"), 1, 4):
         assert (np.array(images)[0] == resize_image(image, 32)).all()
@@ -193,58 +196,58 @@ def test_evaluation_resizes_and_does_nothing_else() -> None:
 
 @pytest.mark.parametrize("task", ["gate", "mask"])
 def test_a_damaged_record_names_its_image(task: str) -> None:
-    of = examples(12)
-    of[4] = of[4]._replace(**{"gate": {"image": b"x"}, "mask": {"mask": b"x"}}[task])
+    records = examples(12)
+    records[4] = records[4]._replace(**{"gate": {"image": b"x"}, "mask": {"mask": b"x"}}[task])
     exp = experiment(task)
     with pytest.raises(GatemaskError, match="i4") as caught:
-        list(evaluation_batches(of, exp, 1, 4))
+        list(evaluation_batches(records, exp, 1, 4))
     assert "records check" in str(caught.value)
     with pytest.raises(GatemaskError, match="i4"), original_errors():
-        epoch(exp, of)
-    with pytest.raises(ValueError, match="mine"), original_errors():
-        raise ValueError("mine")
+        epoch_batches(exp, records)
+    with pytest.raises(ValueError, match="unrelated"), original_errors():
+        raise ValueError("unrelated")
 
 
-def readers() -> list[threading.Thread]:
+def input_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("gatemask-input")]
 
 
-def test_nothing_is_left_of_an_epoch_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[weakref.ref] = []
+def test_a_finished_epoch_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: list[weakref.ref] = []
+    record_source = pipeline.record_source
 
     def watched(*arguments: object) -> pipeline.RecordSource:
-        made = record_source(*arguments)
-        seen.append(weakref.ref(made))
-        return made
+        source = record_source(*arguments)
+        sources.append(weakref.ref(source))
+        return source
 
-    record_source = pipeline.record_source
     monkeypatch.setattr(pipeline, "record_source", watched)
-    for number in range(3):
-        epoch(experiment("mask"), examples(12), number=number)
+    for epoch in range(3):
+        epoch_batches(experiment("mask"), examples(12), epoch=epoch)
     gc.collect()
-    assert [one() for one in seen] == [None] * 3
+    assert [source() for source in sources] == [None] * 3
 
 
 def test_threads_end_with_their_epoch() -> None:
-    exp, of = experiment("mask"), examples(40)
-    order, before = epoch_order(of, exp, 4, 0, 0), cv2.getNumThreads()
-    for number in range(30):
-        # Now and then somebody leaves in the middle: a failure, or a stop for time.
-        for _ in training_batches(of, exp, 1, order, 4, number, 0, 0, 3).take(1 if number % 10 == 0 else 3):
+    exp, records = experiment("mask"), examples(40)
+    order, opencv_threads = epoch_order(records, exp, 4, 0, 0), cv2.getNumThreads()
+    for epoch in range(30):
+        # Every tenth epoch is left in the middle, as after a failure or at the time limit.
+        for _ in training_batches(records, exp, 1, order, 4, epoch, 0, 0, 3).take(1 if epoch % 10 == 0 else 3):
             pass
-    for _ in evaluation_dataset(of, exp, 1, 4).take(2):
+    for _ in evaluation_dataset(records, exp, 1, 4).take(2):
         pass
-    batches = evaluation_batches(of, exp, 1, 4)
+    batches = evaluation_batches(records, exp, 1, 4)
     next(batches)
-    assert len(readers()) <= 2 * 3
+    assert len(input_threads()) <= 2 * 3
     batches.close()
     gc.collect()
     deadline = time.monotonic() + 20
-    while readers() and time.monotonic() < deadline:
+    while input_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert readers() == []
-    assert cv2.getNumThreads() == before
+    assert input_threads() == []
+    assert cv2.getNumThreads() == opencv_threads
 
 
-def test_free_memory_is_a_number_of_bytes() -> None:
+def test_available_memory_is_a_number_of_bytes() -> None:
     assert 0 <= available_memory() < 2**50

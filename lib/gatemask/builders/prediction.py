@@ -1,148 +1,159 @@
-"""What a built model says of a batch, test-time augmentation averaged in: one path for out-of-fold and test."""
+"""Predict batches with test-time augmentation: the one path for out-of-fold and test predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
 
 from gatemask.config import Augment, View
 from gatemask.input import color, geometry
-from gatemask.input.augment import augmentation_steps, draw_parameters
+from gatemask.input.augment import AugmentationStep, augmentation_steps, draw_parameters
 from gatemask.input.color import ColorChange
 
-SEED = 20200902  # the same views for out-of-fold and test, in every run
-# What can be undone, and leaves all of the image to be seen.
-KEPT = ("hflip", "vflip", "turn", "affine", *color.TONE_STEPS)
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+SEED = 20200902  # random views are the same for out-of-fold and test, in every run
+# Steps that can be undone and keep the whole image visible.
+REVERSIBLE_STEPS = ("hflip", "vflip", "turn", "affine", *color.TONE_STEPS)
 
 
 class BatchPredictor(Protocol):
-    """All that is asked of a model."""
+    """The part of a Keras model that prediction uses."""
 
-    def predict_on_batch(self, images: Any) -> Any: ...
+    def predict_on_batch(self, images: np.ndarray) -> ArrayLike: ...
 
 
 @dataclass(frozen=True, eq=False)
 class ImageView:
-    """One view of an image: how it is changed before the model sees it.
+    """One view (TTA variant) of an image: how to change it before the model sees it.
 
     Args:
-        columns, rows: mirrored left and right, up and down, which costs and loses nothing.
-        matrix: 3 x 3, from the image's pixels to the view's; None where nothing is warped.
-        colour: tones.
-        weight: in the average over views.
+        mirror_x: Whether the view is mirrored left to right.
+        mirror_y: Whether the view is mirrored top to bottom.
+        matrix: Matrix from pixels of the image to pixels of the view, (3, 3); None for no warp.
+        color_change: Tones of the view. Default: unchanged.
+        weight: Weight in the average over views. Default: 1.
     """
 
-    columns: bool = False
-    rows: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
     matrix: np.ndarray | None = None
-    color: ColorChange = field(default_factory=ColorChange)
+    color_change: ColorChange = field(default_factory=ColorChange)
     weight: float = 1.0
 
 
-PLAIN = ImageView()
+PLAIN_VIEW = ImageView()
 
 
 def build_views(
     tta: Sequence[View], augment: Sequence[Augment], size: int, weights: Sequence[float] | None = None
 ) -> list[ImageView]:
-    """What `tta:` asks for, as it is done to images of `size` pixels; the image as it is comes first.
+    """Return the views that `tta:` lists, after the unchanged image.
 
     Args:
-        tta: of the experiment.
-        augment: of the experiment: random views are drawn from its flips, turns, affine steps and tones, with a seed
-            of their own, so that every image, and every run, has the same ones.
-        size: of the input.
-        weights: of the views, the image as it is first; those of 0 are left out. Equal where there are none.
+        tta: The experiment's `tta:`.
+        augment: The experiment's `augment:`. Random views are drawn from its flips, turns, affine steps and tones, with
+            a fixed seed: all images of all runs have the same views.
+        size: Side of the network's input, in pixels.
+        weights: Weights of the views, the unchanged image first; views of weight 0 are left out. Default: equal
+            weights.
     """
-    found, rng = [PLAIN], np.random.default_rng(SEED)
-    steps = [(name, settings) for name, settings in augmentation_steps(augment) if name in KEPT]
-    for view in tta:
-        if view.random:
-            found += [_drawn(steps, size, rng) for _ in range(view.random)]
+    views, rng = [PLAIN_VIEW], np.random.default_rng(SEED)
+    steps = [step for step in augmentation_steps(augment) if step.name in REVERSIBLE_STEPS]
+    for entry in tta:
+        if entry.random:
+            views += [_draw_view(steps, size, rng) for _ in range(entry.random)]
             continue
-        scale = view.scale or 1.0
+        scale = entry.scale or 1.0
         matrix = None if scale == 1 else geometry.linear_map_about_center(size, scale, 0, 0, scale)
-        found.append(ImageView(view.hflip, view.vflip, matrix))
+        views.append(ImageView(entry.hflip, entry.vflip, matrix))
     if weights is None:
-        return found
-    return [replace(view, weight=weight) for view, weight in zip(found, weights, strict=True) if weight]
+        return views
+    return [replace(view, weight=weight) for view, weight in zip(views, weights, strict=True) if weight]
 
 
-def _drawn(steps: list[tuple[str, Any]], size: int, rng: np.random.Generator) -> ImageView:
-    where, how = draw_parameters(steps, geometry.resize_geometry((size, size), size), rng)
-    return ImageView(matrix=None if np.array_equal(where.moves, np.eye(3)) else where.moves, color=how)
+def _draw_view(steps: Sequence[AugmentationStep], size: int, rng: np.random.Generator) -> ImageView:
+    drawn, color_change = draw_parameters(steps, geometry.resize_geometry((size, size), size), rng)
+    matrix = None if np.array_equal(drawn.motion, np.eye(3)) else drawn.motion
+    return ImageView(matrix=matrix, color_change=color_change)
 
 
-def predict_averaged(model: BatchPredictor, images: np.ndarray, seen: Sequence[ImageView] = (PLAIN,)) -> np.ndarray:
-    """Probabilities of one batch, averaged over views.
+def predict_averaged(
+    model: BatchPredictor, images: np.ndarray, views: Sequence[ImageView] = (PLAIN_VIEW,)
+) -> np.ndarray:
+    """Return the probabilities of one batch, averaged over views.
 
     Args:
-        model: of `builders.models.build`; only ever sees batches of the shape of `images`.
-        images: uint8 (b, s, s, channels); keep b the same, or the model is traced again.
-        seen: of `build_views`; the first one must show the whole image.
+        model: Network from `build_network`, or anything with its `predict_on_batch`. It is called with batches of the
+            shape of `images` only.
+        images: Images, uint8 (b, s, s, channels). A constant b avoids tracing the model again.
+        views: Views from `build_views`; the first must show the whole image. Default: the unchanged image.
 
     Returns:
-        float32, (b, 1) for a gate, (b, s, s, classes) for masks. Maps are brought back to the image's own pixels; a
-        view counts only where it shows the pixel.
+        Probabilities, float32: (b, 1) of a gate, (b, s, s, classes) of a mask network. Maps are brought back to the
+        pixels of the image; a view counts only at the pixels it shows.
     """
-    total: Any = 0.0
-    weight: Any = 0.0
-    for view in seen:
-        found, covered = _by_view(model, images, view)
-        total, weight = total + view.weight * found, weight + view.weight * covered
+    total: np.ndarray | float = 0.0
+    weight: np.ndarray | float = 0.0
+    for view in views:
+        probabilities, coverage = _predict_view(model, images, view)
+        total, weight = total + view.weight * probabilities, weight + view.weight * coverage
     return np.asarray(total / weight, np.float32)
 
 
 def predict_per_view(
-    model: BatchPredictor, images: np.ndarray, seen: Sequence[ImageView]
+    model: BatchPredictor, images: np.ndarray, views: Sequence[ImageView]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of one batch, averaged over views as `predict` does, and those of each view.
+    """Return the maps of one batch, averaged as in `predict_averaged` and per view.
 
     Args:
-        seen: views that all show the whole image.
+        model: Mask network.
+        images: Images, uint8 (b, s, s, channels).
+        views: Views that all show the whole image.
 
     Returns:
-        float32 (b, s, s, classes), and (b, s, s, views * classes), a view after the other.
+        The average, float32 (b, s, s, classes), and the maps of all views, float32 (b, s, s, views * classes), view
+        after view.
     """
-    parts = [_by_view(model, images, view) for view in seen]
-    total = sum(view.weight * found for view, (found, _) in zip(seen, parts, strict=True))
-    weight = sum(view.weight * covered for view, (_, covered) in zip(seen, parts, strict=True))
-    apart = np.concatenate([found / covered for found, covered in parts], axis=3)
-    return np.asarray(total / weight, np.float32), np.asarray(apart, np.float32)
+    parts = [_predict_view(model, images, view) for view in views]
+    total = sum(view.weight * maps for view, (maps, _) in zip(views, parts, strict=True))
+    weight = sum(view.weight * coverage for view, (_, coverage) in zip(views, parts, strict=True))
+    per_view = np.concatenate([maps / coverage for maps, coverage in parts], axis=3)
+    return np.asarray(total / weight, np.float32), np.asarray(per_view, np.float32)
 
 
-def _by_view(model: BatchPredictor, images: np.ndarray, view: ImageView) -> tuple[np.ndarray, Any]:
-    """What the model says of one view, brought back to the image's own pixels, and how much of each the view showed."""
-    found = np.asarray(model.predict_on_batch(_show(images, view)), np.float32)
-    if found.ndim != 4:
-        return found, 1.0
-    found = _mirror(found, view)
+def _predict_view(model: BatchPredictor, images: np.ndarray, view: ImageView) -> tuple[np.ndarray, np.ndarray | float]:
+    """Probabilities of one view, brought back to the pixels of the image, and the share of each pixel it shows."""
+    probabilities = np.asarray(model.predict_on_batch(_apply_view(images, view)), np.float32)
+    if probabilities.ndim != 4:
+        return probabilities, 1.0
+    maps = _mirror(probabilities, view)
     if view.matrix is None:
-        return found, 1.0
-    back, ones = np.linalg.inv(view.matrix), np.ones(found.shape[1:3], np.float32)
-    return np.stack([_warp(one, back) for one in found]), _warp(ones[:, :, None], back)
+        return maps, 1.0
+    inverse, ones = np.linalg.inv(view.matrix), np.ones((*maps.shape[1:3], 1), np.float32)
+    return np.stack([_warp(image_map, inverse) for image_map in maps]), _warp(ones, inverse)
 
 
-def _show(images: np.ndarray, view: ImageView) -> np.ndarray:
-    """The batch as a view shows it; tones before mirrors, which is the same."""
+def _apply_view(images: np.ndarray, view: ImageView) -> np.ndarray:
     if view.matrix is not None:
         images = np.stack([_warp(image, view.matrix) for image in images])
-    if view.color.changes:
+    if not view.color_change.is_identity:
         images = images.copy() if view.matrix is None else images
         for image in images:
-            color.apply_color(image, view.color)
+            color.apply_color(image, view.color_change)
     return np.ascontiguousarray(_mirror(images, view))
 
 
 def _mirror(batch: np.ndarray, view: ImageView) -> np.ndarray:
-    return batch[:, :: -1 if view.rows else 1, :: -1 if view.columns else 1]
+    return batch[:, :: -1 if view.mirror_y else 1, :: -1 if view.mirror_x else 1]
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Resampled once; what comes from outside is 0."""
+    """Warp an image of any dtype, (h, w, c); pixels from outside become 0."""
     size = image.shape[:2]
     return cv2.warpAffine(image, matrix[:2], size[::-1], flags=cv2.INTER_LINEAR).reshape(image.shape)

@@ -130,7 +130,7 @@ def _said(
     found = []
     for member in members:
         encoded = records.read_records(project.records(member.records), ids)
-        shown = [decode_example(one, comp.image.channels, mask=False).image for one in encoded]
+        shown = [decode_example(one, comp.image.channels, with_mask=False).image for one in encoded]
         images = [Image(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
         batch = stack(images, (member.records, member.size))
         seen = build_views(member.tta, member.augment, member.size, member.view_weights)

@@ -1,1 +1,1 @@
-"""From records to batches: decoding, sampling, augmentation."""
+"""Turn records into batches: decoding, sampling, augmentation."""

@@ -1,56 +1,69 @@
-"""Augmentation on uint8 images with OpenCV: all geometry resampled once, image and mask together; then the tones.
+"""Augment uint8 images and their masks with OpenCV.
 
-Geometric steps act in the order of the YAML, tonal ones among themselves too. Each draws its numbers whether or not
-its turn comes, so that a changed probability leaves the other steps as they were.
+All geometric steps of an image are composed and resampled once; color steps follow. Each kind acts in the order of the
+YAML. Every step draws its random numbers whether or not it is applied, so changing one step's probability leaves the
+other steps as they were.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gatemask.config import Augment
 from gatemask.data.readers import resize_image
-from gatemask.input import color
-from gatemask.input import geometry as geometries
+from gatemask.input import color, geometry
 from gatemask.input.color import ColorChange
 from gatemask.input.geometry import Geometry
 
-BATCH_STEPS = ("mixup", "cutmix")  # whole batches: see mix.py
-AugmentationSteps = list[tuple[str, Any]]
+BATCH_STEPS = ("mixup", "cutmix")  # act on batches, see mix.py
 
 
-def augmentation_steps(steps: Sequence[Augment]) -> AugmentationSteps:
-    """What `augment:` lists as (name, settings)."""
-    given = ((name, getattr(step, name)) for step in steps for name in Augment.model_fields)
-    return [(name, settings) for name, settings in given if settings is not None]
+class AugmentationStep(NamedTuple):
+    """One step of `augment:`, by name.
+
+    Args:
+        name: Field of `config.Augment`.
+        settings: Value of that field: a number, a range, or a section such as `config.Affine`.
+    """
+
+    name: str
+    settings: Any
+
+
+def augmentation_steps(augment: Sequence[Augment]) -> list[AugmentationStep]:
+    """Return the steps that an experiment's `augment:` lists, in order."""
+    fields = (AugmentationStep(name, getattr(entry, name)) for entry in augment for name in Augment.model_fields)
+    return [step for step in fields if step.settings is not None]
 
 
 def augment_image(
-    image: np.ndarray, mask: np.ndarray | None, size: int, steps: Sequence[Augment], rng: np.random.Generator
+    image: np.ndarray, mask: np.ndarray | None, size: int, augment: Sequence[Augment], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One image and its mask, changed at random and brought to `size`.
+    """Change one image and its mask at random and bring both to the input size.
 
     Args:
-        image: uint8 (h, w, channels).
-        mask: uint8 (h, w), 0 or 255; None for an empty one.
-        size: pixels of the square that comes out.
-        steps: what `augment:` lists; mixup and cutmix, which need a batch, are passed over.
-        rng: decides; the same state gives the same result.
+        image: Image, uint8 (h, w, channels).
+        mask: Mask, uint8 (h, w), 0 or 255; None for an empty one.
+        size: Side of the square output, in pixels.
+        augment: The experiment's `augment:`; `mixup` and `cutmix`, which need a batch, are skipped.
+        rng: Random generator; the same state gives the same result.
 
     Returns:
-        image uint8 (size, size, channels) and mask uint8 (size, size, 1), 0 or 1.
+        The image, uint8 (size, size, channels), and the mask, uint8 (size, size, 1), 0 or 1.
     """
-    out = np.empty((size, size, image.shape[2]), np.uint8), np.empty((size, size, 1), np.uint8)
-    augment_into(*shrink_to_size(image, mask, size), augmentation_steps(steps), rng, *out)
-    return out
+    out, out_mask = np.empty((size, size, image.shape[2]), np.uint8), np.empty((size, size, 1), np.uint8)
+    augment_into(*shrink_to_size(image, mask, size), augmentation_steps(augment), rng, out, out_mask)
+    return out, out_mask
 
 
 def shrink_to_size(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The pair at `size` where that is smaller: a matrix alone would skip pixels, so average first, as evaluation and
-    inference do."""
+    """Resize image and mask to `size` if that is smaller, and return larger sizes unchanged.
+
+    Warping by a matrix would skip pixels of a larger image. Resizing averages them, as evaluation and inference do.
+    """
     if size >= min(image.shape[:2]):
         return image, mask
     return resize_image(image, size), None if mask is None else resize_image(mask[:, :, None], size)[:, :, 0]
@@ -59,27 +72,46 @@ def shrink_to_size(image: np.ndarray, mask: np.ndarray | None, size: int) -> tup
 def augment_into(
     image: np.ndarray,
     mask: np.ndarray | None,
-    steps: AugmentationSteps,
+    steps: Sequence[AugmentationStep],
     rng: np.random.Generator,
     out: np.ndarray,
     out_mask: np.ndarray | None,
 ) -> None:
-    """`augment` of a pair that was shrunk already, into C-contiguous arrays; without `out_mask`, no mask is made."""
-    where, how = draw_parameters(steps, geometries.resize_geometry(image.shape, len(out), mask), rng)
-    geometries.resample(image, where, out)
+    """Augment an image that `shrink_to_size` returned, into existing arrays.
+
+    Args:
+        image: Image, uint8 (h, w, channels).
+        mask: Mask, uint8 (h, w), 0 or 255; None for an empty one.
+        steps: Steps to draw and apply.
+        rng: Random generator.
+        out: Receives the image, uint8 (size, size, channels), C-contiguous.
+        out_mask: Receives the mask, uint8 (size, size, 1), 0 or 1; None to make no mask.
+    """
+    start = geometry.resize_geometry(image.shape, len(out), mask)
+    drawn_geometry, color_change = draw_parameters(steps, start, rng)
+    geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:
-        geometries.resample_mask(mask, where, out_mask)
-    color.apply_color(out, how)
+        geometry.resample_mask(mask, drawn_geometry, out_mask)
+    color.apply_color(out, color_change)
 
 
 def draw_parameters(
-    steps: AugmentationSteps, where: Geometry, rng: np.random.Generator
+    steps: Sequence[AugmentationStep], start: Geometry, rng: np.random.Generator
 ) -> tuple[Geometry, ColorChange]:
-    """Let `steps` decide what becomes of an image; adds to `where`."""
-    how = ColorChange()
+    """Draw the random parameters of all steps for one image.
+
+    Args:
+        steps: Steps, in order.
+        start: Geometry before the first step; modified in place.
+        rng: Random generator.
+
+    Returns:
+        `start` with the geometric steps added, and the color steps.
+    """
+    color_change = ColorChange()
     for name, settings in steps:
-        if name in geometries.GEOMETRY_STEPS:
-            geometries.GEOMETRY_STEPS[name](where, settings, rng)
+        if name in geometry.GEOMETRY_STEPS:
+            geometry.GEOMETRY_STEPS[name](start, settings, rng)
         elif name in color.COLOR_STEPS:
-            color.COLOR_STEPS[name](how, settings, rng)
-    return where, how
+            color.COLOR_STEPS[name](color_change, settings, rng)
+    return start, color_change

@@ -1,7 +1,7 @@
-"""Encoded examples as arrays; decoded once, and then kept as far as a quarter of the free memory goes.
+"""Decode examples, and cache what was decoded in up to a quarter of the available memory.
 
-Decoding takes as long as all of augmentation together, and gives the same each epoch. What is kept is what every epoch
-starts from: an image that is stored larger than the input is kept at the input's size.
+Decoding takes as long as all of augmentation and gives the same result in every epoch. The cache holds what each epoch
+starts from: an image that is stored larger than the input is cached at the input size.
 """
 
 from __future__ import annotations
@@ -18,108 +18,134 @@ from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import shrink_to_size
 
-CACHE_SHARE = 0.25  # of the memory that is free when the first image is decoded
+CACHE_SHARE = 0.25  # of the memory available when the first image is decoded
 
 
 class DecodedExample(NamedTuple):
-    """image uint8 (h, w, channels); mask uint8 (h, w), 0 to 255, None where it is empty or was not asked for."""
+    """Arrays of one example.
+
+    Args:
+        image: Image, uint8 (h, w, channels).
+        mask: Mask, uint8 (h, w), 0 to 255; None if it is empty or was not requested.
+    """
 
     image: np.ndarray
     mask: np.ndarray | None
 
 
 class Decoder:
-    """Decodes for one input size and number of channels, in any thread.
+    """Thread-safe decoder with a cache, for one input size and number of channels.
 
-    What it keeps is found by the encoded bytes themselves, so that it cannot be out of date: the folds of an
-    experiment share it.
+    The cache is keyed by the encoded bytes, so it is never stale, and all folds of an experiment can share it.
+
+    Args:
+        channels: Number of image channels.
+        size: Side of the network's input, in pixels.
+        cache_limit: Maximum size of the cache, in bytes. Default: `CACHE_SHARE` of the available memory.
     """
 
-    def __init__(self, channels: int, size: int, limit: float | None = None) -> None:
+    def __init__(self, channels: int, size: int, cache_limit: float | None = None) -> None:
         self.channels, self.size = channels, size
-        self.limit = CACHE_SHARE * available_memory() if limit is None else limit
-        self.used = 0
-        self._kept: dict[tuple[bytes, bytes], DecodedExample] = {}
+        self.cache_limit = CACHE_SHARE * available_memory() if cache_limit is None else cache_limit
+        self.cached_bytes = 0
+        self._cache: dict[tuple[bytes, bytes], DecodedExample] = {}
         self._lock = threading.Lock()
 
-    def load(self, example: Example, mask: bool) -> DecodedExample:
-        """An example at the size from which it is augmented; its mask where `mask` asks for it, and it has one.
+    def decode(self, example: Example, with_mask: bool) -> DecodedExample:
+        """Return an example at the size from which it is augmented.
 
-        The arrays are shared: they must not be written to.
+        Args:
+            example: Encoded example.
+            with_mask: Whether to decode the mask, if the example has one.
+
+        Returns:
+            Arrays shared by all callers; they must not be modified.
 
         Raises:
-            GatemaskError: it cannot be decoded; names the image.
+            GatemaskError: The image or its mask cannot be decoded.
         """
-        mask = mask and example.label != 0
-        # Of both: copies of an image may have been annotated differently.
-        key = (example.image, example.mask if mask else b"")
-        found = self._kept.get(key)
-        if found is None:
-            found = DecodedExample(*shrink_to_size(*decode_example(example, self.channels, mask), self.size))
-            self._keep(key, found)
-        return found
+        with_mask = with_mask and example.label != 0
+        # The key includes the mask: copies of an image may be annotated differently.
+        key = (example.image, example.mask if with_mask else b"")
+        decoded = self._cache.get(key)
+        if decoded is None:
+            decoded = DecodedExample(*shrink_to_size(*decode_example(example, self.channels, with_mask), self.size))
+            self._add_to_cache(key, decoded)
+        return decoded
 
-    def forget(self) -> None:
-        """Give the memory back."""
+    def clear(self) -> None:
+        """Empty the cache."""
         with self._lock:
-            self._kept.clear()
-            self.used = 0
+            self._cache.clear()
+            self.cached_bytes = 0
 
-    def _keep(self, key: tuple[bytes, bytes], found: DecodedExample) -> None:
-        size = sum(map(len, key)) + sum(array.nbytes for array in found if array is not None)
+    def _add_to_cache(self, key: tuple[bytes, bytes], decoded: DecodedExample) -> None:
+        size = sum(map(len, key)) + sum(array.nbytes for array in decoded if array is not None)
         with self._lock:
-            # Each epoch asks for all of them: to make room would only throw out what is needed next.
-            if key not in self._kept and self.used + size <= self.limit:
-                self._kept[key] = found
-                self.used += size
+            # Each epoch reads all examples, so evicting one would only remove what is needed next.
+            if key not in self._cache and self.cached_bytes + size <= self.cache_limit:
+                self._cache[key] = decoded
+                self.cached_bytes += size
 
 
-_current: Decoder | None = None
+_shared: Decoder | None = None
 
 
 def shared_decoder(channels: int, size: int) -> Decoder:
-    """The process's decoder; one for another size takes the place of the last one, and of its memory."""
-    global _current
-    if _current is None or (_current.channels, _current.size) != (channels, size):
-        _current = None
-        _current = Decoder(channels, size)
-    return _current
+    """Return the process's decoder.
+
+    There is one at a time: asking for another size or number of channels drops the previous decoder and its cache.
+    """
+    global _shared
+    if _shared is None or (_shared.channels, _shared.size) != (channels, size):
+        _shared = None  # before the new decoder measures the available memory
+        _shared = Decoder(channels, size)
+    return _shared
 
 
-def decode_example(example: Example, channels: int, mask: bool = True) -> DecodedExample:
-    """An example as it is stored.
+def decode_example(example: Example, channels: int, with_mask: bool = True) -> DecodedExample:
+    """Decode an example at its stored size.
+
+    Args:
+        example: Encoded example.
+        channels: Number of image channels, 1 or 3.
+        with_mask: Whether to decode the mask. Default: True.
 
     Raises:
-        GatemaskError: it cannot be decoded; names the image.
+        GatemaskError: The image or its mask cannot be decoded.
     """
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    image = _decode(example, "image", example.image, flag)
+    image = _decode_bytes(example, "image", example.image, flag)
     image = image.reshape(*image.shape[:2], channels)
-    return DecodedExample(image, _decode(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE) if mask else None)
+    mask = _decode_bytes(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE) if with_mask else None
+    return DecodedExample(image, mask)
 
 
-def _decode(example: Example, what: str, data: bytes, flag: int) -> np.ndarray:
-    found = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    if found is None:
+def _decode_bytes(example: Example, field: str, encoded: bytes, flag: int) -> np.ndarray:
+    array = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
+    if array is None:
         raise GatemaskError(
-            f"The {what} of a record cannot be decoded.",
+            f"Could not decode the {field} of a record.",
             where=example.image_id,
-            received=f"{len(data)} bytes that are no picture",
-            do="Run gatemask records check, and gatemask records make after it.",
+            received=f"{len(encoded)} bytes in no known image format",
+            do="Run gatemask records check, then gatemask records make.",
         )
-    return found
+    return array
 
 
 def available_memory() -> float:
-    """Bytes that this process may still take: what the machine has free, or its container; 0 where nobody says."""
-    found = []
+    """Return the memory this process may still use, in bytes.
+
+    This is the smaller of what the machine and the container (its cgroup) have left; 0 if neither reports it.
+    """
+    available = []
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().split("MemAvailable:")
-        found.append(float(lines[1].split()[0]) * 1024)
+        available.append(float(lines[1].split()[0]) * 1024)
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ):
-        with suppress(OSError, ValueError):  # "max" is no number
-            found.append(max(0.0, float(Path(limit).read_text()) - float(Path(used).read_text())))
-    return min(found, default=0.0)
+        with suppress(OSError, ValueError):  # without a limit, the file reads "max"
+            available.append(max(0.0, float(Path(limit).read_text()) - float(Path(used).read_text())))
+    return min(available, default=0.0)

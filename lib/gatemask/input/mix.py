@@ -1,92 +1,99 @@
-"""MixUp and CutMix for gates: images of one batch, blended or pasted into each other, and their labels with them.
+"""Mix the images of one batch, and their labels, for gates: MixUp and CutMix.
 
-Each image draws for itself whether it is mixed, and with which other one; it takes part once at most, in the first step
-whose turn comes. Partners are taken as they were before anything was mixed.
+Each image draws whether it is mixed, and with which other image. It is mixed at most once, by the first step that
+applies. Partners are used as they were before any mixing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from gatemask.config import Mix
-from gatemask.input.augment import BATCH_STEPS, AugmentationSteps
+from gatemask.input.augment import BATCH_STEPS, AugmentationStep
 
 
 class ImageBatch(NamedTuple):
-    """uint8 (b, s, s, c), uint8 (b, s, s, 1) 0 or 1 (None where they came as None), float32 (b, 1)."""
+    """A batch of images with their targets.
+
+    Args:
+        images: Images, uint8 (b, s, s, channels).
+        masks: Masks, uint8 (b, s, s, 1), 0 or 1; None if they are not needed.
+        labels: Share of a mask in each image, float32 (b, 1); 0 or 1 before mixing.
+    """
 
     images: np.ndarray
     masks: np.ndarray | None
     labels: np.ndarray
 
 
-def mixing_needs_masks(steps: AugmentationSteps) -> bool:
-    """Whether labels will follow masks."""
-    return any(name == "cutmix" for name, _ in steps)
+def mixing_needs_masks(steps: Sequence[AugmentationStep]) -> bool:
+    """Return whether labels are derived from masks after mixing."""
+    return any(step.name == "cutmix" for step in steps)
 
 
-def mix_batch(
-    images: np.ndarray, masks: np.ndarray | None, labels: np.ndarray, steps: AugmentationSteps, rng: np.random.Generator
-) -> ImageBatch:
-    """Mix a batch as the `mixup` and `cutmix` among `steps` say.
+def mix_batch(batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.random.Generator) -> ImageBatch:
+    """Mix a batch by the `mixup` and `cutmix` steps among `steps`.
+
+    MixUp (Zhang 2017) blends images and labels by a share drawn from Beta(alpha, alpha). Its mask, which only figures
+    show, is the union of both masks. CutMix (Yun 2019) pastes a window of the partner, whose area is drawn in the same
+    way; the new label is 1 if any mask is still visible. If an image of label 1 has no mask left (it vanished at this
+    size, or was moved out of view), that cannot be decided and nothing is pasted.
 
     Args:
-        images: uint8 (b, s, s, channels); left as they are.
-        masks: uint8 (b, s, s, 1), 0 or 1; may be None without cutmix.
-        labels: float32 (b, 1).
-        steps: of `augmentation_steps`.
-        rng: decides.
+        batch: Batch to mix; its arrays are not modified.
+        steps: All steps of `augment:`.
+        rng: Random generator.
 
     Returns:
-        MixUp (Zhang 2017) blends images and labels by a share from Beta(alpha, alpha); its mask, for those who want to
-        see one, is where either image has one. CutMix (Yun 2019) pastes a window of the partner, whose area is drawn in
-        the same way, and the label says whether any mask can still be seen. Where that cannot be known, since an image
-        of label 1 has no mask left (it vanished at this size, or was moved out of sight), nothing is pasted.
+        A new batch, or `batch` itself if there is nothing to mix.
     """
-    chosen = [(name, settings) for name, settings in steps if name in BATCH_STEPS]
-    count = len(images)
-    if not chosen or count < 2:
-        return ImageBatch(images, masks, labels)
-    after = ImageBatch(images.copy(), None if masks is None else masks.copy(), labels.copy())
-    before, free = ImageBatch(images, masks, labels), np.ones(count, bool)
-    for name, settings in chosen:
-        for one in range(count):
-            drawn, other, share = rng.random(), (one + int(rng.integers(1, count))) % count, _share(settings, rng)
-            place = rng.random(2)
-            if drawn < settings.p and free[one]:
-                free[one] = False
-                if name == "mixup":
-                    _blend(before, after, one, other, share)
-                else:
-                    _paste(before, after, one, other, share, place)
-    return after
+    batch_steps = [step for step in steps if step.name in BATCH_STEPS]
+    count = len(batch.images)
+    if not batch_steps or count < 2:
+        return batch
+    masks = None if batch.masks is None else batch.masks.copy()
+    mixed = ImageBatch(batch.images.copy(), masks, batch.labels.copy())
+    is_mixed = np.zeros(count, bool)
+    for name, settings in batch_steps:
+        for index in range(count):
+            chance, partner = rng.random(), (index + int(rng.integers(1, count))) % count
+            share, place = _draw_share(settings, rng), rng.random(2)
+            if chance >= settings.p or is_mixed[index]:
+                continue
+            is_mixed[index] = True
+            if name == "mixup":
+                _blend(batch, mixed, index, partner, share)
+            else:
+                _paste(batch, mixed, index, partner, share, place)
+    return mixed
 
 
-def _share(settings: Mix, rng: np.random.Generator) -> float:
+def _draw_share(settings: Mix, rng: np.random.Generator) -> float:
     return float(rng.beta(settings.alpha, settings.alpha))
 
 
-def _blend(before: ImageBatch, after: ImageBatch, one: int, other: int, share: float) -> None:
-    """`share` of the image itself, the rest of the other."""
-    target = after.images[one]
-    target[:] = cv2.addWeighted(before.images[one], share, before.images[other], 1 - share, 0).reshape(target.shape)
-    after.labels[one] = share * before.labels[one] + (1 - share) * before.labels[other]
-    if before.masks is not None and after.masks is not None:
-        np.maximum(before.masks[one], before.masks[other], out=after.masks[one])
+def _blend(batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float) -> None:
+    """Blend `share` of the image with the rest of its partner."""
+    out = mixed.images[index]
+    out[:] = cv2.addWeighted(batch.images[index], share, batch.images[partner], 1 - share, 0).reshape(out.shape)
+    mixed.labels[index] = share * batch.labels[index] + (1 - share) * batch.labels[partner]
+    if batch.masks is not None and mixed.masks is not None:
+        np.maximum(batch.masks[index], batch.masks[partner], out=mixed.masks[index])
 
 
-def _paste(before: ImageBatch, after: ImageBatch, one: int, other: int, share: float, place: np.ndarray) -> None:
-    """A window of 1 - `share` of the area comes from the other image, from the same place."""
-    assert before.masks is not None and after.masks is not None
-    if any(before.labels[i, 0] > 0 and not before.masks[i].any() for i in (one, other)):
+def _paste(batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float, place: np.ndarray) -> None:
+    """Replace a window of 1 - `share` of the area by the same window of the partner."""
+    assert batch.masks is not None and mixed.masks is not None
+    if any(batch.labels[i, 0] > 0 and not batch.masks[i].any() for i in (index, partner)):
         return
-    size = before.images.shape[1]
+    size = batch.images.shape[1]
     side = round(size * (1 - share) ** 0.5)
     x, y = (place * (size - side + 1)).astype(int).tolist()
     window = np.s_[y : y + side, x : x + side]
-    after.images[one][window] = before.images[other][window]
-    after.masks[one][window] = before.masks[other][window]
-    after.labels[one] = after.masks[one].any()
+    mixed.images[index][window] = batch.images[partner][window]
+    mixed.masks[index][window] = batch.masks[partner][window]
+    mixed.labels[index] = mixed.masks[index].any()

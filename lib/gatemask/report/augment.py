@@ -52,7 +52,7 @@ def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
 def versions(examples: list[Example], exp: Experiment, channels: int) -> list[ImageBatch]:
     """The images as one batch, plain, and as each of the first epochs would make it: masks always included."""
     return [
-        _batch(pipeline.record_source(examples, exp, channels, steps, masks=True), exp.seed, epoch)
+        _batch(pipeline.record_source(examples, exp, channels, steps, with_masks=True), exp.seed, epoch)
         for epoch, steps in enumerate([[], *[exp.augment] * VERSIONS])
     ]
 
@@ -62,7 +62,7 @@ def _batch(source: pipeline.RecordSource, seed: int, epoch: int) -> ImageBatch:
     room = source.allocate(count)
     for slot in range(count):
         source.fill_slot(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
-    return mix_batch(*room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
+    return mix_batch(room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
 
 
 def _draw(path: Path, examples: list[Example], exp: Experiment, columns: list[ImageBatch]) -> None:
