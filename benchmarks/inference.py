@@ -1,9 +1,9 @@
-"""The test set through an ensemble, gate first, against the plain two-stage way, and memory at ten times the images.
+"""Benchmark of gate-first inference against a plain two-stage pass, and of memory at ten times the images.
 
-The plain way: every member over all images, one after another, each decoding them again; then maps are averaged, and
-the rule applied. Both take the same networks, compiled once before any clock runs, the same averaging and the same
-rule, and take turns. The floor is what the members' own steps take on batches that are ready: gates on all images, mask
-networks on the share that passes. Weights are random, and the gate's threshold lies where SIIM-ACR's 22 % pass.
+The plain pass runs every member on all images, one after another, decoding them each time, then averages the maps and
+applies the rule. Both use the same networks, compiled before timing starts, the same averaging and the same rule, and
+take turns. The floor is the time of the members' steps on prepared batches: gates on all images, mask networks on the
+share that passes. Weights are random; the gate's threshold lets 22 % of the images pass, as in SIIM-ACR.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ POSITIVES = 0.22
 FEW, MANY, MEMORY_SIZE = 200, 2_000, 64
 ROUNDS = 3
 STEP = 16
-FLAVOUR = {"offsets": "relative", "base": 0, "order": "column", "empty": "-1"}
+DIALECT = {"offsets": "relative", "base": 0, "order": "column", "empty": "-1"}
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -49,7 +49,7 @@ def _speed(folder: Path) -> Iterator[dict[str, Any]]:
     masks: dict[str, Any] = {}
 
     def ours() -> None:
-        networks.load = lambda members, *_: {one.name: plain.networks[one.name] for one in members}
+        networks.load = lambda members, *_: {member.name: plain.networks[member.name] for member in members}
         run(place.dataset, place.competition, place.working)
         networks.load = loaded
         masks["ours"] = place.masks()
@@ -61,9 +61,9 @@ def _speed(folder: Path) -> Iterator[dict[str, Any]]:
     label = f"inference, {MEMBERS} gates and {MEMBERS} mask networks of {SIZE} px, {POSITIVES:.0%} pass"
     yield row(f"{label}, vs all members on all images", times["ours"], times["plain"], 2.0, per=IMAGES)
     yield row(f"{label}, vs the members' own steps", times["ours"], times["floor"], 0.9, per=IMAGES)
-    differ = np.mean([(masks["ours"][one] != mask).mean() for one, mask in masks["plain"].items()]) * 1e6
+    differ = np.mean([(masks["ours"][image_id] != mask).mean() for image_id, mask in masks["plain"].items()]) * 1e6
     yield {
-        "name": "inference, pixels of a million that differ from the plain way's masks",
+        "name": "inference, differing pixels per million, vs the plain pass",
         "ours": f"{differ:.3f}",
         "reference": "1",
         "ratio": round(1 / max(differ, 1e-3), 3),
@@ -85,7 +85,7 @@ def _memory(folder: Path) -> dict[str, Any]:
 
 
 def _peak(place: Place) -> float:
-    """Megabytes of a process that predicts and does nothing else."""
+    """Return the peak memory of a process that only predicts, in MB."""
     place.set_gate(0.5)
     place.save_weights()
     script = "import sys, json; from pathlib import Path; from gatemask.inference.predict import run\n"
@@ -96,7 +96,7 @@ def _peak(place: Place) -> float:
 
 
 class Place:
-    """A competition of DICOMs, and an ensemble for it as it is packaged."""
+    """A competition of DICOMs with a packaged ensemble."""
 
     def __init__(self, root: Path, images: int, size: int, members: int) -> None:
         self.dataset, self.competition, self.working = (root / name for name in ("dataset", "competition", "working"))
@@ -110,7 +110,7 @@ class Place:
                 "image": {"size": [SIDE, SIDE], "channels": 1, "window": "full"},
                 "test_images": "test/*.dcm",
                 "classes": ["lesion"],
-                "submission": {"id": "ImageId", "mask": "EncodedPixels", "sample": None, "rle": FLAVOUR},
+                "submission": {"id": "ImageId", "mask": "EncodedPixels", "sample": None, "rle": DIALECT},
             },
             "passing_share": POSITIVES,
             **{kind: [_member(name, kind, size) for of, name in names if of == kind] for kind in ("gate", "mask")},
@@ -118,7 +118,7 @@ class Place:
         self.listed = {kind: networks.members(self.chosen[kind], self.dataset) for kind in ("gate", "mask")}
 
     def set_gate(self, gate: float) -> None:
-        # Random maps lie around a half: so some pixels are above it, and some below.
+        # Random maps are close to 0.5, so some pixels are above the threshold and some below.
         self.rule = rules.Rule(gate, 0.5, 0.5, 10)
         rule = {"gate": gate, "upper": 0.5, "lower": 0.5, "min_area": 10}
         write_yaml(self.dataset / "ensemble.yaml", {**self.chosen, "rule": rule})
@@ -128,17 +128,19 @@ class Place:
         for members in self.listed.values():
             model = _model(members[0])
             for number, member in enumerate(members):
-                _randomise(model, number)
+                _randomize(model, number)
                 member.weights.parent.mkdir(exist_ok=True)
                 model.save_weights(member.weights)
 
     def masks(self) -> dict[str, np.ndarray]:
         lines = (self.working / "submission.csv").read_text().splitlines()[1:]
-        return {one: rle.decode(text, (SIDE, SIDE), Rle(**FLAVOUR)) for one, text in (x.split(",") for x in lines)}
+        return {
+            image_id: rle.decode(text, (SIDE, SIDE), Rle(**DIALECT)) for image_id, text in (x.split(",") for x in lines)
+        }
 
 
 def _images(folder: Path, count: int) -> list[Path]:
-    """X-ray-like DICOMs; beyond the first hundred the same pixels under other names."""
+    """Write X-ray-like DICOMs. After the first hundred, the pixels repeat under other names."""
     rng, paths = np.random.default_rng(0), []
     for number in range(count):
         paths.append(folder / f"image{number:05d}.dcm")
@@ -163,8 +165,8 @@ def _model(member: networks.Member) -> Any:
     return models.build_network(config, member.size, 1, 1, seed=0).predict
 
 
-def _randomise(model: Any, seed: int) -> None:
-    """Other weights: those of the first, each a little changed."""
+def _randomize(model: Any, seed: int) -> None:
+    """Perturb the weights of a model."""
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         value = np.asarray(variable)
@@ -172,7 +174,7 @@ def _randomise(model: Any, seed: int) -> None:
 
 
 class Plain:
-    """The plain two-stage way, and the members' own steps."""
+    """The plain two-stage pass, and the steps of the members alone."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -181,39 +183,39 @@ class Plain:
             model = _model(members[0])
             run_graph = networks.graph(model)
             for number, member in enumerate(members):
-                _randomise(model, number)
+                _randomize(model, number)
                 self.networks[member.name] = networks.Network(run_graph, networks.weights_of(model), STEP)
             self.networks[members[0].name].predict_on_batch(np.zeros((STEP, SIZE, SIZE, 1), np.uint8))  # compiled
 
     def _over_all(self, member: networks.Member) -> np.ndarray:
-        """A member over all images, decoded for it alone."""
+        """Predict all images with one member, decoding them for it alone."""
         from gatemask.data.readers import read_image, resize_image
 
-        found = []
-        for at in range(0, len(self.place.paths), STEP):
-            part = self.place.paths[at : at + STEP]
+        batches = []
+        for start in range(0, len(self.place.paths), STEP):
+            part = self.place.paths[start : start + STEP]
             batch = [resize_image(resize_image(read_image(p, 1), member.records), member.size) for p in part]
-            found.append(self.networks[member.name].predict_on_batch(np.stack(batch)))
-        return np.concatenate(found)
+            batches.append(self.networks[member.name].predict_on_batch(np.stack(batch)))
+        return np.concatenate(batches)
 
     def gates(self) -> np.ndarray:
-        said = [[round(float(v), 6) for v in self._over_all(one)[:, 0]] for one in self.place.listed["gate"]]
-        return np.mean(said, axis=0)
+        members = self.place.listed["gate"]
+        return np.mean([[round(float(v), 6) for v in self._over_all(member)[:, 0]] for member in members], axis=0)
 
     def masks(self) -> dict[str, np.ndarray]:
         from gatemask.masks.rule import as_uint8
 
         gates = self.gates()
-        maps = [as_uint8(self._over_all(one)) for one in self.place.listed["mask"]]
-        found = {}
+        maps = [as_uint8(self._over_all(member)) for member in self.place.listed["mask"]]
+        masks = {}
         for index, path in enumerate(self.place.paths):
-            full = rules.resize_map(rules.average_maps([one[index] for one in maps]), (SIDE, SIDE))
+            full = rules.resize_map(rules.average_maps([member_maps[index] for member_maps in maps]), (SIDE, SIDE))
             mask = rules.apply_rule(self.place.rule, float(gates[index]), np.ascontiguousarray(full[:, :, 0]))
-            found[path.stem] = rle.decode(rle.encode(mask, Rle(**FLAVOUR)), (SIDE, SIDE), Rle(**FLAVOUR))
-        return found
+            masks[path.stem] = rle.decode(rle.encode(mask, Rle(**DIALECT)), (SIDE, SIDE), Rle(**DIALECT))
+        return masks
 
     def floor(self) -> None:
-        """Each member's steps, as many as there have to be, on one batch."""
+        """Run the required number of steps of each member on one batch."""
         batch = np.random.default_rng(0).integers(0, 255, (STEP, SIZE, SIZE, 1)).astype(np.uint8)
         for kind, share in (("gate", 1.0), ("mask", POSITIVES)):
             steps = int(np.ceil(len(self.place.paths) * share / STEP))

@@ -1,15 +1,15 @@
-"""The training input, against bare decoding, and against the same augmentation by Keras's layers in tf.data.
+"""Benchmark of the training input against bare decoding and against Keras's augmentation layers in tf.data.
 
-Ours is the dataset that `fit` reads: SIIM-like X-rays stored at 512 px, batches of 16, all that the first competition's
-best public solution drew. What bounds it is OpenCV's one warp of each image: 0.8 to 1.0 ms of a core, where decoding
-takes 0.7 to 0.85; then the table of tones 0.08, drawing numbers 0.07, the mask 0.04, handing over 0.07. In two threads
-bare decoding runs at 2,390 images a second, one bare warp at 1,220, decoding and warp at 880: 0.45 of bare decoding is
-more than the warp leaves with decoding (0.37), and nearly all that it leaves without (0.51). So decoded images are kept
-in memory as far as a quarter of what is free goes: "later epochs" have them, the first epoch decodes. Both stand in the
-table, and so do the floors with the warp, which say how much is left to win.
+gatemask reads the dataset that `fit` reads: SIIM-like X-rays stored at 512 px, in batches of 16, with the augmentation
+of a top public solution. Its main cost is one OpenCV warp per image: 0.8 to 1.0 ms of a core, next to 0.7 to 0.85 for
+decoding, 0.08 for the tone table, 0.07 for random numbers, 0.04 for the mask and 0.07 for handing over. With two
+threads, bare decoding runs at 2,390 images per second, a bare warp at 1,220, and both together at 880. The target of
+0.45 of bare decoding is more than decoding and warp allow (0.37) and close to the limit of the warp alone (0.51).
+Decoded images are therefore cached in up to a quarter of the free memory: "later epochs" read the cache, the first
+epoch decodes. The table has both, and the floors with the warp, which show the remaining headroom.
 
-The floors use as many threads and throw the image away. The peer does what it can for its time: images decoded and
-batches changed in parallel, empty masks not decoded, tensors never copied to Python.
+The floors use the same number of threads and discard the image. The Keras reference decodes images and augments batches
+in parallel, skips empty masks, and never copies tensors to Python.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gatemask.input.decoding import shared_decoder
 from gatemask.parallel import cores, keep_freed_memory
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
-PEER_IMAGES = 64  # at its pace, enough
+PEER_IMAGES = 64  # enough at its speed
 POSITIVES = 0.22
 AUGMENT: list[Any] = [
     "hflip",
@@ -45,9 +45,9 @@ AUGMENT: list[Any] = [
 
 def rows() -> Iterator[dict[str, Any]]:
     cv2.setNumThreads(1)
-    keep_freed_memory()  # for all of them
+    keep_freed_memory()  # for all implementations
     for channels, targets in ((1, (0.45, 5.0)), (3, (None, None))):
-        examples, exp = made(channels), experiment()
+        examples, exp = make_examples(channels), experiment()
         rates = measured(examples, exp, channels)
         kind = f"input, {SIZE} px, {channels} channel(s), {cores()} threads"
         yield row(f"{kind}, later epochs, vs bare decoding", rates["ours"], rates["bare"], targets[0])
@@ -59,23 +59,25 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def row(name: str, ours: float, reference: float, target: float | None) -> dict[str, Any]:
-    """A line of the table; speeds in images a second."""
+    """Return a row of the table. Speeds are in images per second."""
     ratio = ours / reference
     met = None if target is None else ratio >= target
     shown = {"ours": f"{ours:.0f} img/s", "reference": f"{reference:.0f} img/s"}
     return {"name": name, **shown, "ratio": round(ratio, 3), "target": target, "met": met}
 
 
-def made(channels: int) -> list[Example]:
-    """X-ray-like texture, drawn at 1024 px and stored at 512; 22 % with a crescent. The same pixels several times, but
-    no two of the same bytes, so that nothing is found decoded that was not."""
+def make_examples(channels: int) -> list[Example]:
+    """Return X-ray-like examples drawn at 1024 px and stored at 512 px, 22 % of them with a crescent.
+
+    Pixels repeat but bytes do not, so the cache of decoded images never matches a different example.
+    """
     rng = np.random.default_rng(0)
     pictures = [_picture(rng, channels) for _ in range(DIFFERENT)]
     empty = cv2.imencode(".png", np.zeros((SIZE, SIZE), np.uint8))[1].tobytes()
     examples = []
     for number in range(IMAGES):
         positive = int(number * POSITIVES) < int((number + 1) * POSITIVES)
-        image = pictures[number % DIFFERENT] + number.to_bytes(4, "big")  # after a JPEG's end, anything may follow
+        image = pictures[number % DIFFERENT] + number.to_bytes(4, "big")  # decoders ignore bytes after a JPEG
         examples.append(Example(f"i{number}", image, _crescent(rng) if positive else empty, int(positive)))
     return examples
 
@@ -112,7 +114,7 @@ def experiment() -> Experiment:
 
 
 def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[str, float]:
-    """Images a second of each way: the best of some rounds, taken in turns."""
+    """Return images per second of each implementation: the best of alternating rounds."""
     order, dataset = pipeline.epoch_order(examples, exp, BATCH, 0, 0), peer(examples, channels)
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare(examples, channels),
@@ -131,7 +133,7 @@ def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[st
 
 
 def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, limit: float) -> float:
-    """Images a second of a whole epoch; `limit` is how many bytes of decoded images may be kept."""
+    """Return images per second over an epoch. `limit` is the size of the cache of decoded images, in bytes."""
     decoder = shared_decoder(channels, SIZE)
     decoder.cache_limit = limit
     if not limit:
@@ -143,7 +145,7 @@ def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndar
 
 
 def theirs(dataset: Any) -> float:
-    """The same for some batches of the peer, when it has got going. Its threads end with the iterator."""
+    """Return images per second of the reference after a warm-up. Its threads end with the iterator."""
     batches, count = iter(dataset), max(1, PEER_IMAGES // BATCH)
     for _ in range(2):
         next(batches)
@@ -154,17 +156,17 @@ def theirs(dataset: Any) -> float:
 
 
 def bare(examples: list[Example], channels: int, decode: bool = True, warp: bool = False) -> float:
-    """Images a second of OpenCV alone: decoding, one warp by a matrix, or both."""
+    """Return images per second of OpenCV alone: decoding, one affine warp, or both."""
     flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    pictures = [cv2.imdecode(np.frombuffer(one.image, np.uint8), flag) for one in examples[:DIFFERENT]]
+    pictures = [cv2.imdecode(np.frombuffer(example.image, np.uint8), flag) for example in examples[:DIFFERENT]]
     matrix = np.array([[0.9, 0.08, 12.0], [-0.08, 0.9, 40.0]])
 
     def share(number: int) -> None:
         out = np.empty_like(pictures[0])
-        for at in range(number, len(examples), cores()):
-            image = pictures[at % len(pictures)]
+        for index in range(number, len(examples), cores()):
+            image = pictures[index % len(pictures)]
             if decode:
-                image = cv2.imdecode(np.frombuffer(examples[at].image, np.uint8), flag)
+                image = cv2.imdecode(np.frombuffer(examples[index].image, np.uint8), flag)
             if warp:
                 cv2.warpAffine(image, matrix, (SIZE, SIZE), dst=out)
 
@@ -178,7 +180,7 @@ def bare(examples: list[Example], channels: int, decode: bool = True, warp: bool
 
 
 def peer(examples: list[Example], channels: int) -> Any:
-    """The same by separate layers: an endless dataset of changed batches."""
+    """Return an endless dataset of batches that separate Keras layers augment."""
     tf = quiet.tensorflow()
     columns = ([e.image for e in examples], [e.mask for e in examples], [e.label for e in examples])
     change = _layers(channels)
@@ -204,16 +206,16 @@ def _layers(channels: int) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
         keras.layers.RandomZoom((-0.3, 0.2), fill_mode="constant"),
         keras.layers.RandomTranslation(0.05, 0.05, fill_mode="constant"),
     ]
-    colours = [keras.layers.RandomBrightness(0.1), keras.layers.RandomContrast(0.2)]
+    colors = [keras.layers.RandomBrightness(0.1), keras.layers.RandomContrast(0.2)]
     if channels == 3:
-        colours += [keras.layers.RandomHue(0.05), keras.layers.RandomSaturation((0.4, 0.6))]
+        colors += [keras.layers.RandomHue(0.05), keras.layers.RandomSaturation((0.4, 0.6))]
     hide = keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.02), fill_value=128.0)
 
     def change(batch: dict[str, Any]) -> tuple[Any, Any]:
         for layer in both:
             batch = layer(batch, training=True)
         images = batch["images"]
-        for layer in [*colours, hide]:
+        for layer in [*colors, hide]:
             images = layer(images, training=True)
         masks = tf.cast(tf.cast(batch["segmentation_masks"], tf.float32) >= 128, tf.uint8)
         return tf.cast(tf.clip_by_value(images, 0, 255), tf.uint8), masks

@@ -1,9 +1,9 @@
-"""Preparing records, against the bare cost of decoding and encoding the same images on the same cores.
+"""Benchmark of writing records against the bare cost of decoding and encoding the same images on the same cores.
 
-The reference does nothing but read each DICOM, resize it and encode it, in as many processes, each with its share of
-the files from the beginning: no masks, nothing written, no hashes, no order. Ours is `gatemask records make` from its
-first line to its last. The start of the processes counts on both sides; both take turns, and the better of two counts.
-There are half as many images as SIIM-ACR has; peak memory is looked at for a tenth of them and for all.
+The reference only reads, resizes and encodes each DICOM, in the same number of processes with a fixed share of files
+each: no masks, no output, no hashes, no order. gatemask runs all of `gatemask records make`. Both include the start of
+the processes, take turns, and count the better of two runs. There are half as many images as in SIIM-ACR; peak memory
+is measured for one tenth of them and for all.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def rows() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         paths = raw_files(Path(folder) / "raw")
         many, few = (project_of(Path(folder), name, count) for name, count in (("many", IMAGES), ("few", IMAGES // 10)))
-        times = [(made(many), bare(paths)) for _ in range(2)]
-        (ours, peak), reference = min(one for one, _ in times), min(floor for _, floor in times)
-        _, peak_few = made(few)
+        times = [(timed_records(many), bare(paths)) for _ in range(2)]
+        (ours, peak), reference = min(timing for timing, _ in times), min(floor for _, floor in times)
+        _, peak_few = timed_records(few)
         yield row(
             f"records, {IMAGES} DICOMs of {SIDE} px on {cores()} cores, vs bare decoding and encoding",
             ours,
@@ -64,7 +64,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def raw_files(folder: Path) -> list[Path]:
-    """X-ray-like DICOMs, JPEG Baseline, of about the size of the real ones; the same pixels under many names."""
+    """Write X-ray-like JPEG Baseline DICOMs of realistic size. The same pixels appear under many names."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     kinds = []
@@ -77,13 +77,13 @@ def raw_files(folder: Path) -> list[Path]:
     for number, path in enumerate(paths):
         if number < DIFFERENT:
             path.write_bytes(kinds[number])
-        else:  # the same pixels under another name, and no more room on the disk
+        else:  # a link: takes no more disk space
             path.hardlink_to(paths[number % DIFFERENT])
     return paths
 
 
 def project_of(root: Path, name: str, count: int) -> Project:
-    """A prepared competition of the first `count` images, a fifth of them with a mask."""
+    """Return a prepared competition with the first `count` images, one fifth of them with a mask."""
     project = Project(root, name)
     mask = np.zeros((SIDE, SIDE), bool)
     mask[300:420, 200:280] = True
@@ -92,13 +92,13 @@ def project_of(root: Path, name: str, count: int) -> Project:
     lines = [f"{image_id},{text if number % 5 == 0 else ''}" for number, image_id in enumerate(ids)]
     write_text(root / "raw" / f"{name}.csv", "\n".join(["id,rle", *lines]) + "\n")
     prepare(project, competition(name), root / "raw", labels_only=True)
-    # What looking at the images would have added: their paths.
+    # Paths, which a manifest from labels alone does not have.
     manifest = read_manifest(project)
     manifest["path"] = manifest["image_id"] + ".dcm"
     manifest.to_csv(project.data / "manifest.csv", index=False)
     stamp = project.data / "manifest.json"
-    made = read_json(stamp)
-    write_json(stamp, {**made, "made_from": {**made["made_from"], "labels_only": False}})
+    record = read_json(stamp)
+    write_json(stamp, {**record, "made_from": {**record["made_from"], "labels_only": False}})
     return project
 
 
@@ -120,7 +120,7 @@ def competition(name: str) -> Competition:
 
 
 def bare(paths: list[Path]) -> float:
-    """Seconds for reading, resizing and encoding all, and for starting the processes that do it."""
+    """Return the seconds to start processes that read, resize and encode all files."""
     started = time.perf_counter()
     count = cores()
     shares = [paths[number::count] for number in range(count)]
@@ -130,7 +130,7 @@ def bare(paths: list[Path]) -> float:
 
 
 def prepare_process() -> None:
-    """The same settings as ours, so that the floor is no slower than it has to be."""
+    """Apply the same settings as gatemask's workers."""
     cv2.setNumThreads(1)
     keep_freed_memory()
 
@@ -139,8 +139,8 @@ def one_share(paths: list[Path]) -> int:
     return sum(len(encode_image(resize_image(read_image(path, 1), RECORDS.size), RECORDS)) for path in paths)
 
 
-def made(project: Project) -> tuple[float, float]:
-    """Seconds of `records make` in a process of its own, and the peak memory of it and its children, in MB."""
+def timed_records(project: Project) -> tuple[float, float]:
+    """Return the seconds of `records make` in a process of its own, and the peak memory of its process tree, in MB."""
     shutil.rmtree(project.records(RECORDS.size), ignore_errors=True)
     code = (
         "import sys, json, threading, time; sys.path.insert(0, sys.argv[1])\n"
@@ -154,7 +154,7 @@ def made(project: Project) -> tuple[float, float]:
 
 
 def make_and_watch(root: str, name: str) -> tuple[float, float]:
-    """Make the records while a thread adds up what this process and its children hold, a few times a second."""
+    """Make the records while a thread samples the memory of this process and its children."""
     import threading
 
     from gatemask.data import records
@@ -163,7 +163,7 @@ def make_and_watch(root: str, name: str) -> tuple[float, float]:
 
     def watch() -> None:
         while not done.wait(0.2):
-            peak[0] = max(peak[0], sum(resident(process) for process in family()))
+            peak[0] = max(peak[0], sum(resident(process) for process in process_tree()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -175,7 +175,7 @@ def make_and_watch(root: str, name: str) -> tuple[float, float]:
     return seconds, peak[0]
 
 
-def family() -> list[int]:
+def process_tree() -> list[int]:
     import os
 
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")

@@ -1,8 +1,8 @@
-"""Run-length encodings: text to mask and back, against pycocotools' C code and a plain Python loop.
+"""Benchmark of run-length encodings against pycocotools' C code and a plain Python loop.
 
-Each side starts from its own text (the competition's; COCO's compressed string) and ends with a mask of 1024 x 1024
-bytes, column-major, and back. The masks are the same: all annotations of SIIM-ACR where the labels are at hand, else
-as many phantoms of the same sizes.
+Each side decodes its own text (the competition's, or COCO's compressed string) to a column-major mask of 1024 x 1024
+bytes, and encodes it again. Both use the same masks: all annotations of SIIM-ACR if the labels are available, otherwise
+the same number of phantoms of similar size.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from gatemask.masks import rle
 SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
 SHAPE = (1024, 1024)
 LABELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "siim" / "stage_2_train.csv"
-COUNT, LOOPED, AT_ONCE = 3576, 60, 200
+COUNT, LOOPS, CHUNK = 3576, 60, 200
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    texts, whose = annotations()
-    # Masks are held a few hundred at a time, since all of them would be 3.7 GB.
+    texts, source = annotations()
+    # A few hundred masks at a time: all of them would take 3.7 GB.
     totals: dict[str, float] = dict.fromkeys(["decode", "coco decode", "encode", "coco encode"], 0.0)
-    for start in range(0, len(texts), AT_ONCE):
-        part = texts[start : start + AT_ONCE]
+    for start in range(0, len(texts), CHUNK):
+        part = texts[start : start + CHUNK]
         masks = [np.asfortranarray(rle.decode(text, SHAPE, SIIM).astype(np.uint8)) for text in part]
         compressed = [coco.encode(mask) for mask in masks]
         check(part, masks, compressed)
         times = interleaved(
             {
                 "decode": lambda part=part: [rle.decode(text, SHAPE, SIIM) is None for text in part],
-                "coco decode": lambda compressed=compressed: [coco.decode(one) is None for one in compressed],
+                "coco decode": lambda compressed=compressed: [coco.decode(code) is None for code in compressed],
                 "encode": lambda masks=masks: [rle.encode(mask, SIIM) is None for mask in masks],
                 "coco encode": lambda masks=masks: [coco.encode(mask) is None for mask in masks],
             },
             rounds=3,
         )
         totals = {name: totals[name] + times[name] for name in totals}
-    few = texts[:: len(texts) // LOOPED][:LOOPED]
+    few = texts[:: len(texts) // LOOPS][:LOOPS]
     few_masks = [rle.decode(text, SHAPE, SIIM) for text in few]
     loops = interleaved(
         {
@@ -57,14 +57,14 @@ def rows() -> Iterator[dict[str, Any]]:
         rounds=1,
     )
     many = len(texts)
-    yield row(f"RLE decode, {many} {whose}, vs pycocotools", totals["decode"], totals["coco decode"], 10, per=many)
-    yield row(f"RLE encode, {many} {whose}, vs pycocotools", totals["encode"], totals["coco encode"], 1.5, per=many)
-    yield row(f"RLE decode, {LOOPED}, vs a Python loop", loops["decode"], loops["loop decode"], None, per=LOOPED)
-    yield row(f"RLE encode, {LOOPED}, vs a Python loop", loops["encode"], loops["loop encode"], None, per=LOOPED)
+    yield row(f"RLE decode, {many} {source}, vs pycocotools", totals["decode"], totals["coco decode"], 10, per=many)
+    yield row(f"RLE encode, {many} {source}, vs pycocotools", totals["encode"], totals["coco encode"], 1.5, per=many)
+    yield row(f"RLE decode, {LOOPS}, vs a Python loop", loops["decode"], loops["loop decode"], None, per=LOOPS)
+    yield row(f"RLE encode, {LOOPS}, vs a Python loop", loops["encode"], loops["loop encode"], None, per=LOOPS)
 
 
 def annotations() -> tuple[list[str], str]:
-    """The texts, and whose they are."""
+    """Return the encoded masks and a description of their source."""
     if LABELS.exists():
         with LABELS.open(encoding="utf-8-sig") as file:
             texts = [row["EncodedPixels"] for row in csv.DictReader(file)]
@@ -74,30 +74,30 @@ def annotations() -> tuple[list[str], str]:
 
 
 def phantom(rng: np.random.Generator) -> np.ndarray:
-    """A crescent of about 8,600 pixels, the median of the real ones."""
+    """Return a crescent of about 8,600 pixels, the median area of the real masks."""
     mask = np.zeros(SHAPE, np.uint8)
     height, width = rng.integers(90, 360), rng.integers(8, 40)
-    centre = (int(rng.integers(200, 824)), int(rng.integers(300, 724)))
-    cv2.ellipse(mask, centre, (int(height // 2), int(height)), 0, 100, 260, 1, int(width))
+    center = (int(rng.integers(200, 824)), int(rng.integers(300, 724)))
+    cv2.ellipse(mask, center, (int(height // 2), int(height)), 0, 100, 260, 1, int(width))
     return mask > 0
 
 
 def check(texts: list[str], masks: list[np.ndarray], compressed: list[Any]) -> None:
-    """Both sides mean the same masks."""
-    for text, mask, one in zip(texts[::50], masks[::50], compressed[::50], strict=True):
-        assert (coco.decode(one) == mask).all()
+    """Assert that both encodings describe the same masks."""
+    for text, mask, code in zip(texts[::50], masks[::50], compressed[::50], strict=True):
+        assert (coco.decode(code) == mask).all()
         assert rle.encode(mask, SIIM) == text.strip()
 
 
 def plain_decode(text: str) -> list[int]:
     flat = [0] * (SHAPE[0] * SHAPE[1])
     numbers = [int(word) for word in text.split()]
-    at = 0
+    position = 0
     for gap, length in zip(numbers[::2], numbers[1::2], strict=True):
-        at += gap
-        for pixel in range(at, at + length):
+        position += gap
+        for pixel in range(position, position + length):
             flat[pixel] = 1
-        at += length
+        position += length
     return flat
 
 

@@ -1,9 +1,9 @@
-"""`make bench`: each speed that matters beside a peer or a floor, measured in the same run.
+"""Run the benchmarks (`make bench`): every speed that matters, measured next to a reference in the same run.
 
-Prints one table and writes its rows to runs/bench.json. `make bench ONLY=rle` runs the modules named.
+Prints one table and writes its rows to runs/bench.json. `make bench ONLY=rle` runs only the named modules.
 
-A module here is a benchmark: its `rows()` yields `Row`s. Ratios are how many times faster ours is than the
-reference (above 1 is faster), both timed in this run on this machine.
+Each module in this folder is a benchmark whose `rows()` yields rows of the table. The ratio is the time of the
+reference divided by the time of gatemask (above 1 is faster); both are measured in this run on this machine.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main(only: list[str]) -> None:
     if unknown := set(only) - set(MODULES):
-        sys.exit(f"error: no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+        sys.exit(f"error: Unknown benchmark {', '.join(sorted(unknown))}. Choose from {', '.join(MODULES)}.")
     chosen = only or MODULES
     rows = [{"bench": name, **row} for name in chosen for row in importlib.import_module(name).rows()]
-    table = Table(title="Side by side, in one run", title_justify="left")
+    table = Table(title="Speed and reference, measured in one run", title_justify="left")
     for column in ("name", "ours", "reference", "ratio", "target", "met"):
         table.add_column(column, justify="left" if column == "name" else "right", overflow="fold")
     for row in rows:
@@ -39,7 +39,7 @@ def main(only: list[str]) -> None:
 
 
 def write(path: Path, rows: list[dict], chosen: list[str]) -> None:
-    """Rows of benchmarks that did not run this time stay."""
+    """Write rows to a JSON file. Rows of benchmarks that did not run this time are kept."""
     from gatemask.files import write_json
 
     old = json.loads(path.read_text()) if path.exists() else []

@@ -1,7 +1,7 @@
-"""The train step against a hand-written Keras `fit` on the same architecture, weights and arrays.
+"""Benchmark of the training step against a plain Keras `fit` on the same architecture, weights and arrays.
 
-Ours is what a fold runs: the training model with its own compute_loss, our optimizer, our callback, in legs. Theirs is
-`compile(optimizer, loss)` and `fit`. Both take the same batches from memory, so that only the step is timed.
+gatemask runs the training model with its own compute_loss, optimizer and callback. The reference is
+`compile(optimizer, loss)` and `fit`. Both read the same batches from memory, so only the step is timed.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def rows() -> Iterator[dict[str, Any]]:
         "theirs": lambda: theirs.fit(batches, epochs=1, verbose=0, shuffle=False),
     }
     for run in ways.values():
-        run()  # the trace
-    # The best of rounds in turns: a busy moment must not decide.
+        run()  # compiles
+    # Best of alternating rounds, so that background load does not decide.
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS):
         for name in sorted(ways, reverse=bool(number % 2)):
@@ -74,7 +74,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def by_hand(truth: Any, probability: Any) -> Any:
-    """Cross-entropy and soft Dice of each image, as a competitor writes them."""
+    """Return cross-entropy plus soft Dice loss per image, written out by hand."""
     from keras import ops
 
     truth = ops.cast(truth, "float32")

@@ -1,4 +1,4 @@
-"""Timing two ways of doing the same thing, fairly: in turns, so that a busy moment hits both."""
+"""Time several implementations in turns, so that background load affects all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
-    """The best of `rounds` of each way, in seconds; the ways take turns."""
+    """Return the best time of each implementation, in seconds, over alternating rounds."""
     best = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
         for name, run in ways.items():
@@ -21,7 +21,16 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int = 5) -> dict[
 def row(
     name: str, ours: float, reference: float, target: float | None, unit: str = "ms", per: int = 1
 ) -> dict[str, Any]:
-    """A line of the table. Times are in seconds; `per` divides them into what the unit is about."""
+    """Return a row of the table.
+
+    Args:
+        name: Label of the row.
+        ours: Time of gatemask, in seconds.
+        reference: Time of the reference, in seconds.
+        target: Minimum ratio, or None.
+        unit: Unit of the printed times.
+        per: Number of items in one timing; times are printed per item.
+    """
     scale = {"ms": 1e3, "us": 1e6, "s": 1.0}[unit]
     ratio = reference / ours
     return {
@@ -35,7 +44,7 @@ def row(
 
 
 def limit(name: str, measured: float, allowed: float, unit: str) -> dict[str, Any]:
-    """A line whose reference is not a peer but what may be used up at most, such as seconds or MB."""
+    """Return a row whose reference is an upper limit, such as seconds or MB."""
     return {
         "name": f"{name}, vs the limit",
         "ours": f"{measured:.2f} {unit}",

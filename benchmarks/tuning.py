@@ -1,9 +1,9 @@
-"""Tuning on as many out-of-fold maps as SIIM-ACR has images, against doing the same to the maps themselves.
+"""Benchmark of tuning on as many out-of-fold maps as SIIM-ACR has images, against working on the maps directly.
 
-The competition is made up: smooth maps of 256 px in real oof.h5 files, a fifth of the images with a mask of 1024 px,
-gates of AUC 0.94. A few hundred maps are drawn; each image is one of them, moved and with a brightness of its own, so
-that no two have the same areas. The plain ways are timed on some of the images, levels or pairs of levels, and their
-times multiplied up to all of them; `scaled` in a name says so. Theirs are on one core, ours on all.
+The competition is synthetic: smooth maps of 256 px in real oof.h5 files, one fifth of the images with a mask of
+1024 px, gates with an AUC of 0.94. Each image is one of a few hundred maps, shifted and with its own brightness, so
+areas differ between images. References are timed on a sample of images, levels or pairs of levels and scaled to all of
+them; their names say `scaled`. References use one core, gatemask all.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ from gatemask.tuning.optuna_search import search
 IMAGES, DIFFERENT, FOLDS = 12_047, 300, 5
 SIDE, SCORED = 256, 1024
 POSITIVES = 0.22
-BUILDS = 2  # the better of so many table builds counts
-LOOKED, TRIED, PAIRS = 16, 300, 3  # images of the plain table, images of the plain trial, pairs of the plain search
-AT_ONCE = 50
+BUILDS = 2  # the best of this many table builds counts
+TABLE_SAMPLE, TRIAL_SAMPLE, PAIR_SAMPLE = (
+    16,
+    300,
+    3,
+)  # sample sizes: images for tables, images for trials, pairs for the search
+CHUNK = 50
 TRIALS = (200, 1000)
 BUILD_S, BUILD_MB, EXACT_S, TRIALS_S = 25, 1000, 8, 12
 METRIC = "mean_dice"
@@ -52,7 +56,7 @@ def rows() -> Iterator[dict[str, Any]]:
         yield from build_rows(folder)
         tables = Tables.load(folder / "tables.npz")
         looked_up, naive = trial_seconds(folder, tables)
-        label = f"a trial on {IMAGES} images by tables, vs on the maps (scaled from {min(TRIED, IMAGES)})"
+        label = f"a trial on {IMAGES} images by tables, vs on the maps (scaled from {min(TRIAL_SAMPLE, IMAGES)})"
         yield row(label, looked_up, naive, 1000)
         yield from exact_rows(tables)
         yield from optuna_rows(folder, tables, looked_up, naive)
@@ -62,7 +66,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 
 def make(folder: Path) -> None:
-    """fold<k>.h5, masks.csv and images.json (fold and gate by id)."""
+    """Write fold<k>.h5, masks.csv and images.json (fold and gate probability by id)."""
     rng = np.random.default_rng(0)
     kinds = [kind(rng, number < POSITIVES * DIFFERENT) for number in range(DIFFERENT)]
     ids = [f"image{number:05d}" for number in range(IMAGES)]
@@ -73,11 +77,10 @@ def make(folder: Path) -> None:
 
     def maps(numbers: range) -> Iterator[np.ndarray]:
         for number in numbers:
-            one, truth = kinds[drawn[number]]
+            image_map, truth = kinds[drawn[number]]
             if truth is not None:
-                whole = np.roll(truth, moved[number] * (SCORED // SIDE), (0, 1))
-                truths[ids[number]] = rle.encode(whole)
-            yield cv2.LUT(np.roll(one, moved[number], (0, 1)), tones[number])[None, :, :, None]
+                truths[ids[number]] = rle.encode(np.roll(truth, moved[number] * (SCORED // SIDE), (0, 1)))
+            yield cv2.LUT(np.roll(image_map, moved[number], (0, 1)), tones[number])[None, :, :, None]
 
     for fold in range(FOLDS):
         numbers = range(fold, IMAGES, FOLDS)
@@ -89,32 +92,32 @@ def make(folder: Path) -> None:
 
 
 def kind(rng: np.random.Generator, positive: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """A network's answer, uint8 (SIDE, SIDE), and the truth, bool (SCORED, SCORED); some answers see what is not there.
+    """Return a map, uint8 (SIDE, SIDE), and its truth, bool (SCORED, SCORED). Some maps contain false positives.
 
-    Answers are smooth, their edges soft, and they are right about size and place by and large.
+    Maps are smooth with soft edges, and roughly right in size and position.
     """
     noise = rng.normal(0, 0.8, (SIDE // 16, SIDE // 16)).astype(np.float32)
     logit = cv2.resize(noise, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) - 5.5
     truth = crescent(rng) if positive else None
     if positive or rng.random() < 0.4:
-        seen = crescent(rng) if truth is None else np.roll(truth, rng.integers(-6, 7, 2), (0, 1))
-        small = cv2.resize(seen.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        visible = crescent(rng) if truth is None else np.roll(truth, rng.integers(-6, 7, 2), (0, 1))
+        small = cv2.resize(visible.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         soft = cv2.GaussianBlur(small, (0, 0), SIDE / 128)
         logit += soft * max(0.0, rng.normal(9, 2.5) if positive else rng.normal(5, 2))
     return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8), truth
 
 
 def crescent(rng: np.random.Generator) -> np.ndarray:
-    """Some thousand pixels, as a pneumothorax has: bool (SCORED, SCORED)."""
+    """Return a crescent of some thousand pixels, like a pneumothorax: bool (SCORED, SCORED)."""
     mask = np.zeros((SCORED, SCORED), np.uint8)
     long, wide = (int(rng.integers(low, high) * SCORED / 1024) for low, high in ((90, 300), (8, 50)))
-    centre = tuple(int(v) for v in rng.integers(SCORED * 5 // 16, SCORED * 11 // 16, 2))
-    cv2.ellipse(mask, centre, (long // 2, long), int(rng.integers(0, 180)), 100, 260, 1, max(wide, 1))
+    center = tuple(int(v) for v in rng.integers(SCORED * 5 // 16, SCORED * 11 // 16, 2))
+    cv2.ellipse(mask, center, (long // 2, long), int(rng.integers(0, 180)), 100, 260, 1, max(wide, 1))
     return mask > 0
 
 
 def tone(rng: np.random.Generator) -> np.ndarray:
-    """How sure one image's answer is, beside the others of its kind: a table of 256 uint8 that never falls."""
+    """Return a monotonic table of 256 uint8 that varies the confidence of a map."""
     shares = np.clip(np.arange(LEVELS) / 255, 1e-3, 1 - 1e-3)
     logit = np.log(shares / (1 - shares)) * rng.normal(1, 0.1) + rng.normal(0, 0.6)
     return np.rint(255 / (1 + np.exp(-logit))).astype(np.uint8)
@@ -129,16 +132,16 @@ def build_rows(folder: Path) -> Iterator[dict[str, Any]]:
         built.append(built_apart(folder))
         looped.append(plain_tables(folder))
     (ours, memory), reference = min(built), min(looped)
-    said = f"threshold tables, {IMAGES} maps of {SIDE} px scored at {SCORED} px, {cores()} cores"
+    task = f"threshold tables, {IMAGES} maps of {SIDE} px scored at {SCORED} px, {cores()} cores"
     total = f"({ours:.1f} s, {memory:.0f} MB more)"
-    label = f"{said} {total}, vs numpy level by level (scaled from {min(LOOKED, IMAGES)})"
+    label = f"{task} {total}, vs numpy level by level (scaled from {min(TABLE_SAMPLE, IMAGES)})"
     yield row(label, ours, reference, None, per=IMAGES)
-    yield limit(f"{said}, all of it", ours, BUILD_S, "s")
-    yield limit(f"{said}, growth of peak memory", max(grown for _, grown in built), BUILD_MB, "MB")
+    yield limit(f"{task}, total", ours, BUILD_S, "s")
+    yield limit(f"{task}, growth of peak memory", max(grown for _, grown in built), BUILD_MB, "MB")
 
 
 def built_apart(folder: Path) -> tuple[float, float]:
-    """Seconds of counting all maps in a process of its own, and by how much its peak memory grew meanwhile, in MB."""
+    """Return the seconds to count all maps in a process of its own, and the growth of its peak memory, in MB."""
     code = (
         "import sys, json; sys.path.insert(0, sys.argv[1])\n"
         "import tuning\n"
@@ -172,7 +175,7 @@ def memory_mb(name: str) -> float:
 
 def plain_tables(folder: Path) -> float:
     """Seconds for all images if each is enlarged and compared with every level in turn."""
-    chosen = spread(folder, LOOKED)
+    chosen = spread(folder, TABLE_SAMPLE)
     with closing(MapReader(sorted(folder.glob("fold*.h5")))) as reader:
         truth = Masks(folder / "masks.csv", (SCORED, SCORED))
         started = time.perf_counter()
@@ -194,15 +197,15 @@ def spread(folder: Path, some: int) -> list[str]:
 
 
 def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
-    """Seconds of a trial on all images, by tables and on maps that are in memory already; both give the same score."""
+    """Return the seconds of a trial on all images, from tables and from maps in memory. Both give the same score."""
     rule = Rule(0.4, 0.7, 0.3, SCORED * SCORED // 2000)
-    truth, chosen = Masks(folder / "masks.csv", (SCORED, SCORED)), spread(folder, TRIED)
-    at = {str(image_id): number for number, image_id in enumerate(tables.ids)}
+    truth, chosen = Masks(folder / "masks.csv", (SCORED, SCORED)), spread(folder, TRIAL_SAMPLE)
+    index = {str(image_id): number for number, image_id in enumerate(tables.ids)}
     ours, theirs = float("inf"), 0.0
     with closing(MapReader(sorted(folder.glob("fold*.h5")))) as reader:
-        for start in range(0, len(chosen), AT_ONCE):
-            part = chosen[start : start + AT_ONCE]
-            some = tables.subset(np.array([at[image_id] for image_id in part]))
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            some = tables.subset(np.array([index[image_id] for image_id in part]))
             images = [(float(gate), reader[i], truth[i]) for gate, i in zip(some.gate, part, strict=True)]
             assert np.allclose(plain_trial(rule, images), dice_per_image(some, rule)[:, 0], atol=1e-12)
             ways = {
@@ -215,10 +218,10 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
 
 
 def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) -> list[float]:
-    """Dice of each image, from its gate, its map and its truth."""
+    """Return the Dice of each image, from its gate probability, map and truth."""
     return [
-        dice_of_masks(mask, rules.apply_rule(rule, gate, rules.resize_map(one, mask.shape)[:, :, 0]))
-        for gate, one, mask in images
+        dice_of_masks(mask, rules.apply_rule(rule, gate, rules.resize_map(image_map, mask.shape)[:, :, 0]))
+        for gate, image_map, mask in images
     ]
 
 
@@ -227,40 +230,40 @@ def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) 
 
 def exact_rows(tables: Tables) -> Iterator[dict[str, Any]]:
     exact.search(tables.subset(np.arange(min(50, len(tables)))), METRIC, levels=range(50, 256, 50))  # compile
-    seconds, found = [], []
+    seconds, results = [], []
     for _ in range(2):
         started = time.perf_counter()
-        found.append(exact.search(tables, METRIC))
+        results.append(exact.search(tables, METRIC))
         seconds.append(time.perf_counter() - started)
-    rule, best = found[0]
+    rule, best = results[0]
     levels = LEVELS - 1
     pairs = levels * (levels + 1) // 2
     forced, reached = force(tables, rule)
     assert abs(reached - best) < 1e-9, (reached, best)
-    said = f"exact search, {IMAGES} images, all {levels} levels, {cores()} cores"
-    yield limit(said, min(seconds), EXACT_S, "s")
-    label = f"{said}, vs every gate and area cut in numpy (scaled from {PAIRS} of {pairs} pairs)"
+    label = f"exact search, {IMAGES} images, all {levels} levels, {cores()} cores"
+    yield limit(label, min(seconds), EXACT_S, "s")
+    label = f"{label}, vs every gate and area cut in numpy (scaled from {PAIR_SAMPLE} of {pairs} pairs)"
     yield row(label, min(seconds), forced * pairs, 100, unit="s")
 
 
 def force(tables: Tables, rule: Rule) -> tuple[float, float]:
-    """Seconds a pair of levels, and the best score of the rule's own pair, from all gates and areas."""
+    """Return the seconds per pair of levels, and the best score of the rule's own pair over all gates and areas."""
     rng = np.random.default_rng(0)
     pairs = [(level(rule.upper), level(rule.lower))]
-    pairs += [tuple(sorted(rng.integers(1, LEVELS, 2).tolist(), reverse=True)) for _ in range(PAIRS - 1)]
+    pairs += [tuple(sorted(rng.integers(1, LEVELS, 2).tolist(), reverse=True)) for _ in range(PAIR_SAMPLE - 1)]
     started = time.perf_counter()
-    found = [force_pair(tables, upper, lower) for upper, lower in pairs]
-    return (time.perf_counter() - started) / len(pairs), found[0]
+    scores = [force_pair(tables, upper, lower) for upper, lower in pairs]
+    return (time.perf_counter() - started) / len(pairs), scores[0]
 
 
 def force_pair(tables: Tables, upper: int, lower: int) -> float:
-    """The best score of a pair: gates by areas, a block of gates at a time, since all would be a gigabyte."""
+    """Return the best score of a pair of levels over all gates and areas, in blocks of gates to save memory."""
     empty = all_empty_score(tables, METRIC)
     everything = Rule(0.0, rules.probability(lower), rules.probability(lower), 0)
     gains = worths(tables, everything, METRIC)[0][:, 0] - (tables.truth[:, 0] == 0)
     order = np.argsort(-tables.area[:, 0, upper], kind="stable")
     area, gate, gains = tables.area[order, 0, upper], tables.gate[order], gains[order]
-    ends = np.flatnonzero(np.append(area[1:] != area[:-1], True))  # cuts lie between different areas only
+    ends = np.flatnonzero(np.append(area[1:] != area[:-1], True))  # a cut separates two different areas
     cuts, best = np.unique(gate), 0.0
     for start in range(0, len(cuts), 64):
         kept = np.where(gate >= cuts[start : start + 64, None], gains, 0.0)
@@ -269,12 +272,12 @@ def force_pair(tables: Tables, upper: int, lower: int) -> float:
 
 
 def optuna_rows(folder: Path, tables: Tables, looked_up: float, naive: float) -> Iterator[dict[str, Any]]:
-    """The maps' time is what Optuna itself takes, and a trial on the maps for each on the tables."""
+    """Yield rows of Optuna's time. The reference adds the cost of evaluating every trial on the maps."""
     search(tables, METRIC, trials=12)  # imports
     for trials in TRIALS:
         started = time.perf_counter()
         search(tables, METRIC, trials=trials, journal=folder / f"study-{trials}.log")
         seconds = time.perf_counter() - started
-        said = f"Optuna, {trials} trials of TPE with a journal, {IMAGES} images"
-        yield row(f"{said}, vs on the maps (scaled)", seconds, seconds + trials * (naive - looked_up), 100, unit="s")
-    yield limit(said, seconds, TRIALS_S, "s")
+        label = f"Optuna, {trials} trials of TPE with a journal, {IMAGES} images"
+        yield row(f"{label}, vs on the maps (scaled)", seconds, seconds + trials * (naive - looked_up), 100, unit="s")
+    yield limit(label, seconds, TRIALS_S, "s")

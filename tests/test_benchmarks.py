@@ -1,4 +1,4 @@
-"""The benchmarks run, on a few images each; what they measure is for `make bench` to say."""
+"""Tests of the benchmarks: each runs on a few images. `make bench` measures the speeds."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_rle(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("rle", monkeypatch)
-    monkeypatch.setattr(bench, "LABELS", Path("nowhere"))
+    monkeypatch.setattr(bench, "LABELS", Path("missing"))
     monkeypatch.setattr(bench, "COUNT", 6)
-    monkeypatch.setattr(bench, "LOOPED", 2)
+    monkeypatch.setattr(bench, "LOOPS", 2)
     rows = list(bench.rows())
     assert len(rows) == 4
     assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
     assert "6 phantom annotations" in rows[0]["name"]
 
 
-def test_plain_loops_agree_with_the_codec(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loops_agree_with_the_codec(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     bench = load("rle", monkeypatch)
@@ -69,11 +69,11 @@ def test_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench = small_inference(monkeypatch)
     speed, floor, pixels = bench._speed(tmp_path)
     assert all(set(row) == KEYS and row["ratio"] > 0 for row in (speed, floor, pixels))
-    assert pixels["met"], "gate-first gives the plain way's masks, up to one pixel in a million"
+    assert pixels["met"], "gate-first masks differ from the plain pass in more than one pixel per million"
 
 
 @pytest.mark.slow
-def test_the_memory_of_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_memory_of_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench = small_inference(monkeypatch)
     for name, value in {"FEW": 20, "MANY": 100, "MEMORY_SIZE": 32}.items():
         monkeypatch.setattr(bench, name, value)
@@ -96,13 +96,13 @@ def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
 
 
-def test_a_peer_sees_what_we_see(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_reads_the_same_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     bench = load("input", monkeypatch)
     for name, value in {"IMAGES": 16, "DIFFERENT": 2, "BATCH": 8, "SIZE": 64}.items():
         monkeypatch.setattr(bench, name, value)
-    examples = bench.made(3)
+    examples = bench.make_examples(3)
     assert sum(example.label for example in examples) == 3
     images, masks = (np.array(array) for array in next(iter(bench.peer(examples, 3))))
     assert (images.shape, images.dtype) == ((8, 64, 64, 3), np.uint8)
@@ -118,11 +118,11 @@ def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
         "SIDE": 32,
         "SCORED": 64,
         "BUILDS": 1,
-        "LOOKED": 2,
-        "TRIED": 6,
-        "AT_ONCE": 4,
+        "TABLE_SAMPLE": 2,
+        "TRIAL_SAMPLE": 6,
+        "CHUNK": 4,
     }
-    for name, value in {**small, "PAIRS": 2, "TRIALS": (3, 4)}.items():
+    for name, value in {**small, "PAIR_SAMPLE": 2, "TRIALS": (3, 4)}.items():
         monkeypatch.setattr(bench, name, value)
     rows = list(bench.rows())
     assert len(rows) == 9
@@ -130,7 +130,7 @@ def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "60 maps of 32 px scored at 64 px" in rows[0]["name"]
 
 
-def test_force_on_a_pair_of_levels_tries_every_rule_of_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_exhaustive_search_of_a_pair_finds_its_best_rule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import numpy as np
 
     bench = load("tuning", monkeypatch)
@@ -140,7 +140,7 @@ def test_force_on_a_pair_of_levels_tries_every_rule_of_it(monkeypatch: pytest.Mo
     bench.build_and_watch(str(tmp_path), 64)
     tables = bench.Tables.load(tmp_path / "tables.npz")
     assert 0 < (tables.truth > 0).sum() < 20
-    assert len(np.unique(tables.area[:, 0, 1])) > 10, "hardly two images are alike"
+    assert len(np.unique(tables.area[:, 0, 1])) > 10, "too many images have equal areas"
     upper, lower = 150, 60
     best = max(
         bench.score(tables, bench.Rule(float(gate), round(upper / 255, 4), round(lower / 255, 4), int(area)))
@@ -150,7 +150,7 @@ def test_force_on_a_pair_of_levels_tries_every_rule_of_it(monkeypatch: pytest.Mo
     assert bench.force_pair(tables, upper, lower) == pytest.approx(max(best, bench.all_empty_score(tables)), abs=1e-12)
 
 
-def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_rows_of_other_benchmarks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = load("run", monkeypatch)
     path = tmp_path / "bench.json"
     run.write(path, [{"bench": "rle", "name": "a"}, {"bench": "folds", "name": "b"}], ["rle", "folds"])
@@ -158,7 +158,7 @@ def test_rows_of_benchmarks_that_did_not_run_stay(monkeypatch: pytest.MonkeyPatc
     assert [row["name"] for row in json.loads(path.read_text())] == ["c", "b"]
 
 
-def test_an_unknown_benchmark_is_refused() -> None:
+def test_an_unknown_benchmark_is_rejected() -> None:
     done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "no benchmark is called rel; there are rle, folds, records, input" in done.stderr
+    assert "Unknown benchmark rel. Choose from rle, folds, records, input" in done.stderr
