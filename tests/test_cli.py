@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import ROOT, gatemask
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def root(make_root: Callable[[str], Path]) -> Path:

@@ -188,6 +188,7 @@ def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> t
     return root, git
 
 
+@pytest.mark.integration
 def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., None]]) -> None:
     root, git = repository
     assert state(doctor.git(root), "no commit", "git init") == "warn"
@@ -206,6 +207,7 @@ def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., N
     assert state(doctor.git(root), "one.yaml") == "warn"
 
 
+@pytest.mark.integration
 def test_without_git_at_all_it_warns(
     repository: tuple[Path, Callable[..., None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -360,6 +362,7 @@ def test_a_check_that_fails_is_a_finding_and_the_others_go_on(make_root: Callabl
 # --- the whole --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_where_all_is_well_it_ends_with_0(
     cloud: Cloud,
     repository: tuple[Path, Callable[..., None]],
@@ -384,6 +387,7 @@ def test_where_all_is_well_it_ends_with_0(
     assert (json.loads(capsys.readouterr().out)["warn"], ended.value.code) == (1, 0)
 
 
+@pytest.mark.integration
 def test_without_credentials_the_command_ends_with_1(home: Path, make_root: Callable[[str], Path]) -> None:
     done = gatemask("doctor", root=make_root("doctor"))
     assert done.returncode == 1
@@ -393,6 +397,7 @@ def test_without_credentials_the_command_ends_with_1(home: Path, make_root: Call
         assert words in done.stderr
 
 
+@pytest.mark.integration
 def test_without_a_network_the_command_says_so(
     home: Path, make_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,12 +413,14 @@ def test_without_a_network_the_command_says_so(
     assert all(finding["do"] for finding in found["findings"] if finding["state"] != "ok")
 
 
+@pytest.mark.integration
 def test_outside_a_project_it_says_so(home: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "gatemask", "doctor"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "not a gatemask project" in done.stderr
 
 
+@pytest.mark.integration
 def test_it_imports_nothing_heavy(home: Path, make_root: Callable[[str], Path]) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\ntry: main(['doctor', '--json'])\nexcept SystemExit: pass\n"

@@ -28,6 +28,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.integration
 def test_a_file_being_replaced_is_never_seen_half_written(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from gatemask.files import write_text\n"

@@ -106,6 +106,7 @@ def test_a_path_may_stand_below_the_project_and_must_exist(project: Path) -> Non
         encoder_weights.find_weights_file(config(weights="other.h5"), project)
 
 
+@pytest.mark.integration
 def test_finding_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from gatemask.builders import encoder_weights;"
@@ -180,11 +181,13 @@ def check_legacy(folder: Path, encoder: str) -> None:
     assert out == pytest.approx(expected, abs=1e-5 * max(1.0, float(np.abs(expected).max())))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("encoder", LEGACY)
 def test_files_of_older_keras_give_the_same_encoder(legacies: Path, encoder: str) -> None:
     check_legacy(legacies, encoder)
 
 
+@pytest.mark.integration
 def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
     network = models.build_network(config(), 32, 3)
     before = [np.asarray(w) for w in network.predict.weights]

@@ -78,6 +78,7 @@ def test_larger_batches_need_more_memory_and_half_precision_less(phantom_records
     assert half == pytest.approx(0.04 + 0.08)
 
 
+@pytest.mark.integration
 def test_before_folds_are_made_it_says_what_is_missing(make_root, capsys) -> None:
     root = make_root("plan")
     done = gatemask("plan", "phantom/gate_b0", "--quick", "--json", root=root)

@@ -86,6 +86,7 @@ def test_what_is_no_fold_file_is_said(tmp_path: Path, lines: list[str], words: s
         read_fold_file(written(tmp_path, lines))
 
 
+@pytest.mark.integration
 @needs_siim
 def test_the_command_on_the_winners_folds(tmp_path: Path) -> None:
     names = pd.read_csv(SHARED / "siim/nih_id.csv")
@@ -107,6 +108,7 @@ def test_the_command_on_the_winners_folds(tmp_path: Path) -> None:
     assert (tmp_path / "runs/audit/winner_folds_stage_1.png").exists()
 
 
+@pytest.mark.integration
 def test_the_command_on_sound_folds(tmp_path: Path) -> None:
     (tmp_path / "experiments").mkdir()
     file = written(tmp_path, ["image_id,fold,group,stratum", "a,0,p,1", "b,1,q,1", "c,0,p,0", "d,1,r,0"])

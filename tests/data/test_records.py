@@ -134,6 +134,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(root, shards(root / "data/tiles/records-64"))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("whom", ["the whole group", "the parent only"])
 def test_killed_half_way_it_goes_on_to_the_same_bytes(whole: Whole, whom: str) -> None:
     """`gatemask records make`, really killed while its processes work."""
@@ -253,6 +254,7 @@ def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -
         records.make_records(project, changed)
 
 
+@pytest.mark.integration
 def test_two_at_once_take_turns(whole: Whole) -> None:
     made = whole.root / "data/tiles/records-64"
     shutil.rmtree(made)

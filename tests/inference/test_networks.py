@@ -64,6 +64,7 @@ def test_members_share_a_graph_and_keep_their_weights(
     assert built == ["gate", "unet"], "once a structure"
 
 
+@pytest.mark.integration
 def test_the_same_on_jax(saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path) -> None:
     folder, images, said = saved
     np.save(tmp_path / "images.npy", images)
@@ -84,6 +85,7 @@ def test_the_same_on_jax(saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], 
             np.testing.assert_allclose(found[name], said[name], atol=1e-4)
 
 
+@pytest.mark.integration
 def test_members_are_dealt_over_the_devices(
     saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:

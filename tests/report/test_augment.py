@@ -21,6 +21,7 @@ def root(make_root: Callable[[str], Path]) -> Path:
     return make_root("augment")
 
 
+@pytest.mark.integration
 def test_sheets_of_phantoms_but_not_without_records(root: Path) -> None:
     done = gatemask("augment", "show", "phantom/unet_b0", "--quick", root=root)
     assert done.returncode == 1

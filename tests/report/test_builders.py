@@ -37,6 +37,7 @@ def test_every_name_of_the_schema_has_a_row_that_says_something() -> None:
     assert "rotate: 7.0" in affine["bare name means"], "what a bare name stands for, not the keys' defaults"
 
 
+@pytest.mark.integration
 def test_the_command_prints_and_writes_it_without_keras(tmp_path: Path) -> None:
     code = (
         "import sys; from gatemask.cli import main;"

@@ -192,6 +192,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.integration
 def test_the_command_line(root: Path) -> None:
     folder = root / "runs/phantom/rehearsal"
     folder.mkdir(parents=True)

@@ -110,6 +110,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.integration
 def test_a_killed_training_comes_home_and_one_that_runs_is_left(project: Project, server: Server) -> None:
     folder = project.runs / "gate" / "fold0"
     child = subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, stdout=subprocess.PIPE)
@@ -136,6 +137,7 @@ def test_a_killed_training_comes_home_and_one_that_runs_is_left(project: Project
     assert received(server) == [row(n) for n in range(5)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("lines", [1, 3])
 def test_a_killed_sync_goes_on(project: Project, server: Server, lines: int) -> None:
     """Killed with all its processes while the rows are on their way, or while the end is."""
@@ -159,6 +161,7 @@ def test_a_killed_sync_goes_on(project: Project, server: Server, lines: int) -> 
     assert server.runs["run0"].summary["best"] == 0.5
 
 
+@pytest.mark.integration
 def test_what_an_upload_began_holds_the_lock(project: Project, server: Server) -> None:
     """A sync that is killed alone leaves the client's processes; another one does not start beside them."""
     from gatemask import files
@@ -181,6 +184,7 @@ def test_what_an_upload_began_holds_the_lock(project: Project, server: Server) -
     assert received(server) == [row(0), row(1), row(2)]
 
 
+@pytest.mark.integration
 def test_no_key(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     session(project, range(1))
     monkeypatch.delenv("WANDB_API_KEY")
@@ -202,6 +206,7 @@ def test_the_key_of_netrc(project: Project, server: Server, monkeypatch: pytest.
     assert received(server) == [row(0), row(1)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("status", [401, 200])
 def test_a_refused_key_is_not_shown(project: Project, server: Server, status: int) -> None:
     session(project, range(1))
@@ -245,6 +250,7 @@ def test_a_service_that_falls_silent(project: Project, server: Server) -> None:
     assert received(server) == [row(0), row(1), row(2), row(3)]
 
 
+@pytest.mark.integration
 def test_a_damaged_file_is_named_and_the_others_go_on(project: Project, server: Server) -> None:
     session(project, range(1), run="bad", fold="fold1")
     bad = session(project, range(1, 3), run="bad", fold="fold1")
@@ -287,6 +293,7 @@ def test_a_lost_first_session(project: Project, server: Server) -> None:
     assert [r["epoch"] for r in server.runs["run0"].history] == [2, 3]
 
 
+@pytest.mark.integration
 def test_nothing_to_do(project: Project, server: Server) -> None:
     done = gatemask("sync", "phantom", "--json", root=project.root)
     assert done.returncode == 0

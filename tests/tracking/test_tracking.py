@@ -20,6 +20,7 @@ def test_an_epoch_that_is_run_again_replaces_its_row(tmp_path: Path) -> None:
     assert [(r["epoch"], r["loss"]) for r in run_folder.read_metrics(path)] == [(0, 3.0), (1, 1.5)]
 
 
+@pytest.mark.integration
 def test_the_commit_says_dirty(tmp_path: Path) -> None:
     assert run_folder.commit(tmp_path) is None
 

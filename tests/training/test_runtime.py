@@ -63,6 +63,7 @@ def test_a_bare_word_is_an_accelerator() -> None:
     assert Runtime.model_validate("auto") == Runtime()
 
 
+@pytest.mark.integration
 def test_insisting_fails_before_anything_heavy_is_imported(phantom_records: Path) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\ncode = 0\ntry: main(sys.argv[1:])\n"
@@ -122,6 +123,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.integration
 def test_two_devices_of_tensorflow_take_the_step_of_one() -> None:
     """The same loss, the same gradient; and a padded validation gives the mean over its real images."""
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=ROOT)
@@ -133,6 +135,7 @@ def test_two_devices_of_tensorflow_take_the_step_of_one() -> None:
     assert scored == pytest.approx(by_hand, rel=1e-5)
 
 
+@pytest.mark.integration
 def test_what_it_found_is_said_and_written(phantom_loop) -> None:
     facts = json.loads((phantom_loop.runs / "gate_b0/fold0/environment.json").read_text())["runtime"]
     assert (facts["backend"], facts["accelerator"], facts["precision"]) == ("tensorflow", "cpu", "float32")

@@ -236,6 +236,7 @@ def test_a_missing_fold_and_other_images_are_refused(project: Project) -> None:
         compared(project, "unet_b0", "unetpp_b0")
 
 
+@pytest.mark.integration
 def test_the_command_says_it_in_one_sentence(project: Project) -> None:
     done = gatemask("compare", "phantom", "unet_b0", "unetpp_b0", root=project.root)
     assert done.returncode == 0, done.stderr

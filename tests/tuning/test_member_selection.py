@@ -27,6 +27,8 @@ from tests.conftest import SHARED, needs_nuclei, write_tiles
 from tests.tuning.predictions import write_predictions
 from tests.tuning.test_weight_search import FOLDS, IDS, Problem
 
+pytestmark = pytest.mark.integration
+
 ROOMY = Kernel(Part(dict.fromkeys("gh", 0.1), 2), Part(dict.fromkeys("uvw", 0.1), 2), 100, 9.0)
 TUNE = Tune(rounds=5)
 

@@ -46,6 +46,7 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(search(tables, "mean_dice", trials=5, journal=journal, name="another").values) == 5
 
 
+@pytest.mark.integration
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     journal = tmp_path / "study.log"
     code = (

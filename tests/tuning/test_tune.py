@@ -33,6 +33,8 @@ from gatemask.tuning.tune import load_counted, tune
 from tests.conftest import environment, gatemask
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
+pytestmark = pytest.mark.integration
+
 PICTURES = {"surface.png", "slices.png", "gate.png", "confusion.png", "dice.png", "folds.png", "optuna.png"}
 QUICK = ["--quick", "--set", "tune.trials=12", "--set", "tune.optima=3"]
 

@@ -126,6 +126,7 @@ def test_slugs_are_what_kaggle_makes_of_their_titles(parts: tuple[str, ...]) -> 
     assert found != bundle.slug(*parts[:-1], "f1")
 
 
+@pytest.mark.integration
 def test_a_payload_that_is_not_the_one_pushed_ends_the_kernel_at_once(tmp_path: Path) -> None:
     bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION, MACHINES["none"], {})
     script = tmp_path / "kernel/train.py"
@@ -140,6 +141,7 @@ def git(folder: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
+@pytest.mark.integration
 def test_what_was_not_committed_is_not_pushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(account, "SOURCE", root)  # this very tree may have changes of its own
     project = Project(root, "phantom")
