@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pytest
+
 from gatemask import config as schema
 from gatemask.report import builders
 
