@@ -495,7 +495,7 @@ def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, 
     project, config, ensemble = _open_whole(comp, quick, set_)
     from gatemask import loop
 
-    result = loop.run(project, config, ensemble, _split(set_)["experiment"], data)
+    result = loop.run_loop(project, config, ensemble, _split(set_)["experiment"], data)
     if json_:
         _print(result, json_)
 

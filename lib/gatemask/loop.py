@@ -1,72 +1,72 @@
-"""`gatemask loop`: every stage in order, each doing only what is not done yet, and one summary at the end.
+"""`gatemask loop`: run all stages in order, each doing only what is not done yet, and write one summary.
 
-runs/<comp>/summary.json   the numbers worth remembering, and where to look
+runs/<comp>/summary.json   the most important numbers, and where to look
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from gatemask.config import Competition, Ensemble, Experiment, load_experiment
+from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, load_experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
-from gatemask.masks.metrics import TITLES
 from gatemask.project import Project
-from gatemask.stage import CommandResult
+from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
+from gatemask.stages import LOOP, Inputs, StageEntry
+from gatemask.training.time_budget import Clock
 
-Stage = tuple[str, Callable[[], Any]]
 
-
-def run(
+def run_loop(
     project: Project, comp: Competition, ensemble: Ensemble, overrides: list[str], data: Path | None = None
-) -> dict[str, Any]:
+) -> LoopResult | StoppedLoop:
     """Take a competition from raw files to a rehearsed submission and its report.
 
     Args:
-        project: where things lie.
-        comp: competition.yaml.
-        ensemble: ensemble.yaml; its experiments are the ones that are trained.
-        overrides: `--set` for the experiments.
-        data: the raw folder, where it is not the one in competition.yaml.
+        project: Folders of the competition.
+        comp: Contents of competition.yaml.
+        ensemble: Contents of ensemble.yaml; its experiments are trained.
+        overrides: `--set` options for the experiments.
+        data: Raw folder. Default: the one in competition.yaml.
 
     Returns:
-        What summary.json holds; or, where `hours` ended a training, `stopped` and what is `left`.
+        The summary, or a report of where a time limit ended the training.
+
+    Raises:
+        GatemaskError: A YAML is invalid (checked before the first stage), or a stage failed.
     """
     started = time.monotonic()
+    experiments = _load_experiments(project, ensemble, overrides)
     rows: list[tuple[str, ...]] = []
+    results: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    worked = False
-    experiments = _experiments(project, ensemble, overrides)  # all YAMLs are checked before the first stage
-    for name, stage in _stages(project, comp, ensemble, experiments, data):
+    for name, entry, inputs in _planned_stages(Inputs(project, comp, ensemble, data), experiments):
         say(f"[{len(rows) + 1}] {name}")
-        result = stage()
-        if isinstance(result, CommandResult):
-            result = result.as_dict()
-        current = result.pop("current", False)
-        worked |= not current
+        result: Any = entry.run(inputs)
+        if isinstance(result, dict):
+            result = _typed(result)
+        results[name] = result
         seconds[name] = _seconds(result)
-        if result.get("stopped"):  # by `hours`: what comes after needs every fold
-            say("Stopped in good order. Run the same command again to go on.")
-            return {"current": False, "stopped": name, "left": result["left"]}
-        rows.append((name, "current" if current else "done", f"{seconds[name]:.1f}", _headline(result)))
-    summary = _summary(project, seconds)
-    path = project.runs / "summary.json"
-    if not path.exists() or read_json(path) != summary:
-        write_json(path, summary)
+        if getattr(result, "stopped", False):
+            say("Stopped before the time limit. Run the same command again to resume.")
+            return StoppedLoop(current=False, stopped=name, left=result.left)
+        rows.append((name, "current" if result.current else "done", f"{seconds[name]:.1f}", entry.headline(result)))
+    summary = _write_summary(project, results, seconds)
+    current = all(result.current for result in results.values())
     table(comp.title, ["stage", "", "seconds", ""], rows)
-    _closing(project, summary, worked, time.monotonic() - started)
-    return {"current": not worked, **summary}
+    _print_summary(project, summary, current, time.monotonic() - started)
+    return LoopResult(current=current, **{name: getattr(summary, name) for name in summary.model_fields_set})
 
 
-def _experiments(project: Project, ensemble: Ensemble, overrides: list[str]) -> list[Experiment]:
-    loaded = []
-    for name, task in [(n, "gate") for n in ensemble.gate.experiments] + [
-        (n, "mask") for n in ensemble.mask.experiments
-    ]:
+def _load_experiments(project: Project, ensemble: Ensemble, overrides: list[str]) -> list[Experiment]:
+    tasks = dict.fromkeys(ensemble.gate.experiments, "gate") | dict.fromkeys(ensemble.mask.experiments, "mask")
+    experiments = []
+    for name, task in tasks.items():
         path = project.experiments / f"{name}.yaml"
         exp = load_experiment(path, quick=project.quick, overrides=overrides)
         if exp.task != task or exp.name != name:
@@ -77,122 +77,71 @@ def _experiments(project: Project, ensemble: Ensemble, overrides: list[str]) -> 
                 expected=f"{task} '{name}'",
                 do="Correct ensemble.yaml, or the experiment's task or name.",
             )
-        loaded.append(exp)
-    return loaded
+        experiments.append(exp)
+    return experiments
 
 
-def _stages(
-    project: Project, comp: Competition, ensemble: Ensemble, experiments: list[Experiment], data: Path | None
-) -> list[Stage]:
-    """The stages as names and calls; their modules are imported when their turn comes."""
-    from gatemask.data import folds, manifest, records
-    from gatemask.training.time_budget import Clock
-    from gatemask.training.train import train
-
-    stages: list[Stage] = []
-    if comp.phantom is not None and data is None:
-        stages.append(("phantoms", lambda: _phantoms(project, comp)))
-    stages += [
-        ("manifest", lambda: manifest.prepare(project, comp, data)),
-        ("folds", lambda: folds.make_folds(project, comp)),
-        ("records", lambda: records.make_records(project, comp)),
-    ]
+def _planned_stages(inputs: Inputs, experiments: list[Experiment]) -> Iterator[tuple[str, StageEntry, Inputs]]:
+    """Yield the stages with their names and inputs; training appears once per experiment."""
     limits = [exp.hours for exp in experiments if exp.hours is not None]
     clock = Clock(min(limits, default=None))  # one session, whatever it trains
-    for exp in experiments:
-        stages.append((f"train {exp.name}", lambda exp=exp: train(project, comp, exp, clock=clock)))  # type: ignore[misc]
-    return [*stages, *_after_training(project, comp, ensemble)]
+    for entry in LOOP:
+        assert entry.name is not None
+        if "exp" in entry.takes:
+            for exp in experiments:
+                yield f"{entry.name} {exp.name}", entry, replace(inputs, exp=exp, clock=clock)
+        elif "phantom" not in entry.takes or (inputs.phantom is not None and inputs.data is None):
+            yield entry.name, entry, inputs
 
 
-def _phantoms(project: Project, comp: Competition) -> dict[str, Any]:
-    from gatemask.data import phantom
-    from gatemask.data.manifest import default_raw
-
-    assert comp.phantom is not None
-    return phantom.make_phantoms(default_raw(project, comp), comp.phantom)
-
-
-def _after_training(project: Project, comp: Competition, ensemble: Ensemble) -> list[Stage]:
-    from gatemask.ensemble.select import select
-    from gatemask.kaggle.submit.package import package
-    from gatemask.kaggle.submit.rehearse import rehearse
-    from gatemask.tuning.tune import tune
-
-    def report() -> dict[str, Any]:
-        from gatemask.report.page import report
-
-        return report(project, comp, ensemble)
-
-    return [
-        ("oof-tune", lambda: tune(project, comp, ensemble)),
-        ("ensemble", lambda: select(project, comp, ensemble)),
-        ("package", lambda: package(project, comp, ensemble)),
-        ("rehearse", lambda: rehearse(project, comp)),
-        ("report", report),
-    ]
-
-
-def _seconds(result: dict[str, Any]) -> float:
-    """A stage's own seconds, or those of its folds."""
-    if "folds" in result and isinstance(result["folds"], dict):
-        return round(sum(fold["seconds"] for fold in result["folds"].values()), 2)
-    return float(result.get("seconds", 0.0))
-
-
-def _headline(result: dict[str, Any]) -> str:
-    """The one number of a stage that a person wants to see in the table."""
+def _typed(result: dict[str, Any]) -> SimpleNamespace:
+    """Wrap the dictionary of a stage that has no result class yet."""
     if isinstance(result.get("folds"), dict):
-        runs = list(result["folds"].values())
-        return f"{runs[0]['monitor']} " + " ".join(f"{run['score']:.3f}" for run in runs)
-    if "cross_fitted" in result and "rule" in result:
-        return f"cross-fitted {TITLES[result['metric']]} {result['cross_fitted']:.4f}"
-    shown = {
-        "submission_score": "submission {:.4f}",
-        "isolation": "{}",
-        "members": "{} members",
-        "megabytes": "{} MB",
-        "count": "{} records",
-        "folds": "{} folds",
-        "images": "{} images",
-        "report": "{}",
-    }
-    key = next((key for key in shown if key in result), None)
-    if key is None:
-        return ""
-    value = result[key]
-    return shown[key].format(len(value) if isinstance(value, list) else value)
+        result = {**result, "folds": {fold: SimpleNamespace(**run) for fold, run in result["folds"].items()}}
+    return SimpleNamespace(**{"current": False, "seconds": 0.0, "submission_score": None, **result})
 
 
-def _summary(project: Project, seconds: dict[str, float]) -> dict[str, Any]:
-    tuned = read_json(project.tuned / "result.json")
-    rehearsed = read_json(project.runs / "rehearsal" / "result.json")
-    summary = {
-        "competition": project.label,
-        "images": tuned["images"],
-        "positives": tuned["positives"],
-        "metric": tuned["metric"],
-        "cross_fitted": tuned["cross_fitted"],
-        "ci95": tuned["ci95"],
-        "in_sample": tuned["in_sample"],
-        "all_empty": tuned["all_empty"],
-        "rule": tuned["rule"],
-        "submission": rehearsed["submission"],
-    }
-    if "submission_score" in rehearsed:
-        summary["submission_score"] = rehearsed["submission_score"]
-    report = read_json(project.runs / "report" / "result.json")["report"]
-    return {**summary, "report": report, "seconds": round(sum(seconds.values()), 1), "stages": seconds}
+def _seconds(result: Any) -> float:
+    """Return the duration of a stage; for a training, the sum over its folds."""
+    if isinstance(getattr(result, "folds", None), dict):
+        return round(sum(fold.seconds for fold in result.folds.values()), 2)
+    return float(result.seconds)
 
 
-def _closing(project: Project, summary: dict[str, Any], worked: bool, seconds: float) -> None:
-    title, (low, high) = TITLES[summary["metric"]], summary["ci95"]
-    say(
-        f"cross-fitted {title} {summary['cross_fitted']:.4f}, 95 % from {low:.4f} to {high:.4f} "
-        f"(in-sample {summary['in_sample']:.4f}, all empty {summary['all_empty']:.4f})"
+def _write_summary(project: Project, results: dict[str, Any], seconds: dict[str, float]) -> LoopSummary:
+    tuned, rehearsed, report = results["oof-tune"], results["rehearse"], results["report"]
+    score = rehearsed.submission_score
+    summary = LoopSummary(
+        competition=project.label,
+        images=tuned.images,
+        positives=tuned.positives,
+        metric=tuned.metric,
+        cross_fitted=tuned.cross_fitted,
+        ci95=tuned.ci95,
+        in_sample=tuned.in_sample,
+        all_empty=tuned.all_empty,
+        rule=tuned.rule,
+        submission=rehearsed.submission,
+        **({} if score is None else {"submission_score": score}),
+        report=report.report,
+        seconds=round(sum(seconds.values()), 1),
+        stages=seconds,
     )
-    if "submission_score" in summary:
-        say(f"submission {title} {summary['submission_score']:.4f} on test images that no training saw")
-    say(f"report:     {summary['report']}")
-    say(f"submission: {summary['submission']}")
+    path = project.runs / "summary.json"
+    if not path.exists() or read_json(path) != summary.as_dict():
+        write_json(path, summary.as_dict())
+    return summary
+
+
+def _print_summary(project: Project, summary: LoopSummary, current: bool, seconds: float) -> None:
+    title, (low, high) = METRIC_TITLES[summary.metric], summary.ci95
+    say(
+        f"cross-fitted {title} {summary.cross_fitted:.4f}, 95 % from {low:.4f} to {high:.4f} "
+        f"(in-sample {summary.in_sample:.4f}, all empty {summary.all_empty:.4f})"
+    )
+    if summary.submission_score is not None:
+        say(f"submission {title} {summary.submission_score:.4f} on test images that were never used in training")
+    say(f"report:     {summary.report}")
+    say(f"submission: {summary.submission}")
     say(f"summary:    {project.runs / 'summary.json'}")
-    say(f"{'Done' if worked else 'Everything was current: nothing was done'} in {seconds:.0f} s.")
+    say(f"{'Everything was current: nothing was done' if current else 'Done'} in {seconds:.0f} s.")

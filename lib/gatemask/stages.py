@@ -1,1 +1,273 @@
-"""The stages of the loop, in order: the one table that the loop, the command line and docs/files.md read."""
+"""The table of stages: `gatemask loop`, the commands and docs/files.md are made from it.
+
+To add a stage, write its module and add it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatemask.stage import CommandResult
+
+if TYPE_CHECKING:
+    from gatemask.config import Competition, Ensemble, Experiment, Phantom
+    from gatemask.project import Project
+    from gatemask.training.time_budget import Clock
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments that stages take by name.
+
+    Args:
+        project: Folders of the competition.
+        comp: Contents of competition.yaml.
+        ensemble: Contents of ensemble.yaml.
+        data: Raw folder, if it is not the one in competition.yaml.
+        exp: Experiment to train.
+        folds: Folds to train. Default: all.
+        clock: Time limit of the session.
+    """
+
+    project: Project
+    comp: Competition
+    ensemble: Ensemble | None = None
+    data: Path | None = None
+    exp: Experiment | None = None
+    folds: Sequence[int] | None = None
+    clock: Clock | None = None
+
+    @property
+    def raw(self) -> Path:
+        from gatemask.data.manifest import default_raw
+
+        return default_raw(self.project, self.comp)
+
+    @property
+    def phantom(self) -> Phantom | None:
+        return self.comp.phantom
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage, or another command that writes files.
+
+    Args:
+        command: Command line without `gatemask`, such as "folds make".
+        files: Description of each file it writes, by path.
+        name: Name in the loop. Default: None, for a command that is not part of it.
+        function: "module:function" below gatemask, imported when it is called.
+        takes: Names of the function's arguments in Inputs. A stage that takes `exp` runs once per experiment.
+        headline: Makes the text for the loop's table from the result.
+        summary: Help text of a command with no options beyond the common ones; the command line registers it.
+        printer: "module:function" that prints the result. Default: None, to print all fields.
+    """
+
+    command: str
+    files: Mapping[str, str]
+    name: str | None = None
+    function: str | None = None
+    takes: tuple[str, ...] = ("project", "comp")
+    headline: Callable[[Any], str] = field(default=lambda result: "")
+    summary: str | None = None
+    printer: str | None = None
+
+    def run(self, inputs: Inputs) -> CommandResult:
+        """Import the function and call it."""
+        assert self.function is not None, self.command
+        result: CommandResult = resolve(self.function)(*(getattr(inputs, argument) for argument in self.takes))
+        return result
+
+
+def resolve(path: str) -> Callable[..., Any]:
+    """Import a function named as "module:function" below gatemask."""
+    module, _, name = path.partition(":")
+    function: Callable[..., Any] = getattr(import_module(f"gatemask.{module}"), name)
+    return function
+
+
+def _training_headline(result: Any) -> str:
+    folds = list(result.folds.values())
+    return " ".join([folds[0].monitor, *(f"{fold.score:.3f}" for fold in folds)])
+
+
+def _tuning_headline(result: Any) -> str:
+    from gatemask.config import METRIC_TITLES
+
+    return f"cross-fitted {METRIC_TITLES[result.metric]} {result.cross_fitted:.4f}"
+
+
+def _rehearsal_headline(result: Any) -> str:
+    score = result.submission_score
+    return str(result.isolation) if score is None else f"submission {score:.4f}"
+
+
+COMPETITION, ENSEMBLE = ("project", "comp"), ("project", "comp", "ensemble")
+TABLE = [
+    StageEntry(
+        "data phantom",
+        {"data/<comp>/raw/": "phantoms: DICOM files, labels, sample submission, true masks of the test images"},
+        name="phantoms",
+        function="data.phantom:make_phantoms",
+        takes=("raw", "phantom"),
+        headline=lambda result: f"{result.images} images",
+    ),
+    StageEntry(
+        "data download",
+        {"data/<comp>/download.json": "files fetched; `download-files.json` lists them by name and size"},
+    ),
+    StageEntry(
+        "data prepare",
+        {
+            "data/<comp>/manifest.csv": "one row per image: image_id, path, split, group, label, mask_area, height, "
+            "width, sha256, phash, and the columns of `extra`",
+            "data/<comp>/masks.csv": "true masks: image_id, class, rle (absolute, base 0, column-major)",
+            "data/<comp>/duplicates.csv": "exact and near copies: image_id, split, other_id, other_split, kind",
+            "data/<comp>/problems.csv": "files that were left out, and why",
+        },
+        name="manifest",
+        function="data.manifest:prepare",
+        takes=("project", "comp", "data"),
+        headline=lambda result: f"{result.images} images",
+    ),
+    StageEntry(
+        "folds make",
+        {"folds/<comp>.csv": "image_id, fold, group, stratum; fold -1 is the hold-out; keep it in git"},
+        name="folds",
+        function="data.folds:make_folds",
+        headline=lambda result: f"{result.folds} folds",
+        summary="Split the training images into stratified, grouped folds: folds/COMP.csv.",
+    ),
+    StageEntry("folds audit", {"runs/audit/<name>.png": "leak, positives and mask areas of each fold"}),
+    StageEntry(
+        "records make",
+        {
+            "data/<comp>/records-<px>/*.tfrec": "image_id, image (JPEG or PNG), mask (PNG), label; `index.json` has "
+            "counts, hashes and settings"
+        },
+        name="records",
+        function="data.records:make_records",
+        headline=lambda result: f"{result.count} records",
+        summary="Write images and masks at training size. Resumes where it stopped.",
+    ),
+    StageEntry("augment show", {"runs/<comp>/<experiment>/augment.png": "images before and after augmentation"}),
+    StageEntry(
+        "train",
+        {
+            "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "
+            "result.json; masks: oof.h5, tables.npz and, for views kept apart, oof-views.h5; gates: oof.csv; "
+            "state/ while it runs"
+        },
+        name="train",
+        function="training.train:train",
+        takes=("project", "comp", "exp", "folds", "clock"),
+        headline=_training_headline,
+    ),
+    StageEntry(
+        "push, fetch, ...",
+        {
+            "runs/<comp>/kaggle/, runs/.kaggle/": "kernels and datasets on Kaggle, and their logs: "
+            "[kaggle.md](kaggle.md)"
+        },
+    ),
+    StageEntry("sync", {"runs/<comp>/wandb-synced.json": "offline runs that are on W&B"}),
+    StageEntry(
+        "oof-tune",
+        {
+            "runs/<comp>/tuned/": "tables.npz (pixels and hits per image at 256 levels), study.log (Optuna's journal), "
+            "rule.yaml, figures"
+        },
+        name="oof-tune",
+        function="tuning.tune:tune",
+        takes=ENSEMBLE,
+        headline=_tuning_headline,
+        summary="Tune gate and mask thresholds on out-of-fold predictions.",
+        printer="tuning.tune:show",
+    ),
+    StageEntry(
+        "ensemble",
+        {
+            "runs/<comp>/ensemble/": "ensemble.yaml, all that inference needs: members with hashes, weights and "
+            "reasons, rule, score; selection.png; costs.json"
+        },
+        name="ensemble",
+        function="ensemble.select:select",
+        takes=ENSEMBLE,
+        headline=lambda result: f"{len(result.members)} members",
+        summary="Select the trained folds to ship.",
+        printer="ensemble.select:show",
+    ),
+    StageEntry(
+        "package",
+        {"dist/<comp>/dataset/, dist/<comp>/kernel/": "upload for Kaggle, with SHA256SUMS"},
+        name="package",
+        function="kaggle.submit.package:package",
+        takes=ENSEMBLE,
+        headline=lambda result: f"{result.megabytes} MB",
+    ),
+    StageEntry(
+        "rehearse",
+        {
+            "runs/<comp>/rehearsal/": "stand-in for /kaggle with hidden ids, log, inference.json below kaggle/working, "
+            "submission.csv for the visible ids"
+        },
+        name="rehearse",
+        function="kaggle.submit.rehearse:rehearse",
+        headline=_rehearsal_headline,
+    ),
+    StageEntry(
+        "rehearse --train", {"runs/<comp>/rehearsal-train/<experiment>/": "training kernel, stand-in for /kaggle, log"}
+    ),
+    StageEntry(
+        "submit",
+        {
+            "runs/<comp>/submissions/<id>.json, <id>.log": "a submission from package to scores, and its kernel's log: "
+            "[leaderboard.md](leaderboard.md)"
+        },
+    ),
+    StageEntry(
+        "leaderboard", {"runs/<comp>/leaderboard/leaderboard.png": "local scores against public and private scores"}
+    ),
+    StageEntry(
+        "report",
+        {"runs/<comp>/report/report.html": "one page that opens without a network"},
+        name="report",
+        function="report.page:report",
+        takes=ENSEMBLE,
+        headline=lambda result: str(result.report),
+        summary="Write one HTML page: curves, thresholds, masks.",
+    ),
+    StageEntry("loop", {"runs/<comp>/summary.json": "most important numbers of the competition"}),
+]
+LOOP = [entry for entry in TABLE if entry.name is not None]
+
+_HEAD = """# Files
+
+`<comp>` is a competition, with `-quick` after `--quick`; `<px>` is a size in pixels, `<k>` a fold. `gatemask files
+--write docs/files.md` writes this page from the table of stages in `lib/gatemask/stages.py`.
+
+| file | written by | contents |
+|---|---|---|
+"""
+_TAIL = """
+Each stage ends by writing a JSON stamp with the hashes of its inputs and outputs. A stage whose stamp matches does
+nothing; one that was killed has no stamp and runs again. Probability maps are uint8: 0 to 255 for 0 to 1.
+
+The decision rule, how it is tuned, and what the scores mean: [tuning.md](tuning.md). In `summary.json`,
+`cross_fitted`, `in_sample` and `all_empty` come from `oof-tune`; `submission_score` is the score of the rehearsed
+submission where labels of the test images are available. All use the competition's metric.
+"""
+
+
+def files_page() -> str:
+    """Return docs/files.md."""
+    rows = [
+        f"| {', '.join(f'`{part}`' for part in path.split(', '))} | `{entry.command}` | {contents} |"
+        for entry in TABLE
+        for path, contents in entry.files.items()
+    ]
+    return _HEAD + "\n".join(rows) + "\n" + _TAIL

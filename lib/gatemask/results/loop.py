@@ -1,0 +1,72 @@
+"""Results of `gatemask loop`; runs/<comp>/summary.json holds a LoopSummary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gatemask.results.rules import RuleValues
+from gatemask.stage import CommandResult
+
+
+class LoopSummary(CommandResult):
+    """Contents of summary.json.
+
+    Args:
+        competition: Name of the competition, with `-quick` for a quick run.
+        images: Number of images with out-of-fold predictions.
+        positives: Number of those with a mask.
+        metric: Name of the competition's metric.
+        cross_fitted: Cross-fitted score of the shipped rule.
+        ci95: 95 % interval of that score.
+        in_sample: In-sample score of the shipped rule.
+        all_empty: Score of predicting no mask for any image.
+        rule: Shipped decision rule.
+        submission: Path of the rehearsed submission.
+        submission_score: Score of that submission, where the labels of the test images are available.
+        report: Path of the HTML report.
+        seconds: Total duration of the stages, in seconds.
+        stages: Duration of each stage, in seconds.
+    """
+
+    competition: str
+    images: int
+    positives: int
+    metric: str
+    cross_fitted: float
+    ci95: tuple[float, float]
+    in_sample: float
+    all_empty: float
+    rule: RuleValues
+    submission: str
+    submission_score: float | None = None
+    report: str
+    seconds: float
+    stages: dict[str, float]
+
+
+class LoopResult(LoopSummary):
+    """Report of `gatemask loop` after its last stage.
+
+    Args:
+        current: Whether no stage had anything to do.
+    """
+
+    current: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, `current` first."""
+        return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
+
+
+class StoppedLoop(CommandResult):
+    """Report of `gatemask loop` if a time limit ended a training.
+
+    Args:
+        current: Always False.
+        stopped: Name of the stage.
+        left: Remaining work of each unfinished fold.
+    """
+
+    current: bool
+    stopped: str
+    left: dict[int, str]
