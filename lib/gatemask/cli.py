@@ -528,6 +528,20 @@ def builders(
         print(page.markdown())
 
 
+@app.command(hidden=True)
+def files(
+    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="write the page to a file")] = None,
+) -> None:
+    """Print the page about the files that stages write (docs/files.md)."""
+    from gatemask.files import write_text
+    from gatemask.stages import files_page
+
+    if write is None:
+        print(files_page(), end="")
+    else:
+        write_text(write, files_page())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; what the user can put right is said without a traceback, with exit code 1."""
     try:
