@@ -1,11 +1,12 @@
-"""The offline inference kernel: check every file, install the shipped wheels, predict, write submission.csv.
+"""Submission kernel: check the dataset, install the shipped wheels, predict, write submission.csv.
 
-It runs without a network and asks nothing of Kaggle's image but Python, pip and the usual packages. Inputs are
-found by marker files below /kaggle/input, since the depth of mounts differs from one kind of source to the next.
-GATEMASK_KAGGLE names another folder in the place of /kaggle: the rehearsal's.
+It runs offline and needs only Python, pip and the packages of Kaggle's image. Inputs are found by marker files below
+/kaggle/input, since the depth of mounts depends on the kind of source. GATEMASK_KAGGLE names another folder in place
+of /kaggle, for rehearsals.
 
-Saved as a version, it refuses whatever is not as it was packaged: nothing is lost then. In the hidden rerun a crash
-scores nothing, so it goes on with what there is, and in the end with the sample submission; inference.json tells.
+Run as a saved version, it rejects anything that differs from what was packaged: nothing is lost then. In the hidden
+rerun a crash would score nothing, so it continues with what is usable, or falls back to the sample submission;
+inference.json reports what went wrong.
 """
 
 import hashlib
@@ -22,35 +23,35 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # read when keras is first
 STARTED = time.monotonic()
 KAGGLE = Path(os.environ.get("GATEMASK_KAGGLE", "/kaggle"))
 PACKAGES = Path(os.environ.get("TMPDIR", "/tmp")) / "gatemask-packages"
-SAMPLE = ""  # of the competition: `gatemask package` fills it in
+SAMPLE = ""  # name of the sample submission, filled in by `gatemask package`
 RERUN = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
 def find_dataset() -> Path:
-    """The folder that holds ensemble.yaml and SHA256SUMS."""
+    """Return the folder that holds ensemble.yaml and SHA256SUMS."""
     for depth in range(1, 6):
         for marker in sorted((KAGGLE / "input").glob("/".join(["*"] * depth) + "/SHA256SUMS")):
             if (marker.parent / "ensemble.yaml").is_file():
                 return marker.parent
-    sys.exit(f"No gatemask dataset below {KAGGLE / 'input'}: attach the dataset that `gatemask package` made.")
+    sys.exit(f"No gatemask dataset below {KAGGLE / 'input'}: attach the dataset written by `gatemask package`.")
 
 
-def damaged(dataset: Path) -> dict[str, str]:
-    """Of the files that SHA256SUMS lists, those that are not there or not whole, and what is wrong with them."""
-    wrong = {}
+def damaged_files(dataset: Path) -> dict[str, str]:
+    """Return the files listed in SHA256SUMS that are missing or damaged, with the fault of each."""
+    faults = {}
     for line in (dataset / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ", 1)
         if not (dataset / name).is_file():
-            wrong[name] = "is missing"
+            faults[name] = "is missing"
         else:
             with (dataset / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    wrong[name] = "is damaged"
-    return wrong
+                    faults[name] = "is damaged"
+    return faults
 
 
 def install(dataset: Path) -> None:
-    """The shipped wheels, and nothing else: Kaggle's own packages stay as they are."""
+    """Install the shipped wheels in a folder of their own; Kaggle's packages are not changed."""
     wheels = [str(path) for path in sorted(dataset.glob("*.whl"))]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*pip, "--no-index", "--no-deps", "--target", str(PACKAGES), "--upgrade", *wheels], check=True)
@@ -58,44 +59,47 @@ def install(dataset: Path) -> None:
 
 
 def predict() -> dict:
-    """The whole way; raises or ends where it cannot go on."""
+    """Write the submission, and return the report; raises an error or exits where it cannot continue."""
     dataset = find_dataset()
-    wrong = damaged(dataset)
-    if wrong and not RERUN:
-        listed = "; ".join(f"{name} {what}" for name, what in wrong.items())
+    faults = damaged_files(dataset)
+    if faults and not RERUN:
+        listed = "; ".join(f"{name} {fault}" for name, fault in faults.items())
         sys.exit(f"The attached dataset is not the one that was packaged: {listed}")
     install(dataset)
-    from gatemask.inference.predict import find_competition, run
+    from gatemask.inference.runner import find_competition, predict_test_set
+    from gatemask.results.ensemble import ShippedEnsemble
 
-    competition = find_competition(KAGGLE / "input", dataset)
-    return run(dataset, competition, KAGGLE / "working", wrong, forgive=RERUN, started=STARTED)
+    ensemble = ShippedEnsemble.load(dataset / "ensemble.yaml")
+    competition = find_competition(KAGGLE / "input", dataset, ensemble.competition)
+    working = KAGGLE / "working"
+    return predict_test_set(ensemble, dataset, competition, working, faults, forgive=RERUN, started=STARTED).as_dict()
 
 
 def fall_back(why: str) -> dict:
-    """Whatever submission was written before, else the sample: it is valid, and scores more than a crash."""
+    """Keep the submission that was written before, else copy the sample: valid, and better than a crash."""
     output = KAGGLE / "working" / "submission.csv"
     tables = sorted((KAGGLE / "input").glob("**/*.csv"), key=lambda path: len(path.parts))
     samples = [path for path in tables if SAMPLE and path.as_posix().endswith(f"/{SAMPLE}")]
     samples += [path for path in tables if "sample" in path.name.lower()]
     if not output.exists():
         if not samples:
-            sys.exit("Not even a sample submission is there.")
+            sys.exit("No sample submission was found to fall back to.")
         shutil.copyfile(samples[0], output)
     return {"degraded": [f"No prediction was possible: {why}"], "submission": None, "package": None}
 
 
 def main() -> None:
     try:
-        result = {**predict(), "packages": str(PACKAGES)}
+        report = {**predict(), "packages": str(PACKAGES)}
     except (Exception, SystemExit) as error:
         if not RERUN:
             raise
         traceback.print_exc()
-        result = fall_back(" ".join(str(error).split()) or type(error).__name__)
-    print(json.dumps(result))
+        report = fall_back(" ".join(str(error).split()) or type(error).__name__)
+    print(json.dumps(report))
     try:
-        (KAGGLE / "working" / "inference.json").write_text(json.dumps(result, indent=2))
-    except OSError as error:  # of a full disk: the submission is there, and that is what counts
+        (KAGGLE / "working" / "inference.json").write_text(json.dumps(report, indent=2))
+    except OSError as error:  # a full disk: what counts is the submission, which exists
         print(f"inference.json could not be written: {error}", file=sys.stderr)
 
 

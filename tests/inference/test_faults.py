@@ -1,14 +1,13 @@
-"""Whatever is wrong with images, files, members, disk or time: a valid submission, or a refusal before the start.
+"""Faults of images, files, members, disk or time: a valid submission all the same, or an error before the start.
 
-The kernel's own script runs here, but in this process and with stand-ins for the networks. Saved as a version it
-refuses a damaged package; in the hidden rerun it goes on with what there is.
+The kernel's own script runs here, but in this process and with fake networks. As a saved version it rejects a damaged
+package; in the hidden rerun it continues with what is usable.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,36 +17,48 @@ import cv2
 import numpy as np
 import pytest
 
+from gatemask.config import Inference
 from gatemask.data.phantom import as_dicom
 from gatemask.errors import GatemaskError
-from gatemask.inference import networks, predict
-from gatemask.inference.budget import Budget, Spent
+from gatemask.inference import networks, runner
+from gatemask.inference.budget import Budget, TimeSpent
+from gatemask.inference.networks import LoadedMember
 from gatemask.masks import rule as rules
+from gatemask.results.ensemble import ShippedMember
+from gatemask.results.submission import InferenceReport
 from gatemask.submission import file_format
 from gatemask.submission.file_format import SubmissionTable
 from tests.conftest import ROOT
-from tests.inference.stand_in import COUNT, SIDE, Place, Stand, place, stand_in
+from tests.inference.fake_networks import (
+    COUNT,
+    SIDE,
+    FakeNetwork,
+    KaggleFolders,
+    make_kaggle_folders,
+    member,
+    use_fake_networks,
+)
 
 IDS = [f"i{n:02d}" for n in range(COUNT)]
-MASKED = ["i00", "i04", "i08"]  # bright images: each has a mask, unless something is wrong with it
+MASKED = ["i00", "i04", "i08"]  # bright images, which have masks
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Place:
-    return place(tmp_path / "kaggle")
+def kaggle(tmp_path: Path) -> KaggleFolders:
+    return make_kaggle_folders(tmp_path / "kaggle")
 
 
 @pytest.fixture
-def stands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Stand]:
-    return stand_in(monkeypatch)
+def fakes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeNetwork]:
+    return use_fake_networks(monkeypatch)
 
 
 @pytest.fixture
-def script(here: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], ModuleType]:
-    """The kernel's script as a module, for a rerun or for a version; wheels are not installed."""
+def script(kaggle: KaggleFolders, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], ModuleType]:
+    """Return a loader of the kernel's script, for a hidden rerun or a saved version; it installs no wheels."""
 
     def load(rerun: bool) -> ModuleType:
-        monkeypatch.setenv("GATEMASK_KAGGLE", str(here.root))
+        monkeypatch.setenv("GATEMASK_KAGGLE", str(kaggle.root))
         if rerun:
             monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
         else:
@@ -65,148 +76,157 @@ def script(here: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], Mod
 Script = Callable[[bool], ModuleType]
 
 
-def account(here: Place) -> dict[str, Any]:
-    return json.loads((here.working / "inference.json").read_text())
+def read_report(kaggle: KaggleFolders) -> InferenceReport:
+    return InferenceReport.load(kaggle.working / "inference.json")
 
 
-def rerun(script: Script, here: Place) -> dict[str, Any]:
-    """Run as the hidden rerun; whatever happened, the submission is complete, in order, and every mask decodes."""
+def rerun(script: Script, kaggle: KaggleFolders) -> InferenceReport:
+    """Run as the hidden rerun; in any case the submission is complete, in order, and every mask decodes."""
     script(True).main()
-    assert list(here.texts) == IDS
-    here.masks()
-    return account(here)
+    assert list(kaggle.encoded) == IDS
+    kaggle.masks()
+    return read_report(kaggle)
 
 
-def refused(script: Script, here: Place, words: str) -> None:
-    """Saved as a version, it ends with an error before anything is predicted."""
+def assert_rejected(script: Script, kaggle: KaggleFolders, words: str) -> None:
+    """Run as a saved version; it ends with an error before anything is predicted."""
     with pytest.raises((SystemExit, GatemaskError), match=words) as ended:
         script(False).main()
     assert getattr(ended.value, "code", 1) not in (0, None)
-    assert not here.submission.exists()
+    assert not kaggle.submission.exists()
 
 
 # --- images -------------------------------------------------------------------------------------------------
 
 
-def grey(values: Any = 255, shape: tuple[int, ...] = (SIDE, SIDE)) -> np.ndarray:
+def gray(values: Any = 255, shape: tuple[int, ...] = (SIDE, SIDE)) -> np.ndarray:
     return np.full(shape, values, np.uint8)
 
 
-def truncated_dicom(here: Place) -> None:
-    here.image(0).with_suffix(".dcm").write_bytes(as_dicom(grey(), "1.2.3", 1, inverted=False)[:900])
-    here.image(0).unlink()
+def truncated_dicom(kaggle: KaggleFolders) -> None:
+    kaggle.image(0).with_suffix(".dcm").write_bytes(as_dicom(gray(), "1.2.3", 1, inverted=False)[:900])
+    kaggle.image(0).unlink()
 
 
-def zero_bytes(here: Place) -> None:
-    here.image(0).write_bytes(b"")
+def zero_bytes(kaggle: KaggleFolders) -> None:
+    kaggle.image(0).write_bytes(b"")
 
 
-def half_a_picture(here: Place) -> None:
-    here.image(0).write_bytes(here.image(0).read_bytes()[:60])
+def truncated_png(kaggle: KaggleFolders) -> None:
+    kaggle.image(0).write_bytes(kaggle.image(0).read_bytes()[:60])
 
 
-def missing(here: Place) -> None:
-    here.image(0).unlink()
+def missing_file(kaggle: KaggleFolders) -> None:
+    kaggle.image(0).unlink()
 
 
-def a_folder(here: Place) -> None:
-    missing(here)
-    here.image(0).mkdir()
+def a_folder(kaggle: KaggleFolders) -> None:
+    missing_file(kaggle)
+    kaggle.image(0).mkdir()
 
 
-def colour_dicom(here: Place) -> None:
+def color_dicom(kaggle: KaggleFolders) -> None:
     import io
 
     import pydicom
 
-    dataset = pydicom.dcmread(io.BytesIO(as_dicom(grey(), "1.2.3", 1, inverted=False)))
+    dataset = pydicom.dcmread(io.BytesIO(as_dicom(gray(), "1.2.3", 1, inverted=False)))
     dataset.PhotometricInterpretation = "PALETTE COLOR"
-    dataset.save_as(here.image(0).with_suffix(".dcm"))
-    missing(here)
+    dataset.save_as(kaggle.image(0).with_suffix(".dcm"))
+    missing_file(kaggle)
 
 
-@pytest.mark.parametrize("spoil", [truncated_dicom, zero_bytes, half_a_picture, missing, a_folder, colour_dicom])
-def test_an_image_that_cannot_be_read_is_empty_and_told(
-    here: Place, stands: dict[str, Stand], script: Script, spoil: Callable[[Place], None]
+@pytest.mark.parametrize("spoil", [truncated_dicom, zero_bytes, truncated_png, missing_file, a_folder, color_dicom])
+def test_an_unreadable_image_gets_an_empty_mask_and_is_reported(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, spoil: Callable[[KaggleFolders], None]
 ) -> None:
-    spoil(here)
-    found = rerun(script, here)
-    assert list(found["unreadable"]) == ["i00"]
-    assert here.texts["i00"] == "-1"
-    assert here.texts["i04"] != "-1", "the others are not touched"
-    assert found["degraded"] == [], "nothing that the kernel could have helped"
+    spoil(kaggle)
+    report = rerun(script, kaggle)
+    assert list(report.unreadable) == ["i00"]
+    assert kaggle.encoded["i00"] == "-1"
+    assert kaggle.encoded["i04"] != "-1", "other images are not affected"
+    assert report.degraded == [], "unreadable images are no fault of the kernel"
     script(False).main()
-    assert list(account(here)["unreadable"]) == ["i00"], "as a version too: it may well be so on Kaggle"
+    assert list(read_report(kaggle).unreadable) == ["i00"], "in a saved version too: the file may be broken on Kaggle"
 
 
-def sixteen_bits(here: Place) -> None:
-    cv2.imwrite(str(here.image(0)), np.full((SIDE, SIDE), 65535, np.uint16))
+def sixteen_bits(kaggle: KaggleFolders) -> None:
+    cv2.imwrite(str(kaggle.image(0)), np.full((SIDE, SIDE), 65535, np.uint16))
 
 
-def colour_picture(here: Place) -> None:
-    cv2.imwrite(str(here.image(0)), grey(255, (SIDE, SIDE, 3)))
+def color_png(kaggle: KaggleFolders) -> None:
+    cv2.imwrite(str(kaggle.image(0)), gray(255, (SIDE, SIDE, 3)))
 
 
-def another_size(here: Place) -> None:
-    cv2.imwrite(str(here.image(0)), grey(255, (3 * SIDE, 2 * SIDE)))
+def another_size(kaggle: KaggleFolders) -> None:
+    cv2.imwrite(str(kaggle.image(0)), gray(255, (3 * SIDE, 2 * SIDE)))
 
 
-@pytest.mark.parametrize(("spoil", "odd"), [(sixteen_bits, 0), (colour_picture, 0), (another_size, 1)])
-def test_an_odd_image_is_predicted_all_the_same(
-    here: Place, stands: dict[str, Stand], script: Script, spoil: Callable[[Place], None], odd: int
+@pytest.mark.parametrize(("spoil", "odd"), [(sixteen_bits, 0), (color_png, 0), (another_size, 1)])
+def test_an_unusual_image_is_predicted(
+    kaggle: KaggleFolders,
+    fakes: dict[str, FakeNetwork],
+    script: Script,
+    spoil: Callable[[KaggleFolders], None],
+    odd: int,
 ) -> None:
-    spoil(here)
-    found = rerun(script, here)
-    assert found["odd_sizes"] == odd
-    assert found["unreadable"] == {}
-    assert here.masks()["i00"].all(), "white from edge to edge, at the competition's size"
+    spoil(kaggle)
+    report = rerun(script, kaggle)
+    assert report.odd_sizes == odd
+    assert report.unreadable == {}
+    assert kaggle.masks()["i00"].all(), "white from edge to edge, at the competition's size"
 
 
-def test_what_the_sample_does_not_name_is_left_alone(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    (here.test / "extra.png").write_bytes(here.image(8).read_bytes())
-    (here.test / "._i00.png").write_bytes(b"AppleDouble")
-    (here.test / "notes.txt").write_text("read me")
-    assert rerun(script, here)["extra"] == 2
+def test_images_missing_from_the_sample_are_ignored(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script
+) -> None:
+    (kaggle.test / "extra.png").write_bytes(kaggle.image(8).read_bytes())
+    (kaggle.test / "._i00.png").write_bytes(b"AppleDouble")
+    (kaggle.test / "notes.txt").write_text("read me")
+    assert rerun(script, kaggle).extra == 2
 
 
 # --- the test set ---------------------------------------------------------------------------------------------
 
 
-def test_an_empty_test_folder(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    for path in here.test.iterdir():
+def test_an_empty_test_folder(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
+    for path in kaggle.test.iterdir():
         path.unlink()
-    found = rerun(script, here)
-    assert len(found["unreadable"]) == COUNT
-    assert found["degraded"] == [f"{COUNT} of {COUNT} images could not be read."], "no rehearsal lets that pass"
-    assert set(here.texts.values()) == {"-1"}
+    report = rerun(script, kaggle)
+    assert len(report.unreadable) == COUNT
+    assert report.degraded == [f"{COUNT} of {COUNT} images could not be read."], "a rehearsal rejects that"
+    assert set(kaggle.encoded.values()) == {"-1"}
 
 
-def test_ids_with_extensions_and_a_row_twice(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    here.sample([f"{one}.png" for one in [*IDS, IDS[0]]])
+def test_ids_with_extensions_and_a_repeated_row(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script
+) -> None:
+    kaggle.write_sample([f"{image_id}.png" for image_id in [*IDS, IDS[0]]])
     script(True).main()
-    assert list(here.texts) == [f"{one}.png" for one in IDS]
-    assert here.texts["i00.png"] != "-1"
+    assert list(kaggle.encoded) == [f"{image_id}.png" for image_id in IDS]
+    assert kaggle.encoded["i00.png"] != "-1"
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "is missing"), ("a,b\n1,2\n", "lacks"), ("ImageId,EncodedPixels\n", "noth")]
+    ("content", "words"),
+    [(None, "is missing"), ("a,b\n1,2\n", "lacks"), ("ImageId,EncodedPixels\n", "nothing to predict")],
 )
-def test_a_sample_that_is_of_no_use(
-    here: Place, stands: dict[str, Stand], script: Script, content: str | None, words: str
+def test_an_unusable_sample(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, content: str | None, words: str
 ) -> None:
-    path = here.competition / "sample.csv"
+    path = kaggle.competition / "sample.csv"
     path.unlink()
     if content:
         path.write_text(content)
-    refused(script, here, words)
-    found = rerun(script, here)
-    assert "The rows are those of the images" in found["degraded"][0]
+    assert_rejected(script, kaggle, words)
+    report = rerun(script, kaggle)
+    assert "The rows are those of the images in the test folder" in report.degraded[0]
 
 
-def test_no_competition_at_all(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    here.competition.rename(here.root / "elsewhere")
-    refused(script, here, "No test images")
-    with pytest.raises(SystemExit, match="Not even a sample"):
+def test_an_unmounted_competition(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
+    kaggle.competition.rename(kaggle.root / "elsewhere")
+    assert_rejected(script, kaggle, "No test images")
+    with pytest.raises(SystemExit, match="No sample submission"):
         script(True).main()
 
 
@@ -217,65 +237,67 @@ def test_no_competition_at_all(here: Place, stands: dict[str, Stand], script: Sc
     ("name", "content", "words"), [("m1", None, "m1.weights.h5 is missing"), ("g0", b"?", "g0.weights.h5 is damaged")]
 )
 def test_without_the_weights_of_a_member(
-    here: Place, stands: dict[str, Stand], script: Script, name: str, content: bytes | None, words: str
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, name: str, content: bytes | None, words: str
 ) -> None:
-    path = here.dataset / f"{name}.weights.h5"
+    path = kaggle.dataset / f"{name}.weights.h5"
     path.unlink()
     if content:
         path.write_bytes(content)
-    refused(script, here, words)
-    found = rerun(script, here)
-    assert stands[name].seen == 0
-    assert found["degraded"] == [f"{words}."]
-    assert all(here.texts[one] != "-1" for one in MASKED), "the others go on"
+    assert_rejected(script, kaggle, words)
+    report = rerun(script, kaggle)
+    assert fakes[name].predicted == 0
+    assert report.degraded == [f"{words}."]
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED), "the other members are used"
 
 
-def test_without_any_mask_network(here: Place, stands: dict[str, Stand], script: Script) -> None:
+def test_without_any_mask_network(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
     for name in ("m0", "m1"):
-        (here.dataset / f"{name}.weights.h5").unlink()
-    assert "No mask network is left." in rerun(script, here)["degraded"]
-    assert set(here.texts.values()) == {"-1"}
+        (kaggle.dataset / f"{name}.weights.h5").unlink()
+    assert "No mask network is left." in rerun(script, kaggle).degraded
+    assert set(kaggle.encoded.values()) == {"-1"}
 
 
-def test_without_any_gate_every_image_passes(here: Place, stands: dict[str, Stand], script: Script) -> None:
+def test_without_any_gate_every_image_passes(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script
+) -> None:
     for name in ("g0", "g1"):
-        (here.dataset / f"{name}.weights.h5").unlink()
-    found = rerun(script, here)
-    assert "No gate network is left." in found["degraded"]
-    assert found["passed"] == COUNT
-    assert all(here.texts[one] != "-1" for one in MASKED)
+        (kaggle.dataset / f"{name}.weights.h5").unlink()
+    report = rerun(script, kaggle)
+    assert "No gate network is left." in report.degraded
+    assert report.passed == COUNT
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED)
 
 
-def test_weights_that_do_not_load(here: Place, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files of this test's members are no weights at all; structure and loader are the real ones."""
+def test_weights_that_do_not_load(kaggle: KaggleFolders, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights files hold a few bytes; structure and loader are the real ones."""
     monkeypatch.setattr(networks, "graph", lambda *_: None)
     with pytest.raises(GatemaskError, match="cannot be loaded"):
         script(False).main()
-    found = rerun(script, here)
-    assert len([text for text in found["degraded"] if "cannot be loaded" in text]) == 4
+    report = rerun(script, kaggle)
+    assert len([text for text in report.degraded if "cannot be loaded" in text]) == 4
 
 
-def test_a_damaged_ensemble_yaml(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    (here.dataset / "ensemble.yaml").write_text("competition: [")
-    refused(script, here, "ensemble.yaml is damaged")
-    (here.competition / "old_sample.csv").write_text("of another stage")
+def test_a_damaged_ensemble_yaml(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
+    (kaggle.dataset / "ensemble.yaml").write_text("competition: [")
+    assert_rejected(script, kaggle, "ensemble.yaml is damaged")
+    (kaggle.competition / "old_sample.csv").write_text("from another stage")
     module = script(True)
     module.SAMPLE = "sample.csv"  # type: ignore[attr-defined]
     module.main()
-    assert "No prediction was possible" in account(here)["degraded"][0]
-    assert here.submission.read_bytes() == (here.competition / "sample.csv").read_bytes()
+    assert "No prediction was possible" in read_report(kaggle).degraded[0]
+    assert kaggle.submission.read_bytes() == (kaggle.competition / "sample.csv").read_bytes()
 
 
-def test_a_wheel_that_is_missing(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    (here.dataset / "gatemask-0-py3-none-any.whl").write_bytes(b"wheel")
-    here.seal()
-    (here.dataset / "gatemask-0-py3-none-any.whl").unlink()
-    refused(script, here, r"gatemask-0-py3-none-any.whl is missing")
-    assert "gatemask-0-py3-none-any.whl is missing." in rerun(script, here)["degraded"]
+def test_a_wheel_that_is_missing(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
+    (kaggle.dataset / "gatemask-0-py3-none-any.whl").write_bytes(b"wheel")
+    kaggle.write_sums()
+    (kaggle.dataset / "gatemask-0-py3-none-any.whl").unlink()
+    assert_rejected(script, kaggle, r"gatemask-0-py3-none-any.whl is missing")
+    assert "gatemask-0-py3-none-any.whl is missing." in rerun(script, kaggle).degraded
 
 
 def test_wheels_that_cannot_be_installed(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = script(True)
 
@@ -283,52 +305,52 @@ def test_wheels_that_cannot_be_installed(
         raise ModuleNotFoundError("No module named 'efficientnet'")
 
     monkeypatch.setattr(module, "install", fails)
-    (here.competition / "sample.csv").rename(here.competition / "SampleSubmission.csv")
+    (kaggle.competition / "sample.csv").rename(kaggle.competition / "SampleSubmission.csv")
     module.main()
-    assert "No module named 'efficientnet'" in account(here)["degraded"][0]
-    assert list(here.texts) == IDS
+    assert "No module named 'efficientnet'" in read_report(kaggle).degraded[0]
+    assert list(kaggle.encoded) == IDS
 
 
-def test_no_dataset(here: Place, stands: dict[str, Stand], script: Script) -> None:
-    (here.dataset / "SHA256SUMS").unlink()
-    refused(script, here, "attach the dataset")
+def test_no_dataset(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
+    (kaggle.dataset / "SHA256SUMS").unlink()
+    assert_rejected(script, kaggle, "attach the dataset")
 
 
 # --- while it runs --------------------------------------------------------------------------------------------
 
 
-class Wrong(Stand):
-    """Says what is no number, or raises, from its second step on."""
+class FailingNetwork(FakeNetwork):
+    """A network that predicts NaN, or raises an error, from its second step on."""
 
-    def __init__(self, of: Stand, error: Exception | None) -> None:
-        super().__init__(of.task, of.factor)
+    def __init__(self, original: FakeNetwork, error: Exception | None) -> None:
+        super().__init__(original.task, original.factor)
         self.error = error
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        found = super().predict_on_batch(images)
-        if self.seen <= len(images):
-            return found
+        predictions = super().predict_on_batch(images)
+        if self.predicted <= len(images):
+            return predictions
         if self.error:
             raise self.error
-        return found * np.nan
+        return predictions * np.nan
 
 
 @pytest.mark.parametrize("name", ["g1", "m0"])
 @pytest.mark.parametrize("error", [None, ValueError("no kernel for this device")])
 def test_a_member_that_fails_is_dropped(
-    here: Place, stands: dict[str, Stand], script: Script, name: str, error: Exception | None
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, name: str, error: Exception | None
 ) -> None:
     for number in range(COUNT):
         if number % 4 and name == "m0":  # more than one step of masks
-            here.image(number).write_bytes(here.image(0).read_bytes())
-    stands[name] = Wrong(stands[name], error)
-    found = rerun(script, here)
-    assert [one["name"] for one in found["dropped"]] == [name]
-    assert ("no number" if error is None else "no kernel for this device") in found["degraded"][0]
-    assert all(here.texts[one] != "-1" for one in MASKED)
+            kaggle.image(number).write_bytes(kaggle.image(0).read_bytes())
+    fakes[name] = FailingNetwork(fakes[name], error)
+    report = rerun(script, kaggle)
+    assert [dropped.name for dropped in report.dropped] == [name]
+    assert ("NaN" if error is None else "no kernel for this device") in report.degraded[0]
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED)
 
 
-def test_memory_that_is_too_small_halves_the_step() -> None:
+def test_a_full_device_memory_halves_the_batch() -> None:
     class ResourceExhaustedError(Exception):
         pass
 
@@ -340,18 +362,18 @@ def test_memory_that_is_too_small_halves_the_step() -> None:
             raise ResourceExhaustedError("OOM when allocating tensor")
         return images.mean(axis=(1, 2))
 
-    network = networks.Network(run, None, 16)
+    network = LoadedMember(run, None, 16)
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
     assert network.predict_on_batch(images)[:, 0].tolist() == list(range(10))
-    assert steps == [16, 8, 4, 4, 4], "of static shapes: the last one is filled up"
+    assert steps == [16, 8, 4, 4, 4], "shapes are static: the last batch is padded"
     assert network.batch == 4
-    hopeless = networks.Network(lambda *_: (_ for _ in ()).throw(ResourceExhaustedError("OOM")), None, 2)
+    hopeless = LoadedMember(lambda *_: (_ for _ in ()).throw(ResourceExhaustedError("OOM")), None, 2)
     with pytest.raises(ResourceExhaustedError):
         hopeless.predict_on_batch(images)
 
 
-def test_an_error_in_the_middle_keeps_what_there_is(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+def test_an_error_in_the_middle_keeps_the_masks_so_far(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apply, calls = rules.apply_rules, []
 
@@ -361,17 +383,17 @@ def test_an_error_in_the_middle_keeps_what_there_is(
             raise RuntimeError("a bug")
         return apply(*given)
 
-    monkeypatch.setattr(rules, "apply_classes", fails)
+    monkeypatch.setattr(rules, "apply_rules", fails)
     with pytest.raises(RuntimeError, match="a bug"):
         script(False).main()
     calls.clear()
-    found = rerun(script, here)
-    assert "RuntimeError: a bug" in found["degraded"][0]
-    assert sum(text != "-1" for text in here.texts.values()) >= 1
+    report = rerun(script, kaggle)
+    assert "RuntimeError: a bug" in report.degraded[0]
+    assert sum(text != "-1" for text in kaggle.encoded.values()) >= 1
 
 
-def test_a_disk_that_is_full_from_the_start(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_full_from_the_start(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -379,13 +401,13 @@ def test_a_disk_that_is_full_from_the_start(
     monkeypatch.setattr(file_format.os, "posix_fallocate", full)
     with pytest.raises(GatemaskError, match="Not enough disk space"):
         script(False).main()
-    found = rerun(script, here)
-    assert "No space left on device" in found["degraded"][0]
-    assert all(here.texts[one] != "-1" for one in MASKED), "the text itself still had room"
+    report = rerun(script, kaggle)
+    assert "No space left on device" in report.degraded[0]
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED), "the file itself still fitted"
 
 
-def test_a_disk_that_is_full_in_the_end(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_full_at_the_end(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, calls = SubmissionTable.write, []
 
@@ -396,13 +418,13 @@ def test_a_disk_that_is_full_in_the_end(
         return write(*given)
 
     monkeypatch.setattr(SubmissionTable, "write", full)
-    found = rerun(script, here)
-    assert "an empty one is in its place" in found["degraded"][0]
-    assert set(here.texts.values()) == {"-1"}
+    report = rerun(script, kaggle)
+    assert "an empty one is in its place" in report.degraded[0]
+    assert set(kaggle.encoded.values()) == {"-1"}
 
 
-def test_a_disk_without_room_for_anything(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_without_space_for_the_first_file(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -412,20 +434,20 @@ def test_a_disk_without_room_for_anything(
         script(False).main()
 
 
-def test_an_account_that_cannot_be_written_costs_nothing(
-    here: Place, stands: dict[str, Stand], script: Script, monkeypatch: pytest.MonkeyPatch
+def test_a_report_that_cannot_be_written_costs_nothing(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(predict, "write_json", full)
-    (here.working / "inference.json").mkdir()  # nothing can be written there
+    monkeypatch.setattr(runner, "write_json", full)
+    (kaggle.working / "inference.json").mkdir()  # no file can be written there
     script(True).main()
-    assert all(here.texts[one] != "-1" for one in MASKED)
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED)
 
 
 class Clock:
-    """Each look at it takes a little."""
+    """A clock that advances by one step at each call."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -435,68 +457,77 @@ class Clock:
         return self.now
 
 
-def timed(here: Place, hours: float, clock: Callable[[], float]) -> dict[str, Any]:
-    here.change(inference={"time_budget": hours})
-    return predict.run(here.dataset, here.competition, here.working, started=0.0, clock=clock)
+def predict_in_time(kaggle: KaggleFolders, hours: float, clock: Callable[[], float]) -> InferenceReport:
+    kaggle.change(inference={"time_budget": hours})
+    return kaggle.predict(started=0.0, clock=clock)
 
 
-def test_too_little_time_drops_the_members_taken_last(here: Place, stands: dict[str, Stand]) -> None:
-    for network in stands.values():
+def test_a_short_time_budget_drops_the_least_important_members(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork]
+) -> None:
+    for network in fakes.values():
         network.batch = 4
-    seen = timed(here, 48 / 3600, Clock(0.25))
-    assert seen["dropped"][0]["name"] == "m1", "the last mask network is the first to go"
-    assert seen["dropped"][0]["why"] == "there is no time for it"
-    assert 0 < seen["dropped"][0]["from_image"] < COUNT
-    assert seen["degraded"] == [], "that is what a budget is for"
-    assert list(here.texts) == IDS
-    assert stands["g0"].seen == COUNT, "one gate and one mask network stay"
+    report = predict_in_time(kaggle, 48 / 3600, Clock(0.25))
+    assert report.dropped[0].name == "m1", "the last mask network is dropped first"
+    assert report.dropped[0].why == "there is no time for it"
+    assert 0 < report.dropped[0].from_image < COUNT
+    assert report.degraded == [], "the budget asked for it"
+    assert list(kaggle.encoded) == IDS
+    assert fakes["g0"].predicted == COUNT, "one gate and one mask network are kept"
 
 
-def test_without_a_budget_kaggles_own_limit_counts_and_a_drop_is_told(here: Place, stands: dict[str, Stand]) -> None:
-    for network in stands.values():
+def test_dropping_members_to_keep_kaggles_limit_is_a_fault(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork]
+) -> None:
+    for network in fakes.values():
         network.batch = 4
-    here.change(inference={"hours": 2 * 48 / 3600})  # of so few, half are kept for the end
-    seen = predict.run(here.dataset, here.competition, here.working, started=0.0, clock=Clock(0.25))
-    assert seen["dropped"][0]["name"] == "m1"
-    assert "m1 is dropped" in seen["degraded"][0]
-    assert list(here.texts) == IDS
+    kaggle.change(inference={"hours": 2 * 48 / 3600})  # half of so short a limit is kept as a margin
+    report = kaggle.predict(started=0.0, clock=Clock(0.25))
+    assert report.dropped[0].name == "m1"
+    assert "m1 is dropped" in report.degraded[0]
+    assert list(kaggle.encoded) == IDS
 
 
 @pytest.mark.parametrize(
     ("settings", "hours"),
-    [({}, None), ({"hours": 9}, 8.75), ({"hours": 9, "time_budget": 8}, 8), ({"hours": 9, "time_budget": 12}, 8.75)],
+    [
+        ({}, 8.75),
+        ({"hours": 9}, 8.75),
+        ({"hours": 0.2}, 0.1),
+        ({"hours": 9, "time_budget": 8}, 8),
+        ({"hours": 9, "time_budget": 12}, 8.75),
+    ],
 )
-def test_the_limit_is_before_kaggles(settings: dict[str, float], hours: float | None) -> None:
-    assert predict._limit_s(settings) == (hours and hours * 3600)
+def test_the_limit_is_before_kaggles(settings: dict[str, float], hours: float) -> None:
+    assert runner._limit_s(Inference.model_validate(settings)) == pytest.approx(hours * 3600)
 
 
-def test_what_one_step_took_drops_nobody() -> None:
-    """The first steps of a device say little, and a mask network that was never seen is taken for a dear one."""
-    names = ("g0", "g1", "m0", "m1")
-    g0, g1, m0, m1 = (networks.Member(n, Path(n), 1.0, None, 32, 32, [], []) for n in names)  # type: ignore[arg-type]
+def test_the_first_steps_drop_no_member() -> None:
+    """First steps are slow, and a mask network that was never measured is assumed to be slow."""
+    g0, g1, m0, m1 = (ShippedMember.model_validate(member(name)) for name in ("g0", "g1", "m0", "m1"))
     budget = Budget(1000.0, 0.0, 0.2, Clock(0.0))
-    for one in (g0, g1):
-        budget.spent[one.name] = Spent(16, 160.0)
-    budget.saw(16)
-    assert budget.fitting(1000, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0, m1])
-    budget.saw(16)
-    budget.saw(16)
-    assert budget.fitting(1000, 0, [g0, g1], [m0, m1]) == ([g0], [m0])
-    for one in (g0, g1):
-        budget.spent[one.name] = Spent(1600, 160.0)
+    for gate in (g0, g1):
+        budget.spent[gate.name] = TimeSpent(16, 160.0)
+    budget.count_gated(16)
+    assert budget.members_in_time(1000, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0, m1])
+    budget.count_gated(16)
+    budget.count_gated(16)
+    assert budget.members_in_time(1000, 0, [g0, g1], [m0, m1]) == ([g0], [m0])
+    for gate in (g0, g1):
+        budget.spent[gate.name] = TimeSpent(1600, 160.0)
     assert budget.needed_s(1000, 0, [g0, g1], []) == pytest.approx(200)
     assert budget.needed_s(1000, 0, [g0, g1], [m0]) == pytest.approx(200 + 1000 * budget.share * 0.3)
-    assert budget.fitting(4200, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0])
+    assert budget.members_in_time(4200, 0, [g0, g1], [m0, m1]) == ([g0, g1], [m0])
 
 
-def test_enough_time_drops_nothing(here: Place, stands: dict[str, Stand]) -> None:
-    assert timed(here, 1.0, Clock(0.25))["dropped"] == []
+def test_enough_time_drops_nothing(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork]) -> None:
+    assert predict_in_time(kaggle, 1.0, Clock(0.25)).dropped == []
 
 
-def test_when_time_is_up_the_rest_is_empty(here: Place, stands: dict[str, Stand]) -> None:
-    for network in stands.values():
+def test_images_after_the_time_limit_get_empty_masks(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork]) -> None:
+    for network in fakes.values():
         network.batch = 4
-    found = timed(here, 36 / 3600, Clock(0.5))
-    assert "Time was up after" in found["degraded"][0]
-    assert list(here.texts) == IDS
-    here.masks()
+    report = predict_in_time(kaggle, 36 / 3600, Clock(0.5))
+    assert "Time was up after" in report.degraded[0]
+    assert list(kaggle.encoded) == IDS
+    kaggle.masks()

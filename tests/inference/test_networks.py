@@ -1,4 +1,4 @@
-"""Networks of one structure share a graph and nothing else; the same on TensorFlow and JAX."""
+"""Members of one structure share a graph but keep their own weights, on TensorFlow and JAX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,142 +15,159 @@ import pytest
 from gatemask.config import Model
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
+from gatemask.results.ensemble import ShippedMember
 
 SIZE = 32
 
 
-def listed(name: str, folds: int) -> list[dict[str, Any]]:
+def members_of(name: str, folds: int) -> list[ShippedMember]:
     config = Model(name=name, encoder="mobilenet", weights="none").model_dump(mode="json")
-    return [{"name": f"{name}{k}", "size": SIZE, "records": SIZE, "tta": [], "model": config} for k in range(folds)]
+    task = "gate" if name == "gate" else "mask"
+    run = {"experiment": name, "task": task, "size": SIZE, "records": SIZE, "model": config}
+    return [ShippedMember.model_validate({"name": f"{name}{fold}", "fold": fold, **run}) for fold in range(folds)]
+
+
+class SavedNetworks(NamedTuple):
+    """Weights of two gates and two mask networks.
+
+    Args:
+        folder: Folder of the weights.
+        images: A batch.
+        predictions: Prediction of each model for the batch, by member.
+    """
+
+    folder: Path
+    images: np.ndarray
+    predictions: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, dict[str, np.ndarray]]:
-    """A folder of weights, a batch, and what each model says of it by itself."""
+def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedNetworks:
     from gatemask.builders import models
 
     folder = tmp_path_factory.mktemp("weights")
     images = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 1)).astype(np.uint8)
-    said = {}
+    predictions: dict[str, np.ndarray] = {}
     for name in ("gate", "unet"):
-        for member in networks.members(listed(name, 2), folder):
-            model = models.build_network(member.config, SIZE, 1, 1, seed=len(said)).predict
-            rng = np.random.default_rng(len(said))
-            for variable in model.trainable_variables:  # a gate's last layer begins as zeros
+        for member in members_of(name, 2):
+            model = models.build_network(member.model, SIZE, 1, 1, seed=len(predictions)).predict
+            rng = np.random.default_rng(len(predictions))
+            for variable in model.trainable_variables:  # a gate's last layer starts at zero
                 variable.assign(np.asarray(variable) + 0.05 * rng.standard_normal(variable.shape))
-            model.save_weights(member.weights)
-            said[member.name] = np.asarray(model.predict_on_batch(images))
-    return folder, images, said
+            model.save_weights(networks.weights_path(folder, member))
+            predictions[member.name] = np.asarray(model.predict_on_batch(images))
+    return SavedNetworks(folder, images, predictions)
 
 
-def test_members_share_a_graph_and_keep_their_weights(
-    saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_share_a_graph_and_keep_their_weights(saved: SavedNetworks, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatemask.builders import models
 
-    folder, images, said = saved
+    folder, images, predictions = saved
     built: list[str] = []
     build = models.build_network
     monkeypatch.setattr(
         models, "build_network", lambda config, *more, **also: built.append(config.name) or build(config, *more, **also)
     )
     for name in ("gate", "unet"):
-        loaded = networks.load(networks.members(listed(name, 2), folder), 1, 1, batch=4)
+        loaded = networks.load_members(members_of(name, 2), folder, 1, 1, batch=4)
         for member in (f"{name}0", f"{name}1"):
-            found = loaded[member].predict_on_batch(images)
-            assert found.dtype == np.float32
-            np.testing.assert_allclose(found, said[member], atol=1e-5)
-        assert np.abs(said[f"{name}0"] - said[f"{name}1"]).max() > 1e-3, "or the test could not tell them apart"
-    assert built == ["gate", "unet"], "once a structure"
+            values = loaded[member].predict_on_batch(images)
+            assert values.dtype == np.float32
+            np.testing.assert_allclose(values, predictions[member], atol=1e-5)
+        assert np.abs(predictions[f"{name}0"] - predictions[f"{name}1"]).max() > 1e-3, "the members differ"
+    assert built == ["gate", "unet"], "once per structure"
+
+
+def write_members(path: Path, members: list[ShippedMember]) -> None:
+    path.write_text(json.dumps([member.model_dump(mode="json") for member in members]))
 
 
 @pytest.mark.integration
-def test_the_same_on_jax(saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path) -> None:
-    folder, images, said = saved
+def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
+    folder, images, predictions = saved
     np.save(tmp_path / "images.npy", images)
-    (tmp_path / "listed.json").write_text(json.dumps(listed("unet", 2)))
+    write_members(tmp_path / "members.json", members_of("unet", 2))
     code = (
         "import sys, json, numpy as np; from pathlib import Path; from gatemask.inference import networks\n"
-        "at, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        "loaded = networks.load(networks.members(json.loads(open(at / 'listed.json').read()), folder), 1, 1, batch=4)\n"
-        "np.savez(at / 'said.npz', **{k: v.predict_on_batch(np.load(at / 'images.npy')) for k, v in loaded.items()})\n"
+        "from gatemask.results.ensemble import ShippedMember\n"
+        "work, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "members = [ShippedMember.model_validate(m) for m in json.loads((work / 'members.json').read_text())]\n"
+        "loaded, images = networks.load_members(members, folder, 1, 1, batch=4), np.load(work / 'images.npy')\n"
+        "np.savez(work / 'predictions.npz', **{k: v.predict_on_batch(images) for k, v in loaded.items()})\n"
         "print(networks.accelerator())\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(folder)]
     done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1] == "cpu"
-    with np.load(tmp_path / "said.npz") as found:
+    with np.load(tmp_path / "predictions.npz") as loaded:
         for name in ("unet0", "unet1"):
-            np.testing.assert_allclose(found[name], said[name], atol=1e-4)
+            np.testing.assert_allclose(loaded[name], predictions[name], atol=1e-4)
 
 
 @pytest.mark.integration
-def test_members_are_dealt_over_the_devices(
-    saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path
-) -> None:
-    """Two logical devices of the CPU stand for the two GPUs of a session; each member keeps to its own."""
-    folder, images, said = saved
+def test_members_are_distributed_over_devices(saved: SavedNetworks, tmp_path: Path) -> None:
+    """Two logical CPU devices take the place of a session's two GPUs; each member runs on its own."""
+    folder, images, predictions = saved
     np.save(tmp_path / "images.npy", images)
-    (tmp_path / "listed.json").write_text(json.dumps(listed("unet", 2)))
+    write_members(tmp_path / "members.json", members_of("unet", 2))
     code = (
         "import sys, json, numpy as np, tensorflow as tf; from pathlib import Path\n"
         "cpu, = tf.config.list_physical_devices('CPU')\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
-        "from gatemask.inference import networks, predict; from gatemask.inference.budget import Budget\n"
-        "from gatemask.inference.images import Image\n"
-        "at, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
-        "members = networks.members(json.loads(open(at / 'listed.json').read()), folder)\n"
-        "loaded = networks.load(members, 1, 1)\n"
-        "print(*[loaded[one.name].device for one in members])\n"
-        "both = predict.Ensemble([], members, loaded, [], (32, 32))\n"
-        "part = [Image(str(n), {32: image}) for n, image in enumerate(np.load(at / 'images.npy'))]\n"
-        "said = predict._predicted(both, members, part, Budget(None, 0.0))\n"
-        "np.savez(at / 'said.npz', **{member.name: one for member, one in said})\n"
+        "from gatemask.inference import networks, decisions; from gatemask.inference.budget import Budget\n"
+        "from gatemask.inference.images import DecodedImage\n"
+        "from gatemask.results.ensemble import ShippedMember\n"
+        "work, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
+        "members = [ShippedMember.model_validate(m) for m in json.loads((work / 'members.json').read_text())]\n"
+        "loaded = networks.load_members(members, folder, 1, 1)\n"
+        "print(*[loaded[member.name].device for member in members])\n"
+        "ensemble = decisions.LoadedEnsemble([], members, loaded, [], (32, 32))\n"
+        "images = [DecodedImage(str(n), {32: image}) for n, image in enumerate(np.load(work / 'images.npy'))]\n"
+        "predictions = decisions.predict_members(ensemble, members, images, Budget(None, 0.0))\n"
+        "np.savez(work / 'predictions.npz', **{member.name: values for member, values in predictions})\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = done.stdout.split()[-2:]
     assert first.endswith("CPU:0") and second.endswith("CPU:1")
-    with np.load(tmp_path / "said.npz") as found:
+    with np.load(tmp_path / "predictions.npz") as loaded:
         for name in ("unet0", "unet1"):
-            np.testing.assert_allclose(found[name], said[name], atol=1e-5)
+            np.testing.assert_allclose(loaded[name], predictions[name], atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-def test_half_precision_is_near_and_leaves_the_policy_alone(
-    saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], precision: str
-) -> None:
+def test_half_precision_is_close_and_keeps_the_global_policy(saved: SavedNetworks, precision: str) -> None:
     import keras
 
-    folder, images, said = saved
-    loaded = networks.load(networks.members(listed("unet", 1), folder), 1, 1, precision)
+    folder, images, predictions = saved
+    loaded = networks.load_members(members_of("unet", 1), folder, 1, 1, precision)
     assert keras.config.dtype_policy().name == "float32"
-    found = loaded["unet0"].predict_on_batch(images)
-    assert found.dtype == np.float32
-    far = np.abs(found - said["unet0"]).max()
-    assert 0 < far < 0.1, "other numbers, but not far away"
+    values = loaded["unet0"].predict_on_batch(images)
+    assert values.dtype == np.float32
+    difference = np.abs(values - predictions["unet0"]).max()
+    assert 0 < difference < 0.1
 
 
-def test_weights_that_do_not_fit_are_told(
-    saved: tuple[Path, np.ndarray, dict[str, np.ndarray]], tmp_path: Path
-) -> None:
-    folder = saved[0]
-    members = networks.members(listed("unet", 2), tmp_path)
-    members[0].weights.write_bytes((folder / "gate0.weights.h5").read_bytes())
-    members[1].weights.write_bytes((folder / "unet1.weights.h5").read_bytes())
-    with pytest.raises(GatemaskError, match="cannot be loaded") as told:
-        networks.load(members, 1, 1)
-    assert "unet0.weights.h5" in str(told.value)
+def test_weights_that_do_not_fit_are_reported(saved: SavedNetworks, tmp_path: Path) -> None:
+    members = members_of("unet", 2)
+    for member, source in zip(members, ("gate0", "unet1"), strict=True):
+        weights = (saved.folder / f"{source}.weights.h5").read_bytes()
+        networks.weights_path(tmp_path, member).write_bytes(weights)
+    with pytest.raises(GatemaskError, match="cannot be loaded") as caught:
+        networks.load_members(members, tmp_path, 1, 1)
+    assert "unet0.weights.h5" in str(caught.value)
     failed: list[str] = []
-    loaded = networks.load(members, 1, 1, failed=lambda member, why: failed.append(f"{member.name}: {why}"))
+    loaded = networks.load_members(
+        members, tmp_path, 1, 1, on_failure=lambda member, reason: failed.append(f"{member.name}: {reason}")
+    )
     assert list(loaded) == ["unet1"]
     assert len(failed) == 1 and failed[0].startswith("unet0: ")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "device", "meant"),
+    ("setting", "device", "precision"),
     [
         ("auto", "gpu", "float16"),
         ("auto", "tpu", "bfloat16"),
@@ -161,17 +178,17 @@ def test_weights_that_do_not_fit_are_told(
         ("float32", "gpu", "float32"),
     ],
 )
-def test_half_the_bits_only_where_they_help(wanted: str, device: str, meant: str) -> None:
-    assert networks.precision_for(wanted, device) == meant
+def test_half_precision_is_used_only_where_it_is_faster(setting: str, device: str, precision: str) -> None:
+    assert networks.precision_for(setting, device) == precision
 
 
 @pytest.mark.parametrize(
-    ("device", "size", "step"),
+    ("device", "size", "batch"),
     [("cpu", 64, 16), ("cpu", 512, 4), ("cpu", 1024, 1), ("gpu", 256, 64), ("gpu", 544, 8), ("gpu", 1024, 4)],
 )
-def test_steps_are_as_large_as_the_device_allows(
-    monkeypatch: pytest.MonkeyPatch, device: str, size: int, step: int
+def test_batches_are_as_large_as_the_device_allows(
+    monkeypatch: pytest.MonkeyPatch, device: str, size: int, batch: int
 ) -> None:
     monkeypatch.setattr(networks, "accelerator", lambda: device)
-    assert networks.batch_for(size) == step
+    assert networks.batch_for(size) == batch
     assert networks.batch_for(size, 10) == 10

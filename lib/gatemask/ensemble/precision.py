@@ -18,12 +18,12 @@ from gatemask.data.labels import Masks
 from gatemask.data.split import pick_half_positive, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
-from gatemask.inference.images import Image, stack
-from gatemask.inference.networks import Member
+from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
+from gatemask.results.ensemble import ShippedEnsemble, ShippedMember
 
 IMAGES = 16  # of each fold, half of them with a mask
 TOLERATED = 0.002  # of Dice, that half precision may cost
@@ -32,7 +32,7 @@ DEVICES = {"NvidiaTeslaT4": "gpu", "none": "cpu"}
 
 
 def check(
-    project: Project, comp: Competition, chosen: dict[str, Any], weights: Path, wanted: str
+    project: Project, comp: Competition, chosen: ShippedEnsemble, weights: Path, wanted: str
 ) -> dict[str, Any] | None:
     """Compare the precision that the kernel will run in with float32.
 
@@ -53,8 +53,8 @@ def check(
     if precision == "float32" or len(comp.classes) > 1:  # of several classes there are no records
         return None
     say(f"{precision} against float32, on out-of-fold images")
-    rule, truth = Rule(**chosen["rule"]), Masks(project.data / "masks.csv", comp.image.size)
-    folds = sorted({one["fold"] for one in chosen["mask"]})
+    rule, truth = Rule(**chosen.class_rules[0].model_dump()), Masks(project.data / "masks.csv", comp.image.size)
+    folds = sorted({member.fold for member in chosen.mask})
     parts = [_of_fold(project, comp, chosen, weights, fold, precision, rule, truth) for fold in folds]
     scores, changed, far = (np.concatenate([part[n] for part in parts]) for n in range(3))
     exact, half = (float(mean) for mean in scores.mean(axis=0))
@@ -79,7 +79,7 @@ def check(
 def _of_fold(
     project: Project,
     comp: Competition,
-    chosen: dict[str, Any],
+    chosen: ShippedEnsemble,
     weights: Path,
     fold: int,
     precision: str,
@@ -88,17 +88,15 @@ def _of_fold(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Dice in float32 and in `precision` (n, 2), the share of pixels that change (n,), the maps' difference (n,)."""
     ids = _ids(project, fold)
-    gates, masks = (
-        networks.members([one for one in chosen[kind] if one["fold"] == fold], weights) for kind in ("gate", "mask")
-    )
+    gates, masks = ([member for member in members if member.fold == fold] for members in (chosen.gate, chosen.mask))
     both = []
     for one in ("float32", precision):
-        probabilities = _said(project, comp, gates, ids, one) if gates else [np.ones((len(ids), 1))]
-        shares = [member.share for member in gates] or [1.0]
+        probabilities = _said(project, comp, gates, weights, ids, one) if gates else [np.ones((len(ids), 1))]
+        shares = [member.weight for member in gates] or [1.0]
         gate = np.average([said[:, 0] for said in probabilities], axis=0, weights=shares)
-        maps = [rules.as_uint8(said) for said in _said(project, comp, masks, ids, one)]
+        maps = [rules.as_uint8(said) for said in _said(project, comp, masks, weights, ids, one)]
         averaged = [
-            rules.average_maps([of[n] for of in maps], [member.share for member in masks]) for n in range(len(ids))
+            rules.average_maps([of[n] for of in maps], [member.weight for member in masks]) for n in range(len(ids))
         ]
         full = [np.ascontiguousarray(rules.resize_map(small, comp.image.size)[:, :, 0]) for small in averaged]
         both.append((full, [rules.apply_rule(rule, float(g), f) for g, f in zip(gate, full, strict=True)]))
@@ -119,20 +117,20 @@ def _ids(project: Project, fold: int) -> list[str]:
 
 
 def _said(
-    project: Project, comp: Competition, members: Sequence[Member], ids: list[str], precision: str
+    project: Project, comp: Competition, members: Sequence[ShippedMember], weights: Path, ids: list[str], precision: str
 ) -> list[np.ndarray]:
     """What each member says of the images, as its own records hold them."""
     from gatemask.builders.prediction import build_views, predict_averaged
     from gatemask.data import records
     from gatemask.input.decoding import decode_example
 
-    loaded = networks.load(members, 1, comp.image.channels, precision)
+    loaded = networks.load_members(members, weights, 1, comp.image.channels, precision)
     found = []
     for member in members:
         encoded = records.read_records(project.records(member.records), ids)
         shown = [decode_example(one, comp.image.channels, with_mask=False).image for one in encoded]
-        images = [Image(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
-        batch = stack(images, (member.records, member.size))
+        images = [DecodedImage(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
+        batch = stack_images(images, InputSize(member.records, member.size))
         seen = build_views(member.tta, member.augment, member.size, member.view_weights)
         found.append(predict_averaged(loaded[member.name], batch, seen))
     return found

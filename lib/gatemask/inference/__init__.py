@@ -1,1 +1,1 @@
-"""Gate-first prediction as it runs offline in Kaggle's image; imports only what that image has."""
+"""Gate-first prediction of a test set, as it runs offline on Kaggle."""

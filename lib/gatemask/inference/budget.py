@@ -1,140 +1,162 @@
-"""Time while the kernel runs: what each member takes, what is left to do, and which members still fit."""
+"""Measure time while the kernel runs, estimate what is left, and choose the members that still fit."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from gatemask.inference.networks import Member
+from gatemask.results.ensemble import ShippedMember
 
 RESERVE_S = 30.0  # for the last masks, and the file
-STEPS = 3  # of the gates, before anything is concluded from their time
-DEARER = 3  # times that a mask network takes as long as a gate, until one of them is seen
-TELL_S = 60.0  # between two lines on what is left: a kernel's log has no progress bar
-PRIOR = 20.0  # images as many as which the expected share counts, before images were seen
+MIN_STEPS = 3  # steps of the gates before their times are trusted
+ASSUMED_MASK_COST = 3  # time of a mask network relative to a gate, until one has been measured
+PROGRESS_S = 60.0  # between two progress lines: a kernel's log has no progress bar
+PRIOR_IMAGES = 20.0  # weight of the expected share of passing images, as a number of images
+
+Output = TypeVar("Output")
 
 
 @dataclass
-class Spent:
-    """What a member took so far."""
+class TimeSpent:
+    """Images and seconds of one member so far."""
 
     images: int = 0
     seconds: float = 0.0
 
     @property
-    def each(self) -> float:
-        """Seconds an image; 0 before anything is known."""
+    def per_image(self) -> float:
+        """Seconds per image; 0 before the first measurement."""
         return self.seconds / self.images if self.images else 0.0
 
 
 @dataclass
 class Budget:
-    """A limit on time, if there is one, and the measurements to keep to it.
+    """A time limit and the measurements needed to keep it.
 
     Args:
-        limit_s: seconds since `started`; None for no limit.
-        started: of the clock.
-        expected_share: of images that will pass the gate, until it is seen.
-        clock: seconds.
-        at_once: members that run side by side, each on a device of its own.
+        limit_s: Time limit in seconds, counted from `started`; None for no limit.
+        started: Value of the clock when the kernel began.
+        expected_share: Expected share of images that pass the gate. Default: 0.5.
+        clock: Returns seconds. Default: `time.monotonic`.
+        parallel_members: Number of members that run side by side, each on its own device. Default: 1.
+
+    Attributes:
+        spent: Time of each member, by name.
+        gated: Number of images that have been through the gates.
+        passed: Number of images that passed them.
+        steps: Number of steps of the gates.
     """
 
     limit_s: float | None
     started: float
     expected_share: float = 0.5
     clock: Callable[[], float] = time.monotonic
-    at_once: int = 1
-    spent: dict[str, Spent] = field(default_factory=dict)
-    seen: int = 0
+    parallel_members: int = 1
+    spent: dict[str, TimeSpent] = field(default_factory=dict)
+    gated: int = 0
     passed: int = 0
     steps: int = 0
-    _began: float | None = None
-    _told: float | None = None
+    _first_image_at: float | None = None
+    _last_progress_at: float | None = None
 
-    def begin(self) -> None:
-        """The first image comes now; what was before is not paid again for every image."""
-        self._began = self._told = self.clock()
+    def start_images(self) -> None:
+        """Note that the first image comes now; time before that is not counted per image."""
+        self._first_image_at = self._last_progress_at = self.clock()
 
-    def measure(self, member: Member, images: int, work: Callable[[], object]) -> object:
-        """Do a member's step, and note how long it took."""
+    def measure(self, member: ShippedMember, images: int, work: Callable[[], Output]) -> Output:
+        """Run one step of a member, note how long it took, and return its output."""
         before = self.clock()
-        found = work()
-        took = self.clock() - before
-        of = self.spent.setdefault(member.name, Spent())
-        of.images, of.seconds = of.images + images, of.seconds + took
-        return found
+        output = work()
+        seconds = self.clock() - before
+        spent = self.spent.setdefault(member.name, TimeSpent())
+        spent.images, spent.seconds = spent.images + images, spent.seconds + seconds
+        return output
 
-    def saw(self, images: int) -> None:
-        """So many images more have been through the gates."""
-        self.seen, self.steps = self.seen + images, self.steps + 1
+    def count_gated(self, images: int) -> None:
+        """Count a step of images that have been through the gates."""
+        self.gated, self.steps = self.gated + images, self.steps + 1
 
     @property
     def share(self) -> float:
-        """Of images that pass the gate."""
-        return (self.passed + PRIOR * self.expected_share) / (self.seen + PRIOR)
+        """Estimated share of images that pass the gate."""
+        return (self.passed + PRIOR_IMAGES * self.expected_share) / (self.gated + PRIOR_IMAGES)
 
     def left_s(self) -> float:
-        """Until the file has to be written."""
+        """Return the seconds left until the file must be written."""
         if self.limit_s is None:
             return float("inf")
         return self.limit_s - RESERVE_S - (self.clock() - self.started)
 
     def is_up(self) -> bool:
+        """Return whether no time is left."""
         return self.left_s() <= 0
 
-    def needed_s(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> float:
-        """Seconds for what is left.
+    def needed_s(
+        self, images: int, waiting: int, gates: Sequence[ShippedMember], masks: Sequence[ShippedMember]
+    ) -> float:
+        """Estimate the seconds that the remaining work takes.
 
         Args:
-            images: that no gate has seen yet.
-            waiting: that have passed, and that no mask network has seen.
+            images: Number of images that have not been through the gates.
+            waiting: Number of images that passed and wait for the mask networks.
+            gates: Gates in use.
+            masks: Mask networks in use.
         """
-        shown = images * self.share + waiting
-        of_gates = [self._each(one, 0.0) for one in gates]
-        unseen = DEARER * sum(of_gates) / max(1, len(gates))
-        members = images * sum(of_gates) + shown * sum(self._each(one, unseen) for one in masks)
-        return images * self._besides() + members / self.at_once
+        to_segment = images * self.share + waiting
+        gate_times = [self._per_image(member, 0.0) for member in gates]
+        assumed = ASSUMED_MASK_COST * sum(gate_times) / max(1, len(gates))
+        mask_times = [self._per_image(member, assumed) for member in masks]
+        members = images * sum(gate_times) + to_segment * sum(mask_times)
+        return images * self._overhead_per_image() + members / self.parallel_members
 
-    def tell(self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]) -> str | None:
-        """Now and then a line on how far it is and how long it will take; arguments as of `needed_s`."""
+    def progress_line(
+        self, images: int, waiting: int, gates: Sequence[ShippedMember], masks: Sequence[ShippedMember]
+    ) -> str | None:
+        """Return a line on progress and remaining time, at most once a minute; arguments as for `needed_s`."""
         now = self.clock()
-        if self._told is None or now - self._told < TELL_S:
+        if self._last_progress_at is None or now - self._last_progress_at < PROGRESS_S:
             return None
-        self._told = now
-        left = self.needed_s(images, waiting, gates, masks) / 60
-        return (
-            f"{self.seen} of {self.seen + images} images, {self.passed} passed the gate; about {left:.1f} minutes left"
-        )
+        self._last_progress_at = now
+        minutes = self.needed_s(images, waiting, gates, masks) / 60
+        total = self.gated + images
+        return f"{self.gated} of {total} images, {self.passed} passed the gate; about {minutes:.1f} minutes left"
 
-    def _each(self, member: Member, unseen: float) -> float:
-        known = self.spent.get(member.name)
-        return known.each if known and known.images else unseen
+    def _per_image(self, member: ShippedMember, assumed: float) -> float:
+        spent = self.spent.get(member.name)
+        return spent.per_image if spent and spent.images else assumed
 
     @property
-    def an_image(self) -> float:
-        """Seconds an image so far, all in all."""
-        return (self.clock() - self._began) / self.seen if self._began is not None and self.seen else 0.0
-
-    def _besides(self) -> float:
-        """Seconds an image that no member accounts for: decoding that could not be hidden, averaging, encoding."""
-        if self._began is None or not self.seen:
+    def seconds_per_image(self) -> float:
+        """Seconds per image so far, everything included."""
+        if self._first_image_at is None or not self.gated:
             return 0.0
-        members = sum(one.seconds for one in self.spent.values())
-        return max(0.0, self.clock() - self._began - members / self.at_once) / self.seen
+        return (self.clock() - self._first_image_at) / self.gated
 
-    def fitting(
-        self, images: int, waiting: int, gates: Sequence[Member], masks: Sequence[Member]
-    ) -> tuple[list[Member], list[Member]]:
-        """The members that still fit: the last masks go first, then the last gates; one of each stays."""
-        kept, shown = list(gates), list(masks)
-        if self.steps < STEPS:
-            return kept, shown
-        while self.needed_s(images, waiting, kept, shown) > self.left_s():
-            if len(shown) > 1:
-                shown.pop()
-            elif len(kept) > 1:
-                kept.pop()
+    def _overhead_per_image(self) -> float:
+        """Seconds per image outside of members: decoding that could not be hidden, averaging, encoding."""
+        if self._first_image_at is None or not self.gated:
+            return 0.0
+        members = sum(spent.seconds for spent in self.spent.values())
+        return max(0.0, self.clock() - self._first_image_at - members / self.parallel_members) / self.gated
+
+    def members_in_time(
+        self, images: int, waiting: int, gates: Sequence[ShippedMember], masks: Sequence[ShippedMember]
+    ) -> tuple[list[ShippedMember], list[ShippedMember]]:
+        """Return the gates and mask networks that still fit.
+
+        The last mask networks are dropped first, then the last gates; one of each is always kept. Arguments as for
+        `needed_s`.
+        """
+        kept_gates, kept_masks = list(gates), list(masks)
+        if self.steps < MIN_STEPS:
+            return kept_gates, kept_masks
+        while self.needed_s(images, waiting, kept_gates, kept_masks) > self.left_s():
+            if len(kept_masks) > 1:
+                kept_masks.pop()
+            elif len(kept_gates) > 1:
+                kept_gates.pop()
             else:
                 break
-        return kept, shown
+        return kept_gates, kept_masks

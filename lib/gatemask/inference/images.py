@@ -1,4 +1,4 @@
-"""Test images, each decoded once for all members, by threads that stay a little ahead."""
+"""Decode test images once for all members, in threads that stay a little ahead."""
 
 from __future__ import annotations
 
@@ -6,92 +6,115 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from gatemask.config import Picture
 from gatemask.console import say
-from gatemask.data.readers import Window, read_image, resize_image
+from gatemask.data.readers import read_image, resize_image
 from gatemask.errors import GatemaskError
 from gatemask.parallel import ordered_map
 
-GREY = 128
-Look = tuple[int, int]  # the records' size, by way of which training saw its images, and the network's own
+GRAY = 128  # of an image that cannot be read
+
+
+class InputSize(NamedTuple):
+    """How a network sees an image: resized to the records' size first, as in training, then to its input size.
+
+    Args:
+        records: Size of the records it was trained on, in pixels.
+        input: Input size of the network, in pixels.
+    """
+
+    records: int
+    input: int
 
 
 @dataclass
-class Image:
-    """A decoded image, uint8 (size, size, channels) at each size of records, and how networks of each size see it.
+class DecodedImage:
+    """A decoded test image.
 
-    Not at its own size: that may be large, and some hundred images wait in memory.
+    It is not kept at its own size, which may be large: a few hundred images wait in memory.
+
+    Args:
+        image_id: Id of the image.
+        records: uint8 (size, size, channels) by size of records.
+        readable: Whether the image could be read. Default: True.
+        inputs: uint8 (size, size, channels) by input size, filled on demand.
     """
 
     image_id: str
     records: dict[int, np.ndarray]
     readable: bool = True
-    seen: dict[Look, np.ndarray] = field(default_factory=dict)
+    inputs: dict[InputSize, np.ndarray] = field(default_factory=dict)
 
-    def look(self, look: Look) -> np.ndarray:
-        """uint8 (size, size, channels)."""
-        if look not in self.seen:
-            records, size = look
-            self.seen[look] = resize_image(self.records[records], size)
-        return self.seen[look]
+    def resized(self, size: InputSize) -> np.ndarray:
+        """Return the image as a network sees it, uint8 (size, size, channels)."""
+        if size not in self.inputs:
+            self.inputs[size] = resize_image(self.records[size.records], size.input)
+        return self.inputs[size]
 
 
-class Images:
-    """Test images by id; one that cannot be read is grey, and remembered.
+class TestImageReader:
+    """Reader of test images. An image that cannot be read becomes gray, and is reported.
 
     Args:
-        files: by id.
-        channels: of every image.
-        window: which grey levels become 0 to 255.
-        size: height and width that the competition promises.
+        files: Paths by image id.
+        picture: Size, channels and gray levels of the competition's images.
 
     Attributes:
-        unreadable: why, by id.
-        odd: how many are of another size.
+        unreadable: Reasons by image id.
+        odd_sizes: Number of images of another size than the competition's.
     """
 
-    def __init__(self, files: Mapping[str, Path], channels: int, window: Window, size: Sequence[int]) -> None:
-        self._files, self._channels, self._size = files, channels, tuple(size)
-        self._window: Window = window if isinstance(window, str) else (window[0], window[1])  # YAML has no tuples
+    __test__ = False  # pytest takes it for a test class
+
+    def __init__(self, files: Mapping[str, Path], picture: Picture) -> None:
+        self._files, self._picture = files, picture
         self.unreadable: dict[str, str] = {}
-        self.odd = 0
+        self.odd_sizes = 0
 
     def stream(
-        self, ids: Sequence[str], looks: Sequence[Look], records: Collection[int], pool: ThreadPoolExecutor, ahead: int
-    ) -> Iterator[Image]:
-        """The images in order; at most `ahead` wait in memory.
+        self,
+        ids: Sequence[str],
+        sizes: Sequence[InputSize],
+        records: Collection[int],
+        pool: ThreadPoolExecutor,
+        ahead: int,
+    ) -> Iterator[DecodedImage]:
+        """Yield the images in order.
 
         Args:
-            ids: of the images.
-            looks: that every image is asked for; made by the threads.
-            records: sizes from which any look is made.
-            pool: of the threads.
-            ahead: images.
+            ids: Ids of the images.
+            sizes: Input sizes that every image needs; the threads prepare them.
+            records: Sizes of records from which other input sizes are made.
+            pool: Threads that decode.
+            ahead: Maximum number of images that wait in memory.
         """
-        return ordered_map(pool, lambda image_id: self._load(image_id, looks, records), ids, ahead)
+        return ordered_map(pool, lambda image_id: self._load(image_id, sizes, records), ids, ahead)
 
-    def _load(self, image_id: str, looks: Sequence[Look], records: Collection[int]) -> Image:
+    def _load(self, image_id: str, sizes: Sequence[InputSize], records: Collection[int]) -> DecodedImage:
         pixels = self._read(image_id)
-        image = Image(image_id, {size: resize_image(pixels, size) for size in records}, image_id not in self.unreadable)
-        for look in looks:
-            image.look(look)
+        resized = {size: resize_image(pixels, size) for size in records}
+        image = DecodedImage(image_id, resized, image_id not in self.unreadable)
+        for size in sizes:
+            image.resized(size)
         return image
 
     def _read(self, image_id: str) -> np.ndarray:
         try:
             if image_id not in self._files:
                 raise GatemaskError("A test image is missing.", received=image_id)
-            pixels = read_image(self._files[image_id], self._channels, self._window)
+            pixels = read_image(self._files[image_id], self._picture.channels, self._picture.window)
         except GatemaskError as error:
             say(f"{error}\n  its mask stays empty")
             self.unreadable[image_id] = error.short()
-            return np.full((1, 1, self._channels), GREY, np.uint8)
-        self.odd += pixels.shape[:2] != self._size
+            return np.full((1, 1, self._picture.channels), GRAY, np.uint8)
+        self.odd_sizes += pixels.shape[:2] != self._picture.size
         return pixels
 
 
-def stack(images: Sequence[Image], look: Look) -> np.ndarray:
-    """uint8 (n, size, size, channels)."""
-    return np.stack([image.look(look) for image in images])
+def stack_images(images: Sequence[DecodedImage], size: InputSize) -> np.ndarray:
+    """Return a batch, uint8 (images, size, size, channels)."""
+    return np.stack([image.resized(size) for image in images])

@@ -1,177 +1,166 @@
-"""The members' networks: one graph for each structure, and every member's weights beside it.
+"""Load the members' networks: one graph per structure, with every member's weights beside it.
 
-Folds of an experiment differ in nothing but their weights. So each structure is built and traced once, weights are
-arguments of its graph, and all members stay in memory: a batch that was decoded once goes through all of them.
+Folds of an experiment differ only in their weights. Each structure is therefore built and traced once, weights are
+arguments of its graph, and all members stay in memory, so a decoded batch goes through all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gatemask import quiet
-from gatemask.config import Augment, Model, View
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
+from gatemask.results.ensemble import ShippedMember
 
-# Images of 256 pixels a step; larger ones fewer. What is too much is halved when memory runs out.
-ON_CPU, ON_ACCELERATOR, USUAL = 16, 64, 256
+# Images per step at 256 pixels; fewer for larger ones. The number is halved when memory runs out.
+BATCH_ON_CPU, BATCH_ON_ACCELERATOR, REFERENCE_SIZE = 16, 64, 256
 
-
-@dataclass(frozen=True)
-class Member:
-    """One set of weights with what it takes to run it; `share` is its part in the average.
-
-    `view_weights` are those of the image as it is and of the views in `tta`, where they are not equal.
-    """
-
-    name: str
-    weights: Path
-    share: float
-    config: Model
-    size: int
-    records: int
-    tta: list[View]
-    augment: list[Augment]
-    view_weights: list[float] | None = None
+Tensors = Any  # weights as the backend holds them
+Forward = Callable[[Tensors, np.ndarray], np.ndarray]
 
 
-def members(listed: Sequence[dict[str, Any]], weights: Path) -> list[Member]:
-    """The members of an ensemble.yaml, whose weights are `<name>.weights.h5` in a folder."""
-    found = []
-    for one in listed:
-        config = Model(**{**one["model"], "weights": "none"})
-        tta, augment = [View(**view) for view in one["tta"]], [Augment(**step) for step in one.get("augment", [])]
-        path, share = weights / f"{one['name']}.weights.h5", float(one.get("weight", 1.0))
-        seen = (tta, augment, one.get("view_weights"))
-        found.append(Member(one["name"], path, share, config, one["size"], one["records"], *seen))
-    return found
-
-
-class Network:
-    """A member as `builders.predict` asks for it: any number of images, a fixed number of them at a time.
+class LoadedMember:
+    """A member ready to predict any number of images, in batches of a fixed size.
 
     Args:
-        run: weights and uint8 (batch, s, s, channels) to float32.
-        weights: the first argument of `run`.
-        batch: images a step; halved for good when the device's memory does not suffice.
-        device: where it runs, as TensorFlow names it; networks of different devices may run at once.
+        forward: Function of weights and uint8 (batch, size, size, channels) that returns float32 predictions.
+        weights: First argument of `forward`.
+        batch: Images per step; halved permanently when the device's memory does not suffice.
+        device: Device as TensorFlow names it; members on different devices may run at once. Default: the only one.
     """
 
-    def __init__(
-        self, run: Callable[[Any, np.ndarray], np.ndarray], weights: Any, batch: int, device: str | None = None
-    ) -> None:
-        self._run, self._weights, self.batch, self.device = run, weights, batch, device
+    def __init__(self, forward: Forward, weights: Tensors, batch: int, device: str | None = None) -> None:
+        self._forward, self._weights, self.batch, self.device = forward, weights, batch, device
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """Return the network's predictions for uint8 (images, size, size, channels)."""
         while True:
             try:
-                return np.concatenate([self._part(images, at) for at in range(0, len(images), self.batch)])
+                starts = range(0, len(images), self.batch)
+                return np.concatenate([self._predict_part(images[start : start + self.batch]) for start in starts])
             except Exception as error:
-                if self.batch == 1 or not _memory_is_short(error):
+                if self.batch == 1 or not _is_out_of_memory(error):
                     raise
                 self.batch //= 2
-                say(f"The device's memory is too small for {2 * self.batch} images at once: {self.batch} from now on.")
+                say(f"The device's memory does not suffice for {2 * self.batch} images; continuing with {self.batch}.")
 
-    def _part(self, images: np.ndarray, at: int) -> np.ndarray:
-        """Of `batch` images, the last ones filled up: another shape would be another graph."""
-        part = images[at : at + self.batch]
+    def _predict_part(self, part: np.ndarray) -> np.ndarray:
+        """Predict at most `batch` images. A smaller part is padded: another shape would need another graph."""
         if len(part) == self.batch:
-            return self._run(self._weights, part)
-        padded = np.zeros((self.batch, *images.shape[1:]), images.dtype)
+            return self._forward(self._weights, part)
+        padded = np.zeros((self.batch, *part.shape[1:]), part.dtype)
         padded[: len(part)] = part
-        return self._run(self._weights, padded)[: len(part)]
+        return self._forward(self._weights, padded)[: len(part)]
 
 
-def _memory_is_short(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
-def load(
-    listed: Sequence[Member],
-    task_classes: int,
+def weights_path(folder: Path, member: ShippedMember) -> Path:
+    """Return the path of a member's weights in the dataset's folder."""
+    return folder / f"{member.name}.weights.h5"
+
+
+def load_members(
+    members: Sequence[ShippedMember],
+    folder: Path,
+    outputs: int,
     channels: int,
     precision: str = "float32",
     batch: int | str = "auto",
-    failed: Callable[[Member, str], None] | None = None,
-) -> dict[str, Network]:
-    """Build and compile each structure once, and load every member's weights; members are dealt over the devices.
+    on_failure: Callable[[ShippedMember, str], None] | None = None,
+) -> dict[str, LoadedMember]:
+    """Build and compile each structure once, load every member's weights, and distribute members over devices.
 
     Args:
-        listed: gates, or mask networks.
-        task_classes: numbers that a network says of a pixel, or of an image: 1 for gates.
-        channels: of the images.
-        precision: of the layers, a value of `inference.precision`.
-        batch: images a step; "auto" goes by device and size.
-        failed: called for a member that cannot be loaded, with the reason, in place of an error.
+        members: Gates, or mask networks.
+        folder: Folder of the weights.
+        outputs: Outputs per pixel, or per image: 1 for gates.
+        channels: Channels of the images.
+        precision: Precision of the layers. Default: float32.
+        batch: Images per step. Default: "auto", by device and input size.
+        on_failure: Called with a member that cannot be loaded and the reason. Default: raise an error.
 
     Returns:
-        By member's name; without those that failed.
+        Loaded members by name, without those that failed.
 
     Raises:
-        GatemaskError: weights do not fit their network.
+        GatemaskError: Weights do not fit their network.
     """
     quiet.tensorflow()
     import keras
 
-    from gatemask.builders import models
-
-    policy = {"float32": "float32"}.get(precision, f"mixed_{precision}")
-    before = keras.config.dtype_policy()
-    built: dict[str, Any] = {}
-    graphs: dict[tuple[str, str | None], Callable[[Any, np.ndarray], np.ndarray]] = {}
-    found: dict[str, Network] = {}
-    there = devices()
+    previous_policy = keras.config.dtype_policy()
+    loader = _Loader(folder, outputs, channels, batch)
+    loaded: dict[str, LoadedMember] = {}
+    available = devices()
     try:
-        keras.config.set_dtype_policy(policy)
-        for member in progress(listed, "weights"):
-            key, device = f"{member.config.model_dump_json()} {member.size}", there[len(found) % len(there)]
+        keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
+        for member in progress(members, "weights"):
             try:
-                if key not in built:
-                    built[key] = models.build_network(
-                        member.config, member.size, channels, task_classes, seed=None
-                    ).predict
-                built[key].load_weights(member.weights)
-                run = graphs.get((key, device)) or graph(built[key], device)
-                network = Network(run, weights_of(built[key], device), batch_for(member.size, batch), device)
-                if (key, device) not in graphs:  # compiled now, so that no image pays for it, nor any estimate
-                    network.predict_on_batch(np.zeros((network.batch, member.size, member.size, channels), np.uint8))
-                    graphs[key, device] = run
-                found[member.name] = network
+                loaded[member.name] = loader.load(member, available[len(loaded) % len(available)])
             except Exception as error:  # h5py and Keras raise almost anything on a damaged file
-                first = (str(error).splitlines() or [""])[0]
-                if failed is None:
+                reason = (str(error).splitlines() or [""])[0]
+                if on_failure is None:
                     raise GatemaskError(
-                        "A member's weights cannot be loaded.", where=member.weights, received=first
+                        "A member's weights cannot be loaded.", where=weights_path(folder, member), received=reason
                     ) from error
-                failed(member, f"{type(error).__name__}: {first}")
+                on_failure(member, f"{type(error).__name__}: {reason}")
     finally:
-        keras.config.set_dtype_policy(before)
-    return found
+        keras.config.set_dtype_policy(previous_policy)
+    return loaded
 
 
-def weights_of(model: Any, device: str | None = None) -> Any:
-    """The weights that the model holds now, as arguments for its graph, on a device."""
+class _Loader:
+    """Models by structure, and compiled graphs by structure and device; arguments as for `load_members`."""
+
+    def __init__(self, folder: Path, outputs: int, channels: int, batch: int | str) -> None:
+        self._folder, self._outputs, self._channels, self._batch = folder, outputs, channels, batch
+        self._models: dict[str, Any] = {}
+        self._graphs: dict[tuple[str, str | None], Forward] = {}
+
+    def load(self, member: ShippedMember, device: str | None) -> LoadedMember:
+        from gatemask.builders import models
+
+        size = member.size
+        config = member.model.model_copy(update={"weights": "none"})
+        key = f"{config.model_dump_json()} {size}"
+        if key not in self._models:
+            self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).predict
+        model = self._models[key]
+        model.load_weights(weights_path(self._folder, member))
+        forward = self._graphs.get((key, device)) or graph(model, device)
+        loaded = LoadedMember(forward, weights_of(model, device), batch_for(size, self._batch), device)
+        if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it
+            loaded.predict_on_batch(np.zeros((loaded.batch, size, size, self._channels), np.uint8))
+            self._graphs[key, device] = forward
+        return loaded
+
+
+def weights_of(model: Any, device: str | None = None) -> Tensors:
+    """Return a copy of the model's weights on a device, as arguments for its graph."""
     import keras
 
-    with _on(device):
+    with _device_scope(device):
         return [
             [keras.ops.convert_to_tensor(keras.ops.convert_to_numpy(v).copy(), v.dtype) for v in variables]
             for variables in (model.trainable_variables, model.non_trainable_variables)
         ]
 
 
-def graph(model: Any, device: str | None = None) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """A compiled forward pass that takes its weights as an argument."""
+def graph(model: Any, device: str | None = None) -> Forward:
+    """Return a compiled forward pass that takes its weights as an argument."""
     import keras
 
-    def forward(weights: Any, images: Any) -> Any:
-        with _on(device):
+    def forward(weights: Tensors, images: Any) -> Any:
+        with _device_scope(device):
             return model.stateless_call(weights[0], weights[1], images, training=False)[0]
 
     if keras.backend.backend() == "jax":
@@ -184,9 +173,9 @@ def graph(model: Any, device: str | None = None) -> Callable[[Any, np.ndarray], 
     traced: dict[int, Any] = {}
     function = tf.function(forward)
 
-    def run(weights: Any, images: np.ndarray) -> np.ndarray:
-        # By way of the concrete function: to look through hundreds of arguments at each call takes longer than a step.
-        with _on(device):
+    def run(weights: Tensors, images: np.ndarray) -> np.ndarray:
+        # Uses the concrete function: checking hundreds of arguments at each call takes longer than a step.
+        with _device_scope(device):
             if len(images) not in traced:
                 traced[len(images)] = function.get_concrete_function(weights, tf.TensorSpec(images.shape, tf.uint8))
             return np.asarray(traced[len(images)](weights, tf.constant(images)), np.float32)
@@ -194,24 +183,23 @@ def graph(model: Any, device: str | None = None) -> Callable[[Any, np.ndarray], 
     return run
 
 
-def _on(device: str | None) -> AbstractContextManager[Any]:
-    """Where TensorFlow puts what is made in the block."""
+def _device_scope(device: str | None) -> AbstractContextManager[Any]:
     return nullcontext() if device is None else quiet.tensorflow().device(device)
 
 
 def devices() -> list[str | None]:
-    """The devices over which members are dealt: every GPU, as a session of Kaggle's has two; None for the only one."""
+    """Return the devices for members: all GPUs (a Kaggle session has two), or [None] for a single device."""
     import keras
 
     if keras.backend.backend() == "jax":
         return [None]
-    known = quiet.tensorflow().config.list_logical_devices
-    names = [device.name for device in known("GPU") or known("CPU")]
+    logical_devices = quiet.tensorflow().config.list_logical_devices
+    names = [device.name for device in logical_devices("GPU") or logical_devices("CPU")]
     return names if len(names) > 1 else [None]
 
 
 def accelerator() -> str:
-    """gpu, tpu or cpu: where the networks run."""
+    """Return where the networks run: "gpu", "tpu" or "cpu"."""
     import keras
 
     if keras.backend.backend() == "jax":
@@ -221,19 +209,21 @@ def accelerator() -> str:
     return "gpu" if quiet.tensorflow().config.list_physical_devices("GPU") else "cpu"
 
 
-def precision_for(wanted: str, device: str) -> str:
-    """What `inference.precision` means on a device: half of the bits only where they make it faster."""
-    has = {"gpu": "float16", "tpu": "bfloat16"}.get(device)
-    if wanted == "auto":
-        return has or "float32"
-    # A T4 emulates bfloat16, and a CPU both: slower, and no more exact.
-    return wanted if wanted == "float32" or wanted == has else "float32"
+def precision_for(setting: str, device: str) -> str:
+    """Return the precision that `inference.precision` means on a device.
+
+    Half precision is used only where it is faster: a T4 emulates bfloat16, and a CPU both.
+    """
+    fast = {"gpu": "float16", "tpu": "bfloat16"}.get(device)
+    if setting == "auto":
+        return fast or "float32"
+    return setting if setting == fast else "float32"
 
 
-def batch_for(size: int, wanted: int | str = "auto") -> int:
-    """Images a step at an input size: a power of two, so that one number fits into the other."""
-    if wanted != "auto":
-        return int(wanted)
-    most = ON_CPU if accelerator() == "cpu" else ON_ACCELERATOR
-    fits = most * min(1.0, (USUAL / size) ** 2)
-    return max(1, 1 << (int(fits).bit_length() - 1)) if fits >= 1 else 1
+def batch_for(size: int, setting: int | str = "auto") -> int:
+    """Return the images per step at an input size: a power of two, so different members' steps fit together."""
+    if setting != "auto":
+        return int(setting)
+    largest = BATCH_ON_CPU if accelerator() == "cpu" else BATCH_ON_ACCELERATOR
+    fitting = largest * min(1.0, (REFERENCE_SIZE / size) ** 2)
+    return max(1, 1 << (int(fitting).bit_length() - 1)) if fitting >= 1 else 1

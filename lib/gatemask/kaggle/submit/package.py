@@ -42,6 +42,7 @@ from gatemask.files import (
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
+from gatemask.results.ensemble import ShippedEnsemble
 
 UNKNOWN = "owner-not-set"
 
@@ -66,7 +67,7 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
     stamp.unlink(missing_ok=True)
     dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
     fill_dataset(project, dataset, source, ensemble.inference.model_dump())
-    precision = check_precision(project, comp, read_yaml(source), dataset, ensemble.inference.precision)
+    precision = check_precision(project, comp, ShippedEnsemble.load(source), dataset, ensemble.inference.precision)
     fill_kernel(kernel, comp, owner, slug(project))
     write_json(
         dataset / "dataset-metadata.json",

@@ -1,0 +1,313 @@
+"""Predict a test set with the members of an ensemble, from folders to submission.csv.
+
+This is what the offline kernel runs, so it needs only the packages of Kaggle's image. A complete, empty submission is
+written before the first image and replaced at the end. From then on a fault of an image, a member or the time limit
+costs no more than itself; `degraded` in inference.json says what happened.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gatemask.config import Inference
+from gatemask.console import progress, say
+from gatemask.data.readers import list_images
+from gatemask.errors import GatemaskError
+from gatemask.files import sha256, write_json
+from gatemask.inference import networks
+from gatemask.inference.budget import Budget
+from gatemask.inference.decisions import Decider, LoadedEnsemble
+from gatemask.inference.images import InputSize, TestImageReader
+from gatemask.inference.networks import LoadedMember
+from gatemask.masks import rle
+from gatemask.masks.rule import Rule
+from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
+from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
+from gatemask.results.submission import InferenceReport, MemberTiming
+from gatemask.submission.file_format import SubmissionFormat, SubmissionTable, reserve_disk_space
+
+MARGIN_H = 0.25  # hours before Kaggle's time limit, where no time budget is set
+MAX_UNREADABLE = 0.1  # share of unreadable images above which the images are not to blame
+
+
+@dataclass
+class TestSet:
+    """Images and rows to predict.
+
+    Args:
+        files: Paths of the test images, by id.
+        table: Header and rows of the submission.
+    """
+
+    __test__ = False  # pytest takes it for a test class
+
+    files: dict[str, Path]
+    table: SubmissionTable
+    ids: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = list(dict.fromkeys(row.image_id for row in self.table.rows))
+
+
+def predict_test_set(
+    ensemble: ShippedEnsemble,
+    dataset: Path,
+    competition: Path,
+    working: Path,
+    damaged: Mapping[str, str] | None = None,
+    forgive: bool = True,
+    started: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> InferenceReport:
+    """Predict a test set, and write submission.csv and inference.json.
+
+    Args:
+        ensemble: Contents of the dataset's ensemble.yaml.
+        dataset: Packaged folder with `<member>.weights.h5` and SHA256SUMS.
+        competition: Folder with the test images, and the sample submission where there is one.
+        working: Folder for both files.
+        damaged: Files of the dataset that differ from what was packaged, with the fault of each. Default: none.
+        forgive: Continue without members that cannot be used, and without a sample submission, instead of raising an
+            error. Default: True.
+        started: Value of the clock when the kernel began; time limits count from there. Default: now.
+        clock: Returns seconds. Default: `time.monotonic`.
+
+    Raises:
+        GatemaskError: Something needed is missing; with `forgive` only if no row of the submission is known.
+    """
+    begun = clock()
+    damaged = damaged or {}
+    degraded = [f"{name} {fault}." for name, fault in sorted(damaged.items())]
+    facts, settings = ensemble.competition, ensemble.inference or Inference()
+    test_set = _open_test_set(competition, facts, degraded, forgive)
+    output = working / "submission.csv"
+    _write_empty_submission(test_set.table, output, degraded, forgive)
+    device = networks.accelerator()
+    precision = networks.precision_for(settings.precision, device)
+    loaded = _load_ensemble(ensemble, dataset, precision, damaged, degraded, forgive)
+    budget = Budget(
+        _limit_s(settings),
+        begun if started is None else started,
+        ensemble.passing_share,
+        clock,
+        len({network.device for network in loaded.networks.values()}) or 1,
+    )
+    reader = TestImageReader(test_set.files, facts.image)
+    encoded: dict[tuple[str, int], str] = {}
+    try:
+        _predict_masks(encoded, loaded, reader, test_set, budget)
+    except Exception as error:
+        if not forgive:
+            raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        degraded.append(f"Prediction ended after {budget.gated} of {len(test_set.ids)} images: {reason}")
+    speed = budget.seconds_per_image
+    if len(reader.unreadable) > MAX_UNREADABLE * len(test_set.ids):
+        degraded.append(f"{len(reader.unreadable)} of {len(test_set.ids)} images could not be read.")
+    _write_submission(test_set.table, output, encoded, degraded)
+    report = InferenceReport(
+        **_counts(test_set, encoded, budget),
+        odd_sizes=reader.odd_sizes,
+        unreadable=dict(sorted(reader.unreadable.items())),
+        degraded=degraded,
+        dropped=loaded.dropped,
+        members=_timings(budget),
+        device=device,
+        precision=precision,
+        seconds=round(clock() - begun, 1),
+        seconds_per_image=round(speed, 6),
+        peak_megabytes=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        submission=sha256(output),
+        package=sha256(dataset / "SHA256SUMS"),
+    )
+    with suppress(OSError):  # what counts is the submission
+        write_json(working / "inference.json", report.as_dict())
+    return report
+
+
+def _counts(test_set: TestSet, encoded: Mapping[tuple[str, int], str], budget: Budget) -> dict[str, int]:
+    rows = len(test_set.table.rows)
+    return {
+        "images": len(test_set.ids),
+        "rows": rows,
+        "passed": budget.passed,
+        "empty": rows - len(encoded),
+        "extra": len(set(test_set.files) - set(test_set.ids)),
+    }
+
+
+def _timings(budget: Budget) -> dict[str, MemberTiming]:
+    return {
+        name: MemberTiming(images=spent.images, seconds_per_image=round(spent.per_image, 6))
+        for name, spent in budget.spent.items()
+    }
+
+
+# --- the test set -------------------------------------------------------------------------------------------
+
+
+def find_competition(mounted: Path, dataset: Path, facts: CompetitionFacts) -> Path:
+    """Return the folder with the test images. Kaggle's mounts differ in depth, so it is searched for.
+
+    Args:
+        mounted: Folder of all mounts, /kaggle/input.
+        dataset: Folder of the packaged dataset, which is not searched.
+        facts: Facts of the competition.
+
+    Raises:
+        GatemaskError: The competition is not mounted.
+    """
+    sample = facts.submission.sample
+    folders = [
+        folder
+        for depth in range(1, 5)
+        for folder in sorted(mounted.glob("/".join(["*"] * depth)))
+        if folder.is_dir() and dataset not in (folder, *folder.parents)
+    ]
+    # The sample marks the root exactly; a pattern such as **/*.png would match above it too.
+    for folder in folders if sample else []:
+        if sample and (folder / sample).is_file():
+            return folder
+    for folder in folders:
+        if any(list_images(folder, facts.test_images)):
+            return folder
+    raise GatemaskError(
+        "No test images were found.",
+        where=mounted,
+        expected=sample or facts.test_images,
+        do="Attach the competition as a source of the kernel.",
+    )
+
+
+def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool) -> TestSet:
+    """List images and rows: the sample's rows, or one per image and class for competitions without a sample."""
+    files = {path.stem: path for path in list_images(competition, facts.test_images)}
+    layout = SubmissionFormat(facts.submission, facts.classes)
+    table_of_images = layout.table_of(sorted(files))
+    try:
+        sample = facts.submission.sample
+        table = layout.read_sample(competition / sample) if sample else table_of_images
+        if table.rows:
+            return TestSet(files, table)
+        fault = GatemaskError("There is nothing to predict.", where=competition, received="no rows")
+    except GatemaskError as error:
+        fault = error
+    if not forgive or not files:
+        raise fault
+    degraded.append(f"{fault.short()} The rows are those of the images in the test folder.")
+    return TestSet(files, table_of_images)
+
+
+# --- the submission -----------------------------------------------------------------------------------------
+
+
+def _write_empty_submission(table: SubmissionTable, output: Path, degraded: list[str], forgive: bool) -> None:
+    """Write a valid submission at once, and reserve disk space for a better one."""
+    try:
+        table.write(output, {})
+        reserve_disk_space(_reserve_path(output), len(table.rows))
+    except OSError as error:
+        raise GatemaskError(
+            "Not enough disk space for the submission.", where=output, received=error.strerror or str(error)
+        ) from None
+    except GatemaskError as error:
+        if not forgive:
+            raise
+        degraded.append(error.short())
+
+
+def _write_submission(
+    table: SubmissionTable, output: Path, encoded: Mapping[tuple[str, int], str], degraded: list[str]
+) -> None:
+    _reserve_path(output).unlink(missing_ok=True)
+    try:
+        table.write(output, encoded)
+    except OSError as error:
+        degraded.append(f"The submission could not be written, and an empty one is in its place: {error.strerror}.")
+
+
+def _reserve_path(output: Path) -> Path:
+    return output.with_name(".room")
+
+
+# --- the members --------------------------------------------------------------------------------------------
+
+
+def _load_ensemble(
+    ensemble: ShippedEnsemble,
+    dataset: Path,
+    precision: str,
+    damaged: Collection[str],
+    degraded: list[str],
+    forgive: bool,
+) -> LoadedEnsemble:
+    facts, settings = ensemble.competition, ensemble.inference or Inference()
+
+    def report_failure(member: ShippedMember, reason: str) -> None:
+        degraded.append(f"{member.name} cannot be loaded: {reason}.")
+        say(degraded[-1])
+
+    def load(kind: str, members: Sequence[ShippedMember], outputs: int) -> dict[str, LoadedMember]:
+        intact = [member for member in members if networks.weights_path(dataset, member).name not in damaged]
+        on_failure = report_failure if forgive else None
+        loaded = networks.load_members(
+            intact, dataset, outputs, facts.image.channels, precision, settings.batch, on_failure
+        )
+        if not any(member.name in loaded for member in intact):
+            degraded.append(f"No {kind} network is left.")
+        return loaded
+
+    loaded = {**load("gate", ensemble.gate, 1), **load("mask", ensemble.mask, len(facts.classes))}
+    return LoadedEnsemble(
+        gates=[member for member in ensemble.gate if member.name in loaded],
+        masks=[member for member in ensemble.mask if member.name in loaded],
+        networks=loaded,
+        rules=[Rule(**values.model_dump()) for values in ensemble.class_rules],
+        size=facts.image.size,
+        overlap=facts.submission.overlap,
+        degraded=degraded,
+        may_drop=settings.time_budget is not None,
+    )
+
+
+def _limit_s(settings: Inference) -> float:
+    """Return the seconds after which the submission must be written: the time budget, but before Kaggle's limit."""
+    limit_h = max(settings.hours - MARGIN_H, settings.hours / 2)
+    return 3600 * min(limit_h, settings.time_budget or limit_h)
+
+
+def _predict_masks(
+    encoded: dict[tuple[str, int], str],
+    ensemble: LoadedEnsemble,
+    reader: TestImageReader,
+    test_set: TestSet,
+    budget: Budget,
+) -> None:
+    """Add the encoded masks that are not empty to `encoded`, by image id and class index."""
+    dialect = test_set.table.format.settings.rle
+    gate_sizes = list(dict.fromkeys(InputSize(member.records, member.size) for member in ensemble.gates))
+    records = {member.records for member in [*ensemble.gates, *ensemble.masks]}
+    step = max([network.batch for network in ensemble.networks.values()], default=networks.BATCH_ON_CPU)
+
+    def encode(masks: np.ndarray) -> list[str]:
+        return [rle.encode(masks[:, :, index], dialect) for index in range(masks.shape[2])]
+
+    keep_freed_memory()
+    budget.start_images()
+    decider = Decider(ensemble, budget, step, encode)
+    total = len(test_set.ids)
+    with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
+        images = reader.stream(test_set.ids, gate_sizes, records, pool, 2 * step)
+        for decision in progress(decider.decide(images, total), "images", total):
+            for index, text in enumerate(decision.encoded or ()):
+                if text != dialect.empty:
+                    encoded[decision.image_id, index] = text
+    say(f"gate: {budget.passed} of {budget.gated} images pass")
