@@ -96,7 +96,7 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
     [
         (["loop", "phantoms"], ["no competition 'phantoms'", "Did you mean 'phantom'"]),
         (["train", "phantom/unet_b1"], ["no such experiment", "unet_b0"]),
-        (["train", "phantom/unet_b0", "--fold", "one"], ["--fold needs numbers", "one"]),
+        (["train", "phantom/unet_b0", "--fold", "one"], ["--fold requires numbers", "one"]),
         (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
         (["records", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["folds", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),

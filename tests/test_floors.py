@@ -36,7 +36,7 @@ FLOORS = [
     ["kaggle.download", "kaggle.train", "kaggle.submit"],
     ["report"],
     ["stages"],
-    ["doctor", "loop"],
+    ["doctor", "loop", "cli_support"],
     ["cli"],
     ["__main__"],
 ]

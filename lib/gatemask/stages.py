@@ -11,11 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gatemask.stage import CommandResult
-
 if TYPE_CHECKING:
     from gatemask.config import Competition, Ensemble, Experiment, Phantom
     from gatemask.project import Project
+    from gatemask.stage import CommandResult
     from gatemask.training.time_budget import Clock
 
 

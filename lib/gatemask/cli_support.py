@@ -1,0 +1,164 @@
+"""Options, inputs and output shared by the commands in gatemask.cli."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatemask.errors import GatemaskError, nearest
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from gatemask.config import Competition, Ensemble, Experiment
+    from gatemask.project import Project
+    from gatemask.stage import CommandResult
+
+Comp = Annotated[str, typer.Argument(metavar="COMP", help="Competition: a folder below experiments/.")]
+Exp = Annotated[str, typer.Argument(metavar="EXP", help="Experiment: a YAML, or COMP/NAME.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a YAML key. Repeatable.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Shrink everything to the sizes in the YAML's 'quick' section.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Fold = Annotated[str, typer.Option(help="Fold number, several separated by commas, or 'all'.")]
+Target = Annotated[str, typer.Argument(metavar="COMP", help="Competition, or COMP/NAME for one experiment.")]
+Hours = Annotated[float | None, typer.Option(help="Session limit. Default: the limit of the machine.", min=0.25)]
+Poll = Annotated[float, typer.Option(help="Seconds between status requests to Kaggle.", min=0.05)]
+Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Allow uncommitted changes.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw files.")]
+
+
+def load_competition_inputs(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition]:
+    """Return the project and competition.yaml."""
+    from gatemask.config import load_competition
+    from gatemask.project import open_project
+
+    overrides = split_overrides(overrides)["competition"]
+    project = open_project(comp, quick=quick)
+    return project, load_competition(project.experiments, quick=quick, overrides=overrides)
+
+
+def load_experiment_inputs(
+    exp: str, quick: bool, overrides: list[str] | None
+) -> tuple[Project, Competition, Experiment]:
+    """Return project, competition and experiment, for an experiment given by path or name."""
+    from gatemask.config import load_competition, load_experiment
+    from gatemask.project import open_experiment
+
+    project, path = open_experiment(exp, quick=quick)
+    split = split_overrides(overrides)
+    experiment = load_experiment(path, quick=quick, overrides=split["experiment"])
+    return project, load_competition(project.experiments, quick=quick, overrides=split["competition"]), experiment
+
+
+def competition_of_file(file: Path) -> tuple[str, bool]:
+    """Return the competition of a file below runs/, and whether it belongs to a quick run."""
+    from gatemask.project import find_root
+
+    try:
+        label = file.resolve().relative_to(find_root() / "runs").parts[0]
+    except (ValueError, IndexError):
+        raise GatemaskError(
+            "Could not determine the competition of this file.",
+            where=file,
+            expected="a file below runs/, or --comp COMP",
+        ) from None
+    return label.removesuffix("-quick"), label.endswith("-quick")
+
+
+def open_target(target: str, quick: bool) -> tuple[Project, str | None]:
+    """Return the project of a target, and the experiment's name if the target is one."""
+    from gatemask.project import find_root, open_experiment, open_project
+
+    path = Path(target)
+    if path.suffix == ".yaml" or (len(path.parts) == 2 and (find_root() / "experiments" / f"{target}.yaml").exists()):
+        project, file = open_experiment(target, quick=quick)
+        return project, file.stem
+    return open_project(target, quick=quick), None
+
+
+def load_ensemble_inputs(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
+    """Return project, competition.yaml and ensemble.yaml."""
+    from gatemask.config import load_ensemble
+
+    project, config = load_competition_inputs(comp, quick, overrides)
+    overrides = split_overrides(overrides)["ensemble"]
+    return project, config, load_ensemble(project.experiments, quick=quick, overrides=overrides)
+
+
+def split_overrides(overrides: list[str] | None) -> dict[str, list[str]]:
+    """Assign each `--set` to the YAML that has its key; no key belongs to two of them."""
+    from gatemask.config import Competition, Ensemble, Experiment
+
+    schemas: dict[str, type[BaseModel]] = {"competition": Competition, "ensemble": Ensemble, "experiment": Experiment}
+    assigned: dict[str, list[str]] = {document: [] for document in schemas}
+    documents = {
+        key: document for document, schema in schemas.items() for key in schema.model_fields if key not in _FIXED
+    }
+    for override in overrides or []:
+        key = override.split("=")[0].split(".")[0].strip()
+        if key not in documents:
+            close = nearest(key, documents)
+            raise GatemaskError(
+                f"Unknown key '{key}'.",
+                where=f"--set {override}",
+                expected=", ".join(sorted(documents)),
+                do=f"Write '{close}' instead." if close else None,
+            )
+        assigned[documents[key]].append(override)
+    return assigned
+
+
+_FIXED = {"name", "quick"}  # names decide file paths; to rename an experiment, copy its YAML
+
+
+def parse_folds(text: str) -> list[int] | None:
+    """Return fold numbers without repetitions; None for all."""
+    if text == "all":
+        return None
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise GatemaskError("--fold requires numbers.", received=text, expected="0, or 0,2, or all") from None
+
+
+def print_result(
+    result: CommandResult | dict[str, Any], as_json: bool, show: Callable[[Any], object] | None = None
+) -> None:
+    """Print a result.
+
+    Args:
+        result: Result of a command.
+        as_json: Whether to print JSON on stdout instead of text on stderr.
+        show: Prints the text. Default: one line per field.
+    """
+    from gatemask.stage import CommandResult
+
+    if show and not as_json:
+        show(result)
+        return
+    fields = result.as_dict() if isinstance(result, CommandResult) else result
+    if as_json:
+        from gatemask.files import plain
+
+        print(json.dumps(fields, indent=2, ensure_ascii=False, default=plain))
+        return
+    from gatemask.console import say
+
+    if fields.get("current"):
+        say("Current: nothing to do.")
+    for key, value in fields.items():
+        if key != "current":
+            say(f"{key + ':':<22}{_as_text(value)}")
+
+
+def _as_text(value: object, depth: int = 1) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        lines = (f"{'  ' * depth + key + ':':<22}{_as_text(inner, depth + 1)}" for key, inner in value.items())
+        return "\n" + "\n".join(lines) if value else "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
