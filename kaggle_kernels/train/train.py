@@ -41,9 +41,9 @@ def main() -> None:
     with zipfile.ZipFile(io.BytesIO(lzma.decompress(payload()))) as packed:
         packed.extractall(project)
     sys.path.insert(0, str(project / "lib"))
-    from gatemask.kaggle.train.session import main as run
+    from gatemask.kaggle.train.session import run_session
 
-    sys.exit(run(project, KAGGLE, STARTED))
+    sys.exit(run_session(project, KAGGLE, STARTED))
 
 
 if __name__ == "__main__":

@@ -285,9 +285,9 @@ def rehearse(
     """Run a kernel as Kaggle does: without a network, with Kaggle's packages only."""
     if train:
         project, config, experiment = load_experiment_inputs(target, quick, set_)
-        from gatemask.kaggle.train import rehearse as rehearse_train
+        from gatemask.kaggle.train.rehearse import rehearse_training
 
-        print_result(rehearse_train.rehearse(project, config, experiment, fold), json_)
+        print_result(rehearse_training(project, config, experiment, fold), json_)
         return
     project, config = load_competition_inputs(target, quick, set_)
     from gatemask.kaggle.submit import rehearse
@@ -327,10 +327,11 @@ def push(
     """Train folds on Kaggle: upload code and data, start a kernel."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
     from gatemask.kaggle.train import commands
-    from gatemask.kaggle.train.dispatch import Options
+    from gatemask.kaggle.train.dispatch import PushOptions
 
-    opts = Options(allow_dirty, afresh, hours, poll, tuple(set_ or ()))
-    print_result(commands.push(project, config, experiment, parse_folds(fold), opts), json_, show=commands.show)
+    opts = PushOptions(allow_dirty, afresh, hours, poll, tuple(set_ or ()))
+    report = commands.push_experiment(project, config, experiment, parse_folds(fold), opts)
+    print_result(report, json_, show=commands.print_kernels)
 
 
 @app.command()
@@ -338,7 +339,7 @@ def status(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """Show the state of pushed kernels."""
     from gatemask.kaggle.train import commands
 
-    print_result(commands.status(*open_target(target, quick)), json_, show=commands.show)
+    print_result(commands.kernel_statuses(*open_target(target, quick)), json_, show=commands.print_kernels)
 
 
 @app.command()
@@ -346,7 +347,7 @@ def wait(target: Target, poll: Poll = 30.0, quick: Quick = False, json_: Json = 
     """Wait until all kernels have ended; fetch the output of each."""
     from gatemask.kaggle.train import commands
 
-    print_result(commands.wait(*open_target(target, quick), poll), json_, show=commands.show)
+    print_result(commands.wait_for_kernels(*open_target(target, quick), poll), json_, show=commands.print_kernels)
 
 
 @app.command()
@@ -358,7 +359,7 @@ def logs(
     """Print the log of the newest kernel."""
     from gatemask.kaggle.train import commands
 
-    for line in commands.logs(*open_target(target, quick), follow):
+    for line in commands.latest_log(*open_target(target, quick), follow):
         print(line, flush=True)
 
 
@@ -367,7 +368,7 @@ def fetch(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """Fetch and verify the runs of kernels that have ended."""
     from gatemask.kaggle.train import commands
 
-    print_result(commands.fetch(*open_target(target, quick)), json_, show=commands.show)
+    print_result(commands.fetch_kernels(*open_target(target, quick)), json_, show=commands.print_kernels)
 
 
 @app.command()
@@ -383,18 +384,20 @@ def resume(
     """Push stopped, failed or lost kernels again; they resume from their last output."""
     project, chosen = open_target(target, quick)
     from gatemask.kaggle.train import commands, kernel_records
-    from gatemask.kaggle.train.dispatch import Options
+    from gatemask.kaggle.train.dispatch import PushOptions
+    from gatemask.results.kaggle_training import KernelEntry, PushReport
 
-    pushed, failures = [], []
-    for name, before in kernel_records.overrides(project, chosen).items():
+    pushed: list[KernelEntry] = []
+    failures: list[tuple[str, GatemaskError]] = []
+    for name, before in kernel_records.pushed_overrides(project, chosen).items():
         overrides = tuple(set_ or before)
         try:
             _, config, experiment = load_experiment_inputs(f"{project.comp}/{name}", quick, list(overrides))
-            opts = Options(allow_dirty, False, hours, poll, overrides)
-            pushed += commands.resume(project, config, experiment, opts)["pushed"]
+            opts = PushOptions(allow_dirty, False, hours, poll, overrides)
+            pushed += commands.resume_experiment(project, config, experiment, opts).pushed
         except GatemaskError as error:  # only this experiment fails
             failures.append((name, error))
-    print_result({"current": not pushed, "pushed": pushed}, json_, show=commands.show)
+    print_result(PushReport(current=not pushed, pushed=tuple(pushed)), json_, show=commands.print_kernels)
     for name, failure in failures:
         print(f"error: {name}: {failure}", file=sys.stderr)
     if failures:
@@ -418,12 +421,12 @@ def campaign(
     names = experiments.split(",") if experiments else [*ensemble.gate.experiments, *ensemble.mask.experiments]
     loaded = [load_experiment_inputs(f"{project.comp}/{name.strip()}", quick, set_)[2] for name in names]
     from gatemask.kaggle.train import campaign
-    from gatemask.kaggle.train.dispatch import Options
+    from gatemask.kaggle.train.dispatch import PushOptions
 
-    opts = Options(allow_dirty, False, hours, poll, tuple(set_ or ()))
-    result = campaign.campaign(project, config, loaded, parse_folds(fold), opts)
-    print_result(result, json_, show=campaign.show)
-    campaign.require_all(result)
+    opts = PushOptions(allow_dirty, False, hours, poll, tuple(set_ or ()))
+    result = campaign.run_campaign(project, config, loaded, parse_folds(fold), opts)
+    print_result(result, json_, show=campaign.print_campaign)
+    campaign.require_all_folds(result)
 
 
 @app.command()

@@ -28,9 +28,18 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json, write_stamp
 from gatemask.kaggle.client import datasets
 from gatemask.kaggle.train import campaign, commands, dispatch, inputs, kernel_records, session
-from gatemask.kaggle.train.dispatch import Options
-from gatemask.kaggle.train.kernel_records import Lane
+from gatemask.kaggle.train.dispatch import PushOptions
+from gatemask.kaggle.train.kernel_records import TrainingKernel
+from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
+from gatemask.results.kaggle_training import (
+    ACCOUNT_FILE,
+    CampaignReport,
+    FetchReport,
+    FoldAccount,
+    PushReport,
+    SessionRequest,
+)
 from gatemask.training import train
 from gatemask.training.time_budget import Clock
 from gatemask.training.trainer import Job
@@ -92,9 +101,9 @@ class Machine:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Take the places of what takes long, or looks at the machine."""
         real = session.require_machine
-        monkeypatch.setattr(session, "_train", self._train)
-        monkeypatch.setattr(session, "install", lambda wheels: None)
-        monkeypatch.setattr(session, "end_tracking", lambda: None)
+        monkeypatch.setattr(session, "train_folds", self._train)
+        monkeypatch.setattr(session, "install_missing_packages", lambda wheels: None)
+        monkeypatch.setattr(session, "finish_wandb", lambda: None)
         monkeypatch.setattr(session, "require_machine", lambda m: real(m) if self._mine.plan.insists else None)
 
     def __call__(self, run: Run) -> int:
@@ -123,34 +132,34 @@ class Machine:
         try:
             return session.work(project, run.kaggle, time.monotonic())
         except DiedError:
-            output = session.Output(run.output, read_json(project / "session.json"), time.monotonic())
-            output.died("ended by signal 9")
-            return output.code
+            request = SessionRequest.load(project / "session.json")
+            output = SessionOutput(run.output, request, time.monotonic())
+            output.record_death("ended by signal 9")
+            return output.exit_code
         finally:
-            account = run.output / session.OUTPUT
+            account = run.output / ACCOUNT_FILE
             told = read_json(account)["error"] if account.exists() else None
             run.log.write_text(f"here was a session\nerror: {told}\n" if told else "here was a session\n")
 
-    def _train(self, root: Path, wanted: dict[str, Any], started: float, output: session.Output) -> None:
+    def _train(self, project: Project, request: SessionRequest, started: float, output: SessionOutput) -> None:
         plan, run = self._mine.plan, self._mine.run
-        project = Project(root, wanted["comp"], wanted["quick"])
-        exp = load_experiment(project.experiments / f"{wanted['experiment']}.yaml")
+        exp = load_experiment(project.experiments / f"{request.experiment}.yaml")
         job = Job(project, load_competition(project.experiments), exp, read_folds(project), Clock(None))
-        for fold in wanted["folds"]:
+        for fold in request.folds:
             if fold in plan.fails:
-                output.failed(str(GatemaskError(plan.fails[fold])), fold)
+                output.record_failure(str(GatemaskError(plan.fails[fold])), fold)
                 continue
             left = train_fold(
                 job,
                 fold,
-                wanted["push"],
+                request.push,
                 plan.epochs if plan.epochs is not None else 1 if plan.crash or plan.dies else None,
             )
             if plan.dies:
                 raise DiedError
             if plan.crash:
                 raise RuntimeError(plan.crash)
-            output.fold(fold, done=left is None, left=left)
+            output.record_fold(fold, FoldAccount(done=left is None, left=left))
             if fold == plan.killed_after:
                 run.stop.wait(run.timeout_s)
                 raise KilledError
@@ -211,25 +220,25 @@ class World:
         others = [one for one in sets if not one.startswith("kaggle.")]
         return comp, load_experiment(self.project.experiments / f"{name}.yaml", quick=True, overrides=others)
 
-    def push(self, *sets: str, folds: Sequence[int] | None = (0,), name: str = EXP, **opts: Any) -> dict[str, Any]:
-        return commands.push(self.project, *self.load(name, *sets), folds, options(**opts))
+    def push(self, *sets: str, folds: Sequence[int] | None = (0,), name: str = EXP, **opts: Any) -> PushReport:
+        return commands.push_experiment(self.project, *self.load(name, *sets), folds, options(**opts))
 
-    def resume(self, *sets: str, name: str = EXP, **opts: Any) -> dict[str, Any]:
-        return commands.resume(self.project, *self.load(name, *sets), options(**opts))
+    def resume(self, *sets: str, name: str = EXP, **opts: Any) -> PushReport:
+        return commands.resume_experiment(self.project, *self.load(name, *sets), options(**opts))
 
-    def wait(self) -> dict[str, Any]:
-        return commands.wait(self.project, None, 0.02)
+    def wait(self) -> FetchReport:
+        return commands.wait_for_kernels(self.project, None, 0.02)
 
-    def fetch(self) -> dict[str, Any]:
-        return commands.fetch(self.project, None)
+    def fetch(self) -> FetchReport:
+        return commands.fetch_kernels(self.project, None)
 
-    def campaign(self, *sets: str, folds: Sequence[int] | None = (0,), **opts: Any) -> dict[str, Any]:
+    def campaign(self, *sets: str, folds: Sequence[int] | None = (0,), **opts: Any) -> CampaignReport:
         comp, exp = self.load(EXP, *sets)
-        return campaign.campaign(self.project, comp, [exp], folds, options(**opts))
+        return campaign.run_campaign(self.project, comp, [exp], folds, options(**opts))
 
     def done(self, *sets: str, name: str = EXP) -> list[int]:
         """The folds that are finished here, by the very look that the commands take."""
-        left = dispatch.unfinished(self.project, *self.load(name, *sets), None)
+        left = dispatch.unfinished_folds(self.project, *self.load(name, *sets), None)
         return [fold for fold in (0, 1) if fold not in left]
 
     def job(self, *sets: str) -> Job:
@@ -244,13 +253,13 @@ class World:
         """Whose epochs a fold here is made of, in order."""
         return [json.loads(row)["by"] for row in (self.fold(number) / "metrics.jsonl").read_text().splitlines()]
 
-    def lanes(self) -> list[Lane]:
-        return kernel_records.load(self.project)
+    def kernels(self) -> list[TrainingKernel]:
+        return kernel_records.load_kernels(self.project)
 
     @property
-    def lane(self) -> Lane:
-        (only,) = self.lanes()
-        return only
+    def kernel(self) -> TrainingKernel:
+        (only_kernel,) = self.kernels()
+        return only_kernel
 
     def versions(self, fold: int | str = 0) -> list[Version]:
         """What was pushed of a lane: one each that runs or ran."""
@@ -283,8 +292,8 @@ def ref(fold: int | str = 0) -> str:
     return f"{OWNER}/gatemask-phantom-quick-unet-b0-f{fold}"
 
 
-def options(**more: Any) -> Options:
-    return Options(**{"allow_dirty": True, "poll_s": 0.02, **more})
+def options(**more: Any) -> PushOptions:
+    return PushOptions(**{"allow_dirty": True, "poll_s": 0.02, **more})
 
 
 def seed(cloud: Cloud, project: Project) -> None:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,20 +21,21 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.kaggle.client import account, cli
-from gatemask.kaggle.image.machines import MACHINES, machine
+from gatemask.kaggle.image.machines import machine
 from gatemask.kaggle.train import bundle, commands
-from gatemask.kaggle.train.dispatch import Options
+from gatemask.kaggle.train.dispatch import PushOptions
 from gatemask.project import Project, experiment_files
+from gatemask.results.kaggle_training import SessionRequest
 from tests.conftest import ROOT
 from tests.kaggle.cloud import Cloud, serve
 
-SESSION = bundle.Session(
+SESSION = SessionRequest(
     push="0123456789ab",
     ref="me/gatemask-phantom-unet-b0-f0",
     comp="phantom",
     quick=False,
     experiment="unet_b0",
-    folds=[0],
+    folds=(0,),
     machine="TpuV5E8",
     hours=9.0,
     commit="c0ffee",
@@ -70,9 +70,9 @@ def test_every_shipped_experiment_fits_into_one_script_and_means_the_same_there(
     folder = (root / path).parent
     comp, exp = load_competition(folder), load_experiment(root / path)
     project, wanted = Project(root, comp.name), machine(comp, exp)
-    session = replace(SESSION, comp=comp.name, experiment=exp.name, machine=wanted.name)
-    data = bundle.payload(project, comp, exp, session)
-    assert bundle.write(tmp_path / "kernel", data, session, wanted, {}), "too large for one script"
+    request = SESSION.model_copy(update={"comp": comp.name, "experiment": exp.name, "machine": wanted.name})
+    data = bundle.payload(project, comp, exp, request)
+    assert bundle.write(tmp_path / "kernel", data, request), "too large for one script"
     script = (tmp_path / "kernel/train.py").read_text()
     assert len(script.encode()) < 1_000_000
 
@@ -100,8 +100,8 @@ def test_the_same_input_gives_the_same_bytes(root: Path) -> None:
 
 
 def test_metadata_leave_nothing_to_a_default(tmp_path: Path) -> None:
-    sources = {"dataset_sources": ["me/gatemask-wheels"], "kernel_sources": ["me/gatemask-phantom-unet-b0-f0"]}
-    bundle.write(tmp_path / "kernel", b"data", SESSION, MACHINES["TpuV5E8"], sources)
+    datasets, kernels = ["me/gatemask-wheels"], ["me/gatemask-phantom-unet-b0-f0"]
+    bundle.write(tmp_path / "kernel", b"data", SESSION, datasets, kernels)
     written = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
     assert {key: written[key] for key in ("enable_tpu", "enable_gpu", "enable_internet", "is_private")} == {
         "enable_tpu": True,
@@ -111,8 +111,8 @@ def test_metadata_leave_nothing_to_a_default(tmp_path: Path) -> None:
     }
     assert written["machine_shape"] == "TpuV5E8"
     assert written["id"] == "me/" + slugify(written["title"])
-    assert written["dataset_sources"] == sources["dataset_sources"]
-    assert written["kernel_sources"] == sources["kernel_sources"]
+    assert written["dataset_sources"] == datasets
+    assert written["kernel_sources"] == kernels
     assert "docker_image" not in written, "with one, Kaggle runs the CPU's image on the TPU's machine"
 
 
@@ -128,7 +128,7 @@ def test_slugs_are_what_kaggle_makes_of_their_titles(parts: tuple[str, ...]) -> 
 
 @pytest.mark.integration
 def test_a_payload_that_is_not_the_one_pushed_ends_the_kernel_at_once(tmp_path: Path) -> None:
-    bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION, MACHINES["none"], {})
+    bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION)
     script = tmp_path / "kernel/train.py"
     script.write_text(script.read_text().replace('SHA256 = "', 'SHA256 = "0'))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
@@ -216,7 +216,7 @@ def test_nothing_that_is_uploaded_or_written_holds_a_secret(
     secrets.append(b"another-planted-0123456789")
     comp = load_competition(project.experiments, quick=True, overrides=["kaggle.accelerator=none"])
     exp = load_experiment(project.experiments / "unet_b0.yaml", quick=True)
-    commands.push(project, comp, exp, [0, 1], Options(allow_dirty=True, poll_s=0.05))
+    commands.push_experiment(project, comp, exp, [0, 1], PushOptions(allow_dirty=True, poll_s=0.05))
     uploaded = [(name, data) for name, data in cloud.uploaded() if name != "IntrospectToken"]  # the sign-in itself
     assert any(name.endswith(".tfrec") for name, _ in uploaded)
     made = [path for name in ("dist", "runs") for path in (project.root / name).rglob("*") if path.is_file()]
@@ -238,7 +238,7 @@ def test_a_secret_in_a_yaml_is_refused_before_anything_is_pushed(
         project.experiments / "unet_b0.yaml", quick=True, overrides=[f"tracking.project={PLANTED[name]}"]
     )
     with pytest.raises(GatemaskError, match="A secret would be uploaded") as refused:
-        commands.push(project, comp, exp, [0], Options(allow_dirty=True, poll_s=0.05))
+        commands.push_experiment(project, comp, exp, [0], PushOptions(allow_dirty=True, poll_s=0.05))
     assert PLANTED[name] not in str(refused.value)
     assert not cloud.kernels
     assert not cloud.datasets

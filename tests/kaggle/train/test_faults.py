@@ -71,7 +71,7 @@ def world(
         cloud.runner = machine
         seed(cloud, project)
         monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # a question fewer to Kaggle
-        monkeypatch.setattr(bundle, "_sources", list)  # what runs is the package of the tests
+        monkeypatch.setattr(bundle, "package_files", list)  # what runs is the package of the tests
         monkeypatch.setattr(bundle, "lzma", SimpleNamespace(compress=lambda data, **_: lzma.compress(data, preset=0)))
         yield World(cloud, machine, project)
 
@@ -98,7 +98,7 @@ def ends_well(world: World, versions: int = 1) -> None:
     world.wait()
     assert world.done() == [0]
     assert len(world.versions()) == versions
-    assert world.push()["current"]
+    assert world.push().current
 
 
 # --- a push ------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def test_a_push_that_kaggle_refuses_with_exit_code_0(world: World) -> None:
     error = refusal(world.push)
     assert "Something about this kernel" in str(error)
     assert "nothing runs" in str(error)
-    assert world.lane.last.state == "refused"
+    assert world.kernel.last.state == "refused"
     ends_well(world)
 
 
@@ -123,11 +123,11 @@ def test_a_dataset_that_is_dropped_from_a_push(world: World) -> None:
     error = refusal(world.push)
     assert RECORDS in str(error)
     assert "Version 1 runs now" in str(error)
-    assert world.push()["in_hand"] == [0], "what runs is not pushed again"
+    assert world.push().in_hand == [0], "what runs is not pushed again"
     release.set()
     world.wait()
-    assert world.lane.last.outcome == "lost"
-    assert "records" in (world.lane.last.message or "")
+    assert world.kernel.last.outcome == "lost"
+    assert "records" in (world.kernel.last.message or "")
     ends_well(world, versions=2)
     assert len(world.cloud.datasets[RECORDS]) == 1
 
@@ -140,7 +140,7 @@ def test_an_output_that_is_dropped_from_a_push(world: World) -> None:
     world.cloud.faults.append(Fault("SaveKernel", 200, answer, after=True))
     error = refusal(world.push)
     assert f"kernel: {ref()}" in str(error)
-    assert world.lane.last.version == 2
+    assert world.kernel.last.version == 2
     ends_well(world, versions=2)
 
 
@@ -180,7 +180,7 @@ def test_an_old_version_that_stays_current_is_not_pushed_with(world: World, monk
     assert "SaveKernel" not in world.cloud.methods()
     world.cloud.stale.clear()
     ends_well(world)
-    assert world.lane.last.datasets[RECORDS] == len(world.cloud.datasets[RECORDS]) == 2
+    assert world.kernel.last.datasets[RECORDS] == len(world.cloud.datasets[RECORDS]) == 2
 
 
 def test_a_dataset_that_kaggle_cannot_process(empty: World) -> None:
@@ -236,9 +236,9 @@ def test_a_dataset_that_was_deleted_is_uploaded_again(world: World) -> None:
 def test_a_push_with_a_wrong_answer_is_looked_for(world: World, fault: Fault, after: bool) -> None:
     world.cloud.faults.append(Fault("SaveKernel", fault.status, fault.body, break_off=fault.break_off, after=after))
     if after:
-        assert world.push()["pushed"][0]["state"] == "pushed"
+        assert world.push().pushed[0].state == "pushed"
         ends_well(world)
-        assert kernel_records.log(world.project, world.lane).exists(), (
+        assert kernel_records.log_path(world.project, world.kernel).exists(), (
             "though its version's number went with the answer"
         )
     else:
@@ -267,15 +267,15 @@ def test_a_push_that_is_not_to_be_looked_for_is_looked_for_later(world: World) -
     """The network goes with the answer, and is away when it is asked what became of the push."""
     world.cloud.faults += [Fault("SaveKernel", break_off=True, after=True), Fault("GetKernel", break_off=True, times=3)]
     refusal(world.push)
-    assert world.lane.last.state == "pushing"
+    assert world.kernel.last.state == "pushing"
     ends_well(world)
 
 
 def test_a_push_whose_version_is_not_told(world: World) -> None:
     world.cloud.faults.append(Fault("SaveKernel", 200, {"url": "x"}, after=True))
-    assert world.push()["pushed"][0]["version"] is None, "a number that nobody told"
+    assert world.push().pushed[0].version is None, "a number that nobody told"
     ends_well(world)
-    assert read_json(world.fold() / "kaggle.json")["push"] == world.lane.last.id
+    assert read_json(world.fold() / "kaggle.json")["push"] == world.kernel.last.id
 
 
 def test_a_title_that_is_another_kernels_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_a_payload_that_is_too_large_for_a_script_comes_as_a_dataset(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = len(bundle.SCRIPT.read_bytes()) + 500
-    monkeypatch.setattr(bundle, "LIMIT", limit)
+    monkeypatch.setattr(bundle, "SCRIPT_LIMIT", limit)
     ends_well(world)
     (attached,) = [name for name in world.cloud.datasets if name.endswith("payload")]
     assert attached in world.versions()[0].request["datasetDataSources"]
@@ -329,7 +329,7 @@ def test_credentials_that_die_while_a_kernel_runs(world: World, command: str) ->
     world.cloud.key_valid = False
     error = refusal(getattr(world, command))
     assert "401" in str(error)
-    assert world.lane.last.state == "running"
+    assert world.kernel.last.state == "running"
     world.cloud.key_valid = True
     release.set()
     getattr(world, command)()
@@ -354,8 +354,8 @@ def test_too_few_hours_before_a_push(world: World) -> None:
     assert "2026-11-28" in str(error)
     assert "SaveKernel" not in world.cloud.methods()
     world.cloud.used["TPU"] = 19.0
-    (pushed,) = world.push(TPU)["pushed"]
-    assert pushed["hours"] == pytest.approx(1.0, abs=0.01), "a session is not longer than what is left"
+    (pushed,) = world.push(TPU).pushed
+    assert pushed.hours == pytest.approx(1.0, abs=0.01), "a session is not longer than what is left"
     world.wait()
     assert world.done() == [0]
 
@@ -364,12 +364,12 @@ def test_hours_that_end_amid_a_campaign(world: World) -> None:
     world.machine.sessions = [Session(epochs=1, at_end=lambda: world.cloud.used.update(TPU=20.0))]
     error = refusal(world.campaign, TPU)
     assert "quota" in str(error)
-    assert list(world.lane.last.progress) == ["0"]
+    assert list(world.kernel.last.progress) == ["0"]
     assert (world.fold() / "state").is_dir(), "what is done so far is here"
     world.cloud.used["TPU"] = 0.0
-    assert world.campaign(TPU)["sessions"] == 1
+    assert world.campaign(TPU).sessions == 1
     assert world.done() == [0]
-    assert world.by() == [push.id for push in world.lane.pushes]
+    assert world.by() == [push.id for push in world.kernel.pushes]
 
 
 def test_a_machine_that_another_kernel_of_the_account_has(world: World, tmp_path: Path) -> None:
@@ -386,10 +386,10 @@ def test_a_machine_that_another_kernel_of_the_account_has(world: World, tmp_path
 
     world.cloud.faults.append(Fault("SaveKernel", when=third_time))
     result = world.campaign(TPU)
-    assert result["sessions"] == 1
+    assert result.sessions == 1
     assert world.done() == [0]
     assert len(world.versions()) == 1
-    assert len(world.lane.pushes) == 1, "refusals pile up"
+    assert len(world.kernel.pushes) == 1, "refusals pile up"
 
 
 def test_machines_that_are_all_ours(world: World) -> None:
@@ -401,7 +401,7 @@ def test_machines_that_are_all_ours(world: World) -> None:
     assert "fewer than 1" in str(error)
     assert "gatemask wait" in str(error)
     release.set()
-    assert world.campaign(TPU, folds=None)["sessions"] == 1
+    assert world.campaign(TPU, folds=None).sessions == 1
     assert world.done() == [0, 1]
 
 
@@ -411,12 +411,12 @@ def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: W
     world.push()
     release.set()
     (comp, unet), (_, gate) = world.load(), world.load("gate_b0")
-    result = campaign.campaign(world.project, comp, [gate, unet], None, options())
-    assert {name: sorted(scores) for name, scores in result["experiments"].items()} == {
+    result = campaign.run_campaign(world.project, comp, [gate, unet], None, options())
+    assert {name: sorted(scores) for name, scores in result.experiments.items()} == {
         "gate_b0": ["fold0", "fold1"],
         "unet_b0": ["fold0", "fold1"],
     }
-    assert result["sessions"] == 3
+    assert result.sessions == 3
     assert all(len(versions) == 1 for versions in world.cloud.kernels.values()), "something ran twice"
 
 
@@ -426,12 +426,12 @@ def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: W
 def test_another_machine_than_was_asked_for(world: World) -> None:
     world.machine.sessions = [Session(insists=True), Session(insists=True)]
     result = world.campaign(TPU)
-    assert len(world.versions()) == result["sessions"] == campaign.LOSSES
-    assert {push.outcome for push in world.lane.pushes} == {"lost"}
-    (why,) = result["given_up"].values()
+    assert len(world.versions()) == result.sessions == campaign.MOST_LOSSES
+    assert {push.outcome for push in world.kernel.pushes} == {"lost"}
+    (why,) = result.given_up.values()
     assert "a CPU" in why
     assert "a TPU of 8 devices (TpuV5E8)" in why
-    assert world.campaign(TPU)["sessions"] == 1
+    assert world.campaign(TPU).sessions == 1
     assert world.done() == [0]
 
 
@@ -453,13 +453,13 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1\nMemo
 def test_a_crash_in_a_campaign(world: World) -> None:
     world.machine.sessions = [Session(crash="the weights are of another shape")]
     result = world.campaign(TPU, folds=[0])
-    assert world.lane.last.outcome == "failed"
-    log = kernel_records.folder(world.project) / f"{world.lane.slug}.v1.log"
+    assert world.kernel.last.outcome == "failed"
+    log = kernel_records.records_folder(world.project) / f"{world.kernel.slug}.v1.log"
     assert "the weights are of another shape" in log.read_text()
-    error = refusal(campaign.require_all, result)
+    error = refusal(campaign.require_all_folds, result)
     assert "unet_b0/0: RuntimeError: the weights are of another shape" in str(error)
 
-    assert world.campaign(TPU, folds=None)["sessions"] == 1, "the other fold goes on"
+    assert world.campaign(TPU, folds=None).sessions == 1, "the other fold goes on"
     assert world.done() == [1]
     assert len(world.versions()) == 1, "what failed would fail again"
     world.resume(TPU)
@@ -471,8 +471,8 @@ def test_a_crash_in_a_campaign(world: World) -> None:
 def test_a_crash_is_pushed_again_when_settings_were_changed(world: World) -> None:
     world.machine.sessions = [Session(crash="too many epochs")]
     world.campaign()
-    assert not world.campaign()["sessions"]
-    assert world.campaign(FOUR)["sessions"] == 1
+    assert not world.campaign().sessions
+    assert world.campaign(FOUR).sessions == 1
     assert world.done(FOUR) == [0]
     assert len(world.by()) == 4
 
@@ -481,8 +481,8 @@ def test_one_fold_fails_and_the_other_comes_home(world: World) -> None:
     world.machine.sessions = [Session(fails={0: "An image of this fold is damaged."})]
     result = world.campaign(TPU, folds=None)
     assert world.done() == [1]
-    assert list(result["given_up"]) == ["unet_b0/0"]
-    assert "An image of this fold is damaged." in result["given_up"]["unet_b0/0"]
+    assert list(result.given_up) == ["unet_b0/0"]
+    assert "An image of this fold is damaged." in result.given_up["unet_b0/0"]
     assert len(world.versions("0-1")) == 1
     world.resume(TPU)
     world.wait()
@@ -493,8 +493,8 @@ def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
     world.machine.sessions = [Session(killed_after=0)]
     world.push(TPU, folds=None, hours=1 / 3600)
     world.wait()
-    (lane,) = world.lanes()
-    assert (lane.last.word, lane.last.outcome, lane.last.done) == ("cancelled", "stopped", [0])
+    (kernel,) = world.kernels()
+    assert (kernel.last.word, kernel.last.outcome, kernel.last.done) == ("cancelled", "stopped", [0])
     assert world.done() == [0]
     world.resume(TPU)
     world.wait()
@@ -506,15 +506,17 @@ def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
 def test_a_session_that_leaves_nothing(world: World, log: str) -> None:
     world.machine.sessions = [Session(vanish=log), Session(vanish=log)]
     result = world.campaign()
-    assert len(world.versions()) == campaign.LOSSES
-    error = refusal(campaign.require_all, result)
+    assert len(world.versions()) == campaign.MOST_LOSSES
+    error = refusal(campaign.require_all_folds, result)
     assert "unet_b0/0: 2 sessions in a row ended without an output" in str(error)
     assert "exited with code 1" in str(error)
     assert "It left neither output nor log." in str(error) or log
     if log:
         assert "MemoryError: no room for it" in str(error)
-        assert "MemoryError" in (kernel_records.folder(world.project) / f"{world.lane.slug}.v2.log").read_text()
-    assert world.campaign()["sessions"] == 1
+        assert (
+            "MemoryError" in (kernel_records.records_folder(world.project) / f"{world.kernel.slug}.v2.log").read_text()
+        )
+    assert world.campaign().sessions == 1
     assert world.done() == [0]
 
 
@@ -536,30 +538,30 @@ def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -
     world.push(TPU, FOUR, folds=folds, hours=1 / 3600)
     world.wait()
     if how != "killed":
-        assert world.lane.last.outcome == "lost"
-        assert why in (world.lane.last.message or "")
+        assert world.kernel.last.outcome == "lost"
+        assert why in (world.kernel.last.message or "")
     result = world.campaign(TPU, FOUR, folds=folds)
-    assert not result["given_up"]
+    assert not result.given_up
     assert world.done(FOUR) == folds
-    (lane,) = world.lanes()
-    assert lane.last.sources == [lane.ref]
-    assert world.by()[0] == lane.pushes[0].id, "hours were lost"
+    (kernel,) = world.kernels()
+    assert kernel.last.sources == [kernel.ref]
+    assert world.by()[0] == kernel.pushes[0].id, "hours were lost"
 
 
 def test_a_training_that_is_ended_by_a_signal_goes_on_from_its_last_state(world: World) -> None:
     world.machine.sessions = [Session(dies=True)]
-    assert world.campaign(FOUR)["sessions"] == 2
+    assert world.campaign(FOUR).sessions == 2
     assert world.done(FOUR) == [0]
-    assert world.by() == [world.lane.pushes[0].id] + [world.lane.last.id] * 3
-    assert [push.outcome for push in world.lane.pushes] == ["lost", "finished"]
-    assert "signal 9" in (world.lane.pushes[0].message or "")
+    assert world.by() == [world.kernel.pushes[0].id] + [world.kernel.last.id] * 3
+    assert [push.outcome for push in world.kernel.pushes] == ["lost", "finished"]
+    assert "signal 9" in (world.kernel.pushes[0].message or "")
 
 
 def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -> None:
     world.machine.sessions = [Session(dies=True), Session(dies=True, epochs=0), Session(dies=True, epochs=0)]
     result = world.campaign(FOUR)
-    assert "got no further: " in result["given_up"]["unet_b0/0"]
-    assert "signal 9" in result["given_up"]["unet_b0/0"]
+    assert "got no further: " in result.given_up["unet_b0/0"]
+    assert "signal 9" in result.given_up["unet_b0/0"]
     assert len(world.versions()) == 3
 
 
@@ -567,8 +569,8 @@ def test_sessions_that_get_no_further(world: World) -> None:
     world.machine.sessions = [Session(epochs=1), Session(epochs=0), Session(epochs=0)]
     result = world.campaign(FOUR)
     assert len(world.versions()) == 3
-    assert "got no further" in result["given_up"]["unet_b0/0"]
-    assert world.campaign(FOUR)["sessions"] == 1
+    assert "got no further" in result.given_up["unet_b0/0"]
+    assert world.campaign(FOUR).sessions == 1
     assert world.done(FOUR) == [0]
     assert len(set(world.by())) == 2, "the epoch of the first session stands"
 
@@ -576,9 +578,9 @@ def test_sessions_that_get_no_further(world: World) -> None:
 def test_an_old_layout_of_the_mounts(world: World) -> None:
     world.cloud.layout = "old"
     world.machine.sessions = [Session(epochs=1)]
-    assert world.campaign()["sessions"] == 2
+    assert world.campaign().sessions == 2
     assert world.done() == [0]
-    assert world.by() == [push.id for push in world.lane.pushes]
+    assert world.by() == [push.id for push in world.kernel.pushes]
 
 
 @pytest.mark.parametrize("name", ["masks.csv", "gatemask-records.json"])
@@ -588,9 +590,9 @@ def test_a_damaged_file_in_a_mounted_dataset(world: World, name: str) -> None:
     world.cloud.datasets[RECORDS][0][name] = content[:-2] + b"\0\0"
     world.push()
     world.wait()
-    assert world.lane.last.outcome == "lost"
-    assert name in (world.lane.last.message or "")
-    assert "elete the dataset on Kaggle" in (world.lane.last.message or "")
+    assert world.kernel.last.outcome == "lost"
+    assert name in (world.kernel.last.message or "")
+    assert "elete the dataset on Kaggle" in (world.kernel.last.message or "")
     del world.cloud.datasets[RECORDS]  # as the message says
     ends_well(world, versions=2)
 
@@ -620,7 +622,7 @@ def test_a_wrong_file_in_an_output_is_fetched_again(world: World, name: str, oft
         world.finish()
         assert "fetch" in str(error := refusal(world.fetch)) or "broke" in str(error)
         assert not world.fold().exists()
-        assert world.lane.last.state == "running"
+        assert world.kernel.last.state == "running"
         world.cloud.faults.clear()
     ends_well(world)
 
@@ -658,10 +660,10 @@ def test_a_network_that_goes_with_a_push_of_a_campaign(world: World, after: bool
     world.cloud.faults.append(Fault("GetKernel", break_off=True, times=4))
     result = world.campaign()
     assert not world.cloud.faults
-    assert not result["given_up"]
+    assert not result.given_up
     assert world.done() == [0]
     assert len(world.versions()) == 1
-    assert [push.outcome for push in world.lane.pushes] == ["finished"]
+    assert [push.outcome for push in world.kernel.pushes] == ["finished"]
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["complete", "killed"])
@@ -676,7 +678,7 @@ def test_an_output_of_an_earlier_version_is_not_taken_for_this_one(world: World,
     world.wait()
     assert world.done() == [0]
     assert len(world.versions()) == 2
-    assert world.lane.last.asked == 2
+    assert world.kernel.last.asked == 2
 
 
 def test_an_output_of_many_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -699,7 +701,7 @@ def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> N
         error = refusal(world.fetch)
     assert "No space left" in str(error)
     assert "again" in str(error)
-    assert world.lane.last.state == "running"
+    assert world.kernel.last.state == "running"
     ends_well(world)
 
 
@@ -741,10 +743,10 @@ def test_records_that_were_changed_between_two_sessions(world: World) -> None:
     world.cloud.processing = 2
     world.resume()
     assert len(world.cloud.datasets[RECORDS]) == 2
-    assert world.lane.last.datasets[RECORDS] == 2
+    assert world.kernel.last.datasets[RECORDS] == 2
     world.wait()
     assert world.done() == [0]
-    assert set(world.by()) == {world.lane.last.id}, "an epoch on other records is no part of it"
+    assert set(world.by()) == {world.kernel.last.id}, "an epoch on other records is no part of it"
     assert world.fold().with_name("fold0.replaced1").is_dir(), "but it is kept"
 
 
@@ -788,7 +790,7 @@ def test_a_push_that_is_killed(world: World, method: str, after: bool) -> None:
         return asked(world, method) and (bool(there) or not after)
 
     kill(world, held, *push)
-    assert len(world.push()["pushed"]) == int((method, after) != ("SaveKernel", True))
+    assert len(world.push().pushed) == int((method, after) != ("SaveKernel", True))
     ends_well(world)
     assert len(world.cloud.datasets[RECORDS]) == 1
 
@@ -830,15 +832,15 @@ def test_a_command_that_is_killed_while_it_waits(world: World, command: str, mom
     else:
         world.campaign()
     assert len(world.versions()) == 1
-    assert [lane.last.outcome for lane in world.lanes()] == ["finished"]
-    assert read_json(world.fold() / "kaggle.json")["push"] == world.lane.last.id
+    assert [kernel.last.outcome for kernel in world.kernels()] == ["finished"]
+    assert read_json(world.fold() / "kaggle.json")["push"] == world.kernel.last.id
 
 
 KILLED_AT = {
     "between the renames": "from pathlib import Path as where; name = 'rename'\n"
     "here = lambda path, target: path.parts[-4:-2] == ('runs', 'unet_b0') or '.fetched' in str(path)",
-    "between placing and noting": "from gatemask.kaggle.train import kernel_records as where; name = 'save'\n"
-    "here = lambda project, lane: lane.last.state == 'fetched'",
+    "between placing and noting": "from gatemask.kaggle.train import collect as where; name = 'save_kernel'\n"
+    "here = lambda project, kernel: kernel.last.state == 'fetched'",
 }
 DIES = """
 import os, signal
@@ -865,9 +867,9 @@ def test_a_fetch_that_is_killed_while_it_places_a_run(world: World, moment: str)
     done = subprocess.run(command, env=world.environment(), capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert world.fold().exists() == (moment == "between placing and noting")
-    assert world.fetch()["fetched"]
+    assert world.fetch().fetched
     assert not list(world.fold().parent.glob(".*"))
-    assert world.by() == [push.id for push in world.lane.pushes]
+    assert world.by() == [push.id for push in world.kernel.pushes]
     ends_well(world, versions=2)
 
 
@@ -885,8 +887,8 @@ def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr("gatemask.files.LOCK_S", 0.0)
         for command in (partial(world.push, folds=[1]), world.fetch, world.wait, world.campaign, world.resume):
             assert "Another gatemask command" in str(refusal(command))
-        (told,) = commands.status(world.project, None)["kernels"]
-        assert told["state"] == "running", "to look is free"
+        (kernel,) = commands.kernel_statuses(world.project, None).kernels
+        assert kernel.state == "running", "asking for the status needs no lock"
         assert len(world.cloud.kernels) == 1
         release.set()
         answer = json.loads(waits.communicate(timeout=120)[0])

@@ -13,6 +13,7 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.train import rehearse
 from gatemask.project import Project
+from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
 from tests.conftest import gatemask
 
 pytestmark = pytest.mark.trains
@@ -64,11 +65,12 @@ def test_an_output_larger_than_kaggle_keeps_is_refused(
 ) -> None:
     project, _, exp = opened(root)
     working = root / "runs/phantom-quick/rehearsal-train/unet_b0/kaggle/working"
-    found = rehearse._output(project, exp, 1, working, "rehearsal")
-    assert found["expected_megabytes"] == rehearsed["expected_megabytes"]
+    account = SessionAccount.load(working / ACCOUNT_FILE)
+    size = rehearse._measure_output(project, exp, working, account, 1)
+    assert round(size.expected / 1e6, 1) == rehearsed["expected_megabytes"]
     monkeypatch.setattr(rehearse, "WORKING_LIMIT", 1e6)
     with pytest.raises(GatemaskError, match="larger than what Kaggle keeps"):
-        rehearse._output(project, exp, 1, working, "rehearsal")
+        rehearse._measure_output(project, exp, working, account, 1)
 
 
 def test_a_kernel_that_takes_too_long_is_ended(
@@ -76,7 +78,7 @@ def test_a_kernel_that_takes_too_long_is_ended(
 ) -> None:
     monkeypatch.setattr(rehearse, "TIME_LIMIT_S", 1.0)
     with pytest.raises(GatemaskError, match="ran past the time limit"):
-        rehearse.rehearse(*opened(root), fold=0)
+        rehearse.rehearse_training(*opened(root), fold=0)
 
 
 def test_a_kernel_that_fails_says_why(root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,5 +86,5 @@ def test_a_kernel_that_fails_says_why(root: Path, rehearsed: dict[str, Any], mon
     few = rehearse._few_images
     monkeypatch.setattr(rehearse, "_few_images", lambda *given: few(*given).replace(b"\n", b"\nnobody", 1))
     with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
-        rehearse.rehearse(*opened(root), fold=0)
+        rehearse.rehearse_training(*opened(root), fold=0)
     assert "nobody" in str(failed.value)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import types
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,16 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.kaggle.client import datasets
-from gatemask.kaggle.train import inputs, session
+from gatemask.kaggle.train import inputs, session, session_inputs
+from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
+from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount
 from gatemask.training.initial_weights import starting_weights
 from tests.kaggle.train.test_bundle import SESSION
 
 pytestmark = pytest.mark.integration
+
+TWO_FOLDS = SESSION.model_copy(update={"folds": (0, 1)})
 
 
 @pytest.fixture
@@ -70,12 +73,13 @@ def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, 
     assert [one.kind for one in sources] == ["records", "wheels", "weights"]
 
     kaggle = mounted(project, sources, tmp_path / "kaggle", layout)
-    described = replace(SESSION, quick=True, experiment="late", datasets={one.kind: one.digest for one in sources})
-    mounted_inputs = session.find_inputs(kaggle / "input", described.datasets)
+    digests = {dataset.kind: dataset.digest for dataset in sources}
+    request = SESSION.model_copy(update={"quick": True, "experiment": "late", "datasets": digests})
+    mounted_inputs = session_inputs.find_inputs(kaggle / "input", request.datasets)
     there = tmp_path / "there"
     (there / "folds").mkdir(parents=True)
     shutil.copy(project.folds, there / "folds")
-    session.lay_out(there, kaggle, asdict(described), mounted_inputs)
+    session_inputs.link_project(there, kaggle, request, mounted_inputs)
     for fold in (0, 1):
         start = starting_weights(Project(there, "phantom", quick=True), exp, fold)
         assert start.kind == kind
@@ -140,7 +144,7 @@ def test_wandb_is_online_where_the_secret_answers(
     monkeypatch.setenv("WANDB_MODE", "before")
     monkeypatch.setenv("WANDB_API_KEY", "before")
     secret(monkeypatch, answer)
-    session.track("offline")
+    session.set_up_wandb("offline")
     assert os.environ["WANDB_MODE"] == mode
     assert os.environ["WANDB_API_KEY"] == (answer if mode == "online" else "before")
     assert "k" * 40 not in "".join(capfd.readouterr())
@@ -149,7 +153,7 @@ def test_wandb_is_online_where_the_secret_answers(
 def test_wandb_that_is_disabled_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "before")
     secret(monkeypatch, AssertionError("was asked"))
-    session.track("disabled")
+    session.set_up_wandb("disabled")
     assert os.environ["WANDB_MODE"] == "disabled"
 
 
@@ -163,7 +167,7 @@ def files(folder: Path, *names: str) -> None:
 
 
 def account(working: Path) -> dict[str, object]:
-    return json.loads((working / session.OUTPUT).read_text())
+    return json.loads((working / ACCOUNT_FILE).read_text())
 
 
 def test_the_account_lists_what_is_worth_fetching(tmp_path: Path) -> None:
@@ -178,18 +182,18 @@ def test_the_account_lists_what_is_worth_fetching(tmp_path: Path) -> None:
     files(run, *kept, *left)
     (run / "wandb/latest-run").symlink_to("offline-run-1")
     (run / "wandb/gone").symlink_to("nowhere")
-    output = session.Output(tmp_path, asdict(SESSION), time.monotonic())
-    output.fold(0, done=True)
+    output = SessionOutput(tmp_path, SESSION, time.monotonic())
+    output.record_fold(0, FoldAccount(done=True))
     assert set(account(tmp_path)["files"]) == {f"runs/unet_b0/fold0/{name}" for name in kept}  # type: ignore[call-overload]
-    output.tidy()
+    output.remove_unwanted_files()
     assert {p.relative_to(run).as_posix() for p in run.rglob("*") if not p.is_dir()} == set(kept)
 
 
 def test_the_account_of_a_killed_session_is_of_the_folds_that_it_finished(tmp_path: Path) -> None:
-    output = session.Output(tmp_path, {**asdict(SESSION), "folds": [0, 1]}, time.monotonic())
+    output = SessionOutput(tmp_path, TWO_FOLDS, time.monotonic())
     files(tmp_path / "runs/unet_b0/fold0", "result.json")
     files(tmp_path / "runs/unet_b0/fold1", "state/at-0001-00000.h5")
-    output.fold(0, done=True)
+    output.record_fold(0, FoldAccount(done=True))
     assert set(account(tmp_path)["files"]) == {"runs/unet_b0/fold0/result.json"}  # type: ignore[call-overload]
     assert account(tmp_path)["state"] == "stopped"
     output.write(all_folds=True)
@@ -201,24 +205,25 @@ def test_the_account_of_a_killed_session_is_of_the_folds_that_it_finished(tmp_pa
 ENDS = """
 import os, signal, sys, time
 from pathlib import Path
-from gatemask.files import read_json
 from gatemask.kaggle.train import session
+from gatemask.kaggle.train.session_output import SessionOutput
+from gatemask.results.kaggle_training import FoldAccount, SessionRequest
 
 def work(project, kaggle, started):
     assert "tensorflow" not in sys.modules and "jax" not in sys.modules
-    output = session.Output(kaggle / "working", read_json(project / "session.json"), started)
+    output = SessionOutput(kaggle / "working", SessionRequest.load(project / "session.json"), started)
     run = kaggle / "working" / "runs" / "unet_b0"
     def write(name):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
     {how}
     output.write(all_folds=True)
-    return output.code
+    return output.exit_code
 
 session.work = work
-sys.exit(session.main(Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic()))
+sys.exit(session.run_session(Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic()))
 """
-DONE = "write('fold0/result.json'); output.fold(0, done=True)"
+DONE = "write('fold0/result.json'); output.record_fold(0, FoldAccount(done=True))"
 STATE = "write('fold1/state/at-0001-00000.h5')"
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
@@ -227,9 +232,15 @@ WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
 @pytest.mark.parametrize(
     ("how", "code", "state", "kept", "why"),
     [
-        (f"{DONE}; {STATE}; output.fold(1, done=False, left='2 epochs')", 0, "stopped", WRITTEN, None),
-        (f"{DONE}; {STATE}; output.failed('no image', 1)", 0, "failed", WRITTEN, "no image"),
-        ("output.lost('another machine'); return output.code", 1, "lost", set(), "another machine"),
+        (
+            f"{DONE}; {STATE}; output.record_fold(1, FoldAccount(done=False, left='2 epochs'))",
+            0,
+            "stopped",
+            WRITTEN,
+            None,
+        ),
+        (f"{DONE}; {STATE}; output.record_failure('no image', 1)", 0, "failed", WRITTEN, "no image"),
+        ("output.record_lost('another machine'); return output.exit_code", 1, "lost", set(), "another machine"),
         (KILL, 1, "lost", set(), "signal 9"),
         (f"{STATE}; {KILL}", 0, "lost", WRITTEN - {"fold0/result.json"}, "signal 9"),
         (f"{DONE}; {STATE}; {KILL}", 0, "lost", WRITTEN, "signal 9"),
@@ -244,11 +255,11 @@ def test_whatever_ends_the_training_is_accounted_for(
     """0 where something is to be gone on from: Kaggle may not mount what a failed kernel left."""
     project, kaggle = tmp_path / "project", tmp_path / "kaggle"
     (kaggle / "working").mkdir(parents=True)
-    write_json(project / "session.json", {**asdict(SESSION), "folds": [0, 1]})
+    TWO_FOLDS.write(project / "session.json")
     command = [sys.executable, "-c", ENDS.replace("{how}", how), str(project), str(kaggle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
-    told = json.loads((kaggle / "working" / session.OUTPUT).read_text())
+    told = json.loads((kaggle / "working" / ACCOUNT_FILE).read_text())
     assert told["state"] == state
     assert set(told["files"]) == {f"runs/unet_b0/{name}" for name in kept}
     assert {k for k, one in told["folds"].items() if one.get("done")} == (
@@ -257,4 +268,4 @@ def test_whatever_ends_the_training_is_accounted_for(
     assert told["error"] is None if why is None else why in told["error"]
     assert why is None or why in done.stderr, "the log says it, too"
     if kept == WRITTEN or STATE in how:
-        assert session.states(told) == {1: "at-0001-00000"}
+        assert SessionAccount.model_validate(told).newest_states() == {1: "at-0001-00000"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from gatemask.console import console, say
@@ -18,20 +18,21 @@ DOUBTFUL_ATTEMPTS = 3  # requests for an output that need not exist
 T = TypeVar("T")
 
 
-def poll(condition: Callable[[], T], every_s: float, message: str, timeout_s: float = math.inf) -> T:
+def poll(condition: Callable[[], T], every_s: float, message: str | None = None, timeout_s: float = math.inf) -> T:
     """Evaluate `condition` until it holds or the time is up, and return its last value.
 
     Args:
         condition: Asks Kaggle; a true value ends the wait.
         every_s: Pause between two requests, in seconds.
-        message: Text of the spinner, such as "Waiting for Kaggle".
+        message: Text of a spinner, such as "Waiting for Kaggle". Default: none; a condition that shows one itself needs
+            that.
         timeout_s: Time limit, in seconds. Default: none.
 
     Returns:
         The last value of `condition`; it is false only after a timeout.
     """
     deadline = time.monotonic() + timeout_s
-    with console().status(message):
+    with console().status(message) if message else nullcontext():
         while not (value := condition()) and time.monotonic() <= deadline:
             time.sleep(every_s)
     return value

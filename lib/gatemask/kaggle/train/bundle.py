@@ -1,9 +1,9 @@
-"""The training kernel as it is pushed: one script with everything inside, and its metadata.
+"""Write a training kernel: one script that contains everything, and its metadata.
 
     <folder>/train.py               kaggle_kernels/train/train.py with the payload in it
-    <folder>/kernel-metadata.json   nothing is left to a default of Kaggle's or of its command
+    <folder>/kernel-metadata.json   every key set, see `client.kernel_metadata`
 
-The payload: lib/gatemask/, experiments/<comp>/ resolved, folds/<comp>.csv and session.json, which says what to do.
+The payload holds lib/gatemask/, experiments/<comp>/ resolved, folds/<comp>.csv and session.json, the kernel's task.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import lzma
 import re
 import zipfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -24,125 +23,96 @@ from gatemask.config import Competition, Experiment
 from gatemask.files import fresh_folder, write_text
 from gatemask.kaggle.client import secret_scan
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
-from gatemask.kaggle.image.machines import MACHINES, Machine
+from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import Project
+from gatemask.results.kaggle_training import SessionRequest
 
 SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
-LIMIT = 1_000_000  # bytes: Kaggle refuses sources of 1 MB
-LONGEST = 50  # characters of a title, and so of a slug
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a kernel has to know; session.json.
-
-    Args:
-        push: names this push among all: the kernel writes it into its output, so that one cannot be taken for another.
-        ref: owner/slug of the kernel.
-        comp: the competition's folder name.
-        quick: whether everything carries the suffix -quick.
-        experiment: its name.
-        folds: to train, in this order.
-        machine: name in MACHINES.
-        hours: after which it must have ended.
-        commit: of the project, `+dirty` where --allow-dirty let it pass.
-        datasets: digest of each attached dataset by its kind (records, wheels, weights).
-        goes_on: the state that each fold has to go on from, by its number, where it was begun before.
-    """
-
-    push: str
-    ref: str
-    comp: str
-    quick: bool
-    experiment: str
-    folds: list[int]
-    machine: str
-    hours: float
-    commit: str | None
-    datasets: dict[str, str]
-    goes_on: dict[str, str] = field(default_factory=dict)
+SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
+LONGEST_SLUG = 50  # characters of a title, and so of a slug
 
 
 def slug(*parts: str) -> str:
-    """A name as Kaggle makes it from a title: small letters, digits and dashes, 50 characters at most.
+    """Return a name as Kaggle makes it from a title: lowercase letters, digits and dashes, at most 50 characters.
 
-    Longer ones are cut, and a hash keeps them apart.
+    Longer names are cut and end in a hash that keeps them apart.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", "-".join(["gatemask", *parts]).lower()).strip("-")
-    if len(plain) <= LONGEST:
+    if len(plain) <= LONGEST_SLUG:
         return plain
-    return f"{plain[: LONGEST - 7].rstrip('-')}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
+    return f"{plain[: LONGEST_SLUG - 7].rstrip('-')}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
 def payload(
-    project: Project, comp: Competition, exp: Experiment, session: Session, folds: bytes | None = None
+    project: Project, comp: Competition, exp: Experiment, request: SessionRequest, folds: bytes | None = None
 ) -> bytes:
-    """All that the kernel needs but data, compressed; the same input gives the same bytes.
+    """Return all that the kernel needs except data, compressed. The same input gives the same bytes.
 
     Args:
-        project: its folds are taken, unless `folds` holds others.
+        project: Project whose folds are included, unless `folds` is given.
         comp: competition.yaml, resolved.
-        exp: the experiment, resolved.
-        session: what to do.
-        folds: content of a fold file to take in place of the project's.
+        exp: Experiment, resolved.
+        request: Task of the session.
+        folds: Content of another fold file. Default: the project's.
+
+    Raises:
+        GatemaskError: A secret would be uploaded.
     """
-    on_machine = insisting(exp, session)
-    files = {f"lib/{p.relative_to(SOURCE / 'lib').as_posix()}": p.read_bytes() for p in _sources()}
+    files = {f"lib/{p.relative_to(SOURCE / 'lib').as_posix()}": p.read_bytes() for p in package_files()}
     files[f"experiments/{comp.name}/competition.yaml"] = _resolved(comp)
-    files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(on_machine)
+    files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(_pinned_to_machine(exp, request))
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
-    files["session.json"] = json.dumps(asdict(session), indent=2).encode()
+    files["session.json"] = request.to_json()
     secret_scan.refuse_secrets(files, project.root)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
-            # Times of files would make each push another one.
+            # A fixed time, since the files' own would make each payload different.
             archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), files[name])
-    return lzma.compress(packed.getvalue(), preset=9)  # files alike, together: half the size of zip's own way
+    return lzma.compress(packed.getvalue(), preset=9)  # similar files together: half the size of zip's own compression
 
 
-def insisting(exp: Experiment, session: Session) -> Experiment:
-    """The experiment, insisting on the machine that is asked for; that is no part of what decides its outcome."""
-    runtime = exp.runtime.model_copy(update={"accelerator": MACHINES[session.machine].kind})
-    return exp.model_copy(update={"runtime": runtime, "hours": None})
-
-
-def write(folder: Path, data: bytes, session: Session, machine: Machine, sources: dict[str, list[str]]) -> bool:
-    """Write script and metadata; returns whether the payload went into the script, or must come as a dataset.
+def write(
+    folder: Path, payload: bytes, request: SessionRequest, datasets: Sequence[str] = (), kernels: Sequence[str] = ()
+) -> bool:
+    """Write script and metadata, and return whether the script contains the payload.
 
     Args:
-        folder: emptied first.
-        data: the payload.
-        session: of this push.
-        machine: that is asked for.
-        sources: `dataset_sources` and `kernel_sources`, as owner/slug.
+        folder: Folder of the kernel; emptied first.
+        payload: Payload. If it is too large for the script, it must be attached as a dataset.
+        request: Task of the session.
+        datasets: Datasets to attach, each as owner/slug.
+        kernels: Kernels whose output to attach, each as owner/slug.
     """
     fresh_folder(folder)
-    inside = base64.b85encode(data).decode()
-    script = _filled(session, data, inside)
-    fits = len(script.encode()) < LIMIT
-    write_text(folder / "train.py", script if fits else _filled(session, data, ""))
-    kernel_metadata(session.ref, machine, sources).write(folder)
-    return fits
-
-
-def kernel_metadata(ref: str, machine: Machine, sources: dict[str, list[str]]) -> KernelMetadata:
-    """Return the metadata of a training kernel."""
-    return KernelMetadata(
-        ref,
-        "train.py",
+    script = _script(request.push, payload, base64.b85encode(payload).decode())
+    fits = len(script.encode()) < SCRIPT_LIMIT
+    write_text(folder / SCRIPT.name, script if fits else _script(request.push, payload, ""))
+    machine = MACHINES[request.machine]
+    KernelMetadata(
+        request.ref,
+        SCRIPT.name,
         machine_shape=None if machine.name == "none" else machine.name,
         gpu=machine.kind == "gpu",
         tpu=machine.kind == "tpu",
-        internet=True,  # for published weights, and W&B where a secret is attached
-        datasets=sources.get("dataset_sources", []),
-        kernels=sources.get("kernel_sources", []),
-    )
+        internet=True,  # for published weights, and for W&B where a secret is attached
+        datasets=datasets,
+        kernels=kernels,
+    ).write(folder)
+    return fits
 
 
-def _sources() -> list[Path]:
-    return sorted(p for p in (SOURCE / "lib" / "gatemask").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+def package_files() -> list[Path]:
+    """Return the files of the gatemask package."""
+    files = (SOURCE / "lib" / "gatemask").rglob("*")
+    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:
+    """Return the experiment with the requested accelerator, which is not among the settings that decide the result."""
+    runtime = exp.runtime.model_copy(update={"accelerator": MACHINES[request.machine].kind})
+    return exp.model_copy(update={"runtime": runtime, "hours": None})
 
 
 def _resolved(config: Competition | Experiment) -> bytes:
@@ -150,11 +120,11 @@ def _resolved(config: Competition | Experiment) -> bytes:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
 
 
-def _filled(session: Session, data: bytes, inside: str) -> str:
-    """The script with its constants. Base 85 has neither quotes nor backslashes."""
+def _script(push: str, payload: bytes, encoded: str) -> str:
+    """Return the script with its constants filled in. Base 85 has neither quotes nor backslashes."""
     script = SCRIPT.read_text(encoding="utf-8")
-    for name, value in {"PUSH": session.push, "SHA256": hashlib.sha256(data).hexdigest(), "PAYLOAD": inside}.items():
-        before = f'\n{name} = ""\n'
-        assert script.count(before) == 1, name
-        script = script.replace(before, f'\n{name} = "{value}"\n')
+    for name, value in {"PUSH": push, "SHA256": hashlib.sha256(payload).hexdigest(), "PAYLOAD": encoded}.items():
+        placeholder = f'\n{name} = ""\n'
+        assert script.count(placeholder) == 1, name
+        script = script.replace(placeholder, f'\n{name} = "{value}"\n')
     return script

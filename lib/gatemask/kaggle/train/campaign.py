@@ -1,14 +1,12 @@
-"""`gatemask campaign`: experiments x folds on Kaggle, until every fold has its result here.
+"""`gatemask campaign`: train experiments x folds on Kaggle until every fold has its result here.
 
-Keeps as many kernels running as the accounts of machines and hours allow, fetches what ends, and pushes again what was
-stopped by its time limit, with its own last output attached. It can be killed and called again at any moment.
+Keeps as many kernels running as machines and quota allow, fetches each that ends, and pushes again what was stopped by
+its time limit, with its last output attached. It can be killed and run again at any time.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from typing import Any
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
@@ -16,46 +14,54 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json
 from gatemask.kaggle.client import account
 from gatemask.kaggle.client.cli import KaggleError
-from gatemask.kaggle.client.polling import tolerant
+from gatemask.kaggle.client.polling import poll, tolerant
 from gatemask.kaggle.image.machines import machine
-from gatemask.kaggle.train import commands, dispatch, kernel_records
-from gatemask.kaggle.train.dispatch import Options
-from gatemask.kaggle.train.kernel_records import Lane
+from gatemask.kaggle.train import commands, dispatch
+from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
+from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels
 from gatemask.project import Project
+from gatemask.results.kaggle_training import CampaignReport
 
-LOSSES = 2  # sessions in a row that may end without an output, or get no further, before a fold is given up
+MOST_LOSSES = 2  # consecutive sessions that may end without an output, or get no further, before a fold is given up
 
 
-def campaign(
-    project: Project, comp: Competition, experiments: Sequence[Experiment], folds: Sequence[int] | None, opts: Options
-) -> dict[str, Any]:
+def run_campaign(
+    project: Project,
+    comp: Competition,
+    experiments: Sequence[Experiment],
+    folds: Sequence[int] | None,
+    opts: PushOptions,
+) -> CampaignReport:
     """Train all folds of the experiments on Kaggle.
 
-    Returns:
-        current, experiments with the folds that are done, sessions, hours; `given_up` where a fold failed.
+    Args:
+        project, comp: Competition.
+        experiments: Experiments to train.
+        folds: Folds of each experiment. Default: all.
+        opts: How to push.
 
     Raises:
-        GatemaskError: Kaggle refuses what no waiting mends: credentials, sources, hours of the week.
+        GatemaskError: Kaggle refuses something for a reason that waiting cannot change: credentials, sources, quota.
     """
     with account.exclusive(project):
-        work = _Work(project, comp, experiments, folds, opts)
-        with tolerant():
-            dispatch.settle(project, work.every)
-        while work.left():
+        campaign = _Campaign(project, comp, experiments, folds, opts)
+
+        def finished() -> bool:
             with tolerant():
-                work.start()
-            if work.left():
-                time.sleep(opts.poll_s)
+                campaign.refresh()
             with tolerant():
-                work.poll()
-    return work.result()
+                campaign.push_next()
+            return not campaign.unfinished()
+
+        poll(finished, opts.poll_s)
+    return campaign.report()
 
 
-class _Work:
-    """What is to be done, and what is under way.
+class _Campaign:
+    """The state of a campaign.
 
     Args:
-        project, comp, experiments, folds, opts: as of `campaign`.
+        project, comp, experiments, folds, opts: See `run_campaign`.
     """
 
     def __init__(
@@ -64,109 +70,115 @@ class _Work:
         comp: Competition,
         experiments: Sequence[Experiment],
         folds: Sequence[int] | None,
-        opts: Options,
+        opts: PushOptions,
     ) -> None:
         self.project, self.comp, self.opts, self.folds = project, comp, opts, folds
-        # Those that others go on from are counted first.
+        # Experiments that start from another one's weights come last: `_waits` needs the counts of the others.
         self.experiments = sorted(experiments, key=lambda exp: exp.model.weights.startswith("run:"))
-        self.every = kernel_records.load(project)
+        self.kernels = load_kernels(project)
         self.given_up: dict[str, str] = {}
         self.sessions = 0
         self._unfinished: dict[str, list[int]] = {}
         for exp in self.experiments:
-            self._count(exp)
+            self._count_unfinished(exp)
             if not self._waits(exp):
-                self._remember_failures(exp)
+                self._recall_failures(exp)
 
-    def left(self) -> bool:
-        """Whether a kernel is under way, or a fold waits for one."""
-        return any(lane.active for lane in self.every) or any(self._todo(exp) for exp in self.experiments)
+    def unfinished(self) -> bool:
+        """Return whether a kernel is running or a fold waits for one."""
+        return any(kernel.active for kernel in self.kernels) or any(self._todo(exp) for exp in self.experiments)
 
     def _todo(self, exp: Experiment) -> list[int]:
-        """Folds that are neither done, nor in the hands of a kernel, nor given up."""
-        away = dispatch.away(self.every, exp.name)
-        return [f for f in self._unfinished[exp.name] if f not in away and f"{exp.name}/{f}" not in self.given_up]
+        """Return the folds that are neither done, nor in progress, nor given up."""
+        in_progress = dispatch.folds_in_progress(self.kernels, exp.name)
+        return [
+            fold
+            for fold in self._unfinished[exp.name]
+            if fold not in in_progress and f"{exp.name}/{fold}" not in self.given_up
+        ]
 
-    def _count(self, exp: Experiment) -> None:
-        """Look which folds are done. Weights are hashed for it, so it is done when something came home."""
+    def _count_unfinished(self, exp: Experiment) -> None:
+        """Check which folds are done. This hashes weights, so it is done only when something was fetched."""
         if self._waits(exp):
             self._unfinished[exp.name] = []
             return
-        self._unfinished[exp.name] = dispatch.unfinished(self.project, self.comp, exp, self.folds)
+        self._unfinished[exp.name] = dispatch.unfinished_folds(self.project, self.comp, exp, self.folds)
 
     def _waits(self, exp: Experiment) -> bool:
-        """Whether it goes on from another experiment that is not done yet."""
-        before = exp.model.weights.removeprefix("run:")
-        return before != exp.model.weights and bool(self._unfinished.get(before))
+        """Return whether the experiment starts from the weights of another one that is not done yet."""
+        earlier = exp.model.weights.removeprefix("run:")
+        return earlier != exp.model.weights and bool(self._unfinished.get(earlier))
 
-    def _remember_failures(self, exp: Experiment) -> None:
-        """What failed before, and would fail again, since neither code nor settings nor data were changed."""
-        for lane in self.every:
-            push = kernel_records.ended(lane)
-            if lane.experiment != exp.name or push is None or push.outcome != "failed":
+    def _recall_failures(self, exp: Experiment) -> None:
+        """Give up what failed before and would fail again, since code, settings and data are unchanged."""
+        for kernel in self.kernels:
+            push = kernel.last_fetched
+            if kernel.experiment != exp.name or push is None or push.outcome != "failed":
                 continue
-            if push.made_of == dispatch.made_of(self.project, self.comp, exp, push.folds):
-                self._judge(lane)
-                say(f"{lane.ref} failed before, and nothing was changed since; gatemask resume pushes it all the same.")
+            if push.made_of == dispatch.training_fingerprint(self.project, self.comp, exp, push.folds):
+                self._judge(kernel)
+                say(f"{kernel.ref} failed before, and nothing has changed since; gatemask resume pushes it anyway.")
 
-    def start(self) -> None:
-        """Fill the machines that are free."""
-        ready: dict[str, int] = {}
+    def push_next(self) -> None:
+        """Fill the free machines."""
+        dispatcher = Dispatcher(self.project, self.comp, self.opts)
         for exp in self.experiments:
-            free = dispatch.room(self.every, machine(self.comp, exp))
+            slots = dispatch.free_slots(self.kernels, machine(self.comp, exp))
             todo = self._todo(exp)
-            if not todo or free < 1:
+            if not todo or slots < 1:
                 continue
-            name = account.owner(self.comp)
-            for lane in dispatch.plan(self.every, self.project.label, name, exp, todo, free):
-                if not self._push(exp, lane, ready):
+            owner = account.owner(self.comp)
+            for kernel in dispatch.assign_folds(self.kernels, self.project.label, owner, exp, todo, slots):
+                if not self._push(exp, kernel, dispatcher):
                     break
 
-    def _push(self, exp: Experiment, lane: Lane, ready: dict[str, int]) -> bool:
-        """Start one; False where Kaggle has no machine free just now."""
+    def _push(self, exp: Experiment, kernel: TrainingKernel, dispatcher: Dispatcher) -> bool:
+        """Push a kernel. Returns False where no machine is free at the moment."""
         try:
-            dispatch.start(self.project, self.comp, exp, lane, self.every, self.opts, ready)
+            dispatcher.push(exp, kernel, self.kernels)
         except KaggleError as error:
-            if error.kind == "slots":  # taken by kernels of this account that are not ours
-                say(f"{error.what} Asking again in {self.opts.poll_s:.0f} s.")
+            if error.kind == "slots":  # taken by other kernels of this account
+                say(f"{error.what} Trying again in {self.opts.poll_s:.0f} s.")
                 return False
-            if error.kind == "quota" and any(one.active for one in self.every):
-                say(f"{error.what} Waiting for the kernels that run.")
+            if error.kind == "quota" and any(running.active for running in self.kernels):
+                say(f"{error.what} Waiting for the running kernels.")
                 return False
             raise
         finally:
-            self.every = kernel_records.load(self.project)
+            self.kernels = load_kernels(self.project)
         self.sessions += 1
         return True
 
-    def poll(self) -> None:
-        """Ask Kaggle once, and account for what came home."""
-        dispatch.settle(self.project, self.every)  # a push whose end was not to be seen: the network went with it
-        home: list[Lane] = []
+    def refresh(self) -> None:
+        """Ask Kaggle once, and account for what was fetched."""
+        dispatch.reconcile_pushes(self.project, self.kernels)  # the network may have failed during a push
+        fetched: list[TrainingKernel] = []
         try:
-            commands.refresh(self.project, self.every, home)
+            commands.refresh_kernels(self.project, self.kernels, fetched)
         finally:
-            for exp in self.experiments if home else []:
-                self._count(exp)
-            for lane in home:
-                self._judge(lane)
+            for exp in self.experiments if fetched else []:
+                self._count_unfinished(exp)
+            for kernel in fetched:
+                self._judge(kernel)
 
-    def _judge(self, lane: Lane) -> None:
-        """Give a fold up where going on would only waste hours."""
-        push = kernel_records.ended(lane)
+    def _judge(self, kernel: TrainingKernel) -> None:
+        """Give up folds for which another session would only waste hours."""
+        push = kernel.last_fetched
         assert push is not None
-        for fold in set(push.folds) & set(self._unfinished[lane.experiment]):
-            key = f"{lane.experiment}/{fold}"
+        for fold in set(push.folds) & set(self._unfinished[kernel.experiment]):
+            key = f"{kernel.experiment}/{fold}"
             if push.outcome == "failed":
                 self.given_up[key] = push.message or "it failed"
-            elif self._idle(lane, fold) >= LOSSES:
-                what = "ended without an output" if push.outcome == "lost" and not push.progress else "got no further"
-                self.given_up[key] = f"{LOSSES} sessions in a row {what}: {push.message or 'hours are too few'}"
+            elif self._sessions_without_progress(kernel, fold) >= MOST_LOSSES:
+                lost = push.outcome == "lost" and not push.progress
+                what = "ended without an output" if lost else "got no further"
+                reason = push.message or "too few hours per session"
+                self.given_up[key] = f"{MOST_LOSSES} sessions in a row {what}: {reason}"
 
-    def _idle(self, lane: Lane, fold: int) -> int:
-        """Sessions since the one that brought this fold further than any before; of the present settings."""
-        made_of, count, furthest = lane.pushes[-1].made_of, 0, ""
-        for push in lane.pushes:
+    def _sessions_without_progress(self, kernel: TrainingKernel, fold: int) -> int:
+        """Return the number of sessions of the present settings since the one that brought the fold furthest."""
+        made_of, count, furthest = kernel.last.made_of, 0, ""
+        for push in kernel.pushes:
             if push.state != "fetched" or fold not in push.folds or push.made_of != made_of:
                 continue
             state = push.progress.get(str(fold), "")
@@ -174,34 +186,44 @@ class _Work:
             furthest = max(furthest, state)
         return count
 
-    def result(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def report(self) -> CampaignReport:
+        scores: dict[str, dict[str, float]] = {}
         for exp in self.experiments:
-            done = sorted(self.project.runs.glob(f"{exp.name}/fold*/result.json"))
-            left = {f"fold{fold}" for fold in self._unfinished[exp.name]}
-            current = [p for p in done if p.parent.name[4:].isdigit() and p.parent.name not in left]
-            found[exp.name] = {p.parent.name: read_json(p)["score"] for p in current}
-        hours = sum(push.seconds or 0 for lane in self.every for push in lane.pushes) / 3600
-        waiting = {exp.name: "goes on from one that is not done" for exp in self.experiments if self._waits(exp)}
-        result = {"current": not self.sessions, "experiments": found, "sessions": self.sessions}
-        return {**result, "hours": round(hours, 3), "given_up": {**self.given_up, **waiting}}
+            unfinished = {f"fold{fold}" for fold in self._unfinished[exp.name]}
+            results = sorted(self.project.runs.glob(f"{exp.name}/fold*/result.json"))
+            current = [p for p in results if p.parent.name[4:].isdigit() and p.parent.name not in unfinished]
+            scores[exp.name] = {p.parent.name: read_json(p)["score"] for p in current}
+        seconds = sum(push.seconds or 0 for kernel in self.kernels for push in kernel.pushes)
+        waiting = {exp.name: "starts from one that is not done" for exp in self.experiments if self._waits(exp)}
+        return CampaignReport(
+            current=not self.sessions,
+            experiments=scores,
+            sessions=self.sessions,
+            hours=round(seconds / 3600, 3),
+            given_up={**self.given_up, **waiting},
+        )
 
 
-def show(result: dict[str, Any]) -> None:
-    """A table of scores; and what was given up, as an error."""
-    names = sorted({fold for scores in result["experiments"].values() for fold in scores})
+def print_campaign(report: CampaignReport) -> None:
+    """Print a table of scores."""
+    folds = sorted({fold for scores in report.experiments.values() for fold in scores})
     rows = [
-        (name, *(f"{scores[f]:.4f}" if f in scores else "-" for f in names))
-        for name, scores in result["experiments"].items()
+        (name, *(f"{scores[fold]:.4f}" if fold in scores else "-" for fold in folds))
+        for name, scores in report.experiments.items()
     ]
-    table("Campaign", ["experiment", *names], rows)
-    say(f"{result['sessions']} sessions pushed by this call; {result['hours']:.2f} h of kernels in all")
+    table("Campaign", ["experiment", *folds], rows)
+    say(f"{report.sessions} sessions pushed by this call; {report.hours:.2f} h of kernels in total")
 
 
-def require_all(result: dict[str, Any]) -> None:
-    if result["given_up"]:
+def require_all_folds(report: CampaignReport) -> None:
+    """Raise if a fold was given up.
+
+    Raises:
+        GatemaskError: A fold was given up.
+    """
+    if report.given_up:
         raise GatemaskError(
             "Some folds were given up.",
-            received="; ".join(f"{fold}: {why}" for fold, why in result["given_up"].items()),
-            do="Read their logs (gatemask logs), mend, and run gatemask campaign again: the others are here.",
+            received="; ".join(f"{fold}: {reason}" for fold, reason in report.given_up.items()),
+            do="Read their logs (gatemask logs), fix the cause, and run gatemask campaign again: the others are here.",
         )

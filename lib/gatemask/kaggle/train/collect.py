@@ -1,16 +1,15 @@
 """Fetch a kernel's output and put its runs where `gatemask train` would have written them.
 
-    runs/<comp>/kaggle/<slug>.fetched/        what was downloaded, until it is verified and placed
-    runs/<comp>/<experiment>/fold<k>/         the run
-    runs/<comp>/<experiment>/fold<k>/kaggle.json   which version of which kernel made it, from which commit
+    runs/<comp>/kaggle/<slug>.fetched/             what was downloaded, until it is verified and placed
+    runs/<comp>/<experiment>/fold<k>/              the run
+    runs/<comp>/<experiment>/fold<k>/kaggle.json   kernel, version and commit that made it
 
-Nothing is believed but the kernel's own account, in which every file has its hash: the kaggle command saves an error
-page under a file's name and says that all is well.
+Only files listed in the kernel's account, with matching hashes, are used: the kaggle command may save an error page
+under a file's name and report success.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
@@ -22,150 +21,142 @@ from gatemask.files import read_json, set_aside, sha256, write_json, write_text
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS
-from gatemask.kaggle.train import kernel_records
-from gatemask.kaggle.train.kernel_records import Lane
-from gatemask.kaggle.train.session import OUTPUT, states
+from gatemask.kaggle.train.kernel_records import TrainingKernel, log_path, records_folder, save_kernel
 from gatemask.project import Project
+from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
 
 
-def collect(project: Project, lane: Lane) -> bool:
-    """Fetch the output of a lane's last push, which has ended, place its runs, and write down what came of it.
+def collect_output(project: Project, kernel: TrainingKernel) -> bool:
+    """Fetch the output of a kernel's last push, which has ended; place its runs and record the outcome.
 
     Returns:
-        False where Kaggle still shows the output of an earlier version: then it is to be asked again later.
+        False where Kaggle still shows the output of an earlier version: ask again later.
 
     Raises:
-        GatemaskError: the files cannot be had whole; what Kaggle holds stays there, to be fetched again.
+        GatemaskError: The files cannot be fetched whole. Kaggle keeps its copy, to be fetched again.
     """
-    push, target = lane.last, kernel_records.folder(project) / f"{lane.slug}.fetched"
-    shown = _fetch(lane, target)
-    account = shown if shown and shown["push"] == push.id else None
-    # A kernel that ended well left an account; where an earlier version's is shown, this one's may still come; and one
-    # that was pushed just now may not be known everywhere.
-    patience = OUTPUT_ATTEMPTS if shown or push.word in ("complete", "absent") else DOUBTFUL_ATTEMPTS
-    if account is None and push.asked < patience:
+    push, folder = kernel.last, records_folder(project) / f"{kernel.slug}.fetched"
+    shown = _fetch(kernel, folder)
+    account = shown if shown and shown.push == push.id else None
+    # A completed session left an account. Where an earlier version's is shown, this one's may follow; and a kernel that
+    # was just pushed may not be known to all of Kaggle's servers yet.
+    attempts = OUTPUT_ATTEMPTS if shown or push.word in ("complete", "absent") else DOUBTFUL_ATTEMPTS
+    if account is None and push.asked < attempts:
         push.asked += 1
-        kernel_records.save(project, lane)
+        save_kernel(project, kernel)
         return False
-    _keep_log(project, lane, target)
+    log = _log(kernel, folder)
+    write_text(log_path(project, kernel), log)
     if account is None:
-        told = [push.message, _last_words(lane, target)]  # Kaggle's word, such as an exit code, and the kernel's own
-        push.outcome, push.message = "lost", " ".join(text for text in told if text)
+        reasons = [push.message, _end_of_log(log)]  # Kaggle's reason, such as an exit code, and the kernel's own
+        push.outcome, push.message = "lost", " ".join(reason for reason in reasons if reason)
     else:
-        _place_all(project, lane, target, account)
-        push.outcome, push.message, push.seconds = account["state"], account["error"], account["seconds"]
-        push.done = [int(fold) for fold, one in account["folds"].items() if one.get("done")]
-        push.progress = {str(fold): at for fold, at in states(account).items() if fold not in push.done}
+        _place_runs(project, kernel, folder, account)
+        push.outcome, push.message, push.seconds = account.state, account.error, account.seconds
+        push.done = [int(fold) for fold, outcome in account.folds.items() if outcome.done]
+        push.progress = {str(f): state for f, state in account.newest_states().items() if f not in push.done}
     push.state = "fetched"
-    kernel_records.save(project, lane)
-    shutil.rmtree(target, ignore_errors=True)
+    save_kernel(project, kernel)
+    shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
-def _fetch(lane: Lane, target: Path) -> dict[str, Any] | None:
-    """The account that Kaggle shows, if any; where it is of the last push, all its files are verified in `target`."""
+def _fetch(kernel: TrainingKernel, folder: Path) -> SessionAccount | None:
+    """Return the account that Kaggle shows, if any. If it is of the last push, all its files are verified."""
     pauses = iter(cli.PAUSES)
     while True:
-        api.kernel_output(lane.ref, target)
-        account, wrong = _verified(target)
-        if not wrong or (account is not None and account["push"] != lane.last.id):
+        api.kernel_output(kernel.ref, folder)
+        account, faults = _verify(folder)
+        if not faults or (account is not None and account.push != kernel.last.id):
             return account
         pause = next(pauses, None)
         if pause is None:
             raise KaggleError(
                 "The output of a kernel cannot be fetched whole.",
                 kind="partial",
-                where=lane.ref,
-                received=f"{len(wrong)} wrong: " + "; ".join(wrong[:5]),
-                expected="every file with the hash that the kernel wrote down",
+                where=kernel.ref,
+                received=f"{len(faults)} damaged: " + "; ".join(faults[:5]),
+                expected="every file with the hash in the kernel's account",
                 do="Run it again later: Kaggle keeps the output.",
             )
-        say(f"{lane.ref}: {wrong[0]}. Fetching again in {pause:.0f} s.")
+        say(f"{kernel.ref}: {faults[0]}. Fetching again in {pause:.0f} s.")
         time.sleep(pause)
 
 
-def _verified(target: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The account, if there is one, and what is wrong with it or its files."""
-    path = target / OUTPUT
-    if not path.is_file():
+def _verify(folder: Path) -> tuple[SessionAccount | None, list[str]]:
+    """Return the account, if there is one, and the faults of its files."""
+    if not (folder / ACCOUNT_FILE).is_file():
         return None, []
     try:
-        account = json.loads(path.read_text(encoding="utf-8"))
-        files = dict(account["files"])
-    except (ValueError, KeyError, TypeError):
-        return None, [f"{OUTPUT} is not what the kernel wrote"]
-    wrong = [f"{name} is missing" for name in files if not (target / name).is_file()]
-    wrong += [
-        f"{name} is damaged ({(target / name).stat().st_size} bytes)"
-        for name, digest in files.items()
-        if (target / name).is_file() and sha256(target / name) != digest
+        account = SessionAccount.load(folder / ACCOUNT_FILE)
+    except (GatemaskError, UnicodeDecodeError):
+        return None, [f"{ACCOUNT_FILE} is not what the kernel wrote"]
+    faults = [f"{name} is missing" for name in account.files if not (folder / name).is_file()]
+    faults += [
+        f"{name} is damaged ({(folder / name).stat().st_size} bytes)"
+        for name, digest in account.files.items()
+        if (folder / name).is_file() and sha256(folder / name) != digest
     ]
-    return account, wrong
+    return account, faults
 
 
-def _place_all(project: Project, lane: Lane, target: Path, account: dict[str, Any]) -> None:
+def _place_runs(project: Project, kernel: TrainingKernel, folder: Path, account: SessionAccount) -> None:
     try:
-        for fold in lane.last.folds:
-            _place(project, lane, fold, target / "runs" / lane.experiment / f"fold{fold}", account)
+        for fold in kernel.last.folds:
+            if account.files_of(fold):
+                _place_run(project, kernel, fold, folder, account)
     except OSError as error:
         raise GatemaskError(
-            "What was fetched cannot be put in its place.",
-            where=project.runs / lane.experiment,
+            "The fetched files cannot be moved to their place.",
+            where=project.runs / kernel.experiment,
             received=error.strerror or str(error),
-            do="Make room, or mend the folder's permissions, and run it again: Kaggle keeps the output.",
+            do="Free some space, or fix the folder's permissions, and run it again: Kaggle keeps the output.",
         ) from error
 
 
-def _place(project: Project, lane: Lane, fold: int, source: Path, account: dict[str, Any]) -> None:
-    """Move a fold's run to its place, in one step; a run of other settings that is there is set aside."""
-    listed = {name for name in account["files"] if name.startswith(f"runs/{lane.experiment}/fold{fold}/")}
-    if not listed:
-        return  # not begun
-    for path in sorted(source.rglob("*")):
-        if path.is_file() and f"runs/{lane.experiment}/fold{fold}/{path.relative_to(source).as_posix()}" not in listed:
-            path.unlink()  # nothing vouches for it
-    push, target = lane.last, project.fold(lane.experiment, fold)
-    facts = {"kernel": lane.ref, "version": push.version, "push": push.id, "commit": push.commit}
-    write_json(source / "kaggle.json", {**facts, "machine": lane.machine, "datasets": push.datasets})
-    if target.exists() and _made_from(target) == _made_from(source):
-        finished = (target / "result.json").exists()
-        if finished or (not (source / "result.json").exists() and _newest(target) > _newest(source)):
-            here = "finished here already" if finished else "further here"
-            say(f"{lane.experiment} fold {fold}: is {here}; what was fetched is left out")
+def _place_run(project: Project, kernel: TrainingKernel, fold: int, folder: Path, account: SessionAccount) -> None:
+    """Move a fold's run to its place in one step, setting aside an existing run of other settings."""
+    fetched, place = folder / "runs" / kernel.experiment / f"fold{fold}", project.fold(kernel.experiment, fold)
+    listed = account.files_of(fold)
+    for path in sorted(fetched.rglob("*")):
+        if path.is_file() and path.relative_to(folder).as_posix() not in listed:
+            path.unlink()  # without a hash it cannot be trusted
+    push = kernel.last
+    origin = {"kernel": kernel.ref, "version": push.version, "push": push.id, "commit": push.commit}
+    write_json(fetched / "kaggle.json", {**origin, "machine": kernel.machine, "datasets": push.datasets})
+    if place.exists() and _made_from(place) == _made_from(fetched):
+        finished = (place / "result.json").exists()
+        if finished or (not (fetched / "result.json").exists() and _newest_state(place) > _newest_state(fetched)):
+            reason = "is finished here already" if finished else "is further along here"
+            say(f"{kernel.experiment} fold {fold}: {reason}; the fetched run is ignored")
             return
-    if target.exists() and _made_from(target) != _made_from(source):
-        say(f"{target} was made from other settings or data: moved to {set_aside(target).name}.")
-    older = target.with_name(f".{target.name}.older")
-    if target.exists():
-        shutil.rmtree(older, ignore_errors=True)  # only now: killed between the two renames, it is all that there is
-        target.rename(older)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
+    if place.exists() and _made_from(place) != _made_from(fetched):
+        say(f"{place} was made from other settings or data: moved to {set_aside(place).name}.")
+    older = place.with_name(f".{place.name}.older")
+    if place.exists():
+        shutil.rmtree(older, ignore_errors=True)  # not before: killed between the two renames, it is the only copy
+        place.rename(older)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    fetched.rename(place)
     shutil.rmtree(older, ignore_errors=True)
 
 
-def _made_from(folder: Path) -> Any:
-    """What a run is made from, finished or not."""
-    stamp = next((path for name in ("result.json", "begun.json") if (path := folder / name).exists()), None)
+def _made_from(run: Path) -> Any:
+    """Return what a run, finished or not, is made from."""
+    stamp = next((path for name in ("result.json", "begun.json") if (path := run / name).exists()), None)
     return read_json(stamp).get("made_from") if stamp else None
 
 
-def _newest(folder: Path) -> str:
-    """The name of a run's newest state; names sort by epoch and step."""
-    return max((path.stem for path in folder.glob("state/at-*.h5")), default="")
+def _newest_state(run: Path) -> str:
+    return max((path.stem for path in run.glob("state/at-*.h5")), default="")  # names sort by epoch and step
 
 
-def _log(lane: Lane, target: Path) -> str:
-    path = target / f"{lane.slug}.log"
+def _log(kernel: TrainingKernel, folder: Path) -> str:
+    path = folder / f"{kernel.slug}.log"
     return api.plain_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
 
 
-def _keep_log(project: Project, lane: Lane, target: Path) -> None:
-    write_text(kernel_records.log(project, lane), _log(lane, target))
-
-
-def _last_words(lane: Lane, target: Path) -> str:
-    """The end of a log, for a kernel that left nothing else."""
-    lines = [line for line in _log(lane, target).splitlines() if line.strip()]
-    words = " | ".join(lines[-3:])[-500:]
-    return f"Its last words: {words}" if words else "It left neither output nor log."
+def _end_of_log(log: str) -> str:
+    lines = [line for line in log.splitlines() if line.strip()]
+    text = " | ".join(lines[-3:])[-500:]
+    return f"Its log ends with: {text}" if text else "It left neither output nor log."

@@ -1,248 +1,279 @@
-"""`gatemask push | status | wait | logs | fetch | resume`: kernels that train, each command as often as one likes.
+"""`gatemask push | status | wait | logs | fetch | resume`: train on Kaggle.
 
-All of them work on the lanes below runs/<comp>/kaggle/. A command that was killed is run again: what it had begun is
-looked up on Kaggle and not done twice.
+All of these work on the records below runs/<comp>/kaggle/. A command that was killed can be run again: what it had
+begun is looked up on Kaggle and not done twice.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from gatemask.config import Competition, Experiment
-from gatemask.console import console, say, table
+from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import account, api
-from gatemask.kaggle.client.api import ENDED
 from gatemask.kaggle.client.cli import RETRIED, KaggleError
-from gatemask.kaggle.client.polling import tolerant
+from gatemask.kaggle.client.polling import poll, tolerant
 from gatemask.kaggle.image.machines import machine
-from gatemask.kaggle.train import collect, dispatch, kernel_records
-from gatemask.kaggle.train.dispatch import Options
-from gatemask.kaggle.train.kernel_records import Lane
+from gatemask.kaggle.train import dispatch
+from gatemask.kaggle.train.collect import collect_output
+from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
+from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels, log_path, records_folder, save_kernel
 from gatemask.project import Project
+from gatemask.results.kaggle_training import FetchReport, KernelEntry, PushReport, StatusReport
 
 
-def push(
-    project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None, opts: Options
-) -> dict[str, Any]:
-    """Send the folds of an experiment that are neither done nor in hand, on as many kernels as run at once.
+def push_experiment(
+    project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None, opts: PushOptions
+) -> PushReport:
+    """Push the folds of an experiment that are neither done nor in progress, on as many kernels as may run at once.
 
-    Returns:
-        current (nothing was pushed), experiment, pushed (one entry a kernel), in_hand (folds).
+    Args:
+        project, comp, exp: Experiment to train.
+        folds: Folds to train. Default: all.
+        opts: How to push.
     """
     with account.exclusive(project):
-        every = kernel_records.load(project)
-        dispatch.settle(project, every)
-        refresh(project, [lane for lane in every if lane.experiment == exp.name], [])
-        todo = dispatch.unfinished(project, comp, exp, folds)
-        in_hand = sorted(dispatch.away(every, exp.name) & set(todo))
-        todo = [fold for fold in todo if fold not in in_hand]
-        if in_hand:
-            say(f"{exp.name}: folds {', '.join(map(str, in_hand))} are in the hands of a kernel already")
-        pushed = _start(project, comp, exp, todo, every, opts) if todo else []
-    entries = [_entry(lane) for lane in pushed]
-    return {"current": not pushed, "experiment": exp.name, "pushed": entries, "in_hand": in_hand}
+        kernels = load_kernels(project)
+        dispatch.reconcile_pushes(project, kernels)
+        refresh_kernels(project, [kernel for kernel in kernels if kernel.experiment == exp.name], [])
+        unfinished = dispatch.unfinished_folds(project, comp, exp, folds)
+        in_progress = sorted(dispatch.folds_in_progress(kernels, exp.name) & set(unfinished))
+        if in_progress:
+            say(f"{exp.name}: folds {_joined(in_progress)} are being trained by a kernel already")
+        todo = [fold for fold in unfinished if fold not in in_progress]
+        pushed = _push_folds(project, comp, exp, todo, kernels, opts) if todo else []
+    return PushReport(
+        current=not pushed,
+        experiment=exp.name,
+        pushed=tuple(kernel.entry() for kernel in pushed),
+        in_hand=tuple(in_progress),
+    )
 
 
-def _start(
-    project: Project, comp: Competition, exp: Experiment, folds: list[int], every: list[Lane], opts: Options
-) -> list[Lane]:
+def resume_experiment(project: Project, comp: Competition, exp: Experiment, opts: PushOptions) -> PushReport:
+    """Push again the folds that were stopped by their time limit, failed or were lost, with their last output attached.
+
+    Args:
+        project, comp, exp: Experiment to train.
+        opts: How to push.
+    """
+    with account.exclusive(project):
+        kernels = load_kernels(project)
+        dispatch.reconcile_pushes(project, kernels)
+        own_kernels = [kernel for kernel in kernels if kernel.experiment == exp.name]
+        refresh_kernels(project, own_kernels, [])
+        interrupted = {fold for fold, done in _last_sessions(own_kernels).items() if not done}
+        unfinished = set(dispatch.unfinished_folds(project, comp, exp, None))
+        todo = interrupted & unfinished - dispatch.folds_in_progress(kernels, exp.name)
+        pushed = _push_folds(project, comp, exp, sorted(todo), kernels, opts) if todo else []
+    return PushReport(current=not pushed, pushed=tuple(kernel.entry() for kernel in pushed))
+
+
+def _push_folds(
+    project: Project,
+    comp: Competition,
+    exp: Experiment,
+    folds: list[int],
+    kernels: list[TrainingKernel],
+    opts: PushOptions,
+) -> list[TrainingKernel]:
     wanted = machine(comp, exp)
-    free = dispatch.room(every, wanted)
-    if free < 1:
+    slots = dispatch.free_slots(kernels, wanted)
+    if slots < 1:
         raise GatemaskError(
             "Kaggle runs no more kernels on such machines at once.",
             where=wanted.name,
-            received=", ".join(lane.ref for lane in every if lane.active),
+            received=", ".join(kernel.ref for kernel in kernels if kernel.active),
             expected=f"fewer than {wanted.at_once} running",
             do=f"gatemask wait {project.comp}, then push again; gatemask campaign {project.comp} does both.",
         )
-    name = account.owner(comp)
-    chosen = dispatch.plan(every, project.label, name, exp, folds, free)
-    ready: dict[str, int] = {}
-    pushed = [dispatch.start(project, comp, exp, lane, every, opts, ready) for lane in chosen]
-    if left := sorted(set(folds) - {fold for lane in pushed for fold in lane.folds}):
-        say(f"{exp.name}: folds {_joined(left)} wait, since no more kernels run at once; push again later")
+    owner = account.owner(comp)
+    dispatcher = Dispatcher(project, comp, opts)
+    assigned = dispatch.assign_folds(kernels, project.label, owner, exp, folds, slots)
+    pushed = [dispatcher.push(exp, kernel, kernels) for kernel in assigned]
+    if waiting := sorted(set(folds) - {fold for kernel in pushed for fold in kernel.folds}):
+        say(f"{exp.name}: folds {_joined(waiting)} must wait, since no more kernels run at once; push again later")
     return pushed
 
 
-def resume(project: Project, comp: Competition, exp: Experiment, opts: Options) -> dict[str, Any]:
-    """Push again what was stopped by its time limit, failed or was lost, with the last output attached."""
-    with account.exclusive(project):
-        every = kernel_records.load(project)
-        dispatch.settle(project, every)
-        own = [lane for lane in every if lane.experiment == exp.name]
-        refresh(project, own, [])
-        left = {fold for fold, done in _last_sessions(own).items() if not done}
-        todo = left & set(dispatch.unfinished(project, comp, exp, None)) - dispatch.away(every, exp.name)
-        pushed = _start(project, comp, exp, sorted(todo), every, opts) if todo else []
-    return {"current": not pushed, "pushed": [_entry(lane) for lane in pushed]}
-
-
-def _last_sessions(own: Sequence[Lane]) -> dict[int, bool]:
-    """Of each fold that was ever pushed, whether its last session finished it."""
-    pushes = sorted((push for lane in own for push in lane.pushes), key=lambda push: push.at)
+def _last_sessions(kernels: Sequence[TrainingKernel]) -> dict[int, bool]:
+    """Return whether the last session of each fold that was ever pushed finished it."""
+    pushes = sorted((push for kernel in kernels for push in kernel.pushes), key=lambda push: push.at)
     return {fold: fold in push.done for push in pushes for fold in push.folds}
 
 
-def refresh(project: Project, every: Sequence[Lane], home: list[Lane], quietly: bool = True) -> None:
-    """Ask for each running kernel, and fetch those that ended; what came home is added to `home`.
+def refresh_kernels(
+    project: Project, kernels: Sequence[TrainingKernel], fetched: list[TrainingKernel], verbose: bool = False
+) -> None:
+    """Ask for the status of each running kernel, and fetch those that ended.
+
+    Args:
+        project: Project and competition.
+        kernels: Kernels to ask for.
+        fetched: Kernels whose output was fetched are appended, even if an error follows.
+        verbose: Whether an unchanged status is printed too. Default: False.
 
     Raises:
-        KaggleError: of the first kernel with which something went wrong, after all others were asked for.
+        KaggleError: The first network error, raised after all other kernels were asked for; any other error at once.
     """
-    trouble: KaggleError | None = None
-    for lane in every:
-        if not lane.active:
+    network_error: KaggleError | None = None
+    for kernel in kernels:
+        if not kernel.active:
             continue
         try:
-            if _ask(project, lane, quietly):
-                home.append(lane)
+            if _refresh(project, kernel, verbose):
+                fetched.append(kernel)
         except KaggleError as error:
             if error.kind not in RETRIED:
                 raise
-            trouble = trouble or error
-    if trouble:
-        raise trouble
+            network_error = network_error or error
+    if network_error:
+        raise network_error
 
 
-def _ask(project: Project, lane: Lane, quietly: bool) -> bool:
-    """Whether the kernel has ended and its output is here."""
-    status = api.kernel_status(lane.ref)
-    if status.word != lane.last.word or not quietly:
-        say(f"{lane.ref}: {status.word}" + (f", {status.message}" if status.message else ""))
-    if status.word != lane.last.word:
-        lane.last.word, lane.last.message = status.word, status.message
-        kernel_records.save(project, lane)
-    if status.word not in ENDED or not collect.collect(project, lane):
+def _refresh(project: Project, kernel: TrainingKernel, verbose: bool) -> bool:
+    """Return whether the kernel has ended and its output was fetched."""
+    status = api.kernel_status(kernel.ref)
+    changed = status.word != kernel.last.word
+    if changed or verbose:
+        say(f"{kernel.ref}: {status.word}" + (f", {status.message}" if status.message else ""))
+    if changed:
+        kernel.last.word, kernel.last.message = status.word, status.message
+        save_kernel(project, kernel)
+    if status.word not in api.ENDED or not collect_output(project, kernel):
         return False
-    say(f"{lane.ref}: {_told(lane)}")
+    say(f"{kernel.ref}: {_outcome(kernel)}")
     return True
 
 
-def fetch(project: Project, chosen: str | None) -> dict[str, Any]:
-    """Bring home what has ended; what still runs is left."""
-    home: list[Lane] = []
+def fetch_kernels(project: Project, experiment: str | None) -> FetchReport:
+    """Fetch the output of kernels that have ended, without waiting for others.
+
+    Args:
+        project: Project and competition.
+        experiment: The only experiment of interest. Default: all.
+    """
+    fetched: list[TrainingKernel] = []
     with account.exclusive(project):
-        every = _of(project, chosen)
-        dispatch.settle(project, every)
-        refresh(project, every, home, quietly=False)
-    running = [lane.ref for lane in every if lane.active]
-    return {"current": not home, "fetched": [_entry(lane) for lane in home], "running": running}
+        kernels = _pushed_kernels(project, experiment)
+        dispatch.reconcile_pushes(project, kernels)
+        refresh_kernels(project, kernels, fetched, verbose=True)
+    running = tuple(kernel.ref for kernel in kernels if kernel.active)
+    return FetchReport(current=not fetched, fetched=tuple(kernel.entry() for kernel in fetched), running=running)
 
 
-def wait(project: Project, chosen: str | None, poll_s: float) -> dict[str, Any]:
-    """Until no kernel runs any more; each is fetched as soon as it ends."""
-    home: list[Lane] = []
+def wait_for_kernels(project: Project, experiment: str | None, poll_s: float) -> FetchReport:
+    """Wait until no kernel runs; fetch the output of each as soon as it ends.
+
+    Args:
+        project: Project and competition.
+        experiment: The only experiment of interest. Default: all.
+        poll_s: Pause between two requests to Kaggle, in seconds.
+    """
+    fetched: list[TrainingKernel] = []
     with account.exclusive(project):
-        every = _of(project, chosen)
-        settle = True
-        for _ in polls(every, poll_s):
+        kernels = _pushed_kernels(project, experiment)
+
+        def all_ended() -> bool:
             with tolerant():
-                if settle:
-                    dispatch.settle(project, every)
-                    settle = False
-                refresh(project, every, home)
-    return {"current": not home, "fetched": [_entry(lane) for lane in home]}
+                dispatch.reconcile_pushes(project, kernels)
+                refresh_kernels(project, kernels, fetched)
+            return not any(kernel.active for kernel in kernels)
+
+        poll(all_ended, poll_s, "Waiting for Kaggle")
+    return FetchReport(current=not fetched, fetched=tuple(kernel.entry() for kernel in fetched))
 
 
-def polls(every: Sequence[Lane], poll_s: float) -> Iterator[None]:
-    """Once, and again with pauses as long as any kernel is in hand."""
-    with console().status("waiting for Kaggle"):
-        while any(lane.active for lane in every):
-            yield
-            if any(lane.active for lane in every):
-                time.sleep(poll_s)
+def kernel_statuses(project: Project, experiment: str | None) -> StatusReport:
+    """Return every kernel with its present status on Kaggle. Changes nothing.
+
+    Args:
+        project: Project and competition.
+        experiment: The only experiment of interest. Default: all.
+    """
+    kernels = _pushed_kernels(project, experiment)
+    for kernel in kernels:
+        if kernel.active:
+            kernel.last.word, kernel.last.message = api.kernel_status(kernel.ref)
+    return StatusReport(kernels=tuple(kernel.entry() for kernel in kernels))
 
 
-def status(project: Project, chosen: str | None) -> dict[str, Any]:
-    """Every kernel with Kaggle's present word; changes nothing."""
-    every = _of(project, chosen)
-    for lane in every:
-        if lane.active:
-            found = api.kernel_status(lane.ref)
-            lane.last.word, lane.last.message = found.word, found.message
-    return {"kernels": [_entry(lane) for lane in every]}
+def latest_log(project: Project, experiment: str | None, follow: bool) -> Iterator[str]:
+    """Yield the lines that the newest kernel printed; running kernels take precedence.
 
+    Args:
+        project: Project and competition.
+        experiment: The only experiment of interest. Default: all.
+        follow: Whether to continue until a running kernel ends.
 
-def show(result: dict[str, Any]) -> None:
-    """A table of kernels: all, or those that were pushed or fetched just now."""
-    kernels = result.get("kernels", result.get("pushed", result.get("fetched", [])))
+    Raises:
+        GatemaskError: Nothing was pushed yet.
+    """
+    kernels = _pushed_kernels(project, experiment)
     if not kernels:
-        say("Current: nothing to do." if "current" in result else "Nothing was pushed yet.")
+        raise GatemaskError("Nothing was pushed yet.", where=records_folder(project), do="Run gatemask push first.")
+    kernel = next((kernel for kernel in reversed(kernels) if kernel.active), kernels[-1])
+    log = log_path(project, kernel)
+    if kernel.active:
+        say(f"{kernel.ref}, version {kernel.last.version}")
+        yield from api.follow_log(kernel.ref) if follow else api.kernel_log(kernel.ref).splitlines()
+    elif log.exists():
+        say(f"{log}")
+        yield from log.read_text(encoding="utf-8").splitlines()
+
+
+def print_kernels(report: PushReport | FetchReport | StatusReport) -> None:
+    """Print a table of kernels: all, or those that were pushed or fetched just now."""
+    if isinstance(report, StatusReport):
+        kernels, nothing = report.kernels, "Nothing was pushed yet."
+    else:
+        kernels = report.pushed if isinstance(report, PushReport) else report.fetched
+        nothing = "Current: nothing to do."
+    if not kernels:
+        say(nothing)
         return
-    columns = ["kernel", "folds", "version", "state", "pushed (UTC)", "goes on from"]
-    rows = [
-        (
-            _slug(one["ref"]),
-            *_cells(one, "folds", "version", "state"),
-            one["at"][5:16],
-            _joined(map(_slug, one["sources"])),
-        )
-        for one in kernels
-    ]
-    table("Kernels", columns, rows)
-    for one in kernels:
-        if one["message"]:
-            say(f"{one['ref']}: {one['message']}")
+    table(
+        "Kernels",
+        ["kernel", "folds", "version", "state", "pushed (UTC)", "continues from"],
+        [_table_row(kernel) for kernel in kernels],
+    )
+    for kernel in kernels:
+        if kernel.message:
+            say(f"{kernel.ref}: {kernel.message}")
 
 
-def _cells(entry: dict[str, Any], *names: str) -> list[str]:
-    return [_joined(entry[name]) if isinstance(entry[name], list) else str(entry[name]) for name in names]
+def _table_row(kernel: KernelEntry) -> tuple[str, ...]:
+    return (
+        _slug(kernel.ref),
+        _joined(kernel.folds),
+        str(kernel.version),
+        kernel.state,
+        kernel.at[5:16],
+        _joined(map(_slug, kernel.sources)),
+    )
 
 
-def logs(project: Project, chosen: str | None, follow: bool) -> Iterator[str]:
-    """The log of the newest kernel, of those that still run if there are any, line by line."""
-    every = _of(project, chosen)
-    if not every:
-        raise GatemaskError(
-            "Nothing was pushed yet.", where=kernel_records.folder(project), do="Run gatemask push first."
-        )
-    lane = next((one for one in reversed(every) if one.active), every[-1])
-    kept = kernel_records.log(project, lane)
-    if lane.active:
-        say(f"{lane.ref}, version {lane.last.version}")
-        yield from api.follow_log(lane.ref) if follow else api.kernel_log(lane.ref).splitlines()
-    elif kept.exists():
-        say(f"{kept}")
-        yield from kept.read_text(encoding="utf-8").splitlines()
+def _pushed_kernels(project: Project, experiment: str | None) -> list[TrainingKernel]:
+    kernels = [kernel for kernel in load_kernels(project) if kernel.pushes]
+    return [kernel for kernel in kernels if experiment in (None, kernel.experiment)]
 
 
-def _of(project: Project, experiment: str | None) -> list[Lane]:
-    return [lane for lane in kernel_records.load(project) if lane.pushes and experiment in (None, lane.experiment)]
-
-
-def _entry(lane: Lane) -> dict[str, Any]:
-    """A lane for people and machines."""
-    push = lane.last
-    state = {"fetched": push.outcome, "refused": "refused"}.get(push.state, push.word or "pushed")
-    return {
-        "ref": lane.ref,
-        "experiment": lane.experiment,
-        "machine": lane.machine,
-        "state": state,
-        **{name: getattr(push, name) for name in ("folds", "version", "at", "commit", "hours", "done", "progress")},
-        **{name: getattr(push, name) for name in ("sources", "datasets", "message")},
-    }
-
-
-def _told(lane: Lane) -> str:
-    push = lane.last
-    done = f"folds {_joined(push.done)} are here" if push.done else "no fold is done"
-    text = {
+def _outcome(kernel: TrainingKernel) -> str:
+    push = kernel.last
+    done = f"folds {_joined(push.done)} are finished" if push.done else "no fold is finished"
+    outcomes = {
         "finished": done,
-        "stopped": f"stopped by its time limit; {done}. gatemask resume goes on",
+        "stopped": f"stopped by its time limit; {done}. gatemask resume continues",
         "failed": f"failed; {done}. {push.message}",
-        "lost": f"ended before its time; {done}. {push.message}",
+        "lost": f"ended early; {done}. {push.message}",
     }
-    return text[push.outcome or "lost"]
+    return outcomes[push.outcome or "lost"]
 
 
 def _slug(ref: str) -> str:
     return ref.split("/")[1]
 
 
-def _joined(values: Iterable[Any]) -> str:
+def _joined(values: Iterable[object]) -> str:
     return ", ".join(map(str, values)) or "-"

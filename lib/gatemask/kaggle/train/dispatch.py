@@ -1,10 +1,10 @@
-"""Send folds to Kaggle: datasets first, then the kernel, each step written down before it is taken."""
+"""Send folds to Kaggle: datasets first, then the kernel. Each step is recorded before it is taken."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,232 +12,272 @@ from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, is_current, read_json, sha256, write_bytes
-from gatemask.kaggle.client import account, api, datasets, reconcile
+from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
+from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
 from gatemask.kaggle.image import wheels
 from gatemask.kaggle.image.machines import MACHINES, Machine, machine
-from gatemask.kaggle.train import bundle, inputs, kernel_records
-from gatemask.kaggle.train.kernel_records import Lane, Push
+from gatemask.kaggle.train import bundle
+from gatemask.kaggle.train.inputs import input_datasets, payload_dataset
+from gatemask.kaggle.train.kernel_records import Push, TrainingKernel, furthest_kernel, save_kernel
 from gatemask.project import Project
+from gatemask.results.kaggle_training import SessionRequest
 
-LEAST_H = 0.5  # hours left of a quota with which a session is not worth its start
+SHORTEST_SESSION_H = 0.5  # with fewer hours of the quota left, a session is not worth starting
 
 
 @dataclass(frozen=True)
-class Options:
+class PushOptions:
     """How to push.
 
     Args:
-        allow_dirty: take files that were changed since the last commit.
-        afresh: attach no earlier output: unfinished folds begin anew.
-        hours: a session's limit; default: the machine's.
-        poll_s: seconds between two questions to Kaggle.
-        overrides: `--set`, to be remembered.
+        allow_dirty: Whether files may have changed since the last commit. Default: False.
+        from_scratch: Whether unfinished folds begin again, without any earlier output. Default: False.
+        hours: Session limit, in hours. Default: the machine's.
+        poll_s: Pause between two requests to Kaggle, in seconds. Default: 30.
+        overrides: Values of `--set`, kept with the push.
     """
 
     allow_dirty: bool = False
-    afresh: bool = False
+    from_scratch: bool = False
     hours: float | None = None
     poll_s: float = 30.0
     overrides: tuple[str, ...] = ()
 
 
-def settle(project: Project, every: Sequence[Lane]) -> None:
-    """Find out what became of pushes that were begun and never noted as done: a command was killed there."""
-    for lane in every:
-        if lane.active and lane.last.state == "pushing":
-            push = lane.last
-            arrived = reconcile.settle_push(lane.ref, push.id)
-            push.state = "running" if arrived else "refused"
-            push.message = None if arrived else "it never got to Kaggle"
-            kernel_records.save(project, lane)
+def reconcile_pushes(project: Project, kernels: Sequence[TrainingKernel]) -> None:
+    """Find out what became of pushes without a recorded outcome, after a command was killed or lost the network."""
+    for kernel in kernels:
+        if kernel.active and kernel.last.state == "pushing":
+            arrived = reconcile.settle_push(kernel.ref, kernel.last.id)
+            kernel.last.state = "running" if arrived else "refused"
+            kernel.last.message = None if arrived else "The push did not reach Kaggle."
+            save_kernel(project, kernel)
 
 
-def unfinished(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
-    """The folds, of those given or of all, whose result is not on this disk for these settings and data."""
+def unfinished_folds(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
+    """Return the folds without a result on this disk for the present settings and data.
+
+    Args:
+        project, comp, exp: Experiment to train.
+        folds: Folds to choose from. Default: all.
+
+    Raises:
+        GatemaskError: A fold does not exist.
+    """
     from gatemask.data.split import HOLDOUT, read_folds
     from gatemask.training.time_budget import Clock
     from gatemask.training.trainer import Job
 
     job = Job(project, comp, exp, read_folds(project), Clock(None))
-    known = sorted(set(job.folds["fold"]) - {HOLDOUT})
-    chosen = known if folds is None else list(folds)
-    if unknown := [fold for fold in chosen if fold not in known]:
-        raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, known)))
-    done = [f for f in chosen if is_current(project.fold(exp.name, f) / "result.json", job.made_from(f))]
-    return [fold for fold in chosen if fold not in done]
+    existing = sorted(set(job.folds["fold"]) - {HOLDOUT})
+    chosen = existing if folds is None else list(folds)
+    if unknown := [fold for fold in chosen if fold not in existing]:
+        raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, existing)))
+    return [f for f in chosen if not is_current(project.fold(exp.name, f) / "result.json", job.made_from(f))]
 
 
-def away(every: Sequence[Lane], experiment: str) -> set[int]:
-    """Folds of an experiment that a kernel has in hand."""
-    return {fold for lane in every if lane.active and lane.experiment == experiment for fold in lane.last.folds}
+def folds_in_progress(kernels: Sequence[TrainingKernel], experiment: str) -> set[int]:
+    """Return the folds of an experiment that an active kernel is training."""
+    active = [kernel for kernel in kernels if kernel.active and kernel.experiment == experiment]
+    return {fold for kernel in active for fold in kernel.last.folds}
 
 
-def plan(every: Sequence[Lane], label: str, name: str, exp: Experiment, folds: Sequence[int], free: int) -> list[Lane]:
-    """Lanes for the folds: each goes back to the kernel that began it; the others are dealt over new ones.
+def free_slots(kernels: Sequence[TrainingKernel], wanted: Machine) -> int:
+    """Return how many more kernels Kaggle would run on such machines."""
+    return wanted.at_once - sum(kernel.active and MACHINES[kernel.machine].kind == wanted.kind for kernel in kernels)
+
+
+def assign_folds(
+    kernels: Sequence[TrainingKernel], label: str, owner: str, exp: Experiment, folds: Sequence[int], slots: int
+) -> list[TrainingKernel]:
+    """Distribute folds over kernels: each returns to the kernel that began it; new kernels share the others.
 
     Args:
-        every: all lanes there are.
-        label: of the project.
-        name: of the kernels' owner.
-        exp: the experiment.
-        folds: to train; none of them in hand.
-        free: how many kernels may be started.
+        kernels: All existing kernels.
+        label: Label of the project.
+        owner: Owner of the kernels.
+        exp: Experiment to train.
+        folds: Folds to train, none of them in progress.
+        slots: Number of kernels that may be started.
 
     Returns:
-        At most `free` lanes, each with the folds of its next push as `folds`.
+        At most `slots` kernels, each with the folds of its next push as `folds`.
     """
-    found: dict[str, list[int]] = {}
-    by_ref = {lane.ref: lane for lane in every}
-    fresh = []
+    by_ref = {kernel.ref: kernel for kernel in kernels}
+    begun: dict[str, list[int]] = {}
+    new: list[int] = []
     for fold in folds:
-        lane = kernel_records.holder(every, exp.name, fold)
-        if lane is not None and not lane.active:
-            found.setdefault(lane.ref, []).append(fold)
+        kernel = furthest_kernel(kernels, exp.name, fold)
+        if kernel is not None and not kernel.active:
+            begun.setdefault(kernel.ref, []).append(fold)
         else:
-            fresh.append(fold)
-    chosen = [Lane(ref, exp.name, part, "", by_ref[ref].pushes) for ref, part in found.items()][:free]
-    count = min(len(fresh), free - len(chosen))
-    if count == 0 and chosen:  # where the only kernel goes on with what it began, it takes the rest as well
-        chosen[-1].folds = chosen[-1].folds + fresh
+            new.append(fold)
+    assigned = [TrainingKernel(ref, exp.name, part, "", by_ref[ref].pushes) for ref, part in begun.items()][:slots]
+    count = min(len(new), slots - len(assigned))
+    if count == 0 and assigned:  # no slot for a new kernel: the last one takes the new folds as well
+        assigned[-1].folds = assigned[-1].folds + new
     for number in range(count):
-        part = fresh[number::count]
-        ref = f"{name}/{bundle.slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
-        known = by_ref.get(ref)
-        chosen.append(Lane(ref, exp.name, part, "", known.pushes if known else []))
-    return chosen
+        part = new[number::count]
+        ref = f"{owner}/{bundle.slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
+        pushes = by_ref[ref].pushes if ref in by_ref else []
+        assigned.append(TrainingKernel(ref, exp.name, part, "", pushes))
+    return assigned
 
 
-def start(
-    project: Project,
-    comp: Competition,
-    exp: Experiment,
-    lane: Lane,
-    every: Sequence[Lane],
-    opts: Options,
-    ready: dict[str, int],
-) -> Lane:
-    """Push a lane's folds: datasets are made sure of, the intent is written down, the kernel is pushed, and noted.
+@dataclass
+class Dispatcher:
+    """Pushes training kernels of one competition.
 
     Args:
-        project, comp, exp: what to train.
-        lane: the kernel, with the folds of this push.
-        every: all lanes there are, among them those with earlier output of these folds.
-        opts: how.
-        ready: versions of datasets by name, that were made sure of just now; more are added.
-
-    Raises:
-        GatemaskError: Kaggle refuses it, or it cannot be bundled. Nothing runs then, unless the message says so.
+        project: Project to push from.
+        comp: Its competition.
+        opts: How to push.
     """
-    _refuse_namesake(project, exp, lane)
-    wanted, name = machine(comp, exp), lane.ref.split("/")[0]
-    commit = account.clean_commit(project, opts.allow_dirty)
-    hours = session_hours(wanted, opts.hours or exp.hours, every)
-    needed = inputs.input_datasets(project, comp, exp, lane.folds)
-    push = Push(uuid.uuid4().hex[:12], lane.folds, hours, commit, account.utc_now())
-    push.overrides = list(opts.overrides)
-    push.made_of = made_of(project, comp, exp, lane.folds)
-    goes_on = {}
-    for fold in [] if opts.afresh else lane.folds:
-        if (holding := kernel_records.holder(every, exp.name, fold)) and (source := kernel_records.mounted(holding)):
-            goes_on[str(fold)] = source.progress[str(fold)]
-            push.sources = sorted({*push.sources, holding.ref})
-    session = bundle.Session(
-        push=push.id,
-        ref=lane.ref,
-        comp=comp.name,
-        quick=project.quick,
-        experiment=exp.name,
-        folds=lane.folds,
-        machine=wanted.name,
-        hours=hours,
-        commit=commit,
-        datasets={one.kind: one.digest for one in needed},
-        goes_on=goes_on,
-    )
-    data = bundle.payload(project, comp, exp, session)  # before any upload: it may be refused
-    for one in needed:
-        if (key := f"{name}/{one.slug}") not in ready:
-            ready[key] = datasets.ensure_uploaded(project, one, name, opts.poll_s)
-    attached = {key: ready[key] for key in (f"{name}/{one.slug}" for one in needed)}
-    folder = project.dist / "kaggle" / lane.slug
-    sources = {"dataset_sources": sorted(attached), "kernel_sources": push.sources}
-    if not bundle.write(folder, data, session, wanted, sources):
-        path = write_bytes(project.dist / "kaggle" / f"{lane.slug}-payload" / "payload.bin", data)
-        one = inputs.payload_dataset(lane.slug, path)
-        attached[f"{name}/{one.slug}"] = datasets.ensure_uploaded(project, one, name, opts.poll_s)
-        bundle.write(folder, data, session, wanted, {**sources, "dataset_sources": sorted(attached)})
-    push.datasets, push.at = attached, account.utc_now()
-    # Of those that were refused, the last one is enough: a campaign that waits for a machine asks a hundred times.
-    lane.machine, lane.pushes = wanted.name, [*(one for one in lane.pushes if one.state != "refused"), push]
-    kernel_records.save(project, lane)
-    _send(project, lane, folder)
-    return lane
+
+    project: Project
+    comp: Competition
+    opts: PushOptions
+    _versions: dict[str, int] = field(default_factory=dict)  # of datasets, by owner/slug, ensured by this dispatcher
+
+    def push(self, exp: Experiment, kernel: TrainingKernel, kernels: Sequence[TrainingKernel]) -> TrainingKernel:
+        """Push a kernel's folds: upload datasets, record the intent, push, record the outcome.
+
+        Args:
+            exp: Experiment to train.
+            kernel: Kernel, with the folds of this push.
+            kernels: All existing kernels, among them those with earlier output of these folds.
+
+        Raises:
+            GatemaskError: Kaggle refuses the push, or it cannot be bundled. Nothing runs then, unless the message
+                says so.
+        """
+        _refuse_slug_clash(self.project, exp, kernel)
+        wanted = machine(self.comp, exp)
+        push = self._new_push(exp, kernel, session_hours(wanted, self.opts.hours or exp.hours, kernels))
+        datasets = input_datasets(self.project, self.comp, exp, kernel.folds)
+        request = SessionRequest(
+            push=push.id,
+            ref=kernel.ref,
+            comp=self.comp.name,
+            quick=self.project.quick,
+            experiment=exp.name,
+            folds=tuple(kernel.folds),
+            machine=wanted.name,
+            hours=push.hours,
+            commit=push.commit,
+            datasets={dataset.kind: dataset.digest for dataset in datasets},
+            resume_from=self._attach_earlier_output(exp, push, kernels),
+        )
+        folder = self._write_bundle(exp, request, push, datasets)
+        push.at = account.utc_now()
+        # One refused push is enough: a campaign that waits for a machine may be refused a hundred times.
+        kernel.pushes = [*(earlier for earlier in kernel.pushes if earlier.state != "refused"), push]
+        kernel.machine = wanted.name
+        save_kernel(self.project, kernel)
+        self._send(kernel, folder)
+        return kernel
+
+    def _new_push(self, exp: Experiment, kernel: TrainingKernel, hours: float) -> Push:
+        commit = account.clean_commit(self.project, self.opts.allow_dirty)
+        push = Push(uuid.uuid4().hex[:12], kernel.folds, hours, commit, account.utc_now())
+        push.overrides = list(self.opts.overrides)
+        push.made_of = training_fingerprint(self.project, self.comp, exp, kernel.folds)
+        return push
+
+    def _attach_earlier_output(self, exp: Experiment, push: Push, kernels: Sequence[TrainingKernel]) -> dict[str, str]:
+        """Attach the kernels that hold states of the folds; return the state to continue from, by fold number."""
+        resume_from: dict[str, str] = {}
+        for fold in [] if self.opts.from_scratch else push.folds:
+            source = furthest_kernel(kernels, exp.name, fold)
+            if source is not None and (mounted := source.mounted_push) is not None:
+                resume_from[str(fold)] = mounted.progress[str(fold)]
+                push.sources = sorted({*push.sources, source.ref})
+        return resume_from
+
+    def _write_bundle(self, exp: Experiment, request: SessionRequest, push: Push, datasets: Sequence[Dataset]) -> Path:
+        """Upload the datasets, record their versions, and write the kernel to push."""
+        owner, slug = request.ref.split("/")
+        payload = bundle.payload(self.project, self.comp, exp, request)  # before any upload: it may be refused
+        push.datasets = {f"{owner}/{dataset.slug}": self._version(dataset, owner) for dataset in datasets}
+        folder = self.project.dist / "kaggle" / slug
+        if not bundle.write(folder, payload, request, sorted(push.datasets), push.sources):
+            path = write_bytes(self.project.dist / "kaggle" / f"{slug}-payload" / "payload.bin", payload)
+            dataset = payload_dataset(slug, path)
+            push.datasets[f"{owner}/{dataset.slug}"] = ensure_uploaded(self.project, dataset, owner, self.opts.poll_s)
+            bundle.write(folder, payload, request, sorted(push.datasets), push.sources)
+        return folder
+
+    def _version(self, dataset: Dataset, owner: str) -> int:
+        ref = f"{owner}/{dataset.slug}"
+        if ref not in self._versions:
+            self._versions[ref] = ensure_uploaded(self.project, dataset, owner, self.opts.poll_s)
+        return self._versions[ref]
+
+    def _send(self, kernel: TrainingKernel, folder: Path) -> None:
+        push = kernel.last
+        outcome = reconcile.push_kernel(kernel.ref, push.id, folder, round(push.hours * 3600))
+        push.state, push.version = outcome.state, outcome.version
+        push.message = outcome.error.short() if outcome.error else None
+        save_kernel(self.project, kernel)
+        if outcome.error:
+            raise outcome.error
+        folds = ", ".join(map(str, push.folds))
+        number = f"version {push.version}" if push.version else "a version of unknown number"
+        say(f"{kernel.ref}: pushed {number}: {kernel.experiment}, folds {folds}, at most {push.hours:.2g} h")
 
 
-def made_of(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
-    """Changes with all that could let a training end otherwise: code, settings, data, split, machine."""
-    digests = [one.digest for one in inputs.input_datasets(project, comp, exp, list(folds))]
+def training_fingerprint(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
+    """Return a fingerprint of all that decides the result: code, settings, data, split and machine."""
+    digests = [dataset.digest for dataset in input_datasets(project, comp, exp, folds)]
     settings = [exp.settings, machine(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
     return fingerprint([settings, digests])
 
 
-def _send(project: Project, lane: Lane, folder: Path) -> None:
-    push = lane.last
-    push.state, push.version, error = reconcile.push_kernel(lane.ref, push.id, folder, round(push.hours * 3600))
-    push.message = error.short() if error else None
-    kernel_records.save(project, lane)
-    if error:
-        raise error
-    folds = ", ".join(map(str, push.folds))
-    number = f"version {push.version}" if push.version else "its version"
-    say(f"{lane.ref}: {number} is pushed: {lane.experiment}, folds {folds}, at most {push.hours:.2g} h")
+def session_hours(wanted: Machine, limit: float | None, kernels: Sequence[TrainingKernel]) -> float:
+    """Return a session's limit in hours: the least of the machine's, the user's, and what the weekly quota leaves.
 
-
-def session_hours(wanted: Machine, limit: float | None, every: Sequence[Lane]) -> float:
-    """A session's limit: the machine's, the user's, and what the week's quota still has for it.
+    Args:
+        wanted: Machine of the session.
+        limit: The user's limit, in hours. Default: none.
+        kernels: All existing kernels; those that run will use part of the quota.
 
     Raises:
-        KaggleError: kind "quota" where there is too little left.
+        KaggleError: Kind "quota": too few hours are left.
     """
     hours = min(wanted.hours, limit or wanted.hours)
     quota = api.quota().get(wanted.quota) if wanted.quota else None
     if quota is None:
         return hours
-    promised = sum(_ahead(lane) for lane in every if lane.active and MACHINES[lane.machine].quota == wanted.quota)
-    left = quota.total_h - quota.used_h - promised
-    if left < min(LEAST_H, hours):
-        others = ", ".join(name for name, one in MACHINES.items() if one.quota != wanted.quota)
+    reserved = sum(_hours_ahead(k) for k in kernels if k.active and MACHINES[k.machine].quota == wanted.quota)
+    left = quota.total_h - quota.used_h - reserved
+    if left < min(SHORTEST_SESSION_H, hours):
+        others = ", ".join(name for name, other in MACHINES.items() if other.quota != wanted.quota)
         raise KaggleError(
             MEANING["quota"][0],
             kind="quota",
             where=wanted.name,
             received=f"{max(0.0, left):.2f} h of {quota.total_h:.0f} h left"
-            + (f", less {promised:.1f} h of kernels that run" if promised else ""),
-            do=f"Wait until {quota.refresh}, or take another machine: --set kaggle.accelerator=, one of {others}.",
+            + (f", less {reserved:.1f} h of running kernels" if reserved else ""),
+            do=f"Wait until {quota.refresh}, or choose another machine: --set kaggle.accelerator=, one of {others}.",
         )
     return min(hours, left)
 
 
-def _ahead(lane: Lane) -> float:
-    """Hours that a kernel may still use."""
-    since = datetime.now(UTC) - datetime.fromisoformat(lane.last.at)
-    return max(0.0, lane.last.hours - since.total_seconds() / 3600)
+def _hours_ahead(kernel: TrainingKernel) -> float:
+    """Return the hours that an active kernel may still use."""
+    elapsed = datetime.now(UTC) - datetime.fromisoformat(kernel.last.at)
+    return max(0.0, kernel.last.hours - elapsed.total_seconds() / 3600)
 
 
-def room(every: Sequence[Lane], wanted: Machine) -> int:
-    """How many more kernels Kaggle would run on such machines."""
-    return wanted.at_once - sum(lane.active and MACHINES[lane.machine].kind == wanted.kind for lane in every)
-
-
-def _refuse_namesake(project: Project, exp: Experiment, lane: Lane) -> None:
-    """Two experiments may have names that become one on Kaggle: each push would take the other's kernel over."""
-    for path in (project.root / "runs").glob(f"*/kaggle/{lane.slug}.json"):
-        known = (path.parts[-3], read_json(path)["experiment"])
-        if known != (project.label, exp.name):
+def _refuse_slug_clash(project: Project, exp: Experiment, kernel: TrainingKernel) -> None:
+    """Raise if another experiment's name becomes the same slug: each push would take over the other's kernel."""
+    for path in (project.root / "runs").glob(f"*/kaggle/{kernel.slug}.json"):
+        label, experiment = path.parts[-3], read_json(path)["experiment"]
+        if (label, experiment) != (project.label, exp.name):
             raise GatemaskError(
                 "Two experiments have names that Kaggle cannot tell apart.",
-                received=f"{'/'.join(known)} and {project.label}/{exp.name}",
+                received=f"{label}/{experiment} and {project.label}/{exp.name}",
                 expected="names that differ in letters or digits",
                 do="Rename one of them.",
             )

@@ -1,50 +1,52 @@
-"""What was pushed, on disk: one file a kernel, whole or not there, so that any command may be killed at any moment.
+"""Records of pushed training kernels: one JSON file per kernel, written atomically.
 
-    runs/<comp>/kaggle/<slug>.json        a lane: the kernel, its folds, and every push with what became of it
-    runs/<comp>/kaggle/<slug>.v<n>.log    what version n printed (its push's id, where the number is not known)
+    runs/<comp>/kaggle/<slug>.json        the kernel, its folds, and every push with its outcome
+    runs/<comp>/kaggle/<slug>.v<n>.log    log of version n (or of the push's id, where the number is unknown)
 
-A push is written down before it happens. Its id is in the kernel's source and in its output: whoever finds an intent
-without an outcome can look on Kaggle whether it got there, and an output cannot be taken for another push's.
+A push is recorded before it happens, so any command can be killed at any time. The push's id is in the kernel's source
+and in its output: whether a push without an outcome reached Kaggle can be looked up there, and an output cannot be
+taken for that of another push.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gatemask.files import read_json, write_json
 from gatemask.project import Project
+from gatemask.results.kaggle_training import KernelEntry
 
-# A push is `pushing` until Kaggle's answer is known, `running` until its output is here, or it is clear that there is
-# none, and then `fetched`; or it never ran: `refused`.
+# A push is "pushing" until Kaggle's answer is known, "running" until its output is fetched or known to be missing, and
+# then "fetched"; or it never ran: "refused".
 ACTIVE = ("pushing", "running")
 
 
 @dataclass
 class Push:
-    """One version of a kernel.
+    """One version of a training kernel.
 
     Args:
-        id: in the kernel's source, and in its output.
-        folds: that it trains, in this order.
-        hours: its session's limit.
-        commit: of the project.
-        at: when, ISO 8601 in UTC.
-        state: pushing, running, fetched or refused.
-        version: Kaggle's number, once it is known.
-        datasets: the versions that it was pushed with, by name.
-        overrides: `--set`, as it was pushed with.
-        made_of: changes with code, settings and data.
-        sources: kernels whose output it goes on from.
-        asked: how often its output was asked for in vain.
-        word: Kaggle's last word on it: queued, running, complete, error, cancelled.
-        outcome: finished, stopped (by its time limit), failed, or lost (ended by something outside of the training).
-        message: why it failed.
-        seconds: that it ran, by its own account.
-        done: the folds that it finished.
-        progress: the newest state's name of each unfinished fold in its output; folds of others come along.
+        id: Id, which is in the kernel's source and in its output.
+        folds: Folds to train, in this order.
+        hours: Session limit, in hours.
+        commit: Commit of the project.
+        at: Time of the push, ISO 8601 in UTC.
+        state: "pushing", "running", "fetched" or "refused".
+        version: Kaggle's number, once known.
+        datasets: Version of each attached dataset, by owner/slug.
+        sources: Kernels whose output is attached, to continue from.
+        overrides: Values of `--set`.
+        made_of: Fingerprint of code, settings and data.
+        asked: Number of requests for the output that were in vain.
+        word: Kaggle's last status: queued, running, complete, error, cancelled or absent.
+        outcome: "finished", "stopped" (by its time limit), "failed", or "lost" (ended by something outside training).
+        message: Why it failed.
+        seconds: Duration of the session, in seconds.
+        done: Folds that the session finished.
+        progress: Newest state of each unfinished fold in its output, other pushes' folds included.
     """
 
     id: str
@@ -68,15 +70,15 @@ class Push:
 
 
 @dataclass
-class Lane:
-    """A kernel that trains some folds of an experiment, in as many sessions as it takes.
+class TrainingKernel:
+    """A Kaggle kernel that trains folds of an experiment, in as many sessions as it takes.
 
     Args:
-        ref: owner/slug.
-        experiment: its name.
-        folds: of its present push.
-        machine: of its present push, a name in MACHINES.
-        pushes: the last one is the present one.
+        ref: Kernel, as owner/slug.
+        experiment: Name of the experiment.
+        folds: Folds of the last push.
+        machine: Machine of the last push, a name in MACHINES.
+        pushes: All pushes, oldest first.
     """
 
     ref: str
@@ -97,56 +99,77 @@ class Lane:
     def active(self) -> bool:
         return bool(self.pushes) and self.last.state in ACTIVE
 
+    @property
+    def last_fetched(self) -> Push | None:
+        """The last push whose output was fetched or known to be missing."""
+        return next((push for push in reversed(self.pushes) if push.state == "fetched"), None)
 
-def folder(project: Project) -> Path:
+    @property
+    def mounted_push(self) -> Push | None:
+        """The push whose output Kaggle mounts where this kernel is attached: the last one that completed.
+
+        After a failed session that is an earlier push; a deleted kernel has none.
+        """
+        settled = [push for push in self.pushes if push.state == "fetched" and push.word in ("complete", "absent")]
+        return settled[-1] if settled and settled[-1].word == "complete" else None
+
+    def entry(self) -> KernelEntry:
+        """Return the kernel and its last push as commands report them."""
+        push = self.last
+        state = {"fetched": push.outcome, "refused": "refused"}.get(push.state, push.word or "pushed")
+        return KernelEntry.model_validate(
+            {
+                **{name: value for name, value in asdict(push).items() if name in KernelEntry.model_fields},
+                "ref": self.ref,
+                "experiment": self.experiment,
+                "machine": self.machine,
+                "state": state,
+            }
+        )
+
+
+def records_folder(project: Project) -> Path:
+    """Return the folder of all kernel records of a competition."""
     return project.runs / "kaggle"
 
 
-def save(project: Project, lane: Lane) -> None:
-    write_json(folder(project) / f"{lane.slug}.json", asdict(lane))
+def save_kernel(project: Project, kernel: TrainingKernel) -> None:
+    """Write a kernel's record."""
+    write_json(records_folder(project) / f"{kernel.slug}.json", asdict(kernel))
 
 
-def load(project: Project) -> list[Lane]:
-    """All lanes of the competition, in the order of their last pushes."""
-    # Names with a dot in front are what a killed command was writing.
-    found = [_lane(read_json(path)) for path in sorted(folder(project).glob("[!.]*.json"))]
-    return sorted(found, key=lambda lane: lane.last.at if lane.pushes else "")
+def load_kernels(project: Project) -> list[TrainingKernel]:
+    """Return all kernels of the competition, ordered by their last pushes."""
+    # A leading dot marks a file that a killed command was writing.
+    kernels = [_kernel(read_json(path)) for path in sorted(records_folder(project).glob("[!.]*.json"))]
+    return sorted(kernels, key=lambda kernel: kernel.last.at if kernel.pushes else "")
 
 
-def _lane(values: dict[str, Any]) -> Lane:
-    return Lane(**{**values, "pushes": [Push(**push) for push in values["pushes"]]})
+def _kernel(record: Mapping[str, Any]) -> TrainingKernel:
+    return TrainingKernel(**{**record, "pushes": [Push(**push) for push in record["pushes"]]})
 
 
-def log(project: Project, lane: Lane) -> Path:
-    """Where the log of a lane's last push is kept."""
-    return folder(project) / f"{lane.slug}.v{lane.last.version or lane.last.id}.log"
+def log_path(project: Project, kernel: TrainingKernel) -> Path:
+    """Return the path of the log of a kernel's last push."""
+    return records_folder(project) / f"{kernel.slug}.v{kernel.last.version or kernel.last.id}.log"
 
 
-def ended(lane: Lane) -> Push | None:
-    """The last push whose output is here, or known to be none."""
-    return next((push for push in reversed(lane.pushes) if push.state == "fetched"), None)
-
-
-def mounted(lane: Lane) -> Push | None:
-    """The push whose output Kaggle mounts where this kernel is a source: the last one that ended well.
-
-    After one that failed it is an earlier one; of a kernel that was deleted there is none.
-    """
-    told = [push for push in lane.pushes if push.state == "fetched" and push.word in ("complete", "absent")]
-    return told[-1] if told and told[-1].word == "complete" else None
-
-
-def holder(lanes: Sequence[Lane], experiment: str, fold: int) -> Lane | None:
-    """The lane whose output, as Kaggle mounts it, has the furthest state of an unfinished fold."""
-    holding = [
-        (push.progress[str(fold)], push.at, lane)
-        for lane in lanes
-        if lane.experiment == experiment and (push := mounted(lane)) is not None and str(fold) in push.progress
+def furthest_kernel(kernels: Sequence[TrainingKernel], experiment: str, fold: int) -> TrainingKernel | None:
+    """Return the kernel whose mounted output holds the newest state of an unfinished fold, or None."""
+    candidates = [
+        (push.progress[str(fold)], push.at, kernel)
+        for kernel in kernels
+        if kernel.experiment == experiment and (push := kernel.mounted_push) is not None and str(fold) in push.progress
     ]
-    return max(holding, key=lambda one: one[:2])[2] if holding else None
+    return max(candidates, key=lambda candidate: candidate[:2])[2] if candidates else None
 
 
-def overrides(project: Project, experiment: str | None) -> dict[str, list[str]]:
-    """The experiments that were pushed, or the one, each with the `--set` of its last push."""
-    every = [lane for lane in load(project) if lane.pushes and experiment in (None, lane.experiment)]
-    return {lane.experiment: lane.last.overrides for lane in every}
+def pushed_overrides(project: Project, experiment: str | None) -> dict[str, list[str]]:
+    """Return the `--set` values of each pushed experiment's last push, by experiment.
+
+    Args:
+        project: Project and competition.
+        experiment: The only experiment of interest. Default: all.
+    """
+    kernels = [kernel for kernel in load_kernels(project) if kernel.pushes]
+    return {kernel.experiment: kernel.last.overrides for kernel in kernels if experiment in (None, kernel.experiment)}

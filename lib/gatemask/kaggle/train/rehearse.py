@@ -1,21 +1,21 @@
-"""`gatemask rehearse EXP --train`: run a training kernel as Kaggle will, before Kaggle's hours are spent on it.
+"""`gatemask rehearse EXP --train`: run a training kernel as Kaggle will, before spending Kaggle's hours on it.
 
     runs/<comp>/rehearsal-train/<experiment>/kernel/       the bundle, as it would be pushed
     runs/<comp>/rehearsal-train/<experiment>/kaggle/       input/ with the datasets mounted, working/ with the output
     runs/<comp>/rehearsal-train/<experiment>/log.txt
     runs/<comp>/rehearsal-train/<experiment>/result.json   written last
 
-The same script, package, YAML, records, wheels, backend and accounting as on Kaggle, and only the packages of the image
-of its machine; but on the CPU, for one epoch of a few steps on a few images, without a network and without secrets.
+Script, package, YAML, records, wheels, backend and accounting are the same as on Kaggle, with only the packages of the
+machine's image; but on the CPU, for one epoch of a few steps on a few images, without a network and without secrets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import resource
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -24,108 +24,122 @@ from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.data.split import HOLDOUT, pick_half_positive, read_folds, read_manifest
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, read_json, stamped_result, write_bytes, write_stamp
-from gatemask.kaggle.client import datasets
-from gatemask.kaggle.client.datasets import Dataset
+from gatemask.files import fresh_folder, read_json, write_bytes
+from gatemask.kaggle.client.datasets import Dataset, write_upload_folder
 from gatemask.kaggle.image import sandbox
-from gatemask.kaggle.image.machines import MACHINES, machine
-from gatemask.kaggle.train import bundle, inputs
-from gatemask.kaggle.train.session import OUTPUT
+from gatemask.kaggle.image.machines import machine
+from gatemask.kaggle.train import bundle
+from gatemask.kaggle.train.inputs import input_datasets
 from gatemask.project import Project
+from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest, TrainingRehearsal
+from gatemask.stage import Stage
 from gatemask.tracking import run_folder
 
 STEPS = 3
-VALIDATION = 8  # images
+VALIDATION_IMAGES = 8
 WORKING_LIMIT = 20e9  # bytes that Kaggle keeps of a session
 TIME_LIMIT_S = 3600.0
+RETRY = "rehearse again"
 
 
-def rehearse(project: Project, comp: Competition, exp: Experiment, fold: int = 0) -> dict[str, Any]:
-    """Build the bundle, run it in the sandbox, check its output.
+def rehearse_training(project: Project, comp: Competition, exp: Experiment, fold: int = 0) -> TrainingRehearsal:
+    """Build the bundle, run it in the sandbox, and check its output.
 
-    Returns:
-        isolation, script and payload sizes, seconds, peak memory, output megabytes here and expected on Kaggle.
+    Args:
+        project, comp, exp: Experiment to rehearse.
+        fold: Fold to train. Default: 0.
 
     Raises:
-        GatemaskError: the kernel failed, ran too long, or would leave more than Kaggle keeps.
+        GatemaskError: The kernel failed, ran too long, or a full training would leave more than Kaggle keeps.
     """
-    started, folder = time.monotonic(), project.runs / "rehearsal-train" / exp.name
+    folder = project.runs / "rehearsal-train" / exp.name
     on_tpu = machine(comp, exp).kind == "tpu"
-    small = _shortened(project, exp, on_tpu)
-    sources = inputs.input_datasets(project, comp, small, [fold])
-    session = bundle.Session(
+    short = _shortened(project, exp, on_tpu)
+    datasets = input_datasets(project, comp, short, [fold])
+    request = SessionRequest(
         push="rehearsal",
         ref=f"rehearsal/{bundle.slug(project.label, exp.name)}",
         comp=comp.name,
         quick=project.quick,
         experiment=exp.name,
-        folds=[fold],
+        folds=(fold,),
         machine="none",
         hours=TIME_LIMIT_S / 3600,
         commit=run_folder.commit(project.root),
-        datasets={source.kind: source.digest for source in sources},
+        datasets={dataset.kind: dataset.digest for dataset in datasets},
     )
-    data = bundle.payload(project, comp, small, session, _few_images(project, exp, fold))
-    made_from = {"payload": hashlib.sha256(data).hexdigest(), "datasets": session.datasets}
-    if is_current(folder / "result.json", made_from):
-        return {"current": True, **stamped_result(folder / "result.json")}
-    inside = bundle.write(fresh_folder(folder) / "kernel", data, session, MACHINES["none"], {})
-    kaggle = _mounts(project, folder / "kaggle", sources)
-    if not inside:  # then it comes as a dataset, on Kaggle as here
-        write_bytes(kaggle / "input" / "payload" / "payload.bin", data)
-    isolation = _run(folder, kaggle, sandbox.ON_TPU if on_tpu else sandbox.ON_KAGGLE)
-    result = {
-        "isolation": isolation,
-        "script_kilobytes": round((folder / "kernel" / "train.py").stat().st_size / 1e3, 1),
-        "payload_inside": inside,
-        **_output(project, exp, fold, kaggle / "working", session.push),
-        "peak_memory_megabytes": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
-    }
-    return write_stamp(folder / "result.json", made_from, result, [folder / "log.txt"], started)
+    payload = bundle.payload(project, comp, short, request, _few_images(project, exp, fold))
+
+    def work() -> tuple[TrainingRehearsal, list[Path]]:
+        payload_inside = bundle.write(folder / "kernel", payload, request)
+        kaggle = _mount(project, fresh_folder(folder / "kaggle"), datasets)
+        if not payload_inside:  # attached as a dataset, on Kaggle as here
+            write_bytes(kaggle / "input" / "payload" / "payload.bin", payload)
+        isolation = _run(folder, kaggle, sandbox.ON_TPU if on_tpu else sandbox.ON_KAGGLE)
+        account = _finished_account(kaggle / "working", request)
+        output = _measure_output(project, exp, kaggle / "working", account, fold)
+        result = TrainingRehearsal(
+            isolation=isolation,
+            script_kilobytes=round((folder / "kernel" / "train.py").stat().st_size / 1e3, 1),
+            payload_inside=payload_inside,
+            kernel_seconds=account.seconds,
+            files=len(account.files),
+            output_megabytes=round(output.size / 1e6, 1),
+            expected_megabytes=round(output.expected / 1e6, 1),
+            peak_memory_megabytes=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
+        )
+        return result, [folder / "log.txt"]
+
+    made_from = {"payload": hashlib.sha256(payload).hexdigest(), "datasets": request.datasets}
+    return Stage(f"rehearse {exp.name}", folder / "result.json", made_from, TrainingRehearsal).run(work)
 
 
 def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
-    """One epoch of a few steps, on the backend of the real machine.
+    """Return the experiment cut to one epoch of a few steps, on the backend of the real machine.
 
-    Weights that would have to be downloaded are left out, since there is no network; and those of another run, which
-    saw images of this shortened split's validation.
+    Weights that would be downloaded are omitted, since there is no network; so are those of another run, which was
+    trained on validation images of this smaller split.
     """
     sampling = exp.sampling.model_copy(update={"epoch": STEPS * exp.batch.per_device})
-    changes: dict[str, Any] = {"epochs": 1, "sampling": sampling, "freeze": None}
+    short = exp.model_copy(update={"epochs": 1, "sampling": sampling, "freeze": None})
     if on_tpu:
-        changes["runtime"] = exp.runtime.model_copy(update={"backend": "jax"})
+        short = short.model_copy(update={"runtime": exp.runtime.model_copy(update={"backend": "jax"})})
     published = exp.model.weights in ("imagenet", "noisy-student")
     missing = published and encoder_weights.find_weights_file(exp.model, project.root, download=False) is None
     if missing or exp.model.weights.startswith("run:"):
         say(f"The rehearsal does without the weights '{exp.model.weights}'.")
-        changes["model"] = exp.model.model_copy(update={"weights": "none"})
-    return exp.model_copy(update=changes)
+        short = short.model_copy(update={"model": exp.model.model_copy(update={"weights": "none"})})
+    return short
 
 
-def _mounts(project: Project, kaggle: Path, sources: list[Dataset]) -> Path:
-    """A folder that looks as /kaggle does, with links in place of mounts."""
-    for source in sources:
-        mount = kaggle / "input" / "datasets" / "rehearsal" / source.slug
+def _mount(project: Project, kaggle: Path, datasets: Sequence[Dataset]) -> Path:
+    """Make a folder that looks like /kaggle, with links in place of mounts."""
+    for dataset in datasets:
+        mount = kaggle / "input" / "datasets" / "rehearsal" / dataset.slug
         mount.parent.mkdir(parents=True, exist_ok=True)
-        mount.symlink_to(datasets.write_upload_folder(project, source, "rehearsal"))
+        mount.symlink_to(write_upload_folder(project, dataset, "rehearsal"))
     (kaggle / "working").mkdir()
     return kaggle
 
 
 def _few_images(project: Project, exp: Experiment, fold: int) -> bytes:
-    """A fold file of a few images, positives among them, in training and validation."""
+    """Return a fold file of a few images, with positives in both training and validation."""
     frame = read_folds(project)
     labels = read_manifest(project, "train").set_index("image_id")["label"]
     frame = frame[frame["fold"] != HOLDOUT].assign(label=lambda f: f["image_id"].map(labels))
     if fold not in set(frame["fold"]):
         raise GatemaskError("There is no such fold.", where=project.folds, received=fold)
-    inside = frame["fold"] == fold
-    parts = [_mixed(frame[~inside], max(2 * STEPS, STEPS * exp.batch.per_device)), _mixed(frame[inside], VALIDATION)]
+    validation = frame["fold"] == fold
+    training_images = max(2 * STEPS, STEPS * exp.batch.per_device)
+    parts = [
+        _half_positives(frame[~validation], training_images),
+        _half_positives(frame[validation], VALIDATION_IMAGES),
+    ]
     return pd.concat(parts).drop(columns="label").to_csv(index=False).encode()
 
 
-def _mixed(frame: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` rows, half of them positive where there are as many."""
+def _half_positives(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return `count` rows, half of them positive if there are enough."""
     return frame.iloc[pick_half_positive(frame["label"], count)]
 
 
@@ -135,31 +149,50 @@ def _run(folder: Path, kaggle: Path, packages: list[str]) -> str:
     python, _ = sandbox.make_image(folder / "image", not prefix, packages)
     code = sandbox.run([*prefix, str(python), str(folder / "kernel" / "train.py")], kaggle, folder, TIME_LIMIT_S)
     sandbox.remove(folder / "image")
-    sandbox.require_success(code, folder / "log.txt", "and rehearse again")
+    sandbox.require_success(code, folder / "log.txt", RETRY)
     return isolation
 
 
-def _output(project: Project, exp: Experiment, fold: int, working: Path, push: str) -> dict[str, Any]:
-    """What the kernel left: verified as a fetched one is, and extrapolated to the whole training."""
-    account = read_json(working / OUTPUT)
-    if account["push"] != push or not account["folds"].get(str(fold), {}).get("done"):
+def _finished_account(working: Path, request: SessionRequest) -> SessionAccount:
+    """Return the kernel's account, if it says that the fold is finished."""
+    account = SessionAccount.load(working / ACCOUNT_FILE)
+    done = {fold for fold, outcome in account.folds.items() if outcome.done}
+    if account.push != request.push or done != {str(fold) for fold in request.folds}:
         raise GatemaskError(
             "The kernel failed in the rehearsal.",
-            where=working / OUTPUT,
-            received=account["error"] or account["state"],
-            do="It would have failed on Kaggle too. Read the log, mend, and rehearse again.",
+            where=working / ACCOUNT_FILE,
+            received=account.error or account.state,
+            do=f"It would have failed on Kaggle too. Read the log, fix the cause, and {RETRY}.",
         )
+    return account
+
+
+class _OutputSize(NamedTuple):
+    """Size of the rehearsal's output, and expected size of the output of a full training, in bytes."""
+
+    size: int
+    expected: float
+
+
+def _measure_output(
+    project: Project, exp: Experiment, working: Path, account: SessionAccount, fold: int
+) -> _OutputSize:
+    """Extrapolate the output of the rehearsal to the whole training.
+
+    Raises:
+        GatemaskError: Kaggle would not keep all of it.
+    """
     run = working / "runs" / exp.name / f"fold{fold}"
-    sizes = {name: (working / name).stat().st_size for name in account["files"]}
-    weight = (run / "best.weights.h5").stat().st_size
-    predicted = sum(size for name, size in sizes.items() if "/oof" in name or name.endswith("tables.npz"))
+    sizes = {name: (working / name).stat().st_size for name in account.files}
+    weights = (run / "best.weights.h5").stat().st_size
+    predictions = sum(size for name, size in sizes.items() if "/oof" in name or name.endswith("tables.npz"))
     images = read_folds(project)
     images = images[images["fold"] != HOLDOUT]
-    seen = read_json(run / "result.json")["validation_images"]
+    predicted_images = read_json(run / "result.json")["validation_images"]
     folds = images["fold"].nunique()
-    # The newest two states hold weights and two moments, beside the best epochs' weights and the one that is written.
-    state = weight * (2 * 3 + exp.checkpoints.keep + 1)
-    expected = folds * weight + predicted * len(images) / seen + state
+    # The newest two states hold weights and two moments, beside the best epochs' weights and the one being written.
+    state = weights * (2 * 3 + exp.checkpoints.keep + 1)
+    expected = folds * weights + predictions * len(images) / predicted_images + state
     if expected > WORKING_LIMIT:
         raise GatemaskError(
             "The output would be larger than what Kaggle keeps of a session.",
@@ -168,9 +201,4 @@ def _output(project: Project, exp: Experiment, fold: int, working: Path, push: s
             expected=f"{WORKING_LIMIT / 1e9:.0f} GB",
             do="Push fewer folds at once, or predict at a smaller input.size.",
         )
-    return {
-        "kernel_seconds": account["seconds"],
-        "files": len(sizes),
-        "output_megabytes": round(sum(sizes.values()) / 1e6, 1),
-        "expected_megabytes": round(expected / 1e6, 1),
-    }
+    return _OutputSize(sum(sizes.values()), expected)
