@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gatemask.kaggle.client import api
-from gatemask.kaggle.client.api import DatasetStatus, Status
+from gatemask.kaggle.client.api import DatasetStatus, KernelStatus
 from gatemask.kaggle.client.cli import KaggleError
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, stand_in
 from tests.kaggle.cloud_http import requests_of
@@ -90,10 +90,10 @@ def test_a_kernel_from_the_push_to_its_output(cloud: Cloud, tmp_path: Path) -> N
     asked = requests_of(cloud, "SaveKernel")[0]
     assert (asked["slug"], asked["text"], asked["sessionTimeoutSeconds"]) == (REF, SCRIPT, 3600)
     assert api.kernel_output(REF, tmp_path / "output") == []
-    assert api.kernel_status(REF) == Status("queued")
+    assert api.kernel_status(REF) == KernelStatus("queued")
     assert api.kernel_status(REF).word in ("running", "complete")
     finish(cloud)
-    assert api.kernel_status(REF) == Status("complete")
+    assert api.kernel_status(REF) == KernelStatus("complete")
     assert api.kernel_log(REF) == "found a.h5 b.h5\n"
     assert list(api.follow_log(REF)) == ["found a.h5 b.h5"]
     assert api.kernel_source(REF, tmp_path / "pulled") == (SCRIPT, None)
@@ -172,7 +172,7 @@ def test_output_of_another_kernel_mounts(cloud: Cloud, tmp_path: Path) -> None:
 def test_a_kernel_that_fails(cloud: Cloud, tmp_path: Path) -> None:
     api.push_kernel(kernel(tmp_path / "kernel", "raise SystemExit(3)"), 60)
     finish(cloud)
-    assert api.kernel_status(REF) == Status("error", "Your notebook exited with code 3.")
+    assert api.kernel_status(REF) == KernelStatus("error", "Your notebook exited with code 3.")
 
 
 def test_a_kernel_that_takes_too_long_keeps_its_output(cloud: Cloud, tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def test_every_word_of_a_status(word: str, cloud: Cloud, tmp_path: Path) -> None
     body = {"status": word, "failureMessage": 'It said "no"\nand ended.' if word == "ERROR" else None}
     cloud.faults = [Fault("GetKernelSessionStatus", 200, body)]
     expected = {"CANCEL_REQUESTED": "cancelling", "NEW_SCRIPT": "queued", "ERROR": "error"}[word]
-    assert api.kernel_status(REF) == Status(expected, body["failureMessage"])
+    assert api.kernel_status(REF) == KernelStatus(expected, body["failureMessage"])
 
 
 def test_an_absent_kernel(cloud: Cloud, tmp_path: Path) -> None:
-    assert api.kernel_status(REF) == Status("absent")
+    assert api.kernel_status(REF) == KernelStatus("absent")
     assert api.kernel_source(REF, tmp_path / "pulled") == (None, None)
     assert api.kernel_output(REF, tmp_path / "output") == []
     assert api.kernel_log(REF) == ""

@@ -130,7 +130,9 @@ def test_a_kernel_that_opens_a_socket_fails(
         monkeypatch.setattr(sandbox, "isolation", lambda: ([], "no network (sockets refused inside Python)"))
     script = copy[0].dist / "kernel/inference.py"
     script.write_text(SOCKET + script.read_text())
-    with pytest.raises(GatemaskError, match="asked for the network, and in the hidden rerun there is none") as failed:
+    with pytest.raises(
+        GatemaskError, match="tried to use the network, which is not available in the hidden rerun"
+    ) as failed:
         rehearse.rehearse(*copy)
     assert "Network is unreachable" in str(failed.value) or "no network" in str(failed.value)
     with pytest.raises(GatemaskError, match="not rehearsed"):
@@ -224,7 +226,7 @@ def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, C
 
     if not (wheels.SOURCE / sandbox.VERSIONS / "ready").exists():
         pytest.skip("there is no environment with the versions of Kaggle's image: make test-kaggle makes one")
-    python = sandbox.kaggles_python()
+    python = sandbox.python_of_image_versions()
     assert python is not None
     inside, hidden = sandbox.make_image(copy[0].root / "image", refuse_sockets=True, python=python)
     code = "import numpy, keras, pip; print(numpy.__version__, keras.__version__)"
@@ -240,5 +242,5 @@ def test_versions_that_cannot_be_installed_are_told(
     copy: tuple[Project, Competition], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sandbox, "VERSIONS", ".venv-of-another-kind")  # make knows no way to it
-    assert sandbox.kaggles_python() is None
+    assert sandbox.python_of_image_versions() is None
     assert "cannot be installed here" in capsys.readouterr().err

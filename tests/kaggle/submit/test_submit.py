@@ -587,7 +587,7 @@ def test_a_score_that_is_never_shown_ends_the_waiting(desk: Desk) -> None:
 
 def test_an_answer_that_is_not_known_here(desk: Desk) -> None:
     desk.cloud.faults.append(Fault("CreateCodeSubmission", 200, {"message": "Something new"}))
-    assert "in words that are known here" in str(refusal(desk.submit))
+    assert "Could not parse the output of" in str(refusal(desk.submit))
     assert desk.record.state == "submitting"
     desk.ends_well()
 

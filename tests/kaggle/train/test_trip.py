@@ -152,4 +152,4 @@ def test_logs_and_status_tell_what_happened(kaggle: Cloud, root: Path) -> None:
     assert set(states.values()) == {"finished"}
     done = gatemask("logs", "phantom/long", "--quick", root=root)
     assert done.returncode == 0
-    assert "machine: a CPU, as asked for" in done.stdout
+    assert "machine: a CPU, as requested" in done.stdout

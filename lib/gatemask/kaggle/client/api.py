@@ -1,11 +1,11 @@
-"""Kernels, datasets, submissions and quotas through the kaggle command: typed calls, each output read for failures.
+"""Typed calls of the kaggle command for kernels, datasets, submissions and quotas; each output is read for failures.
 
-The command ends with 0 where a push is refused, where sources are dropped, where a file is not uploaded. Each call
-here either did what it says or raises KaggleError, whose `kind` says what happened. What it cannot know: whether a file
-of `kernel_output` is what the kernel wrote, since the command saves an error page as willingly.
+The command's exit code is 0 even when a push is refused, sources are dropped or a file is not uploaded. Each call here
+either did what it says or raises KaggleError, whose `kind` says what happened. One thing it cannot detect: the command
+may save an error page in place of a file of `kernel_output`.
 
-Reading calls are tried again where that can help. Calls that change something are not, except where Kaggle asks for
-fewer requests: after a broken connection nobody knows whether it happened, so the caller looks first.
+Calls that only read are retried where that can help. Calls that change something are not, unless Kaggle asks for fewer
+requests: after a broken connection the outcome is unclear, so the caller must check first (see `reconcile`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +31,10 @@ from gatemask.kaggle.client.cli import (
     stop,
 )
 
-ONLY_BUSY = frozenset({"busy"})  # the one answer that says for sure that nothing was done
-TRANSFER_S = 6 * 3600.0  # gigabytes of weights over a slow line
+ONLY_BUSY = frozenset({"busy"})  # the one failure after which certainly nothing was done
+TRANSFER_LIMIT_S = 6 * 3600.0  # gigabytes of weights over a slow line
 PAGE = 200
-WORDS = {
+KERNEL_STATUSES = {
     "NEW_SCRIPT": "queued",
     "QUEUED": "queued",
     "RUNNING": "running",
@@ -44,20 +44,20 @@ WORDS = {
     "CANCEL_ACKNOWLEDGED": "cancelled",
 }
 ENDED = ("complete", "error", "cancelled", "absent")  # statuses after which a session prints and writes nothing more
-DATASET_WORDS = {"ready": "ready", "failed": "error", "deleted": "absent"}  # all others are on their way
-# Files of a dataset's folder that the command keeps to itself, without a word.
+DATASET_STATUSES = {"ready": "ready", "failed": "error", "deleted": "absent"}  # all others mean pending
 METADATA = "dataset-metadata.json"
-KEPT_BACK = {"datapackage.json", "kernel-metadata.json", "model-metadata.json", "model-instance-metadata.json"}
-KEPT_BACK |= {f"dataset-cover-image{suffix}" for suffix in (".png", ".jpg", ".jpeg", ".webp")}
+# Files of a dataset folder that the command omits silently.
+NOT_UPLOADED = {"datapackage.json", "kernel-metadata.json", "model-metadata.json", "model-instance-metadata.json"}
+NOT_UPLOADED |= {f"dataset-cover-image{suffix}" for suffix in (".png", ".jpg", ".jpeg", ".webp")}
 ANSI = r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-_])"
 
 
-class Status(NamedTuple):
-    """Of a kernel's latest session.
+class KernelStatus(NamedTuple):
+    """Status of a kernel's latest session.
 
     Args:
-        word: queued, running, complete, error, cancelled or absent.
-        message: Kaggle's reason for an error, where it tells one.
+        word: "queued", "running", "complete", "error", "cancelling", "cancelled" or "absent".
+        message: Kaggle's reason for an error, if it gives one.
     """
 
     word: str
@@ -65,11 +65,11 @@ class Status(NamedTuple):
 
 
 class DatasetStatus(NamedTuple):
-    """Of a dataset.
+    """Status of a dataset.
 
     Args:
-        word: ready, pending, error or absent.
-        version: the current one's number; a newer one that is still pending does not count.
+        word: "ready", "pending", "error" or "absent".
+        version: Number of the current version; a newer one that is still pending does not count.
     """
 
     word: str
@@ -77,15 +77,15 @@ class DatasetStatus(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """One of this account's team, as its list shows it.
+    """A submission of this account's team, as Kaggle lists it.
 
     Args:
-        ref: its number.
-        date: when it was made, ISO 8601 in UTC.
-        description: what it was submitted with.
-        status: pending, complete or error.
-        public: score, where it is shown.
-        private: score, where it is shown: mostly after the competition's end.
+        ref: Number of the submission.
+        date: Time of the submission, ISO 8601 in UTC.
+        description: Message that it was submitted with.
+        status: "pending", "complete" or "error".
+        public: Public score, if shown.
+        private: Private score, if shown: usually after the competition's end.
     """
 
     ref: int | None
@@ -97,7 +97,13 @@ class Submission(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """Hours of one kind of accelerator in this week; `refresh` is when the next one begins (ISO, UTC)."""
+    """This week's hours of one kind of accelerator.
+
+    Args:
+        used_h: Hours used.
+        total_h: Hours allowed.
+        refresh: Beginning of the next week, ISO 8601 in UTC.
+    """
 
     used_h: float
     total_h: float
@@ -108,86 +114,91 @@ class Quota(NamedTuple):
 
 
 def push_kernel(folder: Path, timeout_s: int) -> int:
-    """Push the kernel in `folder`, which starts it, and return the number of its new version.
+    """Push the kernel in `folder`, which starts a session, and return the number of its new version.
+
+    Args:
+        folder: Folder with script and kernel-metadata.json.
+        timeout_s: Session limit, in seconds.
 
     Raises:
-        KaggleError: kind "slug" before anything is pushed; "sources" after a version was made without some of its
+        KaggleError: Kind "slug" before anything is pushed; "sources" after a version was made without some of its
             sources (`version` is its number); "slots", "quota" or "push" where Kaggle refuses it. After "network",
-            "server" or "other" it may have happened: `kernel_source` tells.
+            "server" or "other" the push may have arrived: `kernel_source` shows whether it did.
     """
     about = f"the kernel {_ref(folder, 'kernel-metadata.json')}"
     _check_title(folder, about)
     output = kaggle("kernels", "push", "-p", str(folder), "-t", str(timeout_s), about=about, retry_on=ONLY_BUSY)
-    if found := re.search(r"Kernel push error: (.*)", output, re.DOTALL):
-        raise _push_error(found[1].strip(), about, folder)
+    if refusal := re.search(r"Kernel push error: (.*)", output, re.DOTALL):
+        raise _push_error(refusal[1].strip(), about, folder)
     number = re.search(r"Kernel version (\d+) successfully pushed", output)
     version = int(number[1]) if number else None
     if dropped := re.findall(r"not valid (\w+) sources? and could\s+not\s+be added to the kernel: (.*)", output):
         raise KaggleError(
-            "Kaggle dropped some of the kernel's sources, and made a version without them.",
+            "Kaggle dropped some of the kernel's sources and made a version without them.",
             kind="sources",
             version=version,
             where=about,
-            received="; ".join(f"{what}: {', '.join(_listed(names))}" for what, names in dropped),
-            expected="names of what exists, is ready, and is open to this account",
-            do=f"Version {version} runs now and will miss them. Mend the names, wait until datasets are ready, push "
-            "again.",
+            received="; ".join(f"{kind}: {', '.join(_names(names))}" for kind, names in dropped),
+            expected="sources that exist, are ready, and are open to this account",
+            do=f"Version {version} runs now and will miss them. Correct the names, wait until datasets are ready, and "
+            "push again.",
         )
-    if version is None:  # of kind "other": it may have happened
-        raise _unclear("which version it made", about, output)
+    if version is None:  # kind "other": a version may have been made
+        raise _unreadable("kaggle kernels push", about, output)
     return version
 
 
 def _check_title(folder: Path, about: str) -> None:
-    """A title that does not become the slug makes another kernel than the one that was named."""
+    """Raise if the title does not become the slug: the push would then go to another kernel."""
     try:
-        from slugify import slugify  # the command's own; it warns, and pushes all the same
+        from slugify import slugify  # which the command uses; it warns, and pushes nevertheless
     except ImportError:
         return
     metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
     title, slug = metadata.get("title"), str(metadata.get("id", "")).split("/")[-1]
     if title and slugify(title) != slug.lower():
         raise KaggleError(
-            "The kernel's title does not become its name.",
+            "The kernel's title does not match its slug.",
             kind="slug",
             where=f"{folder / 'kernel-metadata.json'}",
             received=f"title {title!r}, which becomes {slugify(title)}",
             expected=f"a title that becomes {slug}",
-            do="Make title and id agree.",
+            do="Make title and id match.",
         )
 
 
 def _push_error(text: str, about: str, folder: Path) -> KaggleError:
-    known = explain(text, about, ["kernels", "push", "-p", str(folder)])
-    if known.kind in ("slots", "quota"):
-        return known
+    explained = explain(text, about, ["kernels", "push", "-p", str(folder)])
+    if explained.kind in ("slots", "quota"):
+        return explained
     return KaggleError(
         "Kaggle refuses the kernel.",
         kind="push",
         where=about,
         received=printable(text)[:300],
-        do="Mend what it says and push again; nothing runs.",
+        do="Fix the cause and push again; nothing runs.",
     )
 
 
-def kernel_status(ref: str) -> Status:
+def kernel_status(ref: str) -> KernelStatus:
+    """Return the status of the kernel's latest session."""
     try:
         output = kaggle("kernels", "status", ref, about=f"the kernel {ref}")
     except KaggleError as error:
-        _only_absent(error, ref)
-        return Status("absent")
-    found = re.search(r'has status "(?:\w+\.)?(\w+)"', output)
-    word = WORDS.get(found[1].upper()) if found else None
+        _raise_unless_absent(error, ref)
+        return KernelStatus("absent")
+    match = re.search(r'has status "(?:\w+\.)?(\w+)"', output)
+    word = KERNEL_STATUSES.get(match[1].upper()) if match else None
     if word is None:
-        raise _unclear("the status", f"the kernel {ref}", output)
+        raise _unreadable("kaggle kernels status", f"the kernel {ref}", output)
     message = re.search(r'Failure message: "(.*)"', output, re.DOTALL)
-    return Status(word, message[1] if message else None)
+    return KernelStatus(word, message[1] if message else None)
 
 
-def _only_absent(error: KaggleError, ref: str) -> None:
+def _raise_unless_absent(error: KaggleError, ref: str) -> None:
     """Raise `error` unless the kernel is really absent.
 
-    The command tells refused credentials (401) in the words of a kernel that is not there, in all but `pull`.
+    Except in `pull`, the command reports refused credentials (401) in the same words as an absent kernel.
     """
     if error.kind != "absent":
         raise error
@@ -196,10 +207,15 @@ def _only_absent(error: KaggleError, ref: str) -> None:
 
 
 def kernel_source(ref: str, folder: Path) -> tuple[str | None, int | None]:
-    """The source that Kaggle holds, None where there is no such kernel, and its version's number if that is told.
+    """Return the source that Kaggle holds and the number of its version.
 
-    Its metadata are left in `folder`, which is emptied first. The command does not write the number there today; `ref`
-    may be owner/name/NUMBER, to ask whether there is such a version, and what it holds.
+    Args:
+        ref: Kernel, as owner/slug; owner/slug/NUMBER asks for that version.
+        folder: Folder for source and metadata; emptied first.
+
+    Returns:
+        The source, or None if there is no such kernel; and the number, if the metadata contain it. Today's command does
+        not write it.
     """
     fresh_folder(folder)
     try:
@@ -215,10 +231,14 @@ def kernel_source(ref: str, folder: Path) -> tuple[str | None, int | None]:
 
 
 def kernel_output(ref: str, folder: Path) -> list[Path]:
-    """Fetch all that the latest session left, its log included, into `folder`, which is emptied first.
+    """Fetch all that the latest session left, its log included.
+
+    Args:
+        ref: Kernel, as owner/slug.
+        folder: Folder for the files; emptied first.
 
     Returns:
-        The files, sorted; none where there is no session yet. A file may hold an error page in place of its content.
+        The files, sorted; none if there is no session yet. A file may hold an error page in place of its content.
     """
     fresh_folder(folder)
     size = str(PAGE)
@@ -226,32 +246,32 @@ def kernel_output(ref: str, folder: Path) -> list[Path]:
         kaggle(
             *("kernels", "output", ref, "-p", str(folder), "-o", "--page-size", size),
             about=f"the output of {ref}",
-            limit_s=TRANSFER_S,
+            limit_s=TRANSFER_LIMIT_S,
         )
     except KaggleError as error:
-        _only_absent(error, ref)
-        fresh_folder(folder)  # half of an output is none
+        _raise_unless_absent(error, ref)
+        fresh_folder(folder)  # part of an output is of no use
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def kernel_log(ref: str) -> str:
-    """What the latest session printed so far; empty where it has not begun, or there is no such kernel."""
+    """Return what the latest session has printed so far; empty if it has not begun or does not exist."""
     try:
         output = kaggle("kernels", "logs", ref, about=f"the log of {ref}")
     except KaggleError as error:
-        _only_absent(error, ref)
+        _raise_unless_absent(error, ref)
         return ""
     return plain_log(output.rstrip("\n"))
 
 
 def plain_log(text: str) -> str:
-    """A log as Kaggle keeps it, events as JSON, as the text that was printed, without colours."""
+    """Return the printed text, without color codes, of a log as Kaggle keeps it: events as JSON."""
     events = sorted(_events(text), key=lambda event: event.get("time") or 0.0)
     return re.sub(ANSI, "", "".join(str(event.get("data", "")) for event in events) if events else text)
 
 
-def _events(text: str) -> list[dict[str, Any]]:
-    """The log's events: one JSON list, or one event a line; the list of a running session may lack its end."""
+def _events(text: str) -> list[Mapping[str, Any]]:
+    """Return the log's events: one JSON list, or one event per line; a running session's list may lack its end."""
     try:
         events = json.loads(text)
     except ValueError:
@@ -265,10 +285,10 @@ def _events(text: str) -> list[dict[str, Any]]:
 
 
 def follow_log(ref: str) -> Iterator[str]:
-    """The lines that the session prints, as they come, until it ends.
+    """Yield the lines that the session prints, as they arrive, until it ends.
 
     Raises:
-        KaggleError: kind "absent" where there is nothing to follow, "network" where the connection does not come back.
+        KaggleError: Kind "absent" if there is nothing to follow, "network" if the connection does not come back.
     """
     about, arguments = f"the log of {ref}", ["kernels", "logs", ref, "-f"]
     with tempfile.TemporaryFile() as errors:
@@ -282,151 +302,159 @@ def follow_log(ref: str) -> Iterator[str]:
             stop(process)
             if process.stdout is not None:
                 process.stdout.close()
-        trouble = printed(errors)
-    if code or "giving up" in trouble:
-        raise explain(trouble, about, arguments)
+        error_output = printed(errors)
+    if code or "giving up" in error_output:
+        raise explain(error_output, about, arguments)
 
 
 # --- datasets ---------------------------------------------------------------------------------------------------
 
 
 def dataset_status(ref: str) -> DatasetStatus:
+    """Return the status of a dataset."""
     about = f"the dataset {ref}"
     try:
         output = kaggle("datasets", "status", ref, "--format", "json", about=about)
     except KaggleError as error:
         if error.kind != "absent":
             raise
-        return _without_version(ref)
-    found = _json(output, f"the status of {ref}")
-    word = DATASET_WORDS.get(str(found.get("status")).lower(), "pending")
-    return DatasetStatus(word, found.get("current_version_number") or None)  # 0 while the first is processed
+        return _status_without_version(ref)
+    status = _json(output, "kaggle datasets status", about)
+    word = DATASET_STATUSES.get(str(status.get("status")).lower(), "pending")
+    return DatasetStatus(word, status.get("current_version_number") or None)  # 0 while the first is processed
 
 
-def _without_version(ref: str) -> DatasetStatus:
-    """Of a dataset that is just being made there is a status, but not yet anything else."""
+def _status_without_version(ref: str) -> DatasetStatus:
+    """Return the status of a dataset that is just being created: nothing else of it is known yet."""
     try:
         output = kaggle("datasets", "status", ref, about=f"the dataset {ref}")
     except KaggleError as error:
         if error.kind != "absent":
             raise
         return DatasetStatus("absent")
-    return DatasetStatus(DATASET_WORDS.get(_last(output).lower(), "pending"))
+    return DatasetStatus(DATASET_STATUSES.get(_last_line(output).lower(), "pending"))
 
 
 def dataset_files(ref: str) -> dict[str, int]:
-    """Names and sizes in bytes, as Kaggle holds them: archives are unpacked there."""
-    found: dict[str, int] = {}
+    """Return names and sizes, in bytes, of a dataset's files as Kaggle holds them: archives are unpacked."""
+    sizes: dict[str, int] = {}
     token: list[str] = []
     while True:
         size = str(PAGE)
         arguments = ["datasets", "files", ref, "--format", "json", "--page-size", size, *token]
         output = kaggle(*arguments, about=f"the dataset {ref}")
         if not re.search(r"^No files found", output, re.MULTILINE):
-            found |= {file["name"]: int(file["size"]) for file in _json(output, f"the files of {ref}")}
-        following = re.search(r"^Next Page Token = (.+)$", output, re.MULTILINE)
-        if following is None:
-            return found
-        token = ["--page-token", following[1].strip()]
+            sizes |= {file["name"]: int(file["size"]) for file in _json(output, "kaggle datasets files", ref)}
+        next_page = re.search(r"^Next Page Token = (.+)$", output, re.MULTILINE)
+        if next_page is None:
+            return sizes
+        token = ["--page-token", next_page[1].strip()]
 
 
 def create_dataset(folder: Path) -> None:
-    """Make a new, private dataset of the files in `folder`.
+    """Create a new, private dataset from the files in `folder`.
 
     Raises:
-        KaggleError: kind "files" before anything is uploaded, for what the command would leave out; "dataset" where
-            Kaggle refuses it; "upload" where it was made, but not of all files. After "network" or "server" it may have
-            happened: `dataset_status` tells.
+        KaggleError: Kind "files" before anything is uploaded, if the command would omit some; "dataset" if Kaggle
+            refuses it; "upload" if it was created, but without some files. After "network" or "server" it may have been
+            created: `dataset_status` shows whether it was.
     """
     _upload(folder, "create")
 
 
 def version_dataset(folder: Path, message: str) -> None:
-    """Make a new version of a dataset, of the files in `folder` alone. Raises as `create_dataset` does."""
+    """Create a new version of a dataset from the files in `folder` alone. Raises as `create_dataset` does."""
     _upload(folder, "version", "-m", message)
 
 
 def _upload(folder: Path, *arguments: str) -> None:
     about = f"the dataset {_ref(folder, METADATA)}"
     names = {path.name for path in folder.iterdir()} - {METADATA}
-    left_out = sorted(name for name in names if name in KEPT_BACK or not (folder / name).is_file())
-    if left_out or not names:
+    omitted = sorted(name for name in names if name in NOT_UPLOADED or not (folder / name).is_file())
+    if omitted or not names:
         raise KaggleError(
-            "The kaggle command would leave something out, or there is nothing to upload.",
+            "There is nothing to upload, or the kaggle command would omit some files.",
             kind="files",
             where=folder,
-            received=", ".join(left_out) or "no files",
-            expected="plain files with names of their own; folders as zip files, which Kaggle unpacks",
+            received=", ".join(omitted) or "no files",
+            expected="plain files with other names; folders as zip files, which Kaggle unpacks",
         )
     with tempfile.TemporaryDirectory() as temporary:
-        # Its note on a broken upload knows a file by size and second of change: after a kill it would take another
-        # file's bytes for those of this one. With a folder of its own it finds no such note.
+        # The command resumes interrupted uploads and identifies a file by size and second of change, so that after a
+        # kill it might continue with another file's bytes. In an empty folder it finds nothing to resume.
         output = kaggle(
             *("datasets", *arguments, "-p", str(folder)),
             about=about,
             retry_on=ONLY_BUSY,
-            limit_s=TRANSFER_S,
+            limit_s=TRANSFER_LIMIT_S,
             environment={"TMPDIR": temporary},
         )
-    if found := re.search(r"Dataset (?:version )?creation error: (.*)", output, re.DOTALL):
-        received = printable(found[1])[:300]
+    if refusal := re.search(r"Dataset (?:version )?creation error: (.*)", output, re.DOTALL):
+        received = printable(refusal[1])[:300]
         raise KaggleError("Kaggle refuses the dataset.", kind="dataset", where=about, received=received)
-    arrived = set(re.findall(r"Upload successful: (.+) \([^()]*\)\s*$", output, re.MULTILINE))
-    if lost := sorted(names - arrived):
+    uploaded = set(re.findall(r"Upload successful: (.+) \([^()]*\)\s*$", output, re.MULTILINE))
+    if lost := sorted(names - uploaded):
         raise KaggleError(
-            "Not all files were uploaded, and a version was made without them.",
+            "Some files were not uploaded, and a version was made without them.",
             kind="upload",
             where=about,
             received=f"without {', '.join(lost)}",
-            do="Make another version as soon as this one is processed.",
+            do="Make another version as soon as this one has been processed.",
         )
     if "is being created" not in output:
-        raise _unclear("what became of the upload", about, output)
+        raise _unreadable(f"kaggle datasets {arguments[0]}", about, output)
 
 
 # --- submissions ------------------------------------------------------------------------------------------------
 
 
 def submit(competition: str, ref: str, version: int, file: str, message: str) -> int | None:
-    """Submit the output `file` of a kernel's version, which Kaggle runs once more on the hidden test for it.
+    """Submit an output file of a kernel's version, which Kaggle runs again on the hidden test set.
+
+    Args:
+        competition: Name of the competition on Kaggle.
+        ref: Kernel, as owner/slug.
+        version: Number of the version.
+        file: Name of the output file.
+        message: Description of the submission. Kaggle does not return the submission's number; this identifies it.
 
     Returns:
-        How many submissions are left today, where Kaggle tells it. The submission's number is not told: it is found by
-        its message, in `submissions`.
+        Number of submissions left today, if Kaggle reports it.
 
     Raises:
-        KaggleError: kind "limit", "rules", "login" or "unknown" where Kaggle refuses it. After "network", "server" or
-            "other" it may have happened: `submissions` tells.
+        KaggleError: Kind "limit", "rules", "login" or "unknown" if Kaggle refuses it. After "network", "server" or
+            "other" it may have been made: `submissions` shows whether it was.
     """
     about = f"a submission to {competition}"
     arguments = ["competitions", "submit", competition, "-f", file, "-k", ref, "-v", str(version), "-m", message]
     output = kaggle(*arguments, about=about, retry_on=ONLY_BUSY)
     if "successfully submitted" not in output.lower():
-        known = explain(output, about, arguments)
-        raise known if known.kind in ("limit", "rules", "unknown") else _unclear("what it submitted", about, output)
+        error = explain(output, about, arguments)
+        known = error.kind in ("limit", "rules", "unknown")
+        raise error if known else _unreadable("kaggle competitions submit", about, output)
     left = re.search(r"^(\d+) submissions? remaining today", output, re.MULTILINE)
     return int(left[1]) if left else None
 
 
 def submissions(competition: str) -> list[Submission]:
-    """The newest 200, the newest first: the command tells no way to those before."""
+    """Return the newest 200 submissions, newest first; the command offers no way to older ones."""
     about = f"the submissions to {competition}"
     size = str(PAGE)
     arguments = ["competitions", "submissions", competition, "--format", "json", "--page-size", size]
     output = kaggle(*arguments, about=about)
     if re.search(r"^No submissions found", output, re.MULTILINE):
         return []
-    return [_submission(row) for row in _json(output, about)]
+    return [_submission(row) for row in _json(output, "kaggle competitions submissions", about)]
 
 
-def _submission(row: dict[str, Any]) -> Submission:
+def _submission(row: Mapping[str, Any]) -> Submission:
     scores = _score(row.get("publicScore")), _score(row.get("privateScore"))
-    status = str(row.get("status")).split(".")[-1].lower()  # an enum's member, printed
+    status = str(row.get("status")).split(".")[-1].lower()  # printed as an enum member
     return Submission(row.get("ref") or None, row.get("date") or "", row.get("description") or "", status, *scores)
 
 
 def _score(text: Any) -> float | None:
-    """Kaggle tells scores as text, and an empty one where there is none."""
+    """Return a score, which Kaggle prints as text, empty if there is none."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -437,11 +465,16 @@ def _score(text: Any) -> float | None:
 
 
 def quota(limit_s: float = 600, retry_on: frozenset[str] = RETRIED) -> dict[str, Quota]:
-    """Hours used and allowed this week, by "TPU" and "GPU"; empty where Kaggle tells nothing."""
+    """Return this week's hours by "TPU" and "GPU"; empty if Kaggle reports none.
+
+    Args:
+        limit_s: Time limit of one attempt, in seconds. Default: 600.
+        retry_on: Kinds of failure after which to try again.
+    """
     output = kaggle("quota", "--format", "json", about="the quota", limit_s=limit_s, retry_on=retry_on)
     if "No quota information" in output:
         return {}
-    rows = _json(output, "the quota")
+    rows = _json(output, "kaggle quota", "the quota")
     return {row["resource"]: Quota(_hours(row["used"]), _hours(row["total"]), row["refreshAt"] or "") for row in rows}
 
 
@@ -450,44 +483,49 @@ def _hours(text: str) -> float:
 
 
 def user(limit_s: float = 600, retry_on: frozenset[str] = RETRIED) -> str | None:
-    """The account's name as the command knows it, whichever way it is told; None without credentials."""
+    """Return the account's name as the command knows it; None without credentials.
+
+    Args:
+        limit_s: Time limit of one attempt, in seconds. Default: 600.
+        retry_on: Kinds of failure after which to try again.
+    """
     if not has_credentials():
         return None
     output = kaggle("config", "view", about="the account", limit_s=limit_s, retry_on=retry_on)
-    found = re.search(r"^- username: (.+)$", output, re.MULTILINE)
-    return None if found is None or found[1] == "None" else found[1].strip()
+    match = re.search(r"^- username: (.+)$", output, re.MULTILINE)
+    return None if match is None or match[1] == "None" else match[1].strip()
 
 
-# --- reading what it prints -----------------------------------------------------------------------------------
+# --- parsing the output -----------------------------------------------------------------------------------
 
 
 def _ref(folder: Path, name: str) -> str:
     return str(json.loads((folder / name).read_text(encoding="utf-8")).get("id"))
 
 
-def _json(output: str, about: str) -> Any:
-    """The JSON value among the lines that were printed."""
-    for found in re.finditer(r"^[\[{]", output, re.MULTILINE):
+def _json(output: str, command: str, about: str) -> Any:
+    """Return the JSON value among the printed lines."""
+    for start_of_value in re.finditer(r"^[\[{]", output, re.MULTILINE):
         try:
-            return json.JSONDecoder().raw_decode(output, found.start())[0]
+            return json.JSONDecoder().raw_decode(output, start_of_value.start())[0]
         except ValueError:
             continue
-    raise _unclear(about, about, output)
+    raise _unreadable(command, about, output)
 
 
-def _listed(names: str) -> list[str]:
-    """The names in a printed Python list."""
+def _names(names: str) -> list[str]:
+    """Return the names in a printed Python list."""
     return re.findall(r"'([^']*)'", names) or [names.strip()]
 
 
-def _last(output: str) -> str:
+def _last_line(output: str) -> str:
     return printable(([line for line in output.splitlines() if line.strip()] or [""])[-1])[:300]
 
 
-def _unclear(what: str, about: str, output: str) -> KaggleError:
+def _unreadable(command: str, about: str, output: str) -> KaggleError:
     return KaggleError(
-        f"The kaggle command did not tell {what} in words that are known here.",
+        f"Could not parse the output of `{command}`.",
         where=about,
-        received=_last(output) or "nothing",
-        do="Look at its version: 2.2.4 and 2.2.5 are known (kaggle --version).",
+        received=_last_line(output) or "nothing",
+        do="Check the command's version: 2.2.4 and 2.2.5 are supported (kaggle --version).",
     )

@@ -1,4 +1,4 @@
-"""The machines that Kaggle lends to kernels, and what it allows on them (as published in 2026)."""
+"""Machines that Kaggle offers to kernels, and their limits (as published in 2026)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from gatemask.config import Competition, Experiment
 
 @dataclass(frozen=True)
 class Machine:
-    """One kind of machine.
+    """A kind of machine.
 
     Args:
-        name: as competition.yaml spells it; but for 'none' it is `machine_shape` in kernel-metadata.json.
-        kind: tpu, gpu or cpu.
-        devices: how many there must be at least.
-        hours: a session's limit.
-        at_once: sessions of one account that run side by side.
-        quota: its row in `kaggle quota`, where its hours are counted.
+        name: Name in competition.yaml; except for "none" also `machine_shape` in kernel-metadata.json.
+        kind: "tpu", "gpu" or "cpu".
+        devices: Minimum number of devices.
+        hours: Session limit, in hours.
+        at_once: Number of sessions of one account that may run at once.
+        quota: Row of `kaggle quota` that counts its hours, if any.
     """
 
     name: str
@@ -36,9 +36,9 @@ MACHINES = {
 
 
 def machine(comp: Competition, exp: Experiment) -> Machine:
-    """The machine for an experiment: competition.yaml's, unless the experiment insists on another kind."""
-    usual = MACHINES[comp.kaggle.accelerator]
-    wanted = exp.runtime.accelerator
-    if wanted in ("auto", usual.kind):
-        return usual
-    return next(one for one in MACHINES.values() if one.kind == wanted)
+    """Return the machine for an experiment: that of competition.yaml, unless the experiment requires another kind."""
+    default = MACHINES[comp.kaggle.accelerator]
+    kind = exp.runtime.accelerator
+    if kind in ("auto", default.kind):
+        return default
+    return next(machine for machine in MACHINES.values() if machine.kind == kind)

@@ -1,4 +1,4 @@
-"""An environment that has what Kaggle's image has and nothing else, and no way to the network."""
+"""Run kernels in an environment that has only the packages of Kaggle's image, and no network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle.image import wheels
 
-# What Kaggle's TPU image has (2026-05), of all that matters here: not much.
+# The relevant packages of Kaggle's TPU image (2026-05).
 ON_TPU = [
     "tensorflow",
     "keras",
@@ -32,7 +32,7 @@ ON_TPU = [
     "PyYAML",
     "pip",
 ]
-# Named in the list of Kaggle's CPU/GPU image (2026-05), or needed by one that is; what these require comes along.
+# Relevant packages of Kaggle's CPU/GPU image (2026-05). Their requirements are included too.
 ON_KAGGLE = [
     "tensorflow",
     "keras",
@@ -54,14 +54,14 @@ ON_KAGGLE = [
     "tqdm",
 ]
 
-VERSIONS = ".venv-kaggle"  # of requirements-kaggle.txt
-# What is printed when something reaches for the network, by the hook below and by what there is without one.
-NETWORK = (
+VERSIONS = ".venv-kaggle"  # environment with the package versions of requirements-kaggle.txt
+# Messages of failed network access, from the hook below and from network libraries.
+NETWORK_MESSAGES = (
     r"the rehearsal has no network|Network is unreachable|[Nn]ame resolution|Name or service not known"
     r"|Max retries exceeded|Failed to establish a new connection"
 )
 
-REFUSE_SOCKETS = '''"""No network: any attempt to look up or reach an address ends here."""
+REFUSE_SOCKETS = '''"""Refuse any attempt to look up or reach an address."""
 import sys
 
 def refuse(event, arguments):
@@ -73,11 +73,11 @@ sys.addaudithook(refuse)
 
 
 def isolation() -> tuple[list[str], str]:
-    """How to cut off the network: a command prefix, and its name for people."""
+    """Return how the network is cut off: a command prefix, and a description."""
     for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
         try:
             if subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0:
-                return prefix, "no network (a network namespace of its own)"
+                return prefix, "no network (a separate network namespace)"
         except (OSError, subprocess.TimeoutExpired):
             break
     return [], "no network (sockets refused inside Python)"
@@ -86,73 +86,78 @@ def isolation() -> tuple[list[str], str]:
 def make_image(
     folder: Path, refuse_sockets: bool, packages: list[str] = ON_KAGGLE, python: Path | None = None
 ) -> tuple[Path, list[str]]:
-    """A virtual environment that shows only Kaggle's packages, by links into another one.
+    """Make a virtual environment that shows only Kaggle's packages, by links into another environment.
 
     Args:
-        folder: where to make it; emptied first.
-        refuse_sockets: also install a hook that refuses connections, for systems without namespaces.
-        packages: that the image has; what they require comes along.
-        python: of the environment that holds them; the present one where there is none.
+        folder: Folder of the environment; emptied first.
+        refuse_sockets: Whether to install a hook that refuses connections, for systems without namespaces.
+        packages: Packages of the image, to which their requirements are added.
+        python: Python of the environment that holds the packages. Default: the present one.
 
     Returns:
-        its Python, and the names of the installed packages that it hides.
+        Python of the new environment, and the names of the installed packages that it hides.
+
+    Raises:
+        GatemaskError: The environment could not be created.
     """
     fresh_folder(folder)
     command = [str(python or sys.executable), "-m", "venv", "--without-pip", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise GatemaskError(
-            "A virtual environment could not be made.", where=folder, received=done.stderr.strip()[-300:]
+            "The virtual environment could not be created.", where=folder, received=done.stderr.strip()[-300:]
         )
     site = next(folder.glob("lib/python*/site-packages"))
     installed = _installed(python)
-    shown = _closure(packages, installed) - {_plain(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
+    shown = _closure(packages, installed) - {_normalized(name) for name in ["gatemask", *wheels.missing_on_kaggle()]}
     for name in shown:
         _link(installed[name], site)
     if refuse_sockets:
-        # By way of a .pth file: some systems have a sitecustomize of their own, which would come first.
+        # Through a .pth file: a system's own sitecustomize would take precedence over ours.
         (site / "_no_network.py").write_text(REFUSE_SOCKETS)
         (site / "_no_network.pth").write_text("import _no_network\n")
     return folder / "bin" / "python", sorted(set(installed) - shown)
 
 
-def kaggles_python() -> Path | None:
-    """The Python of an environment with the versions of Kaggle's image, made where it is not there yet.
+def python_of_image_versions() -> Path | None:
+    """Return the Python of an environment with the package versions of Kaggle's image; None if they do not install.
 
-    It takes minutes and a network, once. None where these versions cannot be installed on this machine.
+    The environment is created if it does not exist, which takes minutes and a network.
     """
     python = wheels.SOURCE / VERSIONS / "bin" / "python"
-    with console().status("an environment with the versions of Kaggle's image"):
+    with console().status("Creating an environment with the package versions of Kaggle's image"):
         done = subprocess.run(
             ["make", "-C", str(wheels.SOURCE), f"{VERSIONS}/ready"], capture_output=True, text=True, check=False
         )
     if done.returncode == 0:
         return python
-    say(f"The versions of Kaggle's image cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    say(
+        f"The package versions of Kaggle's image cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
+    )
     return None
 
 
 def _installed(python: Path | None) -> dict[str, metadata.Distribution]:
-    """The packages of an environment by plain name; the first of a name counts, as for an import."""
+    """Return the packages of an environment by normalized name; the first of a name counts, as in imports."""
     path = sys.path if python is None else [str(p) for p in python.parents[1].glob("lib/python*/site-packages")]
-    found: dict[str, metadata.Distribution] = {}
-    for one in metadata.distributions(path=path):
-        found.setdefault(_plain(one.metadata["Name"]), one)
-    return found
+    distributions: dict[str, metadata.Distribution] = {}
+    for distribution in metadata.distributions(path=path):
+        distributions.setdefault(_normalized(distribution.metadata["Name"]), distribution)
+    return distributions
 
 
-def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: str) -> int | None:
-    """Run a kernel's script with a bare environment: no key, no token, no PYTHONPATH of this machine reaches it.
+def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **variables: str) -> int | None:
+    """Run a kernel's script with a bare environment, without keys, tokens or PYTHONPATH of this machine.
 
     Args:
-        command: the sandbox's Python and the script.
-        kaggle: what stands in for /kaggle; working/ is where the script runs.
-        folder: for log.txt, and a home and temporary folder that are removed in the end.
-        limit_s: after which it is killed, as Kaggle would.
-        more: environment variables that Kaggle sets for this kind of run.
+        command: Python of the sandbox and the script.
+        kaggle: Stand-in for /kaggle; the script runs in its working/.
+        folder: Folder for log.txt, and for a home and temporary folder that is removed at the end.
+        limit_s: Time limit, in seconds; the kernel is killed then, as on Kaggle.
+        variables: Further environment variables, as Kaggle sets them for this kind of run.
 
     Returns:
-        Its exit code; None where it was killed for its time.
+        Exit code; None if the kernel was killed at the time limit.
     """
     temporary = fresh_folder(folder / "tmp")
     environment = {
@@ -164,9 +169,9 @@ def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: 
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        **more,
+        **variables,
     }
-    with (folder / "log.txt").open("w") as log, console().status("the kernel runs"):
+    with (folder / "log.txt").open("w") as log, console().status("Running the kernel"):
         process = subprocess.Popen(
             command,
             cwd=kaggle / "working",
@@ -174,7 +179,7 @@ def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: 
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # what it starts ends with it
+            start_new_session=True,  # its child processes are killed with it
         )
         try:
             return process.wait(limit_s)
@@ -187,52 +192,69 @@ def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **more: 
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def require_success(code: int | None, log: Path, do: str) -> None:
-    """Raise, with the log's last lines, where a kernel ended in another way than with 0."""
+def require_success(code: int | None, log: Path, retry: str) -> None:
+    """Raise, with the last lines of the log, unless the kernel ended with exit code 0.
+
+    Args:
+        code: Exit code; None after the time limit.
+        log: Log of the kernel.
+        retry: What to do after fixing the cause, such as "rehearse again".
+
+    Raises:
+        GatemaskError: The kernel failed.
+    """
     if code == 0:
         return
     if code is None:
-        raise GatemaskError("The kernel ran past the time limit.", where=log, do=f"Look at the log, mend, {do}.")
+        raise GatemaskError(
+            "The kernel ran past the time limit.", where=log, do=f"Read the log, fix the cause, and {retry}."
+        )
     last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-4:]
-    raise failure(log, " | ".join(last) or f"exit {code}", do)
+    raise kernel_failure(log, " | ".join(last) or f"exit {code}", retry)
 
 
-def failure(log: Path, received: str, do: str) -> GatemaskError:
-    """The error for a kernel that failed; one that reached for the network is told so first."""
-    found = re.search(rf"^.*({NETWORK}).*$", log.read_text(errors="replace"), re.MULTILINE)
-    if found:
+def kernel_failure(log: Path, received: str, retry: str) -> GatemaskError:
+    """Return the error for a failed kernel; network access is reported before anything else.
+
+    Args:
+        log: Log of the kernel.
+        received: What went wrong, as far as known.
+        retry: What to do after fixing the cause, such as "rehearse again".
+    """
+    network_access = re.search(rf"^.*({NETWORK_MESSAGES}).*$", log.read_text(errors="replace"), re.MULTILINE)
+    if network_access:
         return GatemaskError(
-            "The kernel asked for the network, and in the hidden rerun there is none.",
+            "The kernel tried to use the network, which is not available in the hidden rerun.",
             where=log,
-            received=found[0].strip()[:300],
-            expected="everything that it needs in the attached datasets",
-            do=f"Ship what it wants to fetch, {do}.",
+            received=network_access[0].strip()[:300],
+            expected="all that it needs in the attached datasets",
+            do=f"Ship what it tries to download, and {retry}.",
         )
     return GatemaskError(
         "The kernel failed in the rehearsal.",
         where=log,
         received=received,
-        do=f"It would have failed on Kaggle too. Read the log, mend, {do}.",
+        do=f"It would have failed on Kaggle too. Read the log, fix the cause, and {retry}.",
     )
 
 
 def _closure(names: list[str], installed: Mapping[str, metadata.Distribution]) -> set[str]:
-    """The installed packages among `names`, with all that they require."""
-    found: set[str] = set()
-    waiting = [_plain(name) for name in names]
+    """Return the installed packages among `names`, with all of their requirements."""
+    closure: set[str] = set()
+    waiting = [_normalized(name) for name in names]
     while waiting:
         name = waiting.pop()
-        if name in found or name not in installed:
+        if name in closure or name not in installed:
             continue
-        found.add(name)
+        closure.add(name)
         for requirement in installed[name].requires or []:
             if "extra ==" not in requirement:
-                waiting.append(_plain(re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]))
-    return found
+                waiting.append(_normalized(re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]))
+    return closure
 
 
 def _link(distribution: metadata.Distribution, site: Path) -> None:
-    """Links to a package's top-level files and folders."""
+    """Link a package's top-level files and folders."""
     tops = {file.parts[0] for file in distribution.files or [] if file.parts[0] not in ("..", "__pycache__")}
     for top in tops:
         original = Path(str(distribution.locate_file(top)))
@@ -241,10 +263,10 @@ def _link(distribution: metadata.Distribution, site: Path) -> None:
             link.symlink_to(original)
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def remove(folder: Path) -> None:
-    """Delete a sandbox; links go, what they point to stays."""
+    """Delete a sandbox: its links, not what they point to."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The wheels that an offline kernel needs: gatemask's own, built here, and the four that Kaggle's images lack."""
+"""Wheels for offline kernels: gatemask's own, built here, and the four that Kaggle's images lack."""
 
 from __future__ import annotations
 
@@ -12,27 +12,37 @@ from gatemask.files import fingerprint, sha256
 
 SOURCE = Path(__file__).resolve().parents[4]
 LIST = SOURCE / "kaggle_kernels" / "inference" / "wheels.txt"
-# Beside the environment that they belong to, so that `make clean` does not lose them.
+# Beside the environment that they belong to, out of reach of `make clean`.
 CACHE = Path(sys.prefix) / "wheels"
 
 
 def missing_on_kaggle() -> list[str]:
-    """Names of the packages in wheels.txt, as PyPI spells them."""
+    """Return the names of the packages in wheels.txt, as PyPI spells them."""
     return re.findall(r"^([A-Za-z0-9-]+)==", LIST.read_text(), flags=re.MULTILINE)
 
 
 def shipped() -> list[Path]:
-    """The four wheels, fetched once (this needs a network, then never again) and checked by hash."""
+    """Return the four wheels, downloaded once and verified by hash. Only the first call needs a network."""
     pinned = set(re.findall(r"sha256:([0-9a-f]{64})", LIST.read_text()))
-    found = [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in pinned]
-    if len(found) < len(pinned):
+    if len(cached := _cached(pinned)) < len(pinned):
         _pip("download", "--no-deps", "--require-hashes", "--dest", str(CACHE), "--requirement", str(LIST))
-        found = [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in pinned]
-    return found
+        cached = _cached(pinned)
+    return cached
+
+
+def _cached(hashes: set[str]) -> list[Path]:
+    return [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in hashes]
 
 
 def build_own(folder: Path) -> Path:
-    """gatemask's wheel, built from the source tree that is running. The same source gives the same bytes."""
+    """Build gatemask's wheel from the running source tree. The same source gives the same bytes.
+
+    Args:
+        folder: Folder for the wheel.
+
+    Raises:
+        GatemaskError: gatemask does not run from a source tree, or pip failed.
+    """
     if not (SOURCE / "pyproject.toml").exists():
         raise GatemaskError(
             "gatemask does not run from its source tree.",
@@ -45,7 +55,7 @@ def build_own(folder: Path) -> Path:
 
 
 def source_fingerprint() -> str:
-    """Changes when gatemask's own code, or a kernel's script, does."""
+    """Return a fingerprint of gatemask's own code and the kernels' scripts."""
     files = [*(SOURCE / "lib").rglob("*.py"), *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
     return fingerprint({p.relative_to(SOURCE).as_posix(): sha256(p) for p in files if p.is_file()})
 
@@ -58,5 +68,5 @@ def _pip(*arguments: str) -> None:
         raise GatemaskError(
             f"pip {arguments[0]} failed.",
             received="; ".join(errors[-2:]) or done.stderr.strip()[-300:],
-            do="Run make setup while there is a network; it fetches the wheels that are shipped.",
+            do="Run make setup while there is a network; it downloads the wheels that are shipped.",
         )

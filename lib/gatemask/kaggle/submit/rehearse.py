@@ -61,7 +61,7 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
     fresh_folder(folder)
     everything = test_rows(project, comp)
     test = everything.head(most)
-    python = sandbox.kaggles_python() if image else None
+    python = sandbox.python_of_image_versions() if image else None
     kaggle, names = _mount(project, comp, folder / "kaggle", test)
     ran = _run(project, folder, kaggle, python)
     there = check.expected_rows(_competition_folder(kaggle, comp), comp, list(names))
@@ -235,10 +235,10 @@ def _account(kaggle: Path, log: Path) -> dict[str, Any]:
     """inference.json; what was forgiven in the kernel is not forgiven here."""
     path = kaggle / "working" / "inference.json"
     if not path.exists():
-        raise sandbox.failure(log, "no inference.json", "package and rehearse again")
+        raise sandbox.kernel_failure(log, "no inference.json", "package and rehearse again")
     found: dict[str, Any] = json.loads(path.read_text())
     if wrong := found.get("degraded", ["the package is of an older gatemask"]):
-        raise sandbox.failure(log, "; ".join(wrong[:5]), "package and rehearse again")
+        raise sandbox.kernel_failure(log, "; ".join(wrong[:5]), "package and rehearse again")
     return found
 
 

@@ -326,7 +326,7 @@ def _push_again(job: Job, error: GatemaskError) -> None:
     job.note("packaged")
 
 
-def _ended(job: Job, status: api.Status) -> bool:
+def _ended(job: Job, status: api.KernelStatus) -> bool:
     """Whether the output that Kaggle shows is that of this push; then the record is on, or has failed."""
     record, target = job.record, submission_records.folder(job.project) / f"{job.record.id}.fetched"
     account, wrong = _fetch(job, target)
@@ -353,7 +353,7 @@ def _ended(job: Job, status: api.Status) -> bool:
     return True
 
 
-def _end(job: Job, status: api.Status, log: str, complete: bool) -> KaggleError:
+def _end(job: Job, status: api.KernelStatus, log: str, complete: bool) -> KaggleError:
     """What a kernel came to that left nothing to be submitted."""
     lines = [line for line in log.splitlines() if line.strip()]
     words = [f"no {ACCOUNT}" if complete else status.message or status.word]
