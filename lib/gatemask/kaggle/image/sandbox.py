@@ -131,9 +131,8 @@ def python_of_image_versions() -> Path | None:
         )
     if done.returncode == 0:
         return python
-    say(
-        f"The package versions of Kaggle's image cannot be installed here: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
-    )
+    reason = (done.stderr.strip().splitlines() or ["?"])[-1]
+    say(f"The package versions of Kaggle's image cannot be installed here: {reason}")
     return None
 
 
