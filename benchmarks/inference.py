@@ -176,7 +176,7 @@ def _build_model(member: ShippedMember) -> Any:
     from gatemask.builders import models
 
     config = member.model.model_copy(update={"weights": "none"})
-    return models.build_network(config, member.size, 1, 1, seed=0).predict
+    return models.build_network(config, member.size, 1, 1, seed=0).model
 
 
 def _randomize(model: Any, seed: int) -> None:

@@ -51,7 +51,7 @@ def rows() -> Iterator[dict[str, Any]]:
     optimizer.build(ours.trainable_variables)
     ours.compile(optimizer, jit_compile=False)
 
-    theirs = models.build_network(exp.model, SIZE, 1).predict
+    theirs = models.build_network(exp.model, SIZE, 1).model
     theirs.compile(keras.optimizers.Adam(1e-3), loss=by_hand, jit_compile=False)
     theirs.optimizer.build(theirs.trainable_variables)
 

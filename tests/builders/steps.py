@@ -129,11 +129,11 @@ def step(name: str, network: Any) -> dict[str, Any]:
 
 def round_trip(name: str, network: Any, path: Path) -> tuple[int, int]:
     """Save, read into a fresh build of another seed: how many weights differ before, and after."""
-    network.predict.save_weights(path)
-    fresh = build(name, seed=2).predict
+    network.model.save_weights(path)
+    fresh = build(name, seed=2).model
 
     def different() -> int:
-        pairs = zip(fresh.weights, network.predict.weights, strict=True)
+        pairs = zip(fresh.weights, network.model.weights, strict=True)
         return sum(int((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs)
 
     before = different()
@@ -144,9 +144,9 @@ def round_trip(name: str, network: Any, path: Path) -> tuple[int, int]:
 def main(folder: Path) -> None:
     for name in ENCODERS:
         network = build(name, seed=1)
-        facts: dict[str, Any] = {"drawn": drawn(network.predict, 5)}
-        network.predict.load_weights(folder / f"{name}.weights.h5")
-        facts["apart"] = float(np.abs(outputs(name, network.predict) - np.load(folder / f"{name}.npy")).max())
+        facts: dict[str, Any] = {"drawn": drawn(network.model, 5)}
+        network.model.load_weights(folder / f"{name}.weights.h5")
+        facts["apart"] = float(np.abs(outputs(name, network.model) - np.load(folder / f"{name}.npy")).max())
         facts |= step(name, network)
         facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5")
         (folder / f"{name}.json").write_text(json.dumps(facts))

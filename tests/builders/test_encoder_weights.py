@@ -44,7 +44,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project, and a home, a Kaggle and a list of published files of its own."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("GATEMASK_WEIGHTS", raising=False)
-    monkeypatch.setattr(encoder_weights, "KAGGLE", tmp_path / "kaggle")
+    monkeypatch.setattr(encoder_weights, "KAGGLE_INPUT", tmp_path / "kaggle")
     digest = hashlib.md5(CONTENT).hexdigest()
     monkeypatch.setitem(
         ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", "http://127.0.0.1:9/", digest)
@@ -102,7 +102,7 @@ def test_a_path_may_stand_below_the_project_and_must_exist(project: Path) -> Non
     path = put(project / "mine.h5")
     assert encoder_weights.find_weights_file(config(weights=str(path)), project) == path
     assert encoder_weights.find_weights_file(config(weights="mine.h5"), project) == path
-    with pytest.raises(GatemaskError, match="no such weights file"):
+    with pytest.raises(GatemaskError, match="weights file does not exist"):
         encoder_weights.find_weights_file(config(weights="other.h5"), project)
 
 
@@ -175,7 +175,7 @@ def check_legacy(folder: Path, encoder: str) -> None:
     side = legacy.side(encoder)
     network = models.build_network(config(encoder), side, 3, seed=None)
     encoder_weights.load_encoder_weights(network, config(encoder), folder / f"{encoder}.h5")
-    out = np.asarray(network.plain(legacy.images(encoder), training=False))
+    out = np.asarray(network.packaged_encoder(legacy.images(encoder), training=False))
     expected = np.load(folder / f"{encoder}.npy")
     assert np.abs(expected).max() > 0.001
     assert out == pytest.approx(expected, abs=1e-5 * max(1.0, float(np.abs(expected).max())))
@@ -190,11 +190,11 @@ def test_files_of_older_keras_give_the_same_encoder(legacies: Path, encoder: str
 @pytest.mark.integration
 def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
     network = models.build_network(config(), 32, 3)
-    before = [np.asarray(w) for w in network.predict.weights]
+    before = [np.asarray(w) for w in network.model.weights]
     with pytest.raises(GatemaskError, match="weights of efficientnetb1") as caught:
         encoder_weights.load_encoder_weights(network, config(), legacies / "efficientnetb1.h5")
     assert "resnet18" in str(caught.value)
-    assert all((a == np.asarray(b)).all() for a, b in zip(before, network.predict.weights, strict=True))
+    assert all((a == np.asarray(b)).all() for a, b in zip(before, network.model.weights, strict=True))
 
 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
@@ -204,14 +204,14 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
 
 
 def encoders_equal(one: models.Network, two: models.Network) -> bool:
-    pairs = zip(one.nested.weights, two.nested.weights, strict=True)
+    pairs = zip(one.encoder.weights, two.encoder.weights, strict=True)
     return all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
 
 
 def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet"), 32, 3, seed=1)
-    source.nested.save_weights(tmp_path / "alone.weights.h5")
-    source.predict.save_weights(tmp_path / "whole.weights.h5")
+    source.encoder.save_weights(tmp_path / "alone.weights.h5")
+    source.model.save_weights(tmp_path / "whole.weights.h5")
     for file in ("alone", "whole"):
         network = models.build_network(config(), 64, 3, seed=2)
         assert not encoders_equal(network, source)
@@ -222,16 +222,16 @@ def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> N
 def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet", gate_head=True), 32, 3, seed=1)
     path = tmp_path / "best.weights.h5"
-    source.predict.save_weights(path)
+    source.model.save_weights(path)
     larger = models.build_network(config(name="unet"), 64, 3, seed=2)
     assert encoder_weights.load_run_weights(larger, path).startswith("the whole network")
-    for mine, theirs in zip(larger.predict.weights, source.predict.weights, strict=True):
+    for mine, theirs in zip(larger.model.weights, source.model.weights, strict=True):
         assert (np.asarray(mine) == np.asarray(theirs)).all()
     other = models.build_network(config(name="linknet"), 64, 3, seed=2)
-    head = np.asarray(other.predict.get_layer("mask").kernel)
+    head = np.asarray(other.model.get_layer("mask").kernel)
     assert encoder_weights.load_run_weights(other, path).startswith("the encoder")
     assert encoders_equal(other, source)
-    assert (np.asarray(other.predict.get_layer("mask").kernel) == head).all()
+    assert (np.asarray(other.model.get_layer("mask").kernel) == head).all()
     with pytest.raises(GatemaskError, match="weights of resnet18"):
         encoder_weights.load_run_weights(models.build_network(config("mobilenetv2"), 32, 3, seed=None), path)
 
@@ -239,25 +239,25 @@ def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> 
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
 def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> None:
     three = models.build_network(config(encoder), 32, 3, seed=1)
-    three.nested.save_weights(tmp_path / "w.weights.h5")
+    three.encoder.save_weights(tmp_path / "w.weights.h5")
     networks = {n: models.build_network(config(encoder), 32, n, seed=2) for n in (4, 6)}
     for n, network in networks.items():
         said = encoder_weights.load_encoder_weights(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
         assert f"inflated to {n}" in said
-    for mine, theirs in zip(networks[4].nested.weights, three.nested.weights, strict=True):
+    for mine, theirs in zip(networks[4].encoder.weights, three.encoder.weights, strict=True):
         expected = np.asarray(theirs)
         if mine.shape != theirs.shape:
             axis = 2 if len(mine.shape) == 4 else 0
             expected = np.concatenate([expected, np.take(expected, [0], axis)], axis) * (0.75 if axis == 2 else 1)
         np.testing.assert_allclose(np.asarray(mine), expected, rtol=1e-6)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
-    out, expected = networks[6].plain(np.concatenate([image, image], -1)), three.plain(image)
+    out, expected = networks[6].packaged_encoder(np.concatenate([image, image], -1)), three.packaged_encoder(image)
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), atol=1e-3 * float(np.max(expected)))
 
 
 def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
     four, again = (models.build_network(config(), 32, 4, seed=seed) for seed in (1, 2))
-    four.nested.save_weights(tmp_path / "four.weights.h5")
+    four.encoder.save_weights(tmp_path / "four.weights.h5")
     assert "inflated" not in encoder_weights.load_encoder_weights(
         again, config(), tmp_path / "four.weights.h5", channels=4
     )

@@ -41,9 +41,9 @@ def built(folder: Path) -> dict[str, models.Network]:
     """Each architecture once, its weights and outputs in files."""
     networks = {name: steps.build(name, seed=0) for name in steps.ENCODERS}
     for name, network in networks.items():
-        steps.stir(network.predict)
-        network.predict.save_weights(folder / f"{name}.weights.h5")
-        np.save(folder / f"{name}.npy", steps.outputs(name, network.predict))
+        steps.stir(network.model)
+        network.model.save_weights(folder / f"{name}.weights.h5")
+        np.save(folder / f"{name}.npy", steps.outputs(name, network.model))
     return networks
 
 
@@ -71,7 +71,7 @@ def test_every_architecture_of_the_schema_is_tried_here() -> None:
 @pytest.mark.parametrize("name", steps.ENCODERS)
 def test_uint8_goes_in_and_float32_probabilities_come_out(built, jax, name: str) -> None:
     network = built[name]
-    out = steps.outputs(name, network.predict)
+    out = steps.outputs(name, network.model)
     assert out.shape == ((4, 1) if name == "gate" else (4, 32, 32, 1))
     assert out.dtype == np.float32
     assert ((out >= 0) & (out <= 1)).all()
@@ -80,7 +80,7 @@ def test_uint8_goes_in_and_float32_probabilities_come_out(built, jax, name: str)
     assert list(network.heads) == heads
     for head, tensor in network.heads.items():
         assert tensor.dtype == "float32"
-        assert tensor.shape == ((None, 1) if head == "gate" else network.predict.output_shape)
+        assert tensor.shape == ((None, 1) if head == "gate" else network.model.output_shape)
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
@@ -99,7 +99,7 @@ def test_a_file_of_weights_brings_everything_back(built, tmp_path, name: str) ->
 @pytest.mark.parametrize("name", steps.ENCODERS)
 def test_jax_draws_steps_and_predicts_as_tensorflow_does(built, jax, name: str) -> None:
     facts = jax(name)
-    assert facts["drawn"] == steps.drawn(built[name].predict, 5)
+    assert facts["drawn"] == steps.drawn(built[name].model, 5)
     assert facts["apart"] < 1e-4
     before, after = facts["round_trip"]
     assert (before > 20, after) == (True, 0)
@@ -124,13 +124,11 @@ def test_every_batchnorm_has_the_momentum_of_the_yaml() -> None:
     network = models.build_network(
         Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9), 32, 1, seed=None
     )
-    norms = [la for la in bridge.flat_layers(network.predict) if isinstance(la, keras.layers.BatchNormalization)]
+    norms = [la for la in bridge.flat_layers(network.model) if isinstance(la, keras.layers.BatchNormalization)]
     assert len(norms) == 49
     assert {layer.momentum for layer in norms} == {0.9}
     assert not any(
-        isinstance(v, bridge.DeferredInitializer)
-        for la in bridge.flat_layers(network.predict)
-        for v in vars(la).values()
+        isinstance(v, bridge.DeferredInitializer) for la in bridge.flat_layers(network.model) for v in vars(la).values()
     )
 
 
@@ -145,8 +143,8 @@ def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) ->
 
 def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own() -> None:
     config = Model(name="gate", encoder="vgg16")
-    assert models.build_network(config, 32, 1, seed=None).nested.input_shape == (None, 32, 32, 3)
-    assert models.build_network(config, 32, 5, seed=None).nested.input_shape == (None, 32, 32, 5)
+    assert models.build_network(config, 32, 1, seed=None).encoder.input_shape == (None, 32, 32, 3)
+    assert models.build_network(config, 32, 5, seed=None).encoder.input_shape == (None, 32, 32, 5)
     for mode in set(models.NORMALIZATION_MODES.values()):
         assert models.Normalize(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
 
@@ -163,8 +161,8 @@ def test_probabilities_stay_float32_under_a_lower_precision() -> None:
     finally:
         keras.config.set_dtype_policy("float32")
     assert {head.dtype for head in network.heads.values()} == {"float32"}
-    assert network.predict.get_layer("mask").compute_dtype == "bfloat16"
-    assert network.predict.get_layer("normalize").compute_dtype == "float32"
+    assert network.model.get_layer("mask").compute_dtype == "bfloat16"
+    assert network.model.get_layer("normalize").compute_dtype == "float32"
 
 
 # --- U-Net++ ---------------------------------------------------------------------------------------------
@@ -201,12 +199,12 @@ def by_hand(block: str, deep: bool) -> int:
 def test_unetpp_has_the_published_structure(block: str, deep: bool) -> None:
     config = Model(name="unetpp", encoder="resnet18", filters=FILTERS, block=block, deep_supervision=deep)
     network = models.build_network(config, 64, 3, seed=None)
-    nodes = {la.name[:6]: la for la in network.predict.layers if la.name.endswith("_concat")}
+    nodes = {la.name[:6]: la for la in network.model.layers if la.name.endswith("_concat")}
     assert set(nodes) == {f"node{i}{j}" for j in range(1, 5) for i in range(5 - j)}, "ten nodes"
-    ends = {name: _end(network.predict, name, block) for name in nodes}
-    skips = dict(enumerate([*reversed(network.predict.get_layer("encoder").output[:4])]))
+    ends = {name: _end(network.model, name, block) for name in nodes}
+    skips = dict(enumerate([*reversed(network.model.get_layer("encoder").output[:4])]))
     assert [x.shape[-1] for x in skips.values()] == CHANNELS[:4]
-    encoded = network.predict.get_layer("encoder")._inbound_nodes[-1].output_tensors
+    encoded = network.model.get_layer("encoder")._inbound_nodes[-1].output_tensors
     for name, layer in nodes.items():
         level, column = int(name[4]), int(name[5])
         first, *earlier = layer.input
@@ -215,9 +213,9 @@ def test_unetpp_has_the_published_structure(block: str, deep: bool) -> None:
         assert earlier[0] is encoded[3 - level], "the encoder's own features"
         assert all(x is ends[f"node{level}{k}"] for k, x in enumerate(earlier[1:], 1))
         below = encoded[4 if level == 3 else 2 - level] if column == 1 else ends[f"node{level + 1}{column - 1}"]
-        assert network.predict.get_layer(f"{name}_up").input is below
+        assert network.model.get_layer(f"{name}_up").input is below
         assert first.shape[-1] == (FILTERS[3 - level] if block == "transpose" else below.shape[-1])
-    assert network.predict.count_params() - network.plain.count_params() == by_hand(block, deep)
+    assert network.model.count_params() - network.packaged_encoder.count_params() == by_hand(block, deep)
 
 
 def _end(model: Any, node: str, block: str) -> Any:
@@ -226,15 +224,15 @@ def _end(model: Any, node: str, block: str) -> Any:
 
 def test_deep_supervision_predicts_the_mean_of_the_heads(built) -> None:
     network = built["unetpp"]
-    apart = keras.Model(network.predict.input, list(network.heads.values())).predict_on_batch(steps.batch("unetpp")[0])
-    assert steps.outputs("unetpp", network.predict) == pytest.approx(np.mean(apart, axis=0), abs=1e-6)
+    apart = keras.Model(network.model.input, list(network.heads.values())).predict_on_batch(steps.batch("unetpp")[0])
+    assert steps.outputs("unetpp", network.model) == pytest.approx(np.mean(apart, axis=0), abs=1e-6)
     assert np.std(apart, axis=0).max() > 0
 
 
 @pytest.mark.parametrize("name", ["unet", "linknet"])
 def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
     def kinds(**options: Any) -> tuple[list[str], int]:
-        model = models.build_network(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).predict
+        model = models.build_network(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).model
         return [type(layer).__name__ for layer in model.layers], model.get_layer("mask").input.shape[-1]
 
     layers, filters = kinds()
@@ -250,7 +248,7 @@ def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
 
 
 def test_a_seed_decides_the_weights_alone() -> None:
-    model = models.build_network(Model(name="gate", encoder="mobilenetv2"), 32, 3).predict
+    model = models.build_network(Model(name="gate", encoder="mobilenetv2"), 32, 3).model
     first, again, other = (models.draw_initial_weights(model, seed) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
@@ -297,9 +295,9 @@ def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
 def test_every_encoder_builds_under_every_decoder_s_needs(encoder: str) -> None:
     size = 96 if encoder.startswith("inception") else 64
     network = models.build_network(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
-    sides = [x.shape[1] for x in network.nested.outputs]
+    sides = [x.shape[1] for x in network.encoder.outputs]
     assert sides == [size // 16, size // 8, size // 4, size // 2, size // 32]
-    assert not [la for la in network.encoder if isinstance(la, keras.layers.Lambda)]
+    assert not [la for la in network.encoder.layers if isinstance(la, keras.layers.Lambda)]
     out = np.asarray(network.predict(np.zeros((1, size, size, 3), np.uint8)))
     assert np.isfinite(out).all()
     keras.backend.clear_session()

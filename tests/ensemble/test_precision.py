@@ -29,7 +29,7 @@ def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         config, chosen[kind] = Model(name=name, encoder="mobilenet", weights="none"), []
         for fold in (0, 1):
             member = f"{kind}-fold{fold}"
-            model = models.build_network(config, SIZE, 1, 1, seed=fold).predict
+            model = models.build_network(config, SIZE, 1, 1, seed=fold).model
             model.save_weights(folder / f"{member}.weights.h5")
             one = {"name": member, "fold": fold, "size": SIZE, "records": 64, "tta": [{"hflip": True}]}
             chosen[kind].append({**one, "model": config.model_dump(mode="json")})

@@ -50,7 +50,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedNetworks:
     predictions: dict[str, np.ndarray] = {}
     for name in ("gate", "unet"):
         for member in members_of(name, 2):
-            model = models.build_network(member.model, SIZE, 1, 1, seed=len(predictions)).predict
+            model = models.build_network(member.model, SIZE, 1, 1, seed=len(predictions)).model
             rng = np.random.default_rng(len(predictions))
             for variable in model.trainable_variables:  # a gate's last layer starts at zero
                 variable.assign(np.asarray(variable) + 0.05 * rng.standard_normal(variable.shape))

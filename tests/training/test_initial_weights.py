@@ -54,7 +54,7 @@ def test_a_file_is_found_from_the_project_s_folder_and_told_by_its_bytes(project
     assert first.path == path
     path.write_bytes(b"two")
     assert starting_weights(project, experiment(str(path)), 0).identity != first.identity
-    with pytest.raises(GatemaskError, match="no such weights file"):
+    with pytest.raises(GatemaskError, match="weights file does not exist"):
         starting_weights(project, experiment("other.h5"), 0)
 
 

@@ -211,8 +211,8 @@ def test_frozen_layers_stay_until_they_are_thawed(trained, monkeypatch) -> None:
     original = module._close_epoch
 
     def watched(job, *rest):
-        encoder = {v.path: np.array(v) for layer in job.network.encoder for v in layer.weights}
-        head = np.array(job.network.predict.trainable_variables[-1])
+        encoder = {v.path: np.array(v) for layer in job.network.encoder.layers for v in layer.weights}
+        head = np.array(job.network.model.trainable_variables[-1])
         seen.append((encoder, head))
         return original(job, *rest)
 
@@ -353,7 +353,7 @@ comp = load_competition(project.experiments, quick=True)
 for settings in json.load(sys.stdin):
     train(project, comp, Experiment.model_validate(settings), [0])
     network = next(iter(trainer._built.values()))["network"]
-    print(len(network.predict.variables[0].value.sharding.device_set), "devices hold the weights")
+    print(len(network.model.variables[0].value.sharding.device_set), "devices hold the weights")
 """
 DECODER = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -1,1 +1,1 @@
-"""A name in a YAML becomes an object: models, losses, metrics, optimizers, schedules. Imports Keras: import late."""
+"""Build what a YAML names: models, losses, metrics, optimizers, schedules. Most modules import Keras: import late."""

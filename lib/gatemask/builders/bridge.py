@@ -1,13 +1,13 @@
-"""How segmentation-models and its encoder packages, written for older Keras, build Keras 3 models on any backend.
+"""Build the networks of segmentation-models on Keras 3 and any of its backends.
 
-The packages take the Keras modules that they use as arguments. They are handed Keras 3's, with these
-substitutions, so that nothing of theirs is patched:
+The package and its encoder packages were written for older Keras, and take the Keras modules they use as arguments.
+They receive those of Keras 3, with the following substitutions, so nothing of theirs is patched:
 
 - a backend that speaks `keras.ops`;
 - layers whose swish is Keras's own SiLU (the same function, but one operation with a lean gradient);
-- proper layers where they use Lambda, which cannot be saved without pickling code;
-- weights that start as zeros: `initial.py` draws the real values, the same ones on every backend;
-- a `Model` that nests the encoder as one layer, whose weights a file then keeps in one place.
+- layers of our own for `Lambda`, which cannot be saved without pickling code;
+- weights that start as zeros: `initializers.py` draws the real values, the same ones on every backend;
+- a `Model` that nests the encoder as one layer, so a weights file keeps the encoder's weights in one place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -26,6 +26,8 @@ os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # only decides what the packa
 
 import keras
 import numpy as np
+
+from gatemask.builders.tensor import Tensor
 
 BACKEND = SimpleNamespace(
     backend=lambda: "keras3",
@@ -35,71 +37,87 @@ BACKEND = SimpleNamespace(
     shape=keras.ops.shape,
     int_shape=lambda x: x.shape,
 )
-WEIGHTED = ("BatchNormalization", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D")
+LAYERS_WITH_WEIGHTS = ("BatchNormalization", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D")
 
 
 class DeferredInitializer(keras.initializers.Initializer):
-    """Zeros for now, at no cost; remembers the initializer that says what the values are to be."""
+    """Zeros, at no cost, in place of an initializer to apply later.
 
-    def __init__(self, meant: Any) -> None:
-        self.meant = meant
+    Args:
+        original: The initializer that the layer was given.
+    """
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+    def __init__(self, original: keras.initializers.Initializer) -> None:
+        self.original = original
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> np.ndarray:
         return np.zeros(shape, dtype or "float32")
 
 
 class ChannelSlice(keras.layers.Layer):
-    """Channels from `start` up to `stop`: what the packages cut groups of channels with."""
+    """Channels `start` to `stop` of a tensor: how the packages cut groups of channels."""
 
     def __init__(self, start: int, stop: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.start, self.stop = start, stop
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Tensor) -> Tensor:
         return x[..., self.start : self.stop]
 
 
+class ScaledResidual(keras.layers.Layer):
+    """`first + scale * second`, the residual of Inception-ResNet (Szegedy 2016)."""
+
+    def __init__(self, scale: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scale = scale
+
+    def call(self, pair: Sequence[Tensor]) -> Tensor:
+        return pair[0] + pair[1] * self.scale
+
+
 class _Layers:
-    """`keras.layers` with the substitutions named above."""
+    """`keras.layers` with the substitutions listed above."""
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(keras.layers, name)
-        return (
-            (lambda *args, **kwargs: defer_initializers(found(*args, **_named(kwargs)))) if name in WEIGHTED else found
-        )
+    def __getattr__(self, class_name: str) -> Any:
+        layer_class = getattr(keras.layers, class_name)
+        if class_name not in LAYERS_WITH_WEIGHTS:
+            return layer_class
 
-    def Activation(self, activation: Any, **kwargs: Any) -> Any:  # noqa: N802 (named as in Keras)
-        return keras.layers.Activation(_silu(activation), **_named(kwargs))
+        def make(*args: Any, name: str | None = None, **kwargs: Any) -> keras.layers.Layer:
+            return defer_initializers(layer_class(*args, name=_without_slash(name), **kwargs))
 
-    def Conv2D(self, *args: Any, activation: Any = None, **kwargs: Any) -> Any:  # noqa: N802
-        return defer_initializers(keras.layers.Conv2D(*args, activation=_silu(activation), **_named(kwargs)))
+        return make
 
-    def Lambda(self, function: Any, arguments: dict[str, Any] | None = None, **kwargs: Any) -> Any:  # noqa: N802
+    def Activation(self, activation: Any, name: str | None = None, **kwargs: Any) -> keras.layers.Layer:  # noqa: N802 (named as in Keras)
+        return keras.layers.Activation(_silu(activation), name=_without_slash(name), **kwargs)
+
+    def Conv2D(  # noqa: N802
+        self, *args: Any, activation: Any = None, name: str | None = None, **kwargs: Any
+    ) -> keras.layers.Layer:
+        layer = keras.layers.Conv2D(*args, activation=_silu(activation), name=_without_slash(name), **kwargs)
+        return defer_initializers(layer)
+
+    def Lambda(  # noqa: N802
+        self,
+        function: Callable[..., Tensor],
+        output_shape: object = None,
+        arguments: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> keras.layers.Layer:
         options = arguments or {}
-        kwargs.pop("output_shape", None)
         if function.__name__ == "slice_tensor":
             return ChannelSlice(options["start"], options["stop"], **kwargs)
         if function.__name__ == "expand_dims":
             return keras.layers.Reshape((1, 1, -1), **kwargs)
         if "scale" in options:
             return ScaledResidual(options["scale"], **kwargs)
-        raise TypeError(f"no layer stands in for the Lambda '{function.__name__}'")
+        raise TypeError(f"There is no substitute for the Lambda layer '{function.__name__}'.")
 
 
-class ScaledResidual(keras.layers.Layer):
-    """first + scale * second: the residual of Inception-ResNet (Szegedy 2016)."""
-
-    def __init__(self, scale: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scale = scale
-
-    def call(self, pair: Any) -> Any:
-        return pair[0] + pair[1] * self.scale
-
-
-def _named(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Keras 3 wants no slash in the names of DenseNet's layers."""
-    return {**kwargs, "name": kwargs["name"].replace("/", "_")} if kwargs.get("name") else kwargs
+def _without_slash(name: str | None) -> str | None:
+    """Keras 3 allows no slash in names, and DenseNet's layers have them."""
+    return name.replace("/", "_") if name else name
 
 
 def _silu(activation: Any) -> Any:
@@ -107,7 +125,7 @@ def _silu(activation: Any) -> Any:
 
 
 def defer_initializers(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer, its weights to be built as zeros."""
+    """Make a layer build its weights as zeros, and return it."""
     for key, value in list(vars(layer).items()):
         if isinstance(value, keras.initializers.Initializer):
             setattr(layer, key, DeferredInitializer(value))
@@ -115,14 +133,14 @@ def defer_initializers(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def restore_initializers(layer: keras.layers.Layer) -> None:
-    """Give a built layer its own initializers back."""
+    """Give a built layer its original initializers back."""
     for key, value in list(vars(layer).items()):
         if isinstance(value, DeferredInitializer):
-            setattr(layer, key, value.meant)
+            setattr(layer, key, value.original)
 
 
 def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
-    """The layers of a model and of the models nested in it."""
+    """Yield the layers of a model and of the models nested in it."""
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from flat_layers(layer)
@@ -131,21 +149,21 @@ def flat_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
 
 
 layers: Any = _Layers()
-KERAS_MODULES: dict[str, Any] = {"backend": BACKEND, "layers": layers, "models": keras.models, "utils": keras.utils}
+KERAS_MODULES = {"backend": BACKEND, "layers": layers, "models": keras.models, "utils": keras.utils}
 
 
 def segmentation_models() -> ModuleType:
-    """The package, imported without its greeting on stdout, which belongs to `--json`."""
-    _stand_in_for_skimage()
+    """Return the package, imported without its greeting on stdout, which belongs to `--json`."""
+    _substitute_skimage()
     with contextlib.redirect_stdout(io.StringIO()):
         import segmentation_models as package
     return package
 
 
-def _stand_in_for_skimage() -> None:
-    """Let efficientnet be imported where scikit-image is not installed, as on Kaggle's TPU image.
+def _substitute_skimage() -> None:
+    """Let efficientnet be imported without scikit-image, as on Kaggle's TPU image.
 
-    It takes `resize` from there, for a function of its own that nothing here calls.
+    It imports `resize` from there for a function that nothing here calls.
     """
     if "skimage" in sys.modules or importlib.util.find_spec("skimage") is not None:
         return
@@ -155,98 +173,116 @@ def _stand_in_for_skimage() -> None:
 
 
 def encoder_factory() -> Any:
-    """segmentation-models' factory of encoders."""
+    """Return segmentation-models' factory of encoders."""
     segmentation_models()
     from segmentation_models.backbones.backbones_factory import Backbones
 
     return Backbones
 
 
-def build_encoder(name: str, input_shape: tuple[int, int, int]) -> Any:
-    """An encoder without its head: (s, s, c) to (s / 32, s / 32, features). Weights are zeros (see `initial`).
+def build_encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
+    """Build an encoder without its classifier, its weights zeros.
 
     Args:
-        name: of schema.Encoder.
-        input_shape: of the images, normalised; sides from 32, of the Inceptions from 75.
+        name: Name of the encoder in a YAML.
+        input_shape: Shape of normalized images, (s, s, c); s at least 32, for the Inceptions at least 75.
+
+    Returns:
+        A model from (b, s, s, c) to (b, s / 32, s / 32, features).
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
+        warnings.simplefilter("ignore")  # about numbers of channels other than 1 and 3
         return encoder_factory().get_backbone(
             name, input_shape=input_shape, weights=None, include_top=False, **KERAS_MODULES
         )
 
 
 def skip_layers(name: str) -> tuple[str | int, ...]:
-    """The encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input, deepest first: names, or numbers."""
+    """Return the encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input size, in this order: names or indices."""
     return encoder_factory().get_feature_layers(name, n=4)
 
 
 class NestedEncoder:
-    """An encoder nested as one layer behind `x`, with what the packages' decoders ask of an encoder.
+    """An encoder nested as one layer, with what the packages' decoders expect of an encoder.
 
     Args:
-        name: of schema.Encoder.
-        plain: the encoder as its package built it.
-        images: the input of the whole.
-        x: the images, normalised.
+        name: Name of the encoder in a YAML.
+        packaged: Encoder as its package built it.
+        images: Input of the whole network.
+        x: Normalized images, (b, s, s, c).
 
     Attributes:
-        model: the nested encoder; its outputs are those of `skip_layers`, then the deepest features.
-        skips, output: these outputs behind `x`.
+        model: The nested encoder; its outputs are those of `skip_layers`, then the deepest features.
+        skips: Features of `skip_layers` for `x`.
+        output: Deepest features for `x`.
     """
 
-    def __init__(self, name: str, plain: keras.Model, images: Any, x: Any) -> None:
-        self.plain, self.input, self.layers = plain, images, plain.layers
-        self._at = skip_layers(name)
-        skips = [plain.get_layer(at) if isinstance(at, str) else plain.get_layer(index=at) for at in self._at]
-        self.model = keras.Model(plain.input, [*(layer.output for layer in skips), plain.output], name="encoder")
+    def __init__(self, name: str, packaged: keras.Model, images: Tensor, x: Tensor) -> None:
+        self.packaged, self.input, self.layers = packaged, images, packaged.layers
+        self._skip_layers = skip_layers(name)
+        skips = [
+            packaged.get_layer(key) if isinstance(key, str) else packaged.get_layer(index=key)
+            for key in self._skip_layers
+        ]
+        self.model = keras.Model(packaged.input, [*(layer.output for layer in skips), packaged.output], name="encoder")
         *self.skips, self.output = self.model(x)
 
-    def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
-        return SimpleNamespace(output=self.skips[self._at.index(index if name is None else name)])
+    def get_layer(self, name: str | None = None, index: int | None = None) -> SimpleNamespace:
+        """Return a skip layer, as `keras.Model.get_layer` does: only its `output` is used."""
+        position = self._skip_layers.index(index if name is None else name)
+        return SimpleNamespace(output=self.skips[position])
 
 
-def nest_encoder(name: str, images: Any, x: Any) -> NestedEncoder:
-    """An encoder alone, nested behind `x` (b, s, s, c)."""
+def nest_encoder(name: str, images: Tensor, x: Tensor) -> NestedEncoder:
+    """Build an encoder and nest it behind `x`, without a decoder.
+
+    Args:
+        name: Name of the encoder in a YAML.
+        images: Input of the whole network.
+        x: Normalized images, (b, s, s, c).
+    """
     return NestedEncoder(name, build_encoder(name, x.shape[1:]), images, x)
 
 
-def build_decoder(architecture: str, name: str, images: Any, x: Any, **options: Any) -> tuple[NestedEncoder, Any]:
-    """segmentation-models' Unet, FPN or Linknet around a nested encoder.
+def build_decoder(
+    architecture: str, name: str, images: Tensor, x: Tensor, **options: object
+) -> tuple[NestedEncoder, Tensor]:
+    """Build segmentation-models' Unet, FPN or Linknet around a nested encoder.
 
     Args:
-        architecture: the package's own name of it.
-        name: of the encoder.
-        images, x: as for NestedEncoder.
-        options: the package's own.
+        architecture: Name of the architecture in the package.
+        name: Name of the encoder in a YAML.
+        images: Input of the whole network.
+        x: Normalized images, (b, s, s, c).
+        options: Options of the architecture in the package.
 
     Returns:
-        The encoder, and the features (b, s, s, f) that go into the package's last convolution, which is left
-        out: heads are our own.
+        The encoder, and the features, (b, s, s, f), that enter the package's last convolution. That convolution is
+        left out: heads are our own.
     """
-    made: list[NestedEncoder] = []
+    encoders: list[NestedEncoder] = []
 
-    def model(inputs: Any, outputs: Any, **kwargs: Any) -> Any:
-        """The packages' `models.Model`: they make the encoder first."""
-        whole = keras.Model(inputs, outputs, **kwargs)
-        if made:
-            return whole
-        made.append(NestedEncoder(name, whole, images, x))
-        return made[0]
+    def make_model(inputs: Tensor, outputs: Tensor, **kwargs: Any) -> keras.Model | NestedEncoder:
+        """The packages' `models.Model`: their first call makes the encoder."""
+        model = keras.Model(inputs, outputs, **kwargs)
+        if encoders:
+            return model
+        encoders.append(NestedEncoder(name, model, images, x))
+        return encoders[0]
 
     segmentation_models()
     from segmentation_models.models import fpn, linknet, unet
 
-    builders: dict[str, Callable[..., Any]] = {"Unet": unet.Unet, "FPN": fpn.FPN, "Linknet": linknet.Linknet}
+    builders: dict[str, Callable[..., keras.Model]] = {"Unet": unet.Unet, "FPN": fpn.FPN, "Linknet": linknet.Linknet}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of channel numbers other than 1 and 3
-        whole = builders[architecture](
+        warnings.simplefilter("ignore")  # about numbers of channels other than 1 and 3
+        network = builders[architecture](
             name,
             input_shape=x.shape[1:],
             classes=1,
             activation="linear",
             encoder_weights=None,
             **options,
-            **{**KERAS_MODULES, "models": SimpleNamespace(Model=model)},
+            **{**KERAS_MODULES, "models": SimpleNamespace(Model=make_model)},
         )
-    return made[0], whole.layers[-2].input  # the last two: a convolution, and its activation
+    return encoders[0], network.layers[-2].input  # the last two layers: a convolution and its activation

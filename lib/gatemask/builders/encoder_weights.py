@@ -1,11 +1,11 @@
-"""Encoder weights: where their files are, how they get here, and how they get into a network.
+"""Find, download and load encoder weights.
 
-Finding imports nothing heavy, so that a missing file is refused before Keras is. Files may be
+Finding a file imports nothing heavy, so a missing one is reported before Keras is imported. A file may be
 
-- published ones ('imagenet', 'noisy-student'), of the packages' own names: looked for offline first, in the
-  folders of GATEMASK_WEIGHTS, in <project>/data/weights, in ~/.keras/models and anywhere below /kaggle/input,
-  then downloaded into <project>/data/weights;
-- any legacy .h5 of an encoder without its top, as the packages and older Keras write them;
+- a published one ('imagenet', 'noisy-student') under its package's own name: searched for in the folders of
+  GATEMASK_WEIGHTS, in <project>/data/weights, in ~/.keras/models and anywhere below /kaggle/input, then downloaded into
+  <project>/data/weights;
+- any .h5 file of an encoder without its classifier, as the packages and older Keras write them;
 - our own .weights.h5, of an encoder alone or of a whole network.
 """
 
@@ -17,7 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,64 +27,70 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 
 if TYPE_CHECKING:
+    import h5py
+    import keras
+
     from gatemask.builders.models import Network
     from gatemask.config import Model
 
-KAGGLE = Path("/kaggle/input")
+KAGGLE_INPUT = Path("/kaggle/input")
 TIMEOUT_S = 60
+
+Shapes = list[tuple[int, ...]]
 
 
 def find_weights_file(config: Model, root: Path, download: bool = True) -> Path | None:
-    """The file that `model.weights` speaks of.
+    """Return the weights file that `model.weights` names.
 
     Args:
-        config: the section of the YAML.
-        root: the project's folder.
-        download: fetch a published file that is nowhere.
+        config: The experiment's `model:`.
+        root: Folder of the project.
+        download: Whether to download a published file that is not on this machine. Default: True.
 
     Returns:
-        Its path; None for 'none' and for 'run:NAME', which is the trainer's to find, and, without `download`,
-        for a published file that is nowhere yet.
+        The path, or None: for 'none'; for 'run:NAME', whose file depends on the fold; and, without `download`, for a
+        published file that is not on this machine.
 
     Raises:
-        GatemaskError: it is not there, cannot be fetched, or is damaged.
+        GatemaskError: The file does not exist, cannot be downloaded, or is damaged.
     """
     if config.weights == "none" or config.weights.startswith("run:"):
         return None
     if published := ENCODERS[config.encoder].weights.get(config.weights):
-        return _offline(published, root) or (_fetch(published, root) if download else None)
+        return _find_published(published, root) or (_download_published(published, root) if download else None)
     for path in (Path(config.weights).expanduser(), root / config.weights):
         if path.is_file():
             return path
     raise GatemaskError(
-        "There is no such weights file.",
+        "The weights file does not exist.",
         where="model.weights",
         received=config.weights,
         expected=f"none, run:NAME, {', '.join(ENCODERS[config.encoder].weights)}, or the path of an .h5 file",
-        do="Download it once and name its path.",
+        do="Check the path, or download the file and give its path.",
     )
 
 
 def weights_folders(root: Path) -> list[Path]:
-    """Where published files are looked for, in this order, before those below /kaggle/input."""
-    named = [Path(part).expanduser() for part in os.environ.get("GATEMASK_WEIGHTS", "").split(os.pathsep) if part]
+    """Return the folders that are searched for published files, in order, before those below /kaggle/input."""
+    variable = os.environ.get("GATEMASK_WEIGHTS", "")
+    named = [Path(part).expanduser() for part in variable.split(os.pathsep) if part]
     return [*named, root / "data" / "weights", Path.home() / ".keras" / "models"]
 
 
-def _offline(published: PublishedWeights, root: Path) -> Path | None:
-    places = [folder / published.file for folder in weights_folders(root)]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None and KAGGLE.is_dir():
-        found = next(iter(sorted(KAGGLE.rglob(published.file))), None)
-    if found is not None and not _whole(found, published):
+def _find_published(published: PublishedWeights, root: Path) -> Path | None:
+    candidates = [folder / published.file for folder in weights_folders(root)]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None and KAGGLE_INPUT.is_dir():
+        path = next(iter(sorted(KAGGLE_INPUT.rglob(published.file))), None)
+    if path is not None and not _is_intact(path, published):
         raise GatemaskError(
             "A weights file is damaged.",
-            where=found,
-            received=f"hash {_digest(found, published)}",
+            where=path,
+            received=f"hash {_digest(path, published)}",
             expected=f"{published.hash}, as published",
-            do="Delete it, or put a whole one in its place.",
+            do="Delete it, or replace it by an intact copy.",
         )
-    return found
+    return path
 
 
 def _digest(path: Path, published: PublishedWeights) -> str:
@@ -92,20 +98,20 @@ def _digest(path: Path, published: PublishedWeights) -> str:
         return hashlib.file_digest(file, "md5" if len(published.hash or "") == 32 else "sha256").hexdigest()
 
 
-def _whole(path: Path, published: PublishedWeights) -> bool:
+def _is_intact(path: Path, published: PublishedWeights) -> bool:
     return published.hash is None or _digest(path, published) == published.hash
 
 
-def _fetch(published: PublishedWeights, root: Path) -> Path:
-    """Download into <root>/data/weights; nothing that is not whole takes the file's name."""
+def _download_published(published: PublishedWeights, root: Path) -> Path:
+    """Download into <root>/data/weights; only a complete, verified file gets the published name."""
     path = root / "data" / "weights" / published.file
     say(f"downloading {published.url} into {path.parent}")
     try:
         return write_with(path, lambda temporary: _download(published, temporary))
     except (OSError, urllib.error.URLError) as error:
-        searched = ", ".join(map(str, [*weights_folders(root), f"everything below {KAGGLE}"]))
+        searched = ", ".join(map(str, [*weights_folders(root), f"everything below {KAGGLE_INPUT}"]))
         raise GatemaskError(
-            "The encoder's published weights are not here and cannot be downloaded.",
+            "The encoder's published weights are not on this machine and cannot be downloaded.",
             where=published.url,
             received=str(getattr(error, "reason", None) or error),
             expected=f"{published.file} in one of {searched}",
@@ -114,12 +120,12 @@ def _fetch(published: PublishedWeights, root: Path) -> Path:
 
 
 def _download(published: PublishedWeights, path: Path) -> None:
-    with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as answer, path.open("wb") as file:
-        while part := answer.read(1 << 20):
-            file.write(part)
-    if not _whole(path, published):
+    with urllib.request.urlopen(published.url, timeout=TIMEOUT_S) as response, path.open("wb") as file:
+        while chunk := response.read(1 << 20):
+            file.write(chunk)
+    if not _is_intact(path, published):
         raise GatemaskError(
-            "What was downloaded is not the published file.",
+            "The downloaded file is not the published file.",
             where=published.url,
             received=f"hash {_digest(path, published)}",
             expected=published.hash,
@@ -127,148 +133,141 @@ def _download(published: PublishedWeights, path: Path) -> None:
         )
 
 
-# --- into a network --------------------------------------------------------------------------------------
+# --- loading ---------------------------------------------------------------------------------------------
 
 
-def load_encoder_weights(network: Network, config: Model, path: Path | None = None, channels: int = 3) -> str:
-    """Put an encoder's weights into a built network.
+def load_encoder_weights(network: Network, config: Model, path: Path, channels: int = 3) -> str:
+    """Load an encoder's weights into a built network.
 
     Args:
-        network: of models.build.
-        config: what it was built from.
-        path: the file; None: whatever `find` says, in this project.
-        channels: of the network's images. Beyond three, first kernels are inflated (see `inflate_channels`).
+        network: Network from `build_network`.
+        config: The `model:` that it was built from.
+        path: Weights file.
+        channels: Number of image channels. For more than three, the weights of the first layers are inflated (see
+            `inflate_channels`). Default: 3.
 
     Returns:
-        What was loaded, in words.
+        A description of what was loaded.
 
     Raises:
-        GatemaskError: the file is not one of this encoder's.
+        GatemaskError: The file does not fit the encoder.
     """
-    if path is None:
-        from gatemask.project import find_root
-
-        path = find_weights_file(config, find_root())
-    if path is None:
-        return "random weights"
     try:
-        _load_encoder(network.nested, network.plain, config.encoder, path)
+        _load_encoder(network.encoder, network.packaged_encoder, config.encoder, path)
         return f"the encoder of {path.name}"
     except GatemaskError:
         if channels in (1, 3):
             raise
     from gatemask.builders import models
 
-    # Of any size: the smallest that every encoder takes is built the fastest.
-    three = models.build_network(config.model_copy(update={"name": "gate", **AS_GATE}), 96, 3, seed=None)
-    _load_encoder(three.nested, three.plain, config.encoder, path)
-    for mine, theirs in zip(network.nested.weights, three.nested.weights, strict=True):
-        mine.assign(inflate_channels(np.asarray(theirs), tuple(mine.shape)))
+    # Weights do not depend on the size; 96 is the smallest that every encoder accepts, and the fastest to build.
+    as_gate = config.model_copy(update={"name": "gate", **GATE_OPTIONS})
+    three_channels = models.build_network(as_gate, 96, 3, seed=None)
+    _load_encoder(three_channels.encoder, three_channels.packaged_encoder, config.encoder, path)
+    for weight, loaded in zip(network.encoder.weights, three_channels.encoder.weights, strict=True):
+        weight.assign(inflate_channels(np.asarray(loaded), tuple(weight.shape)))
     return f"the encoder of {path.name}, inflated to {channels} channels"
 
 
-AS_GATE = {"gate_head": False, "deep_supervision": False, "filters": None, "block": "upsampling"}
+GATE_OPTIONS = {"gate_head": False, "deep_supervision": False, "filters": None, "block": "upsampling"}
 
 
 def inflate_channels(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A weight of three input channels for n of them: repeated in turn.
+    """Return a weight for three input channels, repeated cyclically for another number of them.
 
-    A kernel (h, w, 3, f) is scaled by 3/n, so that sums over channels keep their size: an image shown twice, n
-    being 6, says what it said once. Other weights, such as the statistics of a first BatchNorm, are not scaled.
+    A kernel, (h, w, 3, f), is scaled by 3/n, so sums over channels keep their size: with n = 6, showing an image twice
+    gives the features of showing it once. Other weights, such as the statistics of a first BatchNorm, are not scaled.
+
+    Args:
+        value: Weight for three channels.
+        shape: Shape to return; it differs from that of `value` in one axis at most.
     """
     if value.shape == shape:
         return value
-    axis = next(at for at, (old, new) in enumerate(zip(value.shape, shape, strict=True)) if old != new)
+    axis = next(i for i, (old, new) in enumerate(zip(value.shape, shape, strict=True)) if old != new)
     repeated = np.take(value, np.arange(shape[axis]) % value.shape[axis], axis=axis)
     return repeated * (value.shape[axis] / shape[axis]) if value.ndim == 4 else repeated
 
 
 def load_run_weights(network: Network, path: Path) -> str:
-    """Go on from a run's checkpoint, of `network.predict` at this or another input size.
+    """Load the weights of another run, which may have another input size or architecture.
 
     Args:
-        network: of models.build.
-        path: a run's best.weights.h5.
+        network: Network from `build_network`.
+        path: The run's best.weights.h5.
 
     Returns:
-        What was loaded, in words: the whole network where it fits, else its encoder.
+        A description of what was loaded: the whole network if it fits, else its encoder.
 
     Raises:
-        GatemaskError: neither fits.
+        GatemaskError: Neither fits.
     """
     import h5py
 
-    before = [np.asarray(variable) for variable in network.predict.variables]
+    previous = [np.asarray(variable) for variable in network.model.variables]
     try:
         with h5py.File(path) as file:
-            same = _shapes(file) == _own_shapes(network.predict)
-        if same:
-            network.predict.load_weights(path)
+            fits = _stored_shapes(file) == _weight_shapes(network.model)
+        if fits:
+            network.model.load_weights(path)
             return f"the whole network of {path}"
     except (ValueError, OSError, KeyError):
-        for variable, value in zip(network.predict.variables, before, strict=True):
+        for variable, value in zip(network.model.variables, previous, strict=True):
             variable.assign(value)
-    _load_encoder(network.nested, network.plain, network.name, path)
-    return f"the encoder of {path}: the rest is another architecture's"
+    _load_encoder(network.encoder, network.packaged_encoder, network.encoder_name, path)
+    return f"the encoder of {path}; the rest has another architecture"
 
 
-def _load_encoder(nested: Any, plain: Any, encoder: str, path: Path) -> None:
-    """One of the three kinds of file into an encoder; each is compared before anything is overwritten."""
+def _load_encoder(encoder: keras.Model, packaged: keras.Model, name: str, path: Path) -> None:
+    """Load any of the three kinds of file; shapes are compared before anything is overwritten."""
     import h5py
 
     try:
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
-            legacy = "layer_names" in file.attrs or "model_weights" in file
-            if legacy:
-                root = file.get("model_weights", file)
-                target, inside, want = plain, root, sorted(tuple(w.shape) for w in plain.weights)
-            else:
-                part = _encoder_part(file)
-                target, inside, want = nested, part, _own_shapes(nested)
-            if _shapes(inside) != want:
-                raise ValueError(_whose(inside))
-            # A copy of the part that counts; it also keeps Keras from guessing by the file's name.
-            copy = Path(folder) / ("encoder.h5" if legacy else "encoder.weights.h5")
+            is_legacy = "layer_names" in file.attrs or "model_weights" in file
+            if is_legacy:
+                target, group = packaged, file.get("model_weights", file)
+            else:  # the file of a whole network keeps its one nested layer, the encoder, below layers/functional
+                target, group = encoder, file.get("layers/functional", file)
+            if _stored_shapes(group) != _weight_shapes(target):
+                raise ValueError(_describe(group))
+            # Copy the part to load. The name of the copy also tells Keras which of its formats it is.
+            copy = Path(folder) / ("encoder.h5" if is_legacy else "encoder.weights.h5")
             with h5py.File(copy, "w") as out:
-                for name in inside:
-                    inside.copy(name, out)
-                for name, value in inside.attrs.items():
-                    out.attrs[name] = value
+                for key in group:
+                    group.copy(key, out)
+                for key, value in group.attrs.items():
+                    out.attrs[key] = value
             target.load_weights(copy)
     except (ValueError, OSError, KeyError) as error:
         raise GatemaskError(
             "These weights do not fit the encoder.",
             where=path,
             received=str(error).splitlines()[0],
-            expected=f"{encoder} without its top, or a network with that encoder",
+            expected=f"{name} without its classifier, or a network with that encoder",
         ) from None
 
 
-def _encoder_part(file: Any) -> Any:
-    """A whole network's file keeps its one nested layer, the encoder, below layers/functional."""
-    return file.get("layers/functional", file)
-
-
-def _shapes(group: Any) -> list[tuple[int, ...]]:
-    """The shapes of all weights in a file or a part of it; states of random generators are not weights."""
+def _stored_shapes(group: h5py.Group) -> Shapes:
+    """Shapes of all weights in a group, sorted; states of random generators are not weights."""
     import h5py
 
-    found: list[tuple[int, ...]] = []
+    shapes: Shapes = []
 
-    def look(name: str, item: Any) -> None:
+    def add_shape(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset) and "seed_generator" not in name and "optimizer" not in name.split("/"):
-            found.append(tuple(item.shape))
+            shapes.append(tuple(item.shape))
 
-    group.visititems(look)
-    return sorted(found)
+    group.visititems(add_shape)
+    return sorted(shapes)
 
 
-def _own_shapes(model: Any) -> list[tuple[int, ...]]:
+def _weight_shapes(model: keras.Model) -> Shapes:
     return sorted(tuple(weight.shape) for weight in model.weights)
 
 
-def _whose(group: Any) -> str:
-    """What a file that does not fit seems to be, by the number of its parameters."""
-    count = int(sum(np.prod(shape) for shape in _shapes(group)))
-    known = {encoder.parameters: name for name, encoder in ENCODERS.items()}
-    return f"weights of {known[count]}" if count in known else f"{count:,} parameters of something else"
+def _describe(group: h5py.Group) -> str:
+    """Guess what a file that does not fit contains, by its number of parameters."""
+    count = int(sum(np.prod(shape) for shape in _stored_shapes(group)))
+    encoders = {encoder.parameters: name for name, encoder in ENCODERS.items()}
+    return f"weights of {encoders[count]}" if count in encoders else f"{count:,} parameters of an unknown network"

@@ -1,45 +1,46 @@
-"""Losses on `keras.ops`, and their weighted sum as a YAML spells it: `loss: {bce: 3, focal: {weight: 4, gamma: 2}}`.
+"""Losses on `keras.ops`, and their weighted sum as a YAML writes it: `loss: {bce: 3, focal: {weight: 4, gamma: 2}}`.
 
-Each takes truth (0 or 1; cross-entropies take what lies between too) and probabilities of one shape, float32
-(b, ...), and gives one number an image, (b,). No shape in here depends on data.
+Each loss takes truth and probabilities of one shape, float32 (b, ...), and returns one value per image, (b,). Truth is
+0 or 1; cross-entropies also accept values in between. No shape depends on data.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import keras
 from keras import ops
 
+from gatemask.builders.tensor import Tensor
 from gatemask.config import CROSS_ENTROPIES, LossName, LossPart
 
-TINY = 1e-7  # probabilities are kept so far from 0 and 1 where a logarithm is taken
+TINY = 1e-7  # distance from 0 and 1 that probabilities keep before a logarithm
 
 
-def bce(truth: Any, probability: Any, smoothing: float = 0.0) -> Any:
-    """Binary cross-entropy, averaged over an image; label_smoothing s moves 0 and 1 to s/2 and 1 - s/2."""
+def bce(truth: Tensor, probability: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy, averaged per image; `label_smoothing` s moves 0 and 1 to s/2 and 1 - s/2."""
     return _per_image(ops.binary_crossentropy(_smooth(truth, smoothing), probability), ops.mean)
 
 
-def focal(truth: Any, probability: Any, smoothing: float = 0.0, gamma: float = 2.0) -> Any:
+def focal(truth: Tensor, probability: Tensor, smoothing: float = 0.0, gamma: float = 2.0) -> Tensor:
     """Cross-entropy times (1 - probability of the truth)^gamma, without class weights (Lin 2017)."""
     wrong = truth * (1 - probability) + (1 - truth) * probability
-    # The gradient of a power below 1 has no bound at 0.
+    # The gradient of a power below 1 is unbounded at 0.
     factor = ops.power(ops.maximum(wrong, TINY), gamma)
     return _per_image(factor * ops.binary_crossentropy(_smooth(truth, smoothing), probability), ops.mean)
 
 
-def dice(truth: Any, probability: Any) -> Any:
-    """1 - soft Dice of each image (Milletari 2016), with 1 pixel added above and below: an empty pair costs 0."""
+def dice(truth: Tensor, probability: Tensor) -> Tensor:
+    """1 - soft Dice per image (Milletari 2016), with 1 added to numerator and denominator: an empty pair costs 0."""
     intersection = _per_image(truth * probability, ops.sum)
     total = _per_image(truth, ops.sum) + _per_image(probability, ops.sum)
     return 1 - (2 * intersection + 1) / (total + 1)
 
 
-def dice_batch(truth: Any, probability: Any, sample_weight: Any = None) -> Any:
-    """1 - soft Dice of the whole batch as one image, with 1 pixel added; the same number for each image."""
+def dice_batch(truth: Tensor, probability: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+    """1 - soft Dice of the whole batch as if it were one image, with 1 added to numerator and denominator."""
     intersection = _per_image(truth * probability, ops.sum)
     total = _per_image(truth, ops.sum) + _per_image(probability, ops.sum)
     weight = ops.ones_like(total) if sample_weight is None else sample_weight
@@ -47,22 +48,22 @@ def dice_batch(truth: Any, probability: Any, sample_weight: Any = None) -> Any:
     return cost * ops.ones_like(total)
 
 
-def tversky(truth: Any, probability: Any, alpha: float = 0.3, beta: float = 0.7) -> Any:
-    """1 - TP / (TP + alpha FP + beta FN) of each image (Salehi 2017), with 1 pixel added above and below."""
-    hit = _per_image(truth * probability, ops.sum)
-    false_positive = _per_image(probability, ops.sum) - hit
-    false_negative = _per_image(truth, ops.sum) - hit
-    return 1 - (hit + 1) / (hit + alpha * false_positive + beta * false_negative + 1)
+def tversky(truth: Tensor, probability: Tensor, alpha: float = 0.3, beta: float = 0.7) -> Tensor:
+    """1 - TP / (TP + alpha FP + beta FN) per image (Salehi 2017), with 1 added to numerator and denominator."""
+    true_positive = _per_image(truth * probability, ops.sum)
+    false_positive = _per_image(probability, ops.sum) - true_positive
+    false_negative = _per_image(truth, ops.sum) - true_positive
+    return 1 - (true_positive + 1) / (true_positive + alpha * false_positive + beta * false_negative + 1)
 
 
-def lovasz(truth: Any, probability: Any) -> Any:
-    """Lovász hinge of each image (Berman 2018), on the logits of the probabilities.
+def lovasz(truth: Tensor, probability: Tensor) -> Tensor:
+    """Lovász hinge per image (Berman 2018), on the logits of the probabilities.
 
-    As in the paper's code, an image without truth costs its worst pixel's hinge.
+    As in the paper's code, an image without truth costs the hinge of its worst pixel.
     """
-    p = ops.clip(probability, TINY, 1 - TINY)
-    logits = _flat(ops.log(p) - ops.log(1 - p))
-    labels = ops.cast(_flat(truth) > 0.5, logits.dtype)
+    clipped = ops.clip(probability, TINY, 1 - TINY)
+    logits = _flatten(ops.log(clipped) - ops.log(1 - clipped))
+    labels = ops.cast(_flatten(truth) > 0.5, logits.dtype)
     errors = 1 - logits * (2 * labels - 1)
     order = ops.argsort(-errors, axis=1)
     errors, labels = ops.take_along_axis(errors, order, axis=1), ops.take_along_axis(labels, order, axis=1)
@@ -74,15 +75,16 @@ def lovasz(truth: Any, probability: Any) -> Any:
     return ops.sum(ops.relu(errors) * ops.stop_gradient(steps), axis=1)
 
 
-LOSSES: dict[LossName, Callable[..., Any]] = {name: globals()[name] for name in get_args(LossName)}
+LossFunction = Callable[..., Tensor]
+LOSSES: dict[LossName, LossFunction] = {name: globals()[name] for name in get_args(LossName)}
 
 
 class WeightedLoss(keras.losses.Loss):
-    """The weighted sum of named losses, of truth and probabilities of one shape.
+    """Weighted sum of named losses.
 
     Args:
-        weights: name to weight, or to a LossPart with options.
-        label_smoothing: for the parts that are cross-entropies.
+        weights: Weight of each loss, or its weight and options as a `LossPart`.
+        label_smoothing: Label smoothing of the cross-entropies among them. Default: 0.
     """
 
     def __init__(self, weights: Mapping[LossName, float | LossPart], label_smoothing: float = 0.0) -> None:
@@ -92,18 +94,24 @@ class WeightedLoss(keras.losses.Loss):
             for name, part in weights.items()
         ]
 
-    def call(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """One number an image, (b,); weights only matter to parts that look at the whole batch."""
+    def call(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Return one value per image, (b,).
+
+        Args:
+            y_true: Truth, of the shape of `y_pred`.
+            y_pred: Probabilities, float32 (b, ...).
+            sample_weight: Weights, (b,); only losses of a whole batch use them. Default: equal weights.
+        """
         truth, total = ops.cast(y_true, y_pred.dtype), 0.0
-        for name, weight, part in self._parts:
+        for name, weight, loss in self._parts:
             options = {"sample_weight": sample_weight} if name == "dice_batch" else {}
-            total = total + weight * part(truth, y_pred, **options)
+            total = total + weight * loss(truth, y_pred, **options)
         return total
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """One number: the mean by sample weight (b,), so that images that pad a batch count for nothing.
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Return the mean over images, weighted by `sample_weight`, (b,): images that pad a batch do not count.
 
-        On several devices of TensorFlow, this device's share of it: Keras adds up the devices' gradients.
+        On several devices of TensorFlow, this is the device's share of the mean: Keras sums the devices' gradients.
         """
         y_pred = ops.cast(ops.convert_to_tensor(y_pred), "float32")
         if sample_weight is None:
@@ -115,7 +123,7 @@ class WeightedLoss(keras.losses.Loss):
 
 
 def replica_count() -> int:
-    """Devices whose gradients Keras adds up: those of a strategy of TensorFlow; on JAX there is one program for all."""
+    """Return the number of devices whose gradients Keras sums: those of a TensorFlow strategy, and 1 on JAX."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -123,20 +131,20 @@ def replica_count() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def _with_options(name: LossName, part: LossPart, label_smoothing: float) -> tuple[float, Callable[..., Any]]:
+def _with_options(name: LossName, part: LossPart, label_smoothing: float) -> tuple[float, LossFunction]:
     options = part.model_dump(exclude={"weight"}, exclude_none=True)
     if name in CROSS_ENTROPIES:
         options["smoothing"] = label_smoothing
     return part.weight, partial(LOSSES[name], **options)
 
 
-def _smooth(truth: Any, smoothing: float) -> Any:
+def _smooth(truth: Tensor, smoothing: float) -> Tensor:
     return truth * (1 - smoothing) + smoothing / 2
 
 
-def _flat(x: Any) -> Any:
+def _flatten(x: Tensor) -> Tensor:
     return ops.reshape(x, (x.shape[0] or ops.shape(x)[0], -1))
 
 
-def _per_image(x: Any, reduce: Callable[..., Any]) -> Any:
-    return reduce(_flat(x), axis=1)
+def _per_image(x: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    return reduce(_flatten(x), axis=1)

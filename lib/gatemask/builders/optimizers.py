@@ -1,27 +1,31 @@
-"""Optimizers by name; the learning rate is set epoch by epoch from the schedule."""
+"""Build optimizers by name; training sets the learning rate of each epoch from the schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import keras
 from keras import ops
 
+from gatemask.builders.tensor import Tensor
 from gatemask.config import Optimizer, OptimizerName
 
 
 class RAdam(keras.optimizers.Optimizer):
-    """Adam whose steps wait until their variance is known (RAdam, Liu 2019).
+    """Rectified Adam (RAdam, Liu 2019): adaptive steps start once their variance is bounded.
 
-    While the length of the approximated moving average is at most 4, the step is that of momentum alone;
-    then Adam's, times the rectification r. The choice is made by `where`, so that the step stays one graph.
+    While the length of the approximated moving average is at most 4, the step is that of momentum alone. From then on
+    it is Adam's, times the rectification r. `where` decides, so the step remains one graph.
 
     Args:
-        learning_rate: a number.
-        beta_1, beta_2: decay of the gradients' mean and of their squares' mean.
-        epsilon: added to the root of the squares' mean.
-        kwargs: of every Keras optimizer: clipnorm, weight_decay, use_ema, ...
+        learning_rate: Learning rate. Default: 0.001.
+        beta_1: Decay of the gradients' moving average. Default: 0.9.
+        beta_2: Decay of the squared gradients' moving average. Default: 0.999.
+        epsilon: Constant added to the root of the second average. Default: 1e-7.
+        name: Name of the optimizer. Default: "radam".
+        kwargs: Options of every Keras optimizer: clipnorm, weight_decay, use_ema, ...
     """
 
     def __init__(
@@ -36,65 +40,72 @@ class RAdam(keras.optimizers.Optimizer):
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
 
-    def build(self, var_list: list[Any]) -> None:
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(var_list)
         self._means = [self.add_variable_from_reference(variable, name="mean") for variable in var_list]
         self._squares = [self.add_variable_from_reference(variable, name="square") for variable in var_list]
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         rate, gradient = ops.cast(learning_rate, variable.dtype), ops.cast(gradient, variable.dtype)
         step = ops.cast(self.iterations + 1, "float32")
         index = self._get_variable_index(variable)
         mean, square = self._means[index], self._squares[index]
         self.assign_add(mean, (gradient - mean) * (1 - self.beta_1))
         self.assign_add(square, (ops.square(gradient) - square) * (1 - self.beta_2))
-        # 1 - beta^t in a form that keeps its digits in float32.
-        left_1, left_2 = -ops.expm1(step * math.log(self.beta_1)), -ops.expm1(step * math.log(self.beta_2))
+        # 1 - beta^t, without losing digits in float32.
+        correction_1, correction_2 = -ops.expm1(step * math.log(self.beta_1)), -ops.expm1(step * math.log(self.beta_2))
         longest = 2 / (1 - self.beta_2) - 1
         length = longest - 2 * step / ops.expm1(-step * math.log(self.beta_2))
-        safe = ops.maximum(length, 4.0)
-        r = ops.sqrt((safe - 4) * (safe - 2) * longest / ((longest - 4) * (longest - 2) * safe))
-        adapted = ops.cast(r, variable.dtype) / (ops.sqrt(square / ops.cast(left_2, variable.dtype)) + self.epsilon)
+        bounded = ops.maximum(length, 4.0)
+        rectification = ops.sqrt((bounded - 4) * (bounded - 2) * longest / ((longest - 4) * (longest - 2) * bounded))
+        adapted = ops.cast(rectification, variable.dtype) / (
+            ops.sqrt(square / ops.cast(correction_2, variable.dtype)) + self.epsilon
+        )
         factor = ops.where(length > 4, adapted, ops.ones_like(adapted))
-        self.assign_sub(variable, rate * factor * mean / ops.cast(left_1, variable.dtype))
+        self.assign_sub(variable, rate * factor * mean / ops.cast(correction_1, variable.dtype))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
 
-class KeepsWeights:
-    """Keras puts the averages in place of the weights at the end of every `fit`: here, the trainer decides when."""
+class KeepWeights:
+    """Mixin for an optimizer with averaged weights: the trainer decides when they replace the weights.
 
-    def finalize_variable_values(self, var_list: list[Any]) -> None:
-        """Nothing."""
+    Keras would replace them at the end of each `fit`.
+    """
+
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
+        """Leave the weights unchanged."""
 
 
-_CLASSES = {kind.__name__.lower(): kind for kind in (*vars(keras.optimizers).values(), RAdam) if isinstance(kind, type)}
+_CLASSES = {cls.__name__.lower(): cls for cls in (*vars(keras.optimizers).values(), RAdam) if isinstance(cls, type)}
 OPTIMIZERS: dict[OptimizerName, type[keras.optimizers.Optimizer]] = {
     name: _CLASSES[name] for name in get_args(OptimizerName)
 }
 
 
 def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "float32") -> keras.optimizers.Optimizer:
-    """An optimizer that starts at `learning_rate`, as `compile` is to take it.
+    """Return an optimizer for `compile`.
 
     Args:
-        config: name and options. `ema` keeps averages beside the weights and never writes them back by itself.
-        learning_rate: of the first epoch.
-        precision: of the layers; with float16 the loss is scaled so that small gradients do not vanish.
+        config: The experiment's `optimizer:`. With `ema`, averaged weights are kept beside the weights and replace
+            them only when the trainer decides.
+        learning_rate: Learning rate of the first epoch.
+        precision: Precision of the layers; with "float16", the loss is scaled to keep small gradients from vanishing.
+            Default: "float32".
     """
     options = config.model_dump(exclude={"name", "ema", "accumulate"}, exclude_none=True)
-    kind = OPTIMIZERS[config.name]
+    optimizer_class = OPTIMIZERS[config.name]
     if config.ema is not None:
         options |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}
-        kind = type(kind.__name__, (KeepsWeights, kind), {})
-    optimizer = kind(learning_rate=learning_rate, gradient_accumulation_steps=config.accumulate, **options)
+        optimizer_class = type(optimizer_class.__name__, (KeepWeights, optimizer_class), {})
+    optimizer = optimizer_class(learning_rate=learning_rate, gradient_accumulation_steps=config.accumulate, **options)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
-def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[Any]:
-    """The variables that hold the averages of the trainable variables, in the order it was built with; or none."""
+def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """Return the averages of the trainable variables, in the order the optimizer was built with; [] without `ema`."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     return list(inner._model_variables_moving_average) if inner.use_ema else []

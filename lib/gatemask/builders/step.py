@@ -1,53 +1,66 @@
-"""The model that is trained: a network's heads, and the loss over all of them."""
+"""Build the model to train: a network's heads, and the loss over all of them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import keras
 from keras import ops
 
-from gatemask.builders import losses
+from gatemask.builders.losses import WeightedLoss
 from gatemask.builders.models import Network
+from gatemask.builders.tensor import Tensor
 from gatemask.config import Experiment
+
+GATE_HEAD_LOSS = WeightedLoss({"bce": 1.0})
 
 
 class TrainingModel(keras.Model):
-    """Images to heads; the truth is one array, whatever the number of heads. Compiled with an optimizer alone."""
+    """Model from images to all heads. Its truth is one array for any number of heads; compile it without a loss."""
 
-    def set_loss(self, main: losses.WeightedLoss, gate_weight: float) -> TrainingModel:
-        """The loss of the main and deep heads, and the weight of the gate head's cross-entropy."""
-        self._main, self._gate_weight = main, gate_weight
+    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float) -> TrainingModel:
+        """Set the loss, and return the model.
+
+        Args:
+            mask_loss: Loss of the main and deep heads.
+            gate_weight: Weight of the gate head's cross-entropy.
+        """
+        self._mask_loss, self._gate_weight = mask_loss, gate_weight
         return self
 
     def compute_loss(
-        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
-    ) -> Any:
-        """One number.
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: dict[str, Tensor] | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss, a scalar.
 
         Args:
-            x: unused.
-            y: the truth, uint8 or float32: (b, 1) of gates, else (b, s, s, classes).
-            y_pred: name to probabilities, as Network.heads.
-            sample_weight: (b,) or nothing.
-            training: unused.
+            x: Unused.
+            y: Truth, uint8 or float32: (b, 1) for a gate, (b, s, s, classes) for a mask network.
+            y_pred: Probabilities of each head, as in `Network.heads`.
+            sample_weight: Weights, (b,). Default: equal weights.
+            training: Unused.
         """
-        shown = [head for name, head in y_pred.items() if name != "gate"]
-        total = sum(self._main(y, head, sample_weight) for head in shown) / len(shown)
+        assert y_pred is not None
+        heads = [head for name, head in y_pred.items() if name != "gate"]
+        total = sum(self._mask_loss(y, head, sample_weight) for head in heads) / len(heads)
         if "gate" in y_pred:
-            anything = ops.any(ops.reshape(y, (ops.shape(y)[0], -1)) > 0, axis=1, keepdims=True)
-            total = total + self._gate_weight * GATE(anything, y_pred["gate"], sample_weight)
+            is_positive = ops.any(ops.reshape(y, (ops.shape(y)[0], -1)) > 0, axis=1, keepdims=True)
+            total = total + self._gate_weight * GATE_HEAD_LOSS(is_positive, y_pred["gate"], sample_weight)
         return total
 
 
-GATE = losses.WeightedLoss({"bce": 1.0})
-
-
 def training_model(network: Network, exp: Experiment) -> TrainingModel:
-    """The model to `compile(optimizer=...)` and `fit` on (images, truth) or (images, truth, weights).
+    """Return the model to `compile(optimizer=...)` and to `fit` on images, truth and optional weights.
 
-    Its loss: exp.loss averaged over the main and deep heads, and exp.gate_loss times the cross-entropy of the
-    gate head, whose truth is whether any pixel is mask. It shares its layers with `network.predict`.
+    Its loss is `exp.loss`, averaged over the main and deep heads, plus `exp.gate_loss` times the cross-entropy of the
+    gate head, whose truth is whether any pixel is mask. It shares its layers with `network.model`.
+
+    Args:
+        network: Network from `build_network`.
+        exp: Experiment.
     """
-    model = TrainingModel(network.predict.input, dict(network.heads))
-    return model.set_loss(losses.WeightedLoss(exp.loss, exp.label_smoothing), exp.gate_loss)
+    model = TrainingModel(network.model.input, dict(network.heads))
+    return model.set_loss(WeightedLoss(exp.loss, exp.label_smoothing), exp.gate_loss)

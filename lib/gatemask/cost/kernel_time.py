@@ -156,7 +156,7 @@ def _forward_pass(exp: Experiment, size: int, channels: int, classes: int) -> di
     from gatemask.builders import models
     from gatemask.cost import plan
 
-    return plan.forward_pass(models.build_network(exp.model, size, channels, classes).predict)
+    return plan.forward_pass(models.build_network(exp.model, size, channels, classes).model)
 
 
 def _experiment(project: Project, name: str) -> Experiment:

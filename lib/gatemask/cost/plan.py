@@ -163,11 +163,11 @@ def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
     from gatemask.builders import models, optimizers
 
     network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
-    weights = network.predict.trainable_variables
+    weights = network.model.trainable_variables
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(weights)
-    numbers = sum(int(np.prod(v.shape)) for v in [*network.predict.variables, *weights, *optimizer.variables])
-    return {"parameters": network.predict.count_params(), "held": numbers, **forward_pass(network.predict)}
+    numbers = sum(int(np.prod(v.shape)) for v in [*network.model.variables, *weights, *optimizer.variables])
+    return {"parameters": network.model.count_params(), "held": numbers, **forward_pass(network.model)}
 
 
 def forward_pass(network: Any) -> dict[str, int]:

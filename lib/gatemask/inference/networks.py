@@ -133,7 +133,7 @@ class _Loader:
         config = member.model.model_copy(update={"weights": "none"})
         key = f"{config.model_dump_json()} {size}"
         if key not in self._models:
-            self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).predict
+            self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).model
         model = self._models[key]
         model.load_weights(weights_path(self._folder, member))
         forward = self._graphs.get((key, device)) or graph(model, device)

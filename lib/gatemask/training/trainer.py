@@ -121,7 +121,7 @@ def ready(job: Job) -> None:
         options = {"jit_compile": job.devices.backend == "jax"}  # TensorFlow without XLA was the fastest on a CPU
         for frozen in [True, False] if exp.freeze else [False]:
             job.steps[frozen] = _step(job, frozen, options)
-        job.evaluator = job.network.predict
+        job.evaluator = job.network.model
         loss = losses.WeightedLoss(exp.loss, exp.label_smoothing)
         measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task)]
         job.evaluator.compile(None, loss=loss, weighted_metrics=measured, **options)  # Keras insists on a loss
@@ -176,7 +176,7 @@ def trainable(job: Job, frozen: bool, model: Any = None) -> Any:
 def _frozen_layers(job: Job, model: Any) -> list[Any]:
     assert job.exp.freeze is not None
     if job.exp.freeze.layers == "encoder":
-        return list(job.network.encoder)
+        return list(job.network.encoder.layers)
     starts = tuple(job.exp.freeze.layers)
     named = [layer for layer in model._flatten_layers(include_self=False) if layer.name.startswith(starts)]
     if not named:
@@ -184,7 +184,7 @@ def _frozen_layers(job: Job, model: Any) -> list[Any]:
             "No layer's name begins so.",
             where="freeze.layers",
             received=", ".join(starts),
-            expected="'encoder', or such as " + ", ".join(layer.name for layer in job.network.encoder[-3:]),
+            expected="'encoder', or such as " + ", ".join(layer.name for layer in job.network.encoder.layers[-3:]),
         )
     return named
 

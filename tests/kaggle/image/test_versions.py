@@ -159,15 +159,15 @@ def write(folder: Path) -> None:
 
     for name in NAMES:
         network = steps.build(name, seed=1)
-        steps.stir(network.predict)
+        steps.stir(network.model)
         if name == "gate":
-            liven(network.predict)
+            liven(network.model)
         model = trainable(network) if name == "unet" else None
         if model is not None:
             one_step(model)
-        write_with(folder / name / "best.weights.h5", network.predict.save_weights)
-        np.save(folder / f"{name}.npy", steps.outputs(name, network.predict))
-        np.savez(folder / f"{name}.npz", *map(np.asarray, network.predict.weights))
+        write_with(folder / name / "best.weights.h5", network.model.save_weights)
+        np.save(folder / f"{name}.npy", steps.outputs(name, network.model))
+        np.savez(folder / f"{name}.npz", *map(np.asarray, network.model.weights))
         if model is not None:
             state.save(folder / "state", model, state.Progress(batch=steps.BATCH, epoch=1, scores=(0.5,)))
             (folder / "next.json").write_text(json.dumps(one_step(model)))
@@ -183,13 +183,13 @@ def read(folder: Path, notes: Path) -> None:
     for name in NAMES:
         network = steps.build(name, seed=2)
         theirs = [value for _, value in sorted(np.load(folder / f"{name}.npz").items(), key=lambda i: int(i[0][4:]))]
-        before = different(network.predict.weights, theirs)
-        network.predict.load_weights(folder / name / "best.weights.h5")
-        outputs, expected = steps.outputs(name, network.predict), np.load(folder / f"{name}.npy")
+        before = different(network.model.weights, theirs)
+        network.model.load_weights(folder / name / "best.weights.h5")
+        outputs, expected = steps.outputs(name, network.model), np.load(folder / f"{name}.npy")
         found[name] = {
             "weights": len(theirs),
             "different_before": before,
-            "different": different(network.predict.weights, theirs),
+            "different": different(network.model.weights, theirs),
             "apart": float(np.abs(outputs - expected).max()),
             "spread": float(expected.std(axis=0).max()),
         }

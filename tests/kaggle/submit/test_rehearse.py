@@ -79,7 +79,7 @@ def ensemble(project: Project, comp: Competition) -> Path:
         config = Model(name=name, encoder="mobilenet", weights="none")
         path = project.fold(kind, 0) / "best.weights.h5"
         path.parent.mkdir(parents=True)
-        models.build_network(config, 32, 3, classes, seed=1).predict.save_weights(path)
+        models.build_network(config, 32, 3, classes, seed=1).model.save_weights(path)
         one = {"name": f"{kind}-fold0", "experiment": kind, "fold": 0, "weight": 1.0, "sha256": sha256(path)}
         chosen[kind] = [{**one, "size": 32, "records": 64, "tta": [], "model": config.model_dump(mode="json")}]
     rule = {"gate": 0.0, "upper": 0.5, "lower": 0.5, "min_area": 1}
