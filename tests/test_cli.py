@@ -94,8 +94,8 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["loop", "phantoms"], ["no competition 'phantoms'", "Did you mean 'phantom'"]),
-        (["train", "phantom/unet_b1"], ["no such experiment", "unet_b0"]),
+        (["loop", "phantoms"], ["Unknown competition 'phantoms'", "Did you mean 'phantom'"]),
+        (["train", "phantom/unet_b1"], ["Unknown experiment", "unet_b0"]),
         (["train", "phantom/unet_b0", "--fold", "one"], ["--fold requires numbers", "one"]),
         (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
         (["records", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
@@ -135,7 +135,7 @@ def test_outside_a_project_it_says_so(tmp_path: Path) -> None:
         [sys.executable, "-m", "gatemask", "loop", "phantom"], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "not a gatemask project" in done.stderr
+    assert "Not a gatemask project" in done.stderr
 
 
 def test_json_is_all_there_is_on_stdout(root: Path) -> None:

@@ -417,7 +417,7 @@ def test_without_a_network_the_command_says_so(
 def test_outside_a_project_it_says_so(home: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "gatemask", "doctor"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "not a gatemask project" in done.stderr
+    assert "Not a gatemask project" in done.stderr
 
 
 @pytest.mark.integration

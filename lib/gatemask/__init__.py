@@ -1,3 +1,3 @@
-"""gatemask: segmentation competitions, from raw files to a scored Kaggle submission."""
+"""Segmentation competitions, from raw files to a scored Kaggle submission."""
 
 __version__ = "0.1.0"

@@ -142,9 +142,9 @@ def print_result(
         return
     fields = result.as_dict() if isinstance(result, CommandResult) else result
     if as_json:
-        from gatemask.files import plain
+        from gatemask.files import json_default
 
-        print(json.dumps(fields, indent=2, ensure_ascii=False, default=plain))
+        print(json.dumps(fields, indent=2, ensure_ascii=False, default=json_default))
         return
     from gatemask.console import say
 

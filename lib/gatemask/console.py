@@ -1,4 +1,4 @@
-"""What a person sees while a command runs. All of it goes to stderr: stdout belongs to `--json`."""
+"""Output for people: messages, progress bars and tables on stderr. Stdout belongs to `--json`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _console: Console | None = None
 
 
 def console() -> Console:
+    """Return the console of this process, which writes to stderr."""
     global _console
     if _console is None:
         from rich.console import Console
@@ -22,13 +23,21 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
+    """Print a line as it is, without markup."""
     console().print(text, markup=False)
 
 
 def progress(
     items: Iterable[T], what: str, total: int | None = None, size: Callable[[T], int] = lambda _: 1
 ) -> Generator[T, None, None]:
-    """Go through `items` behind a progress bar, each worth `size` of the total; nothing is drawn on a pipe or a log."""
+    """Yield the items while drawing a progress bar, if stderr is a terminal.
+
+    Args:
+        items: Items to yield.
+        what: Text beside the bar.
+        total: Length of the bar. Default: the number of items, if they are a sequence.
+        size: Share of the total for an item. Default: 1.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     total = total if total is not None else len(items) if isinstance(items, Sequence) else None
@@ -41,13 +50,14 @@ def progress(
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table. Floats are shown with four digits; columns of short cells are right-aligned."""
     from rich.table import Table
 
     rows = list(rows)
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
         text = any(isinstance(cell := row[index], str) and " " in cell for row in rows)
-        drawn.add_column(column, justify="left" if index == 0 or text else "right")
+        grid.add_column(column, justify="left" if index == 0 or text else "right")
     for row in rows:
-        drawn.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    console().print(drawn)
+        grid.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console().print(grid)

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exception for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class GatemaskError(Exception):
-    """Something the user can put right. The command prints it without a traceback and exits with 1.
+    """An error that the user can fix. The command prints it without a traceback and exits with 1.
 
     Args:
-        what: what was wrong, one sentence.
-        where: file and line, image id, or option.
-        received: what was found.
-        expected: what would have been right.
-        do: the next thing to do.
+        what: The fault, in one sentence.
+        where: File and line, image id, or option.
+        received: Value or state that is wrong.
+        expected: Values or states that are valid.
+        do: What the user should do next.
     """
 
     def __init__(
@@ -36,23 +36,27 @@ class GatemaskError(Exception):
         lines += [f"  {name + ':':<10}{value}" for name, value in self.details.items() if value is not None]
         return "\n".join(lines)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """So that one raised in another process arrives whole."""
-        return _again, (type(self), self.what, self.details)
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep the details of an error that is raised in another process."""
+        return _rebuild, (type(self), self.what, self.details)
 
     def short(self) -> str:
-        """One line, for a table of many."""
+        """Return the error in one line, for a table of several."""
         received, expected = self.details["received"], self.details["expected"]
         if received is None:
             return self.what
         return f"{self.what} Found {received}" + ("." if expected is None else f", not {expected}.")
 
 
-def _again(kind: type[GatemaskError], what: str, details: dict[str, Any]) -> GatemaskError:
+def _rebuild(kind: type[GatemaskError], what: str, details: dict[str, Any]) -> GatemaskError:
     return kind(what, **details)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that looks most like `word`, or None where nothing comes near."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """Return the choice most similar to `word`, or None if none is similar.
+
+    >>> nearest("epoch", ["epochs", "batch"])
+    'epochs'
+    """
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return matches[0] if matches else None

@@ -1,7 +1,7 @@
-"""Files that are either whole or absent, and the stamps by which a stage knows that its work is current.
+"""Atomic writes, hashes, locks, and the stamps by which a stage recognizes that its outputs are current.
 
-Every write goes to a temporary name in the same folder, is flushed to disk, and then takes the final name in
-one step. Killed before the rename: the old file stands. Killed after: the new one does. Nothing in between.
+Each file is written under a temporary name in the same folder, flushed to disk, and then renamed. A process killed
+before the rename leaves the old file; one killed after it leaves the new one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import yaml
 
 from gatemask.errors import GatemaskError
 
-LOCK_S = 10.0  # a process whose parent was killed needs a moment to go
+LOCK_S = 10.0  # a process whose parent was killed needs a moment to end
 
 
 def write_with(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call `write(temporary path)`, then put its file in place of `path`.
+    """Call `write` with a temporary path, then rename its file to `path`.
 
-    The temporary name keeps the suffix, since some writers (Keras, numpy) look at it; it is always the same, so
-    that what a killed process left is overwritten by the next one.
+    The temporary name keeps the suffix, which some writers (Keras, NumPy) check. It is always the same, so the next
+    process overwrites what a killed one left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
@@ -50,7 +50,7 @@ def write_bytes(path: Path, data: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=plain) + "\n")
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=json_default) + "\n")
 
 
 def write_yaml(path: Path, value: Any) -> Path:
@@ -58,11 +58,16 @@ def write_yaml(path: Path, value: Any) -> Path:
 
 
 def read_json(path: Path) -> Any:
+    """Read a JSON file that gatemask wrote.
+
+    Raises:
+        GatemaskError: The file is not valid JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GatemaskError(
-            "A file that gatemask wrote cannot be read.",
+            "Not valid JSON, though gatemask wrote this file.",
             where=path,
             received=str(error),
             do=f"Delete {path} and run the command again; only its own stage is repeated.",
@@ -79,23 +84,34 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of any JSON-like value; equal values give equal fingerprints."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=plain)
+    """Return a short hash of a JSON-like value.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=json_default)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def listing_fingerprint(paths: Iterable[Path], root: Path) -> str:
-    """A hash of names, sizes and modification times: cheap enough for ten thousand raw files."""
+    """Return a hash of names, sizes and modification times: cheap enough for ten thousand raw files."""
     rows = [(os.path.relpath(p, root), p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
     return fingerprint(sorted(rows))
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[int]:
-    """Hold a lock file while the block runs, and yield its number: a process that inherits it holds it too.
+    """Hold a lock file while the block runs.
+
+    Args:
+        path: Lock file.
+        busy: Error message if another process holds the lock.
+
+    Yields:
+        The file descriptor; a process that inherits it holds the lock as well.
 
     Raises:
-        GatemaskError: `busy`, when another process has held it for LOCK_S seconds.
+        GatemaskError: Another process has held the lock for LOCK_S seconds.
     """
     import fcntl
 
@@ -108,13 +124,13 @@ def locked(path: Path, busy: str) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise GatemaskError(busy, where=path.parent, do="Wait until it ends, or end it.") from None
+                    raise GatemaskError(busy, where=path.parent, do="Wait until it ends, or stop it.") from None
                 time.sleep(0.2)
         yield file.fileno()
 
 
 def fresh_folder(path: Path) -> Path:
-    """`path` as an empty folder."""
+    """Create an empty folder, deleting its previous content, and return it."""
     if path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True)
@@ -122,7 +138,7 @@ def fresh_folder(path: Path) -> Path:
 
 
 def set_aside(folder: Path) -> Path:
-    """Rename a folder to `<name>.replaced<n>`, the first that is free, and return it."""
+    """Rename a folder to `<name>.replaced<n>`, with the first free number, and return the new path."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.replaced{number}")).exists():
         number += 1
@@ -130,7 +146,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def is_current(stamp: Path, made_from: dict[str, Any]) -> bool:
-    """Whether the stage that ends by writing `stamp` has run on these inputs and its outputs still stand."""
+    """Return whether a stamp records these inputs, and its outputs exist unchanged."""
     if not stamp.exists():
         return False
     recorded = read_json(stamp)
@@ -149,31 +165,31 @@ def write_stamp(
     outputs: Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None],
     started: float,
 ) -> dict[str, Any]:
-    """The last act of a stage: what it was made from, what came out (with hashes), and how long it took.
+    """Write a stamp, the last act of a stage.
 
     Args:
-        stamp: the file that says "done".
-        made_from: hashes and settings that decide the output.
-        result: what the command reports.
-        outputs: the files made, with their hashes where they are known; paths are kept relative to the stamp's folder.
+        stamp: JSON file that marks completion.
+        made_from: Hashes and settings that decide the outputs.
+        result: Fields that the stage reports.
+        outputs: Files made, with their hashes if available. Paths are recorded relative to the stamp.
         started: `time.monotonic()` when the stage began.
     """
-    known = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
-    hashes = {os.path.relpath(path, stamp.parent): digest for path, digest in known.items()}
+    digests = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
+    hashes = {os.path.relpath(path, stamp.parent): digest for path, digest in digests.items()}
     seconds = round(time.monotonic() - started, 2)
     write_json(stamp, {"made_from": made_from, "outputs": hashes, "seconds": seconds, **result})
     return {"seconds": seconds, **result}
 
 
 def stamped_result(stamp: Path) -> dict[str, Any]:
-    """What a current stage reported when it ran."""
+    """Return the fields that a stage reported when it ran."""
     return {k: v for k, v in read_json(stamp).items() if k not in ("made_from", "outputs")}
 
 
-def plain(value: Any) -> Any:
-    """numpy scalars and paths, as JSON knows them."""
+def json_default(value: Any) -> Any:
+    """Convert NumPy scalars and paths for json.dumps."""
     if hasattr(value, "item"):
         return value.item()
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON serializable")

@@ -1,4 +1,4 @@
-"""Where things lie. One project folder holds every competition; the design of the house is in README.md."""
+"""Folders of a project. One project holds all competitions; README.md shows the layout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Project:
     """The folders of one competition in one project.
 
     Args:
-        root: the project's folder, which holds `experiments/`.
-        comp: the competition's name; with `quick`, everything that is made carries the suffix `-quick`, so
-            that a quick try can never overwrite a real run.
+        root: Folder of the project, which contains `experiments/`.
+        comp: Name of the competition.
+        quick: Whether all outputs carry the suffix `-quick`, so a quick run never overwrites a real one.
     """
 
     root: Path
@@ -25,6 +25,7 @@ class Project:
 
     @property
     def label(self) -> str:
+        """Name of the competition's folders for generated files."""
         return f"{self.comp}-quick" if self.quick else self.comp
 
     @property
@@ -59,7 +60,11 @@ class Project:
 
 
 def find_root() -> Path:
-    """The project's folder: GATEMASK_ROOT, or the nearest folder upwards that holds `experiments/`."""
+    """Return the project folder: GATEMASK_ROOT, or the nearest parent folder that contains `experiments/`.
+
+    Raises:
+        GatemaskError: There is none.
+    """
     if named := os.environ.get("GATEMASK_ROOT"):
         return Path(named).resolve()
     here = Path.cwd().resolve()
@@ -67,49 +72,57 @@ def find_root() -> Path:
         if (folder / "experiments").is_dir():
             return folder
     raise GatemaskError(
-        "This is not a gatemask project.",
+        "Not a gatemask project.",
         where=here,
-        expected="a folder with experiments/ in it or above it",
-        do="Go to the project's folder, or name it in GATEMASK_ROOT.",
+        expected="a folder that contains experiments/, or a folder below it",
+        do="Change to the project folder, or set GATEMASK_ROOT.",
     )
 
 
 def open_project(comp: str, *, quick: bool = False) -> Project:
-    """The project of a competition by name (or by the path of its folder under experiments/)."""
+    """Return the project of a competition, given by name or by the path of its folder below experiments/.
+
+    Raises:
+        GatemaskError: There is no such competition.
+    """
     root = find_root()
     name = Path(comp).name
-    known = sorted(p.parent.name for p in (root / "experiments").glob("*/competition.yaml"))
-    if name not in known:
-        close = nearest(name, known)
+    competitions = sorted(p.parent.name for p in (root / "experiments").glob("*/competition.yaml"))
+    if name not in competitions:
+        close = nearest(name, competitions)
         raise GatemaskError(
-            f"There is no competition '{name}'.",
+            f"Unknown competition '{name}'.",
             where=root / "experiments",
             received=comp,
-            expected=", ".join(known) or "a folder with a competition.yaml",
-            do=f"Did you mean '{close}'?" if close else f"Write experiments/{name}/competition.yaml.",
+            expected=", ".join(competitions) or "a folder that contains competition.yaml",
+            do=f"Did you mean '{close}'?" if close else f"Create experiments/{name}/competition.yaml.",
         )
     return Project(root, name, quick)
 
 
 def open_experiment(path: str, *, quick: bool = False) -> tuple[Project, Path]:
-    """The project and the YAML of an experiment given as a path or as `competition/name`."""
+    """Return the project and the YAML of an experiment, given as a path or as `competition/name`.
+
+    Raises:
+        GatemaskError: There is no such experiment.
+    """
     root = find_root()
-    tries = [Path(path), root / path, root / "experiments" / f"{path}.yaml"]
-    file = next((p.resolve() for p in tries if p.is_file()), None)
+    candidates = [Path(path), root / path, root / "experiments" / f"{path}.yaml"]
+    file = next((p.resolve() for p in candidates if p.is_file()), None)
     if file is None:
-        known = sorted(experiment_files(root))
-        close = nearest(path, known)
+        experiments = sorted(experiment_files(root))
+        close = nearest(path, experiments)
         raise GatemaskError(
-            "There is no such experiment.",
+            "Unknown experiment.",
             received=path,
-            expected="a YAML under experiments/",
-            do=f"Did you mean {close}?" if close else f"Known: {', '.join(known) or 'none'}",
+            expected="a YAML below experiments/",
+            do=f"Did you mean {close}?" if close else f"Available: {', '.join(experiments) or 'none'}",
         )
     return Project(root, file.parent.name, quick), file
 
 
 def experiment_files(root: Path) -> list[str]:
-    """Every experiment's YAML below experiments/, as `experiments/competition/name.yaml`."""
+    """Return the YAML files of all experiments, as `experiments/competition/name.yaml`."""
     other = {"competition.yaml", "base.yaml", "ensemble.yaml"}
-    found = (root / "experiments").glob("*/*.yaml")
-    return [p.relative_to(root).as_posix() for p in found if p.name not in other]
+    paths = (root / "experiments").glob("*/*.yaml")
+    return [path.relative_to(root).as_posix() for path in paths if path.name not in other]

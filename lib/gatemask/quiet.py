@@ -1,4 +1,4 @@
-"""TensorFlow without the pages that it prints while it is imported; its errors still raise."""
+"""Import TensorFlow without its start-up messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def tensorflow() -> Any:
-    """The module. Its native start-up messages obey no setting, so stderr is turned away while it loads."""
+    """Import and return TensorFlow. Some native messages obey no setting, so stderr is redirected while it loads."""
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -21,7 +21,7 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import plain, read_json, read_yaml, sha256, write_json, write_yaml
+from gatemask.files import json_default, read_json, read_yaml, sha256, write_json, write_yaml
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
@@ -106,7 +106,7 @@ def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> 
 
 
 def test_again_it_does_nothing_and_other_predictions_are_tuned_anew(project: Project) -> None:
-    first = json.loads(json.dumps(tuned(project), default=plain))
+    first = json.loads(json.dumps(tuned(project), default=json_default))
     times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.name != ".lock"}
     again = tuned(project)
     assert again.pop("current") is True
