@@ -149,7 +149,7 @@ CASES = {
     "labels, a wrong size": Case("data labels {root}/raw/rle.csv --size 64", ["height and width", "1024x1024"]),
     "labels, no such images": Case("data labels {root}/raw/rle.csv --images *.jpg", ["No image was found", "*.jpg"]),
     "labels, no such competition": Case(
-        "data labels {root}/raw/rle.csv --size 64x64 --write tilse", ["Unknown competition 'tilse'", "Did you mean 'tiles'"]
+        "data labels {root}/raw/rle.csv --size 64x64 --write tilse", ["competition 'tilse'", "Did you mean 'tiles'"]
     ),
     "labels, another size than the YAML's": Case(
         "data labels {root}/raw/rle.csv --size 64x128 --write tiles", ["another size", "[64, 64]", "[64, 128]"]
