@@ -1,4 +1,4 @@
-"""Each check of the doctor both ways, and the command as a whole; Kaggle is the stand-in, or not there at all."""
+"""Each check of the doctor with both outcomes, and the command itself. Kaggle is a local stand-in, or unreachable."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ import pytest
 
 from gatemask import doctor
 from gatemask.cli import main
-from gatemask.doctor import Account, Finding
+from gatemask.doctor import Account
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import account as kaggle_account
 from gatemask.kaggle.client.api import Quota
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.image import wheels
+from gatemask.results.doctor import Finding
 from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
 
 KAGGLE = ["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"]
-NOBODY = Account(credentials=False)
-KNOWN = Account(True, OWNER, {"TPU": Quota(0, 20, ""), "GPU": Quota(0, 30, "")})
+NO_CREDENTIALS = Account(credentials=False)
+ACCOUNT = Account(True, OWNER, {"TPU": Quota(0, 20, ""), "GPU": Quota(0, 30, "")})
 
 
 def failed(kind: str) -> Account:
@@ -37,7 +38,7 @@ def failed(kind: str) -> Account:
 
 
 def state(finding: Finding, *words: str) -> str:
-    """Its state, after what holds for all: words that must be there, and advice wherever something is not ok."""
+    """Check the words of a finding, and that it has advice unless it is ok. Return its state."""
     text = f"{finding.found} {finding.do}"
     for word in words:
         assert word in text
@@ -47,7 +48,7 @@ def state(finding: Finding, *words: str) -> str:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home, without credentials; whatever would leave this machine is refused by a closed port."""
+    """An empty home folder without credentials. All external connections go to a closed port."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -63,12 +64,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cloud(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """The stand-in; the environment leads the command there."""
-    one = Cloud(tmp_path / "cloud")
-    with serve(one):
-        for name, value in one.environment(home).items():
+    """The stand-in for Kaggle, which the environment points to."""
+    stand_in = Cloud(tmp_path / "cloud")
+    with serve(stand_in):
+        for name, value in stand_in.environment(home).items():
             monkeypatch.setenv(name, value)
-        yield one
+        yield stand_in
 
 
 def write_key(folder: Path, mode: int) -> Path:
@@ -82,25 +83,25 @@ def write_key(folder: Path, mode: int) -> Path:
 # --- this machine -----------------------------------------------------------------------------------------------
 
 
-def test_an_old_python_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_python_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.python(), sys.version.split()[0]) == "ok"
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
     assert state(doctor.python(), "3.10.4", "make setup PYTHON=python3.11") == "wrong"
 
 
-def test_packages_are_compared_with_their_pins(tmp_path: Path) -> None:
+def test_installed_packages_are_compared_with_pins(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
-    assert state(doctor.packages(file), "is not there") == "warn"
-    have = f"# comment\npytest=={metadata.version('pytest')}\nPyYAML=={metadata.version('PyYAML')}\n"
-    file.write_text(have)
+    assert state(doctor.packages(file), "does not exist") == "warn"
+    pins = f"# comment\npytest=={metadata.version('pytest')}\nPyYAML=={metadata.version('PyYAML')}\n"
+    file.write_text(pins)
     assert state(doctor.packages(file), "all 2") == "ok"
-    file.write_text(f"{have}numpy==0.1\n")
+    file.write_text(f"{pins}numpy==0.1\n")
     assert state(doctor.packages(file), f"numpy {metadata.version('numpy')}, not 0.1") == "warn"
-    file.write_text(f"{have}numpy==0.1\nno-such-package==1.0\n")
+    file.write_text(f"{pins}numpy==0.1\nno-such-package==1.0\n")
     assert state(doctor.packages(file), "1 of 4 missing: no-such-package 1.0", "numpy", "make setup") == "wrong"
 
 
-def test_our_own_pins_are_all_read() -> None:
+def test_all_pins_of_the_project_are_parsed() -> None:
     lines = (wheels.SOURCE / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     finding = doctor.packages(wheels.SOURCE / "requirements.txt")
@@ -120,24 +121,24 @@ def test_our_own_pins_are_all_read() -> None:
         ("3.0", "warn"),
     ],
 )
-def test_the_kaggle_command_must_be_one_that_we_can_read(
-    monkeypatch: pytest.MonkeyPatch, version: str, expected: str
-) -> None:
+def test_versions_of_the_kaggle_command(monkeypatch: pytest.MonkeyPatch, version: str, expected: str) -> None:
     monkeypatch.setattr(metadata, "version", {"kaggle": version}.__getitem__)
     assert state(doctor.kaggle_command(), version) == expected
 
 
-def test_without_the_kaggle_command_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kaggle_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.kaggle_command(), metadata.version("kaggle")) == "ok"
 
-    def gone(name: str) -> str:
+    def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(metadata, "version", gone)
+    monkeypatch.setattr(metadata, "version", missing)
     assert state(doctor.kaggle_command(), "not installed", "make setup") == "wrong"
 
 
-def test_wheels_are_there_and_whole_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_damaged_wheels_are_reported_without_fetching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copies = tmp_path / "wheels"
     copies.mkdir()
     for path in wheels.shipped():
@@ -153,20 +154,22 @@ def test_wheels_are_there_and_whole_and_nothing_is_fetched(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1.9, "wrong"), (2.1, "warn"), (9.9, "warn"), (10.1, "ok")])
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, expected: str) -> None:
-    asked: list[Path] = []
+def test_low_disk_space_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, expected: str
+) -> None:
+    measured: list[Path] = []
 
     def usage(path: Path) -> Any:
-        asked.append(path)
+        measured.append(path)
         return SimpleNamespace(free=int(free * 1e9))
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     folders = [tmp_path / "runs", tmp_path / "data" / "deep"]
     assert state(doctor.disk(folders), f"{free} GB free for {folders[0]}, {folders[1]}") == expected
-    assert asked == [tmp_path]
+    assert measured == [tmp_path]
 
 
-def test_the_fullest_of_several_disks_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_with_least_space_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"/": 50e9, "/proc": 1e9}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[str(path)]))
     assert state(doctor.disk([Path("/"), Path("/proc")]), "50.0 GB free for /;", "1.0 GB free for /proc") == "wrong"
@@ -174,7 +177,7 @@ def test_the_fullest_of_several_disks_counts(tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[..., None]]:
-    """A folder that is project and source tree in one, and git in it."""
+    """A folder that is both project and source tree, and a function that runs git in it."""
     root = tmp_path / "project"
     (root / "experiments" / "lungs").mkdir(parents=True)
     (root / "experiments" / "lungs" / "one.yaml").write_text("epochs: 1\n")
@@ -182,14 +185,14 @@ def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
 
     def git(*arguments: str) -> None:
-        who = ["-c", "user.name=someone", "-c", "user.email=someone@localhost"]
-        subprocess.run(["git", "-C", str(root), *who, *arguments], check=True, capture_output=True)
+        author = ["-c", "user.name=someone", "-c", "user.email=someone@localhost"]
+        subprocess.run(["git", "-C", str(root), *author, *arguments], check=True, capture_output=True)
 
     return root, git
 
 
 @pytest.mark.integration
-def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., None]]) -> None:
+def test_git_is_checked_like_a_push_does(repository: tuple[Path, Callable[..., None]]) -> None:
     root, git = repository
     assert state(doctor.git(root), "no commit", "git init") == "warn"
     git("init")
@@ -197,7 +200,7 @@ def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., N
     git("add", ".")
     git("commit", "-m", "one")
     assert state(doctor.git(root), "commit ") == "ok"
-    (root / "notes.txt").write_text("of no importance")
+    (root / "notes.txt").write_text("unrelated")
     assert state(doctor.git(root)) == "ok"
     new = root / "experiments" / "lungs" / "two.yaml"
     new.write_text("epochs: 2\n")
@@ -208,14 +211,14 @@ def test_git_is_looked_at_as_a_push_does(repository: tuple[Path, Callable[..., N
 
 
 @pytest.mark.integration
-def test_without_git_at_all_it_warns(
+def test_missing_git_is_a_warning(
     repository: tuple[Path, Callable[..., None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert state(doctor.git(repository[0])) == "warn"
 
 
-def test_wandb_is_only_noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_key_is_optional(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.wandb(), "no key") == "ok"
     netrc = home / ".netrc"
     netrc.write_text("machine example.org login me password not-to-be-shown\n")
@@ -225,7 +228,7 @@ def test_wandb_is_only_noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert state(doctor.wandb(), str(netrc)) == "ok"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert state(doctor.wandb(), "no key") == "ok"
-    netrc.write_text("this is no netrc")
+    netrc.write_text("not a netrc file")
     assert state(doctor.wandb(), "no key") == "ok"
     monkeypatch.setenv("WANDB_API_KEY", "not-to-be-shown")
     assert state(doctor.wandb(), "WANDB_API_KEY") == "ok"
@@ -235,11 +238,11 @@ def test_wandb_is_only_noted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 # --- the account ------------------------------------------------------------------------------------------------
 
 
-def test_without_credentials_nothing_is_asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_is_made_without_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in KAGGLE:
         monkeypatch.delenv(name, raising=False)
-    account = doctor.ask()
-    assert account == NOBODY
+    account = doctor.ask_kaggle()
+    assert account == NO_CREDENTIALS
     assert not cloud.asked
     for way in ("kaggle.json", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME and KAGGLE_KEY"):
         assert state(doctor.credentials(account), way) == "wrong"
@@ -247,61 +250,63 @@ def test_without_credentials_nothing_is_asked(cloud: Cloud, monkeypatch: pytest.
     assert state(doctor.quota(account), "credentials") == "warn"
 
 
-def test_a_good_account_is_told_with_its_hours(cloud: Cloud) -> None:
+def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
     cloud.used["TPU"] = 7.5
-    account = doctor.ask()
+    account = doctor.ask_kaggle()
     assert state(doctor.credentials(account), "accepted") == "ok"
     assert state(doctor.account_name(account), OWNER) == "ok"
     assert state(doctor.quota(account), "TPU 12.5 of 20 h", "GPU 30.0 of 30 h") == "ok"
 
 
 @pytest.mark.parametrize("way", ["file", "token"])
-def test_every_kind_of_credentials_will_do(cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def test_each_kind_of_credentials_is_accepted(
+    cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     if way == "file":
         write_key(home / ".kaggle", 0o600)
     else:
         monkeypatch.setenv("KAGGLE_API_TOKEN", cloud.token)
-    account = doctor.ask()
+    account = doctor.ask_kaggle()
     assert state(doctor.credentials(account)) == "ok"
     assert account.name == OWNER
 
 
-def test_refused_credentials_are_wrong(cloud: Cloud) -> None:
+def test_rejected_credentials_are_wrong(cloud: Cloud) -> None:
     cloud.key_valid = False
-    account = doctor.ask()
-    assert state(doctor.credentials(account), "refuses", "https://www.kaggle.com/settings") == "wrong"
+    account = doctor.ask_kaggle()
+    assert state(doctor.credentials(account), "rejected", "https://www.kaggle.com/settings") == "wrong"
     assert state(doctor.account_name(account), "credentials first") == "warn"
     assert state(doctor.quota(account), "credentials first") == "warn"
 
 
-def test_a_key_that_others_may_read_is_told(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_key_readable_by_others_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write_key(home / ".kaggle", 0o600)
-    assert state(doctor.credentials(KNOWN)) == "ok"
+    assert state(doctor.credentials(ACCOUNT)) == "ok"
     for mode in (0o640, 0o604):
         path.chmod(mode)
-        assert state(doctor.credentials(KNOWN), f"chmod 600 {path}") == "warn"
+        assert state(doctor.credentials(ACCOUNT), f"chmod 600 {path}") == "warn"
     path.unlink()
     elsewhere = write_key(tmp_path / "named", 0o644)
-    assert state(doctor.credentials(KNOWN)) == "ok"
+    assert state(doctor.credentials(ACCOUNT)) == "ok"
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(elsewhere.parent))
-    assert state(doctor.credentials(KNOWN), str(elsewhere)) == "warn"
+    assert state(doctor.credentials(ACCOUNT), str(elsewhere)) == "warn"
 
 
-def test_spent_hours_come_back(cloud: Cloud) -> None:
+def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
     cloud.used["TPU"] = 20.0
-    finding = doctor.quota(doctor.ask())
+    finding = doctor.quota(doctor.ask_kaggle())
     assert state(finding, "TPU 0.0 of 20 h", "No TPU hours", "another machine", cloud.refresh[:10]) == "warn"
     cloud.used["GPU"] = 31.0
-    assert state(doctor.quota(doctor.ask()), "GPU 0.0 of 30 h", "No GPU and TPU hours are left: Wait") == "warn"
+    assert state(doctor.quota(doctor.ask_kaggle()), "GPU 0.0 of 30 h", "No GPU and TPU hours are left: Wait") == "warn"
 
 
-def test_an_account_without_hours_is_told(cloud: Cloud) -> None:
+def test_account_without_quota(cloud: Cloud) -> None:
     cloud.hours = {}
-    account = doctor.ask()
+    account = doctor.ask_kaggle()
     assert account.quota == {}
-    assert state(doctor.quota(account), "tells none") == "warn"
+    assert state(doctor.quota(account), "none reported") == "warn"
 
 
 @pytest.mark.parametrize(
@@ -312,58 +317,61 @@ def test_an_account_without_hours_is_told(cloud: Cloud) -> None:
     ],
     ids=["server", "broken"],
 )
-def test_trouble_on_the_way_is_a_warning_after_one_try(cloud: Cloud, fault: Fault, words: str) -> None:
+def test_network_failure_is_a_warning_after_one_attempt(cloud: Cloud, fault: Fault, words: str) -> None:
     cloud.faults.append(fault)
-    account = doctor.ask()
+    account = doctor.ask_kaggle()
     assert state(doctor.quota(account), words) == "warn"
-    assert state(doctor.credentials(account), "not tried") == "ok"
+    assert state(doctor.credentials(account), "not verified") == "ok"
     assert state(doctor.account_name(account)) == "warn"
 
 
-def test_a_network_that_hangs_does_not_hang_the_doctor(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_network_times_out(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LIMIT_S", 4.0)
     cloud.faults.append(Fault("GetAcceleratorQuotaStatistics", None, hang_s=120, times=9))
-    assert state(doctor.quota(doctor.ask()), "cannot be reached") == "warn"
+    assert state(doctor.quota(doctor.ask_kaggle()), "cannot be reached") == "warn"
     assert cloud.methods().count("GetAcceleratorQuotaStatistics") <= 1
 
 
 def test_owners_are_compared_with_the_account(make_root: Callable[[str], Path]) -> None:
     root = make_root("owners")
-    assert state(doctor.owners(root, NOBODY), "no competition names") == "ok"
+    assert state(doctor.owners(root, NO_CREDENTIALS), "no competition names") == "ok"
     path = root / "experiments/phantom/competition.yaml"
     text = path.read_text()
     assert "\nkaggle: {" in text
     path.write_text(text.replace("\nkaggle: {", f"\nkaggle: {{owner: {OWNER.title()}, "))
-    assert state(doctor.owners(root, KNOWN), f"phantom: {OWNER.title()}") == "ok"
-    assert state(doctor.owners(root, NOBODY), "not compared", "credentials") == "warn"
+    assert state(doctor.owners(root, ACCOUNT), f"phantom: {OWNER.title()}") == "ok"
+    assert state(doctor.owners(root, NO_CREDENTIALS), "not compared", "credentials") == "warn"
     assert state(doctor.owners(root, failed("network")), "Try again.") == "warn"
     path.write_text(text.replace("\nkaggle: {", "\nkaggle: {owner: another, "))
-    finding = doctor.owners(root, KNOWN)
+    finding = doctor.owners(root, ACCOUNT)
     assert state(finding, "phantom: another", f"account is {OWNER}", "experiments/phantom/competition.yaml") == "wrong"
 
 
-def test_a_check_that_fails_is_a_finding_and_the_others_go_on(make_root: Callable[[str], Path]) -> None:
+def test_failing_check_is_a_finding(make_root: Callable[[str], Path]) -> None:
     root = make_root("broken")
     (root / "experiments/nuclei/competition.yaml").write_text("kagle: 3\n")
-    assert state(doctor._tried(partial(doctor.owners, root, NOBODY)), "nuclei/competition.yaml", "kagle") == "wrong"
+    assert (
+        state(doctor.run_check(partial(doctor.owners, root, NO_CREDENTIALS)), "nuclei/competition.yaml", "kagle")
+        == "wrong"
+    )
 
     def disk() -> Finding:
-        raise GatemaskError("It is broken.", where="somewhere", received="bits", do="Mend it.")
+        raise GatemaskError("It is broken.", where="somewhere", received="bits", do="Fix it.")
 
-    found = "cannot be checked: It is broken. Found bits. (somewhere)"
-    assert doctor._tried(disk) == Finding("disk", "wrong", found, "Mend it.")
+    found = "check failed: It is broken. Found bits. (somewhere)"
+    assert doctor.run_check(disk) == Finding("disk", "wrong", found, "Fix it.")
 
     def git() -> Finding:
         raise PermissionError(13, "Permission denied")
 
-    assert state(doctor._tried(git), "Permission denied") == "wrong"
+    assert state(doctor.run_check(git), "Permission denied") == "wrong"
 
 
 # --- the whole --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.integration
-def test_where_all_is_well_it_ends_with_0(
+def test_exit_code_0_if_nothing_is_wrong(
     cloud: Cloud,
     repository: tuple[Path, Callable[..., None]],
     monkeypatch: pytest.MonkeyPatch,
@@ -382,13 +390,13 @@ def test_where_all_is_well_it_ends_with_0(
     assert [finding for finding in found["findings"] if finding["state"] != "ok"] == []
     assert (found["wrong"], found["warn"], ended.value.code) == (0, 0, 0)
     cloud.used["TPU"] = 20.0
-    with pytest.raises(SystemExit) as ended:  # a warning does not count
+    with pytest.raises(SystemExit) as ended:  # warnings do not count
         main(["doctor", "--json"])
     assert (json.loads(capsys.readouterr().out)["warn"], ended.value.code) == (1, 0)
 
 
 @pytest.mark.integration
-def test_without_credentials_the_command_ends_with_1(home: Path, make_root: Callable[[str], Path]) -> None:
+def test_exit_code_1_without_credentials(home: Path, make_root: Callable[[str], Path]) -> None:
     done = gatemask("doctor", root=make_root("doctor"))
     assert done.returncode == 1
     assert done.stdout == ""
@@ -398,7 +406,7 @@ def test_without_credentials_the_command_ends_with_1(home: Path, make_root: Call
 
 
 @pytest.mark.integration
-def test_without_a_network_the_command_says_so(
+def test_command_without_a_network(
     home: Path, make_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_key(home / ".kaggle", 0o600)
@@ -414,14 +422,14 @@ def test_without_a_network_the_command_says_so(
 
 
 @pytest.mark.integration
-def test_outside_a_project_it_says_so(home: Path, tmp_path: Path) -> None:
+def test_command_outside_a_project(home: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "gatemask", "doctor"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Not a gatemask project" in done.stderr
 
 
 @pytest.mark.integration
-def test_it_imports_nothing_heavy(home: Path, make_root: Callable[[str], Path]) -> None:
+def test_command_imports_nothing_heavy(home: Path, make_root: Callable[[str], Path]) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\ntry: main(['doctor', '--json'])\nexcept SystemExit: pass\n"
         "heavy = set('tensorflow keras jax pandas numpy cv2 optuna numba wandb'.split()) & set(sys.modules)\n"

@@ -494,9 +494,9 @@ def doctor(json_: Json = False) -> None:
     from gatemask import doctor
     from gatemask.project import find_root
 
-    result = doctor.run(find_root())
-    print_result(result, json_, show=doctor.show)
-    if result["wrong"]:
+    result = doctor.run_checks(find_root())
+    print_result(result, json_, show=doctor.print_findings)
+    if result.wrong:
         raise typer.Exit(1)
 
 

@@ -1,7 +1,6 @@
-"""What this machine and this account lack, before a stage or a push finds it out.
+"""`gatemask doctor`: check this machine and the Kaggle account before a stage or a push fails.
 
-Each check looks at one thing and tells it in one line: ok, warn (something works less well, or not yet) or wrong. None
-of them changes, installs or downloads anything.
+Each check reports one line: ok, warn or wrong. No check changes, installs or downloads anything.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from gatemask.console import console
@@ -27,41 +26,26 @@ from gatemask.files import sha256
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
+from gatemask.results.doctor import DoctorResult, Finding
 
 PYTHON = (3, 11)
-OLDEST, NEWEST = (2, 2, 3), (2, 2)  # of the kaggle command: without JSON from `quota` before, and tried up to these
-LIMIT_S = 20.0  # for Kaggle's first answer
+OLDEST = (2, 2, 3)  # earlier kaggle commands print no JSON for `quota`
+NEWEST = (2, 2)  # later ones are untested
+LIMIT_S = 20.0  # time limit for the first request to Kaggle
 GB = 1e9
-TIGHT, LOW = 10 * GB, 2 * GB  # free space: a training writes a few GB
-COLOURS = {"ok": "green", "warn": "yellow", "wrong": "bold red"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Of one check.
-
-    Args:
-        name: what was looked at.
-        state: ok, warn or wrong; only the last makes the command fail.
-        found: what is there.
-        do: what to do, for all that is not ok.
-    """
-
-    name: str
-    state: Literal["ok", "warn", "wrong"]
-    found: str
-    do: str | None = None
+TIGHT, LOW = 10 * GB, 2 * GB  # free disk space; training writes a few GB
+COLORS = {"ok": "green", "warn": "yellow", "wrong": "bold red"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """What Kaggle says of the account: asked once, for several checks.
+    """Kaggle's answers about the account, requested once for several checks.
 
     Args:
-        credentials: whether there are any.
-        name: of the account, where it is known.
-        quota: hours by accelerator; None where Kaggle did not answer.
-        error: why it did not.
+        credentials: Whether there are any credentials.
+        name: Name of the account, if available.
+        quota: Hours by accelerator; None if Kaggle did not answer.
+        error: Why Kaggle did not answer.
     """
 
     credentials: bool
@@ -73,17 +57,14 @@ class Account:
 Check = Callable[[], Finding]
 
 
-def run(root: Path) -> dict[str, Any]:
-    """Look at everything.
+def run_checks(root: Path) -> DoctorResult:
+    """Run all checks.
 
     Args:
-        root: the project's folder.
-
-    Returns:
-        `findings`, one dictionary a check in their order, and how many are `wrong` and `warn`.
+        root: Folder of the project.
     """
-    with console().status("looking around"):
-        account = ask()
+    with console().status("checking"):
+        account = ask_kaggle()
         checks: list[Check] = [
             python,
             partial(packages, wheels.SOURCE / "requirements.txt"),
@@ -97,51 +78,49 @@ def run(root: Path) -> dict[str, Any]:
             partial(git, root),
             wandb,
         ]
-        findings = [_tried(check) for check in checks]
-    count = {state: sum(finding.state == state for finding in findings) for state in ("wrong", "warn")}
-    return {"findings": [asdict(finding) for finding in findings], **count}
+        findings = [run_check(check) for check in checks]
+    count = Counter(finding.state for finding in findings)
+    return DoctorResult(findings=findings, wrong=count["wrong"], warn=count["warn"])
 
 
-def show(found: dict[str, Any]) -> None:
-    """One line a check, and below it what to do."""
+def print_findings(result: DoctorResult) -> None:
+    """Print one line per check, followed by what to do."""
     from rich.text import Text
 
-    for finding in found["findings"]:
-        state, do = finding["state"], finding["do"]
-        console().print(Text.assemble((f"{state:<6}", COLOURS[state]), f"{finding['name']:<13}{finding['found']}"))
-        if do:
-            console().print(Text.assemble(" " * 19, (do, "dim")))
+    for finding in result.findings:
+        state = (f"{finding.state:<6}", COLORS[finding.state])
+        console().print(Text.assemble(state, f"{finding.name:<13}{finding.found}"))
+        if finding.do:
+            console().print(Text.assemble(" " * 19, (finding.do, "dim")))
 
 
-def _tried(check: Check) -> Finding:
-    """A check that cannot be made is a finding too: the others go on."""
+def run_check(check: Check) -> Finding:
+    """Run a check. If it fails, the failure is a finding, and the other checks continue."""
     try:
         return check()
     except (GatemaskError, OSError, subprocess.SubprocessError) as error:
         name = getattr(check, "func", check).__name__.replace("_", " ")
         if not isinstance(error, GatemaskError):
-            return Finding(name, "wrong", f"cannot be checked: {error}", "Mend that, and look again.")
-        found = f"cannot be checked: {error.short()} ({error.details['where']})"
-        return Finding(name, "wrong", found, str(error.details["do"] or "Mend that, and look again."))
+            return Finding(name, "wrong", f"check failed: {error}", "Fix this and run the command again.")
+        found = f"check failed: {error.short()} ({error.details['where']})"
+        return Finding(name, "wrong", found, str(error.details["do"] or "Fix this and run the command again."))
 
 
 # --- this machine -----------------------------------------------------------------------------------------------
 
 
 def python() -> Finding:
-    have, least = sys.version_info[:3], ".".join(map(str, PYTHON))
-    found = ".".join(map(str, have))
-    if have < PYTHON:
-        return Finding(
-            "Python", "wrong", found, f"Install Python {least} or newer, then: make setup PYTHON=python{least}"
-        )
-    return Finding("Python", "ok", found)
+    version, oldest = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, PYTHON))
+    if sys.version_info[:3] < PYTHON:
+        do = f"Install Python {oldest} or newer, then: make setup PYTHON=python{oldest}"
+        return Finding("Python", "wrong", version, do)
+    return Finding("Python", "ok", version)
 
 
 def packages(file: Path) -> Finding:
-    """Each pin of a requirements file against what is installed; nothing is imported."""
+    """Compare the pins of a requirements file with the installed packages, without importing them."""
     if not file.exists():
-        return Finding("packages", "warn", f"{file} is not there", "Run gatemask from its source tree: make setup.")
+        return Finding("packages", "warn", f"{file} does not exist", "Run gatemask from its source tree: make setup.")
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     installed = {name: _version(name) for name, _ in pins}
     missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None]
@@ -150,8 +129,8 @@ def packages(file: Path) -> Finding:
         found = f"{len(missing)} of {len(pins)} missing: {', '.join(missing)}"
         return Finding("packages", "wrong", "; ".join([found, *others]), "make setup")
     if others:
-        return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose them.")
-    return Finding("packages", "ok", f"all {len(pins)} as in {file.name}")
+        return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose these versions.")
+    return Finding("packages", "ok", f"all {len(pins)} match {file.name}")
 
 
 def _version(package: str) -> str | None:
@@ -168,73 +147,73 @@ def kaggle_command() -> Finding:
     number = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
     if number < OLDEST:
         do = "make setup, or pip install --upgrade kaggle"
-        return Finding("kaggle", "wrong", f"{version}, whose answers cannot be read here (2.2.4 and 2.2.5 can)", do)
+        return Finding("kaggle", "wrong", f"{version}, whose output is not supported (2.2.4 and 2.2.5 are)", do)
     if number[:2] > NEWEST:
-        do = "If a push fails strangely: make setup, which installs one that was tried."
-        return Finding("kaggle", "warn", f"{version}, newer than what was tried (2.2.4, 2.2.5)", do)
+        do = "If a push fails unexpectedly: make setup, which installs a tested version."
+        return Finding("kaggle", "warn", f"{version}, newer than the tested versions (2.2.4, 2.2.5)", do)
     return Finding("kaggle", "ok", version)
 
 
 def shipped_wheels() -> Finding:
-    """The wheels that are packed beside the kernel: there, and with the right hash."""
+    """Verify the wheels that are shipped with the submission kernel."""
     pins = dict(re.findall(r"^(\S+)==\S+ --hash=sha256:([0-9a-f]{64})", wheels.LIST.read_text(), flags=re.MULTILINE))
-    have = {sha256(path) for path in wheels.CACHE.glob("*.whl")}
-    if lost := sorted(name for name, pin in pins.items() if pin not in have):
-        do = f"While there is a network: rm -f {wheels.CACHE.parent / 'ready'}; make setup"
+    hashes = {sha256(path) for path in wheels.CACHE.glob("*.whl")}
+    if lost := sorted(name for name, pin in pins.items() if pin not in hashes):
+        do = f"With a network connection: rm -f {wheels.CACHE.parent / 'ready'}; make setup"
         return Finding("wheels", "wrong", f"missing or damaged in {wheels.CACHE}: {', '.join(lost)}", do)
-    return Finding("wheels", "ok", f"all {len(pins)} that are shipped")
+    return Finding("wheels", "ok", f"all {len(pins)} are present")
 
 
 def disk(folders: Sequence[Path]) -> Finding:
-    """Free space where these folders lie, or would."""
+    """Measure free space on the disks of these folders, which may not exist yet."""
     disks: dict[int, tuple[Path, list[str]]] = {}
     for folder in folders:
         place = next(path for path in (folder, *folder.parents) if path.exists())
         disks.setdefault(place.stat().st_dev, (place, []))[1].append(str(folder))
     free = [(shutil.disk_usage(place).free, names) for place, names in disks.values()]
     found = "; ".join(f"{space / GB:.1f} GB free for {', '.join(names)}" for space, names in free)
-    least = min(space for space, _ in free)
-    if least < TIGHT:
-        do = "Make room (runs that you do not need, other programs' caches), or set TMPDIR to another disk."
-        return Finding("disk", "wrong" if least < LOW else "warn", found, do)
+    smallest = min(space for space, _ in free)
+    if smallest < TIGHT:
+        do = "Delete old runs or other programs' caches, or set TMPDIR to another disk."
+        return Finding("disk", "wrong" if smallest < LOW else "warn", found, do)
     return Finding("disk", "ok", found)
 
 
 def git(root: Path) -> Finding:
-    """Whether a push would be refused since nobody could tell later what it trained."""
+    """Check that a push would find a commit that describes its code."""
     from gatemask.kaggle.client import account
 
     try:
         commit = account.clean_commit(Project(root, ""), allow_dirty=False)
     except GatemaskError as error:
         return Finding("git", "warn", error.short(), str(error.details["do"]))
-    return Finding("git", "ok", f"commit {str(commit)[:7]}, nothing changed since that a push would take along")
+    return Finding("git", "ok", f"commit {str(commit)[:7]}, no uncommitted changes in what a push uploads")
 
 
 def wandb() -> Finding:
-    """A note only: without a key, runs are kept locally."""
+    """Look for a W&B key, which is optional: without one, runs are kept locally."""
     if os.environ.get("WANDB_API_KEY"):
         return Finding("W&B", "ok", "a key in WANDB_API_KEY")
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
-    named = os.environ.get("NETRC")
-    for file in [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+    netrc_file = os.environ.get("NETRC")
+    for file in [Path(netrc_file).expanduser()] if netrc_file else [Path.home() / ".netrc", Path.home() / "_netrc"]:
         try:
             if host in netrc.netrc(file).hosts:
                 return Finding("W&B", "ok", f"a key for {host} in {file}")
         except (OSError, netrc.NetrcParseError):
             continue
-    return Finding("W&B", "ok", "no key, and none is needed: runs are kept locally")
+    return Finding("W&B", "ok", "no key (optional): runs are kept locally")
 
 
 # --- the account ------------------------------------------------------------------------------------------------
 
 
-def ask() -> Account:
-    """Ask Kaggle who we are and what is left to us."""
+def ask_kaggle() -> Account:
+    """Request the account name and quota."""
     if not cli.has_credentials():
         return Account(credentials=False)
     try:
-        # With a short limit and one try: the calls below wait and try again for long, and do so only behind this one.
+        # First a request with a short limit and a single attempt: the calls below wait and retry for a long time.
         cli.kaggle("quota", "--format", "json", about="the account", retry_on=frozenset(), limit_s=LIMIT_S)
         return Account(True, api.user(), api.quota())
     except cli.KaggleError as error:
@@ -245,62 +224,64 @@ def credentials(account: Account) -> Finding:
     if not account.credentials:
         return Finding("credentials", "wrong", "none for Kaggle", cli.MEANING["login"][1])
     if account.error is not None and account.error.kind == "login":
-        return Finding("credentials", "wrong", "Kaggle refuses them: wrong or expired", cli.MEANING["login"][1])
+        return Finding("credentials", "wrong", "rejected by Kaggle: wrong or expired", cli.MEANING["login"][1])
     if exposed := [str(file) for file in cli.credential_files() if file.exists() and file.stat().st_mode & 0o044]:
-        return Finding("credentials", "warn", f"others may read {', '.join(exposed)}", f"chmod 600 {' '.join(exposed)}")
+        return Finding(
+            "credentials", "warn", f"readable by other users: {', '.join(exposed)}", f"chmod 600 {' '.join(exposed)}"
+        )
     if account.error is not None:
-        return Finding("credentials", "ok", "there; not tried, since Kaggle did not answer")
+        return Finding("credentials", "ok", "present, but not verified: Kaggle did not answer")
     return Finding("credentials", "ok", "accepted")
 
 
 def account_name(account: Account) -> Finding:
     if account.name is None:
-        return Finding("account", "warn", "not known", _first(account))
+        return Finding("account", "warn", "unknown", _advice(account))
     return Finding("account", "ok", account.name)
 
 
 def quota(account: Account) -> Finding:
-    """Hours that are left this week."""
+    """Report the accelerator hours left this week."""
     if account.error is not None and account.error.kind != "login":
         received = account.error.details["received"]
         found = f"{account.error.what} {received}" if account.error.kind == "other" else account.error.what
-        return Finding("quota", "warn", found, _first(account))
+        return Finding("quota", "warn", found, _advice(account))
     if account.quota is None:
-        return Finding("quota", "warn", "not known", _first(account))
+        return Finding("quota", "warn", "unknown", _advice(account))
     if not account.quota:
-        return Finding("quota", "warn", "Kaggle tells none", "Look at https://www.kaggle.com/settings.")
+        return Finding("quota", "warn", "none reported by Kaggle", "See https://www.kaggle.com/settings.")
     left = {name: max(0.0, hours.total_h - hours.used_h) for name, hours in account.quota.items()}
     found = ", ".join(f"{name} {left[name]:.1f} of {hours.total_h:.0f} h" for name, hours in account.quota.items())
     if spent := [name for name in left if left[name] == 0]:
         refresh = account.quota[spent[0]].refresh or "the beginning of Kaggle's next week"
-        other = "Wait" if len(spent) == len(left) else "Take another machine (kaggle.accelerator), or wait"
+        other = "Wait" if len(spent) == len(left) else "Use another machine (kaggle.accelerator), or wait"
         return Finding("quota", "warn", found, f"No {' and '.join(spent)} hours are left: {other} until {refresh}.")
     return Finding("quota", "ok", f"{found} left")
 
 
 def owners(root: Path, account: Account) -> Finding:
-    """Each competition's kaggle.owner against the account that would push."""
+    """Compare each competition's kaggle.owner with the account in use."""
     from gatemask.config import load_competition
 
     folders = [file.parent for file in sorted((root / "experiments").glob("*/competition.yaml"))]
-    named = {folder.name: load_competition(folder).kaggle.owner for folder in folders}
-    named = {name: owner for name, owner in named.items() if owner}
-    listed = ", ".join(f"{name}: {owner}" for name, owner in named.items())
-    if not named:
+    owner_of = {folder.name: load_competition(folder).kaggle.owner for folder in folders}
+    owner_of = {name: owner for name, owner in owner_of.items() if owner}
+    listed = ", ".join(f"{name}: {owner}" for name, owner in owner_of.items())
+    if not owner_of:
         return Finding("owners", "ok", "no competition names another account (kaggle.owner)")
     if account.name is None:
-        return Finding("owners", "warn", f"not compared ({listed})", _first(account))
-    if others := [name for name, owner in named.items() if str(owner).lower() != account.name.lower()]:
+        return Finding("owners", "warn", f"not compared ({listed})", _advice(account))
+    if others := [name for name, owner in owner_of.items() if str(owner).lower() != account.name.lower()]:
         files = ", ".join(f"experiments/{name}/competition.yaml" for name in others)
-        do = f"Take the credentials of that account, or write kaggle.owner: {account.name} (or nothing) in {files}."
+        do = f"Use the credentials of that account, or set kaggle.owner to {account.name} (or remove it) in {files}."
         return Finding("owners", "wrong", f"{listed}; but the account is {account.name}", do)
     return Finding("owners", "ok", listed)
 
 
-def _first(account: Account) -> str:
-    """What to do where Kaggle told nothing."""
+def _advice(account: Account) -> str:
+    """Return what to do if Kaggle gave no answer."""
     if not account.credentials or (account.error is not None and account.error.kind == "login"):
-        return "Give credentials first."
+        return "Add credentials first."
     if account.error is not None:
         return str(account.error.details["do"])
-    return "Look at kaggle config view."
+    return "See kaggle config view."
