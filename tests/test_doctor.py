@@ -136,9 +136,7 @@ def test_missing_kaggle_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.kaggle_command(), "not installed", "make setup") == "wrong"
 
 
-def test_missing_or_damaged_wheels_are_reported_without_fetching(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_or_damaged_wheels_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = tmp_path / "wheels"
     copies.mkdir()
     for path in wheels.shipped():
@@ -154,9 +152,7 @@ def test_missing_or_damaged_wheels_are_reported_without_fetching(
 
 
 @pytest.mark.parametrize(("free", "expected"), [(1.9, "wrong"), (2.1, "warn"), (9.9, "warn"), (10.1, "ok")])
-def test_low_disk_space_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, expected: str
-) -> None:
+def test_low_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, expected: str) -> None:
     measured: list[Path] = []
 
     def usage(path: Path) -> Any:
@@ -259,9 +255,7 @@ def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("way", ["file", "token"])
-def test_each_kind_of_credentials_is_accepted(
-    cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str
-) -> None:
+def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
     monkeypatch.delenv("KAGGLE_KEY")
     if way == "file":
