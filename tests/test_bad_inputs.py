@@ -1,7 +1,7 @@
-"""Bad input of every kind, through the command itself: a clear message, exit code 1, nothing half-written.
+"""Invalid inputs of all kinds, through the command line: a clear message, exit code 1, no partial files.
 
-Each case spoils a sound little competition in one way, runs one command, and names what the message must say: what was
-wrong, where, and what was found or what to do.
+Each case damages a small valid competition in one way, runs one command, and lists words of the expected message:
+the fault, the place, and what was received or what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Spoil = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with two competitions on the same tiles, PNG masks and a table, prepared, split and recorded."""
+    """A project of two competitions on the same tiles, with PNG masks and with a table, up to the records."""
     root = tmp_path_factory.mktemp("sound")
     raw = write_tiles(root / "raw", 24, 64)
     lines = ["image_id,rle"]
@@ -52,7 +52,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Case:
-    """One way to go wrong."""
+    """A command, words of the expected message, and a function that damages the project."""
 
     command: str
     words: list[str]
@@ -60,7 +60,7 @@ class Case:
 
 
 def rewrite(file: str, old: str, new: str) -> Spoil:
-    """Replace a pattern in a text file, once at least."""
+    """Replace the first match of a pattern in a text file."""
 
     def spoil(root: Path) -> None:
         text = (root / file).read_text()
@@ -88,7 +88,7 @@ def both(*spoils: Spoil) -> Spoil:
 
 
 def rle_row(text: str) -> Spoil:
-    """Every masked row reads `text`."""
+    """Set the encoding of all rows with a mask to `text`."""
 
     def spoil(root: Path) -> None:
         rows = [line.split(",") for line in (root / "raw/rle.csv").read_text().splitlines()]
@@ -254,7 +254,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_answered_clearly(
+def test_invalid_input_is_reported(
     name: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root, case = tmp_path / "root", CASES[name]
@@ -274,5 +274,5 @@ def test_bad_input_is_answered_clearly(
     assert "error: " in shown.err
     for word in case.words:
         assert word in shown.err, shown.err
-    assert {path: path.read_bytes() for path in before if path.exists()} == before, "nothing is half-written"
+    assert {path: path.read_bytes() for path in before if path.exists()} == before, "no file is written partially"
     assert not list(root.rglob(".tmp-*"))

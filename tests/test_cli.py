@@ -1,4 +1,4 @@
-"""The command: fast, quiet on stdout, clear about mistakes."""
+"""The command line: start-up time, stdout, and error messages."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_stage_explains_itself(root: Path, command: list[str]) -> None:
+def test_help_of_each_stage_lists_the_common_options(root: Path, command: list[str]) -> None:
     done = gatemask(*command, "--help", root=root)
     assert done.returncode == 0
     for option in ("--set", "--quick", "--json"):
         assert option in done.stdout
 
 
-def test_the_makefile_has_a_target_for_every_stage() -> None:
+def test_makefile_has_a_target_for_each_command() -> None:
     text = (ROOT / "Makefile").read_text()
     others = ["status", "wait", "logs", "fetch", "sync", "doctor"]
     for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"], *([name] for name in others)]:
@@ -74,14 +74,14 @@ def test_help_and_configuration_errors_import_nothing_heavy(root: Path, argument
     assert done.returncode == 0, done.stderr
 
 
-def misspelt(root: Path) -> Path:
+def write_misspelled(root: Path) -> Path:
     path = root / "experiments/phantom/wrong.yaml"
     path.write_text("extends: unet_b0.yaml\nepochs: 2\noptimiser: {name: adam}\n")
     return path
 
 
-def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> None:
-    path = misspelt(root)
+def test_misspelled_key_is_rejected_with_file_line_and_nearest_key(root: Path) -> None:
+    path = write_misspelled(root)
     done = gatemask("train", path, "--fold", 0, root=root)
     path.unlink()
     assert done.returncode == 1
@@ -111,7 +111,7 @@ def test_a_misspelt_key_is_refused_with_file_line_and_nearest(root: Path) -> Non
         (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
     ],
 )
-def test_mistakes_are_answered_without_a_traceback(root: Path, arguments: list[str], words: list[str]) -> None:
+def test_user_errors_are_reported_without_a_traceback(root: Path, arguments: list[str], words: list[str]) -> None:
     done = gatemask(*arguments, root=root)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -119,7 +119,7 @@ def test_mistakes_are_answered_without_a_traceback(root: Path, arguments: list[s
         assert word in done.stderr, done.stderr
 
 
-def test_a_bad_ensemble_stops_the_loop_before_its_first_stage(root: Path) -> None:
+def test_invalid_ensemble_stops_the_loop_before_its_first_stage(root: Path) -> None:
     path = root / "experiments/phantom/ensemble.yaml"
     good = path.read_text()
     path.write_text(good.replace("[gate_b0]", "[unet_b0]"))
@@ -130,7 +130,7 @@ def test_a_bad_ensemble_stops_the_loop_before_its_first_stage(root: Path) -> Non
     assert not (root / "data").exists()
 
 
-def test_outside_a_project_it_says_so(tmp_path: Path) -> None:
+def test_command_outside_a_project(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gatemask", "loop", "phantom"], cwd=tmp_path, capture_output=True, text=True
     )
@@ -138,6 +138,6 @@ def test_outside_a_project_it_says_so(tmp_path: Path) -> None:
     assert "Not a gatemask project" in done.stderr
 
 
-def test_json_is_all_there_is_on_stdout(root: Path) -> None:
+def test_stdout_holds_only_json(root: Path) -> None:
     done = gatemask("data", "phantom", "--quick", "--json", "--set", "phantom.images=4", root=root)
     assert json.loads(done.stdout)["images"] == 4

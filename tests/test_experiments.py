@@ -1,4 +1,4 @@
-"""Every experiment that ships is trained for a step; the phantoms' are run by tests/test_loop.py."""
+"""Each shipped experiment trains for a step. Those of the phantoms run in tests/test_loop.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = experiment_files(ROOT)
 
 @pytest.fixture(scope="module")
 def tiles_loop(make_root: Callable[[str], Path]) -> Loop:
-    """The nuclei competition on tiles that were drawn: PNG masks, three channels, a hold-out for a test."""
+    """The nuclei competition on synthetic tiles: PNG masks, three channels, a hold-out as test set."""
     root = make_root("nuclei")
     raw = write_tiles(root / "tiles")
     done = gatemask("loop", "nuclei", "--quick", "--data", raw, "--json", root=root)
@@ -30,7 +30,7 @@ def tiles_loop(make_root: Callable[[str], Path]) -> Loop:
 
 @pytest.fixture(scope="module")
 def siim(make_root: Callable[[str], Path]) -> Project:
-    """SIIM-ACR's own layout with phantoms in it, ready to train on at quick size."""
+    """Phantoms in the layout of SIIM-ACR, prepared for training at quick size."""
     root = make_root("siim")
     raw = write_siim(root / "siim")
     for command in (["data", "prepare", "siim-acr", "--data", raw], ["folds", "make", "siim-acr"]):
@@ -41,7 +41,7 @@ def siim(make_root: Callable[[str], Path]) -> Project:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_it_opens_with_the_command_that_runs_it_and_shrinks(path: str) -> None:
+def test_experiment_opens_with_its_command_and_has_a_quick_mode(path: str) -> None:
     first = (ROOT / path).read_text().splitlines()[0]
     assert first.startswith(f"# make train EXP={path}")
     full, quick = (load_experiment(ROOT / path, quick=quick) for quick in (False, True))
@@ -50,7 +50,7 @@ def test_it_opens_with_the_command_that_runs_it_and_shrinks(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_it_was_trained_for_a_step(path: str, request: pytest.FixtureRequest) -> None:
+def test_experiment_trains(path: str, request: pytest.FixtureRequest) -> None:
     comp, name = Path(path).parent.name, Path(path).stem
     if comp == "siim-acr":
         result = train_quickly(request.getfixturevalue("siim"), path)
@@ -62,7 +62,7 @@ def test_it_was_trained_for_a_step(path: str, request: pytest.FixtureRequest) ->
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "experiments").iterdir()))
-def test_each_competition_is_whole(folder: Path) -> None:
+def test_competition_is_complete(folder: Path) -> None:
     assert load_competition(folder).name == folder.name
     assert load_competition(folder, quick=True).folds.k <= 3
     ensemble = load_ensemble(folder)
@@ -71,7 +71,7 @@ def test_each_competition_is_whole(folder: Path) -> None:
 
 
 def train_quickly(project: Project, path: str) -> dict[str, Any]:
-    """Fold 0 of a quick experiment, in this process, where TensorFlow is loaded already."""
+    """Train fold 0 of a quick experiment in this process, where TensorFlow is already loaded."""
     from gatemask.training.train import train
 
     comp = load_competition(project.experiments, quick=True)
@@ -79,7 +79,7 @@ def train_quickly(project: Project, path: str) -> dict[str, Any]:
     return train(project, comp, exp, [0])["folds"]["0"]
 
 
-def test_the_hold_out_is_the_test_and_was_never_trained_on(tiles_loop: Loop) -> None:
+def test_holdout_is_the_test_set_and_never_trained_on(tiles_loop: Loop) -> None:
     import pandas as pd
 
     folds = pd.read_csv(tiles_loop.root / "folds/nuclei-quick.csv")
@@ -93,7 +93,7 @@ def test_the_hold_out_is_the_test_and_was_never_trained_on(tiles_loop: Loop) -> 
     assert 0 <= tiles_loop.result["submission_score"] <= 1
 
 
-def test_the_raw_folder_is_remembered(tiles_loop: Loop) -> None:
+def test_raw_folder_is_remembered(tiles_loop: Loop) -> None:
     done = gatemask("data", "prepare", "nuclei", "--quick", "--json", root=tiles_loop.root)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["current"] is True

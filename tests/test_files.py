@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a stamp notices every change."""
+"""Atomic writes, fingerprints, and errors about damaged files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatemask import files
 from gatemask.errors import GatemaskError, nearest
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = files.write_text(tmp_path / "a.txt", "old")
 
     def fail(tmp: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
 
 
 @pytest.mark.integration
-def test_a_file_being_replaced_is_never_seen_half_written(tmp_path: Path) -> None:
+def test_readers_never_see_a_partial_file(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from gatemask.files import write_text\n"
         "for n in range(10**6): write_text(pathlib.Path(sys.argv[1]), str(n % 10) * 200_000)"
@@ -65,7 +65,7 @@ def test_a_damaged_stamp_is_named(tmp_path: Path) -> None:
         files.is_current(tmp_path / "result.json", {})
 
 
-def test_listing_fingerprints_see_names_sizes_and_times(tmp_path: Path) -> None:
+def test_listing_fingerprint_changes_with_modification_time(tmp_path: Path) -> None:
     path = files.write_text(tmp_path / "a", "1")
     first = files.listing_fingerprint([path], tmp_path)
     os.utime(path, ns=(1, 1))

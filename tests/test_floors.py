@@ -1,4 +1,4 @@
-"""The package is a house with floors: a module imports only from floors below its own, and never in a circle."""
+"""Imports point downward only: modules are arranged in floors, and no modules import each other in a circle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises of the README at full size: minutes each, for `make test-all`."""
+"""Results promised in the README, at full size. Each test takes minutes; `make test-all` runs them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import SHARED, gatemask, needs_nuclei
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_beats_all_empty_and_its_score_can_be_believed(make_root: Callable[[str], Path]) -> None:
+def test_demo_beats_all_empty_and_its_score_holds_on_test_images(make_root: Callable[[str], Path]) -> None:
     root = make_root("demo")
     done = gatemask("loop", "phantom", "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -23,7 +23,7 @@ def test_the_demo_beats_all_empty_and_its_score_can_be_believed(make_root: Calla
 
 
 @needs_nuclei
-def test_the_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) -> None:
+def test_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) -> None:
     root = make_root("nuclei-real")
     done = gatemask("loop", "nuclei", "--data", SHARED / "nuclei", "--json", root=root, limit_s=1800)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,7 +33,7 @@ def test_the_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) ->
 
 
 @pytest.mark.parametrize("name", ["gate_b0", "unetpp_b0"])
-def test_the_same_yaml_trains_on_jax(make_root: Callable[[str], Path], name: str) -> None:
+def test_yaml_trains_on_jax(make_root: Callable[[str], Path], name: str) -> None:
     root = make_root(f"jax-{name}")
     for command in ("data phantom", "data prepare", "folds make", "records make"):
         assert gatemask(*command.split(), "phantom", "--quick", root=root).returncode == 0

@@ -1,4 +1,4 @@
-"""The whole loop on phantoms: killed, run again, current, and every artefact in its place."""
+"""The loop on phantoms: killed and resumed, current, with all outputs in place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.trains
 EXPERIMENTS = ["gate_b0", "unet_b0", "unetpp_b0"]
 
 
-def test_what_was_finished_before_the_kill_was_not_done_again(phantom_loop: Loop) -> None:
+def test_finished_stages_are_not_repeated_after_a_kill(phantom_loop: Loop) -> None:
     after = stamps(phantom_loop.root)
     assert "runs/phantom-quick/gate_b0/fold1/result.json" in phantom_loop.killed_at
     assert "runs/phantom-quick/unet_b0/fold0/result.json" not in phantom_loop.killed_at
@@ -27,12 +27,12 @@ def test_what_was_finished_before_the_kill_was_not_done_again(phantom_loop: Loop
         assert after[name] == written, f"{name} was made twice"
 
 
-def test_the_killed_fold_went_on_where_it_was(phantom_loop: Loop) -> None:
+def test_killed_fold_resumes(phantom_loop: Loop) -> None:
     rows = [json.loads(line) for line in (phantom_loop.runs / "unet_b0/fold0/metrics.jsonl").open()]
     assert [row["epoch"] for row in rows] == [0, 1]
 
 
-def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
+def test_summary_holds_the_most_important_numbers(phantom_loop: Loop) -> None:
     summary = json.loads((phantom_loop.runs / "summary.json").read_text())
     assert {
         "images",
@@ -54,7 +54,7 @@ def test_the_summary_has_what_people_ask_for(phantom_loop: Loop) -> None:
     assert {key: value for key, value in phantom_loop.result.items() if key != "current"} == summary
 
 
-def test_a_second_loop_does_nothing_and_imports_nothing_heavy(phantom_loop: Loop) -> None:
+def test_second_loop_does_nothing(phantom_loop: Loop) -> None:
     before, summary = stamps(phantom_loop.root), (phantom_loop.runs / "summary.json").read_text()
     done = gatemask("loop", "phantom", "--quick", "--json", root=phantom_loop.root)
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ STAGES = [
 
 
 @pytest.mark.parametrize("command", [*STAGES, "train"])
-def test_each_stage_by_itself_agrees_that_it_is_current(phantom_loop: Loop, command: str) -> None:
+def test_each_stage_alone_is_current_after_the_loop(phantom_loop: Loop, command: str) -> None:
     target = "experiments/phantom/unet_b0.yaml" if command == "train" else "phantom"
     done = gatemask(*command.split(), target, "--quick", "--json", root=phantom_loop.root)
     assert done.returncode == 0, done.stderr
@@ -86,7 +86,7 @@ def test_each_stage_by_itself_agrees_that_it_is_current(phantom_loop: Loop, comm
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_fold_is_complete_on_disk(phantom_loop: Loop, name: str) -> None:
+def test_folders_of_folds_are_complete(phantom_loop: Loop, name: str) -> None:
     for fold in (0, 1):
         folder = phantom_loop.runs / name / f"fold{fold}"
         oof = {"oof.csv"} if name == "gate_b0" else {"oof.h5", "tables.npz"}
@@ -98,14 +98,14 @@ def test_every_fold_is_complete_on_disk(phantom_loop: Loop, name: str) -> None:
         assert result["outputs"]["best.weights.h5"] == sha256(folder / "best.weights.h5")
 
 
-def test_each_image_has_one_out_of_fold_gate(phantom_loop: Loop) -> None:
+def test_each_image_has_one_out_of_fold_gate_prediction(phantom_loop: Loop) -> None:
     parts = [pd.read_csv(phantom_loop.runs / f"gate_b0/fold{fold}/oof.csv") for fold in (0, 1)]
     folds = pd.read_csv(phantom_loop.root / "folds/phantom-quick.csv")
     for fold, part in enumerate(parts):
         assert sorted(part["image_id"]) == sorted(folds["image_id"][folds["fold"] == fold])
 
 
-def test_the_rehearsal_saw_only_what_kaggle_has(phantom_loop: Loop) -> None:
+def test_rehearsal_sees_only_what_kaggle_has(phantom_loop: Loop) -> None:
     result = json.loads((phantom_loop.runs / "rehearsal/result.json").read_text())
     assert {"gatemask", "segmentation-models", "efficientnet"} <= set(result["packages_hidden"])
     assert result["isolation"].startswith("no network")
@@ -115,7 +115,7 @@ def test_the_rehearsal_saw_only_what_kaggle_has(phantom_loop: Loop) -> None:
     assert not list(mounted.rglob("train*")), "training images or labels were mounted"
 
 
-def test_the_submission_has_every_test_id_once(phantom_loop: Loop) -> None:
+def test_submission_has_each_test_id_once(phantom_loop: Loop) -> None:
     with open(phantom_loop.result["submission"]) as file:  # noqa: PTH123
         rows = list(csv.DictReader(file))
     with (phantom_loop.data / "raw/sample_submission.csv").open() as file:
@@ -124,7 +124,7 @@ def test_the_submission_has_every_test_id_once(phantom_loop: Loop) -> None:
     assert list(rows[0]) == list(sample[0])
 
 
-def test_the_package_verifies_and_holds_no_secret_or_training_data(phantom_loop: Loop) -> None:
+def test_package_hashes_match_and_it_holds_no_training_data(phantom_loop: Loop) -> None:
     dataset = phantom_loop.root / "dist/phantom-quick/dataset"
     listed = dict(reversed(line.split("  ")) for line in (dataset / "SHA256SUMS").read_text().splitlines())
     files = {p.relative_to(dataset).as_posix() for p in dataset.rglob("*") if p.is_file()}
@@ -136,7 +136,7 @@ def test_the_package_verifies_and_holds_no_secret_or_training_data(phantom_loop:
     assert metadata["id"].split("/")[1] == metadata["title"].replace(" ", "-")
 
 
-def test_changed_settings_set_the_old_run_aside(phantom_loop: Loop, tmp_path: Path) -> None:
+def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
     arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "epochs=1", "--set", "seed=5", "--json"]
@@ -163,7 +163,7 @@ def test_changed_settings_set_the_old_run_aside(phantom_loop: Loop, tmp_path: Pa
         ("ensemble/result.json", ["package"], ["No ensemble", "gatemask ensemble phantom"]),
     ],
 )
-def test_a_missing_stage_is_named_with_the_command(
+def test_error_names_the_command_of_a_missing_stage(
     phantom_loop: Loop, tmp_path: Path, damage: str, command: list[str], words: list[str]
 ) -> None:
     root = tmp_path / "copy"
@@ -176,7 +176,7 @@ def test_a_missing_stage_is_named_with_the_command(
         assert word in done.stderr
 
 
-def test_predictions_of_another_split_are_not_tuned_on(phantom_loop: Loop, tmp_path: Path) -> None:
+def test_predictions_from_another_split_are_rejected(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist", "raw", "*.weights.h5"))
     path = root / "folds/phantom-quick.csv"
@@ -187,7 +187,7 @@ def test_predictions_of_another_split_are_not_tuned_on(phantom_loop: Loop, tmp_p
     assert "trained on another split" in done.stderr
 
 
-def test_trained_members_are_selected_and_the_report_shows_it(phantom_loop: Loop, tmp_path: Path) -> None:
+def test_greedy_selection_is_shown_in_the_report(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
     greedy = ["--set", "mask.weights=greedy", "--set", "gate.weights=greedy", "--set", "tune.rounds=4"]
@@ -196,20 +196,21 @@ def test_trained_members_are_selected_and_the_report_shows_it(phantom_loop: Loop
         assert done.returncode == 0, done.stderr[-3000:]
     runs = root / "runs/phantom-quick"
     tuned = json.loads((runs / "tuned/result.json").read_text())
-    for found in tuned["selection"].values():
-        assert found["score"] >= found["best_member"]["score"]
-    chosen = yaml.safe_load((runs / "ensemble/ensemble.yaml").read_text())
-    assert {one["experiment"] for one in chosen["mask"]} == {
+    for selection in tuned["selection"].values():
+        assert selection["score"] >= selection["best_member"]["score"]
+    shipped = yaml.safe_load((runs / "ensemble/ensemble.yaml").read_text())
+    assert {member["experiment"] for member in shipped["mask"]} == {
         name for name, weight in zip(EXPERIMENTS[1:], tuned["weights"], strict=True) if weight
     }
-    assert all(one["why"].startswith("round") and one["seconds_per_image"] > 0 for one in chosen["mask"])
+    assert all(member["why"].startswith("round") for member in shipped["mask"])
+    assert all(member["seconds_per_image"] > 0 for member in shipped["mask"])
     assert (runs / "ensemble/selection.png").stat().st_size > 5000
     assert "<h2>Selection</h2>" in (runs / "report/report.html").read_text()
-    seen = gatemask("ensemble", "phantom", "--quick", *greedy, root=root)
-    assert "masks, round by round" in seen.stderr
+    again = gatemask("ensemble", "phantom", "--quick", *greedy, root=root)
+    assert "masks, round by round" in again.stderr
 
 
-def test_a_damaged_weight_fails_the_rehearsal_with_a_clear_line(phantom_loop: Loop, tmp_path: Path) -> None:
+def test_damaged_weights_fail_the_rehearsal(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))
     dataset = root / "dist/phantom-quick/dataset"

@@ -1,4 +1,4 @@
-"""SIIM-ACR as it ships: its labels, patients and folds by the commands that a competitor types; six real DICOMs."""
+"""SIIM-ACR: labels, patients and folds through the commands, and records from six real DICOM files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(root: Path, *arguments: object) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def test_folds_before_the_images_are_there(root: Path) -> None:
+def test_folds_can_be_made_without_images(root: Path) -> None:
     prepared = run(root, "data", "prepare", "siim-acr", "--data", SIIM, "--labels-only")
     assert (prepared["images"], prepared["positives"], prepared["groups"]) == (12047, 2669, 6171)
     assert run(root, "folds", "make", "siim-acr")["folds"] == 5
@@ -41,10 +41,10 @@ def test_folds_before_the_images_are_there(root: Path) -> None:
     assert "not about these images" in theirs.stderr
 
 
-def test_the_guess_about_the_labels_is_what_the_yaml_says(root: Path) -> None:
+def test_detected_label_format_matches_the_yaml(root: Path) -> None:
     before = (root / "experiments/siim-acr/competition.yaml").read_text()
     found = run(root, "data", "labels", SIIM / "stage_2_train.csv", "--write", "siim-acr")
-    assert Path(str(found["written"])).read_text() != before, "comments inside the section go, the rest stays"
+    assert Path(str(found["written"])).read_text() != before, "comments inside the section are lost, the rest is kept"
     from gatemask.config import load_competition
 
     written = load_competition(root / "experiments/siim-acr")
@@ -52,7 +52,7 @@ def test_the_guess_about_the_labels_is_what_the_yaml_says(root: Path) -> None:
     assert written == load_competition(root / "experiments/siim-acr")
 
 
-def test_the_real_files_from_dicom_to_records(root: Path, tmp_path: Path) -> None:
+def test_records_from_real_dicom_files(root: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     (raw / "dicom-images-train/series").mkdir(parents=True)
     for path in SIIM.glob("*.csv"):
@@ -62,12 +62,12 @@ def test_the_real_files_from_dicom_to_records(root: Path, tmp_path: Path) -> Non
     (raw / "dicom-images-train/series/._junk.dcm").write_bytes(b"AppleDouble")
     prepared = run(root, "data", "prepare", "siim-acr", "--quick", "--data", raw)
     assert (prepared["images"], prepared["positives"], prepared["duplicates"]) == (6, 3, 0)
-    assert prepared["problems"] == 12047 - 6, "labels whose images are not here"
+    assert prepared["problems"] == 12047 - 6, "labels without an image file"
     manifest = pd.read_csv(root / "data/siim-acr-quick/manifest.csv", dtype=str).set_index("image_id")
-    known = pd.read_csv(SIIM / "dicom/labels.csv", dtype=str).set_index("ImageId")
+    expected = pd.read_csv(SIIM / "dicom/labels.csv", dtype=str).set_index("ImageId")
     for image_id, row in manifest.iterrows():
-        assert row["mask_area"] == known.loc[image_id, "mask_area"]
-        assert int(row["group"]) == int(known.loc[image_id, "nih_patient"])
+        assert row["mask_area"] == expected.loc[image_id, "mask_area"]
+        assert int(row["group"]) == int(expected.loc[image_id, "nih_patient"])
     run(root, "folds", "make", "siim-acr", "--quick")
     assert run(root, "records", "make", "siim-acr", "--quick")["count"] == 6
     assert run(root, "records", "check", "siim-acr", "--quick")["checked"] == 6

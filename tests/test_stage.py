@@ -1,4 +1,4 @@
-"""A stage runs once, again when its inputs or outputs change, and never twice at a time."""
+"""A stage runs once, again when inputs or outputs change, and never in two processes at a time."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def work(folder: Path) -> tuple[Counted, list[Path]]:
     return Counted(rows=3), [files.write_text(folder / "out.txt", "three")]
 
 
-def test_a_stage_runs_once_and_reports_the_same(tmp_path: Path) -> None:
+def test_stage_runs_once_and_reports_the_same_result(tmp_path: Path) -> None:
     first = stage(tmp_path).run(lambda: work(tmp_path))
     assert (first.current, first.rows) == (False, 3)
-    again = stage(tmp_path).run(lambda: pytest.fail("it is current"))
+    again = stage(tmp_path).run(lambda: pytest.fail("the stage is current"))
     assert again == first.model_copy(update={"current": True})
     stamp = json.loads((tmp_path / "result.json").read_text())
     assert set(stamp) == {"made_from", "outputs", "seconds", "rows"}, "fields that were never set are left out"
@@ -36,7 +36,7 @@ def test_a_stage_runs_once_and_reports_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["inputs", "edited", "missing"])
-def test_a_changed_input_or_output_runs_it_again(tmp_path: Path, change: str) -> None:
+def test_changed_input_or_output_runs_the_stage_again(tmp_path: Path, change: str) -> None:
     stage(tmp_path).run(lambda: work(tmp_path))
     if change == "edited":
         (tmp_path / "out.txt").write_text("four")
@@ -47,7 +47,7 @@ def test_a_changed_input_or_output_runs_it_again(tmp_path: Path, change: str) ->
     assert not changed.run(lambda: work(tmp_path)).current
 
 
-def test_a_failing_stage_leaves_no_stamp(tmp_path: Path) -> None:
+def test_failing_stage_leaves_no_stamp(tmp_path: Path) -> None:
     def fail() -> tuple[Counted, list[Path]]:
         raise GatemaskError("No.")
 
@@ -56,7 +56,7 @@ def test_a_failing_stage_leaves_no_stamp(tmp_path: Path) -> None:
     assert not (tmp_path / "result.json").exists()
 
 
-def test_a_second_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_process_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LOCK_S", 0.0)
     with (
         files.locked(tmp_path / ".result.json.lock", "unused"),
@@ -74,7 +74,7 @@ def test_require_distinguishes_missing_from_outdated(tmp_path: Path) -> None:
         stage(tmp_path, more="b").require("Not counted yet.", "Counted before.", "Count.")
 
 
-def test_a_stamp_of_other_fields_is_an_error(tmp_path: Path) -> None:
+def test_stamp_with_other_fields_is_an_error(tmp_path: Path) -> None:
     stage(tmp_path).run(lambda: work(tmp_path))
     path = tmp_path / "result.json"
     files.write_json(path, {**json.loads(path.read_text()), "rows": "many"})
