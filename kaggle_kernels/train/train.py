@@ -1,8 +1,8 @@
-"""The training kernel: unpack gatemask and what it shall train from this very file, and hand over to it.
+"""Training kernel: unpack gatemask and the session's task from this very file, and run the session.
 
 `gatemask push` fills in the three constants. The payload is a zip, compressed as a whole, with the package, the
-resolved YAMLs, the folds and session.json. Where it is too large for a kernel's source, it comes in an attached
-dataset as payload.bin. GATEMASK_KAGGLE names another folder in the place of /kaggle: the rehearsal's.
+resolved YAMLs, the folds and session.json. If it is too large for a kernel's source, it comes in an attached dataset as
+payload.bin. GATEMASK_KAGGLE names a stand-in for /kaggle, for rehearsals.
 """
 
 import base64
@@ -24,16 +24,16 @@ PAYLOAD = ""
 
 
 def payload() -> bytes:
-    """The compressed payload, from this file or from the dataset that holds it."""
+    """Return the compressed payload, from this file or from the dataset that holds it."""
     if PAYLOAD:
-        found = [base64.b85decode(PAYLOAD)]
+        candidates = [base64.b85decode(PAYLOAD)]
     else:
-        places = ["/".join(["*"] * depth) + "/payload.bin" for depth in range(1, 6)]
-        found = [path.read_bytes() for place in places for path in sorted((KAGGLE / "input").glob(place))]
-    for data in found:
-        if hashlib.sha256(data).hexdigest() == SHA256:
-            return data
-    sys.exit(f"push {PUSH}: the payload is not the one that was pushed ({len(found)} found, SHA-256 {SHA256} wanted)")
+        patterns = ["/".join(["*"] * depth) + "/payload.bin" for depth in range(1, 6)]
+        candidates = [path.read_bytes() for glob in patterns for path in sorted((KAGGLE / "input").glob(glob))]
+    for candidate in candidates:
+        if hashlib.sha256(candidate).hexdigest() == SHA256:
+            return candidate
+    sys.exit(f"push {PUSH}: no payload with SHA-256 {SHA256} among the {len(candidates)} payloads in this kernel")
 
 
 def main() -> None:

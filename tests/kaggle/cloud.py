@@ -1,14 +1,13 @@
-"""A stand-in for Kaggle's kernels, datasets, submissions and quotas, which remembers: what is pushed runs, what is
-uploaded mounts, what is submitted gets scores.
+"""A stateful stand-in for Kaggle: pushed kernels run, uploaded datasets are mounted, submissions are scored.
 
     @pytest.fixture
     def cloud(tmp_path, monkeypatch):
         with stand_in(tmp_path, monkeypatch) as cloud:
             yield cloud
 
-The real command then talks to it; other processes are led there by `cloud.environment(home)`. What is told here as
-Kaggle's way was seen in the command's source or in public reports; what nobody knows is kept plain. Faults are queued
-by the tests and used up one a request.
+The real kaggle command then talks to it; `cloud.environment(home)` directs other processes to it. Its behavior follows
+the command's source and public reports, and is kept simple where Kaggle's is unknown. Tests queue faults; each request
+uses up one.
 """
 
 from __future__ import annotations
@@ -58,19 +57,19 @@ SOURCE_LIMIT = 1_000_000
 
 @dataclass
 class Fault:
-    """Answers that are not the right ones.
+    """A wrong answer to a request.
 
     Args:
-        method: the API's method, or "blob", "output-file", "log-stream".
-        status: of the answer; None leaves the right answer as it is, but for what follows.
-        body: sent with it; a dictionary as JSON, text as HTML.
-        headers: sent with it.
-        times: how many requests meet it.
-        hang_s: seconds before anything is answered.
-        break_off: the connection closes: before an answer, or half way through a file or a stream.
-        short: a file ends half way as if that were all.
-        after: the work is done, and only then comes the wrong answer.
-        when: whether it is meant for this request.
+        method: Method of the API, or "blob", "output-file", "log-stream".
+        status: HTTP status. None: the correct answer, changed only by the other fields.
+        body: Body of the answer; a dictionary as JSON, text as HTML.
+        headers: Headers of the answer.
+        times: Number of requests that get it.
+        hang_s: Delay before the answer, in seconds.
+        break_off: Whether the connection closes: before an answer, or halfway through a file or a stream.
+        short: Whether a file ends halfway, as if complete.
+        after: Whether the request is carried out before the wrong answer.
+        when: Returns whether a request gets it.
     """
 
     method: str
@@ -90,13 +89,13 @@ class Run:
     """One session of a kernel.
 
     Args:
-        ref: owner/slug.
-        version: its number.
-        request: what SaveKernel was asked.
-        source: the script.
-        folder: everything of this run lies below it.
-        timeout_s: after which it is killed.
-        queue: how many more requests for its status are answered with QUEUED.
+        ref: Kernel, as owner/slug.
+        version: Number of the version.
+        request: Request of SaveKernel.
+        source: The script.
+        folder: Folder of all files of this run.
+        timeout_s: Time limit, in seconds.
+        queue: Number of further status requests answered with QUEUED.
     """
 
     ref: str
@@ -115,7 +114,7 @@ class Run:
 
     @property
     def kaggle(self) -> Path:
-        """Stands for /kaggle, with input/ and working/."""
+        """Stand-in for /kaggle, with input/ and working/."""
         return self.folder / "kaggle"
 
     @property
@@ -138,7 +137,7 @@ class Run:
         return "TPU" if tpu else "GPU" if gpu else "CPU"
 
     def events(self) -> list[dict[str, Any]]:
-        """What it printed so far, as Kaggle tells it."""
+        """Return what it has printed so far, in Kaggle's format."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         lines = text.splitlines(keepends=True)
         if not self.ended and lines and not lines[-1].endswith("\n"):
@@ -148,7 +147,7 @@ class Run:
 
 @dataclass
 class Version:
-    """One version of a kernel. Pushed while an earlier one waits in the queue, it shares that one's run."""
+    """A version of a kernel. Pushed while an earlier one is queued, it shares that version's run."""
 
     number: int
     request: dict[str, Any]
@@ -156,7 +155,7 @@ class Version:
     run: Run
 
     def __getattr__(self, name: str) -> Any:
-        """State, code, output and log are the run's."""
+        """Return state, code, output or log of the run."""
         if name in ("state", "code", "message", "output", "log", "kaggle", "ended"):
             return getattr(self.run, name)
         raise AttributeError(name)
@@ -167,11 +166,11 @@ class Entry:
     """A submission.
 
     Args:
-        ref: its number.
-        request: what CreateCodeSubmission was asked.
-        file: the version's own file, where the hidden test is not played.
-        date: when.
-        wait: how many more requests for the list show it as pending.
+        ref: Number of the submission.
+        request: Request of CreateCodeSubmission.
+        file: Output file of the version, which stands in for that of the hidden rerun.
+        date: Time of the submission.
+        wait: Number of further requests for the list that show it as pending.
     """
 
     ref: int
@@ -185,13 +184,13 @@ class Entry:
 
 
 def score_of_hash(file: Path) -> tuple[float | None, float | None]:
-    """Public and private score where a test does not care: numbers that change with the file."""
+    """Return public and private scores that depend on the file's bytes, for tests that need no particular ones."""
     digest = hashlib.sha256(file.read_bytes()).digest()
     return round(0.5 + digest[0] / 1000, 5), round(0.5 + digest[1] / 1000, 5)
 
 
 def run_script(run: Run) -> int:
-    """The runner that stands in for Kaggle's machine: this Python, an empty environment, ended at the time limit."""
+    """Run the script in place of Kaggle's machine: this Python, a bare environment, killed at the time limit."""
     script = run.kaggle / "src/script.py"
     script.parent.mkdir()
     script.write_text(run.source, encoding="utf-8")
@@ -221,32 +220,32 @@ Files = dict[str, bytes | Path]
 
 @dataclass
 class Cloud:
-    """What the service holds, how it behaves, and what it was asked.
+    """State and behavior of the service, and the requests it received.
 
     Args:
-        folder: files lie below it.
-        datasets: owner/slug -> versions, the first first; tests may put some there.
-        kernels: owner/slug -> versions.
-        competitions: slug -> files, those whose rules are accepted.
-        processing: how many requests for a dataset's status are answered with pending after each new version.
-        queueing: how many requests for a kernel's status are answered with QUEUED after a push.
-        hours: allowed in a week.
-        used: of them, by runs so far.
-        runner: runs a kernel's script in a thread and returns its exit code.
-        variables: set for the scripts besides.
+        folder: Folder of all files.
+        datasets: Versions of each dataset, oldest first, by owner/slug; tests may add some.
+        kernels: Versions of each kernel, oldest first, by owner/slug.
+        competitions: Files of each competition whose rules are accepted, by slug.
+        processing: Number of status requests answered with "pending" after each new version of a dataset.
+        queueing: Number of status requests answered with QUEUED after each push.
+        hours: Weekly quota of each machine, in hours.
+        used: Hours of the quota used so far.
+        runner: Runs a kernel's script in a thread and returns its exit code.
+        variables: Further environment variables of the scripts.
         layout: "new" (/kaggle/input/datasets/OWNER/SLUG) or "old" (/kaggle/input/SLUG).
-        killed_word: what a run becomes that is killed at its time limit.
-        dropped: names of files that are accepted, but missing from the version.
-        stale: datasets whose old version stays current.
-        failing: datasets that cannot be processed.
-        entries: submissions by competition, the first first.
-        score: public and private score of a submission's file; a ValueError says why it cannot be scored.
-        scoring: how many requests for the list show a new submission as pending.
-        daily: submissions that are allowed a day.
-        key_valid: whether the credentials are accepted.
-        token: an access token that is accepted too.
-        asked: every request: its method, and what it held.
-        errors: of this stand-in itself; a test that finds one here has found a bug in it.
+        killed_word: State of a run that was killed at its time limit.
+        dropped: Names of files that are accepted but missing from the version.
+        stale: Datasets whose old version remains current.
+        failing: Datasets that cannot be processed.
+        entries: Submissions of each competition, oldest first.
+        score: Returns public and private score of a submission's file, or raises ValueError with the reason.
+        scoring: Number of requests for the list that show a new submission as pending.
+        daily: Number of submissions allowed per day.
+        key_valid: Whether the credentials are accepted.
+        token: Access token that is also accepted.
+        asked: Method and content of every request.
+        errors: Errors of this stand-in itself; they are bugs in it.
     """
 
     folder: Path
@@ -285,11 +284,11 @@ class Cloud:
     # --- for tests ------------------------------------------------------------------------------------------
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Leads the real command here, and nowhere else."""
+        """Return variables that direct the real command to this service, and nowhere else."""
         return Kaggle(port=self.port).environment(home)
 
     def uploaded(self) -> Iterator[tuple[str, bytes]]:
-        """Everything that ever reached the service: requests by method, with sources and metadata; files by name."""
+        """Yield all that ever reached the service: requests by method, with sources and metadata; files by name."""
         yield from list(self._bodies)
         for token, (name, _) in list(self._blobs.items()):
             if (path := self.blob(token)).exists():
@@ -299,9 +298,9 @@ class Cloud:
         return [method for method, _ in self.asked]
 
     def runs(self) -> list[Run]:
-        """Every session, each once."""
-        found = {id(version.run): version.run for versions in self.kernels.values() for version in versions}
-        return list(found.values())
+        """Return every session once."""
+        runs = {id(version.run): version.run for versions in self.kernels.values() for version in versions}
+        return list(runs.values())
 
     def close(self) -> None:
         """End every run."""
@@ -314,7 +313,7 @@ class Cloud:
     # --- for the HTTP side --------------------------------------------------------------------------------------
 
     def note(self, method: str, request: dict[str, Any], body: bytes) -> Fault | None:
-        """Write down what is asked, and take the fault that was laid for it."""
+        """Record a request, and return the fault that is queued for it."""
         with self.lock:
             self.asked.append((method, request))
             if method != "blob":  # its bytes are on disk
@@ -327,16 +326,16 @@ class Cloud:
             return fault
 
     def answer(self, method: str, request: dict[str, Any]) -> dict[str, Any]:
-        """The right answer of an API method; all of them are answered one after another."""
+        """Return the correct answer of an API method. Requests are answered one at a time."""
         with self.lock:
-            known = getattr(self, f"_{method}", None)
-            if known is None:
+            implementation = getattr(self, f"_{method}", None)
+            if implementation is None:
                 raise RefusalError(404, f"no such method: {method}")
-            answer: dict[str, Any] = known(request)
+            answer: dict[str, Any] = implementation(request)
             return answer
 
     def latest(self, owner: str, slug: str) -> Version:
-        """The version that a request means: the newest, or the one whose number follows the slug."""
+        """Return the version that a request refers to: the newest, or the one whose number follows the slug."""
         name, _, number = slug.partition("/")
         versions = self.kernels.get(f"{owner}/{name}", [])
         if not versions or (number and not 1 <= int(number) <= len(versions)):
@@ -349,10 +348,10 @@ class Cloud:
     # --- datasets -----------------------------------------------------------------------------------------------
 
     def current(self, ref: str) -> int:
-        """The number of the version that is current; 0 before the first is processed."""
+        """Return the number of the current version; 0 before the first is processed."""
         versions = self.datasets.get(ref, [])
-        late = ref in self._pending or ref in self.stale or ref in self.failing
-        return max(len(versions) - late, 0)
+        outdated = ref in self._pending or ref in self.stale or ref in self.failing
+        return max(len(versions) - outdated, 0)
 
     def _dataset(self, request: dict[str, Any]) -> str:
         ref = f"{request['ownerSlug']}/{request['datasetSlug']}"
@@ -361,7 +360,7 @@ class Cloud:
         return ref
 
     def _StartBlobUpload(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        token = f"token-{len(self._blobs)}"  # what has its default, such as the size 0, is left out of a request
+        token = f"token-{len(self._blobs)}"  # requests omit default values, such as the size 0
         self._blobs[token] = (request["name"], int(request.get("contentLength", 0)))
         return {"token": token, "createUrl": f"http://files.localhost/blob/{token}"}
 
@@ -401,7 +400,7 @@ class Cloud:
         if self._pending.get(ref, 0) > 0:
             self._pending[ref] -= 1
             return {"status": "BLOBS_RECEIVED"}
-        self._pending.pop(ref, None)  # only now is the new version current
+        self._pending.pop(ref, None)  # the new version becomes current
         return {"status": "FAILED" if ref in self.failing else "READY"}
 
     def _GetDataset(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
@@ -429,7 +428,7 @@ class Cloud:
         versions = self.kernels.get(ref, [])
         waiting = versions[-1].run if versions and versions[-1].run.state == "QUEUED" else None
         run = waiting or self._new_run(ref, len(versions) + 1, request)
-        if error := self._why_not(run, request, fresh=waiting is None):
+        if error := self._refusal(run, request, new_session=waiting is None):
             return {"error": error}
         version = Version(len(versions) + 1, request, request.get("text", ""), run)
         self.kernels.setdefault(ref, []).append(version)
@@ -439,7 +438,7 @@ class Cloud:
             "ref": f"/code/{ref}",
             "url": f"https://www.kaggle.com/code/{ref}",
             "versionNumber": version.number,
-            **self._invalid(request),
+            **self._invalid_sources(request),
         }
 
     def _new_run(self, ref: str, number: int, request: dict[str, Any]) -> Run:
@@ -448,55 +447,57 @@ class Cloud:
         source = request.get("text", "")
         return Run(ref, number, request, source, folder, limit, self.queueing, dict(self.variables))
 
-    def _why_not(self, run: Run, request: dict[str, Any], fresh: bool) -> str | None:
+    def _refusal(self, run: Run, request: dict[str, Any], new_session: bool) -> str | None:
         kind = run.machine
         busy = sum(not other.ended and other.machine == kind for other in self.runs())
         if len(request.get("text", "").encode()) >= SOURCE_LIMIT:
             return "The kernel source must be smaller than 1 megabyte."
-        if fresh and busy >= SESSIONS[kind]:
+        if new_session and busy >= SESSIONS[kind]:
             return f"Maximum batch {kind} session count of {SESSIONS[kind]} reached."
         if kind in self.hours and self.used[kind] >= self.hours[kind]:
             return f"Your weekly {kind} quota of {self.hours[kind]:.0f} hours is exceeded."
         return None
 
-    def _invalid(self, request: dict[str, Any]) -> dict[str, list[str]]:
-        found = {
+    def _invalid_sources(self, request: dict[str, Any]) -> dict[str, list[str]]:
+        invalid = {
             "invalidDatasetSources": [s for s in request.get("datasetDataSources", []) if s not in self.datasets],
             "invalidCompetitionSources": [
                 s for s in request.get("competitionDataSources", []) if s not in self.competitions
             ],
             "invalidKernelSources": [s for s in request.get("kernelDataSources", []) if s not in self.kernels],
         }
-        return {name: sources for name, sources in found.items() if sources}
+        return {name: sources for name, sources in invalid.items() if sources}
 
     def _begin(self, run: Run) -> None:
         run.state = "RUNNING"
         self._mount(run)
-        thread = threading.Thread(target=self._go, args=(run,), daemon=True)
+        thread = threading.Thread(target=self._execute, args=(run,), daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _mount(self, run: Run) -> None:
-        """Lay out /kaggle: copies of what is current now."""
+        """Make /kaggle, with copies of the current versions."""
         run.output.mkdir(parents=True)
-        new, source = self.layout == "new", run.kaggle / "input"
+        new_layout, source = self.layout == "new", run.kaggle / "input"
         source.mkdir()
         for ref in run.request.get("datasetDataSources", []):
             if number := self.current(ref):
-                lay_out(self.datasets[ref][number - 1], source / (f"datasets/{ref}" if new else ref.split("/")[1]))
+                copy_read_only(
+                    self.datasets[ref][number - 1], source / (f"datasets/{ref}" if new_layout else ref.split("/")[1])
+                )
         for ref in run.request.get("kernelDataSources", []):
             done = [v for v in self.kernels.get(ref, []) if v.run.state == "COMPLETE"]
             if done:
-                shutil.copytree(done[-1].run.output, source / (f"notebooks/{ref}" if new else ref.split("/")[1]))
+                shutil.copytree(done[-1].run.output, source / (f"notebooks/{ref}" if new_layout else ref.split("/")[1]))
         for slug in run.request.get("competitionDataSources", []):
             if slug in self.competitions:
-                lay_out(self.competitions[slug], source / (f"competitions/{slug}" if new else slug))
+                copy_read_only(self.competitions[slug], source / (f"competitions/{slug}" if new_layout else slug))
 
-    def _go(self, run: Run) -> None:
+    def _execute(self, run: Run) -> None:
         started = time.monotonic()
         try:
             code, failure = self.runner(run), None
-        except Exception as error:  # a runner of the test's own
+        except Exception as error:  # of a runner that a test supplies
             code, failure = 1, f"{type(error).__name__}: {error}"
         with self.lock:
             if run.machine in self.used:
@@ -521,24 +522,24 @@ class Cloud:
 
     def _GetKernel(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         version = self.latest(request["userName"], request["kernelSlug"])
-        asked, ref = version.request, version.run.ref
+        pushed, ref = version.request, version.run.ref
         kept = ["language", "kernelType", "isPrivate", "enableGpu", "enableTpu", "enableInternet", "machineShape"]
         kept += ["datasetDataSources", "kernelDataSources", "competitionDataSources", "modelDataSources"]
-        metadata = {name: asked[name] for name in kept if name in asked}
-        metadata |= {"id": 1, "ref": ref, "slug": ref.split("/")[1], "title": asked.get("newTitle") or ref}
+        metadata = {name: pushed[name] for name in kept if name in pushed}
+        metadata |= {"id": 1, "ref": ref, "slug": ref.split("/")[1], "title": pushed.get("newTitle") or ref}
         metadata["currentVersionNumber"] = len(self.kernels[ref])
         blob = {"source": version.source, "slug": ref.split("/")[1]}
         return {
             "metadata": metadata,
-            "blob": {**blob, "language": asked["language"], "kernelType": asked["kernelType"]},
+            "blob": {**blob, "language": pushed["language"], "kernelType": pushed["kernelType"]},
         }
 
     def _ListKernelSessionOutput(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         run = self.latest(request["userName"], request["kernelSlug"]).run
         log = "\n,".join(json.dumps(event) for event in run.events())
-        found = sorted(path for path in run.output.rglob("*") if path.is_file()) if run.ended else []
+        files = sorted(path for path in run.output.rglob("*") if path.is_file()) if run.ended else []
         base = f"http://files.localhost/output/{run.ref}/{run.version}"
-        names = [path.relative_to(run.output).as_posix() for path in found]
+        names = [path.relative_to(run.output).as_posix() for path in files]
         shown, token = page([{"fileName": n, "url": f"{base}/{n}?sig=signed"} for n in names], request)
         text = ("[" + log + "\n]" if run.ended else "[" + log) if log else ""
         return {"files": shown, "log": text, "nextPageToken": token}
@@ -557,17 +558,17 @@ class Cloud:
         version = self.latest(request["kernelOwner"], f"{request['kernelSlug']}/{request.get('kernelVersion', 0)}")
         if version.request.get("enableInternet", True):
             raise RefusalError(400, "Your Notebook cannot use internet access in this competition.")
-        # Versions that share a run are one to Kaggle too: only the number that ran has an output.
+        # As on Kaggle, of versions that share a run only the one that ran has an output.
         if version.state != "COMPLETE" or not (file := version.output / request.get("fileName", "")).is_file():
             raise RefusalError(400, f"Version {version.number} of {kernel} has no output {request.get('fileName')}.")
         if self._left(slug) < 1:
-            told = f"Submission not allowed: Your team has used its daily Submission allowance ({self.daily}) today, "
-            raise RefusalError(400, told + "please try again tomorrow UTC (9.6 hours from now).")
+            reason = f"Submission not allowed: Your team has used its daily Submission allowance ({self.daily}) today, "
+            raise RefusalError(400, reason + "please try again tomorrow UTC (9.6 hours from now).")
         entries = self.entries.setdefault(slug, [])
         date = datetime(2026, 11, 25, 12, tzinfo=UTC) + timedelta(minutes=len(entries))
-        told = date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        printed_date = date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         number = 41000000 + sum(map(len, self.entries.values()))
-        entries.append(Entry(number, request, file, told, self.scoring))
+        entries.append(Entry(number, request, file, printed_date, self.scoring))
         return {"message": f"Successfully submitted to {slug}", "ref": number}
 
     def _left(self, slug: str) -> int:
@@ -599,7 +600,7 @@ class Cloud:
         return {"submissions": shown, "nextPageToken": token}
 
     def _grade(self, entry: Entry) -> None:
-        """Score it, if its time has come; the hidden test is the visible one."""
+        """Score a submission that is no longer pending; the visible test set stands in for the hidden one."""
         if entry.wait > 0:
             entry.wait -= 1
         elif entry.status == "PENDING":
@@ -611,24 +612,24 @@ class Cloud:
     # --- the account --------------------------------------------------------------------------------------------
 
     def _GetAcceleratorQuotaStatistics(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
-        told: dict[str, Any] = {"quotaRefreshTime": self.refresh}
+        answer: dict[str, Any] = {"quotaRefreshTime": self.refresh}
         for kind, hours in self.hours.items():
             used = f"{int(self.used[kind] * 3600)}s"
-            told[f"{kind.lower()}Quota"] = {"timeUsed": used, "totalTimeAllowed": f"{int(hours * 3600)}s"}
-        return told
+            answer[f"{kind.lower()}Quota"] = {"timeUsed": used, "totalTimeAllowed": f"{int(hours * 3600)}s"}
+        return answer
 
     def _IntrospectToken(self, request: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
         return {"active": request.get("token") == self.token and self.key_valid, "username": OWNER}
 
 
 def page(items: list[dict[str, Any]], request: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """The items that are asked for, and the token of those that follow; Kaggle gives 20 where no number is told."""
+    """Return a page of items and the token of the next page. Kaggle's default page holds 20."""
     start, size = int(request.get("pageToken") or 0), int(request.get("pageSize") or 20)
     return items[start : start + size], str(start + size) if start + size < len(items) else ""
 
 
 def unpacked(name: str, content: Path) -> Files:
-    """An uploaded file as Kaggle keeps it: an archive becomes a folder of its name."""
+    """Return an uploaded file as Kaggle keeps it: an archive becomes a folder of the same name."""
     stem = next((name.removesuffix(end) for end in (".tar.gz", ".tgz", ".tar", ".zip") if name.endswith(end)), None)
     if stem is None:
         return {name: content}
@@ -644,8 +645,8 @@ def size_of(content: bytes | Path) -> int:
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 
-def lay_out(files: Files, folder: Path) -> None:
-    """Copies of the files, which nobody may write to."""
+def copy_read_only(files: Files, folder: Path) -> None:
+    """Write read-only copies of the files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = folder / name
@@ -656,7 +657,7 @@ def lay_out(files: Files, folder: Path) -> None:
 
 @contextmanager
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
-    """A new service, to which the real command is led in this process; nobody waits between tries."""
+    """Yield a new service that the real command of this process talks to, without pauses between attempts."""
     cloud = Cloud(folder / "cloud")
     with serve(cloud):
         for name in [name for name in os.environ if name.startswith("KAGGLE") or name == "XDG_CONFIG_HOME"]:

@@ -1,4 +1,4 @@
-"""The HTTP side of `tests.kaggle.cloud`: what the real command's requests look like, and what it expects back."""
+"""HTTP side of `tests.kaggle.cloud`: the requests of the real command and the answers it expects."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = "application/json"
 
 
 class RefusalError(Exception):
-    """An answer with an error status."""
+    """Answered with an error status."""
 
     def __init__(self, status: int, message: str) -> None:
         self.status, self.message = status, message
@@ -29,7 +29,7 @@ class RefusalError(Exception):
 
 
 class Server(ThreadingHTTPServer):
-    """Ends every run when it ends; also a context manager."""
+    """HTTP server of a `Cloud`. Its end ends every run; also a context manager."""
 
     daemon_threads = True
     cloud: Cloud
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
 
 
 def serve(cloud: Cloud) -> Server:
-    """Start it on a free port; `shutdown()` or the end of a with block ends it."""
+    """Start a server on a free port; `shutdown()` or leaving a with block stops it."""
     server = Server(("127.0.0.1", 0), type("Handler", (Handler,), {"cloud": cloud}))
     server.cloud = cloud
     cloud.port = server.server_address[1]
@@ -59,16 +59,16 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    # --- what is asked ------------------------------------------------------------------------------------------
+    # --- requests ------------------------------------------------------------------------------------------
 
     def do_POST(self) -> None:
         path, body = urlsplit(self.path).path, self._body()
         method, request = path.rsplit("/", 1)[-1], json.loads(body or b"{}")
         fault = self.cloud.note(method, request, body)
-        if fault and not fault.after and self._faulty(fault):
+        if fault and not fault.after and self._answer_wrongly(fault):
             return
         if not path.startswith("/api/v1/"):
-            return self._refuse(404, f"no such place: {path}")
+            return self._refuse(404, f"no such path: {path}")
         if not self._allowed() and method != "IntrospectToken":
             return self._refuse(401, "Unauthenticated")
         try:
@@ -78,21 +78,21 @@ class Handler(BaseHTTPRequestHandler):
         except Exception:
             self.cloud.errors.append(traceback.format_exc())
             return self._refuse(400, "The stand-in failed.")
-        if fault and fault.after and self._faulty(fault):
+        if fault and fault.after and self._answer_wrongly(fault):
             return
         self._send(200, json.dumps(answer).encode(), JSON)
 
     def do_PUT(self) -> None:
-        """A file of a dataset, in one piece or from where a broken upload ended."""
-        token, body, asked = urlsplit(self.path).path.rsplit("/", 1)[-1], self._body(), self.headers
+        """Take a file of a dataset, in one piece or from where an interrupted upload ended."""
+        token, body = urlsplit(self.path).path.rsplit("/", 1)[-1], self._body()
         fault = self.cloud.note("blob", {"token": token, "bytes": len(body)}, body)
-        span = asked.get("Content-Range", "")
+        span = self.headers.get("Content-Range", "")
         if fault and fault.break_off:
             self._keep(token, span, body[: len(body) // 2])
-        if fault and not fault.after and self._faulty(fault):
+        if fault and not fault.after and self._answer_wrongly(fault):
             return
         size = self._keep(token, span, body)
-        if fault and fault.after and self._faulty(fault):
+        if fault and fault.after and self._answer_wrongly(fault):
             return
         if size < self.cloud._blobs[token][1]:
             received = {"Range": f"bytes=0-{size - 1}"} if size else {}
@@ -108,11 +108,11 @@ class Handler(BaseHTTPRequestHandler):
         if fault and fault.hang_s:
             self.cloud.closed.wait(fault.hang_s)
         if fault and fault.status is not None and not fault.break_off and not fault.short:
-            self._faulty(fault)
+            self._answer_wrongly(fault)
             return
         owner, slug, number, file = name.split("/", 3)
-        found = self.cloud.latest(owner, f"{slug}/{number}").run.output / file
-        content = found.read_bytes() if found.is_file() else b""
+        path_on_disk = self.cloud.latest(owner, f"{slug}/{number}").run.output / file
+        content = path_on_disk.read_bytes() if path_on_disk.is_file() else b""
         half = content[: len(content) // 2]
         if fault and fault.break_off:
             self._send(200, content, "application/octet-stream", cut=len(half))
@@ -120,9 +120,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, half if fault and fault.short else content, "application/octet-stream")
 
     def _stream(self, owner: str, slug: str) -> None:
-        """The log: events as they come while it runs, else all of them at once."""
+        """Send the log: events as they come while the kernel runs, else all at once."""
         fault = self.cloud.note("log-stream", {"userName": owner, "kernelSlug": slug}, b"")
-        if fault and not fault.break_off and self._faulty(fault):
+        if fault and not fault.break_off and self._answer_wrongly(fault):
             return
         if not self._allowed():
             return self._refuse(401, "Unauthenticated")
@@ -136,10 +136,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        sent, over = 0, False
+        sent, ended = 0, False
         try:
-            while not over and not self.cloud.closed.wait(0.02):
-                over = run.ended  # looked at before the log is: the last lines belong to it
+            while not ended and not self.cloud.closed.wait(0.02):
+                ended = run.ended  # read before the log, so that the last lines are sent
                 for event in run.events()[sent:]:
                     self._chunk(f"data: {json.dumps(event)}\n\n")
                     sent += 1
@@ -151,10 +151,10 @@ class Handler(BaseHTTPRequestHandler):
         except OSError:  # the other side was killed
             self.close_connection = True
 
-    # --- what is answered ---------------------------------------------------------------------------------------
+    # --- answers ---------------------------------------------------------------------------------------
 
-    def _faulty(self, fault: Fault) -> bool:
-        """Answer wrongly; False where, after a while, the right answer shall come."""
+    def _answer_wrongly(self, fault: Fault) -> bool:
+        """Give the wrong answer. Returns False if the correct answer is to follow after a delay."""
         if fault.hang_s:
             self.cloud.closed.wait(fault.hang_s)
         if fault.break_off:
@@ -207,10 +207,10 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(pieces)
 
     def _keep(self, token: str, span: str, body: bytes) -> int:
-        """Write what came to its place, and return how many bytes are there now."""
+        """Write received bytes to their place in the file, and return its size so far."""
         path: Path = self.cloud.blob(token)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not span.startswith("bytes */"):  # which only asks how much is there
+        if not span.startswith("bytes */"):  # which only asks for the size so far
             start = int(span.removeprefix("bytes ").split("-")[0]) if span else 0
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.truncate(start)
@@ -220,5 +220,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def requests_of(cloud: Cloud, method: str) -> list[dict[str, Any]]:
-    """What a method was asked, in order."""
+    """Return the requests of a method, in order."""
     return [request for name, request in cloud.asked if name == method]

@@ -1,7 +1,7 @@
-"""A machine of Kaggle's that trains nothing, and a project of one's own beside it: faults are met in seconds.
+"""A fake of Kaggle's machine, which trains nothing, and a project beside it, so that tests of faults take seconds.
 
-What the kernel does around the training is the real code, `gatemask.kaggle.train.session`: inputs, account, earlier
-output. Only the training itself is a few files of a few bytes, stamped with the real hashes of what they are made from.
+The kernel runs the real code around the training, `gatemask.kaggle.train.session`: inputs, account, earlier output.
+Only the training itself is faked by a few small files, stamped with the real hashes of what they are made from.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ CPU, TPU = "kaggle.accelerator=none", "kaggle.accelerator=TpuV5E8"
 
 
 @dataclass
-class Session:
-    """How one session goes; as it is, every fold gets done.
+class FakeSession:
+    """Course of a session; by default it finishes every fold.
 
     Args:
-        epochs: after so many it stops in good order, as at its time limit.
-        fails: fold -> what its GatemaskError says.
-        crash: what an exception after the first epoch says.
-        dies: its process is ended by a signal after the first epoch.
-        vanish: all that it leaves is this log.
-        killed_after: when this fold is done it goes on until Kaggle kills it.
-        until: it runs until this is set.
-        insists: it looks at its machine, as real ones do: that of the tests is a CPU.
-        at_end: called when it has ended.
+        epochs: Number of epochs after which it stops in an orderly way, as at its time limit.
+        fails: Message of the GatemaskError that ends a fold, by fold.
+        crash: Message of an exception after the first epoch.
+        dies: Whether a signal ends its process after the first epoch.
+        vanish: Log that is all it leaves.
+        killed_after: Fold after which it runs until Kaggle kills it.
+        until: Event that it waits for before it begins.
+        checks_machine: Whether it checks its machine, as real sessions do; in tests that is a CPU.
+        at_end: Called at its end.
     """
 
     epochs: int | None = None
@@ -74,42 +74,44 @@ class Session:
     vanish: str | None = None
     killed_after: int | None = None
     until: threading.Event | None = None
-    insists: bool = False
+    checks_machine: bool = False
     at_end: Callable[[], object] = lambda: None
 
 
 class DiedError(BaseException):
-    """As by a signal that ends the training's process, and not the one that waits for it."""
+    """Stands for a signal that ends the training process, but not its parent."""
 
 
 class KilledError(BaseException):
-    """As by SIGKILL: nothing in the session may catch it."""
+    """Stands for SIGKILL: nothing in the session may catch it."""
 
 
 @dataclass
-class Machine:
-    """The runner of a `Cloud`: takes the next of `sessions`, or a good one where none is left.
+class FakeMachine:
+    """Runner of a `Cloud`: takes the next of `sessions`, or a successful one if none is left.
 
     Args:
-        sessions: how the next ones go, in the order of their start.
+        sessions: Course of the next sessions, in the order of their start.
     """
 
-    sessions: list[Session] = field(default_factory=list)
+    sessions: list[FakeSession] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _mine: threading.local = field(default_factory=threading.local)
+    _current: threading.local = field(default_factory=threading.local)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Take the places of what takes long, or looks at the machine."""
-        real = session.require_machine
+        """Replace what takes long or depends on the machine."""
+        require = session.require_machine
         monkeypatch.setattr(session, "train_folds", self._train)
         monkeypatch.setattr(session, "install_missing_packages", lambda wheels: None)
         monkeypatch.setattr(session, "finish_wandb", lambda: None)
-        monkeypatch.setattr(session, "require_machine", lambda m: real(m) if self._mine.plan.insists else None)
+        monkeypatch.setattr(
+            session, "require_machine", lambda wanted: require(wanted) if self._current.plan.checks_machine else None
+        )
 
     def __call__(self, run: Run) -> int:
         with self._lock:
-            plan = self.sessions.pop(0) if self.sessions else Session()
-        self._mine.plan, self._mine.run = plan, run
+            plan = self.sessions.pop(0) if self.sessions else FakeSession()
+        self._current.plan, self._current.run = plan, run
         while plan.until and not plan.until.wait(0.02):
             if run.stop.is_set():
                 return -9
@@ -120,7 +122,7 @@ class Machine:
         plan.at_end()
         return code
 
-    def _session(self, run: Run, plan: Session) -> int:
+    def _session(self, run: Run, plan: FakeSession) -> int:
         if plan.vanish is not None:
             run.log.write_text(plan.vanish, encoding="utf-8")
             return 1
@@ -138,11 +140,11 @@ class Machine:
             return output.exit_code
         finally:
             account = run.output / ACCOUNT_FILE
-            told = read_json(account)["error"] if account.exists() else None
-            run.log.write_text(f"here was a session\nerror: {told}\n" if told else "here was a session\n")
+            error = read_json(account)["error"] if account.exists() else None
+            run.log.write_text(f"a session\nerror: {error}\n" if error else "a session\n")
 
     def _train(self, project: Project, request: SessionRequest, started: float, output: SessionOutput) -> None:
-        plan, run = self._mine.plan, self._mine.run
+        plan, run = self._current.plan, self._current.run
         exp = load_experiment(project.experiments / f"{request.experiment}.yaml")
         job = Job(project, load_competition(project.experiments), exp, read_folds(project), Clock(None))
         for fold in request.folds:
@@ -166,7 +168,7 @@ class Machine:
 
 
 def unpack(run: Run) -> Path:
-    """The payload, by the script's own means; the package in it is the one that runs here."""
+    """Unpack the payload with the script's own code, but for the package: the one of the tests runs."""
     script: dict[str, Any] = {"__name__": "kernel"}
     exec(compile(run.source, "train.py", "exec"), script)
     script["KAGGLE"] = run.kaggle
@@ -177,7 +179,17 @@ def unpack(run: Run) -> Path:
 
 
 def train_fold(job: Job, fold: int, who: str, epochs: int | None = None) -> str | None:
-    """Files as of a training, from where it stands; returns what is left after `epochs`."""
+    """Write files like those of a training, from the present state on.
+
+    Args:
+        job: Experiment and project.
+        fold: Fold to train.
+        who: Author of the epochs, kept in the metrics.
+        epochs: Number of epochs. Default: all that remain.
+
+    Returns:
+        What is left, or None if the fold is finished.
+    """
     folder, made_from, started = job.project.fold(job.exp.name, fold), job.made_from(fold), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     train._make_room(folder, made_from)
@@ -201,23 +213,23 @@ def train_fold(job: Job, fold: int, who: str, epochs: int | None = None) -> str 
 
 @dataclass
 class World:
-    """A project, Kaggle, and a machine; the commands, called in this process with few polls.
+    """A project, Kaggle and its machine; and the commands, called in this process with short pauses.
 
     Args:
-        cloud: its runner is `machine`.
-        machine: how sessions go.
-        project: with records and folds, and nothing trained.
+        cloud: Kaggle, with `machine` as its runner.
+        machine: Decides the course of sessions.
+        project: Project with records and folds, and without any run.
     """
 
     cloud: Cloud
-    machine: Machine
+    machine: FakeMachine
     project: Project
 
     def load(self, name: str = EXP, *sets: str) -> tuple[Competition, Experiment]:
-        """The YAMLs; of `sets`, those of the competition begin with `kaggle.`."""
-        for_comp = [f"kaggle.owner={OWNER}", CPU, *(one for one in sets if one.startswith("kaggle."))]
+        """Load the YAMLs with overrides; those of the competition begin with `kaggle.`."""
+        for_comp = [f"kaggle.owner={OWNER}", CPU, *(value for value in sets if value.startswith("kaggle."))]
         comp = load_competition(self.project.experiments, quick=True, overrides=for_comp)
-        others = [one for one in sets if not one.startswith("kaggle.")]
+        others = [value for value in sets if not value.startswith("kaggle.")]
         return comp, load_experiment(self.project.experiments / f"{name}.yaml", quick=True, overrides=others)
 
     def push(self, *sets: str, folds: Sequence[int] | None = (0,), name: str = EXP, **opts: Any) -> PushReport:
@@ -237,20 +249,20 @@ class World:
         return campaign.run_campaign(self.project, comp, [exp], folds, options(**opts))
 
     def done(self, *sets: str, name: str = EXP) -> list[int]:
-        """The folds that are finished here, by the very look that the commands take."""
-        left = dispatch.unfinished_folds(self.project, *self.load(name, *sets), None)
-        return [fold for fold in (0, 1) if fold not in left]
+        """Return the folds that are finished here, as the commands determine it."""
+        unfinished = dispatch.unfinished_folds(self.project, *self.load(name, *sets), None)
+        return [fold for fold in (0, 1) if fold not in unfinished]
 
     def job(self, *sets: str) -> Job:
-        """To train here."""
+        """Return a job, to train here."""
         comp, exp = self.load(EXP, *sets)
         return Job(self.project, comp, exp, read_folds(self.project), Clock(None))
 
     def fold(self, number: int = 0) -> Path:
         return self.project.fold(EXP, number)
 
-    def by(self, number: int = 0) -> list[str]:
-        """Whose epochs a fold here is made of, in order."""
+    def authors(self, number: int = 0) -> list[str]:
+        """Return the author of each epoch of a fold here, in order."""
         return [json.loads(row)["by"] for row in (self.fold(number) / "metrics.jsonl").read_text().splitlines()]
 
     def kernels(self) -> list[TrainingKernel]:
@@ -262,23 +274,23 @@ class World:
         return only_kernel
 
     def versions(self, fold: int | str = 0) -> list[Version]:
-        """What was pushed of a lane: one each that runs or ran."""
+        """Return the versions of a fold's kernel: one per session."""
         return self.cloud.kernels.get(ref(fold), [])
 
     def finish(self) -> None:
-        """Until every session has ended."""
+        """Wait until every session has ended."""
         for thread in list(self.cloud._threads):
             thread.join(30)
             assert not thread.is_alive()
 
-    def foreign(self, folder: Path) -> Run:
-        """A session of this account that is none of ours, on a TPU; ends when its `state` is set."""
+    def start_foreign_session(self, folder: Path) -> Run:
+        """Start a session on a TPU that gatemask did not push; it ends when its `state` is set."""
         run = Run(f"{OWNER}/other", 1, {"machineShape": "TpuV5E8"}, "", folder, 60, 0, state="RUNNING")
         self.cloud.kernels[run.ref] = [Version(1, run.request, "", run)]
         return run
 
     def command(self, *arguments: str) -> list[str]:
-        """A command line of the real gatemask."""
+        """Return a command line of the real gatemask."""
         sets = ["--set", f"kaggle.owner={OWNER}", "--set", CPU] if arguments[0] in ("push", "campaign") else []
         more = ["--allow-dirty", *sets] if sets else []
         poll = [] if arguments[0] == "fetch" else ["--poll", "0.05"]
@@ -297,7 +309,7 @@ def options(**more: Any) -> PushOptions:
 
 
 def seed(cloud: Cloud, project: Project) -> None:
-    """Have on Kaggle what every kernel reads, as an earlier push would have left it."""
+    """Put the datasets that every kernel reads on Kaggle, as an earlier push would have."""
     comp = load_competition(project.experiments, quick=True)
     for source in (inputs.records_dataset(project, comp), inputs.wheels_dataset()):
         folder = datasets.write_upload_folder(project, source, OWNER)
@@ -310,19 +322,19 @@ def seed(cloud: Cloud, project: Project) -> None:
 
 
 def project_from(prepared: Path, folder: Path) -> Project:
-    """A project of one's own, from one whose records are made."""
+    """Copy a project whose records are made."""
     shutil.copytree(prepared, folder, ignore=shutil.ignore_patterns("raw", "runs", "dist"))
     return Project(folder, COMP, quick=True)
 
 
 def change_records(project: Project) -> None:
-    """As if the records had been made anew from other images."""
+    """Change the records as if they had been made from other images."""
     index = project.records(64) / "index.json"
-    known = read_json(index)
-    name = sorted(known["outputs"])[0]
+    stamp = read_json(index)
+    name = sorted(stamp["outputs"])[0]
     shard = index.with_name(name)
     content = shard.read_bytes()
     shard.unlink()
     shard.write_bytes(content + os.urandom(16))
-    known["outputs"][name] = sha256(shard)
-    write_json(index, known)
+    stamp["outputs"][name] = sha256(shard)
+    write_json(index, stamp)

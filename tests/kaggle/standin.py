@@ -1,7 +1,7 @@
-"""A stand-in for Kaggle's download service: the real command talks to it over HTTP on this machine.
+"""A stand-in for Kaggle's download service, which the real command talks to over HTTP on this machine.
 
-The API answers a download request with a redirect to a signed address, as Kaggle does, and the file comes from
-there with ETag, Last-Modified and byte ranges. Faults are queued by the tests and used up one a request.
+As on Kaggle, the API answers a download request with a redirect to a signed URL, which serves the file with ETag,
+Last-Modified and byte ranges. Tests queue faults; each request uses up one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ OWNER, KEY = "someone", "a-key-that-nobody-may-see"
 
 @dataclass
 class Fault:
-    """One answer that is not the right one.
+    """A wrong answer of the API.
 
     Args:
-        status: of the API's answer.
-        body: sent with it; a dictionary as JSON, text as HTML.
+        status: HTTP status.
+        body: Body of the answer; a dictionary as JSON, text as HTML.
     """
 
     status: int
@@ -36,18 +36,22 @@ class Fault:
 
 @dataclass
 class Kaggle:
-    """What the service holds, what goes wrong next, and what it was asked.
+    """Content of the service, its next faults, and the requests it received.
 
     Args:
-        slug: the one competition it knows.
-        content: the competition's file.
-        name: the file's name in the address after the redirect.
-        api: faults of the API, one a request.
-        cut: after how many bytes the file's answer breaks off, one a request.
-        expired: how many of the requests for the file that follow such a break get an error page.
-        sized: whether the file's length, age and ETag are told.
-        pace: seconds between two pieces of the file.
-        modified: time of the file's last change, seconds since 1970.
+        slug: Name of its only competition.
+        content: The competition's file.
+        name: Name of the file in the URL after the redirect.
+        api: Faults of the API, one per request.
+        cut: Number of bytes after which the file's transfer breaks off, one per request.
+        expired: Number of requests for the file after such a break that get an error page.
+        sized: Whether the answer contains the file's length, age and ETag.
+        pace: Pause between two pieces of the file, in seconds.
+        piece: Size of a piece, in bytes.
+        modified: Time of the file's last change, in seconds since 1970.
+        asked: Kind of every request.
+        sent: Number of bytes of the file sent so far.
+        port: Port of the server, once it runs.
     """
 
     slug: str = "lungs"
@@ -65,13 +69,13 @@ class Kaggle:
     port: int = 0
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Leads the real command here, and nowhere else."""
+        """Return variables that direct the real command to this service, and nowhere else."""
         home.mkdir(parents=True, exist_ok=True)
         here = f"http://127.0.0.1:{self.port}"
         return {
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "http_proxy": here,
-            "https_proxy": here,  # whatever would leave for the real service ends here, and fails
+            "https_proxy": here,  # requests for the real service end here and fail
             "HTTP_PROXY": here,
             "HTTPS_PROXY": here,
             "NO_PROXY": "",
@@ -84,7 +88,7 @@ class Kaggle:
 
 
 def serve(kaggle: Kaggle) -> ThreadingHTTPServer:
-    """Start it on a free port; `shutdown()` ends it."""
+    """Start a server on a free port; `shutdown()` stops it."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -97,13 +101,13 @@ def serve(kaggle: Kaggle) -> ThreadingHTTPServer:
             kaggle.asked.append("api")
             expected = "Basic " + base64.b64encode(f"{OWNER}:{KEY}".encode()).decode()
             if urlsplit(self.path).path != API:
-                self._say(Fault(404, {"code": 404, "message": "no such method"}))
+                self._answer(Fault(404, {"code": 404, "message": "no such method"}))
             elif self.headers.get("Authorization") != expected:
-                self._say(Fault(401, {"code": 401, "message": "Unauthenticated"}))
+                self._answer(Fault(401, {"code": 401, "message": "Unauthenticated"}))
             elif kaggle.api:
-                self._say(kaggle.api.pop(0))
+                self._answer(kaggle.api.pop(0))
             elif request.get("competitionName") != kaggle.slug:
-                self._say(Fault(404, "<html>not found</html>"))
+                self._answer(Fault(404, "<html>not found</html>"))
             else:
                 self.send_response(302)
                 self.send_header("Location", f"http://files.localhost/bundle/{kaggle.name}?sig={SIGNATURE}")
@@ -114,13 +118,13 @@ def serve(kaggle: Kaggle) -> ThreadingHTTPServer:
             if kaggle.expired and not kaggle.cut:
                 kaggle.expired -= 1
                 kaggle.asked.append("expired")
-                return self._say(Fault(403, "<Error>expired</Error>"))
+                return self._answer(Fault(403, "<Error>expired</Error>"))
             content, etag = kaggle.content, f'"{hash(kaggle.content):x}"'
             wanted = self.headers.get("Range")
-            whole = wanted is None or self.headers.get("If-Range") not in (None, etag) or not kaggle.sized
-            start = 0 if whole else int(str(wanted).removeprefix("bytes=").split("-")[0])
+            complete = wanted is None or self.headers.get("If-Range") not in (None, etag) or not kaggle.sized
+            start = 0 if complete else int(str(wanted).removeprefix("bytes=").split("-")[0])
             kaggle.asked.append(f"file from {start}")
-            self.send_response(200 if whole else 206)
+            self.send_response(200 if complete else 206)
             self.send_header("Content-Type", "application/zip")
             if kaggle.sized:
                 self.send_header("Content-Length", str(len(content) - start))
@@ -132,14 +136,14 @@ def serve(kaggle: Kaggle) -> ThreadingHTTPServer:
             self.close_connection = True
             end = min(len(content), kaggle.cut.pop(0)) if kaggle.cut else len(content)
             try:
-                for at in range(start, end, kaggle.piece):
-                    self.wfile.write(content[at : min(end, at + kaggle.piece)])
-                    kaggle.sent += min(end, at + kaggle.piece) - at
+                for offset in range(start, end, kaggle.piece):
+                    self.wfile.write(content[offset : min(end, offset + kaggle.piece)])
+                    kaggle.sent += min(end, offset + kaggle.piece) - offset
                     time.sleep(kaggle.pace)
             except OSError:  # the other side was killed
                 pass
 
-        def _say(self, fault: Fault) -> None:
+        def _answer(self, fault: Fault) -> None:
             as_json = isinstance(fault.body, dict)
             body = (json.dumps(fault.body) if as_json else str(fault.body)).encode()
             self.send_response(fault.status)

@@ -1,7 +1,7 @@
-"""The real kaggle command without its half second of imports: a process that has them forks one of itself a call.
+"""The real kaggle command without its half second of imports: a warm process forks for each call.
 
-Each call has its own environment and folder, reads credentials anew, writes to the caller's files and can be killed,
-as a process that `gatemask.kaggle.client.cli.start` starts. Only for tests that do not care for that start itself.
+Like a process started by `gatemask.kaggle.client.cli.start`, each call has its own environment and folder, reads the
+credentials, writes to the caller's files and can be killed. For tests that do not concern the start itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import IO, Any
 
 
 class Call:
-    """One call of the command, with as much of `Popen` as is used."""
+    """A call of the command, with the part of `Popen` that is used."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._lines = connection, connection.makefile("r")
@@ -49,7 +49,7 @@ class Call:
 
 @contextmanager
 def warm(folder: Path) -> Iterator[Any]:
-    """Yields what takes the place of `gatemask.kaggle.client.cli.start`; the socket lies in `folder`."""
+    """Yield a replacement for `gatemask.kaggle.client.cli.start`; its socket is in `folder`."""
     place = folder / "kaggle.socket"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(place))
@@ -59,7 +59,7 @@ def warm(folder: Path) -> Iterator[Any]:
         helper = subprocess.Popen(
             command,
             pass_fds=[listening.fileno()],
-            env={**environment, "HOME": str(folder)},  # it reads credentials when it is imported: here it finds none
+            env={**environment, "HOME": str(folder)},  # the import reads credentials; here are none
             stdout=subprocess.DEVNULL,
         )
 
@@ -69,8 +69,8 @@ def warm(folder: Path) -> Iterator[Any]:
         assert stderr == subprocess.STDOUT
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(place))
-        told = json.dumps([list(arguments), {**os.environ, **(environment or {})}, str(Path.cwd())]).encode()
-        socket.send_fds(connection, [len(told).to_bytes(4, "big") + told], [stdout.fileno()])
+        message = json.dumps([list(arguments), {**os.environ, **(environment or {})}, str(Path.cwd())]).encode()
+        socket.send_fds(connection, [len(message).to_bytes(4, "big") + message], [stdout.fileno()])
         return Call(connection)
 
     try:
@@ -81,11 +81,11 @@ def warm(folder: Path) -> Iterator[Any]:
 
 
 def serve(listening: socket.socket) -> None:
-    """Fork for each call: one process that runs it, and one that waits for it and tells its end."""
+    """Fork for each call: one process that runs it, and one that reports its exit code."""
     import kaggle.cli  # noqa: F401
 
     for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
-        del sys.modules[name]  # what they found in the environment is not a call's
+        del sys.modules[name]  # they read the environment, which is not that of a call
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         connection, _ = listening.accept()
@@ -99,12 +99,12 @@ def serve(listening: socket.socket) -> None:
 def _answer(connection: socket.socket) -> None:
     data, files, _, _ = socket.recv_fds(connection, 4, 1)
     size = int.from_bytes(data, "big")
-    told = b""
-    while len(told) < size:
-        told += connection.recv(size - len(told))
+    message = b""
+    while len(message) < size:
+        message += connection.recv(size - len(message))
     pid = os.fork()
     if pid == 0:
-        _run(files[0], *json.loads(told))
+        _run(files[0], *json.loads(message))
     connection.sendall(f"{pid}\n".encode())
     _, status = os.waitpid(pid, 0)
     connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
@@ -118,7 +118,7 @@ def _run(output: int, arguments: list[str], environment: dict[str, str], folder:
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        tempfile.tempdir = None  # as the environment says
+        tempfile.tempdir = None  # read from the environment again
         for text in (sys.stdout, sys.stderr):
             text.reconfigure(encoding="utf-8", errors="replace", write_through=True)  # type: ignore[union-attr]
         sys.argv = ["kaggle", *arguments]

@@ -133,7 +133,7 @@ def test_a_payload_that_is_not_the_one_pushed_ends_the_kernel_at_once(tmp_path: 
     script.write_text(script.read_text().replace('SHA256 = "', 'SHA256 = "0'))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
     assert done.returncode == 1
-    assert "push 0123456789ab: the payload is not the one that was pushed" in done.stderr
+    assert "push 0123456789ab: no payload with SHA-256" in done.stderr
 
 
 def git(folder: Path, *arguments: str) -> None:

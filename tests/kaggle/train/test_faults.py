@@ -36,8 +36,8 @@ from tests.kaggle.fakes import (
     EXP,
     RECORDS,
     TPU,
-    Machine,
-    Session,
+    FakeMachine,
+    FakeSession,
     World,
     change_records,
     options,
@@ -64,7 +64,7 @@ def world(
     phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any
 ) -> Iterator[World]:
     """Kaggle with the datasets in place, and a project that has trained nothing."""
-    project, machine = project_from(phantom_records, tmp_path / "project"), Machine()
+    project, machine = project_from(phantom_records, tmp_path / "project"), FakeMachine()
     with stand_in(tmp_path, monkeypatch) as cloud:
         machine.install(monkeypatch)
         monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
@@ -118,7 +118,7 @@ def test_a_dataset_that_is_dropped_from_a_push(world: World) -> None:
         return world.cloud.datasets.pop(RECORDS, None) is not None
 
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     world.cloud.faults.append(Fault("SaveKernel", None, when=gone))
     error = refusal(world.push)
     assert RECORDS in str(error)
@@ -133,7 +133,7 @@ def test_a_dataset_that_is_dropped_from_a_push(world: World) -> None:
 
 
 def test_an_output_that_is_dropped_from_a_push(world: World) -> None:
-    world.machine.sessions = [Session(epochs=1)]
+    world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
     world.wait()
     answer = {"versionNumber": 2, "url": "x", "invalidKernelSources": [ref()]}
@@ -324,7 +324,7 @@ def test_dead_credentials_at_a_push(world: World) -> None:
 @pytest.mark.parametrize("command", ["wait", "campaign"])
 def test_credentials_that_die_while_a_kernel_runs(world: World, command: str) -> None:
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     world.push()
     world.cloud.key_valid = False
     error = refusal(getattr(world, command))
@@ -361,7 +361,7 @@ def test_too_few_hours_before_a_push(world: World) -> None:
 
 
 def test_hours_that_end_amid_a_campaign(world: World) -> None:
-    world.machine.sessions = [Session(epochs=1, at_end=lambda: world.cloud.used.update(TPU=20.0))]
+    world.machine.sessions = [FakeSession(epochs=1, at_end=lambda: world.cloud.used.update(TPU=20.0))]
     error = refusal(world.campaign, TPU)
     assert "quota" in str(error)
     assert list(world.kernel.last.progress) == ["0"]
@@ -369,11 +369,11 @@ def test_hours_that_end_amid_a_campaign(world: World) -> None:
     world.cloud.used["TPU"] = 0.0
     assert world.campaign(TPU).sessions == 1
     assert world.done() == [0]
-    assert world.by() == [push.id for push in world.kernel.pushes]
+    assert world.authors() == [push.id for push in world.kernel.pushes]
 
 
 def test_a_machine_that_another_kernel_of_the_account_has(world: World, tmp_path: Path) -> None:
-    other = world.foreign(tmp_path / "other")
+    other = world.start_foreign_session(tmp_path / "other")
     error = refusal(world.push, TPU)
     assert "Too many kernels" in str(error)
     asked = []
@@ -394,7 +394,7 @@ def test_a_machine_that_another_kernel_of_the_account_has(world: World, tmp_path
 
 def test_machines_that_are_all_ours(world: World) -> None:
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     world.push(TPU)
     error = refusal(world.push, TPU, folds=[1])
     assert ref() in str(error)
@@ -407,7 +407,7 @@ def test_machines_that_are_all_ours(world: World) -> None:
 
 def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: World) -> None:
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     world.push()
     release.set()
     (comp, unet), (_, gate) = world.load(), world.load("gate_b0")
@@ -424,7 +424,7 @@ def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: W
 
 
 def test_another_machine_than_was_asked_for(world: World) -> None:
-    world.machine.sessions = [Session(insists=True), Session(insists=True)]
+    world.machine.sessions = [FakeSession(checks_machine=True), FakeSession(checks_machine=True)]
     result = world.campaign(TPU)
     assert len(world.versions()) == result.sessions == campaign.MOST_LOSSES
     assert {push.outcome for push in world.kernel.pushes} == {"lost"}
@@ -451,7 +451,7 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1\nMemo
 
 
 def test_a_crash_in_a_campaign(world: World) -> None:
-    world.machine.sessions = [Session(crash="the weights are of another shape")]
+    world.machine.sessions = [FakeSession(crash="the weights are of another shape")]
     result = world.campaign(TPU, folds=[0])
     assert world.kernel.last.outcome == "failed"
     log = kernel_records.records_folder(world.project) / f"{world.kernel.slug}.v1.log"
@@ -469,16 +469,16 @@ def test_a_crash_in_a_campaign(world: World) -> None:
 
 
 def test_a_crash_is_pushed_again_when_settings_were_changed(world: World) -> None:
-    world.machine.sessions = [Session(crash="too many epochs")]
+    world.machine.sessions = [FakeSession(crash="too many epochs")]
     world.campaign()
     assert not world.campaign().sessions
     assert world.campaign(FOUR).sessions == 1
     assert world.done(FOUR) == [0]
-    assert len(world.by()) == 4
+    assert len(world.authors()) == 4
 
 
 def test_one_fold_fails_and_the_other_comes_home(world: World) -> None:
-    world.machine.sessions = [Session(fails={0: "An image of this fold is damaged."})]
+    world.machine.sessions = [FakeSession(fails={0: "An image of this fold is damaged."})]
     result = world.campaign(TPU, folds=None)
     assert world.done() == [1]
     assert list(result.given_up) == ["unet_b0/0"]
@@ -490,7 +490,7 @@ def test_one_fold_fails_and_the_other_comes_home(world: World) -> None:
 
 
 def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
-    world.machine.sessions = [Session(killed_after=0)]
+    world.machine.sessions = [FakeSession(killed_after=0)]
     world.push(TPU, folds=None, hours=1 / 3600)
     world.wait()
     (kernel,) = world.kernels()
@@ -504,7 +504,7 @@ def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
 
 @pytest.mark.parametrize("log", ["", TRACEBACK], ids=["nothing", "a log"])
 def test_a_session_that_leaves_nothing(world: World, log: str) -> None:
-    world.machine.sessions = [Session(vanish=log), Session(vanish=log)]
+    world.machine.sessions = [FakeSession(vanish=log), FakeSession(vanish=log)]
     result = world.campaign()
     assert len(world.versions()) == campaign.MOST_LOSSES
     error = refusal(campaign.require_all_folds, result)
@@ -521,9 +521,9 @@ def test_a_session_that_leaves_nothing(world: World, log: str) -> None:
 
 
 LOST = {
-    "another machine": (Session(insists=True), "a CPU"),
-    "nothing left": (Session(vanish=TRACEBACK), "MemoryError"),
-    "killed": (Session(killed_after=1), "exceeded"),
+    "another machine": (FakeSession(checks_machine=True), "a CPU"),
+    "nothing left": (FakeSession(vanish=TRACEBACK), "MemoryError"),
+    "killed": (FakeSession(killed_after=1), "exceeded"),
 }
 
 
@@ -532,7 +532,7 @@ def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -
     """Kaggle mounts what the last session left that ended well."""
     lost, why = LOST[how]
     folds = [0, 1] if how == "killed" else [0]
-    world.machine.sessions = [Session(epochs=1), lost]
+    world.machine.sessions = [FakeSession(epochs=1), lost]
     world.push(TPU, FOUR, folds=folds)
     world.wait()
     world.push(TPU, FOUR, folds=folds, hours=1 / 3600)
@@ -545,20 +545,24 @@ def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -
     assert world.done(FOUR) == folds
     (kernel,) = world.kernels()
     assert kernel.last.sources == [kernel.ref]
-    assert world.by()[0] == kernel.pushes[0].id, "hours were lost"
+    assert world.authors()[0] == kernel.pushes[0].id, "hours were lost"
 
 
 def test_a_training_that_is_ended_by_a_signal_goes_on_from_its_last_state(world: World) -> None:
-    world.machine.sessions = [Session(dies=True)]
+    world.machine.sessions = [FakeSession(dies=True)]
     assert world.campaign(FOUR).sessions == 2
     assert world.done(FOUR) == [0]
-    assert world.by() == [world.kernel.pushes[0].id] + [world.kernel.last.id] * 3
+    assert world.authors() == [world.kernel.pushes[0].id] + [world.kernel.last.id] * 3
     assert [push.outcome for push in world.kernel.pushes] == ["lost", "finished"]
     assert "signal 9" in (world.kernel.pushes[0].message or "")
 
 
 def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -> None:
-    world.machine.sessions = [Session(dies=True), Session(dies=True, epochs=0), Session(dies=True, epochs=0)]
+    world.machine.sessions = [
+        FakeSession(dies=True),
+        FakeSession(dies=True, epochs=0),
+        FakeSession(dies=True, epochs=0),
+    ]
     result = world.campaign(FOUR)
     assert "got no further: " in result.given_up["unet_b0/0"]
     assert "signal 9" in result.given_up["unet_b0/0"]
@@ -566,21 +570,21 @@ def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -
 
 
 def test_sessions_that_get_no_further(world: World) -> None:
-    world.machine.sessions = [Session(epochs=1), Session(epochs=0), Session(epochs=0)]
+    world.machine.sessions = [FakeSession(epochs=1), FakeSession(epochs=0), FakeSession(epochs=0)]
     result = world.campaign(FOUR)
     assert len(world.versions()) == 3
     assert "got no further" in result.given_up["unet_b0/0"]
     assert world.campaign(FOUR).sessions == 1
     assert world.done(FOUR) == [0]
-    assert len(set(world.by())) == 2, "the epoch of the first session stands"
+    assert len(set(world.authors())) == 2, "the epoch of the first session stands"
 
 
 def test_an_old_layout_of_the_mounts(world: World) -> None:
     world.cloud.layout = "old"
-    world.machine.sessions = [Session(epochs=1)]
+    world.machine.sessions = [FakeSession(epochs=1)]
     assert world.campaign().sessions == 2
     assert world.done() == [0]
-    assert world.by() == [push.id for push in world.kernel.pushes]
+    assert world.authors() == [push.id for push in world.kernel.pushes]
 
 
 @pytest.mark.parametrize("name", ["masks.csv", "gatemask-records.json"])
@@ -668,7 +672,7 @@ def test_a_network_that_goes_with_a_push_of_a_campaign(world: World, after: bool
 
 @pytest.mark.parametrize("killed", [False, True], ids=["complete", "killed"])
 def test_an_output_of_an_earlier_version_is_not_taken_for_this_one(world: World, killed: bool) -> None:
-    world.machine.sessions = [Session(epochs=1), Session(killed_after=0) if killed else Session()]
+    world.machine.sessions = [FakeSession(epochs=1), FakeSession(killed_after=0) if killed else FakeSession()]
     world.push()
     world.wait()
     world.push(hours=1 / 3600)
@@ -719,24 +723,24 @@ def test_a_run_that_was_finished_here_stays(world: World) -> None:
     world.push()
     train_fold(world.job(), 0, "me")
     world.wait()
-    assert set(world.by()) == {"me"}
+    assert set(world.authors()) == {"me"}
     ends_well(world)
 
 
 @pytest.mark.parametrize(("here", "there", "stays"), [(3, 1, True), (1, 3, False)])
 def test_of_two_unfinished_runs_the_longer_one_stays(world: World, here: int, there: int, stays: bool) -> None:
-    world.machine.sessions = [Session(epochs=there)]
+    world.machine.sessions = [FakeSession(epochs=there)]
     world.push(FOUR)
     train_fold(world.job(FOUR), 0, "me", epochs=here)
     world.wait()
-    assert len(world.by()) == 3
-    assert (world.by()[-1] == "me") == stays
+    assert len(world.authors()) == 3
+    assert (world.authors()[-1] == "me") == stays
     train_fold(world.job(FOUR), 0, "me")
     assert world.done(FOUR) == [0], "it goes on from there"
 
 
 def test_records_that_were_changed_between_two_sessions(world: World) -> None:
-    world.machine.sessions = [Session(epochs=1)]
+    world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
     world.wait()
     change_records(world.project)
@@ -746,7 +750,7 @@ def test_records_that_were_changed_between_two_sessions(world: World) -> None:
     assert world.kernel.last.datasets[RECORDS] == 2
     world.wait()
     assert world.done() == [0]
-    assert set(world.by()) == {world.kernel.last.id}, "an epoch on other records is no part of it"
+    assert set(world.authors()) == {world.kernel.last.id}, "an epoch on other records is no part of it"
     assert world.fold().with_name("fold0.replaced1").is_dir(), "but it is kept"
 
 
@@ -813,7 +817,7 @@ def test_a_push_that_is_killed_while_kaggle_processes_its_dataset(empty: World) 
 @pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
 def test_a_command_that_is_killed_while_it_waits(world: World, command: str, moment: str) -> None:
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     arguments = ("wait", COMP) if command == "wait" else ("campaign", COMP, "--experiments", EXP, "--fold", "0")
     if moment == "queued":
         world.cloud.queueing = 10**6
@@ -858,7 +862,7 @@ cli.main(["fetch", "phantom", "--quick"])
 
 @pytest.mark.parametrize("moment", KILLED_AT)
 def test_a_fetch_that_is_killed_while_it_places_a_run(world: World, moment: str) -> None:
-    world.machine.sessions = [Session(epochs=1)]
+    world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
     world.wait()  # so that an older state is there
     world.push()
@@ -869,13 +873,13 @@ def test_a_fetch_that_is_killed_while_it_places_a_run(world: World, moment: str)
     assert world.fold().exists() == (moment == "between placing and noting")
     assert world.fetch().fetched
     assert not list(world.fold().parent.glob(".*"))
-    assert world.by() == [push.id for push in world.kernel.pushes]
+    assert world.authors() == [push.id for push in world.kernel.pushes]
     ends_well(world, versions=2)
 
 
 def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    world.machine.sessions = [Session(until=release)]
+    world.machine.sessions = [FakeSession(until=release)]
     world.push()
     waits = subprocess.Popen(
         world.command("wait", COMP), env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -900,7 +904,7 @@ def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_command_line_ends_with_1_where_a_fold_was_given_up(world: World) -> None:
-    world.machine.sessions = [Session(crash="no more of this")]
+    world.machine.sessions = [FakeSession(crash="no more of this")]
     arguments = world.command("campaign", COMP, "--experiments", EXP, "--fold", "0")[3:]
     done = gatemask(*arguments, root=world.project.root)
     assert done.returncode == 1

@@ -1,1 +1,1 @@
-"""What Kaggle's image and machines offer: packages, wheels that are missing, a sandbox that stands in for it."""
+"""What Kaggle's image and machines offer: machines and their limits, wheels that the images lack, a sandbox."""
