@@ -128,7 +128,7 @@ CASES = {
         TABLED, ["both empty and masked", "image tile001"], put("raw/rle.csv", "image_id,rle\ntile001,1 2\ntile001,\n")
     ),
     # label tables
-    "table, absent": Case(TABLED, ["no such table", "rle.csv"], gone("raw/rle.csv")),
+    "table, absent": Case(TABLED, ["table does not exist", "rle.csv"], gone("raw/rle.csv")),
     "table, empty": Case(TABLED, ["is empty", "rle.csv"], put("raw/rle.csv", "")),
     "table, cut short": Case(
         TABLED, ["another number of cells", "row 3", "cut short"], put("raw/rle.csv", "image_id,rle\na,1 2\nb")
@@ -145,7 +145,7 @@ CASES = {
         TABLED, ["No training image is left", "no label"], put("raw/rle.csv", "image_id,rle\nother,1 2\n")
     ),
     "labels, no encodings": Case("data labels {root}/raw/labels.csv", ["No column holds run-length encodings"]),
-    "labels, absent": Case("data labels {root}/raw/nothing.csv", ["no such table", "nothing.csv"]),
+    "labels, absent": Case("data labels {root}/raw/nothing.csv", ["table does not exist", "nothing.csv"]),
     "labels, a wrong size": Case("data labels {root}/raw/rle.csv --size 64", ["height and width", "1024x1024"]),
     "labels, no such images": Case("data labels {root}/raw/rle.csv --images *.jpg", ["No image was found", "*.jpg"]),
     "labels, no such competition": Case(
@@ -162,17 +162,19 @@ CASES = {
         TILES + " --strict", ["cannot be used", "problems.csv"], put("raw/images/tile003.png", b"x")
     ),
     "images, an absolute pattern": Case(TILES + " --set train.images=/etc/*", ["absolute", "/etc/*"]),
-    "raw folder, none": Case(TILES + " --data {root}/nowhere", ["raw files are not there", "nowhere", "--data"]),
+    "raw folder, none": Case(TILES + " --data {root}/nowhere", ["raw files do not exist", "nowhere", "--data"]),
     "masks, no id in the pattern": Case(TILES + " --set labels.masks=masks/x.png", ["labels.masks", "masks/x.png"]),
     "masks, an impossible window": Case(TILES + " --set image.window=lung", ["image.window", "'full', 'file'", "lung"]),
     # groups and columns
-    "groups, no such tag": Case(TILES + " --set groups.dicom=PatientId", ["No DICOM tag", "Did you mean 'PatientID'"]),
+    "groups, no such tag": Case(
+        TILES + " --set groups.dicom=PatientId", ["Unknown DICOM tag", "Did you mean 'PatientID'"]
+    ),
     "groups, a tag of PNGs": Case(
         TILES + " --set groups.file=null --set groups.dicom=PatientID", ["No training image is left", "no DICOM"]
     ),
-    "groups, a bad pattern": Case(TILES + " --set groups.regex=(", ["no regular expression", "groups.regex"]),
+    "groups, a bad pattern": Case(TILES + " --set groups.regex=(", ["not a regular expression", "groups.regex"]),
     "groups, a pattern without parenthesis": Case(TILES + " --set groups.regex=tile", ["no parenthesis"]),
-    "groups, no table": Case(TILES, ["no such table", "labels.csv"], gone("raw/labels.csv")),
+    "groups, no table": Case(TILES, ["table does not exist", "labels.csv"], gone("raw/labels.csv")),
     "groups, an image in two": Case(
         TILES,
         ["in two groups", "image tile000", "picture0 and other"],
@@ -197,9 +199,11 @@ CASES = {
         "folds make tiles", ["twice", "tile000"], rewrite("folds/tiles.csv", r"^(tile000,.*)$", r"\1\n\1")
     ),
     "folds, of other images": Case(
-        "folds make tiles", ["not about these images", "1 missing"], rewrite("folds/tiles.csv", r"^tile000.*\n", "")
+        "folds make tiles", ["lists other images", "1 missing"], rewrite("folds/tiles.csv", r"^tile000.*\n", "")
     ),
-    "folds, no table to import": Case("folds import tiles {root}/none.csv --force", ["no such table", "none.csv"]),
+    "folds, no table to import": Case(
+        "folds import tiles {root}/none.csv --force", ["table does not exist", "none.csv"]
+    ),
     "folds, import over others": Case("folds import tiles {root}/folds/tiles.csv", ["folds already", "--force"]),
     "folds, import of a leak": Case(
         "folds import tiles {root}/f.csv --force",
@@ -211,7 +215,7 @@ CASES = {
     ),
     "audit, groups of others": Case(
         "folds audit {root}/folds/tiles.csv --groups {root}/g.csv",
-        ["knows none of the images", "tile000"],
+        ["lists none of the images", "tile000"],
         put("g.csv", "x,1\ny,2\n"),
     ),
     "audit, one column of groups": Case(

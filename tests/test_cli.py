@@ -100,7 +100,7 @@ def test_misspelled_key_is_rejected_with_file_line_and_nearest_key(root: Path) -
         (["train", "phantom/unet_b0"], ["no folds yet", "gatemask folds make phantom"]),
         (["records", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
         (["folds", "make", "phantom"], ["no manifest yet", "gatemask data prepare phantom"]),
-        (["data", "prepare", "phantom"], ["raw files are not there", "--data"]),
+        (["data", "prepare", "phantom"], ["raw files do not exist", "--data"]),
         (["data", "phantom", "nuclei"], ["has no phantoms"]),
         (["records", "make", "phantom", "--set", "recods.size=64"], ["Unknown key 'recods'", "'records'"]),
         (["records", "make", "phantom", "--set", "records.size=65"], ["records.size", "65", "--set records.size=65"]),

@@ -126,7 +126,8 @@ def data_labels(
     if write:
         from gatemask.project import open_project
 
-        result["written"] = str(label_report.write_labels_section(open_project(write), result))
+        written = label_report.write_labels_section(open_project(write), result)
+        result = result.model_copy(update={"written": str(written)})
     print_result(result, json_, show=label_report.print_label_report)
 
 
@@ -177,7 +178,7 @@ def folds_audit(
 
     result = audit.run(file, groups, prefix, labels, picture)
     print_result(result, json_, show=audit.show)
-    if result["leak"] or result["duplicates"]:
+    if result.leak or result.duplicates:
         raise typer.Exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`gatemask folds audit`: leaks of every kind are seen, and sound folds pass."""
+"""`gatemask folds audit` finds leaks of every kind and passes sound folds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gatemask.data import audit
-from gatemask.data.fold_files import plain_id, read_fold_file, read_group_file
+from gatemask.data.audit import audit_folds
+from gatemask.data.fold_files import read_fold_file
+from gatemask.data.tables import plain_id
 from gatemask.errors import GatemaskError
+from gatemask.report.audit import run
+from gatemask.results.data import FoldBalance
 from tests.conftest import SHARED, gatemask, needs_siim
 
 UID = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
@@ -24,36 +27,38 @@ def written(folder: Path, lines: list[str], name: str = "folds.csv") -> Path:
 def test_the_leak_is_the_share_of_images_whose_group_is_trained_on(tmp_path: Path) -> None:
     file = written(tmp_path, ["id,fold", "a.png,0", "b.png,0", "c.png,1", "d.png,1", "e.png,1", "f.png,-1"])
     groups = {"a": "p", "c": "p", "b": "q", "d": "r", "e": "r", "f": "q"}
-    found, frame = audit.audit(file, groups)
-    # a and c share p across folds; b's q is in the hold-out only, which trains nothing but is scored: f leaks.
-    assert found["leak"] == 0.5
-    assert found["per_fold"]["0"]["leak"] == 0.5
-    assert found["per_fold"]["1"]["leak"] == pytest.approx(1 / 3, abs=1e-4)
-    assert found["per_fold"]["-1"]["leak"] == 1.0, "but the hold-out itself is trained on"
+    found, frame = audit_folds(file, groups)
+    # a and c share p across folds. b's q is in the hold-out, which trains nothing but is scored: f leaks.
+    assert found.leak == 0.5
+    assert found.per_fold["0"].leak == 0.5
+    assert found.per_fold["1"].leak == pytest.approx(1 / 3, abs=1e-4)
+    assert found.per_fold["-1"].leak == 1.0, "its group is trained on"
     assert sorted(frame["image_id"][frame["leaks"]]) == ["a", "c", "f"]
-    assert (found["images"], found["folds"], found["groups"], found["without_group"]) == (6, 2, 3, 0)
+    assert (found.images, found.folds, found.groups, found.without_group) == (6, 2, 3, 0)
 
 
 def test_images_in_several_folds_and_copies_are_duplicates(tmp_path: Path) -> None:
     file = written(tmp_path, ["id,fold", "a,0", "b,0", "c,1", "a,1", "d,1", "d,1"])
-    found, _ = audit.audit(file, {}, copies=[("b", "c"), ("c", "d")])
-    assert found["duplicates"] == 2
-    assert found["duplicated"] == ["a", "b = c"]
+    found, _ = audit_folds(file, {}, copies=[("b", "c"), ("c", "d")])
+    assert found.duplicates == 2
+    assert found.duplicated == ["a", "b = c"]
 
 
 def test_balance_of_positives_and_areas(tmp_path: Path) -> None:
     rows = [f"i{n},{n % 2},{100 if n < 4 else 0}" for n in range(8)]
-    found, _ = audit.audit(written(tmp_path, ["id,fold,mask_area", *rows]), {})
-    assert found["balance"] == {
-        "images": [4, 4],
-        "positives": 0.5,
-        "positives_deviation": 0.0,
-        "area_quartiles": [100, 100, 100],
-        "area_deviation": 0.0,
-    }
+    found, _ = audit_folds(written(tmp_path, ["id,fold,mask_area", *rows]), {})
+    assert found.balance == FoldBalance.model_validate(
+        {
+            "images": [4, 4],
+            "positives": 0.5,
+            "positives_deviation": 0.0,
+            "area_quartiles": [100, 100, 100],
+            "area_deviation": 0.0,
+        }
+    )
     rows = [f"i{n},{n % 2},{int(n % 2 and n < 4)}" for n in range(8)]
-    found, _ = audit.audit(written(tmp_path, ["id,fold,exist", *rows]), {})
-    assert (found["balance"]["positives"], found["balance"]["positives_deviation"]) == (0.25, 0.25)
+    found, _ = audit_folds(written(tmp_path, ["id,fold,exist", *rows]), {})
+    assert (found.balance.positives, found.balance.positives_deviation) == (0.25, 0.25)
 
 
 def test_ids_lose_folders_and_the_extensions_of_images_only() -> None:
@@ -61,9 +66,17 @@ def test_ids_lose_folders_and_the_extensions_of_images_only() -> None:
 
 
 def test_group_files_with_and_without_a_header(tmp_path: Path) -> None:
-    for lines in (["image_id,group", "a.png,0001_x"], ["a.png,0001_x"]):
-        file = written(tmp_path, lines, "groups.csv")
-        assert read_group_file(file, {"a"}, prefix=4)["a"] == "0001"
+    folds = written(tmp_path, ["id,fold", "a,0", "b,1"])
+    for header in (["image_id,group"], []):
+        groups = written(tmp_path, [*header, "a.png,0001_x", "b.png,0001_y"], "groups.csv")
+        assert run(folds, groups, 4, None, None).leak == 1.0
+        assert run(folds, groups, None, None, None).leak == 0.0
+
+
+def test_a_group_file_of_other_images_is_rejected(tmp_path: Path) -> None:
+    folds = written(tmp_path, ["id,fold", "a,0", "b,1"])
+    with pytest.raises(GatemaskError, match="lists none of the images"):
+        run(folds, written(tmp_path, ["c,p", "d,p"], "groups.csv"), None, None, None)
 
 
 def test_a_fold_may_have_a_name(tmp_path: Path) -> None:
@@ -81,7 +94,7 @@ def test_a_fold_may_have_a_name(tmp_path: Path) -> None:
         (["id,fold,mask_area", "a,0,x", "b,1,4"], r"area is not a whole number[\s\S]*row 2"),
     ],
 )
-def test_what_is_no_fold_file_is_said(tmp_path: Path, lines: list[str], words: str) -> None:
+def test_a_table_that_is_not_a_fold_file_is_rejected(tmp_path: Path, lines: list[str], words: str) -> None:
     with pytest.raises(GatemaskError, match=words):
         read_fold_file(written(tmp_path, lines))
 
@@ -119,32 +132,30 @@ def test_the_command_on_sound_folds(tmp_path: Path) -> None:
 
 def test_one_leaking_pair_among_very_many_is_a_leak(tmp_path: Path) -> None:
     rows = [f"i{n},{n % 2},g{n}" for n in range(60_000)]
-    found, _ = audit.audit(written(tmp_path, ["id,fold,group", *rows, "x,0,pair", "y,1,pair"]))
-    assert 0 < found["leak"] < 0.0001
+    found, _ = audit_folds(written(tmp_path, ["id,fold,group", *rows, "x,0,pair", "y,1,pair"]))
+    assert 0 < found.leak < 0.0001
 
 
-def test_a_blank_group_is_no_group(tmp_path: Path) -> None:
-    found, _ = audit.audit(written(tmp_path, ["id,fold,group", "a,0,", "b,1,", "c,0,p", "d,1,q"]))
-    assert (found["leak"], found["without_group"], found["groups"]) == (0.0, 2, 2)
+def test_a_blank_group_counts_as_none(tmp_path: Path) -> None:
+    found, _ = audit_folds(written(tmp_path, ["id,fold,group", "a,0,", "b,1,", "c,0,p", "d,1,q"]))
+    assert (found.leak, found.without_group, found.groups) == (0.0, 2, 2)
 
 
-def test_copies_of_images_that_the_file_does_not_hold_are_nothing(tmp_path: Path) -> None:
-    found, _ = audit.audit(
+def test_copies_outside_the_file_are_ignored(tmp_path: Path) -> None:
+    found, _ = audit_folds(
         written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"]), copies=[("a", "gone"), ("gone", "b")]
     )
-    assert found["duplicates"] == 0
+    assert found.duplicates == 0
 
 
-def test_an_image_in_two_groups_is_refused(tmp_path: Path) -> None:
+def test_an_image_in_two_groups_is_rejected(tmp_path: Path) -> None:
     file = written(tmp_path, ["image_id,group", "a,p1", "a,p1", "b,p1", "a.png,p9"], "groups.csv")
     with pytest.raises(GatemaskError, match=r"in two groups[\s\S]*row 5, image a"):
-        read_group_file(file, {"a", "b"})
+        run(written(tmp_path, ["id,fold", "a,0", "b,1"]), file, None, None, None)
 
 
 def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
-    from gatemask.report.audit import run
-
     manifest = ["image_id,split,mask_area", "a,train,10", "b,train,0", "a,test,0"]
     file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
     found = run(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
-    assert found["balance"]["positives"] == 0.5
+    assert found.balance.positives == 0.5

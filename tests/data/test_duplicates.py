@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and images that only look alike are not taken for copies."""
+"""Changed copies are found, and images that only look alike are not mistaken for copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import SHARED, needs_nuclei
 
 
 def scene(seed: int, size: int = 256) -> np.ndarray:
-    """A picture of its own: coarse structure common to all, details to none."""
+    """Return an image with its own details on a coarse structure common to all."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     common = 110 + 60 * np.sin(5 * x) * np.cos(4 * y)
@@ -31,14 +31,16 @@ CHANGES = {
     "halved": lambda image: cv2.resize(image, (128, 128), interpolation=cv2.INTER_AREA)[:, :, None],
     "doubled": lambda image: cv2.resize(image, (512, 512), interpolation=cv2.INTER_CUBIC)[:, :, None],
     "dimmed": lambda image: (image * 0.7 + 20).astype(np.uint8),
-    "colour": lambda image: np.repeat(image, 3, axis=2),
+    "color": lambda image: np.repeat(image, 3, axis=2),
 }
 
 
 def pairs(images: list[np.ndarray], near: bool = True) -> set[tuple[int, int, str]]:
     digests = [image.tobytes().hex()[:4096] + str(image.shape) for image in images]
-    found, sure = duplicates.find(digests, [duplicates.look(image) for image in images], near)
-    assert sure
+    found, recognizable = duplicates.find_copies(
+        digests, [duplicates.compute_signature(image) for image in images], near
+    )
+    assert recognizable
     return {tuple(pair) for pair in found}
 
 
@@ -55,23 +57,23 @@ def test_identical_files_are_exact_each_with_the_first() -> None:
     assert pairs(images) == {(0, 2, "exact"), (0, 3, "exact")}
 
 
-def test_blank_images_are_copies_of_nothing() -> None:
+def test_blank_images_never_count_as_copies() -> None:
     assert pairs([np.zeros((64, 64, 1), np.uint8)] * 3 + [np.full((64, 64, 1), 7, np.uint8)]) == set()
 
 
-def test_comparing_in_blocks_finds_what_comparing_at_once_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_in_blocks_gives_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [scene(number % 7) for number in range(21)]
-    whole = pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
+    expected = pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
     monkeypatch.setattr(duplicates, "BLOCK", 4)
-    assert whole == pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
-    assert whole
+    assert expected == pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
+    assert expected
 
 
-def test_where_all_hashes_are_alike_it_gives_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_stops_early_where_all_hashes_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(duplicates, "TOO_MANY", 3)
-    look = duplicates.look(scene(0))
-    assert duplicates.find([str(n) for n in range(50)], [look] * 50, near=True) == ([], False)
-    assert duplicates.find(["a", "a", "b"], [look] * 3, near=True)[1]
+    signature = duplicates.compute_signature(scene(0))
+    assert duplicates.find_copies([str(n) for n in range(50)], [signature] * 50, near=True) == ([], False)
+    assert duplicates.find_copies(["a", "a", "b"], [signature] * 3, near=True)[1]
 
 
 @needs_nuclei

@@ -1,4 +1,4 @@
-"""Folds without leaks, even, and stable to the byte."""
+"""Folds have no leaks, are even, and stable to the byte."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_folds_have_even_shares_of_positives_and_of_areas() -> None:
 
 def test_the_order_of_the_input_does_not_matter() -> None:
     table = manifest()
-    one, two = (folds.assign_folds(t, Folds(k=3)).to_csv() for t in (table, table.sample(frac=1, random_state=1)))
-    assert one == two
+    shuffled = table.sample(frac=1, random_state=1)
+    assert folds.assign_folds(table, Folds(k=3)).equals(folds.assign_folds(shuffled, Folds(k=3)))
 
 
 def test_a_hold_out_is_a_fold_of_its_own() -> None:
@@ -69,7 +69,7 @@ def test_large_seeds_and_few_images() -> None:
         folds.assign_folds(manifest(40).assign(label=np.arange(40) < 3, mask_area=(np.arange(40) < 3) * 5), Folds(k=5))
 
 
-def test_too_few_groups_are_refused() -> None:
+def test_too_few_groups_are_rejected() -> None:
     with pytest.raises(GatemaskError, match="fewer groups"):
         folds.assign_folds(manifest().assign(group="same"), Folds(k=2))
 
@@ -87,13 +87,13 @@ def test_columns_are_spread_evenly_numbers_by_quartile() -> None:
     assert set(frame["stratum"].str.split("|").str[2]) == {"q1", "q2", "q3", "q4"}
 
 
-def test_one_group_of_most_images_is_dealt_with() -> None:
+def test_one_group_may_hold_most_images() -> None:
     table = manifest()
     table["group"] = np.where(np.arange(600) < 300, "giant", table["group"])
     frame = folds.assign_folds(table, Folds(k=3))
     assert frame[frame["group"] == "giant"]["fold"].nunique() == 1
     sizes = frame["fold"].value_counts()
-    assert sizes.min() > 120, "the others share what is left"
+    assert sizes.min() > 120, "the others share the rest"
 
 
 @settings(max_examples=40, deadline=None)
@@ -110,7 +110,7 @@ def test_no_split_ever_leaks(images: int, k: int, seed: int, holdout: bool) -> N
     assert frame["image_id"].is_monotonic_increasing
 
 
-def test_the_same_input_gives_the_same_bytes_for_ever() -> None:
+def test_the_same_input_always_gives_the_same_bytes() -> None:
     """A fold file is part of a result, and must not change with a library or a machine."""
     frame = folds.assign_folds(manifest(60), Folds(k=3, seed=1))
     assert fingerprint(frame.to_csv(index=False, lineterminator="\n")) == "80d144580764bf60"
@@ -118,26 +118,27 @@ def test_the_same_input_gives_the_same_bytes_for_ever() -> None:
 
 @needs_siim
 def test_siim_folds_do_not_leak_and_are_even(tmp_path: Path) -> None:
-    """The very images of the winner's folds, by the way that a competitor goes."""
-    from gatemask.data import audit
-    from gatemask.data.groups import read_groups
+    """Split the images of the winner's folds as a competitor would."""
+    from gatemask.data.audit import audit_folds
+    from gatemask.data.groups import group_names
     from gatemask.data.label_report import mask_areas
+    from gatemask.data.tables import read_table
 
     siim = SHARED / "siim"
-    patients = read_groups(siim / "nih_id.csv", "Kaggle_ID", "NIH_ID", 8)
+    patients = group_names(read_table(siim / "nih_id.csv"), "Kaggle_ID", "NIH_ID", 8)
     masks = mask_areas(siim / "stage_1_train.csv")
     table = pd.DataFrame({"image_id": list(masks), "mask_area": list(masks.values())})
     table["label"] = (table["mask_area"] > 0).astype(int)
     table["group"] = table["image_id"].map(patients)
     folds.assign_folds(table, Folds(k=5)).to_csv(tmp_path / "own.csv", index=False)
-    own, _ = audit.audit(tmp_path / "own.csv", patients, masks)
-    theirs, _ = audit.audit(siim / "winner_folds_stage_1.csv", patients, masks)
-    assert 0.58 < theirs["leak"] < 0.62
-    assert (own["leak"], own["duplicates"], own["folds"], own["images"]) == (0.0, 0, 5, 10675)
-    assert own["balance"]["positives_deviation"] < 0.005
-    for fold in own["per_fold"].values():
-        assert abs(fold["positives"] - 0.2215) < 0.005
-    assert own["balance"]["area_deviation"] < 0.05 < theirs["balance"]["area_deviation"]
+    own, _ = audit_folds(tmp_path / "own.csv", patients, masks)
+    theirs, _ = audit_folds(siim / "winner_folds_stage_1.csv", patients, masks)
+    assert 0.58 < theirs.leak < 0.62
+    assert (own.leak, own.duplicates, own.folds, own.images) == (0.0, 0, 5, 10675)
+    assert own.balance.positives_deviation < 0.005
+    for fold in own.per_fold.values():
+        assert abs(fold.positives - 0.2215) < 0.005
+    assert own.balance.area_deviation < 0.05 < theirs.balance.area_deviation
 
 
 @pytest.fixture
@@ -150,23 +151,23 @@ def project(tmp_path: Path) -> Project:
 
 def test_a_foreign_fold_file_is_adopted_and_never_overwritten(project: Project) -> None:
     folds.make_folds(project, competition())
-    mine = project.folds.read_text()
-    assert folds.make_folds(project, competition())["current"]
+    ours = project.folds.read_text()
+    assert folds.make_folds(project, competition()).current
     frame = pd.read_csv(project.folds, dtype=str)
     frame["fold"] = frame["fold"].replace({"0": "1", "1": "0"})
     frame.to_csv(project.folds, index=False)
     theirs = project.folds.read_text()
-    assert theirs != mine
+    assert theirs != ours
     folds.make_folds(project, competition())
     assert project.folds.read_text() == theirs
     folds.make_folds(project, competition(folds={"k": 3, "holdout": True, "seed": 5}))
-    assert project.folds.read_text() == theirs, "other settings do not make it ours"
+    assert project.folds.read_text() == theirs, "even with other settings"
     with pytest.raises(GatemaskError, match="disagree about a hold-out"):
         folds.make_folds(project, competition(folds={"k": 3}, test={"images": "test/*.png"}))
 
 
 @pytest.mark.parametrize("fault", ["missing row", "twice", "no column", "leak", "leak behind other groups"])
-def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, fault: str) -> None:
+def test_a_foreign_fold_file_that_does_not_fit_is_rejected(project: Project, fault: str) -> None:
     folds.make_folds(project, competition())
     frame = pd.read_csv(project.folds)
     broken = {
@@ -177,7 +178,7 @@ def test_a_foreign_fold_file_that_does_not_fit_is_refused(project: Project, faul
         "leak behind other groups": frame.assign(fold=np.arange(len(frame)) % 4 - 1, group=frame["image_id"]),
     }[fault]
     broken.to_csv(project.folds, index=False)
-    words = {"missing row": "not about these images", "twice": "twice", "no column": "lacks the column 'group'"}
+    words = {"missing row": "lists other images", "twice": "an image twice", "no column": "lacks the column 'group'"}
     with pytest.raises(GatemaskError, match=words.get(fault, "more than one fold")):
         folds.make_folds(project, competition())
 
@@ -191,12 +192,12 @@ def test_a_foreign_file_is_imported_with_the_manifests_groups(project: Project, 
     with pytest.raises(GatemaskError, match=r"folds already[\s\S]*--force"):
         folds.import_folds(project, competition(), file)
     project.folds.unlink()
-    assert folds.import_folds(project, competition(), file)["adopted"]
+    assert folds.import_folds(project, competition(), file).adopted
     assert project.folds.read_text() == own.to_csv(index=False)
-    assert folds.make_folds(project, competition())["current"], "what was imported stands"
+    assert folds.make_folds(project, competition()).current, "the imported folds are kept"
 
 
-def test_folds_counted_from_one_are_taken_over(project: Project, tmp_path: Path) -> None:
+def test_folds_counted_from_one_are_renumbered(project: Project, tmp_path: Path) -> None:
     comp = competition(test={"images": "images/*0.png"}, folds={"k": 2})
     prepare(project, comp)
     folds.make_folds(project, comp)
@@ -208,13 +209,13 @@ def test_folds_counted_from_one_are_taken_over(project: Project, tmp_path: Path)
 
 
 @pytest.mark.parametrize("fault", ["leak", "other images", "names", "one fold", "two folds", "no column"])
-def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_path: Path, fault: str) -> None:
+def test_a_leaking_or_unfitting_foreign_file_is_not_imported(project: Project, tmp_path: Path, fault: str) -> None:
     folds.make_folds(project, competition())
     own = read_folds(project)
     before = project.folds.read_bytes()
     changed, words = {
         "leak": (own.assign(fold=np.arange(len(own)) % 4 - 1), r"more than one fold[\s\S]*folds audit"),
-        "other images": (own.assign(image_id="x" + own["image_id"]), "not about these images"),
+        "other images": (own.assign(image_id="x" + own["image_id"]), "lists other images"),
         "names": (own.assign(fold="fold" + own["fold"].astype(str)), "not a whole number"),
         "one fold": (own.assign(fold=0), "fewer than two folds"),
         "two folds": (pd.concat([own, own.assign(fold=(own["fold"] + 2) % 4 - 1)]), "in several folds"),
@@ -226,23 +227,23 @@ def test_a_foreign_file_that_would_harm_is_not_imported(project: Project, tmp_pa
     assert project.folds.read_bytes() == before
 
 
-def test_own_folds_are_known_again_after_a_kill_between_file_and_stamp(project: Project) -> None:
+def test_own_folds_are_recognized_after_a_kill_between_file_and_stamp(project: Project) -> None:
     folds.make_folds(project, competition())
     first = project.folds.read_bytes()
     (project.data / "folds.json").unlink()
-    assert not folds.make_folds(project, competition())["adopted"]
+    assert not folds.make_folds(project, competition()).adopted
     assert project.folds.read_bytes() == first
-    assert folds.make_folds(project, competition(folds={"k": 2, "holdout": True}))["folds"] == 2, "and made anew"
+    assert folds.make_folds(project, competition(folds={"k": 2, "holdout": True})).folds == 2, "and made again"
 
 
-def test_an_adopted_file_with_another_number_of_folds_is_told(
+def test_an_adopted_file_with_another_number_of_folds_is_reported(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folds.make_folds(project, competition())
     (project.data / "folds.json").unlink()
     (project.data / "folds-made.json").unlink()
-    assert folds.make_folds(project, competition(folds={"k": 5, "holdout": True}))["adopted"]
-    assert "It has 3 folds, where folds.k is 5" in capsys.readouterr().err
+    assert folds.make_folds(project, competition(folds={"k": 5, "holdout": True})).adopted
+    assert "It has 3 folds, but folds.k is 5" in capsys.readouterr().err
 
 
 def test_values_with_a_bar_are_spread_evenly_too() -> None:
@@ -255,7 +256,7 @@ def test_values_with_a_bar_are_spread_evenly_too() -> None:
 
 
 @pytest.mark.parametrize("content", ["", 'image_id,fold,group,stratum\n"a,0', "\xff"])
-def test_a_fold_file_that_is_no_table_is_told(project: Project, content: str) -> None:
+def test_a_malformed_fold_file_is_rejected(project: Project, content: str) -> None:
     folds.make_folds(project, competition())
     project.folds.write_bytes(content.encode("latin-1"))
     with pytest.raises(GatemaskError, match=r"is empty|cannot be read"):

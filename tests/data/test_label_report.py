@@ -1,4 +1,4 @@
-"""`gatemask data labels`: counts that are known, and flavours that were written on purpose."""
+"""`gatemask data labels` on tables with known counts and known dialects."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gatemask.data.label_report import inspect_labels, mask_areas, parse_size, w
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
+from gatemask.results.data import LabelColumns
 from tests.conftest import ROOT, SHARED, needs_nuclei, needs_siim
 
 COUNTS = ["rows", "images", "positives", "annotations", "multi_annotated", "overlapping", "bad_rows"]
@@ -31,88 +32,106 @@ COUNTS = ["rows", "images", "positives", "annotations", "multi_annotated", "over
     ],
 )
 def test_the_real_tables(name: str, counts: list[int]) -> None:
-    found = inspect_labels(SHARED / "siim" / name)
-    assert [found[key] for key in COUNTS] == counts
-    assert found["guess"] == {"offsets": "relative", "base": 0, "order": "column", "empty": "-1", "size": [1024, 1024]}
-    assert (found["contradictory"], found["duplicates"]) == (0, 0)
+    report = inspect_labels(SHARED / "siim" / name)
+    assert [getattr(report, name) for name in COUNTS] == counts
+    assert report.guess.model_dump() == {
+        "offsets": "relative",
+        "base": 0,
+        "order": "column",
+        "empty": "-1",
+        "size": (1024, 1024),
+    }
+    assert (report.contradictory, report.duplicates) == (0, 0)
 
 
 @needs_siim
-def test_areas_of_overlapping_annotations_are_those_of_their_union() -> None:
-    found = mask_areas(SHARED / "siim/stage_2_train.csv")
-    masked = sorted(area for area in found.values() if area)
-    assert (len(found), len(masked), masked[0], masked[-1]) == (12047, 2669, 55, 161421)
+def test_areas_of_overlapping_annotations_equal_their_union() -> None:
+    report = mask_areas(SHARED / "siim/stage_2_train.csv")
+    masked = sorted(area for area in report.values() if area)
+    assert (len(report), len(masked), masked[0], masked[-1]) == (12047, 2669, 55, 161421)
 
 
 @needs_siim
 def test_the_images_confirm_the_order_of_the_real_table() -> None:
-    found = inspect_labels(SHARED / "siim/stage_2_train.csv", images="dicom/*.dcm")
-    assert (found["guess"]["order"], found["guess"]["size"]) == ("column", [1024, 1024])
-    assert found["because"]["order"].startswith("outlines lie on edges")
+    report = inspect_labels(SHARED / "siim/stage_2_train.csv", images="dicom/*.dcm")
+    assert (report.guess.order, report.guess.size) == ("column", (1024, 1024))
+    assert report.because["order"].startswith("outlines lie on edges")
 
 
-def tabled(file: Path, masks: dict[str, np.ndarray], flavour: Rle) -> Path:
-    file.write_text("".join(["id,rle\n", *(f"{name},{rle.encode(mask, flavour)}\n" for name, mask in masks.items())]))
+def tabled(file: Path, masks: dict[str, np.ndarray], dialect: Rle) -> Path:
+    file.write_text("".join(["id,rle\n", *(f"{name},{rle.encode(mask, dialect)}\n" for name, mask in masks.items())]))
     return file
 
 
 def blobs(count: int = 40, shape: tuple[int, int] = (96, 96), seed: int = 0) -> dict[str, np.ndarray]:
-    """Discs anywhere, some of them cut by the edge of the image; every third image is empty."""
+    """Return masks of discs, some cut by the edge of the image; every third image is empty."""
     rng = np.random.default_rng(seed)
-    found = {}
+    report = {}
     for number in range(count):
         mask = np.zeros(shape, np.uint8)
         for _ in range(3 * (number % 3 > 0)):
             centre = (int(rng.integers(0, shape[1])), int(rng.integers(0, shape[0])))
             cv2.circle(mask, centre, int(rng.integers(6, 20)), 1, -1)
-        found[f"blob{number:03d}"] = mask > 0
-    return found
+        report[f"blob{number:03d}"] = mask > 0
+    return report
 
 
 @pytest.mark.parametrize("offsets", ["absolute", "relative"])
 @pytest.mark.parametrize("base", [0, 1])
 @pytest.mark.parametrize("empty", ["", "-1"])
-def test_a_flavour_is_found_again(tmp_path: Path, offsets: str, base: int, empty: str) -> None:
-    flavour = Rle.model_validate({"offsets": offsets, "base": base, "empty": empty})
-    found = inspect_labels(tabled(tmp_path / "t.csv", blobs(), flavour))
-    assert found["guess"] == {**flavour.model_dump(), "size": [96, 96]}
-    assert (found["images"], found["positives"], found["bad_rows"]) == (40, 26, 0)
+def test_a_written_dialect_is_recovered(tmp_path: Path, offsets: str, base: int, empty: str) -> None:
+    dialect = Rle.model_validate({"offsets": offsets, "base": base, "empty": empty})
+    report = inspect_labels(tabled(tmp_path / "t.csv", blobs(), dialect))
+    assert report.guess.model_dump() == {**dialect.model_dump(), "size": (96, 96)}
+    assert (report.images, report.positives, report.bad_rows) == (40, 26, 0)
 
 
 @needs_nuclei
 @pytest.mark.parametrize("base", [0, 1])
-def test_the_nuclei_tiles_are_guessed_right(tmp_path: Path, base: int) -> None:
+def test_the_dialect_of_nuclei_tiles_is_guessed(tmp_path: Path, base: int) -> None:
     paths = sorted((SHARED / "nuclei/masks").glob("*.png"))
     masks = {path.stem: cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0 for path in paths}
-    found = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle(base=base)))  # type: ignore[arg-type]
-    assert found["guess"] == {"offsets": "absolute", "base": base, "order": "column", "empty": "", "size": [128, 128]}
+    report = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle(base=base)))  # type: ignore[arg-type]
+    assert report.guess.model_dump() == {
+        "offsets": "absolute",
+        "base": base,
+        "order": "column",
+        "empty": "",
+        "size": (128, 128),
+    }
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("shape", [(96, 96), (64, 128)])
-def test_the_images_tell_rows_from_columns(tmp_path: Path, order: str, shape: tuple[int, int]) -> None:
+def test_images_distinguish_rows_from_columns(tmp_path: Path, order: str, shape: tuple[int, int]) -> None:
     masks = blobs(shape=shape)
     (tmp_path / "images").mkdir()
     for name, mask in masks.items():
         cv2.imwrite(str(tmp_path / f"images/{name}.png"), np.where(mask, 200, 60).astype(np.uint8))
-    flavour = Rle.model_validate({"order": order})
-    found = inspect_labels(tabled(tmp_path / "t.csv", masks, flavour), images="images/*.png")
-    assert found["guess"] == {**flavour.model_dump(), "size": list(shape)}
+    dialect = Rle.model_validate({"order": order})
+    report = inspect_labels(tabled(tmp_path / "t.csv", masks, dialect), images="images/*.png")
+    assert report.guess.model_dump() == {**dialect.model_dump(), "size": shape}
 
 
 def test_wide_images_without_a_size(tmp_path: Path) -> None:
-    found = inspect_labels(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
-    assert found["guess"]["size"] == [64, 192]
-    assert "rounded up" in found["because"]["size"]
+    report = inspect_labels(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
+    assert report.guess.size == (64, 192)
+    assert "rounded up" in report.because["size"]
 
 
-def test_what_the_table_leaves_open_is_called_assumed(tmp_path: Path) -> None:
+def test_whatever_the_table_leaves_open_is_marked_as_assumed(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,rle\na,5 3\nb,\n")
-    found = inspect_labels(tmp_path / "t.csv", size=(16, 16))
-    assert found["guess"] == {"offsets": "absolute", "base": 1, "order": "column", "empty": "", "size": [16, 16]}
+    report = inspect_labels(tmp_path / "t.csv", size=(16, 16))
+    assert report.guess.model_dump() == {
+        "offsets": "absolute",
+        "base": 1,
+        "order": "column",
+        "empty": "",
+        "size": (16, 16),
+    }
     for part in ("offsets", "base", "order"):
-        assert found["because"][part].startswith("assumed")
-    assert inspect_labels(tmp_path / "t.csv")["guess"]["size"] is None
+        assert report.because[part].startswith("assumed")
+    assert inspect_labels(tmp_path / "t.csv").guess.size is None
 
 
 def test_bad_rows_duplicates_and_contradictions_are_counted(tmp_path: Path) -> None:
@@ -121,28 +140,28 @@ def test_bad_rows_duplicates_and_contradictions_are_counted(tmp_path: Path) -> N
     with (tmp_path / "t.csv").open("a") as file:
         text = rle.encode(masks["blob001"], Rle())
         file.write(f"blob001,{text}\nblob001,-1\nblob002,1 2 3\nblob002,9 0\n")
-    found = inspect_labels(tmp_path / "t.csv")
-    assert (found["duplicates"], found["contradictory"], found["bad_rows"]) == (1, 1, 2)
-    assert [bad["row"] for bad in found["bad"]] == [44, 45]
+    report = inspect_labels(tmp_path / "t.csv")
+    assert (report.duplicates, report.contradictory, report.bad_rows) == (1, 1, 2)
+    assert [bad.row for bad in report.bad] == [44, 45]
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(arrays(bool, (5, 7)), min_size=1, max_size=6), st.sampled_from(["absolute", "relative"]))
-def test_areas_are_those_of_the_masks_whatever_the_flavour(masks: list[np.ndarray], offsets: str) -> None:
+def test_areas_equal_those_of_the_masks_in_any_dialect(masks: list[np.ndarray], offsets: str) -> None:
     import tempfile
 
-    flavour = Rle.model_validate({"offsets": offsets, "base": 0, "empty": "-1"})
+    dialect = Rle.model_validate({"offsets": offsets, "base": 0, "empty": "-1"})
     with tempfile.TemporaryDirectory() as folder:
-        whole = np.zeros((5, 7), bool)
-        whole[::2] = True  # many runs, so that the offsets cannot be mistaken
-        striped = {f"striped{number}": whole for number in range(6)}
-        file = tabled(Path(folder) / "t.csv", striped | {f"m{n}": m for n, m in enumerate(masks)}, flavour)
+        stripes = np.zeros((5, 7), bool)
+        stripes[::2] = True  # many runs, so that the offsets cannot be mistaken
+        striped = {f"striped{number}": stripes for number in range(6)}
+        file = tabled(Path(folder) / "t.csv", striped | {f"m{n}": m for n, m in enumerate(masks)}, dialect)
         united = np.logical_or.reduce(masks)
         with file.open("a") as more:
-            more.writelines(f"u,{rle.encode(mask, flavour)}\n" for mask in masks)
-        found = mask_areas(file)
-    assert [found[f"m{n}"] for n in range(len(masks))] == [int(mask.sum()) for mask in masks]
-    assert found["u"] == int(united.sum())
+            more.writelines(f"u,{rle.encode(mask, dialect)}\n" for mask in masks)
+        report = mask_areas(file)
+    assert [report[f"m{n}"] for n in range(len(masks))] == [int(mask.sum()) for mask in masks]
+    assert report["u"] == int(united.sum())
 
 
 def test_the_guess_is_written_into_the_yaml_and_nothing_else_changes(tmp_path: Path) -> None:
@@ -150,8 +169,8 @@ def test_the_guess_is_written_into_the_yaml_and_nothing_else_changes(tmp_path: P
     folder.mkdir(parents=True)
     before = (ROOT / "experiments/phantom/competition.yaml").read_text().replace("[256, 256]", "[96, 96]")
     (folder / "competition.yaml").write_text(before)
-    found = inspect_labels(tabled(tmp_path / "mine.csv", blobs(), Rle(empty="-1")))
-    write_labels_section(Project(tmp_path, "phantom"), found)
+    report = inspect_labels(tabled(tmp_path / "mine.csv", blobs(), Rle(empty="-1")))
+    write_labels_section(Project(tmp_path, "phantom"), report)
     comp = load_competition(folder)
     assert comp.labels.model_dump(exclude={"format", "missing"}) == {
         "file": "mine.csv",
@@ -186,10 +205,11 @@ def test_sizes_are_height_by_width() -> None:
 
 
 @pytest.mark.parametrize("content", ["a,1 2 9 3\nb,-1\nc,\n", "a,-1\nb,3 4\n", "a,1 2\n"])
-def test_a_table_without_a_header_is_seen_to_have_none(tmp_path: Path, content: str) -> None:
+def test_a_missing_header_is_recognized(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
-    found = inspect_labels(tmp_path / "t.csv")
-    assert (found["header"], found["columns"], found["rows"]) == (False, {"id": 0, "mask": 1}, content.count("\n"))
+    report = inspect_labels(tmp_path / "t.csv")
+    assert (report.header, report.rows) == (False, content.count("\n"))
+    assert report.columns == LabelColumns(id=0, mask=1)
 
 
 @pytest.mark.parametrize(
@@ -200,28 +220,28 @@ def test_one_hostile_row_is_counted_and_changes_nothing_else(tmp_path: Path, bad
     before = inspect_labels(tmp_path / "t.csv")
     with (tmp_path / "t.csv").open("a") as file:
         file.write(f"hostile,{bad}\n")
-    found = inspect_labels(tmp_path / "t.csv")
-    assert found["guess"] == before["guess"]
-    assert (found["bad_rows"], found["positives"]) == (1, before["positives"])
+    report = inspect_labels(tmp_path / "t.csv")
+    assert report.guess == before.guess
+    assert (report.bad_rows, report.positives) == (1, before.positives)
 
 
 @pytest.mark.parametrize("content", ["id,area\na,5\n", "id,rle\n", "id,rle\na,-1\nb,-1\n", "rle\n1 2\n"])
-def test_a_table_without_encodings_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_table_without_encodings_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(GatemaskError, match=r"No column holds|no column of image ids"):
         inspect_labels(tmp_path / "t.csv")
 
 
-def test_masks_on_the_lower_edge_do_not_pass_for_rows(tmp_path: Path) -> None:
+def test_masks_on_the_lower_edge_are_not_mistaken_for_rows(tmp_path: Path) -> None:
     masks = {}
     for number in range(60):
         masks[f"low{number}"] = np.zeros((256, 320), bool)
         masks[f"low{number}"][200 + number % 40 :, 10 + number : 200] = True
-    found = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle()), size=(256, 320))
-    assert (found["guess"]["order"], found["guess"]["base"]) == ("column", 1)
+    report = inspect_labels(tabled(tmp_path / "t.csv", masks, Rle()), size=(256, 320))
+    assert (report.guess.order, report.guess.base) == ("column", 1)
 
 
-def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_rejected(tmp_path: Path) -> None:
     masks = blobs()
     (tmp_path / "images").mkdir()
     for number, name in enumerate(masks):
@@ -231,13 +251,13 @@ def test_images_of_several_sizes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["id,rle\na,1 0\nb,1 0\n", "id,rle\na,0 0\nb,0 0\n"])
-def test_only_empty_masks_tell_nothing(tmp_path: Path, content: str) -> None:
+def test_a_table_of_empty_masks_is_rejected(tmp_path: Path, content: str) -> None:
     (tmp_path / "t.csv").write_text(content)
     with pytest.raises(GatemaskError, match="No row of the table holds a mask"):
         inspect_labels(tmp_path / "t.csv")
 
 
-def test_writing_keeps_the_comments_of_the_next_section_and_what_is_missing(tmp_path: Path) -> None:
+def test_writing_keeps_comments_and_the_setting_for_missing_labels(tmp_path: Path) -> None:
     folder = tmp_path / "experiments/c"
     folder.mkdir(parents=True)
     (tmp_path / "experiments/common.yaml").write_text("title: Common\n")

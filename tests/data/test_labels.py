@@ -1,4 +1,4 @@
-"""Labels in tables and in pictures, united by image."""
+"""Labels in tables and in mask files, united by image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 
 SIZE = (8, 8)
-FLAVOUR = Rle(base=0, empty="-1")
+DIALECT = Rle(base=0, empty="-1")
 
 
 def table(folder: Path, lines: list[str], **settings: object) -> RleLabels:
     (folder / "t.csv").write_text("\n".join(lines) + "\n")
-    return RleLabels.model_validate({"format": "rle", "file": "t.csv", "rle": FLAVOUR.model_dump(), **settings})
+    return RleLabels.model_validate({"format": "rle", "file": "t.csv", "rle": DIALECT.model_dump(), **settings})
 
 
 def areas(masks: dict[str, str]) -> dict[str, int]:
     return {name: int(rle.decode(text, SIZE).sum()) for name, text in masks.items()}
 
 
-def test_rows_of_one_image_are_united_where_they_overlap_too(tmp_path: Path) -> None:
+def test_rows_of_one_image_are_united_even_where_they_overlap(tmp_path: Path) -> None:
     lines = ["ImageId, EncodedPixels", "a, 0 4", "b, -1", "a, 2 4", "a, 0 4", "c, 63 1"]
     found = read_labels(table(tmp_path, lines), tmp_path, [], SIZE)
     assert areas(found.masks) == {"a": 6, "b": 0, "c": 1}
@@ -38,14 +38,14 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
     assert areas(read_labels(labels, tmp_path, [], SIZE).masks) == {"a": 4, "b": 0}
 
 
-def test_images_without_a_row_may_be_empty_if_the_yaml_says_so(tmp_path: Path) -> None:
+def test_images_without_a_row_are_empty_if_the_yaml_says_so(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", "a,0 4"]
     assert areas(read_labels(table(tmp_path, lines), tmp_path, ["a", "b"], SIZE).masks) == {"a": 4}
     found = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["a", "b"], SIZE)
     assert areas(found.masks) == {"a": 4, "b": 0}
 
 
-def test_a_malformed_row_among_many_is_a_problem_of_its_image_only(tmp_path: Path) -> None:
+def test_one_malformed_row_affects_only_its_image(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", *(f"i{n},0 4" for n in range(30)), "i7,5", ",0 1"]
     found = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["i7", "i8"], SIZE)
     assert len(found.masks) == 29
@@ -53,13 +53,13 @@ def test_a_malformed_row_among_many_is_a_problem_of_its_image_only(tmp_path: Pat
     assert "odd count" in found.problems[0][2]
 
 
-def test_many_malformed_rows_mean_that_the_flavour_is_wrong(tmp_path: Path) -> None:
+def test_many_malformed_rows_mean_a_wrong_dialect(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", *(f"i{n},60 4 2 3" for n in range(30))]
     with pytest.raises(GatemaskError, match=r"30 of 30[\s\S]*row 2, image i0[\s\S]*gatemask data labels"):
         read_labels(table(tmp_path, lines, rle={"offsets": "relative", "base": 0}), tmp_path, [], SIZE)
 
 
-def test_an_image_both_empty_and_masked_is_refused(tmp_path: Path) -> None:
+def test_an_image_both_empty_and_masked_is_rejected(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", "a,0 4", "b,-1", "a,-1"]
     with pytest.raises(GatemaskError, match=r"both empty and masked[\s\S]*rows 2 and 4, image a"):
         read_labels(table(tmp_path, lines), tmp_path, [], SIZE)
@@ -67,7 +67,7 @@ def test_an_image_both_empty_and_masked_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def instances(tmp_path: Path) -> PngLabels:
-    """Image a has two objects of its own, b has none, c[1] has one and a name that a glob would misread."""
+    """Write mask files: two objects for image a, none for b, one for c[1], whose name a glob would misread."""
     for name, boxes in {"a": [(0, 3), (2, 5)], "c[1]": [(4, 6)]}.items():
         folder = tmp_path / "masks" / name
         folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def instances(tmp_path: Path) -> PngLabels:
     return PngLabels(format="png", masks="masks/{id}/*.png")
 
 
-def test_pictures_of_single_objects_are_united(instances: PngLabels, tmp_path: Path) -> None:
+def test_mask_files_of_single_objects_are_united(instances: PngLabels, tmp_path: Path) -> None:
     ids = ["a", "b", "c[1]"]
     assert areas(read_labels(instances, tmp_path, ids, SIZE).masks) == {"a": 17, "c[1]": 4}
     empty = instances.model_copy(update={"missing": "empty"})
@@ -87,7 +87,7 @@ def test_pictures_of_single_objects_are_united(instances: PngLabels, tmp_path: P
 
 
 @pytest.mark.parametrize("fault", ["damaged", "another size"])
-def test_a_bad_picture_is_a_problem_of_its_image_only(instances: PngLabels, tmp_path: Path, fault: str) -> None:
+def test_a_bad_mask_file_affects_only_its_image(instances: PngLabels, tmp_path: Path, fault: str) -> None:
     path = tmp_path / "masks/a/1.png"
     if fault == "damaged":
         path.write_bytes(path.read_bytes()[:30])

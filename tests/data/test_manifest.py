@@ -1,4 +1,4 @@
-"""The manifest: every raw file looked at once, bad ones reported together, nothing silently wrong."""
+"""The manifest covers every raw file, and bad files are reported together."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def test_a_row_for_every_image_and_the_masks_beside(project: Project) -> None:
     result = prepare(project, competition())
     frame = read_manifest(project)
     table = pd.read_csv(project.root / "raw/labels.csv")
-    assert result["images"] == len(frame) == 24
+    assert result.images == len(frame) == 24
     assert frame["mask_area"].tolist() == table["mask_area"].tolist()
     assert frame["group"].tolist() == table["group_image"].tolist()
     assert Masks(project.data / "masks.csv", (128, 128))["tile001"].sum() == table["mask_area"][1]
-    assert prepare(project, competition())["current"]
+    assert prepare(project, competition()).current
 
 
-def test_a_changed_mask_makes_it_work_again(project: Project) -> None:
+def test_a_changed_mask_makes_the_manifest_outdated(project: Project) -> None:
     prepare(project, competition())
     (project.root / "raw/masks/tile001.png").write_bytes((project.root / "raw/masks/tile002.png").read_bytes())
-    assert "current" not in prepare(project, competition())
+    assert not prepare(project, competition()).current
 
 
 def test_bad_files_are_left_out_and_listed_together(project: Project) -> None:
@@ -65,13 +65,13 @@ def test_bad_files_are_left_out_and_listed_together(project: Project) -> None:
     (raw / "images/._tile005.png").write_bytes(b"junk")
     result = prepare(project, competition())
     problems = pd.read_csv(project.data / "problems.csv")
-    assert (result["images"], result["problems"]) == (22, 2)
+    assert (result.images, result.problems) == (22, 2)
     assert problems["file"].tolist() == ["images/tile003.png", "images/tile004.png"]
     with pytest.raises(GatemaskError, match="cannot be used"):
         prepare(project, competition(metric="mean_dice", classes=["x"]), strict=True)
 
 
-def test_rows_of_one_image_are_united_wherever_they_stand(project: Project) -> None:
+def test_scattered_rows_of_one_image_are_united(project: Project) -> None:
     lines = ["ImageId, EncodedPixels", "tile000, 1 5", "tile001, ", "tile000, 4 5"]
     lines += [f"tile{n:03d}," for n in range(2, 24)]
     (project.root / "raw/rle.csv").write_bytes("\r\n".join(["\ufeff" + lines[0], *lines[1:]]).encode())
@@ -85,7 +85,7 @@ def test_rows_of_one_image_are_united_wherever_they_stand(project: Project) -> N
     ("change", "words"),
     [
         ({"train": {"images": "nowhere/*.png"}}, ["No image was found", "nowhere"]),
-        ({"raw": "elsewhere"}, ["raw files are not there", "--data"]),
+        ({"raw": "elsewhere"}, ["raw files do not exist", "--data"]),
         ({"labels": {"format": "rle", "file": "none.csv"}}, ["no such table", "none.csv"]),
         ({"labels": {"format": "rle", "file": "labels.csv"}}, ["lacks the column 'ImageId'", "labels.csv"]),
         ({"groups": {"dicom": "PatientID"}}, ["No training image is left"]),
@@ -102,19 +102,19 @@ def test_what_is_wrong_with_the_files_is_said(project: Project, change: dict[str
     assert not (project.data / "manifest.json").exists()
 
 
-def test_moved_raw_files_are_found_again_and_missing_ones_never_pass_for_current(project: Project) -> None:
+def test_moved_raw_files_are_found_and_missing_ones_never_count_as_current(project: Project) -> None:
     prepare(project, competition())
     (project.root / "raw").rename(project.root / "elsewhere")
-    assert prepare(project, competition())["current"], "the manifest stands without its raw files"
-    with pytest.raises(GatemaskError, match="not there"):
+    assert prepare(project, competition()).current, "the manifest outlives its raw files"
+    with pytest.raises(GatemaskError, match="do not exist"):
         prepare(project, competition(image={"size": [128, 128], "channels": 1}))
-    with pytest.raises(GatemaskError, match="not there"):
+    with pytest.raises(GatemaskError, match="do not exist"):
         prepare(project, competition(), data=project.root / "nowhere")
     prepare(project, competition(), data=project.root / "elsewhere")
     assert raw_folder(project, competition()) == project.root / "elsewhere"
 
 
-def test_ids_and_groups_that_look_like_nothing_stay_what_they_are(project: Project) -> None:
+def test_ids_and_groups_that_look_like_missing_values_are_kept(project: Project) -> None:
     raw = project.root / "raw"
     for kind in ("images", "masks"):
         (raw / kind / "tile000.png").rename(raw / kind / "NA.png")
@@ -124,7 +124,7 @@ def test_ids_and_groups_that_look_like_nothing_stay_what_they_are(project: Proje
     frame = read_manifest(project).set_index("image_id")
     assert frame.loc["NA", "group"] == "null"
     (raw / "labels.csv").write_text(table.replace("tile000,picture0", "NA,"))
-    assert prepare(project, competition())["problems"] == 1
+    assert prepare(project, competition()).problems == 1
 
 
 def test_groups_by_pattern_and_prefix(project: Project) -> None:
@@ -145,11 +145,11 @@ def test_copies_share_a_group_within_training_and_with_the_test(project: Project
     copy = cv2.imread(str(raw / "images/tile007.png"))
     cv2.imwrite(str(raw / "test/unknown.jpg"), copy, [cv2.IMWRITE_JPEG_QUALITY, 90])
     comp = competition(test={"images": "test/*.jpg"}, folds={"k": 2})
-    assert prepare(project, comp)["duplicates"] == 2
+    assert prepare(project, comp).duplicates == 2
     rows = [tuple(row) for row in read_duplicates(project).itertuples(index=False)]
     assert rows == [("tile004", "train", "tile019", "train", "exact"), ("tile007", "train", "unknown", "test", "near")]
     frame = read_manifest(project).set_index("image_id")
-    # Each of them comes from a picture of its own; joined, both pictures' tiles are one group.
+    # Each comes from its own source picture; once joined, the tiles of both pictures are one group.
     assert frame.loc[["tile004", "tile005", "tile018", "tile019"], "group"].tolist() == ["picture2"] * 4
     assert frame.loc["unknown", "group"] == frame.loc["tile007", "group"] == "picture3"
     prepare(project, competition(test={"images": "test/*.jpg"}, folds={"k": 2}, groups={"duplicates": "exact"}))
@@ -158,12 +158,12 @@ def test_copies_share_a_group_within_training_and_with_the_test(project: Project
     assert (frame.loc["unknown", "group"], frame.loc["tile005", "group"]) == ("unknown", "tile005")
 
 
-def test_images_too_alike_are_not_taken_for_copies(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_too_alike_do_not_count_as_copies(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     first = cv2.imread(str(project.root / "raw/images/tile001.png"))
     rng = np.random.default_rng(0)
     for path in (project.root / "raw/images").glob("*.png"):
         cv2.imwrite(str(path), first + rng.integers(0, 3, first.shape).astype(np.uint8))
-    assert prepare(project, competition(groups={}))["duplicates"] == 0
+    assert prepare(project, competition(groups={})).duplicates == 0
     assert "too alike" in capsys.readouterr().err
     assert read_manifest(project)["group"].nunique() == 24
 
@@ -178,12 +178,12 @@ def test_a_group_table_that_is_optional_may_be_absent_or_short(project: Project)
     lines = (project.root / "raw/labels.csv").read_text().splitlines()
     (project.root / "raw/labels.csv").write_text("\n".join(lines[:-2]) + "\n")
     settings = {"file": "labels.csv", "id": "id", "column": "group_image"}
-    assert prepare(project, competition(groups=settings))["problems"] == 2
-    assert prepare(project, competition(groups={**settings, "optional": True}))["problems"] == 0
+    assert prepare(project, competition(groups=settings)).problems == 2
+    assert prepare(project, competition(groups={**settings, "optional": True})).problems == 0
     groups = read_manifest(project).set_index("image_id")["group"]
     assert (groups["tile021"], groups["tile022"]) == ("picture10", "tile022")
     (project.root / "raw/labels.csv").unlink()
-    assert prepare(project, competition(groups={**settings, "optional": True}))["groups"] == 24
+    assert prepare(project, competition(groups={**settings, "optional": True})).groups == 24
 
 
 def test_more_columns_from_a_table_to_stratify_by(project: Project) -> None:
@@ -203,7 +203,7 @@ def test_the_labels_alone_are_enough_for_folds_but_not_for_records(project: Proj
 
     comp = competition()
     prepare(project, comp)
-    whole = read_manifest(project).set_index("image_id")
+    complete = read_manifest(project).set_index("image_id")
     folds.make_folds(project, comp)
     split = project.folds.read_bytes()
     project.folds.unlink()
@@ -211,17 +211,17 @@ def test_the_labels_alone_are_enough_for_folds_but_not_for_records(project: Proj
         path.unlink()
     with pytest.raises(GatemaskError, match="--labels-only"):
         prepare(project, comp)
-    assert prepare(project, comp, labels_only=True)["images"] == 24
+    assert prepare(project, comp, labels_only=True).images == 24
     alone = read_manifest(project).set_index("image_id")
     for column in ("group", "label", "mask_area"):
-        assert (alone[column] == whole[column]).all()
+        assert (alone[column] == complete[column]).all()
     folds.make_folds(project, comp)
     assert project.folds.read_bytes() == split
     with pytest.raises(GatemaskError, match="from the labels alone"):
         records.make_records(project, comp)
 
 
-def test_all_problems_are_told_at_once(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_are_reported_together(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     raw = project.root / "raw"
     (raw / "images/._tile001.png").write_bytes(b"junk")
     (raw / "images/tile002.png").write_bytes((raw / "images/tile002.png").read_bytes()[:200])
@@ -235,7 +235,7 @@ def test_all_problems_are_told_at_once(project: Project, capsys: pytest.CaptureF
     (raw / "labels.csv").write_text(table.replace("tile009,picture4", "tile009,"))
     result = prepare(project, competition(train={"images": "images/**/*.png"}))
     found = dict(pd.read_csv(project.data / "problems.csv").itertuples(index=False))
-    assert result["problems"] == len(found) == 6
+    assert result.problems == len(found) == 6
     for file, words in {
         "images/tile002.png": "cannot be read",
         "images/tile003.png": "wrong size. Found (64, 128), not (128, 128).",
@@ -253,13 +253,13 @@ def test_all_problems_are_told_at_once(project: Project, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"groups": {"dicom": "PatientIDs"}}, "No DICOM tag is called 'PatientIDs'[\\s\\S]*Did you mean 'PatientID'"),
+        ({"groups": {"dicom": "PatientIDs"}}, "Unknown DICOM tag 'PatientIDs'[\\s\\S]*Did you mean 'PatientID'"),
         ({"extra": {"file": "labels.csv", "id": "id", "columns": ["sex"]}}, "lacks the column 'sex'"),
         ({"extra": {"dicom": ["PatientSex"]}}, "No training image is left[\\s\\S]*no DICOM"),
         ({"groups": {"regex": "tile"}}, "no parenthesis"),
     ],
 )
-def test_what_is_wrong_with_the_settings_is_said(project: Project, change: dict[str, Any], words: str) -> None:
+def test_wrong_settings_are_rejected(project: Project, change: dict[str, Any], words: str) -> None:
     with pytest.raises(GatemaskError, match=words):
         prepare(project, competition(**change))
 
@@ -278,7 +278,7 @@ def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
         groups={"dicom": "PatientID", "duplicates": "exact"},
         extra={"dicom": ["PatientSex", "ViewPosition"]},
     )
-    assert prepare(project, comp)["images"] == 12
+    assert prepare(project, comp).images == 12
     frame = read_manifest(project)
     assert set(frame["PatientSex"]) <= {"F", "M"}
     assert set(frame["ViewPosition"]) == {"PA"}
@@ -303,10 +303,10 @@ def test_dark_copies_are_copies(project: Project) -> None:
     dark = rng.integers(200, 300, (128, 128), np.uint16)  # 0 and 1 of 255
     for name in ("tile001", "tile010"):
         cv2.imwrite(str(project.root / f"raw/images/{name}.png"), dark)
-    assert prepare(project, competition(groups={}))["duplicates"] == 1
+    assert prepare(project, competition(groups={})).duplicates == 1
 
 
-def test_a_failure_leaves_the_tables_of_before(project: Project) -> None:
+def test_a_failure_leaves_the_old_tables(project: Project) -> None:
     raw = project.root / "raw"
     (raw / "test").mkdir()
     (raw / "test/x.png").write_bytes((raw / "images/tile003.png").read_bytes())
@@ -330,18 +330,18 @@ def test_ids_in_tables_may_be_names_of_files(project: Project) -> None:
     rows = ["ImageId,EncodedPixels", *(f"images/tile{n:03d}.PNG,{'1 5' if n % 2 else ''}" for n in range(24))]
     (raw / "rle.csv").write_text("\n".join(rows) + "\n")
     result = prepare(project, competition(labels={"format": "rle", "file": "rle.csv"}))
-    assert (result["images"], result["positives"], result["problems"], result["groups"]) == (24, 12, 0, 12)
+    assert (result.images, result.positives, result.problems, result.groups) == (24, 12, 0, 12)
 
 
-def test_labels_alone_cannot_stand_for_images_without_a_label(project: Project) -> None:
+def test_labels_alone_do_not_reveal_images_without_a_label(project: Project) -> None:
     labels = {"format": "png", "masks": "masks/{id}.png", "missing": "empty"}
-    with pytest.raises(GatemaskError, match="--labels-only cannot know"):
+    with pytest.raises(GatemaskError, match="--labels-only cannot find"):
         prepare(project, competition(labels=labels), labels_only=True)
 
 
-def test_tables_and_masks_may_not_be_taken_from_elsewhere_by_accident(project: Project) -> None:
+def test_masks_must_be_below_the_raw_folder(project: Project) -> None:
     with pytest.raises(GatemaskError, match="absolute"):
         prepare(project, competition(labels={"format": "png", "masks": "/masks/{id}.png"}))
     table = str(project.root / "raw/labels.csv")
     settings = {"file": table, "id": "id", "column": "group_image"}
-    assert prepare(project, competition(groups=settings))["groups"] == 12, "a table has one path, and that may be any"
+    assert prepare(project, competition(groups=settings)).groups == 12, "a table has one path, and that may be any"

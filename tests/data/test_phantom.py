@@ -1,4 +1,4 @@
-"""Phantoms are a competition in SIIM's shape: real DICOM, overlapping annotations, scattered rows."""
+"""Phantoms form a competition in SIIM's shape: real DICOM, overlapping annotations, scattered rows."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_some_images_have_overlapping_annotations_in_scattered_rows(raw: Path) -
     assert twice
     apart = []
     for name in twice:
-        at = [index for index, row in enumerate(table) if row["ImageId"] == name]
-        apart.append(at[1] - at[0] > 1)
-        one, two = (rle.decode(table[i]["EncodedPixels"], (128, 128), phantom.SIIM) for i in at)
-        assert (one & two).any()
+        lines = [index for index, row in enumerate(table) if row["ImageId"] == name]
+        apart.append(lines[1] - lines[0] > 1)
+        first, second = (rle.decode(table[index]["EncodedPixels"], (128, 128), phantom.SIIM) for index in lines)
+        assert (first & second).any()
     assert any(apart)
 
 
@@ -76,7 +76,7 @@ def test_inverted_files_read_like_the_others_and_lesions_are_bright(raw: Path) -
 
 def test_a_folder_of_other_files_is_never_emptied(tmp_path: Path) -> None:
     (tmp_path / "precious.dcm").write_bytes(b"x")
-    with pytest.raises(GatemaskError, match="There are files"):
+    with pytest.raises(GatemaskError, match="holds other files"):
         phantom.make_phantoms(tmp_path, SETTINGS)
     assert (tmp_path / "precious.dcm").exists()
 
@@ -86,9 +86,9 @@ def test_the_same_seed_draws_the_same_bytes_and_a_second_call_does_nothing(raw: 
     names = sorted(p.relative_to(raw) for p in raw.rglob("*.dcm"))
     assert all(sha256(raw / name) == sha256(tmp_path / name) for name in names)
     assert (raw / "train-rle.csv").read_bytes() == (tmp_path / "train-rle.csv").read_bytes()
-    assert phantom.make_phantoms(tmp_path, SETTINGS)["current"]
+    assert phantom.make_phantoms(tmp_path, SETTINGS).current
     (tmp_path / "phantom.json").unlink()
-    assert "current" not in phantom.make_phantoms(tmp_path, SETTINGS), "killed before the stamp: drawn again"
+    assert not phantom.make_phantoms(tmp_path, SETTINGS).current, "killed before the stamp: drawn again"
     image, _ = phantom.draw_phantom(1, True, 64, 0, np.random.default_rng(0))
     other, _ = phantom.draw_phantom(2, True, 64, 0, np.random.default_rng(0))
     assert (image != other).any()

@@ -1,4 +1,4 @@
-"""Records hold every image once, whatever the split, and give back those that are asked for."""
+"""Records hold each image once, whatever the split, and return the requested ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Project:
 def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> None:
     result = records.make_records(project, COMP)
     folder = project.records(64)
-    assert (result["count"], len(list(folder.glob("*.tfrec")))) == (24, 3)
+    assert (result.count, len(list(folder.glob("*.tfrec")))) == (24, 3)
     found = records.read_records(folder, ["tile020", "tile003"])
     assert [(e.image_id, e.label) for e in found] == [("tile020", 1), ("tile003", 0)]
     image, mask = decode_example(found[0], 3)
@@ -56,13 +56,13 @@ def test_a_second_call_does_nothing_and_a_lost_shard_is_made_again(project: Proj
     records.make_records(project, COMP)
     shard = project.records(64) / "00001.tfrec"
     digest = sha256(shard)
-    assert records.make_records(project, COMP)["current"]
+    assert records.make_records(project, COMP).current
     shard.unlink()
-    assert "current" not in records.make_records(project, COMP)
+    assert not records.make_records(project, COMP).current
     assert sha256(shard) == digest
 
 
-def test_training_refuses_records_that_are_older_than_the_manifest(project: Project) -> None:
+def test_training_rejects_records_older_than_the_manifest(project: Project) -> None:
     records.make_records(project, COMP)
     assert len(records.require_records(project, COMP)) == 3
     (project.root / "raw/images/tile000.png").unlink()
@@ -71,7 +71,7 @@ def test_training_refuses_records_that_are_older_than_the_manifest(project: Proj
         records.require_records(project, COMP)
 
 
-def test_unknown_ids_and_unfinished_records_are_refused(project: Project) -> None:
+def test_unknown_ids_and_unfinished_records_are_rejected(project: Project) -> None:
     records.make_records(project, COMP)
     folder = project.records(64)
     with pytest.raises(GatemaskError, match="tile999"):
@@ -81,7 +81,7 @@ def test_unknown_ids_and_unfinished_records_are_refused(project: Project) -> Non
         records.read_records(folder, ["tile001"])
 
 
-def test_what_is_written_is_what_tensorflow_reads(tmp_path: Path) -> None:
+def test_tensorflow_reads_the_records(tmp_path: Path) -> None:
     tf = quiet.tensorflow()
     examples = [{"image_id": b"a", "image": bytes(70_000), "mask": b"", "label": 0}, {"image_id": b"", "label": 300}]
     tfrecord.write(tmp_path / "x.tfrec", examples)
@@ -97,30 +97,30 @@ def test_what_is_written_is_what_tensorflow_reads(tmp_path: Path) -> None:
 
 
 def shards(folder: Path) -> dict[str, str]:
-    return {path.name: sha256(path) for path in folder.iterdir() if path.name != "index.json"}
+    return {path.name: sha256(path) for path in folder.iterdir() if path.suffix == ".tfrec"}
 
 
-def test_many_processes_write_what_one_does(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_write_the_same_as_one(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     records.make_records(project, COMP)
-    alone = shards(project.records(64))
+    expected = shards(project.records(64))
     (project.records(64) / "index.json").unlink()
     monkeypatch.setattr(encode, "FEW", 3)
     monkeypatch.setattr(encode, "CHUNK", 4)
     records.make_records(project, COMP)
-    assert shards(project.records(64)) == alone
-    assert sorted(alone) == ["00000.tfrec", "00001.tfrec", "00002.tfrec"]
+    assert shards(project.records(64)) == expected
+    assert sorted(expected) == ["00000.tfrec", "00001.tfrec", "00002.tfrec"]
 
 
 @dataclass
-class Whole:
-    """A prepared competition in a project of its own, and what its records are when nothing interrupts them."""
+class Prepared:
+    """A prepared competition in its own project, and the hashes of its records when nothing interrupts them."""
 
     root: Path
     records: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     root = tmp_path_factory.mktemp("killed")
     folder = root / "experiments/tiles"
     folder.mkdir(parents=True)
@@ -131,36 +131,36 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     assert gatemask("data", "prepare", "tiles", root=root).returncode == 0
     assert gatemask("records", "make", "tiles", root=root).returncode == 0
     assert json.loads(gatemask("records", "check", "tiles", "--json", root=root).stdout)["checked"] == 400
-    return Whole(root, shards(root / "data/tiles/records-64"))
+    return Prepared(root, shards(root / "data/tiles/records-64"))
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("whom", ["the whole group", "the parent only"])
-def test_killed_half_way_it_goes_on_to_the_same_bytes(whole: Whole, whom: str) -> None:
-    """`gatemask records make`, really killed while its processes work."""
-    made = whole.root / "data/tiles/records-64"
+@pytest.mark.parametrize("victim", ["the whole group", "the parent only"])
+def test_a_killed_run_resumes_to_the_same_bytes(prepared: Prepared, victim: str) -> None:
+    """Kill `gatemask records make` while its processes work."""
+    made = prepared.root / "data/tiles/records-64"
     shutil.rmtree(made)
     command = [sys.executable, "-m", "gatemask", "records", "make", "tiles"]
-    first = subprocess.Popen(command, env=environment(whole.root), stderr=subprocess.PIPE, start_new_session=True)
+    first = subprocess.Popen(command, env=environment(prepared.root), stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list(made.glob("0*.tfrec"))) < 3:
         assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()  # type: ignore[union-attr]
         time.sleep(0.005)
     workers = children(first.pid)
-    (os.killpg if whom == "the whole group" else os.kill)(first.pid, signal.SIGKILL)
+    (os.killpg if victim == "the whole group" else os.kill)(first.pid, signal.SIGKILL)
     first.wait()
     kept = {path: path.stat().st_mtime_ns for path in made.glob("0*.tfrec")}
     assert 3 <= len(kept) < 20
     assert not (made / "index.json").exists()
     while any(alive(pid) for pid in workers):
-        assert time.monotonic() < deadline, "a process outlives its parent"
+        assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
-    done = gatemask("records", "make", "tiles", root=whole.root)
+    done = gatemask("records", "make", "tiles", root=prepared.root)
     assert done.returncode == 0, done.stderr
     assert "shards were finished before" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards are not made again"
-    assert sorted(path.name for path in made.iterdir() if path.suffix != ".tfrec") == ["index.json"]
-    assert shards(made) == whole.records
+    assert sorted(path.name for path in made.glob("[!.]*") if path.suffix != ".tfrec") == ["index.json"]
+    assert shards(made) == prepared.records
 
 
 def alive(pid: int) -> bool:
@@ -171,16 +171,16 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Processes below `pid`, where the system tells."""
+    """Return the child processes of `pid`, where the system lists them."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it may end while it is looked at
+        with suppress(OSError):  # it may end meanwhile
             if int((folder / "stat").read_text().rpartition(") ")[2].split()[1]) == pid:
                 found.append(int(folder.name))
     return found
 
 
-def test_other_settings_or_another_manifest_keep_no_shard(project: Project) -> None:
+def test_shards_of_other_settings_are_not_kept(project: Project) -> None:
     records.make_records(project, COMP)
     folder = project.records(64)
     first = shards(folder)
@@ -191,21 +191,21 @@ def test_other_settings_or_another_manifest_keep_no_shard(project: Project) -> N
     assert shards(folder) == first
 
 
-def test_a_shard_with_a_flipped_bit_is_found_and_made_again(project: Project) -> None:
+def test_a_shard_with_a_flipped_bit_is_reported_and_made_again(project: Project) -> None:
     records.make_records(project, COMP)
-    assert records.check_records(project, COMP)["checked"] == 24
+    assert records.check_records(project, COMP).checked == 24
     shard = project.records(64) / "00001.tfrec"
     before = shard.read_bytes()
     times = {path: path.stat().st_mtime_ns for path in project.records(64).glob("*.tfrec") if path != shard}
     shard.write_bytes(before[:900] + bytes([before[900] ^ 4]) + before[901:])
-    with pytest.raises(GatemaskError, match=r"00001.tfrec: not the file[\s\S]*records make tiles"):
+    with pytest.raises(GatemaskError, match=r"00001.tfrec: differs from the file[\s\S]*records make tiles"):
         records.check_records(project, COMP)
     records.make_records(project, COMP)
     assert shard.read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_a_record_that_does_not_fit_the_manifest_is_found(project: Project) -> None:
+def test_a_record_that_does_not_fit_the_manifest_is_reported(project: Project) -> None:
     records.make_records(project, COMP)
     folder = project.records(64)
     wrong = [
@@ -219,12 +219,12 @@ def test_a_record_that_does_not_fit_the_manifest_is_found(project: Project) -> N
     (folder / "index.json").write_text(json.dumps(index))
     with pytest.raises(GatemaskError) as caught:
         records.check_records(project, COMP)
-    for words in ("image tile000: an image of shape None", "tile001: label 0, where", "stranger: not in the manifest"):
+    for words in ("image tile000: an image of shape None", "tile001: label 0, but", "stranger: not in the manifest"):
         assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("few", [3, 100])
-def test_a_raw_file_that_went_bad_is_named(project: Project, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+def test_a_damaged_raw_file_is_named(project: Project, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
     monkeypatch.setattr(encode, "FEW", few)
     (project.root / "raw/images/tile013.png").write_bytes(b"gone bad")
     with pytest.raises(GatemaskError, match=r"cannot be read[\s\S]*tile013.png"):
@@ -233,18 +233,18 @@ def test_a_raw_file_that_went_bad_is_named(project: Project, monkeypatch: pytest
     assert not (project.records(64) / "parts").exists()
 
 
-def test_masks_too_small_to_survive_are_told_but_stay_positive(project: Project) -> None:
+def test_masks_too_small_to_survive_are_counted_but_stay_positive(project: Project) -> None:
     mask = np.zeros((128, 128), np.uint8)
     mask[5, 5] = 255
     cv2.imwrite(str(project.root / "raw/masks/tile001.png"), mask)
     prepare(project, COMP)
     records.make_records(project, COMP)
-    assert records.check_records(project, COMP)["vanished_masks"] == 1
+    assert records.check_records(project, COMP).vanished_masks == 1
 
 
-def test_a_raw_file_of_another_size_is_not_squeezed_in(project: Project) -> None:
+def test_a_raw_file_of_another_size_is_rejected(project: Project) -> None:
     cv2.imwrite(str(project.root / "raw/images/tile013.png"), np.zeros((90, 200, 3), np.uint8))
-    with pytest.raises(GatemaskError, match=r"not what it was[\s\S]*tile013.png[\s\S]*\(90, 200\)"):
+    with pytest.raises(GatemaskError, match=r"has changed since[\s\S]*tile013.png[\s\S]*\(90, 200\)"):
         records.make_records(project, COMP)
 
 
@@ -255,11 +255,11 @@ def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -
 
 
 @pytest.mark.integration
-def test_two_at_once_take_turns(whole: Whole) -> None:
-    made = whole.root / "data/tiles/records-64"
+def test_two_at_once_take_turns(prepared: Prepared) -> None:
+    made = prepared.root / "data/tiles/records-64"
     shutil.rmtree(made)
     command = [sys.executable, "-m", "gatemask", "records", "make", "tiles", "--json"]
-    both = [subprocess.Popen(command, env=environment(whole.root), stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    both = [subprocess.Popen(command, env=environment(prepared.root), stdout=subprocess.PIPE, text=True) for _ in "ab"]
     results = [json.loads(process.communicate()[0]) for process in both]
     assert sorted(result.get("current", False) for result in results) == [False, True]
-    assert shards(made) == whole.records
+    assert shards(made) == prepared.records

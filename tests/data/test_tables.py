@@ -1,4 +1,4 @@
-"""CSV files as people leave them."""
+"""CSV files as people publish them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gatemask.errors import GatemaskError
     ],
     ids=["plain", "BOM, CRLF, blanks", "blank lines", "quotes"],
 )
-def test_tables_as_they_come(tmp_path: Path, content: bytes, rows: list[list[str]]) -> None:
+def test_tables_with_common_quirks(tmp_path: Path, content: bytes, rows: list[list[str]]) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     table = read_table(tmp_path / "t.csv", ["id", "mask"])
     assert table.header == ["id", "mask"]
@@ -34,7 +34,7 @@ def test_without_a_header_columns_have_numbers(tmp_path: Path) -> None:
     assert table.where(1).endswith("row 2")
 
 
-def test_a_cell_may_be_longer_than_csv_allows_by_itself(tmp_path: Path) -> None:
+def test_a_cell_may_exceed_the_limit_of_csv(tmp_path: Path) -> None:
     long = " ".join("7 1" for _ in range(60_000))
     (tmp_path / "t.csv").write_text(f"id,mask\na,{long}\n")
     assert read_table(tmp_path / "t.csv").column("mask") == [long]
@@ -48,12 +48,12 @@ def test_a_cell_may_be_longer_than_csv_allows_by_itself(tmp_path: Path) -> None:
         (b"id,mask\na,1,2\n", "another number of cells"),
         (b"id;mask\na;1\n", r"lacks the column 'id'[\s\S]*id;mask"),
         (b"Id,mask\na,1\n", "Did you mean 'Id'"),
-        (b"id,id,mask\na,b,1\n", "'id' is there twice"),
+        (b"id,id,mask\na,b,1\n", "'id' is repeated"),
         ("id,mask\nä,1\n".encode("latin-1"), "cannot be read"),
         (b'id,mask\n"a,1\n', "cannot be read"),
     ],
 )
-def test_what_is_no_table_is_said(tmp_path: Path, content: bytes, words: str) -> None:
+def test_malformed_tables_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(GatemaskError, match=words):
         read_table(tmp_path / "t.csv", ["id", "mask"])

@@ -1,4 +1,4 @@
-"""One raw image as it will lie in a record, and many of them over all cores.
+"""Encode raw images for records, over all cores.
 
 Worker processes import this module and nothing heavier than it needs: no TensorFlow, no pandas.
 """
@@ -21,13 +21,20 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.parallel import cores, keep_freed_memory, ordered_map
 
-CHUNK = 16  # images a task: few enough to balance, enough that handing them out costs nothing
-AHEAD = 4  # tasks in flight for each process
-FEW = 100  # up to so many images, starting processes takes longer than they save
+CHUNK = 16  # images per task: few enough to balance, enough that handing them out costs nothing
+AHEAD = 4  # tasks in flight per process
+FEW = 100  # up to this many images, starting processes takes longer than they save
 
 
-class Raw(NamedTuple):
-    """An image that is still to be read: its truth as `rle.INTERNAL`."""
+class RawImage(NamedTuple):
+    """An image to read.
+
+    Args:
+        image_id: Its id.
+        path: Its file.
+        truth: RLE (`rle.INTERNAL`) of its mask; "" for an empty mask.
+        label: 1 if it has a mask, else 0.
+    """
 
     image_id: str
     path: Path
@@ -36,7 +43,7 @@ class Raw(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One image as it lies in a record: encoded."""
+    """An image as a record holds it: image (JPEG or PNG) and mask (PNG) encoded."""
 
     image_id: str
     image: bytes
@@ -44,34 +51,49 @@ class Example(NamedTuple):
     label: int
 
 
-class Part(NamedTuple):
-    """A file of so many records."""
+class ShardPart(NamedTuple):
+    """A file of consecutive records.
+
+    Args:
+        path: Its path.
+        images: Number of records.
+    """
 
     path: Path
     images: int
 
 
-def encode(raw: Raw, picture: Picture, records: Records) -> Example:
-    """Read, resize and encode an image and its mask; the same bytes each time.
+def encode_example(raw: RawImage, picture: Picture, records: Records) -> Example:
+    """Read, resize and encode an image and its mask; equal inputs give equal bytes.
+
+    Args:
+        raw: The image to read.
+        picture: Section `image` of competition.yaml.
+        records: Section `records` of competition.yaml.
 
     Raises:
-        GatemaskError: the image cannot be read any more.
+        GatemaskError: The image can no longer be read, or has another size than before.
     """
     image = read_image(raw.path, picture.channels, picture.window)
     if image.shape[:2] != picture.size:
         raise GatemaskError(
-            "An image is not what it was when the manifest was made.",
+            "An image has changed since the manifest was made.",
             where=raw.path,
             received=image.shape[:2],
             expected=picture.size,
             do="Run gatemask data prepare again.",
         )
     image = resize_image(image, records.size)
-    return Example(raw.image_id, encode_image(image, records), _mask(raw, picture, records.size), raw.label)
+    return Example(raw.image_id, encode_image(image, records), _encode_mask(raw, picture, records.size), raw.label)
 
 
 def encode_image(image: np.ndarray, records: Records) -> bytes:
-    """uint8 (h, w, channels), red first, as JPEG or PNG."""
+    """Encode an image as JPEG or PNG.
+
+    Args:
+        image: uint8 (height, width, channels), red first.
+        records: Section `records` of competition.yaml.
+    """
     if image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if records.format == "png":
@@ -79,15 +101,15 @@ def encode_image(image: np.ndarray, records: Records) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, records.quality])[1].tobytes()
 
 
-def _mask(raw: Raw, picture: Picture, size: int) -> bytes:
+def _encode_mask(raw: RawImage, picture: Picture, size: int) -> bytes:
     if not raw.truth:
-        return _empty(size)
+        return _empty_mask(size)
     mask = rle.decode(raw.truth, picture.size, where=raw.image_id)
     return _png(resize_mask(mask, size) * 255)
 
 
-@lru_cache  # most masks of a competition are empty: one encoding of that is enough
-def _empty(size: int) -> bytes:
+@lru_cache  # most masks of a competition are empty: one encoding is enough
+def _empty_mask(size: int) -> bytes:
     return _png(np.zeros((size, size), np.uint8))
 
 
@@ -95,21 +117,30 @@ def _png(mask: np.ndarray) -> bytes:
     return cv2.imencode(".png", mask)[1].tobytes()
 
 
-def pieces(raws: Sequence[Raw]) -> list[Sequence[Raw]]:
-    """`raws` cut into tasks."""
+def split_tasks(raws: Sequence[RawImage]) -> list[Sequence[RawImage]]:
+    """Split images into tasks of at most CHUNK."""
     return [raws[start : start + CHUNK] for start in range(0, len(raws), CHUNK)]
 
 
 def write_parts(
-    chunks: Sequence[Sequence[Raw]], folder: Path, picture: Picture, records: Records
-) -> Generator[Part, None, None]:
-    """Encode all, over all cores, and leave each chunk in `folder` as a piece of a TFRecord file, in order.
+    tasks: Sequence[Sequence[RawImage]], folder: Path, picture: Picture, records: Records
+) -> Generator[ShardPart, None, None]:
+    """Encode all tasks over all cores; yield each one's piece of a TFRecord file, in order.
 
-    Nothing but names goes from process to process, and nothing but a few images is in memory at any time.
+    Only names pass between processes, and only a few images are in memory at any time.
+
+    Args:
+        tasks: Images, some per task.
+        folder: Folder for the pieces.
+        picture: Section `image` of competition.yaml.
+        records: Section `records` of competition.yaml.
+
+    Raises:
+        GatemaskError: An image cannot be read, or a process died.
     """
-    tasks = [(chunk, folder / f"{number:06d}.part") for number, chunk in enumerate(chunks)]
-    if sum(map(len, chunks)) <= FEW:
-        yield from (_write_part(chunk, path, picture, records) for chunk, path in tasks)
+    numbered = [(task, folder / f"{number:06d}.part") for number, task in enumerate(tasks)]
+    if sum(map(len, tasks)) <= FEW:
+        yield from (_write_part(task, path, picture, records) for task, path in numbered)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -117,9 +148,10 @@ def write_parts(
 
     processes = cores()
     # Spawned, not forked: the parent may have TensorFlow's threads, which do not survive a fork.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        yield from ordered_map(pool, partial(_write_task, picture=picture, records=records), tasks, processes * AHEAD)
+        write = partial(_write_task, picture=picture, records=records)
+        yield from ordered_map(pool, write, numbered, processes * AHEAD)
     except BrokenProcessPool:
         raise GatemaskError(
             "A process that reads images died.",
@@ -130,20 +162,20 @@ def write_parts(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_task(task: tuple[Sequence[Raw], Path], picture: Picture, records: Records) -> Part:
+def _write_task(task: tuple[Sequence[RawImage], Path], picture: Picture, records: Records) -> ShardPart:
     return _write_part(*task, picture, records)
 
 
-def _write_part(raws: Sequence[Raw], path: Path, picture: Picture, records: Records) -> Part:
-    examples = (encode(raw, picture, records) for raw in raws)
-    tfrecord.write(path, ({**one._asdict(), "image_id": one.image_id.encode()} for one in examples))
-    return Part(path, len(raws))
+def _write_part(raws: Sequence[RawImage], path: Path, picture: Picture, records: Records) -> ShardPart:
+    examples = (encode_example(raw, picture, records) for raw in raws)
+    tfrecord.write(path, ({**example._asdict(), "image_id": example.image_id.encode()} for example in examples))
+    return ShardPart(path, len(raws))
 
 
 # --- in a worker process -----------------------------------------------------------------------------------
 
 
-def _start() -> None:
+def _start_worker() -> None:
     import multiprocessing
     import signal
     import threading
@@ -152,10 +184,10 @@ def _start() -> None:
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
 
-    def leave_with_parent() -> None:
+    def exit_with_parent() -> None:
         parent = multiprocessing.parent_process()
         if parent is not None:
             parent.join()
-            os._exit(1)  # a parent that was killed cannot tell its workers to stop
+            os._exit(1)  # a killed parent cannot stop its workers
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()

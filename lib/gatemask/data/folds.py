@@ -1,10 +1,11 @@
-"""`gatemask folds make | import`: which image is validated in which fold. No group is ever on both sides.
+"""`gatemask folds make | import`: assign each image to a validation fold. No group is ever on both sides.
 
-    folds/<comp>.csv         image_id, fold, group, stratum; sorted by id; fold -1 is the hold-out
-    data/<comp>/folds.json   written last
+    folds/<comp>.csv              image_id, fold, group, stratum; sorted by id; fold -1 is the hold-out
+    data/<comp>/folds-made.json   hash of the CSV as it was made here
+    data/<comp>/folds.json        the stamp
 
-The CSV belongs under version control: a split is part of a result. A CSV that was not made here (fetched with
-the repository, or imported) is checked and adopted, and never overwritten.
+The CSV belongs under version control: a split is part of a result. A CSV that was not made here (fetched with the
+repository, or imported) is checked and adopted, and never overwritten.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,86 +22,91 @@ from gatemask.console import say
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest, reject_leak
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, read_json, sha256, stamped_result, write_json, write_stamp, write_text
+from gatemask.files import read_json, sha256, write_json, write_text
 from gatemask.project import Project
+from gatemask.results.data import FoldsResult, FoldSummary
+from gatemask.stage import Stage
 
 
-def make_folds(project: Project, comp: Competition) -> dict[str, Any]:
-    """Write the folds of a competition, or adopt the ones that are there."""
-    stamp = project.data / "folds.json"
+def make_folds(project: Project, comp: Competition) -> FoldsResult:
+    """Write the folds of a competition, or adopt an existing fold file.
+
+    Raises:
+        GatemaskError: There is no manifest, the existing file does not fit it, or a fold would have no positive image.
+    """
     manifest = read_manifest(project, "train")
-    made_from = _made_from(project, comp)
-    if is_current(stamp, made_from):
-        return {"current": True, **stamped_result(stamp)}
-    started = time.monotonic()
-    adopted = _is_foreign(project)
-    if adopted:
-        say(f"{project.folds} was not made here: adopted as it is.")
-        frame = _checked(project, manifest, comp.folds)
-        if (k := len(set(frame["fold"]) - {HOLDOUT})) != comp.folds.k:
-            say(f"It has {k} folds, where folds.k is {comp.folds.k}. Delete it to have new ones made.")
-    else:
-        frame = assign_folds(manifest, comp.folds)
-        _write(project, frame)
-    return write_stamp(stamp, made_from, {"adopted": adopted, **summary(frame, manifest)}, [project.folds], started)
+
+    def write() -> tuple[FoldsResult, list[Path]]:
+        adopted = _is_foreign(project)
+        if adopted:
+            say(f"{project.folds} was not made here: adopted unchanged.")
+            frame = _checked(project, manifest, comp.folds)
+            if (k := len(set(frame["fold"]) - {HOLDOUT})) != comp.folds.k:
+                say(f"It has {k} folds, but folds.k is {comp.folds.k}. Delete it to make new ones.")
+        else:
+            frame = assign_folds(manifest, comp.folds)
+            _write(project, frame)
+        folds, per_fold = _summarize(frame, manifest)
+        return FoldsResult(adopted=adopted, folds=folds, per_fold=per_fold), [project.folds]
+
+    return _stage(project, comp).run(write)
 
 
-def import_folds(project: Project, comp: Competition, file: Path, force: bool = False) -> dict[str, Any]:
-    """Import a foreign fold file: its ids and folds, with the manifest's groups; refused where it leaks.
+def import_folds(project: Project, comp: Competition, file: Path, force: bool = False) -> FoldsResult:
+    """Import a foreign fold file: its ids and folds, with the manifest's groups.
 
     Args:
-        project: where things lie.
+        project: Project folders.
         comp: competition.yaml.
-        file: any CSV with an id first (extensions are ignored) and a column `fold`.
-        force: replace folds that are there.
+        file: CSV with an id in its first column (extensions are ignored) and a column `fold`.
+        force: Replace existing folds.
+
+    Raises:
+        GatemaskError: The folds leak or do not fit the manifest, or folds exist already.
     """
     started = time.monotonic()
     manifest = read_manifest(project, "train").sort_values("image_id", ignore_index=True)
     if project.folds.exists() and not force:
         raise GatemaskError(
-            "There are folds already.",
-            where=project.folds,
-            do="Say --force to replace them; runs on them stay as they are.",
+            "There are folds already.", where=project.folds, do="Use --force to replace them; their runs are kept."
         )
-    read = read_fold_file(file)
-    if read.duplicated:
-        name = f"{len(read.duplicated)} images, such as {read.duplicated[0]}"
-        raise GatemaskError("An image is in several folds.", where=file, received=name, do="Correct the file.")
-    folds = _numbered(read.folds, file)
+    fold_file = read_fold_file(file)
+    if fold_file.duplicated:
+        received = f"{len(fold_file.duplicated)} images, such as {fold_file.duplicated[0]}"
+        raise GatemaskError("An image is in several folds.", where=file, received=received, do="Correct the file.")
+    folds = _numbered(fold_file.folds, file)
     numbers = set(folds.values()) - {HOLDOUT}
     if numbers == set(range(1, len(numbers) + 1)):
-        say("Folds are counted from 1 there, and from 0 here.")
-        folds = {name: fold - 1 if fold != HOLDOUT else fold for name, fold in folds.items()}
-    _same_images(set(manifest["image_id"]), set(folds), file)
-    frame = pd.DataFrame(
-        {
-            "image_id": manifest["image_id"],
-            "fold": manifest["image_id"].map(folds).astype(int),
-            "group": manifest["group"],
-            "stratum": _stratum(manifest, comp.folds),
-        }
-    )
-    _agree_on_holdout(frame, comp.folds, file)
+        say("The file counts folds from 1; they are renumbered from 0.")
+        folds = {image_id: fold - 1 if fold != HOLDOUT else fold for image_id, fold in folds.items()}
+    _require_same_images(set(manifest["image_id"]), set(folds), file)
+    fold_column = manifest["image_id"].map(folds).astype(int)
+    frame = _fold_table(manifest, fold_column, comp.folds)
+    _require_same_holdout(frame, comp.folds, file)
     reject_leak(frame, file)
     _write(project, frame)
-    result = {"adopted": True, "imported": str(file), **summary(frame, manifest)}
-    return write_stamp(project.data / "folds.json", _made_from(project, comp), result, [project.folds], started)
+    count, per_fold = _summarize(frame, manifest)
+    result = FoldsResult(adopted=True, imported=str(file), folds=count, per_fold=per_fold)
+    return _stage(project, comp).finish(result, [project.folds], started)
 
 
 def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
-    """Folds of a manifest: the most even of several grouped, stratified splits.
+    """Return the most even of several grouped, stratified splits.
 
-    Like scikit-learn's StratifiedGroupKFold, groups are dealt out one by one, large ones first, each to the fold
-    where it disturbs the balance least. What is balanced are images, strata and the columns of `stratify`, all as
-    shares of their totals. The cost of a group in all folds is one small product here, which makes a try some twenty
-    times as fast, so that many can be compared; between equally even splits, finer area bins decide.
+    Like scikit-learn's StratifiedGroupKFold, groups are dealt out one by one, large ones first, each to the fold where
+    it disturbs the balance least. Images, strata and the columns of `stratify` are balanced, all as shares of their
+    totals. The cost of a group in all folds is one small product, which makes a try some twenty times as fast, so many
+    tries can be compared; between equally even splits, finer area bins decide.
 
     Args:
-        manifest: training images with image_id, group, label, mask_area and the columns to stratify by.
-        settings: K, seed, number of tries, area bins, columns, hold-out.
+        manifest: Training images with image_id, group, label, mask_area and the columns to stratify by.
+        settings: Section `folds` of competition.yaml.
 
     Returns:
-        image_id, fold, group, stratum, sorted by image_id. Depends on nothing but its arguments.
+        image_id, fold, group, stratum, sorted by image_id. Depends on nothing but the arguments.
+
+    Raises:
+        GatemaskError: There are fewer groups than folds, or a fold would have no positive image.
     """
     manifest = manifest.sort_values("image_id", ignore_index=True)
     parts = settings.k + settings.holdout
@@ -111,7 +116,7 @@ def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
             "There are fewer groups than folds.",
             received=f"{len(names)} groups",
             expected=f"{parts} or more",
-            do="Lower folds.k, or look at 'groups' in competition.yaml.",
+            do="Lower folds.k, or check 'groups' in competition.yaml.",
         )
     counts = _counts(manifest, settings, codes, len(names))
     finer = _counts(manifest, settings.model_copy(update={"area_bins": 3 * settings.area_bins}), codes, len(names))
@@ -121,32 +126,36 @@ def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
         if (cost := (_unevenness(counts, fold_of, parts), _unevenness(finer, fold_of, parts))) < best_cost:
             best, best_cost = fold_of, cost
     fold = best[codes]
-    _refuse_poor(manifest, fold, parts)
+    _require_positives(manifest, fold, parts)
     if settings.holdout:
         fold = np.where(fold == settings.k, HOLDOUT, fold)
+    return _fold_table(manifest, fold, settings)
+
+
+def _fold_table(manifest: pd.DataFrame, fold: np.ndarray | pd.Series, settings: Folds) -> pd.DataFrame:
     columns = {"image_id": manifest["image_id"], "fold": fold, "group": manifest["group"]}
     return pd.DataFrame({**columns, "stratum": _stratum(manifest, settings)})
 
 
-def summary(frame: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, Any]:
-    """What is worth knowing of a split that was checked: sizes, share of positives, median mask area."""
+def _summarize(frame: pd.DataFrame, manifest: pd.DataFrame) -> tuple[int, dict[str, FoldSummary]]:
+    """Return the number of folds and a summary per fold."""
     joined = frame.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
     per_fold = {
-        str(fold): {
-            "images": len(part),
-            "positives": round(float(part["label"].mean()), 4),
-            "median_area": int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
-        }
+        str(fold): FoldSummary(
+            images=len(part),
+            positives=round(float(part["label"].mean()), 4),
+            median_area=int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
+        )
         for fold, part in joined.groupby("fold")
     }
-    return {"folds": len(set(frame["fold"]) - {HOLDOUT}), "per_fold": per_fold}
+    return len(set(frame["fold"]) - {HOLDOUT}), per_fold
 
 
-# --- dealing out -------------------------------------------------------------------------------------------
+# --- assignment --------------------------------------------------------------------------------------------
 
 
 def _strata(manifest: pd.DataFrame, settings: Folds) -> list[pd.Series]:
-    """What is spread evenly: 0 for an empty image, 1 to `area_bins` by the rank of its area; then the columns."""
+    """Return the strata: 0 for an empty image, 1 to `area_bins` by the rank of its area; then the columns."""
     rank = manifest["mask_area"].where(manifest["label"] == 1).rank(method="first")
     positives = max(1, int(manifest["label"].sum()))
     area = np.ceil(rank * settings.area_bins / positives).fillna(0).astype(int).astype(str)
@@ -154,12 +163,12 @@ def _strata(manifest: pd.DataFrame, settings: Folds) -> list[pd.Series]:
 
 
 def _stratum(manifest: pd.DataFrame, settings: Folds) -> list[str]:
-    """The same as one word an image, for the file."""
+    """Return the strata as one word per image, for the file."""
     return ["|".join(values) for values in zip(*_strata(manifest, settings), strict=True)]
 
 
 def _levels(column: pd.Series) -> pd.Series:
-    """A column's values as text; numbers of which there are many become quartiles."""
+    """Return a column's values as text; columns of many numbers become quartiles."""
     numbers = pd.to_numeric(column.str.removesuffix("Y"), errors="coerce")  # DICOM writes ages as 045Y
     if numbers.notna().mean() > 0.9 and numbers.nunique() > 10:
         quartile = np.ceil(numbers.rank(method="average") * 4 / numbers.notna().sum()).clip(1, 4)
@@ -168,7 +177,7 @@ def _levels(column: pd.Series) -> pd.Series:
 
 
 def _counts(manifest: pd.DataFrame, settings: Folds, codes: np.ndarray, groups: int) -> np.ndarray:
-    """(groups, things to balance): images, each area stratum, each value of each column."""
+    """Return (groups, balanced quantities): images, each area stratum, each value of each column."""
     strata = _strata(manifest, settings)
     balanced = [np.zeros(len(manifest), int), *(pd.factorize(values, sort=True)[0] for values in strata)]
     columns = []
@@ -180,15 +189,15 @@ def _counts(manifest: pd.DataFrame, settings: Folds, codes: np.ndarray, groups: 
 
 
 def _deal(counts: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """A fold for each group: each goes where the squared shares grow least."""
-    # Whole numbers, since sums of fractions come out differently on different processors, and with them near ties.
+    """Return a fold per group: each goes where the squared shares grow least."""
+    # Integers, since sums of fractions differ between processors, and near ties with them.
     weights = np.rint(counts / counts.sum(axis=0) ** 2 * 2**50).astype(np.int64)
     shuffled = rng.permutation(len(counts))
     order = shuffled[np.argsort(-counts[shuffled, 0], kind="stable")]
     filled = np.zeros((parts, counts.shape[1]), np.int64)
     fold_of = np.empty(len(counts), int)
     for group in order:
-        # (n + g)^2 = n^2 + 2 n g + g^2, and only the middle term differs from fold to fold.
+        # (n + g)^2 = n^2 + 2 n g + g^2, and only the middle term differs between folds.
         fold = int((filled @ weights[group]).argmin())
         filled[fold] += counts[group]
         fold_of[group] = fold
@@ -196,33 +205,33 @@ def _deal(counts: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _unevenness(counts: np.ndarray, fold_of: np.ndarray, parts: int) -> float:
-    """The largest deviation of any count in any fold from its even share, relative to that share."""
+    """Return the largest deviation of any count in any fold from its even share, relative to that share."""
     filled = np.zeros((parts, counts.shape[1]))
     np.add.at(filled, fold_of, counts)
     even = counts.sum(axis=0) / parts
     return float((np.abs(filled - even) / np.maximum(even, 1)).max())
 
 
-def _refuse_poor(manifest: pd.DataFrame, fold: np.ndarray, parts: int) -> None:
-    """Each fold must have something to score, and each a positive where there is any."""
+def _require_positives(manifest: pd.DataFrame, fold: np.ndarray, parts: int) -> None:
     positives = np.bincount(fold, weights=manifest["label"], minlength=parts)
     if manifest["label"].any() and (positives == 0).any():
         raise GatemaskError(
             "A fold has no positive image.",
             received=f"{int(manifest['label'].sum())} positive images in {parts} folds",
-            do="Lower folds.k, or look at 'groups' in competition.yaml: one group may hold most positives.",
+            do="Lower folds.k, or check 'groups' in competition.yaml: one group may hold most positives.",
         )
 
 
-# --- checking ----------------------------------------------------------------------------------------------
+# --- files and checks --------------------------------------------------------------------------------------
 
 
-def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
-    return {"manifest": sha256(project.data / "manifest.csv"), "settings": comp.folds.model_dump()}
+def _stage(project: Project, comp: Competition) -> Stage[FoldsResult]:
+    made_from = {"manifest": sha256(project.data / "manifest.csv"), "settings": comp.folds.model_dump()}
+    return Stage("folds make", project.data / "folds.json", made_from, FoldsResult)
 
 
 def _write(project: Project, frame: pd.DataFrame) -> Path:
-    """Write the folds, after a note of what they will be: by it, a run that was killed knows its own work again."""
+    """Write the folds, after a note of their hash by which a killed run recognizes its own work."""
     text = frame.to_csv(index=False, lineterminator="\n")
     write_json(_note(project), {"sha256": hashlib.sha256(text.encode()).hexdigest()})
     return write_text(project.folds, text)
@@ -237,14 +246,14 @@ def _is_foreign(project: Project) -> bool:
         return False
     note, stamp = _note(project), project.data / "folds.json"
     made_here = note.exists() and read_json(note)["sha256"] == sha256(project.folds)
-    return not made_here or (stamp.exists() and read_json(stamp)["adopted"])
+    return not made_here or (stamp.exists() and FoldsResult.load(stamp).adopted)
 
 
 def _checked(project: Project, manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
-    """A foreign fold file, held against the manifest: the same images, and no leak by the manifest's groups."""
+    """Return a foreign fold file that fits the manifest: the same images, no leak by the manifest's groups."""
     frame = read_folds(project)
-    _same_images(set(manifest["image_id"]), set(frame["image_id"]), project.folds)
-    _agree_on_holdout(frame, settings, project.folds)
+    _require_same_images(set(manifest["image_id"]), set(frame["image_id"]), project.folds)
+    _require_same_holdout(frame, settings, project.folds)
     groups = manifest.set_index("image_id")["group"]
     reject_leak(frame.assign(group=frame["image_id"].map(groups)), project.folds)
     return frame
@@ -258,18 +267,18 @@ def _numbered(folds: dict[str, str], file: Path) -> dict[str, int]:
     return {image_id: int(fold) for image_id, fold in folds.items()}
 
 
-def _same_images(known: set[str], given: set[str], where: Path) -> None:
-    if known != given:
+def _require_same_images(expected: set[str], received: set[str], where: Path) -> None:
+    if expected != received:
         raise GatemaskError(
-            "The fold file is not about these images.",
+            "The fold file lists other images than the manifest.",
             where=where,
-            received=f"{len(given - known)} unknown ids, {len(known - given)} missing ids",
-            expected=f"{len(known)} ids",
-            do="Delete it to make new folds, or bring back the data that it was made from.",
+            received=f"{len(received - expected)} unknown ids, {len(expected - received)} missing ids",
+            expected=f"{len(expected)} ids",
+            do="Delete it to make new folds, or restore the data it was made from.",
         )
 
 
-def _agree_on_holdout(frame: pd.DataFrame, settings: Folds, where: Path) -> None:
+def _require_same_holdout(frame: pd.DataFrame, settings: Folds, where: Path) -> None:
     if (HOLDOUT in set(frame["fold"])) != settings.holdout:
         raise GatemaskError(
             "The fold file and competition.yaml disagree about a hold-out.",

@@ -1,4 +1,4 @@
-"""Who belongs together: names from a table, a DICOM tag or a pattern, and copies, joined by union-find."""
+"""Decide which images belong together: by a table, a DICOM tag, a pattern, and copies, joined by union-find."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ from pathlib import Path
 
 from gatemask.config import Groups
 from gatemask.console import say
-from gatemask.data.fold_files import plain_id
-from gatemask.data.tables import read_table
+from gatemask.data.tables import Table, plain_id, read_table
 from gatemask.errors import GatemaskError
 
-# Copies come in twos and threes. Where "copies" chain up to this share of all images, they are only alike.
+# Copies come in twos and threes. Where "copies" chain up to this share of all images, the images are merely similar.
 CREDIBLE = 0.02
 
 
-# From an image's id and its DICOM tags to the name of its group, "" where the source does not know it.
-Source = Callable[[str, Mapping[str, str]], str]
+# From an image's id and its DICOM tags to the name of its group, "" where the source does not name it.
+GroupSource = Callable[[str, Mapping[str, str]], str]
 
 
-def sources(settings: Groups, raw: Path) -> list[Source]:
-    """What competition.yaml says groups come from, in the order in which they name them.
+def group_sources(settings: Groups, raw: Path) -> list[GroupSource]:
+    """Return the sources of groups that competition.yaml lists, in the order in which they name groups.
+
+    Args:
+        settings: Section `groups` of competition.yaml.
+        raw: The raw folder.
 
     Raises:
-        GatemaskError: no table (unless it is optional), no such column, one image in two groups, no pattern.
+        GatemaskError: The table is missing and not optional, lacks a column, or names two groups for an image; or the
+            pattern is invalid.
     """
-    found: list[Source] = []
+    sources: list[GroupSource] = []
     prefix = settings.prefix
     if settings.file:
         file = raw / settings.file
         if settings.optional and not file.exists():
-            say(f"There is no {settings.file} in {raw}: groups come from what else is known.")
+            say(f"{settings.file} does not exist in {raw}: groups come from the other sources.")
         else:
-            table = read_groups(file, settings.id, settings.column, prefix)
-            found.append(lambda image_id, _: table.get(image_id, ""))
+            names = group_names(read_table(file, [settings.id, settings.column]), settings.id, settings.column, prefix)
+            sources.append(lambda image_id, _: names.get(image_id, ""))
     if tag := settings.dicom:
-        found.append(lambda _, tags: tags.get(tag, "")[:prefix])
+        sources.append(lambda _, tags: tags.get(tag, "")[:prefix])
     if settings.regex:
         pattern = _pattern(settings.regex)
 
@@ -45,25 +49,36 @@ def sources(settings: Groups, raw: Path) -> list[Source]:
             match = pattern.search(image_id)
             return (match.group(1) or "")[:prefix] if match else ""
 
-        found.append(by_pattern)
-    return found
+        sources.append(by_pattern)
+    return sources
 
 
-def read_groups(file: Path, id_column: str | int, column: str | int, prefix: int | None = None) -> dict[str, str]:
-    """A table of groups: image id -> the first `prefix` characters of the group's name."""
-    table = read_table(file, [id_column, column])
-    named: dict[str, str] = {}
-    ids = [plain_id(name) for name in table.column(id_column)]
-    for row, (image_id, name) in enumerate(zip(ids, table.column(column), strict=True)):
-        if named.setdefault(image_id, name[:prefix]) != name[:prefix]:
+def group_names(
+    table: Table, id_column: str | int, group_column: str | int, prefix: int | None = None
+) -> dict[str, str]:
+    """Return the group of each image in a table.
+
+    Args:
+        table: Any table with image ids (or names of files) and groups.
+        id_column: Column of the ids, by name or number.
+        group_column: Column of the groups, by name or number.
+        prefix: Number of leading characters that name a group. Default: all.
+
+    Raises:
+        GatemaskError: A column is missing, or an image is in two groups.
+    """
+    names: dict[str, str] = {}
+    cells = zip(table.column(id_column), table.column(group_column), strict=True)
+    for row, (image_id, group) in enumerate((plain_id(name), group[:prefix]) for name, group in cells):
+        if names.setdefault(image_id, group) != group:
             raise GatemaskError(
                 "An image is in two groups.",
                 where=f"{table.where(row)}, image {image_id}",
-                received=f"{named[image_id]} and {name[:prefix]}",
-                expected="one group an image",
+                received=f"{names[image_id]} and {group}",
+                expected="one group per image",
                 do="Correct the table.",
             )
-    return named
+    return names
 
 
 def _pattern(regex: str) -> re.Pattern[str]:
@@ -71,7 +86,7 @@ def _pattern(regex: str) -> re.Pattern[str]:
         compiled = re.compile(regex)
     except re.error as error:
         raise GatemaskError(
-            "The pattern of the groups is no regular expression.", where="groups.regex", received=f"{regex}: {error}"
+            "The pattern of the groups is not a regular expression.", where="groups.regex", received=f"{regex}: {error}"
         ) from None
     if not compiled.groups:
         raise GatemaskError(
@@ -83,16 +98,18 @@ def _pattern(regex: str) -> re.Pattern[str]:
     return compiled
 
 
-def join(ids: Sequence[str], names: Iterable[Mapping[str, str]], copies: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """One group for all that any name, or a copy, puts together.
+def join_groups(
+    ids: Sequence[str], names: Iterable[Mapping[str, str]], copies: Iterable[tuple[str, str]]
+) -> dict[str, str]:
+    """Put all images into one group that a name or a copy connects.
 
     Args:
-        ids: the images.
-        names: image id -> name, one mapping a source; the first that names an image also names its group.
-        copies: pairs of ids.
+        ids: Image ids.
+        names: One mapping per source, from image id to name; the first source that names an image names its group.
+        copies: Pairs of ids.
 
     Returns:
-        Image id -> name of its group: the smallest of its members' names, or of their ids where nothing names them.
+        Name of the group by image id: the smallest of its members' names, or of their ids where no source names them.
     """
     parent: dict[object, object] = {}
 
@@ -109,23 +126,28 @@ def join(ids: Sequence[str], names: Iterable[Mapping[str, str]], copies: Iterabl
             if name := source.get(image_id):
                 parent[root(("image", image_id))] = root((number, name))
                 named.setdefault(image_id, name)
-    for one, other in copies:
-        parent[root(("image", one))] = root(("image", other))
+    for first, second in copies:
+        parent[root(("image", first))] = root(("image", second))
     members: dict[object, list[str]] = {}
     for image_id in ids:
         members.setdefault(root(("image", image_id)), []).append(image_id)
-    found: dict[str, str] = {}
-    taken: Counter[str] = Counter()
-    for together in sorted(members.values(), key=min):
-        name = min((named[i] for i in together if i in named), default=min(together))
-        taken[name] += 1
-        # A patient may be called as some other image is: two groups must not share a name.
-        name = name if taken[name] == 1 else f"{name}#{taken[name]}"
-        found.update(dict.fromkeys(together, name))
-    return found
+    groups: dict[str, str] = {}
+    uses: Counter[str] = Counter()
+    for group in sorted(members.values(), key=min):
+        name = min((named[image_id] for image_id in group if image_id in named), default=min(group))
+        uses[name] += 1
+        # A patient may have the name of another image: two groups must not share a name.
+        name = name if uses[name] == 1 else f"{name}#{uses[name]}"
+        groups.update(dict.fromkeys(group, name))
+    return groups
 
 
 def credible(pairs: Sequence[tuple[str, str]], images: int) -> bool:
-    """Whether near copies are few to each image, as copies are, and do not chain through the whole set."""
-    sizes = Counter(join(sorted({i for pair in pairs for i in pair}), [], pairs).values())
+    """Whether each image has few near copies, as real copies do, instead of chains through the whole set.
+
+    Args:
+        pairs: Ids of near copies.
+        images: Number of images.
+    """
+    sizes = Counter(join_groups(sorted({image_id for pair in pairs for image_id in pair}), [], pairs).values())
     return max(sizes.values(), default=0) <= max(12, CREDIBLE * images)

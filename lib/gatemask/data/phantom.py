@@ -1,24 +1,22 @@
-"""Phantom chest X-rays: a competition in the shape of SIIM-ACR, drawn on the spot, learnt in minutes.
+"""Write phantom chest X-rays: a competition in the shape of SIIM-ACR, generated on the spot, learned in minutes.
 
     raw/train/<patient>/<image>.dcm   raw/test/<image>.dcm     8-bit JPEG DICOM with patient tags
     raw/train-rle.csv                 relative RLE, base 0, column-major; -1 for none; rows shuffled
-    raw/sample_submission.csv         every test id once, all empty
+    raw/sample_submission.csv         each test id once, all empty
     raw/test-rle.csv                  the test truth, which a real competition keeps to itself
-    raw/phantom.json                  written last
+    raw/phantom.json                  the stamp
 
-Each patient has lungs of their own; a lesion is a bright crescent along the outer edge of one lung. A few
-images are MONOCHROME1 (inverted), some lesions are annotated twice by overlapping parts, as in the original.
+Each patient has their own lungs; a lesion is a bright crescent along the outer edge of one lung. A few images are
+MONOCHROME1 (inverted), and some lesions are annotated twice by overlapping parts, as in the original.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,16 +25,28 @@ import pandas as pd
 from gatemask.config import Phantom, Rle
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, stamped_result, write_bytes, write_stamp, write_text
+from gatemask.files import write_bytes, write_text
 from gatemask.masks import rle
+from gatemask.results.data import PhantomResult
+from gatemask.stage import Stage
 
 SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
 UID_ROOT = "1.2.826.0.1.3680043.10.1338"
+MARKER = "phantom-begun"  # written first: only a folder with it is ever emptied
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One image before it is drawn."""
+class PlannedImage:
+    """An image before it is drawn.
+
+    Args:
+        image_id: DICOM UID.
+        patient: Number of the patient, from 1.
+        split: "train" or "test".
+        positive: Whether it has a lesion.
+        inverted: Whether it is stored as MONOCHROME1.
+        parts: Number of annotations of the lesion.
+    """
 
     image_id: str
     patient: int
@@ -46,51 +56,51 @@ class Plan:
     parts: int
 
 
-def make_phantoms(raw: Path, settings: Phantom) -> dict[str, Any]:
-    """Write the competition to `raw`; the same settings give the same files.
+def make_phantoms(raw: Path, settings: Phantom) -> PhantomResult:
+    """Write the competition's raw files; equal settings give equal files.
+
+    Args:
+        raw: The raw folder; created, or emptied if it holds other phantoms.
+        settings: Section `phantom` of competition.yaml.
 
     Raises:
-        GatemaskError: the folder holds files that are no phantoms; it is never emptied then.
+        GatemaskError: The folder holds other files; they are left alone.
     """
-    stamp = raw / "phantom.json"
-    made_from = settings.model_dump()
-    if is_current(stamp, made_from):
-        return {"current": True, **stamped_result(stamp)}
-    started = time.monotonic()
-    begun = raw / "phantom-begun"
-    if raw.exists() and any(raw.iterdir()) and not (begun.exists() or stamp.exists()):
+    stage = Stage("data phantom", raw / "phantom.json", settings.model_dump(), PhantomResult)
+    others = raw.exists() and any(not path.name.startswith(".") for path in raw.iterdir())
+    if others and not ((raw / MARKER).exists() or stage.stamp.exists()):
         raise GatemaskError(
-            "There are files where the phantoms should go.",
+            "The folder for the phantoms holds other files.",
             where=raw,
             do="Move them away, or name another folder as 'raw' in competition.yaml.",
         )
-    if raw.exists():
-        # In one step, so that a kill while it is being emptied never leaves files without their marker.
-        old = raw.with_name(f".old-{raw.name}")
-        shutil.rmtree(old, ignore_errors=True)
-        raw.rename(old)
-        shutil.rmtree(old)
-    raw.mkdir(parents=True)
-    begun.touch()
-    plans = list(_plan(settings))
+    return stage.run(lambda: _write_competition(raw, settings))
+
+
+def _write_competition(raw: Path, settings: Phantom) -> tuple[PhantomResult, list[Path]]:
+    (raw / MARKER).touch()
+    (raw / "phantom.json").unlink(missing_ok=True)
+    for folder in ("train", "test"):
+        shutil.rmtree(raw / folder, ignore_errors=True)
+    plans = list(_plan_images(settings))
     with ThreadPoolExecutor() as pool:
-        drawn = pool.map(lambda plan: _write_image(raw, plan, settings), plans)
-        rows = [row for found in progress(drawn, "phantoms", len(plans)) for row in found]
+        written = pool.map(lambda plan: _write_image(raw, plan, settings), plans)
+        rows = [row for image_rows in progress(written, "phantoms", len(plans)) for row in image_rows]
     order = np.random.default_rng(settings.seed).permutation(len(rows))
-    table = pd.DataFrame([rows[i] for i in order], columns=["split", "ImageId", "EncodedPixels"])
-    outputs = []
-    for split, name in (("train", "train-rle.csv"), ("test", "test-rle.csv")):
-        part = table[table["split"] == split].drop(columns="split")
-        outputs.append(write_text(raw / name, part.to_csv(index=False, lineterminator="\n")))
-    sample = pd.DataFrame({"ImageId": sorted(p.image_id for p in plans if p.split == "test"), "EncodedPixels": "-1"})
-    outputs.append(write_text(raw / "sample_submission.csv", sample.to_csv(index=False, lineterminator="\n")))
-    positives = sum(p.positive for p in plans if p.split == "train")
-    result = {"images": settings.images, "positives": positives, "folder": str(raw)}
-    return write_stamp(stamp, made_from, result, outputs, started)
+    labels = pd.DataFrame([rows[index] for index in order], columns=["split", "ImageId", "EncodedPixels"])
+    test_ids = sorted(plan.image_id for plan in plans if plan.split == "test")
+    tables = {
+        "train-rle.csv": labels[labels["split"] == "train"].drop(columns="split"),
+        "test-rle.csv": labels[labels["split"] == "test"].drop(columns="split"),
+        "sample_submission.csv": pd.DataFrame({"ImageId": test_ids, "EncodedPixels": "-1"}),
+    }
+    outputs = [write_text(raw / name, frame.to_csv(index=False, lineterminator="\n")) for name, frame in tables.items()]
+    positives = sum(plan.positive for plan in plans if plan.split == "train")
+    return PhantomResult(images=settings.images, positives=positives, folder=str(raw)), outputs
 
 
-def _plan(settings: Phantom) -> Iterator[Plan]:
-    """Patients with one to five images, train and test apart; the share of positives is exact."""
+def _plan_images(settings: Phantom) -> Iterator[PlannedImage]:
+    """Plan patients with one to five images, train and test apart; the share of positives is exact."""
     rng = np.random.default_rng([settings.seed, 1])
     patient = 0
     for split, count in (("train", settings.images), ("test", settings.test_images)):
@@ -104,21 +114,21 @@ def _plan(settings: Phantom) -> Iterator[Plan]:
             left -= 1
             image_id = f"{UID_ROOT}.{settings.seed}.{patient}.{len(split)}{index:05d}"
             parts = int(rng.choice([1, 1, 1, 2])) if positive[index] else 0
-            yield Plan(image_id, patient, split, bool(positive[index]), bool(rng.random() < 0.05), parts)
+            yield PlannedImage(image_id, patient, split, bool(positive[index]), bool(rng.random() < 0.05), parts)
 
 
-def _write_image(raw: Path, plan: Plan, settings: Phantom) -> list[tuple[str, str, str]]:
+def _write_image(raw: Path, plan: PlannedImage, settings: Phantom) -> list[tuple[str, str, str]]:
+    """Write one DICOM and return its label rows: split, image id, RLE."""
     number = int(plan.image_id.rsplit(".", 1)[1])
     rng = np.random.default_rng([settings.seed, 2, number])
     image, lesion = draw_phantom(plan.patient, plan.positive, settings.size, settings.seed, rng)
     folder = raw / plan.split / (f"patient{plan.patient:04d}" if plan.split == "train" else "")
     write_bytes(folder / f"{plan.image_id}.dcm", as_dicom(image, plan.image_id, plan.patient, plan.inverted))
-    masks = _annotations(lesion, plan.parts)
-    return [(plan.split, plan.image_id, rle.encode(mask, SIIM)) for mask in masks]
+    return [(plan.split, plan.image_id, rle.encode(mask, SIIM)) for mask in _annotations(lesion, plan.parts)]
 
 
 def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
-    """The lesion as one annotation, or as two that overlap in a band and unite to the whole."""
+    """Return the lesion as one annotation, or as two that overlap in a band."""
     rows = np.flatnonzero(lesion.any(axis=1))
     if parts < 2 or len(rows) < 8:
         return [lesion]
@@ -131,10 +141,17 @@ def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
 def draw_phantom(
     patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One phantom.
+    """Draw one phantom.
+
+    Args:
+        patient: Number that decides the anatomy, together with the seed.
+        positive: Whether it has a lesion.
+        size: Side, in pixels.
+        seed: Seed of the competition.
+        rng: Generator for everything that differs between images of a patient.
 
     Returns:
-        image uint8 (size, size) and lesion bool (size, size).
+        Image, uint8 (size, size), and lesion, bool (size, size).
     """
     anatomy = np.random.default_rng([seed, 3, patient])
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
@@ -160,14 +177,14 @@ def draw_phantom(
 
 
 def _ellipse(x: np.ndarray, y: np.ndarray, cx: float, cy: float, rx: float, ry: float) -> np.ndarray:
-    """Squared distance from the centre in units of the radii: 1 on the edge."""
+    """Return the squared distance from the center in units of the radii: 1 on the edge."""
     return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
 
 
 def _crescent(
     x: np.ndarray, y: np.ndarray, lung: tuple[int, float, float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """What is left of the lung's outline when the lung sinks inwards and down."""
+    """Return what the lung uncovers of its outline when it sinks inward and down."""
     side, cx, cy, rx, ry = lung
     inward, down = rng.uniform(0.04, 0.075), rng.uniform(0.02, 0.09)
     outside = _ellipse(x, y, cx, cy, rx, ry) < 1
@@ -175,7 +192,14 @@ def _crescent(
 
 
 def as_dicom(image: np.ndarray, image_id: str, patient: int, inverted: bool) -> bytes:
-    """A DICOM file in memory: JPEG Baseline, 8 bits, MONOCHROME2, or 1 where `inverted`."""
+    """Return a DICOM file: JPEG Baseline, 8 bits.
+
+    Args:
+        image: uint8 (height, width).
+        image_id: DICOM UID.
+        patient: Number of the patient; decides sex and age, too.
+        inverted: Whether to store it as MONOCHROME1 instead of MONOCHROME2.
+    """
     from io import BytesIO
 
     from pydicom.dataset import FileDataset, FileMetaDataset

@@ -1,15 +1,15 @@
 """`gatemask records make | check`: images and masks at training size as TFRecords, the same for every split.
 
 data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label
-data/<comp>/records-<px>/making.json       while they are made: from what; finished shards are kept on that ground
-data/<comp>/records-<px>/index.json        written last: counts, hashes, the settings that made them
+data/<comp>/records-<px>/making.json       while they are made: their inputs, by which finished shards are kept
+data/<comp>/records-<px>/index.json        the stamp: counts, hashes, the settings that made them
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,139 +20,135 @@ import numpy as np
 from gatemask import quiet
 from gatemask.config import Competition
 from gatemask.console import progress, say
-from gatemask.data.encode import Example, Part, Raw, pieces, write_parts
+from gatemask.data.encode import Example, RawImage, ShardPart, split_tasks, write_parts
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, require_images
 from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
-from gatemask.files import (
-    fresh_folder,
-    is_current,
-    locked,
-    read_json,
-    sha256,
-    stamped_result,
-    write_json,
-    write_stamp,
-    write_with,
-)
+from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
 from gatemask.project import Project
+from gatemask.results.data import RecordsCheck, RecordsResult
+from gatemask.stage import Stage, Stamp
 
 
-def make_records(project: Project, comp: Competition) -> dict[str, Any]:
-    """Write the records of all training images, hold-out included: folds are chosen when records are read.
+def make_records(project: Project, comp: Competition) -> RecordsResult:
+    """Write the records of all training images, hold-out included: folds are applied when records are read.
 
-    Shard by shard: one that was finished before a kill is not made again.
-    """
-    folder = project.records(comp.records.size)
-    stamp, inputs = folder / "index.json", _made_from(project, comp)
-    if is_current(stamp, inputs):
-        return {"current": True, **stamped_result(stamp)}
-    started = time.monotonic()
-    with locked(project.data / f".records-{comp.records.size}.lock", "Another process makes these records."):
-        return _make(project, comp, started)
-
-
-def _make(project: Project, comp: Competition, started: float) -> dict[str, Any]:
-    folder = project.records(comp.records.size)
-    stamp, inputs = folder / "index.json", _made_from(project, comp)
-    if is_current(stamp, inputs):  # since another process made them just now
-        return {"current": True, **stamped_result(stamp)}
-    raws = _raws(project, comp)
-    step = comp.records.per_shard
-    parts = [raws[at : at + step] for at in range(0, len(raws), step)]
-    shards = [folder / f"{number:05d}.tfrec" for number in range(len(parts))]
-    _keep_finished(folder, inputs)
-    todo = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not shard.exists()]
-    if len(todo) < len(parts):
-        say(f"{len(parts) - len(todo)} of {len(parts)} shards were finished before.")
-    hashes = {shard: sha256(shard) for shard in shards if shard.exists()} | _make_shards(todo, folder / "parts", comp)
-    result = {
-        "count": len(raws),
-        "positives": sum(raw.label for raw in raws),
-        "size": comp.records.size,
-        "bytes": sum(shard.stat().st_size for shard in shards),
-        "shards": len(shards),
-    }
-    written = write_stamp(stamp, inputs, result, {shard: hashes[shard] for shard in shards}, started)
-    (folder / "making.json").unlink(missing_ok=True)
-    return written
-
-
-def check_records(project: Project, comp: Competition) -> dict[str, Any]:
-    """Read every record again: hashes, checksums, ids, labels, and that images and masks decode to their size.
+    Works shard by shard, and keeps the shards that were finished before a kill.
 
     Raises:
-        GatemaskError: there are none, they are not current, or any of them is damaged.
+        GatemaskError: There is no manifest with images, or an image can no longer be read.
     """
-    hashes = require_records(project, comp)
-    folder, started = project.records(comp.records.size), time.monotonic()
+    folder = project.records(comp.records.size)
+    stage = Stage("records make", folder / "index.json", _made_from(project, comp), RecordsResult)
+
+    def write() -> tuple[RecordsResult, dict[Path, str]]:
+        raws = _raw_images(project, comp)
+        step = comp.records.per_shard
+        parts = [raws[start : start + step] for start in range(0, len(raws), step)]
+        shards = [folder / f"{number:05d}.tfrec" for number in range(len(parts))]
+        _keep_finished(stage)
+        unfinished = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not shard.exists()]
+        if len(unfinished) < len(parts):
+            say(f"{len(parts) - len(unfinished)} of {len(parts)} shards were finished before.")
+        hashes = {shard: sha256(shard) for shard in shards if shard.exists()}
+        hashes |= _make_shards(unfinished, folder / "parts", comp)
+        result = RecordsResult(
+            count=len(raws),
+            positives=sum(raw.label for raw in raws),
+            size=comp.records.size,
+            bytes=sum(shard.stat().st_size for shard in shards),
+            shards=len(shards),
+        )
+        return result, {shard: hashes[shard] for shard in shards}
+
+    result = stage.run(write)
+    (folder / "making.json").unlink(missing_ok=True)
+    return result
+
+
+def check_records(project: Project, comp: Competition) -> RecordsCheck:
+    """Read all records: check hashes, checksums, ids and labels, and that images and masks decode to their size.
+
+    Raises:
+        GatemaskError: There are no current records, or some are damaged.
+    """
+    started = time.monotonic()
+    hashes, folder = require_records(project, comp), project.records(comp.records.size)
     labels = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
-    seen: set[str] = set()
+    checked: set[str] = set()
     problems: list[str] = []
     vanished = 0
     for name, digest in progress(list(hashes.items()), "checking"):
         if not (folder / name).exists() or sha256(folder / name) != digest:
-            problems.append(f"{name}: not the file that was written")
+            problems.append(f"{name}: differs from the file that was written")
             continue
         for example in _examples(folder / name):
             if complaint := _complaint(example, comp, labels):
                 problems.append(f"{name}, image {example.image_id}: {complaint}")
-            elif example.image_id in seen:
-                problems.append(f"{name}, image {example.image_id}: twice")
-            elif example.label and not _decoded(example.mask).any():
+            elif example.image_id in checked:
+                problems.append(f"{name}, image {example.image_id}: repeated")
+            elif example.label and not _decode(example.mask).any():
                 vanished += 1
-            seen.add(example.image_id)
-    if not problems and len(seen) < len(labels):
-        problems.append(f"{len(labels) - len(seen)} images of the manifest have no record")
+            checked.add(example.image_id)
+    if not problems and len(checked) < len(labels):
+        problems.append(f"{len(labels) - len(checked)} images of the manifest have no record")
     if problems:
         raise GatemaskError(
             "Some records are damaged.",
             where=folder,
             received=f"{len(problems)} problems: " + "; ".join(problems[:5]),
-            do=f"Run gatemask records make {project.comp}: what is damaged is made again.",
+            do=f"Run gatemask records make {project.comp}: damaged shards are made again.",
         )
     if vanished:
         say(f"{vanished} masks vanish at {comp.records.size} px; their images still count as positive.")
     seconds = round(time.monotonic() - started, 2)
-    return {"checked": len(seen), "shards": len(hashes), "vanished_masks": vanished, "seconds": seconds}
+    return RecordsCheck(checked=len(checked), shards=len(hashes), vanished_masks=vanished, seconds=seconds)
 
 
 def require_records(project: Project, comp: Competition) -> dict[str, str]:
-    """Hashes of the shards, or an error where records are missing or older than manifest or masks."""
-    stamp = project.records(comp.records.size) / "index.json"
-    do = f"Run gatemask records make {project.comp}."
-    if not stamp.exists():
-        raise GatemaskError("There are no finished records.", where=stamp.parent, do=do)
-    index = read_json(stamp)
-    if index["made_from"] != _made_from(project, comp):
-        raise GatemaskError("The records were made from another manifest or other settings.", where=stamp, do=do)
-    return index["outputs"]
-
-
-def read_records(folder: Path, ids: list[str]) -> list[Example]:
-    """The examples of `ids`, in that order, still encoded; anything else is passed over undecoded.
+    """Return the hash of each shard, by name.
 
     Raises:
-        GatemaskError: no records, or an id that they do not hold.
+        GatemaskError: There are no records, or they are older than manifest or masks.
+    """
+    path = project.records(comp.records.size) / "index.json"
+    do = f"Run gatemask records make {project.comp}."
+    if not path.exists():
+        raise GatemaskError("There are no finished records.", where=path.parent, do=do)
+    stamp = Stamp.load(path)
+    if stamp.made_from != _made_from(project, comp):
+        raise GatemaskError("The records were made from another manifest or other settings.", where=path, do=do)
+    return {name: str(digest) for name, digest in stamp.outputs.items()}
+
+
+def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
+    """Return the examples of some images, in their order, still encoded.
+
+    Args:
+        folder: Folder of the records.
+        ids: Image ids.
+
+    Raises:
+        GatemaskError: There are no records, or they lack an image.
     """
     index = folder / "index.json"
     if not index.exists():
         raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records make.")
-    wanted, found = set(ids), {}
-    for shard in read_json(index)["outputs"]:
-        found.update({one.image_id: one for one in _examples(folder / shard) if one.image_id in wanted})
-    if lacking := [name for name in ids if name not in found]:
+    wanted, examples = set(ids), {}
+    for shard in Stamp.load(index).outputs:
+        examples.update({e.image_id: e for e in _examples(folder / shard) if e.image_id in wanted})
+    if missing := [image_id for image_id in ids if image_id not in examples]:
         raise GatemaskError(
-            "The records lack images that the folds name.",
+            "The records lack images that the folds list.",
             where=folder,
-            received=f"{len(lacking)}, such as {lacking[0]}",
+            received=f"{len(missing)}, such as {missing[0]}",
             do="Run gatemask records make again: folds and records come from different manifests.",
         )
-    return [found[name] for name in ids]
+    return [examples[image_id] for image_id in ids]
 
 
-def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
+def _made_from(project: Project, comp: Competition) -> dict[str, object]:
     if not (project.data / "manifest.json").exists():
         raise GatemaskError(
             "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
@@ -162,53 +158,53 @@ def _made_from(project: Project, comp: Competition) -> dict[str, Any]:
     return {"settings": comp.records.model_dump(), "image": image, **{path.name: sha256(path) for path in tables}}
 
 
-def _raws(project: Project, comp: Competition) -> list[Raw]:
+def _raw_images(project: Project, comp: Competition) -> list[RawImage]:
     require_images(project, comp)
     folder, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
     rows = read_manifest(project, "train").itertuples()
-    return [Raw(row.image_id, folder / row.path, masks.text(row.image_id), int(row.label)) for row in rows]
+    return [RawImage(row.image_id, folder / row.path, masks.text(row.image_id), int(row.label)) for row in rows]
 
 
-def _keep_finished(folder: Path, inputs: dict[str, Any]) -> None:
-    """Leave the shards that the same inputs made, whole; take all others away."""
-    stamp, making = folder / "index.json", folder / "making.json"
-    hashes: dict[str, str] | None = None
-    if stamp.exists() and read_json(stamp)["made_from"] == inputs:
-        hashes = read_json(stamp)["outputs"]
-    same = hashes is not None or (making.exists() and read_json(making) == inputs)
+def _keep_finished(stage: Stage[RecordsResult]) -> None:
+    """Keep complete shards made from the same inputs; delete all others."""
+    folder, making = stage.stamp.parent, stage.stamp.with_name("making.json")
+    hashes: Mapping[str, str | None] | None = None
+    if stage.stamp.exists() and (stamp := Stamp.load(stage.stamp)).made_from == stage.made_from:
+        hashes = stamp.outputs
+    same_inputs = hashes is not None or (making.exists() and read_json(making) == stage.made_from)
     for shard in folder.glob("*.tfrec"):
-        # A shard takes its name only when it is complete, so where no hash is known yet, to be there is enough.
-        if not same or (hashes is not None and sha256(shard) != hashes.get(shard.name)):
+        # A shard gets its name only when it is complete, so without a stamp its existence is proof enough.
+        if not same_inputs or (hashes is not None and sha256(shard) != hashes.get(shard.name)):
             shard.unlink()
-    write_json(making, inputs)
-    stamp.unlink(missing_ok=True)
+    write_json(making, stage.made_from)
+    stage.stamp.unlink(missing_ok=True)
 
 
-def _make_shards(todo: list[tuple[Path, list[Raw]]], scratch: Path, comp: Competition) -> dict[Path, str]:
-    """Each shard from its pieces, as soon as they are there; returns the hashes."""
-    chunks = [pieces(part) for _, part in todo]
-    flat = [chunk for of_shard in chunks for chunk in of_shard]
+def _make_shards(unfinished: list[tuple[Path, list[RawImage]]], scratch: Path, comp: Competition) -> dict[Path, str]:
+    """Join each shard as soon as its parts are written; return the hashes."""
+    tasks = [split_tasks(raws) for _, raws in unfinished]
+    flat = [task for shard_tasks in tasks for task in shard_tasks]
     written = write_parts(flat, fresh_folder(scratch), comp.image, comp.records)
-    done = progress(written, "records", sum(map(len, flat)), size=lambda part: part.images)
+    parts = progress(written, "records", sum(map(len, flat)), size=lambda part: part.images)
     hashes = {}
     try:
-        for (shard, _), of_shard in zip(todo, chunks, strict=True):
-            _join(shard, islice(done, len(of_shard)))
-            hashes[shard] = sha256(shard)  # here, while the processes go on, and not all in the end
+        for (shard, _), shard_tasks in zip(unfinished, tasks, strict=True):
+            _join(shard, islice(parts, len(shard_tasks)))
+            hashes[shard] = sha256(shard)  # here, while the processes continue, instead of all at the end
     finally:
-        written.close()  # and with it the processes
+        written.close()  # ends the processes
         shutil.rmtree(scratch)
     return hashes
 
 
-def _join(shard: Path, parts: Iterator[Part]) -> Path:
-    """A TFRecord file has neither head nor tail, so that pieces of it make a whole one by standing in a row."""
+def _join(shard: Path, parts: Iterator[ShardPart]) -> Path:
+    """Write a shard: TFRecord files have neither header nor footer, so their concatenation is one."""
 
-    def write(tmp: Path) -> None:
-        with tmp.open("wb") as whole:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as joined:
             for part in parts:
-                with part.path.open("rb") as piece:
-                    shutil.copyfileobj(piece, whole, 1 << 20)
+                with part.path.open("rb") as source:
+                    shutil.copyfileobj(source, joined, 1 << 20)
                 part.path.unlink()
 
     return write_with(shard, write)
@@ -216,8 +212,8 @@ def _join(shard: Path, parts: Iterator[Part]) -> Path:
 
 def _examples(shard: Path) -> Iterator[Example]:
     tf = quiet.tensorflow()
-    for raw in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
-        features = tf.train.Example.FromString(raw).features.feature
+    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+        features = tf.train.Example.FromString(record).features.feature
         image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
         image_id = features["image_id"].bytes_list.value[0].decode()
         yield Example(image_id, image, mask, features["label"].int64_list.value[0])
@@ -228,8 +224,8 @@ def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> s
     if example.image_id not in labels:
         return "not in the manifest"
     if example.label != labels[example.image_id]:
-        return f"label {example.label}, where the manifest says {labels[example.image_id]}"
-    image, mask = _decoded(example.image), _decoded(example.mask)
+        return f"label {example.label}, but the manifest has {labels[example.image_id]}"
+    image, mask = _decode(example.image), _decode(example.mask)
     shape = (size, size) if channels == 1 else (size, size, channels)
     if image is None or image.shape != shape:
         return f"an image of shape {getattr(image, 'shape', None)}, not {shape}"
@@ -238,5 +234,5 @@ def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> s
     return None
 
 
-def _decoded(data: bytes) -> Any:
+def _decode(data: bytes) -> Any:  # None for what OpenCV cannot read
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None

@@ -1,33 +1,58 @@
-"""Opening every raw image once: what it is, what it is recognised by, and what its DICOM tags say."""
+"""Open each raw image once: check it, hash it, and read its DICOM tags."""
 
 from __future__ import annotations
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from gatemask.config import Competition
 from gatemask.console import progress
-from gatemask.data import duplicates
+from gatemask.data.duplicates import NO_SIGNATURE, Signature, compute_signature
 from gatemask.data.readers import read_image, read_tags
 from gatemask.errors import GatemaskError, nearest
 
-Row = dict[str, Any]
 Problems = list[tuple[str, str]]  # file, complaint
 
 
-class Seen(NamedTuple):
-    """One image that could be read: its row so far, what it is recognised by, and its DICOM tags."""
+@dataclass
+class ScannedImage:
+    """An image of the manifest, as far as it is known.
 
-    row: Row
-    look: duplicates.Look
-    tags: dict[str, str]
+    Args:
+        image_id: Stem of the file's name.
+        split: "train" or "test".
+        path: File relative to the raw folder; "" where only the label is available.
+        sha256: Hash of the file.
+        signature: Features by which copies are recognized.
+        tags: DICOM tags by name.
+        label: 1 if it has a mask, else 0.
+        mask_area: Area of the mask, in pixels.
+        group: Name of its group.
+        extra: Further columns of the manifest.
+    """
+
+    image_id: str
+    split: str
+    path: str = ""
+    sha256: str = ""
+    signature: Signature = NO_SIGNATURE
+    tags: dict[str, str] = field(default_factory=dict)
+    label: int = 0
+    mask_area: int = 0
+    group: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Split and id: training and test may share an id."""
+        return f"{self.split}/{self.image_id}"
 
 
 def check_tags(comp: Competition) -> None:
-    """Refuse a tag that DICOM does not know, before ten thousand files are asked for it."""
-    if not (wanted := tags_of(comp)):
+    """Raise if a wanted tag does not exist in DICOM, before thousands of files are searched for it."""
+    if not (wanted := _wanted_tags(comp)):
         return
     from pydicom import datadict
 
@@ -35,58 +60,57 @@ def check_tags(comp: Competition) -> None:
         if datadict.tag_for_keyword(tag) is None:
             close = nearest(tag, (str(entry[4]) for entry in datadict.DicomDictionary.values()))
             raise GatemaskError(
-                f"No DICOM tag is called '{tag}'.",
+                f"Unknown DICOM tag '{tag}'.",
                 where="groups.dicom or extra.dicom in competition.yaml",
                 do=f"Did you mean '{close}'?" if close else None,
             )
 
 
-def tags_of(comp: Competition) -> list[str]:
-    """The tags that groups and more columns come from."""
+def _wanted_tags(comp: Competition) -> list[str]:
     return [*([comp.groups.dicom] if comp.groups.dicom else []), *comp.extra.dicom]
 
 
-def look_at(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> tuple[list[Seen], Problems]:
-    """Open every image once; a bad one becomes a problem and never ends the run."""
-    tags = tags_of(comp)
+def scan_images(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> tuple[list[ScannedImage], Problems]:
+    """Open each image once; a bad file becomes a problem and never ends the run.
 
-    def look(item: tuple[Path, str]) -> Seen | GatemaskError:
-        path, split = item
+    Args:
+        files: Path and split of each image.
+        raw: The raw folder.
+        comp: competition.yaml.
+    """
+
+    def scan(item: tuple[Path, str]) -> ScannedImage | GatemaskError:
         try:
-            image = read_image(path, comp.image.channels, comp.image.window)
-            if image.shape[:2] != tuple(comp.image.size):
-                expected = tuple(comp.image.size)
-                raise GatemaskError("An image has the wrong size.", received=image.shape[:2], expected=expected)
-            row = _row(path.stem, split, comp) | {
-                "path": path.relative_to(raw).as_posix(),
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-            seen = duplicates.look(image)
-            values = dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {}
-            return Seen(row | {"phash": seen.phash}, seen, values)
+            return _scan_image(*item, raw, comp)
         except GatemaskError as error:
             return error
 
-    found: dict[tuple[str, str], Seen] = {}
+    images: dict[str, ScannedImage] = {}
     problems: Problems = []
     with ThreadPoolExecutor() as pool:
-        for (path, split), one in zip(files, progress(pool.map(look, files), "looking", len(files)), strict=True):
+        scanned = progress(pool.map(scan, files), "scanning", len(files))
+        for (path, _), image in zip(files, scanned, strict=True):
             name = path.relative_to(raw).as_posix()
-            if isinstance(one, GatemaskError):
-                problems.append((name, one.short()))
-            elif (split, path.stem) in found:
-                problems.append((name, f"A second file has the id {path.stem}: {found[split, path.stem].row['path']}."))
+            if isinstance(image, GatemaskError):
+                problems.append((name, image.short()))
+            elif image.key in images:
+                problems.append((name, f"A second file has the id {image.image_id}: {images[image.key].path}."))
             else:
-                found[split, path.stem] = one
-    return list(found.values()), problems
+                images[image.key] = image
+    return list(images.values()), problems
 
 
-def _row(image_id: str, split: str, comp: Competition) -> Row:
-    size = {"height": comp.image.size[0], "width": comp.image.size[1]}
-    return {"image_id": image_id, "path": "", "split": split, "label": 0, "mask_area": 0, **size, "sha256": ""}
-
-
-def without_image(image_id: str, comp: Competition) -> Seen:
-    """A training image of which only the label is known."""
-    nothing = duplicates.Look("", duplicates.no_details(), blank=True)
-    return Seen(_row(image_id, "train", comp) | {"phash": ""}, nothing, {})
+def _scan_image(path: Path, split: str, raw: Path, comp: Competition) -> ScannedImage:
+    pixels = read_image(path, comp.image.channels, comp.image.window)
+    size = tuple(comp.image.size)
+    if pixels.shape[:2] != size:
+        raise GatemaskError("An image has the wrong size.", received=pixels.shape[:2], expected=size)
+    tags = _wanted_tags(comp)
+    return ScannedImage(
+        path.stem,
+        split,
+        path.relative_to(raw).as_posix(),
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        compute_signature(pixels),
+        dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {},
+    )

@@ -1,4 +1,4 @@
-"""CSV files as they come: byte-order mark, CRLF, blanks around cells, no header. Everything stays text."""
+"""Read CSV files as people publish them: byte-order mark, CRLF, blanks around cells, no header. Cells stay text."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gatemask.errors import GatemaskError, nearest
+
+# An id may look as if it had an extension (DICOM UIDs do), so only extensions of images are removed.
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 
 
 @dataclass
@@ -16,10 +19,10 @@ class Table:
     """A CSV in memory.
 
     Args:
-        file: where it came from.
-        header: names of the columns; "0", "1", ... where the file has none.
-        rows: stripped cells; as many in each as the header has.
-        lines: the line of each row in the file, from 1.
+        file: Path of the CSV.
+        header: Names of the columns; "0", "1", ... where the file has no header.
+        rows: Stripped cells, as many per row as the header has.
+        lines: Line of each row in the file, from 1.
     """
 
     file: Path
@@ -28,14 +31,19 @@ class Table:
     lines: list[int]
 
     def column(self, name: str | int) -> list[str]:
-        """The cells of a column, by name, or by number from 0.
+        """Return the cells of a column.
+
+        Args:
+            name: Name of the column, or its number from 0.
 
         Raises:
-            GatemaskError: no such column; says which there are.
+            GatemaskError: The column does not exist.
         """
-        return [row[self._index(name)] for row in self.rows]
+        index = self._index(name)
+        return [row[index] for row in self.rows]
 
     def where(self, row: int) -> str:
+        """Return the place of a row, for messages."""
         return f"{self.file}, row {self.lines[row]}"
 
     def _index(self, name: str | int) -> int:
@@ -53,21 +61,44 @@ class Table:
 
 
 def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = True) -> Table:
-    """Read a CSV and make sure of its columns; lines that are blank all through are passed over.
+    """Read a CSV and check its columns; blank lines are skipped.
 
     Args:
-        file: the CSV.
-        columns: columns that it must have.
-        header: whether its first row names the columns.
+        file: Path of the CSV.
+        columns: Columns it must have, by name or number.
+        header: Whether its first row names the columns.
 
     Raises:
-        GatemaskError: absent, not CSV in UTF-8, empty, a row of another length, a column missing or named twice.
+        GatemaskError: The file is missing, empty or not CSV in UTF-8, a row has another length, or a column is missing
+            or repeated.
     """
     if not file.is_file():
         raise GatemaskError(
-            "There is no such table.", where=file, do="Correct the path in competition.yaml, or name --data."
+            "The table does not exist.", where=file, do="Correct the path in competition.yaml, or name --data."
         )
-    csv.field_size_limit(sys.maxsize)  # one mask can be longer than csv's own limit of 131,072 characters
+    lines, rows = _read_rows(file)
+    if not rows:
+        raise GatemaskError("A table is empty.", where=file, expected="a header and rows", do="Download it again.")
+    names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
+    table = Table(file, names, rows, lines[1:] if header else lines)
+    for number, cells in enumerate(rows):
+        if len(cells) != len(names):
+            raise GatemaskError(
+                "A row has another number of cells than the first.",
+                where=table.where(number),
+                received=f"{len(cells)}: {','.join(cells)[:60]}",
+                expected=f"{len(names)}: {','.join(names)[:60]}",
+                do="Correct the row. If it is the last one, the file was cut short: download it again.",
+            )
+    for name in columns:
+        table.column(name)
+        if names.count(str(name)) > 1:
+            raise GatemaskError(f"The column '{name}' is repeated.", where=file, received=", ".join(names))
+    return table
+
+
+def _read_rows(file: Path) -> tuple[list[int], list[list[str]]]:
+    csv.field_size_limit(sys.maxsize)  # a mask can be longer than csv's own limit of 131,072 characters
     lines, rows = [], []
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
@@ -83,24 +114,23 @@ def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = Tru
             where=file,
             received=error,
             expected="comma-separated values in UTF-8",
-            do="Save it as such, or fetch it again.",
+            do="Save it as such, or download it again.",
         ) from None
-    if not rows:
-        raise GatemaskError("A table is empty.", where=file, expected="a header and rows", do="Fetch it again.")
-    names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
-    lines = lines[1:] if header else lines
-    table = Table(file, names, rows, lines)
-    for number, cells in enumerate(rows):
-        if len(cells) != len(names):
-            raise GatemaskError(
-                "A row has another number of cells than the first.",
-                where=table.where(number),
-                received=f"{len(cells)}: {','.join(cells)[:60]}",
-                expected=f"{len(names)}: {','.join(names)[:60]}",
-                do="Correct the row; where it is the last one, the file was cut short: fetch it again.",
-            )
-    for name in columns:
-        table.column(name)
-        if names.count(str(name)) > 1:
-            raise GatemaskError(f"The column '{name}' is there twice.", where=file, received=", ".join(names))
-    return table
+    return lines, rows
+
+
+def plain_id(name: str) -> str:
+    """Return an id without folders and without an image's extension: tables may name files instead of ids."""
+    path = PurePosixPath(name.strip())
+    return path.stem if path.suffix.lower() in EXTENSIONS else path.name
+
+
+def parse_area(text: str, table: Table, row: int) -> int:
+    """Return a mask area, in pixels.
+
+    Raises:
+        GatemaskError: The cell is not a whole number.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise GatemaskError("A mask area is not a whole number.", where=table.where(row), received=text or "nothing")
+    return int(text)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gatemask.config import Competition, Submission
-from gatemask.data.fold_files import plain_id
+from gatemask.data.tables import plain_id
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 
