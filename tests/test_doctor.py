@@ -18,7 +18,7 @@ import pytest
 
 from gatemask import doctor
 from gatemask.cli import main
-from gatemask.doctor import Account
+from gatemask.doctor import KaggleAccount
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import account as kaggle_account
 from gatemask.kaggle.client.api import Quota
@@ -29,12 +29,12 @@ from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
 
 KAGGLE = ["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"]
-NO_CREDENTIALS = Account(credentials=False)
-ACCOUNT = Account(True, OWNER, {"TPU": Quota(0, 20, ""), "GPU": Quota(0, 30, "")})
+NO_CREDENTIALS = KaggleAccount(credentials=False)
+ACCOUNT = KaggleAccount(True, OWNER, {"TPU": Quota(0, 20, ""), "GPU": Quota(0, 30, "")})
 
 
-def failed(kind: str) -> Account:
-    return Account(True, error=KaggleError("It did not work.", kind=kind, do="Try again."))
+def failed(kind: str) -> KaggleAccount:
+    return KaggleAccount(True, error=KaggleError("It did not work.", kind=kind, do="Try again."))
 
 
 def state(finding: Finding, *words: str) -> str:
@@ -84,27 +84,27 @@ def write_key(folder: Path, mode: int) -> Path:
 
 
 def test_old_python_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.python(), sys.version.split()[0]) == "ok"
+    assert state(doctor.check_python(), sys.version.split()[0]) == "ok"
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
-    assert state(doctor.python(), "3.10.4", "make setup PYTHON=python3.11") == "wrong"
+    assert state(doctor.check_python(), "3.10.4", "make setup PYTHON=python3.11") == "wrong"
 
 
 def test_installed_packages_are_compared_with_pins(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
-    assert state(doctor.packages(file), "does not exist") == "warn"
+    assert state(doctor.check_packages(file), "does not exist") == "warn"
     pins = f"# comment\npytest=={metadata.version('pytest')}\nPyYAML=={metadata.version('PyYAML')}\n"
     file.write_text(pins)
-    assert state(doctor.packages(file), "all 2") == "ok"
+    assert state(doctor.check_packages(file), "all 2") == "ok"
     file.write_text(f"{pins}numpy==0.1\n")
-    assert state(doctor.packages(file), f"numpy {metadata.version('numpy')}, not 0.1") == "warn"
+    assert state(doctor.check_packages(file), f"numpy {metadata.version('numpy')}, not 0.1") == "warn"
     file.write_text(f"{pins}numpy==0.1\nno-such-package==1.0\n")
-    assert state(doctor.packages(file), "1 of 4 missing: no-such-package 1.0", "numpy", "make setup") == "wrong"
+    assert state(doctor.check_packages(file), "1 of 4 missing: no-such-package 1.0", "numpy", "make setup") == "wrong"
 
 
 def test_all_pins_of_the_project_are_parsed() -> None:
     lines = (wheels.SOURCE / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    finding = doctor.packages(wheels.SOURCE / "requirements.txt")
+    finding = doctor.check_packages(wheels.SOURCE / "requirements.txt")
     assert finding.state != "ok" or f"all {len(pins)} " in finding.found
     assert len(pins) > 30
 
@@ -123,17 +123,17 @@ def test_all_pins_of_the_project_are_parsed() -> None:
 )
 def test_versions_of_the_kaggle_command(monkeypatch: pytest.MonkeyPatch, version: str, expected: str) -> None:
     monkeypatch.setattr(metadata, "version", {"kaggle": version}.__getitem__)
-    assert state(doctor.kaggle_command(), version) == expected
+    assert state(doctor.check_kaggle_command(), version) == expected
 
 
 def test_missing_kaggle_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.kaggle_command(), metadata.version("kaggle")) == "ok"
+    assert state(doctor.check_kaggle_command(), metadata.version("kaggle")) == "ok"
 
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    assert state(doctor.kaggle_command(), "not installed", "make setup") == "wrong"
+    assert state(doctor.check_kaggle_command(), "not installed", "make setup") == "wrong"
 
 
 def test_missing_or_damaged_wheels_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,12 +142,12 @@ def test_missing_or_damaged_wheels_are_reported(tmp_path: Path, monkeypatch: pyt
     for path in wheels.shipped():
         shutil.copy(path, copies)
     monkeypatch.setattr(wheels, "CACHE", copies)
-    assert state(doctor.shipped_wheels(), "all 4") == "ok"
+    assert state(doctor.check_shipped_wheels(), "all 4") == "ok"
     damaged = next(copies.glob("efficientnet*"))
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    assert state(doctor.shipped_wheels(), "efficientnet", "make setup") == "wrong"
+    assert state(doctor.check_shipped_wheels(), "efficientnet", "make setup") == "wrong"
     monkeypatch.setattr(wheels, "CACHE", tmp_path / "none")
-    assert state(doctor.shipped_wheels(), "Keras-Applications, efficientnet, image-classifiers") == "wrong"
+    assert state(doctor.check_shipped_wheels(), "Keras-Applications, efficientnet, image-classifiers") == "wrong"
     assert not (tmp_path / "none").exists()
 
 
@@ -161,14 +161,16 @@ def test_low_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: f
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     folders = [tmp_path / "runs", tmp_path / "data" / "deep"]
-    assert state(doctor.disk(folders), f"{free} GB free for {folders[0]}, {folders[1]}") == expected
+    assert state(doctor.check_disk(folders), f"{free} GB free for {folders[0]}, {folders[1]}") == expected
     assert measured == [tmp_path]
 
 
 def test_the_disk_with_least_space_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"/": 50e9, "/proc": 1e9}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[str(path)]))
-    assert state(doctor.disk([Path("/"), Path("/proc")]), "50.0 GB free for /;", "1.0 GB free for /proc") == "wrong"
+    assert (
+        state(doctor.check_disk([Path("/"), Path("/proc")]), "50.0 GB free for /;", "1.0 GB free for /proc") == "wrong"
+    )
 
 
 @pytest.fixture
@@ -190,20 +192,20 @@ def repository(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> t
 @pytest.mark.integration
 def test_git_is_checked_like_a_push_does(repository: tuple[Path, Callable[..., None]]) -> None:
     root, git = repository
-    assert state(doctor.git(root), "no commit", "git init") == "warn"
+    assert state(doctor.check_git(root), "no commit", "git init") == "warn"
     git("init")
-    assert state(doctor.git(root), "no commit") == "warn"
+    assert state(doctor.check_git(root), "no commit") == "warn"
     git("add", ".")
     git("commit", "-m", "one")
-    assert state(doctor.git(root), "commit ") == "ok"
+    assert state(doctor.check_git(root), "commit ") == "ok"
     (root / "notes.txt").write_text("unrelated")
-    assert state(doctor.git(root)) == "ok"
+    assert state(doctor.check_git(root)) == "ok"
     new = root / "experiments" / "lungs" / "two.yaml"
     new.write_text("epochs: 2\n")
-    assert state(doctor.git(root), "two.yaml", "Commit them") == "warn"
+    assert state(doctor.check_git(root), "two.yaml", "Commit them") == "warn"
     new.unlink()
     (root / "experiments" / "lungs" / "one.yaml").write_text("epochs: 3\n")
-    assert state(doctor.git(root), "one.yaml") == "warn"
+    assert state(doctor.check_git(root), "one.yaml") == "warn"
 
 
 @pytest.mark.integration
@@ -211,24 +213,24 @@ def test_missing_git_is_a_warning(
     repository: tuple[Path, Callable[..., None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert state(doctor.git(repository[0])) == "warn"
+    assert state(doctor.check_git(repository[0])) == "warn"
 
 
 def test_wandb_key_is_optional(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert state(doctor.wandb(), "no key") == "ok"
+    assert state(doctor.check_wandb(), "no key") == "ok"
     netrc = home / ".netrc"
     netrc.write_text("machine example.org login me password not-to-be-shown\n")
-    assert state(doctor.wandb(), "no key") == "ok"
+    assert state(doctor.check_wandb(), "no key") == "ok"
     netrc.write_text("machine api.wandb.ai login user password not-to-be-shown\n")
     netrc.chmod(0o600)
-    assert state(doctor.wandb(), str(netrc)) == "ok"
+    assert state(doctor.check_wandb(), str(netrc)) == "ok"
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert state(doctor.wandb(), "no key") == "ok"
+    assert state(doctor.check_wandb(), "no key") == "ok"
     netrc.write_text("not a netrc file")
-    assert state(doctor.wandb(), "no key") == "ok"
+    assert state(doctor.check_wandb(), "no key") == "ok"
     monkeypatch.setenv("WANDB_API_KEY", "not-to-be-shown")
-    assert state(doctor.wandb(), "WANDB_API_KEY") == "ok"
-    assert "not-to-be-shown" not in doctor.wandb().found
+    assert state(doctor.check_wandb(), "WANDB_API_KEY") == "ok"
+    assert "not-to-be-shown" not in doctor.check_wandb().found
 
 
 # --- the account ------------------------------------------------------------------------------------------------
@@ -241,17 +243,17 @@ def test_no_request_is_made_without_credentials(cloud: Cloud, monkeypatch: pytes
     assert account == NO_CREDENTIALS
     assert not cloud.asked
     for way in ("kaggle.json", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME and KAGGLE_KEY"):
-        assert state(doctor.credentials(account), way) == "wrong"
-    assert state(doctor.account_name(account), "credentials") == "warn"
-    assert state(doctor.quota(account), "credentials") == "warn"
+        assert state(doctor.check_credentials(account), way) == "wrong"
+    assert state(doctor.check_account_name(account), "credentials") == "warn"
+    assert state(doctor.check_quota(account), "credentials") == "warn"
 
 
 def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
     cloud.used["TPU"] = 7.5
     account = doctor.ask_kaggle()
-    assert state(doctor.credentials(account), "accepted") == "ok"
-    assert state(doctor.account_name(account), OWNER) == "ok"
-    assert state(doctor.quota(account), "TPU 12.5 of 20 h", "GPU 30.0 of 30 h") == "ok"
+    assert state(doctor.check_credentials(account), "accepted") == "ok"
+    assert state(doctor.check_account_name(account), OWNER) == "ok"
+    assert state(doctor.check_quota(account), "TPU 12.5 of 20 h", "GPU 30.0 of 30 h") == "ok"
 
 
 @pytest.mark.parametrize("way", ["file", "token"])
@@ -263,44 +265,47 @@ def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.
     else:
         monkeypatch.setenv("KAGGLE_API_TOKEN", cloud.token)
     account = doctor.ask_kaggle()
-    assert state(doctor.credentials(account)) == "ok"
+    assert state(doctor.check_credentials(account)) == "ok"
     assert account.name == OWNER
 
 
 def test_rejected_credentials_are_wrong(cloud: Cloud) -> None:
     cloud.key_valid = False
     account = doctor.ask_kaggle()
-    assert state(doctor.credentials(account), "rejected", "https://www.kaggle.com/settings") == "wrong"
-    assert state(doctor.account_name(account), "credentials first") == "warn"
-    assert state(doctor.quota(account), "credentials first") == "warn"
+    assert state(doctor.check_credentials(account), "rejected", "https://www.kaggle.com/settings") == "wrong"
+    assert state(doctor.check_account_name(account), "credentials first") == "warn"
+    assert state(doctor.check_quota(account), "credentials first") == "warn"
 
 
 def test_key_readable_by_others_is_a_warning(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write_key(home / ".kaggle", 0o600)
-    assert state(doctor.credentials(ACCOUNT)) == "ok"
+    assert state(doctor.check_credentials(ACCOUNT)) == "ok"
     for mode in (0o640, 0o604):
         path.chmod(mode)
-        assert state(doctor.credentials(ACCOUNT), f"chmod 600 {path}") == "warn"
+        assert state(doctor.check_credentials(ACCOUNT), f"chmod 600 {path}") == "warn"
     path.unlink()
     elsewhere = write_key(tmp_path / "named", 0o644)
-    assert state(doctor.credentials(ACCOUNT)) == "ok"
+    assert state(doctor.check_credentials(ACCOUNT)) == "ok"
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(elsewhere.parent))
-    assert state(doctor.credentials(ACCOUNT), str(elsewhere)) == "warn"
+    assert state(doctor.check_credentials(ACCOUNT), str(elsewhere)) == "warn"
 
 
 def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
     cloud.used["TPU"] = 20.0
-    finding = doctor.quota(doctor.ask_kaggle())
+    finding = doctor.check_quota(doctor.ask_kaggle())
     assert state(finding, "TPU 0.0 of 20 h", "No TPU hours", "another machine", cloud.refresh[:10]) == "warn"
     cloud.used["GPU"] = 31.0
-    assert state(doctor.quota(doctor.ask_kaggle()), "GPU 0.0 of 30 h", "No GPU and TPU hours are left: Wait") == "warn"
+    assert (
+        state(doctor.check_quota(doctor.ask_kaggle()), "GPU 0.0 of 30 h", "No GPU and TPU hours are left: Wait")
+        == "warn"
+    )
 
 
 def test_account_without_quota(cloud: Cloud) -> None:
     cloud.hours = {}
     account = doctor.ask_kaggle()
     assert account.quota == {}
-    assert state(doctor.quota(account), "none reported") == "warn"
+    assert state(doctor.check_quota(account), "none reported") == "warn"
 
 
 @pytest.mark.parametrize(
@@ -314,30 +319,30 @@ def test_account_without_quota(cloud: Cloud) -> None:
 def test_network_failure_is_a_warning_after_one_attempt(cloud: Cloud, fault: Fault, words: str) -> None:
     cloud.faults.append(fault)
     account = doctor.ask_kaggle()
-    assert state(doctor.quota(account), words) == "warn"
-    assert state(doctor.credentials(account), "not verified") == "ok"
-    assert state(doctor.account_name(account)) == "warn"
+    assert state(doctor.check_quota(account), words) == "warn"
+    assert state(doctor.check_credentials(account), "not verified") == "ok"
+    assert state(doctor.check_account_name(account)) == "warn"
 
 
 def test_hanging_network_times_out(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LIMIT_S", 4.0)
     cloud.faults.append(Fault("GetAcceleratorQuotaStatistics", None, hang_s=120, times=9))
-    assert state(doctor.quota(doctor.ask_kaggle()), "cannot be reached") == "warn"
+    assert state(doctor.check_quota(doctor.ask_kaggle()), "cannot be reached") == "warn"
     assert cloud.methods().count("GetAcceleratorQuotaStatistics") <= 1
 
 
 def test_owners_are_compared_with_the_account(make_root: Callable[[str], Path]) -> None:
     root = make_root("owners")
-    assert state(doctor.owners(root, NO_CREDENTIALS), "no competition names") == "ok"
+    assert state(doctor.check_owners(root, NO_CREDENTIALS), "no competition names") == "ok"
     path = root / "experiments/phantom/competition.yaml"
     text = path.read_text()
     assert "\nkaggle: {" in text
     path.write_text(text.replace("\nkaggle: {", f"\nkaggle: {{owner: {OWNER.title()}, "))
-    assert state(doctor.owners(root, ACCOUNT), f"phantom: {OWNER.title()}") == "ok"
-    assert state(doctor.owners(root, NO_CREDENTIALS), "not compared", "credentials") == "warn"
-    assert state(doctor.owners(root, failed("network")), "Try again.") == "warn"
+    assert state(doctor.check_owners(root, ACCOUNT), f"phantom: {OWNER.title()}") == "ok"
+    assert state(doctor.check_owners(root, NO_CREDENTIALS), "not compared", "credentials") == "warn"
+    assert state(doctor.check_owners(root, failed("network")), "Try again.") == "warn"
     path.write_text(text.replace("\nkaggle: {", "\nkaggle: {owner: another, "))
-    finding = doctor.owners(root, ACCOUNT)
+    finding = doctor.check_owners(root, ACCOUNT)
     assert state(finding, "phantom: another", f"account is {OWNER}", "experiments/phantom/competition.yaml") == "wrong"
 
 
@@ -345,20 +350,20 @@ def test_failing_check_is_a_finding(make_root: Callable[[str], Path]) -> None:
     root = make_root("broken")
     (root / "experiments/nuclei/competition.yaml").write_text("kagle: 3\n")
     assert (
-        state(doctor.run_check(partial(doctor.owners, root, NO_CREDENTIALS)), "nuclei/competition.yaml", "kagle")
+        state(doctor.run_check(partial(doctor.check_owners, root, NO_CREDENTIALS)), "nuclei/competition.yaml", "kagle")
         == "wrong"
     )
 
-    def disk() -> Finding:
+    def check_disk() -> Finding:
         raise GatemaskError("It is broken.", where="somewhere", received="bits", do="Fix it.")
 
     found = "check failed: It is broken. Found bits. (somewhere)"
-    assert doctor.run_check(disk) == Finding("disk", "wrong", found, "Fix it.")
+    assert doctor.run_check(check_disk) == Finding("disk", "wrong", found, "Fix it.")
 
-    def git() -> Finding:
+    def check_git() -> Finding:
         raise PermissionError(13, "Permission denied")
 
-    assert state(doctor.run_check(git), "Permission denied") == "wrong"
+    assert state(doctor.run_check(check_git), "Permission denied") == "wrong"
 
 
 # --- the whole --------------------------------------------------------------------------------------------------

@@ -191,8 +191,8 @@ def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Jso
     print_result(records.check_records(project, config), json_)
 
 
-@app.command()
-def train(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+@app.command("train")
+def train_command(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Train an experiment fold by fold. Resumes where it stopped."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
     from gatemask.training.train import train
@@ -200,8 +200,8 @@ def train(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, 
     print_result(train(project, config, experiment, parse_folds(fold)), json_)
 
 
-@app.command()
-def plan(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+@app.command("plan")
+def plan_command(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Estimate parameters, memory, steps and hours of an experiment."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
     from gatemask.cost import plan
@@ -224,8 +224,8 @@ def augment_show(
     print_result(augment.show(project, config, experiment, images), json_)
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def compare_command(
     comp: Comp,
     first: Annotated[str, typer.Argument(metavar="FIRST", help="Name of an experiment, or several joined by +.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="The candidate, in the same form.")],
@@ -240,8 +240,8 @@ def compare(
     print_result(compare.compare(project, config, ensemble, first, second), json_, show=compare.show)
 
 
-@app.command()
-def dashboard(
+@app.command("dashboard")
+def dashboard_command(
     comp: Comp,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Local port; 0 picks a free one.")] = 8080,
     browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
@@ -254,8 +254,8 @@ def dashboard(
     serve(open_project(comp, quick=quick), port, browser)
 
 
-@app.command()
-def package(
+@app.command("package")
+def package_command(
     comp: Comp,
     time_budget: Annotated[
         float | None, typer.Option(min=0.01, help="Limit, in hours. Drops the least important members.")
@@ -272,8 +272,8 @@ def package(
     print_result(package(project, config, chosen), json_)
 
 
-@app.command()
-def rehearse(
+@app.command("rehearse")
+def rehearse_command(
     target: Annotated[str, typer.Argument(metavar="COMP", help="Competition; with --train, an experiment.")],
     train: Annotated[bool, typer.Option("--train", help="Rehearse a training kernel for a few steps.")] = False,
     fold: Annotated[int, typer.Option(min=0, help="With --train: fold to train.")] = 0,
@@ -313,8 +313,8 @@ def submission_check(
     print_result(inspect_submission(project, config, file, against), json_, show=print_check)
 
 
-@app.command()
-def push(
+@app.command("push")
+def push_command(
     exp: Exp,
     fold: Fold = "all",
     hours: Hours = None,
@@ -335,24 +335,24 @@ def push(
     print_result(report, json_, show=commands.print_kernels)
 
 
-@app.command()
-def status(target: Target, quick: Quick = False, json_: Json = False) -> None:
+@app.command("status")
+def status_command(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """Show the state of pushed kernels."""
     from gatemask.kaggle.train import commands
 
     print_result(commands.kernel_statuses(*open_target(target, quick)), json_, show=commands.print_kernels)
 
 
-@app.command()
-def wait(target: Target, poll: Poll = 30.0, quick: Quick = False, json_: Json = False) -> None:
+@app.command("wait")
+def wait_command(target: Target, poll: Poll = 30.0, quick: Quick = False, json_: Json = False) -> None:
     """Wait until all kernels have ended; fetch the output of each."""
     from gatemask.kaggle.train import commands
 
     print_result(commands.wait_for_kernels(*open_target(target, quick), poll), json_, show=commands.print_kernels)
 
 
-@app.command()
-def logs(
+@app.command("logs")
+def logs_command(
     target: Target,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the kernel ends.")] = False,
     quick: Quick = False,
@@ -364,16 +364,16 @@ def logs(
         print(line, flush=True)
 
 
-@app.command()
-def fetch(target: Target, quick: Quick = False, json_: Json = False) -> None:
+@app.command("fetch")
+def fetch_command(target: Target, quick: Quick = False, json_: Json = False) -> None:
     """Fetch and verify the runs of kernels that have ended."""
     from gatemask.kaggle.train import commands
 
     print_result(commands.fetch_kernels(*open_target(target, quick)), json_, show=commands.print_kernels)
 
 
-@app.command()
-def resume(
+@app.command("resume")
+def resume_command(
     target: Target,
     hours: Hours = None,
     poll: Poll = 30.0,
@@ -405,8 +405,8 @@ def resume(
         raise typer.Exit(1)
 
 
-@app.command()
-def campaign(
+@app.command("campaign")
+def campaign_command(
     comp: Comp,
     experiments: Annotated[str, typer.Option(help="Names separated by commas. Default: those in ensemble.yaml.")] = "",
     fold: Fold = "all",
@@ -430,8 +430,8 @@ def campaign(
     campaign.require_all_folds(result)
 
 
-@app.command()
-def submit(
+@app.command("submit")
+def submit_command(
     comp: Comp,
     force: Annotated[
         bool, typer.Option("--force", help="Submit even if unrehearsed, or if the kernel had to drop members.")
@@ -452,8 +452,8 @@ def submit(
     print_result(submit.submit(project, config, opts), json_, show=submit.show)
 
 
-@app.command()
-def leaderboard(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+@app.command("leaderboard")
+def leaderboard_command(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Compare local scores with the leaderboard."""
     project, config = load_competition_inputs(comp, quick, set_)
     from gatemask.kaggle.submit import leaderboard
@@ -461,8 +461,8 @@ def leaderboard(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json 
     print_result(leaderboard.leaderboard(project, config), json_, show=leaderboard.show)
 
 
-@app.command()
-def sync(
+@app.command("sync")
+def sync_command(
     comp: Comp,
     quick: Quick = False,
     json_: Json = False,
@@ -478,8 +478,8 @@ def sync(
         raise typer.Exit(1)
 
 
-@app.command()
-def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+@app.command("loop")
+def loop_command(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Run all stages in order; each does only what is not done yet."""
     project, config, ensemble = load_ensemble_inputs(comp, quick, set_)
     from gatemask import loop
@@ -489,8 +489,8 @@ def loop(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, 
         print_result(result, json_)
 
 
-@app.command()
-def doctor(json_: Json = False) -> None:
+@app.command("doctor")
+def doctor_command(json_: Json = False) -> None:
     """Check this machine and the Kaggle account. Exits with 1 if something is wrong."""
     from gatemask import doctor
     from gatemask.project import find_root
@@ -501,8 +501,8 @@ def doctor(json_: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def builders(
+@app.command("builders")
+def builders_command(
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the page to a file.")] = None,
     json_: Json = False,
 ) -> None:
@@ -517,8 +517,8 @@ def builders(
         print(page.markdown())
 
 
-@app.command(hidden=True)
-def files(
+@app.command("files", hidden=True)
+def files_command(
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the page to a file.")] = None,
 ) -> None:
     """Print docs/files.md, the list of files that stages write."""

@@ -38,7 +38,7 @@ COLORS = {"ok": "green", "warn": "yellow", "wrong": "bold red"}
 
 
 @dataclass(frozen=True)
-class Account:
+class KaggleAccount:
     """Kaggle's answers about the account, requested once for several checks.
 
     Args:
@@ -66,17 +66,17 @@ def run_checks(root: Path) -> DoctorResult:
     with console().status("checking"):
         account = ask_kaggle()
         checks: list[Check] = [
-            python,
-            partial(packages, wheels.SOURCE / "requirements.txt"),
-            kaggle_command,
-            shipped_wheels,
-            partial(credentials, account),
-            partial(account_name, account),
-            partial(quota, account),
-            partial(owners, root, account),
-            partial(disk, [root / "runs", root / "data", Path(tempfile.gettempdir())]),
-            partial(git, root),
-            wandb,
+            check_python,
+            partial(check_packages, wheels.SOURCE / "requirements.txt"),
+            check_kaggle_command,
+            check_shipped_wheels,
+            partial(check_credentials, account),
+            partial(check_account_name, account),
+            partial(check_quota, account),
+            partial(check_owners, root, account),
+            partial(check_disk, [root / "runs", root / "data", Path(tempfile.gettempdir())]),
+            partial(check_git, root),
+            check_wandb,
         ]
         findings = [run_check(check) for check in checks]
     count = Counter(finding.state for finding in findings)
@@ -99,17 +99,17 @@ def run_check(check: Check) -> Finding:
     try:
         return check()
     except (GatemaskError, OSError, subprocess.SubprocessError) as error:
-        name = getattr(check, "func", check).__name__.replace("_", " ")
+        name = getattr(check, "func", check).__name__.removeprefix("check_").replace("_", " ")
         if not isinstance(error, GatemaskError):
             return Finding(name, "wrong", f"check failed: {error}", "Fix this and run the command again.")
-        found = f"check failed: {error.short()} ({error.details['where']})"
-        return Finding(name, "wrong", found, str(error.details["do"] or "Fix this and run the command again."))
+        text = f"check failed: {error.short()} ({error.details['where']})"
+        return Finding(name, "wrong", text, str(error.details["do"] or "Fix this and run the command again."))
 
 
 # --- this machine -----------------------------------------------------------------------------------------------
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     version, oldest = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, PYTHON))
     if sys.version_info[:3] < PYTHON:
         do = f"Install Python {oldest} or newer, then: make setup PYTHON=python{oldest}"
@@ -117,7 +117,7 @@ def python() -> Finding:
     return Finding("Python", "ok", version)
 
 
-def packages(file: Path) -> Finding:
+def check_packages(file: Path) -> Finding:
     """Compare the pins of a requirements file with the installed packages, without importing them."""
     if not file.exists():
         return Finding("packages", "warn", f"{file} does not exist", "Run gatemask from its source tree: make setup.")
@@ -126,8 +126,8 @@ def packages(file: Path) -> Finding:
     missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None]
     others = [f"{name} {installed[name]}, not {pin}" for name, pin in pins if installed[name] not in (None, pin)]
     if missing:
-        found = f"{len(missing)} of {len(pins)} missing: {', '.join(missing)}"
-        return Finding("packages", "wrong", "; ".join([found, *others]), "make setup")
+        text = f"{len(missing)} of {len(pins)} missing: {', '.join(missing)}"
+        return Finding("packages", "wrong", "; ".join([text, *others]), "make setup")
     if others:
         return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose these versions.")
     return Finding("packages", "ok", f"all {len(pins)} match {file.name}")
@@ -140,7 +140,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def kaggle_command() -> Finding:
+def check_kaggle_command() -> Finding:
     version = _version("kaggle")
     if version is None:
         return Finding("kaggle", "wrong", "the kaggle command is not installed", "make setup, or pip install kaggle")
@@ -154,7 +154,7 @@ def kaggle_command() -> Finding:
     return Finding("kaggle", "ok", version)
 
 
-def shipped_wheels() -> Finding:
+def check_shipped_wheels() -> Finding:
     """Verify the wheels that are shipped with the submission kernel."""
     pins = dict(re.findall(r"^(\S+)==\S+ --hash=sha256:([0-9a-f]{64})", wheels.LIST.read_text(), flags=re.MULTILINE))
     hashes = {sha256(path) for path in wheels.CACHE.glob("*.whl")}
@@ -164,22 +164,22 @@ def shipped_wheels() -> Finding:
     return Finding("wheels", "ok", f"all {len(pins)} are present")
 
 
-def disk(folders: Sequence[Path]) -> Finding:
+def check_disk(folders: Sequence[Path]) -> Finding:
     """Measure free space on the disks of these folders, which may not exist yet."""
     disks: dict[int, tuple[Path, list[str]]] = {}
     for folder in folders:
         place = next(path for path in (folder, *folder.parents) if path.exists())
         disks.setdefault(place.stat().st_dev, (place, []))[1].append(str(folder))
     free = [(shutil.disk_usage(place).free, names) for place, names in disks.values()]
-    found = "; ".join(f"{space / GB:.1f} GB free for {', '.join(names)}" for space, names in free)
+    text = "; ".join(f"{space / GB:.1f} GB free for {', '.join(names)}" for space, names in free)
     smallest = min(space for space, _ in free)
     if smallest < TIGHT:
         do = "Delete old runs or other programs' caches, or set TMPDIR to another disk."
-        return Finding("disk", "wrong" if smallest < LOW else "warn", found, do)
-    return Finding("disk", "ok", found)
+        return Finding("disk", "wrong" if smallest < LOW else "warn", text, do)
+    return Finding("disk", "ok", text)
 
 
-def git(root: Path) -> Finding:
+def check_git(root: Path) -> Finding:
     """Check that a push would find a commit that describes its code."""
     from gatemask.kaggle.client import account
 
@@ -190,7 +190,7 @@ def git(root: Path) -> Finding:
     return Finding("git", "ok", f"commit {str(commit)[:7]}, no uncommitted changes in what a push uploads")
 
 
-def wandb() -> Finding:
+def check_wandb() -> Finding:
     """Look for a W&B key, which is optional: without one, runs are kept locally."""
     if os.environ.get("WANDB_API_KEY"):
         return Finding("W&B", "ok", "a key in WANDB_API_KEY")
@@ -208,19 +208,19 @@ def wandb() -> Finding:
 # --- the account ------------------------------------------------------------------------------------------------
 
 
-def ask_kaggle() -> Account:
+def ask_kaggle() -> KaggleAccount:
     """Request the account name and quota."""
     if not cli.has_credentials():
-        return Account(credentials=False)
+        return KaggleAccount(credentials=False)
     try:
         # First a request with a short limit and a single attempt: the calls below wait and retry for a long time.
         cli.kaggle("quota", "--format", "json", about="the account", retry_on=frozenset(), limit_s=LIMIT_S)
-        return Account(True, api.user(), api.quota())
+        return KaggleAccount(True, api.user(), api.quota())
     except cli.KaggleError as error:
-        return Account(True, error=error)
+        return KaggleAccount(True, error=error)
 
 
-def credentials(account: Account) -> Finding:
+def check_credentials(account: KaggleAccount) -> Finding:
     if not account.credentials:
         return Finding("credentials", "wrong", "none for Kaggle", cli.MEANING["login"][1])
     if account.error is not None and account.error.kind == "login":
@@ -234,32 +234,32 @@ def credentials(account: Account) -> Finding:
     return Finding("credentials", "ok", "accepted")
 
 
-def account_name(account: Account) -> Finding:
+def check_account_name(account: KaggleAccount) -> Finding:
     if account.name is None:
         return Finding("account", "warn", "unknown", _advice(account))
     return Finding("account", "ok", account.name)
 
 
-def quota(account: Account) -> Finding:
+def check_quota(account: KaggleAccount) -> Finding:
     """Report the accelerator hours left this week."""
     if account.error is not None and account.error.kind != "login":
         received = account.error.details["received"]
-        found = f"{account.error.what} {received}" if account.error.kind == "other" else account.error.what
-        return Finding("quota", "warn", found, _advice(account))
+        text = f"{account.error.what} {received}" if account.error.kind == "other" else account.error.what
+        return Finding("quota", "warn", text, _advice(account))
     if account.quota is None:
         return Finding("quota", "warn", "unknown", _advice(account))
     if not account.quota:
         return Finding("quota", "warn", "none reported by Kaggle", "See https://www.kaggle.com/settings.")
     left = {name: max(0.0, hours.total_h - hours.used_h) for name, hours in account.quota.items()}
-    found = ", ".join(f"{name} {left[name]:.1f} of {hours.total_h:.0f} h" for name, hours in account.quota.items())
+    text = ", ".join(f"{name} {left[name]:.1f} of {hours.total_h:.0f} h" for name, hours in account.quota.items())
     if spent := [name for name in left if left[name] == 0]:
         refresh = account.quota[spent[0]].refresh or "the beginning of Kaggle's next week"
         other = "Wait" if len(spent) == len(left) else "Use another machine (kaggle.accelerator), or wait"
-        return Finding("quota", "warn", found, f"No {' and '.join(spent)} hours are left: {other} until {refresh}.")
-    return Finding("quota", "ok", f"{found} left")
+        return Finding("quota", "warn", text, f"No {' and '.join(spent)} hours are left: {other} until {refresh}.")
+    return Finding("quota", "ok", f"{text} left")
 
 
-def owners(root: Path, account: Account) -> Finding:
+def check_owners(root: Path, account: KaggleAccount) -> Finding:
     """Compare each competition's kaggle.owner with the account in use."""
     from gatemask.config import load_competition
 
@@ -278,7 +278,7 @@ def owners(root: Path, account: Account) -> Finding:
     return Finding("owners", "ok", listed)
 
 
-def _advice(account: Account) -> str:
+def _advice(account: KaggleAccount) -> str:
     """Return what to do if Kaggle gave no answer."""
     if not account.credentials or (account.error is not None and account.error.kind == "login"):
         return "Add credentials first."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gatemask.config import Competition, Submission
+from gatemask.config import Competition, SubmissionSettings
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.results.submission import SubmissionSummary
@@ -119,7 +119,7 @@ def test_a_sample_with_an_unknown_column_is_rejected(tmp_path: Path) -> None:
 )
 def test_ids_and_classes_that_contain_one_another(name: str, image_id: str, class_name: str, renamed: str) -> None:
     classes = ["bowel", "large_bowel", "c1"]
-    layout = SubmissionFormat(Submission(id="id", joined="{id}_{class}"), classes)
+    layout = SubmissionFormat(SubmissionSettings(id="id", joined="{id}_{class}"), classes)
     row = layout.parse_row({"id": name}, "here")
     assert (row.image_id, classes[row.class_index]) == (image_id, class_name)
     assert layout.rename_row(row, "new").name == renamed

@@ -16,7 +16,7 @@ from gatemask.config.competition import (
     Records,
     Rle,
     RleLabels,
-    Submission,
+    SubmissionSettings,
     TestImages,
 )
 from gatemask.config.encoders import ENCODERS, PublishedWeights
@@ -104,7 +104,7 @@ __all__ = [
     "Schedule",
     "ScheduleName",
     "Strict",
-    "Submission",
+    "SubmissionSettings",
     "TestImages",
     "Tracking",
     "Tune",

@@ -145,7 +145,7 @@ class Records(Strict):
     per_shard: Count = 256
 
 
-class Submission(Strict):
+class SubmissionSettings(Strict):
     """Format of a submission: one row per image; with several classes, one row per image and class."""
 
     id: str = "ImageId"
@@ -196,7 +196,7 @@ class Competition(Strict):
     extra: Extra = Extra()
     folds: Folds = Folds()
     records: Records = Records()
-    submission: Submission = Submission()
+    submission: SubmissionSettings = SubmissionSettings()
     kaggle: Kaggle = Kaggle()
     phantom: Phantom | None = None
     quick: dict[str, JsonValue] = {}

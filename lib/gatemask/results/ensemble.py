@@ -11,7 +11,7 @@ from typing import Literal, Self
 import yaml
 from pydantic import Field, JsonValue, ValidationError, field_serializer
 
-from gatemask.config import Augment, Competition, Inference, Model, Picture, Submission, View
+from gatemask.config import Augment, Competition, Inference, Model, Picture, SubmissionSettings, View
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 from gatemask.results.rules import Frozen, RuleValues
@@ -34,7 +34,7 @@ class CompetitionFacts(Frozen):
     image: Picture
     test_images: str
     classes: list[str]
-    submission: Submission
+    submission: SubmissionSettings
 
     @classmethod
     def of(cls, comp: Competition) -> Self:
@@ -45,7 +45,7 @@ class CompetitionFacts(Frozen):
         )
 
     @field_serializer("image", "submission")
-    def _section_as_written(self, section: Picture | Submission) -> dict[str, JsonValue]:
+    def _section_as_written(self, section: Picture | SubmissionSettings) -> dict[str, JsonValue]:
         return section.model_dump(mode="json")
 
 

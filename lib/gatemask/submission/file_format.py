@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gatemask.config import Competition, Submission
+from gatemask.config import Competition, SubmissionSettings
 from gatemask.data.tables import plain_id
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
@@ -41,7 +41,7 @@ class SubmissionFormat:
         classes: Names of the classes, in order.
     """
 
-    settings: Submission
+    settings: SubmissionSettings
     classes: Sequence[str]
 
     @classmethod
