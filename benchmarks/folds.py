@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
-from timing import interleaved, row
+from timing import Row, interleaved, row
 
 from gatemask.config import Folds
 from gatemask.data import folds
@@ -16,7 +15,7 @@ from gatemask.data import folds
 IMAGES, PATIENTS = 12_047, 6_171  # the numbers of SIIM-ACR
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     manifest = phantom_manifest()
     settings = Folds(k=5, tries=1)
     stratum = folds.assign_folds(manifest, settings)["stratum"].to_numpy()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from timing import interleaved, row
+from timing import Row, interleaved, row
 
 from gatemask.config import Rle
 from gatemask.data.phantom import as_dicom
@@ -36,13 +36,13 @@ STEP = 16
 DIALECT = Rle(offsets="relative", base=0, order="column", empty="-1")
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         yield from _speed(Path(name))
         yield _memory(Path(name))
 
 
-def _speed(folder: Path) -> Iterator[dict[str, Any]]:
+def _speed(folder: Path) -> Iterator[Row]:
     case = BenchmarkCase(folder / "speed", IMAGES, SIZE, MEMBERS)
     plain, load_members = PlainPrediction(case), networks.load_members
     case.set_gate(float(np.quantile(plain.gates(), 1 - POSITIVES)))
@@ -73,7 +73,7 @@ def _speed(folder: Path) -> Iterator[dict[str, Any]]:
     }
 
 
-def _memory(folder: Path) -> dict[str, Any]:
+def _memory(folder: Path) -> Row:
     few, many = (
         _peak_megabytes(BenchmarkCase(folder / f"memory{count}", count, MEMORY_SIZE, 2)) for count in (FEW, MANY)
     )

@@ -21,8 +21,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from timing import Row
 
 from gatemask import quiet
+from gatemask.builders.tensor import Tensor
 from gatemask.config import Experiment, Records
 from gatemask.data.encode import Example, encode_image
 from gatemask.input import pipeline
@@ -43,7 +45,7 @@ AUGMENT: list[Any] = [
 ]
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     cv2.setNumThreads(1)
     keep_freed_memory()  # for all implementations
     for channels, targets in ((1, (0.45, 5.0)), (3, (None, None))):
@@ -58,12 +60,18 @@ def rows() -> Iterator[dict[str, Any]]:
         yield row(f"{kind}, first epoch, vs Keras layers in tf.data", rates["first"], rates["peer"], None)
 
 
-def row(name: str, ours: float, reference: float, target: float | None) -> dict[str, Any]:
+def row(name: str, ours: float, reference: float, target: float | None) -> Row:
     """Return a row of the table. Speeds are in images per second."""
     ratio = ours / reference
     met = None if target is None else ratio >= target
-    shown = {"ours": f"{ours:.0f} img/s", "reference": f"{reference:.0f} img/s"}
-    return {"name": name, **shown, "ratio": round(ratio, 3), "target": target, "met": met}
+    return {
+        "name": name,
+        "ours": f"{ours:.0f} img/s",
+        "reference": f"{reference:.0f} img/s",
+        "ratio": round(ratio, 3),
+        "target": target,
+        "met": met,
+    }
 
 
 def make_examples(channels: int) -> list[Example]:
@@ -185,7 +193,7 @@ def peer(examples: list[Example], channels: int) -> Any:
     columns = ([e.image for e in examples], [e.mask for e in examples], [e.label for e in examples])
     change = _layers(channels)
 
-    def decode(image: Any, mask: Any, label: Any) -> dict[str, Any]:
+    def decode(image: Any, mask: Any, label: Any) -> dict[str, Tensor]:
         picture = tf.ensure_shape(tf.io.decode_jpeg(image, channels=channels), (SIZE, SIZE, channels))
         nothing = lambda: tf.zeros((SIZE, SIZE, 1), tf.uint8)  # noqa: E731
         shown = tf.cond(label > 0, lambda: tf.io.decode_png(mask, channels=1), nothing)
@@ -195,7 +203,7 @@ def peer(examples: list[Example], channels: int) -> Any:
     return dataset.batch(BATCH, drop_remainder=True).map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _layers(channels: int) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
+def _layers(channels: int) -> Callable[[dict[str, Tensor]], tuple[Any, Any]]:
     import keras
 
     tf = quiet.tensorflow()
@@ -211,7 +219,7 @@ def _layers(channels: int) -> Callable[[dict[str, Any]], tuple[Any, Any]]:
         colors += [keras.layers.RandomHue(0.05), keras.layers.RandomSaturation((0.4, 0.6))]
     hide = keras.layers.RandomErasing(factor=1.0, scale=(0.02, 0.02), fill_value=128.0)
 
-    def change(batch: dict[str, Any]) -> tuple[Any, Any]:
+    def change(batch: dict[str, Tensor]) -> tuple[Any, Any]:
         for layer in both:
             batch = layer(batch, training=True)
         images = batch["images"]

@@ -18,11 +18,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from timing import row
+from timing import Row, row
 
 from gatemask.config import Competition, Picture, Records
 from gatemask.data.encode import encode_image
@@ -39,7 +38,7 @@ IMAGES, DIFFERENT, SIDE = 6_000, 60, 1024
 PICTURE, RECORDS = Picture(size=(SIDE, SIDE)), Records(size=512)
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         paths = raw_files(Path(folder) / "raw")
         many, few = (project_of(Path(folder), name, count) for name, count in (("many", IMAGES), ("few", IMAGES // 10)))

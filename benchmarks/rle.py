@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from pycocotools import mask as coco
-from timing import interleaved, row
+from timing import Row, interleaved, row
 
 from gatemask.config import Rle
 from gatemask.masks import rle
@@ -26,7 +26,7 @@ LABELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "siim" / "sta
 COUNT, LOOPS, CHUNK = 3576, 60, 200
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     texts, source = annotations()
     # A few hundred masks at a time: all of them would take 3.7 GB.
     totals: dict[str, float] = dict.fromkeys(["decode", "coco decode", "encode", "coco encode"], 0.0)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from timing import row
+from timing import Row, row
 
 from gatemask import quiet
 from gatemask.config import Experiment
@@ -32,7 +32,7 @@ def experiment() -> Experiment:
     )
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     tf = quiet.tensorflow()
     import time
 

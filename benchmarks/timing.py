@@ -4,7 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
+
+
+class Row(TypedDict):
+    """One row of the table.
+
+    Args:
+        name: Label.
+        ours: Time or speed of gatemask, with its unit.
+        reference: Time or speed of the reference, with its unit.
+        ratio: How many times faster gatemask is.
+        target: Minimum ratio, or None.
+        met: Whether the ratio reaches the target; None without one.
+    """
+
+    name: str
+    ours: str
+    reference: str
+    ratio: float
+    target: float | None
+    met: bool | None
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int = 5) -> dict[str, float]:
@@ -18,9 +38,7 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int = 5) -> dict[
     return best
 
 
-def row(
-    name: str, ours: float, reference: float, target: float | None, unit: str = "ms", per: int = 1
-) -> dict[str, Any]:
+def row(name: str, ours: float, reference: float, target: float | None, unit: str = "ms", per: int = 1) -> Row:
     """Return a row of the table.
 
     Args:
@@ -43,7 +61,7 @@ def row(
     }
 
 
-def limit(name: str, measured: float, allowed: float, unit: str) -> dict[str, Any]:
+def limit(name: str, measured: float, allowed: float, unit: str) -> Row:
     """Return a row whose reference is an upper limit, such as seconds or MB."""
     return {
         "name": f"{name}, vs the limit",

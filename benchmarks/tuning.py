@@ -16,11 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from timing import interleaved, limit, row
+from timing import Row, interleaved, limit, row
 
 from gatemask.data.labels import Masks, write_masks
 from gatemask.files import read_json, write_json
@@ -49,7 +48,7 @@ BUILD_S, BUILD_MB, EXACT_S, TRIALS_S = 25, 1000, 8, 12
 METRIC = "mean_dice"
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder)
@@ -126,7 +125,7 @@ def tone(rng: np.random.Generator) -> np.ndarray:
 # --- tables ------------------------------------------------------------------------------------------------
 
 
-def build_rows(folder: Path) -> Iterator[dict[str, Any]]:
+def build_rows(folder: Path) -> Iterator[Row]:
     built, looped = [], []
     for _ in range(BUILDS):
         built.append(built_apart(folder))
@@ -228,7 +227,7 @@ def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) 
 # --- searches ----------------------------------------------------------------------------------------------
 
 
-def exact_rows(tables: Tables) -> Iterator[dict[str, Any]]:
+def exact_rows(tables: Tables) -> Iterator[Row]:
     exact.search(tables.subset(np.arange(min(50, len(tables)))), METRIC, levels=range(50, 256, 50))  # compile
     seconds, results = [], []
     for _ in range(2):
@@ -271,7 +270,7 @@ def force_pair(tables: Tables, upper: int, lower: int) -> float:
     return empty + best / len(gains)
 
 
-def optuna_rows(folder: Path, tables: Tables, looked_up: float, naive: float) -> Iterator[dict[str, Any]]:
+def optuna_rows(folder: Path, tables: Tables, looked_up: float, naive: float) -> Iterator[Row]:
     """Yield rows of Optuna's time. The reference adds the cost of evaluating every trial on the maps."""
     search(tables, METRIC, trials=12)  # imports
     for trials in TRIALS:

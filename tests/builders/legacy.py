@@ -1,8 +1,8 @@
-"""Run by tests in a process of its own: encoders of legacy Keras with random weights, saved as they are published.
+"""Save encoders of legacy Keras with random weights, in the format of published files. Tests run it in a process.
 
     python legacy.py FOLDER NAME ...
 
-writes FOLDER/<name>.h5 and FOLDER/<name>.npy, what the encoder makes of `images(name)`.
+writes FOLDER/<name>.h5, and the encoder's features of `images(name)` to FOLDER/<name>.npy.
 """
 
 import os
@@ -18,7 +18,7 @@ def side(name: str) -> int:
 
 
 def images(name: str) -> np.ndarray:
-    """Float32 (1, s, s, 3), about as large as normalised images are."""
+    """Return images, float32 (1, s, s, 3), about as large as normalized ones."""
     return np.random.default_rng(0).normal(0, 1, (1, side(name), side(name), 3)).astype(np.float32)
 
 
@@ -37,8 +37,8 @@ def write(folder: Path, name: str) -> None:
     rng = np.random.default_rng(1)
     for layer in encoder.layers:
         if isinstance(layer, tf_keras.layers.BatchNormalization):
-            # Statistics near to none keep the signal alive through a hundred layers; a smaller scale keeps the
-            # sums of a hundred residuals from growing until rounding is all that is left.
+            # Statistics close to the initial ones keep the signal alive through a hundred layers. A smaller scale keeps
+            # the sums of a hundred residuals from growing until only rounding errors are left.
             weights = [w + rng.uniform(0, 0.1, w.shape) for w in layer.get_weights()]
             layer.set_weights([weights[0] * 0.5, *weights[1:]] if layer.scale else weights)
     encoder.save_weights(folder / f"{name}.h5")
@@ -49,6 +49,6 @@ def write(folder: Path, name: str) -> None:
 if __name__ == "__main__":
     os.environ.update(SM_FRAMEWORK="tf.keras", TF_CPP_MIN_LOG_LEVEL="3")
     warnings.simplefilter("ignore")
-    for one in sys.argv[2:]:
-        write(Path(sys.argv[1]), one)
-        print(one, flush=True)
+    for encoder_name in sys.argv[2:]:
+        write(Path(sys.argv[1]), encoder_name)
+        print(encoder_name, flush=True)

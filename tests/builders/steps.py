@@ -1,6 +1,6 @@
-"""Every architecture, built, stepped, saved and read again: in the tests' own process, and as a script on JAX.
+"""Build, train, save and load every architecture: as a module of the tests, and as a script on JAX.
 
-python steps.py FOLDER    writes FOLDER/<name>.json: what the tests are to compare
+python steps.py FOLDER    write the results that the tests compare to FOLDER/<name>.json
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def build(name: str, seed: int) -> Any:
     return models.build_network(experiment(name).model, SIZE, 3, seed=seed)
 
 
-def stir(model: Any) -> None:
-    """Running statistics as after some training: with fresh ones a deep network says the same of every image."""
+def perturb_statistics(model: Any) -> None:
+    """Change running statistics, as training does: with initial ones, deep networks predict the same for all images."""
     rng = np.random.default_rng(1)
     for weight in model.weights:
         if len(weight.shape) == 1:
@@ -71,7 +71,7 @@ def stir(model: Any) -> None:
 
 
 def outputs(name: str, model: Any) -> np.ndarray:
-    """Layer by layer on TensorFlow, which spares a trace; compiled on JAX."""
+    """Predict layer by layer on TensorFlow, which saves a trace, and compiled on JAX."""
     import keras
 
     images = batch(name)[0]
@@ -79,7 +79,7 @@ def outputs(name: str, model: Any) -> np.ndarray:
 
 
 def drawn(model: Any, seed: int) -> str:
-    """A hash of the initial weights of a seed."""
+    """Return a hash of the initial weights of a seed."""
     from gatemask.builders.models import draw_initial_weights
 
     values = draw_initial_weights(model, seed)
@@ -87,7 +87,7 @@ def drawn(model: Any, seed: int) -> str:
 
 
 def step(name: str, network: Any) -> dict[str, Any]:
-    """Two fits of one step each: the losses, how often the loss was traced and on which shapes, what moved."""
+    """Fit twice, for one step each; return losses, the shapes of each trace, unchanged weights and averages."""
     from gatemask.builders import optimizers, step
 
     exp = experiment(name)
@@ -114,12 +114,12 @@ def step(name: str, network: Any) -> dict[str, Any]:
         model.fit(images, truth, sample_weight=weights, batch_size=BATCH, verbose=0).history["loss"][0]
         for _ in range(2)
     ]
-    moved = [bool((a != np.asarray(b)).any()) for a, b in zip(before, model.trainable_weights, strict=True)]
+    changed = [bool((a != np.asarray(b)).any()) for a, b in zip(before, model.trainable_weights, strict=True)]
     averages = optimizers.averaged_weights(optimizer)
     return {
         "losses": fits,
         "shapes": shapes,
-        "still": [w.path for w, m in zip(model.trainable_weights, moved, strict=True) if not m],
+        "unchanged": [w.path for w, is_changed in zip(model.trainable_weights, changed, strict=True) if not is_changed],
         "averages": [
             float(np.abs(np.asarray(a) - np.asarray(w)).max())
             for a, w in zip(averages, model.trainable_weights, strict=False)
@@ -128,16 +128,16 @@ def step(name: str, network: Any) -> dict[str, Any]:
 
 
 def round_trip(name: str, network: Any, path: Path) -> tuple[int, int]:
-    """Save, read into a fresh build of another seed: how many weights differ before, and after."""
+    """Save, and load into a network of another seed: return how many weights differ before and after."""
     network.model.save_weights(path)
-    fresh = build(name, seed=2).model
+    other = build(name, seed=2).model
 
     def different() -> int:
-        pairs = zip(fresh.weights, network.model.weights, strict=True)
+        pairs = zip(other.weights, network.model.weights, strict=True)
         return sum(int((np.asarray(a) != np.asarray(b)).any()) for a, b in pairs)
 
     before = different()
-    fresh.load_weights(path)
+    other.load_weights(path)
     return before, different()
 
 
@@ -146,7 +146,7 @@ def main(folder: Path) -> None:
         network = build(name, seed=1)
         facts: dict[str, Any] = {"drawn": drawn(network.model, 5)}
         network.model.load_weights(folder / f"{name}.weights.h5")
-        facts["apart"] = float(np.abs(outputs(name, network.model) - np.load(folder / f"{name}.npy")).max())
+        facts["difference"] = float(np.abs(outputs(name, network.model) - np.load(folder / f"{name}.npy")).max())
         facts |= step(name, network)
         facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5")
         (folder / f"{name}.json").write_text(json.dumps(facts))

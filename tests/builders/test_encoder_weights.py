@@ -1,4 +1,4 @@
-"""Encoder weights: found, fetched from a server of our own, refused, and put where they belong."""
+"""Encoder weights are found, downloaded from a local server, rejected if damaged or unfit, and loaded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config(encoder: str = "resnet18", weights: str = "none", name: str = "gate",
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project, and a home, a Kaggle and a list of published files of its own."""
+    """A project with its own home folder, Kaggle inputs and published files."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("GATEMASK_WEIGHTS", raising=False)
     monkeypatch.setattr(encoder_weights, "KAGGLE_INPUT", tmp_path / "kaggle")
@@ -72,20 +72,20 @@ def test_folders_are_searched_in_order(project: Path, tmp_path: Path, monkeypatc
         expected.unlink()
 
 
-def test_nothing_to_find_for_none_and_for_a_run(project: Path) -> None:
+def test_none_and_a_run_name_no_file(project: Path) -> None:
     assert encoder_weights.find_weights_file(config(), project) is None
     assert encoder_weights.find_weights_file(config(weights="run:other"), project) is None
     assert encoder_weights.find_weights_file(config(weights="imagenet"), project, download=False) is None
 
 
-def test_a_damaged_file_is_refused(project: Path) -> None:
+def test_a_damaged_file_is_rejected(project: Path) -> None:
     path = put(project / "data" / "weights" / "r.h5", CONTENT[:-1])
     with pytest.raises(GatemaskError, match="damaged") as caught:
         encoder_weights.find_weights_file(config(weights="imagenet"), project)
     assert str(path) in str(caught.value)
 
 
-def test_what_cannot_be_had_says_where_it_was_looked_for(project: Path, tmp_path: Path) -> None:
+def test_a_failed_download_lists_the_searched_folders(project: Path, tmp_path: Path) -> None:
     with pytest.raises(GatemaskError, match="cannot be downloaded") as caught:
         encoder_weights.find_weights_file(config(weights="imagenet"), project)
     for part in (
@@ -98,7 +98,7 @@ def test_what_cannot_be_had_says_where_it_was_looked_for(project: Path, tmp_path
     assert list(project.rglob("*.h5")) == []
 
 
-def test_a_path_may_stand_below_the_project_and_must_exist(project: Path) -> None:
+def test_a_path_may_be_relative_to_the_project_and_must_exist(project: Path) -> None:
     path = put(project / "mine.h5")
     assert encoder_weights.find_weights_file(config(weights=str(path)), project) == path
     assert encoder_weights.find_weights_file(config(weights="mine.h5"), project) == path
@@ -119,7 +119,7 @@ def test_finding_imports_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """The URL of a folder with r.h5 in it."""
+    """URL of a folder that contains r.h5."""
     put(tmp_path / "served" / "r.h5")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -136,7 +136,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("kind", ["md5", "sha256"])
-def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_a_verified_download_is_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     digest = hashlib.new(kind, CONTENT).hexdigest()
     monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", server, digest))
     path = encoder_weights.find_weights_file(config(weights="imagenet"), project)
@@ -150,7 +150,7 @@ def test_a_download_is_checked_and_kept(project: Path, server: str, monkeypatch:
     )
 
 
-def test_a_download_of_something_else_is_not_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_of_wrong_hash_is_not_kept(project: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENCODERS["resnet18"].weights, "imagenet", PublishedWeights("r.h5", server, "0" * 64))
     with pytest.raises(GatemaskError, match="not the published file"):
         encoder_weights.find_weights_file(config(weights="imagenet"), project)
@@ -164,14 +164,14 @@ LEGACY = ["efficientnetb0", "efficientnetb1", "efficientnetb2", "efficientnetb3"
 
 @pytest.fixture(scope="module")
 def legacies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with <encoder>.h5 of legacy Keras, and what each says of legacy.images."""
+    """A folder with <encoder>.h5 of legacy Keras, and the features of `legacy.images` of each."""
     folder = tmp_path_factory.mktemp("legacy")
     subprocess.run([sys.executable, str(HERE / "legacy.py"), str(folder), *LEGACY], check=True, capture_output=True)
     return folder
 
 
 def check_legacy(folder: Path, encoder: str) -> None:
-    """The file through `load` into a network, and the encoder against what legacy Keras said."""
+    """Load a legacy file into a network, and compare the encoder's features with those of legacy Keras."""
     side = legacy.side(encoder)
     network = models.build_network(config(encoder), side, 3, seed=None)
     encoder_weights.load_encoder_weights(network, config(encoder), folder / f"{encoder}.h5")
@@ -183,12 +183,12 @@ def check_legacy(folder: Path, encoder: str) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("encoder", LEGACY)
-def test_files_of_older_keras_give_the_same_encoder(legacies: Path, encoder: str) -> None:
+def test_legacy_files_give_the_same_encoder(legacies: Path, encoder: str) -> None:
     check_legacy(legacies, encoder)
 
 
 @pytest.mark.integration
-def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
+def test_a_file_of_another_encoder_is_rejected_by_name(legacies: Path) -> None:
     network = models.build_network(config(), 32, 3)
     before = [np.asarray(w) for w in network.model.weights]
     with pytest.raises(GatemaskError, match="weights of efficientnetb1") as caught:
@@ -197,18 +197,18 @@ def test_a_file_of_another_encoder_is_refused_by_name(legacies: Path) -> None:
     assert all((a == np.asarray(b)).all() for a, b in zip(before, network.model.weights, strict=True))
 
 
-def test_what_is_no_weights_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_weights_is_rejected(tmp_path: Path) -> None:
     network = models.build_network(config(), 32, 3, seed=None)
     with pytest.raises(GatemaskError, match="do not fit the encoder"):
         encoder_weights.load_encoder_weights(network, config(), put(tmp_path / "x.h5", b"not weights"))
 
 
-def encoders_equal(one: models.Network, two: models.Network) -> bool:
-    pairs = zip(one.encoder.weights, two.encoder.weights, strict=True)
+def encoders_equal(first: models.Network, second: models.Network) -> bool:
+    pairs = zip(first.encoder.weights, second.encoder.weights, strict=True)
     return all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
 
 
-def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> None:
+def test_our_own_files_of_an_encoder_and_of_a_whole_network_load(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet"), 32, 3, seed=1)
     source.encoder.save_weights(tmp_path / "alone.weights.h5")
     source.model.save_weights(tmp_path / "whole.weights.h5")
@@ -219,7 +219,7 @@ def test_our_own_files_of_an_encoder_and_of_a_whole_network(tmp_path: Path) -> N
         assert encoders_equal(network, source)
 
 
-def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> None:
+def test_a_run_continues_at_another_size_and_provides_its_encoder(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet", gate_head=True), 32, 3, seed=1)
     path = tmp_path / "best.weights.h5"
     source.model.save_weights(path)
@@ -237,19 +237,19 @@ def test_a_run_goes_on_at_another_size_and_lends_its_encoder(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
-def test_more_channels_take_the_file_of_three(tmp_path: Path, encoder: str) -> None:
+def test_a_file_for_three_channels_is_inflated_for_more(tmp_path: Path, encoder: str) -> None:
     three = models.build_network(config(encoder), 32, 3, seed=1)
     three.encoder.save_weights(tmp_path / "w.weights.h5")
     networks = {n: models.build_network(config(encoder), 32, n, seed=2) for n in (4, 6)}
     for n, network in networks.items():
-        said = encoder_weights.load_encoder_weights(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
-        assert f"inflated to {n}" in said
-    for mine, theirs in zip(networks[4].encoder.weights, three.encoder.weights, strict=True):
-        expected = np.asarray(theirs)
-        if mine.shape != theirs.shape:
-            axis = 2 if len(mine.shape) == 4 else 0
+        loaded = encoder_weights.load_encoder_weights(network, config(encoder), tmp_path / "w.weights.h5", channels=n)
+        assert f"inflated to {n}" in loaded
+    for inflated, original in zip(networks[4].encoder.weights, three.encoder.weights, strict=True):
+        expected = np.asarray(original)
+        if inflated.shape != original.shape:
+            axis = 2 if len(inflated.shape) == 4 else 0
             expected = np.concatenate([expected, np.take(expected, [0], axis)], axis) * (0.75 if axis == 2 else 1)
-        np.testing.assert_allclose(np.asarray(mine), expected, rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(inflated), expected, rtol=1e-6)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     out, expected = networks[6].packaged_encoder(np.concatenate([image, image], -1)), three.packaged_encoder(image)
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), atol=1e-3 * float(np.max(expected)))
@@ -264,7 +264,7 @@ def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
     assert encoders_equal(again, four)
 
 
-def test_kernels_are_inflated_in_turn() -> None:
+def test_inflation_repeats_the_channels_cyclically() -> None:
     kernel = np.arange(6, dtype=np.float32).reshape(1, 1, 3, 2)
     assert encoder_weights.inflate_channels(kernel, (1, 1, 5, 2))[0, 0] == pytest.approx(
         kernel[0, 0, [0, 1, 2, 0, 1]] * 0.6
@@ -283,12 +283,12 @@ def test_every_encoder_has_published_weights_and_a_count() -> None:
     }
 
 
-class Asked(Exception):  # noqa: N818 (it carries an answer)
+class FileRequested(Exception):  # noqa: N818 (not an error: it carries the request)
     pass
 
 
 def check_published(encoder: str) -> None:
-    """What the package's own loading code asks for, and the number of its parameters."""
+    """Compare a published file with the one its package requests, and the number of parameters."""
     counts = []
 
     def model(*args: Any, **kwargs: Any) -> Any:
@@ -297,31 +297,31 @@ def check_published(encoder: str) -> None:
         return built
 
     def get_file(name: str, url: str, **kwargs: Any) -> None:
-        raise Asked(name, url, kwargs.get("file_hash") or kwargs.get("md5_hash"))
+        raise FileRequested(name, url, kwargs.get("file_hash") or kwargs.get("md5_hash"))
 
     modules = {
         **bridge.KERAS_MODULES,
         "models": SimpleNamespace(Model=model),
         "utils": SimpleNamespace(get_file=get_file),
     }
-    with pytest.raises(Asked) as asked:
+    with pytest.raises(FileRequested) as request:
         bridge.encoder_factory().get_backbone(
             encoder, input_shape=(224, 224, 3), weights="imagenet", include_top=False, **modules
         )
     mine = ENCODERS[encoder].weights["imagenet"]
-    assert asked.value.args == (mine.file, mine.url, mine.hash)
+    assert request.value.args == (mine.file, mine.url, mine.hash)
     assert counts == [ENCODERS[encoder].parameters]
     keras.backend.clear_session()
 
 
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "resnet18", "seresnet50", "mobilenetv2", "vgg16", "densenet121"])
-def test_the_table_says_what_the_packages_ask_for(encoder: str) -> None:
+def test_the_table_names_the_files_that_the_packages_request(encoder: str) -> None:
     check_published(encoder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_the_table_holds_and_legacy_files_load_for_every_encoder(tmp_path: Path, encoder: str) -> None:
+def test_the_table_is_correct_and_legacy_files_load_for_every_encoder(tmp_path: Path, encoder: str) -> None:
     check_published(encoder)
     command = [sys.executable, str(HERE / "legacy.py"), str(tmp_path), encoder]
     subprocess.run(command, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""Losses against numbers worked out by hand, and against a plain numpy Lovász."""
+"""Losses equal values computed by hand, and a plain numpy Lovász hinge."""
 
 from __future__ import annotations
 
@@ -19,84 +19,84 @@ TRUTH = np.array([[[1], [0]], [[0], [0]]], np.uint8)[..., None]
 PROBABILITY = np.array([[[0.8], [0.4]], [[0.1], [0.5]]], np.float32)[..., None]
 
 
-def value(weights: dict[Any, Any], smoothing: float = 0.0) -> np.ndarray:
+def values_of(weights: dict[Any, Any], smoothing: float = 0.0) -> np.ndarray:
     return np.asarray(losses.WeightedLoss(weights, smoothing).call(TRUTH, keras.ops.convert_to_tensor(PROBABILITY)))
 
 
-def test_the_schema_names_what_is_here() -> None:
+def test_every_loss_of_the_schema_accepts_its_options() -> None:
     assert set(losses.LOSSES) == set(get_args(LossName))
     for name, options in LOSS_OPTIONS.items():
-        assert value({name: LossPart(**dict.fromkeys(options, 0.5))}).shape == (2,)
+        assert values_of({name: LossPart(**dict.fromkeys(options, 0.5))}).shape == (2,)
 
 
 def test_bce_with_and_without_smoothing() -> None:
     expected = [-(np.log(0.8) + np.log(0.6)) / 2, -(np.log(0.9) + np.log(0.5)) / 2]
-    assert value({"bce": 1}) == pytest.approx(expected, rel=1e-5)
+    assert values_of({"bce": 1}) == pytest.approx(expected, rel=1e-5)
     smooth = -(0.9 * np.log(0.8) + 0.1 * np.log(0.2) + 0.9 * np.log(0.6) + 0.1 * np.log(0.4)) / 2
-    assert value({"bce": 1}, 0.2)[0] == pytest.approx(smooth, rel=1e-5)
+    assert values_of({"bce": 1}, 0.2)[0] == pytest.approx(smooth, rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [None, 0.5, 2.0])
-def test_focal_weighs_by_what_is_missing(gamma: float | None) -> None:
+def test_focal_weights_by_the_error(gamma: float | None) -> None:
     power = 2.0 if gamma is None else gamma
     expected = -(0.2**power * np.log(0.8) + 0.4**power * np.log(0.6)) / 2
-    assert value({"focal": LossPart(gamma=gamma)})[0] == pytest.approx(expected, rel=1e-5)
+    assert values_of({"focal": LossPart(gamma=gamma)})[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_dice_of_an_image_and_of_an_empty_one() -> None:
-    assert value({"dice": 1}) == pytest.approx([1 - (2 * 0.8 + 1) / (1 + 1.2 + 1), 1 - 1 / (0.6 + 1)], rel=1e-5)
+def test_dice_per_image_and_of_an_empty_image() -> None:
+    assert values_of({"dice": 1}) == pytest.approx([1 - (2 * 0.8 + 1) / (1 + 1.2 + 1), 1 - 1 / (0.6 + 1)], rel=1e-5)
 
 
-def test_dice_of_the_batch_is_that_of_one_large_image() -> None:
-    assert value({"dice_batch": 1}) == pytest.approx([1 - (2 * 0.8 + 1) / (1 + 1.2 + 0.6 + 1)] * 2, rel=1e-5)
+def test_batch_dice_treats_the_batch_as_one_image() -> None:
+    assert values_of({"dice_batch": 1}) == pytest.approx([1 - (2 * 0.8 + 1) / (1 + 1.2 + 0.6 + 1)] * 2, rel=1e-5)
 
 
-def test_tversky_prices_false_positives_and_negatives_apart() -> None:
-    assert value({"tversky": 1})[0] == pytest.approx(1 - 1.8 / (0.8 + 0.3 * 0.4 + 0.7 * 0.2 + 1), rel=1e-5)
+def test_tversky_weights_false_positives_and_false_negatives() -> None:
+    assert values_of({"tversky": 1})[0] == pytest.approx(1 - 1.8 / (0.8 + 0.3 * 0.4 + 0.7 * 0.2 + 1), rel=1e-5)
     part = LossPart(alpha=0.5, beta=0.5, weight=2)
-    assert value({"tversky": part})[0] == pytest.approx(2 * (1 - 1.8 / (0.8 + 0.5 * 0.4 + 0.5 * 0.2 + 1)), rel=1e-5)
-    assert value({"tversky": part})[1] == pytest.approx(2 * (1 - 1 / (0.5 * 0.6 + 1)), rel=1e-5)
+    assert values_of({"tversky": part})[0] == pytest.approx(2 * (1 - 1.8 / (0.8 + 0.5 * 0.4 + 0.5 * 0.2 + 1)), rel=1e-5)
+    assert values_of({"tversky": part})[1] == pytest.approx(2 * (1 - 1 / (0.5 * 0.6 + 1)), rel=1e-5)
 
 
 def lovasz_by_hand(truth: np.ndarray, logits: np.ndarray) -> float:
-    """The sum over the sorted hinges of hinge times what that pixel adds to the Jaccard loss, one by one."""
+    """Sum over pixels, worst first, of the hinge times the increase of the Jaccard loss."""
     errors = 1 - logits * (2 * truth - 1)
     order = np.argsort(-errors)
-    total, before = 0.0, 0.0
+    total, previous = 0.0, 0.0
     for count in range(1, len(order) + 1):
         wrong = set(order[:count])
         present = {n for n in range(len(truth)) if truth[n]}
-        # The Jaccard loss when just the worst `count` pixels are wrong: those flip.
+        # The Jaccard loss if exactly the worst `count` pixels are wrong.
         jaccard = 1 - len(present - wrong) / max(1, len(present | wrong))
-        total += max(0.0, errors[order[count - 1]]) * (jaccard - before)
-        before = jaccard
+        total += max(0.0, errors[order[count - 1]]) * (jaccard - previous)
+        previous = jaccard
     return total
 
 
-def test_lovasz_is_the_paper_s_hinge() -> None:
+def test_lovasz_equals_the_hinge_of_the_paper() -> None:
     rng = np.random.default_rng(0)
     truth = (rng.random((4, 6, 6, 1)) < np.array([0.5, 0.2, 0.0, 1.0])[:, None, None, None]).astype(np.uint8)
     logits = rng.normal(0, 2, truth.shape)
-    found = np.asarray(losses.lovasz(truth.astype(np.float32), (1 / (1 + np.exp(-logits))).astype(np.float32)))
+    computed = np.asarray(losses.lovasz(truth.astype(np.float32), (1 / (1 + np.exp(-logits))).astype(np.float32)))
     expected = [lovasz_by_hand(t.ravel().astype(int), x.ravel()) for t, x in zip(truth, logits, strict=True)]
-    assert found == pytest.approx(expected, rel=1e-4)
-    assert found[2] == pytest.approx(1 + logits[2].max(), rel=1e-4), "an empty image: its worst pixel"
+    assert computed == pytest.approx(expected, rel=1e-4)
+    assert computed[2] == pytest.approx(1 + logits[2].max(), rel=1e-4), "the worst pixel of an empty image"
 
 
-def test_lovasz_stays_finite_where_probabilities_are_0_and_1() -> None:
-    found = np.asarray(losses.lovasz(np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)))
-    assert np.isfinite(found).all()
-    assert found[0] > 10
+def test_lovasz_is_finite_at_probabilities_of_0_and_1() -> None:
+    computed = np.asarray(losses.lovasz(np.array([[1.0, 0.0]], np.float32), np.array([[0.0, 1.0]], np.float32)))
+    assert np.isfinite(computed).all()
+    assert computed[0] > 10
 
 
-def test_a_sum_is_weighted() -> None:
+def test_losses_are_summed_by_weight() -> None:
     parts = {"bce": 3, "focal": LossPart(weight=4, gamma=1), "dice": 0.5}
-    expected = 3 * value({"bce": 1}) + 4 * value({"focal": LossPart(gamma=1)}) + 0.5 * value({"dice": 1})
-    assert value(parts) == pytest.approx(expected, rel=1e-5)
+    expected = 3 * values_of({"bce": 1}) + 4 * values_of({"focal": LossPart(gamma=1)}) + 0.5 * values_of({"dice": 1})
+    assert values_of(parts) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", get_args(LossName))
-def test_padding_of_weight_0_does_not_count(name: str) -> None:
+def test_images_of_weight_0_do_not_count(name: str) -> None:
     loss = losses.WeightedLoss({name: 1})
     alone = float(loss(TRUTH[:1], keras.ops.convert_to_tensor(PROBABILITY[:1])))
     padded = float(loss(TRUTH, keras.ops.convert_to_tensor(PROBABILITY), np.array([1.0, 0.0], np.float32)))
@@ -104,7 +104,7 @@ def test_padding_of_weight_0_does_not_count(name: str) -> None:
     assert float(loss(TRUTH, keras.ops.convert_to_tensor(PROBABILITY), np.zeros(2, np.float32))) == 0
 
 
-def test_the_training_loss_is_over_all_heads_and_the_gate() -> None:
+def test_the_training_loss_covers_all_heads_and_the_gate() -> None:
     from gatemask.builders.step import TrainingModel
 
     image = keras.Input((2, 2, 1))
@@ -113,7 +113,7 @@ def test_the_training_loss_is_over_all_heads_and_the_gate() -> None:
     heads = {name: keras.ops.convert_to_tensor(PROBABILITY**power) for name, power in (("main", 1), ("deep1", 2))}
     gates = np.array([[0.7], [0.4]], np.float32)
     weights = np.array([1, 0.5], np.float32)
-    found = float(model.compute_loss(None, TRUTH, {**heads, "gate": gates}, weights))
-    shown = np.mean([float(main(TRUTH, head, weights)) for head in heads.values()])
+    loss = float(model.compute_loss(None, TRUTH, {**heads, "gate": gates}, weights))
+    mean_of_heads = np.mean([float(main(TRUTH, head, weights)) for head in heads.values()])
     cross_entropy = (-np.log(0.7) - 0.5 * np.log(0.6)) / 1.5
-    assert found == pytest.approx(shown + gate_weight * cross_entropy, rel=1e-5)
+    assert loss == pytest.approx(mean_of_heads + gate_weight * cross_entropy, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Models: structure, shapes, steps and files, on TensorFlow here and on JAX in one process beside it."""
+"""Structure, shapes, steps and weights files of networks, on TensorFlow here and on JAX in a process of its own."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(folder: Path) -> dict[str, models.Network]:
-    """Each architecture once, its weights and outputs in files."""
+    """One network per architecture, with its weights and outputs in files."""
     networks = {name: steps.build(name, seed=0) for name in steps.ENCODERS}
     for name, network in networks.items():
-        steps.stir(network.model)
+        steps.perturb_statistics(network.model)
         network.model.save_weights(folder / f"{name}.weights.h5")
         np.save(folder / f"{name}.npy", steps.outputs(name, network.model))
     return networks
@@ -49,7 +49,7 @@ def built(folder: Path) -> dict[str, models.Network]:
 
 @pytest.fixture(scope="module")
 def jax(built: dict[str, models.Network], folder: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """What JAX makes of the same; it works beside the tests that do not ask for it."""
+    """Results of the same networks on JAX, in a process that runs beside the tests that do not use them."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     command = [sys.executable, str(HERE / "steps.py"), str(folder)]
     env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
@@ -64,12 +64,12 @@ def jax(built: dict[str, models.Network], folder: Path) -> Iterator[Callable[[st
     process.kill()
 
 
-def test_every_architecture_of_the_schema_is_tried_here() -> None:
+def test_every_architecture_of_the_schema_is_tested() -> None:
     assert set(steps.ENCODERS) == set(models.ARCHITECTURES) == set(get_args(Architecture))
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_uint8_goes_in_and_float32_probabilities_come_out(built, jax, name: str) -> None:
+def test_networks_map_uint8_images_to_float32_probabilities(built, jax, name: str) -> None:
     network = built[name]
     out = steps.outputs(name, network.model)
     assert out.shape == ((4, 1) if name == "gate" else (4, 32, 32, 1))
@@ -84,23 +84,23 @@ def test_uint8_goes_in_and_float32_probabilities_come_out(built, jax, name: str)
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_a_step_moves_every_weight_and_is_traced_once_on_static_shapes(built, jax, name: str) -> None:
+def test_a_step_updates_every_weight_and_is_traced_once_on_static_shapes(built, jax, name: str) -> None:
     network = steps.build(name, seed=0)
     _check(name, steps.step(name, network))
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_a_file_of_weights_brings_everything_back(built, tmp_path, name: str) -> None:
+def test_a_weights_file_restores_all_weights(built, tmp_path, name: str) -> None:
     before, after = steps.round_trip(name, built[name], tmp_path / "w.weights.h5")
     assert before > 20
     assert after == 0
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_jax_draws_steps_and_predicts_as_tensorflow_does(built, jax, name: str) -> None:
+def test_jax_and_tensorflow_agree(built, jax, name: str) -> None:
     facts = jax(name)
     assert facts["drawn"] == steps.drawn(built[name].model, 5)
-    assert facts["apart"] < 1e-4
+    assert facts["difference"] < 1e-4
     before, after = facts["round_trip"]
     assert (before > 20, after) == (True, 0)
     _check(name, facts)
@@ -113,27 +113,24 @@ def _check(name: str, facts: dict[str, Any]) -> None:
     truth = [4, 1] if name == "gate" else [4, 32, 32, 1]
     heads = {"unet": [truth, [4, 1]], "unetpp": [truth] * 4}.get(name, [truth])
     assert facts["shapes"][0] == [truth, [], *heads]
-    # A kernel behind which a ReLU is dead for this batch may stand still; nothing else.
-    assert len(facts["still"]) <= 3, facts["still"]
+    # Only kernels before a ReLU that is dead for this batch may stay unchanged.
+    assert len(facts["unchanged"]) <= 3, facts["unchanged"]
     assert bool(facts["averages"]) == (name == "unet")
     if facts["averages"]:
-        assert max(facts["averages"]) > 0, "fit has not put the averages in the weights' place"
+        assert max(facts["averages"]) > 0, "fit did not replace the weights by their averages"
 
 
-def test_every_batchnorm_has_the_momentum_of_the_yaml() -> None:
-    network = models.build_network(
-        Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9), 32, 1, seed=None
-    )
-    norms = [la for la in bridge.flat_layers(network.model) if isinstance(la, keras.layers.BatchNormalization)]
+def test_every_batchnorm_has_the_configured_momentum() -> None:
+    config = Model(name="gate", encoder="efficientnetb0", batchnorm_momentum=0.9)
+    layers = list(bridge.flat_layers(models.build_network(config, 32, 1, seed=None).model))
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
     assert len(norms) == 49
     assert {layer.momentum for layer in norms} == {0.9}
-    assert not any(
-        isinstance(v, bridge.DeferredInitializer) for la in bridge.flat_layers(network.model) for v in vars(la).values()
-    )
+    assert not any(isinstance(value, bridge.DeferredInitializer) for layer in layers for value in vars(layer).values())
 
 
 @pytest.mark.parametrize("encoder", get_args(Encoder))
-def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) -> None:
+def test_images_are_normalized_as_in_the_package_of_the_encoder(encoder: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     preprocess = bridge.encoder_factory().get_preprocessing(encoder)
     expected = preprocess(images.astype(np.float32), **bridge.KERAS_MODULES)
@@ -141,7 +138,7 @@ def test_images_are_normalised_as_the_encoder_s_package_does_it(encoder: str) ->
     assert np.asarray(layer(images)) == pytest.approx(np.asarray(expected), abs=1e-4)
 
 
-def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own() -> None:
+def test_one_channel_is_repeated_and_more_channels_get_their_own_encoder() -> None:
     config = Model(name="gate", encoder="vgg16")
     assert models.build_network(config, 32, 1, seed=None).encoder.input_shape == (None, 32, 32, 3)
     assert models.build_network(config, 32, 5, seed=None).encoder.input_shape == (None, 32, 32, 5)
@@ -149,12 +146,12 @@ def test_one_channel_is_shown_three_times_and_more_have_an_encoder_of_their_own(
         assert models.Normalize(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
 
 
-def test_an_inception_wants_larger_images() -> None:
+def test_inceptions_reject_small_images() -> None:
     with pytest.raises(GatemaskError, match="too small for this encoder"):
         models.build_network(Model(name="gate", encoder="inceptionv3"), 64, 3)
 
 
-def test_probabilities_stay_float32_under_a_lower_precision() -> None:
+def test_probabilities_stay_float32_in_lower_precision() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         network = models.build_network(Model(name="unet", encoder="resnet18", gate_head=True), 32, 3)
@@ -168,19 +165,19 @@ def test_probabilities_stay_float32_under_a_lower_precision() -> None:
 # --- U-Net++ ---------------------------------------------------------------------------------------------
 
 FILTERS = [32, 24, 16, 8, 4]
-# Of resnet18: the input's half, quarter, eighth, sixteenth and the deepest features.
+# Features of resnet18 at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input size.
 CHANNELS = [64, 64, 128, 256, 512]
 
 
-def by_hand(block: str, deep: bool) -> int:
-    """The decoder's parameters: kernels, BatchNorms (4 a channel), and heads with bias."""
+def decoder_parameters(block: str, deep: bool) -> int:
+    """Number of parameters of the decoder: kernels, BatchNorms (4 per channel), and heads with bias."""
 
     def convolutions(inside: int, filters: int) -> int:
         first = 9 * inside * filters + 4 * filters
         return first if block == "transpose" else first + 9 * filters * filters + 4 * filters
 
     def enlarged(below: int, filters: int) -> tuple[int, int]:
-        """Channels after enlarging, and the parameters of it."""
+        """Number of channels after enlarging, and of parameters."""
         return (filters, 16 * below * filters + 4 * filters) if block == "transpose" else (below, 0)
 
     total = 0
@@ -209,13 +206,13 @@ def test_unetpp_has_the_published_structure(block: str, deep: bool) -> None:
         level, column = int(name[4]), int(name[5])
         first, *earlier = layer.input
         assert {tuple(x.shape[1:3]) for x in layer.input} == {(32 >> level, 32 >> level)}
-        assert len(earlier) == column, f"{name}: all {column} before it"
+        assert len(earlier) == column, f"{name} joins all {column} earlier nodes"
         assert earlier[0] is encoded[3 - level], "the encoder's own features"
         assert all(x is ends[f"node{level}{k}"] for k, x in enumerate(earlier[1:], 1))
         below = encoded[4 if level == 3 else 2 - level] if column == 1 else ends[f"node{level + 1}{column - 1}"]
         assert network.model.get_layer(f"{name}_up").input is below
         assert first.shape[-1] == (FILTERS[3 - level] if block == "transpose" else below.shape[-1])
-    assert network.model.count_params() - network.packaged_encoder.count_params() == by_hand(block, deep)
+    assert network.model.count_params() - network.packaged_encoder.count_params() == decoder_parameters(block, deep)
 
 
 def _end(model: Any, node: str, block: str) -> Any:
@@ -224,13 +221,14 @@ def _end(model: Any, node: str, block: str) -> Any:
 
 def test_deep_supervision_predicts_the_mean_of_the_heads(built) -> None:
     network = built["unetpp"]
-    apart = keras.Model(network.model.input, list(network.heads.values())).predict_on_batch(steps.batch("unetpp")[0])
-    assert steps.outputs("unetpp", network.model) == pytest.approx(np.mean(apart, axis=0), abs=1e-6)
-    assert np.std(apart, axis=0).max() > 0
+    all_heads = keras.Model(network.model.input, list(network.heads.values()))
+    outputs = all_heads.predict_on_batch(steps.batch("unetpp")[0])
+    assert steps.outputs("unetpp", network.model) == pytest.approx(np.mean(outputs, axis=0), abs=1e-6)
+    assert np.std(outputs, axis=0).max() > 0
 
 
 @pytest.mark.parametrize("name", ["unet", "linknet"])
-def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
+def test_blocks_and_filters_reach_the_decoders_of_the_package(name: str) -> None:
     def kinds(**options: Any) -> tuple[list[str], int]:
         model = models.build_network(Model(name=name, encoder="resnet18", **options), 32, 3, seed=None).model
         return [type(layer).__name__ for layer in model.layers], model.get_layer("mask").input.shape[-1]
@@ -247,7 +245,7 @@ def test_blocks_and_filters_reach_the_package_s_decoders(name: str) -> None:
 # --- initial weights -------------------------------------------------------------------------------------
 
 
-def test_a_seed_decides_the_weights_alone() -> None:
+def test_weights_depend_on_the_seed_alone() -> None:
     model = models.build_network(Model(name="gate", encoder="mobilenetv2"), 32, 3).model
     first, again, other = (models.draw_initial_weights(model, seed) for seed in (3, 3, 4))
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
@@ -275,16 +273,16 @@ INITIALIZERS = [
 
 @pytest.mark.parametrize("initializer", INITIALIZERS, ids=lambda i: type(i).__name__)
 @pytest.mark.parametrize("kind", ["Conv2D", "DepthwiseConv2D"])
-def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
+def test_values_are_distributed_as_those_of_keras(initializer: Any, kind: str) -> None:
     key = "kernel_initializer" if kind == "Conv2D" else "depthwise_initializer"
     given: dict[str, Any] = {key: initializer} | ({"filters": 96} if kind == "Conv2D" else {"depth_multiplier": 60})
     model = keras.Sequential([keras.Input((8, 8, 40)), getattr(keras.layers, kind)(kernel_size=3, **given)])
-    ours, theirs = models.draw_initial_weights(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
-    spread = float(theirs.std())
-    assert float(ours.mean()) == pytest.approx(float(theirs.mean()), abs=0.03 * spread + 1e-6)
-    assert float(ours.std()) == pytest.approx(spread, rel=0.03, abs=1e-6)
-    # Of a uniform or truncated distribution the extremes are what it says; a normal one's vary a little.
-    assert float(np.abs(ours).max()) == pytest.approx(float(np.abs(theirs).max()), rel=0.35)
+    drawn, expected = models.draw_initial_weights(model, 0)[0], np.asarray(initializer(model.variables[0].shape))
+    deviation = float(expected.std())
+    assert float(drawn.mean()) == pytest.approx(float(expected.mean()), abs=0.03 * deviation + 1e-6)
+    assert float(drawn.std()) == pytest.approx(deviation, rel=0.03, abs=1e-6)
+    # The extremes of uniform and truncated distributions are fixed; those of a normal one vary a little.
+    assert float(np.abs(drawn).max()) == pytest.approx(float(np.abs(expected).max()), rel=0.35)
 
 
 # --- all encoders ----------------------------------------------------------------------------------------
@@ -292,7 +290,7 @@ def test_values_spread_as_keras_s_own(initializer: Any, kind: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", get_args(Encoder))
-def test_every_encoder_builds_under_every_decoder_s_needs(encoder: str) -> None:
+def test_every_encoder_builds_with_a_decoder(encoder: str) -> None:
     size = 96 if encoder.startswith("inception") else 64
     network = models.build_network(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
     sides = [x.shape[1] for x in network.encoder.outputs]

@@ -1,4 +1,4 @@
-"""Optimizers: every name moves weights down, options reach Keras, RAdam against plain numpy."""
+"""Every optimizer descends, options reach Keras, and RAdam equals plain numpy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gatemask.builders import optimizers  # noqa: E402
 
 
 def descend(optimizer: Any, steps: int, start: np.ndarray) -> np.ndarray:
-    """Weights after each step on gradients that change from step to step: (steps, n)."""
+    """Return the weights after each step, (steps, n), on gradients that change from step to step."""
     variable = keras.Variable(start)
     optimizer.build([variable])
     rows = []
@@ -45,17 +45,17 @@ def radam_by_hand(steps: int, start: np.ndarray, rate: float, b1: float = 0.9, b
     return np.array(rows)
 
 
-def test_radam_is_the_paper_s() -> None:
+def test_radam_equals_the_algorithm_of_the_paper() -> None:
     start = np.linspace(-1, 1, 7).astype(np.float32)
-    found = descend(optimizers.build_optimizer(Optimizer(name="radam"), 0.05), 30, start)
+    weights = descend(optimizers.build_optimizer(Optimizer(name="radam"), 0.05), 30, start)
     expected = radam_by_hand(30, start, 0.05)
-    assert found == pytest.approx(expected, abs=1e-4)
+    assert weights == pytest.approx(expected, abs=1e-4)
     adam = descend(keras.optimizers.Adam(0.05), 30, start)
-    assert np.abs(adam - found).max() > 0.05, "and not Adam"
+    assert np.abs(adam - weights).max() > 0.05, "differs from Adam"
 
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
-def test_every_name_goes_downhill(name: str) -> None:
+def test_every_optimizer_descends(name: str) -> None:
     assert set(optimizers.OPTIMIZERS) == set(get_args(OptimizerName))
     variable = keras.Variable(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))
     optimizer = optimizers.build_optimizer(Optimizer(name=name), 0.1)
@@ -77,14 +77,14 @@ def test_options_reach_keras() -> None:
 
 def test_gradients_are_accumulated() -> None:
     start = np.ones(3, np.float32)
-    found = descend(optimizers.build_optimizer(Optimizer(name="radam", accumulate=2), 0.1), 4, start)
-    assert (found[0] == start).all()
-    assert (found[1] != start).all()
-    assert (found[2] == found[1]).all()
+    weights = descend(optimizers.build_optimizer(Optimizer(name="radam", accumulate=2), 0.1), 4, start)
+    assert (weights[0] == start).all()
+    assert (weights[1] != start).all()
+    assert (weights[2] == weights[1]).all()
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_averages_stand_beside_the_weights(precision: str) -> None:
+def test_averages_are_kept_beside_the_weights(precision: str) -> None:
     optimizer = optimizers.build_optimizer(Optimizer(name="sgd", ema=0.5), 0.1, precision)
     variable = keras.Variable(np.ones(2, np.float32))
     optimizer.build([variable])
@@ -93,7 +93,7 @@ def test_averages_stand_beside_the_weights(precision: str) -> None:
     for step in range(3):
         optimizer.apply([keras.ops.convert_to_tensor(np.full(2, scale, np.float32))])
         weight -= 0.1
-        expected = 0.5 * expected + 0.5 * weight if step else weight  # it starts at the first step's weights
+        expected = 0.5 * expected + 0.5 * weight if step else weight  # starts at the weights of the first step
     optimizer.finalize_variable_values([variable])
     assert np.asarray(variable) == pytest.approx([weight] * 2, abs=1e-5)
     (average,) = optimizers.averaged_weights(optimizer)
@@ -101,7 +101,7 @@ def test_averages_stand_beside_the_weights(precision: str) -> None:
     assert optimizers.averaged_weights(optimizers.build_optimizer(Optimizer(), 0.1)) == []
 
 
-def test_float16_scales_the_loss_and_compile_leaves_it_alone() -> None:
+def test_float16_scales_the_loss_and_compile_keeps_the_optimizer() -> None:
     keras.config.set_dtype_policy("mixed_float16")
     try:
         image = keras.Input((2,))

@@ -1,4 +1,4 @@
-"""Learning rates, epoch by epoch, and names that agree with the schema."""
+"""Learning rates per epoch, and builders for every name in the schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatemask.builders.schedules import SCHEDULES, learning_rate
 from gatemask.config import Optimizer, Schedule
 
 
-def test_the_seed_solution_s_schedule() -> None:
+def test_warmup_hold_decay_reproduces_a_published_schedule() -> None:
     config = Schedule(name="warmup_hold_decay", start=3e-4, peak=3e-3, warmup=3, hold=4, decay=0.8, floor=1e-6)
     rates = [learning_rate(config, epoch, 30) for epoch in range(30)]
     assert rates[:4] == pytest.approx([3e-4, 1.2e-3, 2.1e-3, 3e-3])
@@ -21,7 +21,7 @@ def test_the_seed_solution_s_schedule() -> None:
     assert min(rates) >= 1e-6
 
 
-def test_cycles_start_again_and_end_at_the_floor() -> None:
+def test_cosine_cycles_restart_and_end_at_the_floor() -> None:
     config = Schedule(name="cosine", peak=1.0, floor=0.0, cycle=3, grow=2, restart=0.5)
     rates = [learning_rate(config, epoch, 9) for epoch in range(9)]
     assert rates[:3] == pytest.approx([1.0, 0.5, 0.0])
@@ -30,27 +30,27 @@ def test_cycles_start_again_and_end_at_the_floor() -> None:
     assert rates[3:] == sorted(rates[3:], reverse=True)
 
 
-def test_a_plateau_lowers_the_rate_each_time_that_patience_ends() -> None:
+def test_plateau_lowers_the_rate_whenever_patience_ends() -> None:
     config = Schedule(name="plateau", peak=1.0, patience=2, factor=0.5)
     scores = [0.5, 0.6, 0.6, 0.6, 0.7, 0.65, 0.7, 0.7]
     rates = [learning_rate(config, epoch, 9, scores[:epoch]) for epoch in range(9)]
     assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_warm_up_and_hold_are_no_waiting() -> None:
+def test_warm_up_and_hold_do_not_count_towards_patience() -> None:
     config = Schedule(name="plateau", peak=1.0, warmup=2, hold=2, patience=2, factor=0.5)
     rates = [learning_rate(config, epoch, 7, [0.9, 0.8, 0.7, 0.6, 0.5, 0.4][:epoch]) for epoch in range(7)]
     assert rates == pytest.approx([1 / 3, 2 / 3, 1, 1, 1, 1, 0.5])
 
 
-def test_cosine_comes_down_to_the_floor() -> None:
+def test_cosine_ends_at_the_floor() -> None:
     config = Schedule(name="cosine", peak=1.0, floor=0.1, warmup=1, start=0.5)
     rates = [learning_rate(config, epoch, 6) for epoch in range(6)]
     assert (rates[0], rates[1], rates[-1]) == pytest.approx((0.5, 1.0, 0.1))
     assert rates[1:] == sorted(rates[1:], reverse=True)
 
 
-def test_the_schema_knows_exactly_the_builders() -> None:
+def test_every_name_of_the_schema_has_a_builder() -> None:
     quiet.tensorflow()
     from gatemask.builders import losses, models, optimizers
     from gatemask.masks.metrics import METRICS
@@ -66,7 +66,7 @@ def test_the_schema_knows_exactly_the_builders() -> None:
         assert set(get_args(names)) == set(builders)
 
 
-def test_optimizers_take_their_options() -> None:
+def test_optimizers_receive_their_options() -> None:
     quiet.tensorflow()
     from gatemask.builders import optimizers
 

@@ -159,7 +159,7 @@ def write(folder: Path) -> None:
 
     for name in NAMES:
         network = steps.build(name, seed=1)
-        steps.stir(network.model)
+        steps.perturb_statistics(network.model)
         if name == "gate":
             liven(network.model)
         model = trainable(network) if name == "unet" else None
