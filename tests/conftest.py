@@ -1,4 +1,4 @@
-"""What several tests share: a project in a temporary folder, and one quick loop, really run and really killed."""
+"""Shared fixtures: a project in a temporary folder, and a quick loop that is killed and run again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
-needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are not on this machine")
-needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are not on this machine")
+needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are missing")
+needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are missing")
 
 
-# Fixtures that run gatemask in processes of its own.
+# Fixtures that start processes; tests that use them are integration tests.
 PROCESS_FIXTURES = {"phantom_loop", "phantom_records"}
+unit_test: pytest.Item | None = None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,19 +46,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks[item.path])
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Remember whether the running test is a unit test."""
+    global unit_test
+    marked = item.get_closest_marker("integration") or item.get_closest_marker("slow")
+    unit_test = None if marked else item
+    try:
+        return (yield)
+    finally:
+        unit_test = None
+
+
+def _reject_processes(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a unit test that starts Python, kaggle or make. Audit hooks cannot be removed, so this one checks a flag."""
+    if unit_test is None or event != "subprocess.Popen":
+        return
+    command = arguments[1] if isinstance(arguments[1], (list, tuple)) else str(arguments[1]).split()
+    if Path(os.fsdecode(command[0])).name.startswith(("python", "kaggle", "make")):
+        raise RuntimeError(f"{unit_test.nodeid} starts a process: mark it with @pytest.mark.integration.")
+
+
+sys.addaudithook(_reject_processes)
+
+
 def gatemask(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in a process of its own."""
+    """Run the gatemask command in a process of its own."""
     command = [sys.executable, "-m", "gatemask", *map(str, arguments)]
     return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=limit_s)
 
 
 def environment(root: Path) -> dict[str, str]:
+    """Return the environment of a gatemask process: its project, no W&B, wide tables."""
     return {**os.environ, "GATEMASK_ROOT": str(root), "WANDB_MODE": "disabled", "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="session")
 def make_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A project folder with the experiments that ship."""
+    """Return a function that makes a project folder with all shipped experiments."""
 
     def make(name: str) -> Path:
         root = tmp_path_factory.mktemp(name)
@@ -70,7 +96,7 @@ def make_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def phantom_records(make_root: Callable[[str], Path]) -> Path:
-    """A project whose quick phantoms are ready to train on: folds and records."""
+    """Return a project with folds and records of the quick phantoms."""
     root = make_root("records")
     for command in ("data phantom", "data prepare", "folds make", "records make"):
         done = gatemask(*command.split(), "phantom", "--quick", root=root)
@@ -83,10 +109,10 @@ class Loop:
     """A finished quick loop.
 
     Args:
-        root: its project.
-        comp: the competition's folder name below runs/ and data/.
-        result: what `--json` printed.
-        killed_at: files and modification times of what was finished when it was killed.
+        root: Project folder.
+        comp: Folder name of the competition in runs/ and data/.
+        result: Output of `--json`.
+        killed_at: Stamps that existed when the loop was killed, with their modification times in ns.
     """
 
     root: Path
@@ -104,28 +130,28 @@ class Loop:
 
 
 def stamps(root: Path) -> dict[str, int]:
-    """The files that say "done", with the times at which they were written."""
+    """Return the stamps of a project with their modification times, in ns."""
     names = {"result.json", "manifest.json", "folds.json", "index.json", "phantom.json", "package.json"}
-    found = [p for p in root.rglob("*.json") if p.name in names and "rehearsal/kaggle" not in p.as_posix()]
-    return {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in found}
+    paths = [p for p in root.rglob("*.json") if p.name in names and "rehearsal/kaggle" not in p.as_posix()]
+    return {p.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in paths}
 
 
 @pytest.fixture(scope="session")
 def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Loop:
-    """`gatemask loop phantom --quick`, killed by SIGKILL between two epochs, then run again to the end.
+    """Run `gatemask loop phantom --quick`, kill it between two epochs, and run it again to the end.
 
-    Once for all workers, so tests change copies of it only.
+    All workers share the result, so tests must change only copies of it.
     """
     if worker_id == "master":
         return _killed_loop(make_root("phantom"))
-    told = tmp_path_factory.getbasetemp().parent / "phantom-loop.json"
-    with told.with_suffix(".lock").open("w") as lock:
+    shared = tmp_path_factory.getbasetemp().parent / "phantom-loop.json"
+    with shared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not told.exists():
-            made = asdict(_killed_loop(make_root("phantom")))
-            told.write_text(json.dumps({**made, "root": str(made["root"])}))
-    known = json.loads(told.read_text())
-    return Loop(**{**known, "root": Path(known["root"])})
+        if not shared.exists():
+            fields = asdict(_killed_loop(make_root("phantom")))
+            shared.write_text(json.dumps({**fields, "root": str(fields["root"])}))
+    fields = json.loads(shared.read_text())
+    return Loop(**{**fields, "root": Path(fields["root"])})
 
 
 def _killed_loop(root: Path) -> Loop:
@@ -134,8 +160,8 @@ def _killed_loop(root: Path) -> Loop:
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
     deadline = time.monotonic() + 600
     while not list(state.glob("at-*.h5")):
-        assert first.poll() is None, f"the loop ended by itself: {first.stderr.read().decode()[-2000:]}"  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, "the loop did not get as far as the second experiment"
+        assert first.poll() is None, f"The loop ended too early: {first.stderr.read().decode()[-2000:]}"  # type: ignore[union-attr]
+        assert time.monotonic() < deadline, "The loop did not reach the second experiment in time."
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
@@ -146,7 +172,7 @@ def _killed_loop(root: Path) -> Loop:
 
 
 def write_tiles(folder: Path, count: int = 36, size: int = 128) -> Path:
-    """A competition in the shape of the nuclei tiles: colour PNGs, PNG masks, a table with groups."""
+    """Write a competition like the nuclei tiles: color PNGs, PNG masks, a table with groups."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
@@ -156,8 +182,8 @@ def write_tiles(folder: Path, count: int = 36, size: int = 128) -> Path:
         mask = np.zeros((size, size), np.uint8)
         if number % 3:
             for _ in range(4):
-                centre = tuple(int(v) for v in rng.integers(20, size - 20, 2))
-                cv2.circle(mask, centre, int(rng.integers(6, 14)), 255, -1)
+                center = tuple(int(v) for v in rng.integers(20, size - 20, 2))
+                cv2.circle(mask, center, int(rng.integers(6, 14)), 255, -1)
         image[mask > 0] += 150
         name = f"tile{number:03d}"
         cv2.imwrite(str(folder / "images" / f"{name}.png"), image)
@@ -168,7 +194,7 @@ def write_tiles(folder: Path, count: int = 36, size: int = 128) -> Path:
 
 
 def write_siim(folder: Path) -> Path:
-    """SIIM-ACR's files, with phantoms of its size in place of its X-rays."""
+    """Write the files of SIIM-ACR, with phantoms of the same size as X-rays."""
     from gatemask.config import Phantom
     from gatemask.data import phantom
 
