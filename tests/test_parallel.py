@@ -1,4 +1,4 @@
-"""The bounded pool keeps order, takes items as needed, and passes errors on."""
+"""The bounded pool keeps order, takes items as needed, and raises errors in turn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_items_are_taken_only_as_far_ahead_as_allowed() -> None:
         results.close()
 
 
-def test_an_error_comes_with_its_own_item() -> None:
+def test_an_error_is_raised_when_its_item_is_due() -> None:
     def halve(number: int) -> float:
         return 1 / (number - 3)
 
@@ -41,5 +41,5 @@ def test_an_error_comes_with_its_own_item() -> None:
             next(results)
 
 
-def test_cores_is_positive() -> None:
+def test_there_is_at_least_one_core() -> None:
     assert cores() >= 1
