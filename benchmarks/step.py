@@ -39,7 +39,7 @@ def rows() -> Iterator[Row]:
     import keras
 
     from gatemask.builders import models, optimizers, step
-    from gatemask.training.fit import _watch
+    from gatemask.training.loss_watch import LossWatch
 
     exp, rng = experiment(), np.random.default_rng(0)
     images = rng.integers(0, 256, (BATCH * STEPS, SIZE, SIZE, 1)).astype(np.uint8)
@@ -56,7 +56,7 @@ def rows() -> Iterator[Row]:
     theirs.optimizer.build(theirs.trainable_variables)
 
     ways = {
-        "ours": lambda: ours.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[_watch(lambda: None)]),
+        "ours": lambda: ours.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[LossWatch(lambda: None)]),
         "theirs": lambda: theirs.fit(batches, epochs=1, verbose=0, shuffle=False),
     }
     for run in ways.values():

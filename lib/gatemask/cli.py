@@ -204,9 +204,9 @@ def train_command(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick =
 def plan_command(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Estimate parameters, memory, steps and hours of an experiment."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
-    from gatemask.cost import plan
+    from gatemask.cost.plan import plan_experiment, print_plan
 
-    print_result(plan.plan(project, config, experiment), json_, show=plan.show)
+    print_result(plan_experiment(project, config, experiment), json_, show=print_plan)
 
 
 @augment_app.command("show")
@@ -474,7 +474,7 @@ def sync_command(
 
     result = sync(open_project(comp, quick=quick), gaps)
     print_result(result, json_)
-    if result["failed"]:
+    if result.failed:
         raise typer.Exit(1)
 
 

@@ -19,7 +19,7 @@ from gatemask.files import read_json, write_json
 from gatemask.project import Project
 from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
 from gatemask.stages import LOOP, Inputs, StageEntry
-from gatemask.training.time_budget import Clock
+from gatemask.training.time_budget import TimeBudget
 
 
 def run_loop(
@@ -84,12 +84,12 @@ def _load_experiments(project: Project, ensemble: Ensemble, overrides: list[str]
 def _planned_stages(inputs: Inputs, experiments: list[Experiment]) -> Iterator[tuple[str, StageEntry, Inputs]]:
     """Yield the stages with their names and inputs; training appears once per experiment."""
     limits = [exp.hours for exp in experiments if exp.hours is not None]
-    clock = Clock(min(limits, default=None))  # one session, whatever it trains
+    budget = TimeBudget(min(limits, default=None))  # one session, whatever it trains
     for entry in LOOP:
         assert entry.name is not None
         if "exp" in entry.takes:
             for exp in experiments:
-                yield f"{entry.name} {exp.name}", entry, replace(inputs, exp=exp, clock=clock)
+                yield f"{entry.name} {exp.name}", entry, replace(inputs, exp=exp, budget=budget)
         elif "phantom" not in entry.takes or (inputs.phantom is not None and inputs.data is None):
             yield entry.name, entry, inputs
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gatemask.config import Competition, Ensemble, Experiment, Phantom
     from gatemask.project import Project
     from gatemask.stage import CommandResult
-    from gatemask.training.time_budget import Clock
+    from gatemask.training.time_budget import TimeBudget
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Inputs:
         data: Raw folder, if it is not the one in competition.yaml.
         exp: Experiment to train.
         folds: Folds to train. Default: all.
-        clock: Time limit of the session.
+        budget: Time limit of the session.
     """
 
     project: Project
@@ -38,7 +38,7 @@ class Inputs:
     data: Path | None = None
     exp: Experiment | None = None
     folds: Sequence[int] | None = None
-    clock: Clock | None = None
+    budget: TimeBudget | None = None
 
     @property
     def raw(self) -> Path:
@@ -163,7 +163,7 @@ TABLE = [
         },
         name="train",
         function="training.train:train",
-        takes=("project", "comp", "exp", "folds", "clock"),
+        takes=("project", "comp", "exp", "folds", "budget"),
         headline=_training_headline,
     ),
     StageEntry(

@@ -1,4 +1,4 @@
-"""The plan: counts that are worked out by hand, and hours that follow from them."""
+"""The plan counts by hand-checked rules, and derives hours from the counts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from gatemask.config import Experiment, load_competition
-from gatemask.cost import plan
+from gatemask.cost.devices import Device, ForwardPass
+from gatemask.cost.network import count_multiplications
+from gatemask.cost.plan import NetworkSize, plan_experiment, plan_session, print_plan
 from gatemask.project import Project
+from gatemask.results.cost import ExperimentPlan
 from tests.conftest import gatemask
 
 
@@ -23,7 +26,7 @@ def layer(kind: str, kernel: tuple[int, ...], source: tuple[int, ...] = ()) -> o
 
 
 @pytest.mark.parametrize(
-    ("one", "made", "expected"),
+    ("counted", "outputs", "expected"),
     [
         (layer("Conv2D", (3, 3, 8, 16)), 10 * 10 * 16, 10 * 10 * 16 * 72),
         (layer("DepthwiseConv2D", (5, 5, 8, 1)), 10 * 10 * 8, 10 * 10 * 8 * 25),
@@ -32,8 +35,8 @@ def layer(kind: str, kernel: tuple[int, ...], source: tuple[int, ...] = ()) -> o
         (SimpleNamespace(), 99, 0),
     ],
 )
-def test_multiplications(one: object, made: int, expected: int) -> None:
-    assert plan._multiplications(one, made) == expected
+def test_multiplications(counted: object, outputs: int, expected: int) -> None:
+    assert count_multiplications(counted, outputs) == expected
 
 
 def experiment(**changes: object) -> Experiment:
@@ -55,36 +58,38 @@ def test_images_and_steps_are_those_of_the_sampling(phantom_records: Path) -> No
 
     project = Project(phantom_records, "phantom", quick=True)
     comp = load_competition(project.experiments, quick=True)
-    found = plan.plan(project, comp, experiment())
+    plan = plan_experiment(project, comp, experiment())
     frame = pd.read_csv(project.folds).merge(pd.read_csv(project.data / "manifest.csv")[["image_id", "label"]])
     positives = int(frame["label"][frame["fold"] != 0].sum())
-    assert found["images_first_epoch"] == int(positives / 0.8)
-    assert found["images_last_epoch"] == int(positives / 0.4)
-    assert found["folds"] == 2
-    tpu = found["sessions"][0]
-    assert (tpu["session"], tpu["batch"]) == ("TPU v5e-8", "4 x 8")
-    assert tpu["hours_all_folds"] == pytest.approx(2 * tpu["hours_a_fold"])
-    # ResNet-18's 11.2 million, and a small decoder.
-    assert 11.2e6 < found["parameters"] < 11.7e6
+    assert plan.images_first_epoch == int(positives / 0.8)
+    assert plan.images_last_epoch == int(positives / 0.4)
+    assert plan.folds == 2
+    tpu = plan.sessions[0]
+    assert (tpu.session, tpu.batch) == ("TPU v5e-8", "4 x 8")
+    assert tpu.hours_all_folds == pytest.approx(2 * tpu.hours_a_fold)
+    # ResNet-18 has 11.2 million parameters; the decoder is small.
+    assert 11.2e6 < plan.parameters < 11.7e6
 
 
-def test_larger_batches_need_more_memory_and_half_precision_less(phantom_records: Path) -> None:
-    facts = {"flops": 1e9, "outputs": 1e7, "held": 1e7}
-    device = plan.Device("one", 2, 16, 100, 800, None)
-    small, large = (plan._session(device, experiment(batch={"per_device": n}), facts, {})["gigabytes"] for n in (4, 8))
-    half = plan._session(device, experiment(runtime={"precision": "bfloat16"}), facts, {})["gigabytes"]
-    assert small == pytest.approx(0.04 + 0.16)
-    assert large == pytest.approx(0.04 + 0.32)
-    assert half == pytest.approx(0.04 + 0.08)
+def test_larger_batches_need_more_memory_and_half_precision_less() -> None:
+    size = NetworkSize(parameters=10**7, held=10**7, work=ForwardPass(10**9, 10**7))
+    device = Device("device", 2, 16, 100, 800)
+
+    def gigabytes(**changes: object) -> float:
+        return plan_session(device, experiment(**changes), size, None).gigabytes
+
+    assert gigabytes(batch={"per_device": 4}) == pytest.approx(0.04 + 0.16)
+    assert gigabytes(batch={"per_device": 8}) == pytest.approx(0.04 + 0.32)
+    assert gigabytes(runtime={"precision": "bfloat16"}) == pytest.approx(0.04 + 0.08)
 
 
 @pytest.mark.integration
-def test_before_folds_are_made_it_says_what_is_missing(make_root, capsys) -> None:
+def test_before_folds_exist_the_plan_says_what_is_missing(make_root, capsys) -> None:
     root = make_root("plan")
     done = gatemask("plan", "phantom/gate_b0", "--quick", "--json", root=root)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert "gatemask folds make phantom" in found["note"]
-    assert "hours_a_fold" not in found["sessions"][0]
-    plan.show(found)
+    printed = json.loads(done.stdout)
+    assert "gatemask folds make phantom" in printed["note"]
+    assert "hours_a_fold" not in printed["sessions"][0]
+    print_plan(ExperimentPlan.model_validate(printed))
     assert "parameters" in capsys.readouterr().err

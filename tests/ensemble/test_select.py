@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gatemask.config import Competition, Ensemble, Experiment
-from gatemask.cost.kernel_time import Kernel, Part
+from gatemask.cost.kernel_time import KernelEstimate, MemberCosts
 from gatemask.ensemble import select
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json, write_text, write_yaml
@@ -49,16 +49,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     rules.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
     monkeypatch.setattr(select.tune, "require_current", lambda *_: read_json(made.tuned / "result.json"))
-    monkeypatch.setattr(select, "count_images", lambda *_: 100)
-    monkeypatch.setattr(select, "kernel", costs)
+    monkeypatch.setattr(select, "count_test_images", lambda *_: 100)
+    monkeypatch.setattr(select, "estimate_kernel", costs)
     return made
 
 
-def costs(project: Project, comp: Competition, chosen: Ensemble) -> Kernel:
+def costs(project: Project, comp: Competition, chosen: Ensemble) -> KernelEstimate:
     """A second an image, and 100 images."""
     shipped = [FOLDS if part.folds == "all" else part.folds for part in (chosen.gate, chosen.mask)]
-    gate = Part({"g": 1.0}, shipped[0], chosen.gate.members)
-    return Kernel(gate, Part({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours)
+    gate = MemberCosts({"g": 1.0}, shipped[0], chosen.gate.members)
+    return KernelEstimate(
+        gate, MemberCosts({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours
+    )
 
 
 def tuned(

@@ -23,9 +23,8 @@ from typing import Any
 import pytest
 
 from gatemask.config import Competition, Experiment, load_competition, load_experiment
-from gatemask.data.split import read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256, write_json, write_stamp
+from gatemask.files import read_json, sha256, write_json
 from gatemask.kaggle.client import datasets
 from gatemask.kaggle.train import campaign, commands, dispatch, inputs, kernel_records, session
 from gatemask.kaggle.train.dispatch import PushOptions
@@ -41,9 +40,9 @@ from gatemask.results.kaggle_training import (
     SessionRequest,
 )
 from gatemask.training import train
-from gatemask.training.time_budget import Clock
-from gatemask.training.trainer import Job
+from gatemask.training.fold_inputs import TrainingInputs
 from tests.conftest import environment
+from tests.fold_results import fold_result
 from tests.kaggle.cloud import OWNER, Cloud, Run, Version
 
 COMP, EXP = "phantom", "unet_b0"
@@ -146,13 +145,13 @@ class FakeMachine:
     def _train(self, project: Project, request: SessionRequest, started: float, output: SessionOutput) -> None:
         plan, run = self._current.plan, self._current.run
         exp = load_experiment(project.experiments / f"{request.experiment}.yaml")
-        job = Job(project, load_competition(project.experiments), exp, read_folds(project), Clock(None))
+        training_inputs = TrainingInputs(project, load_competition(project.experiments), exp)
         for fold in request.folds:
             if fold in plan.fails:
                 output.record_failure(str(GatemaskError(plan.fails[fold])), fold)
                 continue
             left = train_fold(
-                job,
+                training_inputs,
                 fold,
                 request.push,
                 plan.epochs if plan.epochs is not None else 1 if plan.crash or plan.dies else None,
@@ -178,11 +177,11 @@ def unpack(run: Run) -> Path:
     return project
 
 
-def train_fold(job: Job, fold: int, who: str, epochs: int | None = None) -> str | None:
+def train_fold(training_inputs: TrainingInputs, fold: int, who: str, epochs: int | None = None) -> str | None:
     """Write files like those of a training, from the present state on.
 
     Args:
-        job: Experiment and project.
+        training_inputs: Experiment and project.
         fold: Fold to train.
         who: Author of the epochs, kept in the metrics.
         epochs: Number of epochs. Default: all that remain.
@@ -190,24 +189,25 @@ def train_fold(job: Job, fold: int, who: str, epochs: int | None = None) -> str 
     Returns:
         What is left, or None if the fold is finished.
     """
-    folder, made_from, started = job.project.fold(job.exp.name, fold), job.made_from(fold), time.monotonic()
+    exp, stage, started = training_inputs.exp, training_inputs.stage(fold), time.monotonic()
+    folder = stage.stamp.parent
     folder.mkdir(parents=True, exist_ok=True)
-    train._make_room(folder, made_from)
+    train.claim_folder(folder, stage.made_from)
     metrics, state = folder / "metrics.jsonl", folder / "state"
     state.mkdir(parents=True, exist_ok=True)
     rows = metrics.read_text().splitlines() if metrics.exists() else []
     assert len(list(state.iterdir())) == bool(rows), "rows and state do not belong together"
-    for epoch in range(len(rows), job.exp.epochs)[:epochs]:
+    for epoch in range(len(rows), exp.epochs)[:epochs]:
         rows.append(json.dumps({"epoch": epoch, "by": who}))
         metrics.write_text("".join(f"{row}\n" for row in rows))
         shutil.rmtree(state)
         state.mkdir()
         (state / f"at-{epoch + 1:04d}-00000.h5").write_text(f"{who} {epoch}")
-    if len(rows) < job.exp.epochs:
-        return f"{job.exp.epochs - len(rows)} of {job.exp.epochs} epochs"
+    if len(rows) < exp.epochs:
+        return f"{exp.epochs - len(rows)} of {exp.epochs} epochs"
     (folder / "best.weights.h5").write_text(f"weights of {who}")
-    write_stamp(folder / "result.json", made_from, {"score": 0.5}, [folder / "best.weights.h5", metrics], started)
-    train._tidy(folder)
+    stage.finish(fold_result(experiment=exp.name, fold=fold), [folder / "best.weights.h5", metrics], started)
+    train.remove_resume_files(folder)
     return None
 
 
@@ -253,10 +253,10 @@ class World:
         unfinished = dispatch.unfinished_folds(self.project, *self.load(name, *sets), None)
         return [fold for fold in (0, 1) if fold not in unfinished]
 
-    def job(self, *sets: str) -> Job:
-        """Return a job, to train here."""
+    def inputs(self, *sets: str) -> TrainingInputs:
+        """Return the inputs for a training on this machine."""
         comp, exp = self.load(EXP, *sets)
-        return Job(self.project, comp, exp, read_folds(self.project), Clock(None))
+        return TrainingInputs(self.project, comp, exp)
 
     def fold(self, number: int = 0) -> Path:
         return self.project.fold(EXP, number)

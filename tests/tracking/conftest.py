@@ -13,8 +13,9 @@ import wandb
 
 from gatemask.config import Experiment
 from gatemask.project import Project
-from gatemask.tracking import fragments
-from gatemask.tracking.wandb_mirror import Mirror
+from gatemask.tracking import wandb_log
+from gatemask.tracking.wandb_log import RunLog
+from gatemask.tracking.wandb_run import WandbRun
 from tests.conftest import ROOT
 from tests.tracking.wandb_server import KEY, Server
 
@@ -29,7 +30,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def project(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose user has a key for the server, and no other."""
+    """A project whose user has a key for this server only."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -43,17 +44,17 @@ def project(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def experiment() -> Experiment:
-    known = {"task": "gate", "model": {"name": "gate", "encoder": "efficientnetb0"}, "input": {"size": 32}}
-    return Experiment.model_validate({"name": "e", "loss": {"bce": 1}, "epochs": 2, **known})
+    settings = {"task": "gate", "model": {"name": "gate", "encoder": "efficientnetb0"}, "input": {"size": 32}}
+    return Experiment.model_validate({"name": "e", "loss": {"bce": 1}, "epochs": 2, **settings})
 
 
 _MADE: dict[tuple[object, ...], Path] = {}
 
 
 def session(project: Project, epochs: range, run: str = "run0", fold: str = "fold0", best: float = 0.5) -> Path:
-    """One session of a training: its .wandb file. One offline is made once, and copied after that."""
+    """Run one session of a training, and return its log. Offline sessions are made once and then copied."""
     folder = project.runs / "gate" / fold
-    before = fragments.find(project.runs)
+    before = wandb_log.find_logs(project.runs)
     key = (epochs, run, best)
     if os.environ["WANDB_MODE"] == "offline":
         if key not in _MADE or any(path.parent.name >= _MADE[key].name for path in before):
@@ -68,27 +69,27 @@ def session(project: Project, epochs: range, run: str = "run0", fold: str = "fol
 
 
 def _session(project: Project, epochs: range, run: str, folder: Path, best: float) -> Path:
-    before = set(fragments.find(project.runs))
+    before = set(wandb_log.find_logs(project.runs))
     while any(time.strftime("%Y%m%d_%H%M%S") in str(path) for path in [*before, *_MADE.values()]):
-        time.sleep(0.05)  # the client names a session by the second
-    mirror = Mirror(experiment(), "phantom", 0, folder, run)
+        time.sleep(0.05)  # the client names sessions by the second
+    wandb_run = WandbRun(experiment(), "phantom", 0, folder, run)
     for epoch in epochs:
-        mirror.log(row(epoch))
-    mirror.finish({"best": best, "epochs": epochs.stop})
-    wandb.teardown()  # a session is a process
-    new = set(fragments.find(project.runs)) - before
-    (path,) = [path for path in new if len(new) == 1 or "offline" in path.parent.name]  # beside a start that failed
-    deadline = time.monotonic() + 20  # the client's own process ends the file, a moment after finish() came back
-    while not look(path).ended:
-        assert time.monotonic() < deadline, "the client does not end its file"
+        wandb_run.log(row(epoch))
+    wandb_run.finish({"best": best, "epochs": epochs.stop})
+    wandb.teardown()  # a session is a process of its own
+    new = set(wandb_log.find_logs(project.runs)) - before
+    (path,) = [path for path in new if len(new) == 1 or "offline" in path.parent.name]  # next to a start that failed
+    deadline = time.monotonic() + 20  # the client's own process closes the log, a moment after finish() returned
+    while not read(path).ended:
+        assert time.monotonic() < deadline, "the client does not close its log"
         time.sleep(0.05)
     return path
 
 
-def look(path: Path) -> fragments.Fragment:
-    fragment = fragments.read(path)
-    assert fragment is not None
-    return fragment
+def read(path: Path) -> RunLog:
+    log = wandb_log.read_log(path)
+    assert log is not None
+    return log
 
 
 def row(epoch: int) -> dict[str, float]:
@@ -96,8 +97,8 @@ def row(epoch: int) -> dict[str, float]:
 
 
 def received(server: Server, run: str = "run0") -> list[dict]:
-    """The rows of a run; each at the step of its epoch, and none written over another."""
+    """Return the rows of a run. Each is at the step of its epoch, and none was overwritten."""
     rows = server.runs[run].history
-    assert [r["_step"] for r in rows] == [r["epoch"] for r in rows]
-    assert server.runs[run].written_over == 0
-    return [{key: value for key, value in r.items() if not key.startswith("_")} for r in rows]
+    assert [row["_step"] for row in rows] == [row["epoch"] for row in rows]
+    assert server.runs[run].overwritten == 0
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]

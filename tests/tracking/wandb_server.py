@@ -1,7 +1,7 @@
-"""A W&B server on localhost, as much of one as the real client needs; it keeps runs, and their history line by line.
+"""Run as much of a W&B server on localhost as the real client needs. It keeps runs and their history line by line.
 
-What it answers on resuming is what it holds, and a file stream's lines go where their offset says, as on the real one:
-so a client that numbers its rows wrongly is seen to write them twice, or over others.
+As on the real server, a client that resumes is answered with what is stored, and the lines of a file stream are stored
+at their offset: a client that numbers its rows wrongly duplicates or overwrites rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ KEY = "f" * 40
 
 @dataclass
 class Run:
-    """One run as the server has it.
+    """A run on the server.
 
     Args:
-        fields: of the last UpsertBucket: group, jobType, displayName, config.
-        lines: of its history, by their number.
-        summary: as last sent.
-        exits: one for each stream that ended.
+        fields: Fields of the last UpsertBucket: group, jobType, displayName, config.
+        lines: Lines of its history, by number.
+        events: Lines of its system metrics, by number.
+        summary: Latest summary.
+        exits: Exit code of each stream that ended.
+        overwritten: Number of history lines that were sent again.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +36,7 @@ class Run:
     events: dict[int, str] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
     exits: list[int] = field(default_factory=list)
-    written_over: int = 0
+    overwritten: int = 0
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -48,7 +50,7 @@ class Run:
     def take(self, files: dict[str, Any]) -> None:
         if history := files.get("wandb-history.jsonl"):
             for number, line in enumerate(history["content"], history["offset"]):
-                self.written_over += number in self.lines
+                self.overwritten += number in self.lines
                 self.lines[number] = line
         if events := files.get("wandb-events.jsonl"):
             self.events.update(enumerate(events["content"], events["offset"]))
@@ -57,14 +59,14 @@ class Run:
 
 
 class Server(ThreadingHTTPServer):
-    """`runs` holds what was received, `requests` the path and name of each request.
+    """Server whose `runs` hold what was received, and whose `requests` list path and name of each request.
 
     Args:
-        status: answer everything with this instead, where it is set.
-        keys: those that it knows.
-        refuses: the status for any other key; 200 says that nobody is logged in, as some versions do.
-        hang_s: wait so long before each answer.
-        lines_at_most: take so many lines of a run's history, from then on answer its file stream with 500.
+        status: Status of every answer; 0 for regular answers.
+        keys: Valid API keys.
+        refuses: Status for any other key; with 200 the answer has no viewer, as from some versions.
+        hang_s: Delay before each answer, in seconds.
+        lines_at_most: Number of history lines to accept per run; then its file stream is answered with 500.
     """
 
     daemon_threads = True
@@ -86,7 +88,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, *_: Any) -> None:
-        """A client that went away is what some tests are about."""
+        """Ignore clients that disconnect: some tests kill them."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -94,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -115,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.requests.append(f"{self.command} {self.path} {_operation(body)}".strip())
         time.sleep(self.server.hang_s)
         if self.server.status:
-            return self._answer(self.server.status, {"errors": [{"message": "as the test wishes"}]})
+            return self._answer(self.server.status, {"errors": [{"message": "set by the test"}]})
         if self.path.startswith("/storage/"):
             return self._answer(200, {})
         if not self._known():
@@ -214,6 +216,6 @@ ME = {"id": "e", "name": "me"}
 
 
 def _operation(body: bytes) -> str:
-    """The name of a GraphQL request."""
+    """Return the name of a GraphQL request."""
     match = re.search(rb"(?:query|mutation)\s+(\w+)", body)
     return match[1].decode() if match else ""

@@ -12,7 +12,7 @@ from gatemask.config import Experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.project import Project
-from gatemask.training.initial_weights import starting_weights
+from gatemask.training.initial_weights import find_initial_weights
 
 
 def experiment(weights: str, encoder: str = "resnet18") -> Experiment:
@@ -42,36 +42,36 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_names_are_their_own_identity(project: Project) -> None:
-    assert starting_weights(project, experiment("none"), 0).kind == "none"
-    found = starting_weights(project, experiment("imagenet"), 0)
+    assert find_initial_weights(project, experiment("none"), 0).kind == "none"
+    found = find_initial_weights(project, experiment("imagenet"), 0)
     assert (found.kind, found.identity, found.path) == ("published", "imagenet", None)
 
 
 def test_a_file_is_found_from_the_project_s_folder_and_told_by_its_bytes(project: Project) -> None:
     path = project.root / "mine.h5"
     path.write_bytes(b"one")
-    first = starting_weights(project, experiment("mine.h5"), 0)
+    first = find_initial_weights(project, experiment("mine.h5"), 0)
     assert first.path == path
     path.write_bytes(b"two")
-    assert starting_weights(project, experiment(str(path)), 0).identity != first.identity
+    assert find_initial_weights(project, experiment(str(path)), 0).identity != first.identity
     with pytest.raises(GatemaskError, match="weights file does not exist"):
-        starting_weights(project, experiment("other.h5"), 0)
+        find_initial_weights(project, experiment("other.h5"), 0)
 
 
 def test_a_run_gives_the_weights_of_the_same_fold(project: Project) -> None:
-    found = starting_weights(project, experiment("run:earlier"), 1)
+    found = find_initial_weights(project, experiment("run:earlier"), 1)
     assert found.path == project.fold("earlier", 1) / "best.weights.h5"
     assert found.identity == "abc"
     with pytest.raises(GatemaskError, match="gatemask train comp/earlier --fold 0"):
-        starting_weights(project, experiment("run:earlier"), 0)
+        find_initial_weights(project, experiment("run:earlier"), 0)
 
 
 def test_a_run_of_another_split_or_encoder_is_refused(project: Project) -> None:
     with pytest.raises(GatemaskError, match="another encoder"):
-        starting_weights(project, experiment("run:earlier", "resnet34"), 1)
+        find_initial_weights(project, experiment("run:earlier", "resnet34"), 1)
     project.folds.write_text("image_id,fold\na,1\n")
     with pytest.raises(GatemaskError, match="another split"):
-        starting_weights(project, experiment("run:earlier"), 1)
+        find_initial_weights(project, experiment("run:earlier"), 1)
 
 
 def test_the_file_of_one_fold_is_not_the_beginning_of_all(project: Project) -> None:
@@ -80,4 +80,4 @@ def test_the_file_of_one_fold_is_not_the_beginning_of_all(project: Project) -> N
     stamp = {"fold": 1, "made_from": {"folds": sha256(project.folds)}, "outputs": {}}
     (folder / "result.json").write_text(json.dumps(stamp))
     with pytest.raises(GatemaskError, match="run:earlier"):
-        starting_weights(project, experiment("runs/comp/earlier/fold1/best.weights.h5"), 0)
+        find_initial_weights(project, experiment("runs/comp/earlier/fold1/best.weights.h5"), 0)

@@ -45,7 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 )
 def test_what_a_machine_has_is_seen_by_its_files(machine, files, packages, env, found, backend) -> None:
     machine(set(files), set(packages), **env)
-    assert runtime.look() == found
+    assert runtime.detect_accelerator() == found
     assert runtime._backend(Runtime(), found) == backend
     assert runtime._backend(Runtime(backend="jax"), found) == "jax"
 
@@ -53,8 +53,8 @@ def test_what_a_machine_has_is_seen_by_its_files(machine, files, packages, env, 
 @pytest.mark.parametrize("wanted", ["tpu", "gpu"])
 def test_it_insists(machine, wanted: str) -> None:
     machine()
-    with pytest.raises(GatemaskError, match="there is none") as caught:
-        runtime.insist(Runtime.model_validate(wanted))
+    with pytest.raises(GatemaskError, match="this machine has none") as caught:
+        runtime.require_accelerator(Runtime.model_validate(wanted))
     assert "runtime.accelerator" in str(caught.value)
 
 
@@ -75,7 +75,7 @@ def test_insisting_fails_before_anything_heavy_is_imported(phantom_records: Path
     env = {**os.environ, "GATEMASK_ROOT": str(phantom_records)}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert "insists on a TPU, and there is none" in done.stderr
+    assert "requires a TPU, and this machine has none" in done.stderr
     assert not (phantom_records / "runs/phantom-quick/gate_b0/fold0/metrics.jsonl").exists()
 
 
@@ -95,7 +95,7 @@ from gatemask.config import Runtime
 from gatemask.training import runtime
 found = {}
 for count in (1, 2):
-    devices = runtime.start(Runtime(devices=count))
+    devices = runtime.start_keras(Runtime(devices=count))
     import keras
     from gatemask.builders.losses import WeightedLoss
     from gatemask.builders.metrics import MeanLoss
@@ -118,7 +118,7 @@ for count in (1, 2):
     kernel = np.array(model.trainable_variables[0]).ravel()
     p = 1 / (1 + np.exp(-(images * 0.01) @ kernel - np.array(model.trainable_variables[1])))
     by_hand = -np.mean(np.log(np.where(truth[:9, 0] == 1, p[:9], 1 - p[:9])))
-    found[devices.how] = [*map(float, kernel), *map(float, told), scored, float(by_hand)]
+    found[devices.strategy] = [*map(float, kernel), *map(float, told), scored, float(by_hand)]
 print(json.dumps(found))
 """
 
@@ -140,4 +140,4 @@ def test_what_it_found_is_said_and_written(phantom_loop) -> None:
     facts = json.loads((phantom_loop.runs / "gate_b0/fold0/environment.json").read_text())["runtime"]
     assert (facts["backend"], facts["accelerator"], facts["precision"]) == ("tensorflow", "cpu", "float32")
     done = gatemask("train", "phantom/gate_b0", "--quick", "--fold", 9, root=phantom_loop.root)
-    assert "no such fold" in done.stderr
+    assert "Unknown fold" in done.stderr

@@ -55,9 +55,9 @@ def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     first = model()
     epoch(first)
     epoch(first)
-    state.save(tmp_path, first, at(2))
+    state.save_state(tmp_path, first, at(2))
     second = model(seed=7)
-    arrays, progress = state.load(tmp_path)
+    arrays, progress = state.load_state(tmp_path)
     assert progress == at(2)
     state.restore(second, arrays)
     epoch(second)
@@ -70,32 +70,32 @@ def test_two_states_are_kept_and_the_bests_that_they_know(tmp_path: Path) -> Non
     bests = [((0.1, 0),), ((0.3, 1), (0.1, 0)), ((0.3, 1), (0.2, 2)), ((0.4, 3), (0.3, 1))]
     for number, best in enumerate(bests):
         if number in {e for _, e in best}:
-            state.save_best(tmp_path, one.weights, number)
-        state.save(tmp_path, one, at(number + 1, best=best))
+            state.save_best_weights(tmp_path, one.weights, number)
+        state.save_state(tmp_path, one, at(number + 1, best=best))
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["at-0003-00000.h5", "at-0004-00000.h5", "best-0001.h5", "best-0002.h5", "best-0003.h5"]
 
 
 def test_a_state_in_the_middle_of_an_epoch_is_newer_than_its_beginning(tmp_path: Path) -> None:
     one = model()
-    state.save(tmp_path, one, at(1))
-    state.save(tmp_path, one, at(1, step=20))
-    assert state.load(tmp_path)[1].step == 20
+    state.save_state(tmp_path, one, at(1))
+    state.save_state(tmp_path, one, at(1, step=20))
+    assert state.load_state(tmp_path)[1].step == 20
 
 
 def test_a_damaged_state_gives_way_to_the_older_and_its_best_is_forgotten(tmp_path: Path) -> None:
     one = model()
     for number in range(3):
-        state.save_best(tmp_path, one.weights, number)
-        state.save(tmp_path, one, at(number + 1, best=((0.5, number), (0.4, max(0, number - 1)))))
+        state.save_best_weights(tmp_path, one.weights, number)
+        state.save_state(tmp_path, one, at(number + 1, best=((0.5, number), (0.4, max(0, number - 1)))))
     (tmp_path / "at-0003-00000.h5").write_bytes(b"cut short")
-    assert state.load(tmp_path)[1].epoch == 2
+    assert state.load_state(tmp_path)[1].epoch == 2
     assert not (tmp_path / "best-0002.h5").exists()
-    assert state.best_weights(tmp_path, [1])
+    assert state.average_best_weights(tmp_path, [1])
 
 
 def test_without_a_state_it_starts_anew(tmp_path: Path) -> None:
-    assert state.load(tmp_path) is None
+    assert state.load_state(tmp_path) is None
 
 
 def test_the_best_epochs_are_averaged(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_the_best_epochs_are_averaged(tmp_path: Path) -> None:
     for number in range(3):
         epoch(one)
         found.append([np.array(w) for w in one.weights])
-        state.save_best(tmp_path, one.weights, number)
-    mean = state.best_weights(tmp_path, [0, 2])
+        state.save_best_weights(tmp_path, one.weights, number)
+    mean = state.average_best_weights(tmp_path, [0, 2])
     for got, first, last in zip(mean, found[0], found[2], strict=True):
         assert got.dtype == first.dtype
         assert got == pytest.approx((first.astype(float) + last) / 2, abs=1e-7)
-    assert all((a == b).all() for a, b in zip(state.best_weights(tmp_path, [1]), found[1], strict=True))
+    assert all((a == b).all() for a, b in zip(state.average_best_weights(tmp_path, [1]), found[1], strict=True))
 
 
 def test_moving_averages_stand_in_and_give_the_weights_back(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training survives: killed, stopped by the clock, resumed in the middle of an epoch; and says what went wrong."""
+"""Training survives kills and time limits, resumes in the middle of an epoch, and explains its errors."""
 
 from __future__ import annotations
 
@@ -48,24 +48,29 @@ def write(root: Path, name: str, **changes: Any) -> Path:
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(name: str, entry: object) -> None:
+        if isinstance(entry, h5py.Dataset):
+            arrays[name] = entry[()]
+
     with h5py.File(folder / "best.weights.h5") as file:
-        file.visititems(lambda name, one: found.update({name: one[()]}) if isinstance(one, h5py.Dataset) else None)
-    return found
+        file.visititems(add)
+    return arrays
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def same(one: Path, two: Path) -> None:
-    """Weights to the last bit, and metrics but for the time they took."""
-    left, right = weights(one), weights(two)
+def assert_identical(first: Path, second: Path) -> None:
+    """Assert that weights agree to the last bit, and metrics in everything but durations."""
+    left, right = weights(first), weights(second)
     assert left.keys() == right.keys()
     for name, array in left.items():
         assert array.tobytes() == right[name].tobytes(), name
-    kept = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)] for folder in (one, two)]
-    assert kept[0] == kept[1]
+    metrics = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (first, second)]
+    assert metrics[0] == metrics[1]
 
 
 def states(folder: Path) -> list[str]:
@@ -73,7 +78,7 @@ def states(folder: Path) -> list[str]:
 
 
 def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> None:
-    """SIGKILL at moments drawn at random; what the fifth leaves is taken up as after any other."""
+    """SIGKILL at five random moments: the last resume ends with the same weights as a run without kills."""
     optimizer = {"name": "radam", "ema": 0.9, "accumulate": 2, "clipnorm": 1.0}
     whole, killed = (write(phantom_records, name, optimizer=optimizer) for name in ("whole", "killed"))
     started = time.monotonic()
@@ -87,9 +92,9 @@ def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> 
         process = subprocess.Popen(
             command, env=environment(phantom_records), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        if number in (1, 4):  # at any moment at all
+        if number in (1, 4):  # at any moment
             time.sleep(rng.uniform(0.2, 1.0) * seconds)
-        else:  # at any moment after it has come further
+        else:  # at any moment after it has made progress
             before = states(runs / "killed/fold0")
             while process.poll() is None and states(runs / "killed/fold0") == before:
                 time.sleep(0.02)
@@ -99,11 +104,11 @@ def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> 
     done = gatemask("train", killed, "--quick", "--fold", 0, "--json", root=phantom_records)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [row["epoch"] for row in rows(runs / "killed/fold0")] == list(range(5))
-    same(runs / "whole/fold0", runs / "killed/fold0")
+    assert_identical(runs / "whole/fold0", runs / "killed/fold0")
     assert not (runs / "killed/fold0/state").exists()
 
 
-def test_hours_stop_it_in_order_and_the_next_call_goes_on(phantom_records: Path) -> None:
+def test_hours_stop_the_training_and_the_next_call_resumes(phantom_records: Path) -> None:
     path = write(phantom_records, "hours", epochs=14, checkpoints={"keep": 1})
     arguments = ["train", path, "--quick", "--fold", "0", "--json"]
     first = gatemask(*arguments, "--set", "hours=0.005", root=phantom_records)
@@ -118,7 +123,7 @@ def test_hours_stop_it_in_order_and_the_next_call_goes_on(phantom_records: Path)
     assert 0 < len(before) < 14
     second = gatemask(*arguments, root=phantom_records)
     assert second.returncode == 0, second.stderr[-3000:]
-    assert f"goes on with epoch {len(before) + 1}" in second.stderr
+    assert f"resumes at epoch {len(before) + 1}" in second.stderr
     assert [row["epoch"] for row in rows(folder)] == list(range(14))
     assert rows(folder)[: len(before)] == before
 
@@ -133,15 +138,15 @@ def trained(phantom_records: Path):
 
     def run(name: str, folds: list[int] | None = (0,), **changes: Any) -> tuple[dict[str, Any], Path]:
         exp = Experiment.model_validate({**TINY, "runtime": {}, "epochs": 2, "name": name, **changes})
-        return train(project, comp, exp, folds), project.fold(name, 0)
+        return train(project, comp, exp, folds).as_dict(), project.fold(name, 0)
 
     return run
 
 
-def test_a_loss_that_is_no_number_names_the_images_and_keeps_the_state(trained, monkeypatch, phantom_records) -> None:
+def test_a_nan_loss_names_the_images_and_keeps_the_state(trained, monkeypatch, phantom_records) -> None:
     from gatemask.training import state
 
-    with pytest.raises(GatemaskError, match="not a number") as caught:
+    with pytest.raises(GatemaskError, match="Loss became NaN") as caught:
         trained(
             "nan",
             optimizer={"name": "sgd"},
@@ -153,12 +158,12 @@ def test_a_loss_that_is_no_number_names_the_images_and_keeps_the_state(trained, 
     named = re.search(r"step (\d+), images (.*)\n", text)
     step, ids = int(named[1]) - 1, named[2].split(", ")
     assert ids == batch_ids(phantom_records, epoch=1, step=step)
-    _, progress = state.load(phantom_records / "runs/phantom-quick/nan/fold0/state")
+    _, progress = state.load_state(phantom_records / "runs/phantom-quick/nan/fold0/state")
     assert progress.epoch == 1 and progress.step in (0, 3, 6)
 
 
 def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
-    """The images of a batch of fold 0, worked out apart."""
+    """Return the images of a batch of fold 0, computed independently."""
     import pandas as pd
 
     from gatemask.data import records
@@ -182,7 +187,7 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     original = step.TrainingModel.compute_loss
 
     def counted(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        shapes.append([tuple(one.shape) for one in y_pred.values()])
+        shapes.append([tuple(output.shape) for output in y_pred.values()])
         return original(self, x, y, y_pred, sample_weight, training)
 
     monkeypatch.setattr(step.TrainingModel, "compute_loss", counted)
@@ -191,7 +196,7 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     kept = project.folds.read_text()
     frame = pd.read_csv(project.folds)
     five = Project(phantom_records, "phantom", quick=True)
-    # Groups may not be split: number the folds by group.
+    # A group may not be split over folds: number the folds by group.
     frame["fold"] = frame["group"].astype("category").cat.codes % 5
     try:
         frame.to_csv(project.folds, index=False)
@@ -199,24 +204,25 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
         result = train(five, comp, exp)
     finally:
         project.folds.write_text(kept)
-    assert len(result["folds"]) == 5
+    assert len(result.folds) == 5
     assert len(shapes) == 1, f"traced {len(shapes)} times"
     assert shapes[0] == [(4, 1)], "static shapes"
 
 
-def test_frozen_layers_stay_until_they_are_thawed(trained, monkeypatch) -> None:
-    from gatemask.training import fit as module
+def test_frozen_layers_change_only_after_the_thaw(trained, monkeypatch) -> None:
+    from gatemask.training.fold_run import FoldRun
 
-    seen = []
-    original = module._close_epoch
+    weights_by_epoch = []
+    original = FoldRun._close_epoch
 
-    def watched(job, *rest):
-        encoder = {v.path: np.array(v) for layer in job.network.encoder.layers for v in layer.weights}
-        head = np.array(job.network.model.trainable_variables[-1])
-        seen.append((encoder, head))
-        return original(job, *rest)
+    def recording(self, *arguments):
+        network = self.trainer.models.network
+        encoder = {v.path: np.array(v) for layer in network.encoder.layers for v in layer.weights}
+        head = np.array(network.model.trainable_variables[-1])
+        weights_by_epoch.append((encoder, head))
+        return original(self, *arguments)
 
-    monkeypatch.setattr(module, "_close_epoch", watched)
+    monkeypatch.setattr(FoldRun, "_close_epoch", recording)
     trained(
         "frozen",
         epochs=3,
@@ -224,38 +230,38 @@ def test_frozen_layers_stay_until_they_are_thawed(trained, monkeypatch) -> None:
         optimizer={"name": "adamw", "weight_decay": 0.1},
         schedule={"name": "constant", "peak": 1e-3},
     )
-    (first, head1), (second, head2), (third, _) = seen
-    assert all((first[name] == second[name]).all() for name in first), "not even BatchNorm's statistics move"
+    (first, head1), (second, head2), (third, _) = weights_by_epoch
+    assert all((first[name] == second[name]).all() for name in first), "BatchNorm's statistics are frozen too"
     assert (head1 != head2).any()
     moved = [name for name in first if (second[name] != third[name]).any()]
     assert len(moved) > len(first) * 0.9
 
 
 def test_a_frozen_training_resumes_across_the_thaw(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """State of the last frozen epoch, and then the optimizer of all layers begins anew, as without the stop."""
-    from gatemask.training import fit as module
+    """After the last frozen epoch, the optimizer of all layers starts fresh, as it does without the stop."""
+    from gatemask.training.fold_run import FoldRun
 
     recipe = {"epochs": 3, "freeze": {"epochs": 2}, "runtime": {}}
     _, whole = trained("thaw_whole", **recipe)
-    real = module._train_epoch
+    original = FoldRun._train_epoch
 
     class StoppedError(Exception):
         pass
 
-    def stopping(job, fold, folder, training, seed, at):
-        if at.epoch == 2:
+    def stopping(self, progress):
+        if progress.epoch == 2:
             raise StoppedError
-        return real(job, fold, folder, training, seed, at)
+        return original(self, progress)
 
-    monkeypatch.setattr(module, "_train_epoch", stopping)
+    monkeypatch.setattr(FoldRun, "_train_epoch", stopping)
     with pytest.raises(StoppedError):
         trained("thaw_parts", **recipe)
     monkeypatch.undo()
     _, parts = trained("thaw_parts", **recipe)
-    same(whole, parts)
+    assert_identical(whole, parts)
 
 
-def test_batches_of_another_size_do_not_go_on(trained, phantom_records: Path) -> None:
+def test_another_batch_size_does_not_resume(trained, phantom_records: Path) -> None:
     from gatemask.training import state
 
     _, folder = trained("sizes")
@@ -264,8 +270,8 @@ def test_batches_of_another_size_do_not_go_on(trained, phantom_records: Path) ->
     with h5py.File(folder / "state/at-0001-00000.h5", "w") as file:
         progress = {"batch": 32, "epoch": 1, "step": 0, "loss": 0, "seconds": 0, "scores": [0.5], "best": []}
         file.attrs["progress"] = json.dumps(progress)
-    assert state.load(folder / "state")[1].batch == 32
-    with pytest.raises(GatemaskError, match="another size"):
+    assert state.load_state(folder / "state")[1].batch == 32
+    with pytest.raises(GatemaskError, match="another batch size"):
         trained("sizes")
 
 
@@ -280,15 +286,19 @@ def test_the_best_epochs_are_averaged_and_scored_again(trained) -> None:
     assert {"auc", "sensitivity", "specificity", "val_loss"} <= set(fold)
 
 
-def test_training_goes_on_from_another_run_at_another_size(trained) -> None:
+def test_training_starts_from_another_run_at_another_size(trained) -> None:
     mask = {
         "task": "mask",
         "model": {"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
         "loss": {"bce": 1, "dice": 1},
     }
     _, small = trained("small", **mask)
-    still = {"schedule": {"name": "constant", "peak": 1e-12, "floor": 0.0}, "optimizer": {"name": "sgd"}, "epochs": 1}
-    larger = {**mask, "input": {"size": 64}, "model": {**mask["model"], "weights": "run:small"}, **still}
+    unchanged = {
+        "schedule": {"name": "constant", "peak": 1e-12, "floor": 0.0},
+        "optimizer": {"name": "sgd"},
+        "epochs": 1,
+    }
+    larger = {**mask, "input": {"size": 64}, "model": {**mask["model"], "weights": "run:small"}, **unchanged}
     result, large = trained("large", **larger)
     old, new = weights(small), weights(large)
     assert old.keys() == new.keys()
@@ -297,7 +307,7 @@ def test_training_goes_on_from_another_run_at_another_size(trained) -> None:
     assert {"dice_full", "threshold"} <= set(result["folds"]["0"])
 
 
-def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path) -> None:
+def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path) -> None:
     from gatemask.data.labels import Masks
     from gatemask.masks.metrics import dice_of_masks
     from gatemask.masks.rule import resize_map
@@ -320,7 +330,7 @@ def test_the_fold_s_tables_are_those_of_its_maps(trained, phantom_records: Path)
     reader.close()
 
 
-def test_views_are_kept_apart_where_asked(trained) -> None:
+def test_tta_apart_keeps_each_view(trained) -> None:
     from gatemask.oof.store import MapReader
 
     _, folder = trained(
@@ -352,7 +362,7 @@ project = Project(Path(os.environ["GATEMASK_ROOT"]), "phantom", quick=True)
 comp = load_competition(project.experiments, quick=True)
 for settings in json.load(sys.stdin):
     train(project, comp, Experiment.model_validate(settings), [0])
-    network = next(iter(trainer._built.values()))["network"]
+    network = trainer.COMPILED.models.network
     print(len(network.model.variables[0].value.sharding.device_set), "devices hold the weights")
 """
 DECODER = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}
@@ -367,12 +377,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def on_jax(root: Path, devices: int, per_device: int, names: Sequence[str]) -> subprocess.Popen[str]:
-    """Train networks for two epochs on so many of eight simulated devices."""
+    """Start a training of two epochs on some of eight simulated devices."""
     recipe = {
         **TINY,
-        "input": {"size": 64},  # at 32 px the last BatchNorms see 8 numbers, and make anything of rounding
+        "input": {"size": 64},  # at 32 px, the last BatchNorms average 8 numbers and amplify rounding
         "epochs": 2,
-        "optimizer": {"name": "sgd"},  # Adam turns noise around 0 into whole steps
+        "optimizer": {"name": "sgd"},  # Adam turns noise around 0 into full steps
         "schedule": {"name": "constant", "peak": 1e-4},
         "batch": {"per_device": per_device},
         "runtime": {"backend": "jax", "devices": devices},
@@ -394,22 +404,22 @@ def on_jax(root: Path, devices: int, per_device: int, names: Sequence[str]) -> s
 def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[str]) -> None:
     """Data-parallel JAX on eight simulated devices: the same global batch gives the same losses."""
     running = {8: on_jax(phantom_records, 8, 1, names), 1: on_jax(phantom_records, 1, 8, names)}
-    found: dict[int, dict[str, list[float]]] = {}
+    losses: dict[int, dict[str, list[float]]] = {}
     for devices, process in running.items():
-        printed, said = process.communicate(timeout=900)
-        assert process.returncode == 0, said[-3000:]
-        assert f"{devices} x cpu by {'DataParallel' if devices > 1 else 'one device'}" in said
+        printed, log = process.communicate(timeout=900)
+        assert process.returncode == 0, log[-3000:]
+        assert f"{devices} x cpu by {'DataParallel' if devices > 1 else 'one device'}" in log
         assert printed.splitlines() == [f"{devices} devices hold the weights"] * len(names)
         runs = phantom_records / "runs/phantom-quick"
-        found[devices] = {
+        losses[devices] = {
             name: [row[key] for row in rows(runs / f"{name}_on_{devices}/fold0") for key in ("loss", "val_loss")]
             for name in names
         }
     for name in names:
-        for eight, one, noise in zip(found[8][name], found[1][name], NOISE, strict=True):
-            assert eight == pytest.approx(one, rel=noise), name
+        for of_eight, of_one, noise in zip(losses[8][name], losses[1][name], NOISE, strict=True):
+            assert of_eight == pytest.approx(of_one, rel=noise), name
 
 
-# Sums over a batch are added up in another order, and each BatchNorm carries the rounding on: of loss and val_loss of
-# the first epoch, and of the second.
+# Relative tolerances of loss and val_loss in the first and second epoch: sums over a batch are added in another order,
+# and each BatchNorm propagates the rounding.
 NOISE = (1e-5, 1e-4, 1e-3, 5e-3)

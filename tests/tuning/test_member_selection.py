@@ -12,7 +12,7 @@ import pytest
 
 from gatemask.config import Tune, load_competition, load_ensemble
 from gatemask.cost import kernel_time
-from gatemask.cost.kernel_time import Kernel, Part
+from gatemask.cost.kernel_time import KernelEstimate, MemberCosts
 from gatemask.data import folds
 from gatemask.data.manifest import prepare
 from gatemask.errors import GatemaskError
@@ -29,11 +29,13 @@ from tests.tuning.test_weight_search import FOLDS, IDS, Problem
 
 pytestmark = pytest.mark.integration
 
-ROOMY = Kernel(Part(dict.fromkeys("gh", 0.1), 2), Part(dict.fromkeys("uvw", 0.1), 2), 100, 9.0)
+ROOMY = KernelEstimate(MemberCosts(dict.fromkeys("gh", 0.1), 2), MemberCosts(dict.fromkeys("uvw", 0.1), 2), 100, 9.0)
 TUNE = Tune(rounds=5)
 
 
-def chosen(scratch: Path, noise: list[float], seed: int = 0, kernel: Kernel = ROOMY, **changes: Any) -> dict[str, Any]:
+def chosen(
+    scratch: Path, noise: list[float], seed: int = 0, kernel: KernelEstimate = ROOMY, **changes: Any
+) -> dict[str, Any]:
     """Masks u, v, ... that see the truth through so much noise."""
     problem = Problem(noise, seed)
     maps = Maps(opened(problem, **changes), scratch, "a")
@@ -94,17 +96,18 @@ def test_a_fold_has_no_say_in_what_it_is_scored_by(tmp_path: Path, fold: int) ->
 
 
 def test_the_caps_hold(tmp_path: Path) -> None:
-    mask = Part({"u": 1.0, "v": 1.0, "w": 1.0}, 2, cap=2)
-    found = chosen(tmp_path / "networks", [60, 80, 70], kernel=Kernel(ROOMY.gate, mask, 100, 9.0))
+    mask = MemberCosts({"u": 1.0, "v": 1.0, "w": 1.0}, 2, cap=2)
+    found = chosen(tmp_path / "networks", [60, 80, 70], kernel=KernelEstimate(ROOMY.gate, mask, 100, 9.0))
     assert sorted(found["weights"]) == [0, 0, 1]
     assert set(found["left_out"].values()) == {"over the cap of 2 mask networks"}
-    dear = Part({"u": 100.0, "v": 1.0, "w": 1.0}, 2)
-    hours = Kernel(ROOMY.gate, dear, 100, 0.3)
+    dear = MemberCosts({"u": 100.0, "v": 1.0, "w": 1.0}, 2)
+    hours = KernelEstimate(ROOMY.gate, dear, 100, 0.3)
     found = chosen(tmp_path / "hours", [60, 80, 70], kernel=hours)
     assert found["weights"][0] == 0
     assert found["left_out"]["u"] == "over 0.3 hours"
     with pytest.raises(GatemaskError, match="No experiment may be shipped") as raised:
-        chosen(tmp_path / "none", [60, 80], kernel=Kernel(ROOMY.gate, Part(dear.seconds, 2, 1), 100, 9.0))
+        capped = MemberCosts(dear.seconds, 2, 1)
+        chosen(tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, capped, 100, 9.0))
     assert "u: over the cap of 1 mask networks" in str(raised.value)
 
 
@@ -158,8 +161,8 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, and with no network built to know what it costs."""
     monkeypatch.setattr("gatemask.plots.thresholds.draw_all", lambda *_: [])
-    monkeypatch.setattr(kernel_time, "_experiment", lambda *_: None)
-    monkeypatch.setattr(kernel_time, "seconds_an_image", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
+    monkeypatch.setattr(kernel_time, "_trained_experiment", lambda *_: None)
+    monkeypatch.setattr(kernel_time, "seconds_by_experiment", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
 
 
 EXPERIMENTS = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[unet_b0,unetpp_b0,poor]"]

@@ -1,8 +1,8 @@
-"""How long the submission's kernel will predict, before it runs: the roofline of `gatemask plan`, forward passes only.
+"""Estimate the runtime of the submission kernel, by the roofline of `gatemask plan` with forward passes only.
 
-Take it for an order of magnitude: it knows networks and views, not how long images take to read.
+Expect the right order of magnitude: networks and TTA views are counted, the time to read images is not.
 
-runs/<comp>/ensemble/costs.json   forward passes by structure: to build a network takes seconds
+runs/<comp>/ensemble/costs.json   forward passes by network structure, which take seconds to find out
 """
 
 from __future__ import annotations
@@ -10,93 +10,109 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from gatemask import quiet
 from gatemask.config import Competition, Ensemble, Experiment, Members
+from gatemask.cost import devices
+from gatemask.cost.devices import Device, ForwardPass
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.files import fingerprint, read_json, read_yaml, write_json
 from gatemask.project import Project
+from gatemask.training.fold_inputs import count_views
 
 
 @dataclass(frozen=True)
-class Part:
-    """The gates, or the mask networks.
+class MemberCosts:
+    """Costs of the gates, or of the mask networks, of an ensemble.
 
     Args:
-        seconds: that one network of each experiment takes for an image, with all its views.
-        folds: networks of each experiment that are shipped.
-        cap: most networks that may be shipped; None for any number.
+        seconds: Seconds per image for one network of each experiment, all TTA views included.
+        folds: Number of networks shipped of each experiment.
+        cap: Largest number of networks that may be shipped; None for no limit.
     """
 
     seconds: Mapping[str, float]
     folds: int
     cap: int | None = None
 
-    def an_image(self, names: Sequence[str]) -> float:
-        """Seconds of an image through all networks of these experiments."""
-        return self.folds * sum(self.seconds[name] for name in names)
+    def seconds_per_image(self, experiments: Sequence[str]) -> float:
+        """Return the time one image spends in all networks of the given experiments."""
+        return self.folds * sum(self.seconds[name] for name in experiments)
 
-    def too_many(self, names: Sequence[str]) -> bool:
-        return self.cap is not None and len(names) * self.folds > self.cap
+    def exceeds_cap(self, experiments: Sequence[str]) -> bool:
+        return self.cap is not None and len(experiments) * self.folds > self.cap
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """What the submission's kernel has to do, and how long it may.
+class KernelEstimate:
+    """Work of the submission kernel, and its limits.
 
     Args:
-        gate: see every image.
-        mask: see those that pass.
-        images: of the hidden test.
-        hours: that it may take.
+        gate: Costs of the gates, which see every image.
+        mask: Costs of the mask networks, which see the images that pass the gates.
+        images: Number of images in the hidden test set.
+        hours: Time limit of the kernel, in hours.
     """
 
-    gate: Part
-    mask: Part
+    gate: MemberCosts
+    mask: MemberCosts
     images: int
     hours: float
 
     def seconds(self, gates: Sequence[str], masks: Sequence[str], passing: float) -> float:
-        """Of a prediction by these experiments, where so large a share of the images passes the gates."""
-        return self.images * (self.gate.an_image(gates) + passing * self.mask.an_image(masks))
-
-    def refuse(self, gates: Sequence[str], masks: Sequence[str], passing: Callable[[], float]) -> str | None:
-        """Why these experiments cannot be shipped, or None.
+        """Return the duration of the prediction.
 
         Args:
-            passing: only asked for where it matters, since to know it may take a pass over all maps.
+            gates: Experiments of the gates.
+            masks: Experiments of the mask networks.
+            passing: Share of images that pass the gates.
         """
-        for part, names, kind in ((self.gate, gates, "gates"), (self.mask, masks, "mask networks")):
-            if part.too_many(names):
-                return f"over the cap of {part.cap} {kind}"
+        return self.images * (self.gate.seconds_per_image(gates) + passing * self.mask.seconds_per_image(masks))
+
+    def excess(self, gates: Sequence[str], masks: Sequence[str], passing: Callable[[], float]) -> str | None:
+        """Return the limit that these experiments exceed, in words; None if they fit.
+
+        Args:
+            gates: Experiments of the gates.
+            masks: Experiments of the mask networks.
+            passing: Returns the share of images that pass the gates. Called only if the answer depends on it, since
+                it may take a pass over all maps.
+        """
+        for costs, names, kind in ((self.gate, gates, "gates"), (self.mask, masks, "mask networks")):
+            if costs.exceeds_cap(names):
+                return f"over the cap of {costs.cap} {kind}"
         limit = self.hours * 3600
         if self.seconds(gates, masks, 1.0) <= limit or self.seconds(gates, masks, passing()) <= limit:
             return None
         return f"over {self.hours:g} hours"
 
 
-def kernel(project: Project, comp: Competition, ensemble: Ensemble) -> Kernel:
-    """The kernel of an ensemble, by the configurations with which its experiments were trained."""
+def estimate_kernel(project: Project, comp: Competition, ensemble: Ensemble) -> KernelEstimate:
+    """Return the estimate for an ensemble, with its experiments as they were trained."""
     names = [*ensemble.gate.experiments, *ensemble.mask.experiments]
-    seconds = seconds_an_image(project, comp, ensemble, {name: _experiment(project, name) for name in names})
-    parts = [
-        Part({name: seconds[name] for name in part.experiments}, shipped_folds(project, part), part.members)
+    experiments = {name: _trained_experiment(project, name) for name in names}
+    seconds = seconds_by_experiment(project, comp, ensemble, experiments)
+    gate, mask = (
+        MemberCosts({name: seconds[name] for name in part.experiments}, shipped_folds(project, part), part.members)
         for part in (ensemble.gate, ensemble.mask)
-    ]
-    return Kernel(parts[0], parts[1], count_images(project, comp), ensemble.inference.hours)
+    )
+    return KernelEstimate(gate, mask, count_test_images(project, comp), ensemble.inference.hours)
 
 
-def shipped_folds(project: Project, part: Members) -> int:
-    """Networks of each experiment of a part that are shipped."""
-    known = len(_folds(project))
-    return known if part.folds == "all" else min(part.folds, known)
+def shipped_folds(project: Project, members: Members) -> int:
+    """Return the number of networks that are shipped of each experiment."""
+    available = len(_folds(project))
+    return available if members.folds == "all" else min(members.folds, available)
 
 
-def count_images(project: Project, comp: Competition) -> int:
-    """Of the hidden test: as competition.yaml says, else as many as the visible test or the hold-out has."""
+def count_test_images(project: Project, comp: Competition) -> int:
+    """Return the number of images in the hidden test set.
+
+    It is that of competition.yaml, or else the size of the visible test set, or of the hold-out.
+    """
     if comp.kaggle.test_images:
         return comp.kaggle.test_images
     if comp.test is not None:
@@ -104,62 +120,65 @@ def count_images(project: Project, comp: Competition) -> int:
     return int((read_folds(project)["fold"] == HOLDOUT).sum())
 
 
-def seconds_an_image(
+def seconds_by_experiment(
     project: Project, comp: Competition, ensemble: Ensemble, experiments: Mapping[str, Experiment]
 ) -> dict[str, float]:
-    """Of one network of each experiment, by name: on one T4, or on this machine's CPU for kernels without a GPU."""
-    from gatemask.cost import plan
+    """Return the seconds per image of one network of each experiment, all TTA views included.
 
-    costs = _Costs(project.runs / "ensemble" / "costs.json")
+    The device is one T4, or the CPU of this machine where the kernel has no GPU.
+    """
+    cache = _CostsFile(project.runs / "ensemble" / "costs.json")
     precision = ensemble.inference.precision
     if comp.kaggle.inference == "none":
         precision = "float32" if precision == "auto" else precision
-        device = plan.Device(**costs.get("cpu", lambda: _peaks(plan.this_machine())))
+        device = cache.cpu()
     else:
         precision = "float16" if precision == "auto" else precision
-        device = plan.t4(1, precision)
-    found = {}
+        device = devices.kaggle_t4(1, precision)
+    seconds = {}
     for name, exp in experiments.items():
-        classes = 1 if exp.task == "gate" else len(comp.classes)
-        shape = [exp.input.size, comp.image.channels, classes]
-        key = fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
-        facts = costs.get(key, lambda exp=exp, shape=shape: _forward_pass(exp, *shape))  # type: ignore[misc]
-        once = plan.seconds_an_image(device, facts["flops"], facts["outputs"], precision)
-        found[name] = once * (1 + sum(view.random or 1 for view in exp.tta))
-    return found
+        work = cache.forward_pass(exp, comp.image.channels, 1 if exp.task == "gate" else len(comp.classes))
+        seconds[name] = devices.seconds_per_image(device, work, precision) * count_views(exp)
+    return seconds
 
 
-class _Costs:
-    """A small file of what takes long to find out, by key."""
+class _CostsFile:
+    """Cache of facts that take long to find out. The CPU is measured only once, so that estimates are repeatable."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, Any] = read_json(path) if path.exists() else {}
+        self._entries: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
 
-    def get(self, key: str, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if key not in self._known:
-            self._known[key] = find()
-            write_json(self._path, self._known)
-        return self._known[key]
+    def cpu(self) -> Device:
+        if "cpu" not in self._entries:
+            peaks = asdict(devices.this_machine())
+            self._store("cpu", {("hours_a_week" if key == "hours_per_week" else key): peaks[key] for key in peaks})
+        return Device(**{key: value for key, value in self._entries["cpu"].items() if key != "hours_a_week"})
+
+    def forward_pass(self, exp: Experiment, channels: int, classes: int) -> ForwardPass:
+        shape = [exp.input.size, channels, classes]
+        key = fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
+        if key not in self._entries:
+            self._store(key, asdict(_count_forward_pass(exp, channels, classes)))
+        return ForwardPass(**self._entries[key])
+
+    def _store(self, key: str, entry: dict[str, Any]) -> None:
+        self._entries[key] = entry
+        write_json(self._path, self._entries)
 
 
-def _peaks(device: Any) -> dict[str, Any]:
-    # Measured once: else the same ensemble would be over the cap on one day, and not on the next.
-    return {**vars(device), "count": 1}
-
-
-def _forward_pass(exp: Experiment, size: int, channels: int, classes: int) -> dict[str, int]:
-    """flops and outputs of an image; Keras stays as it runs already, since only shapes matter."""
+def _count_forward_pass(exp: Experiment, channels: int, classes: int) -> ForwardPass:
+    # Only shapes matter, so any backend that is running already will do.
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     quiet.tensorflow()
     from gatemask.builders import models
-    from gatemask.cost import plan
+    from gatemask.cost.network import count_forward_pass
 
-    return plan.forward_pass(models.build_network(exp.model, size, channels, classes).model)
+    return count_forward_pass(models.build_network(exp.model, exp.input.size, channels, classes).model)
 
 
-def _experiment(project: Project, name: str) -> Experiment:
+def _trained_experiment(project: Project, name: str) -> Experiment:
     return Experiment.model_validate(read_yaml(project.fold(name, _folds(project)[0]) / "config.yaml"))
 
 

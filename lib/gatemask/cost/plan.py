@@ -1,262 +1,201 @@
-"""`gatemask plan`: what an experiment costs before it is pushed: parameters, memory, steps, hours.
+"""`gatemask plan`: estimate parameters, memory, steps and hours of an experiment before it is pushed.
 
-Hours are a roofline estimate (Williams 2009): a step takes as long as its arithmetic at the device's peak, or as its
-reading and writing at the memory's bandwidth, whichever is more, divided by the share of either that training gets in
-practice. Take it for an order of magnitude; an epoch that ran is shown beside it.
+Hours are a roofline estimate, see gatemask.cost.devices: expect the right order of magnitude. The duration of an
+epoch that has run is shown next to it.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
-from gatemask.data.split import HOLDOUT, read_folds
+from gatemask.cost.devices import (
+    Device,
+    ForwardPass,
+    bytes_per_value,
+    kaggle_t4,
+    kaggle_tpu,
+    seconds_per_image,
+    this_machine,
+)
+from gatemask.cost.network import count_forward_pass
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
-from gatemask.training.trainer import reads
+from gatemask.results.cost import ExperimentPlan, SessionPlan
+from gatemask.training.fold_inputs import TrainingInputs, with_record_size
 
-# What training gets of a peak, and what a step costs in forward passes: one forward, and about two backward, in
-# arithmetic as in what layers put out and is written or read.
-ATTAINED, STEP = 0.4, 3
-STARTUP_S = 240  # import, first compilation, records into memory
+STEP_PASSES = 3  # cost of a training step in forward passes: one forward, about two backward
+STARTUP_S = 240  # imports, first compilation, reading the records
 
 
 @dataclass(frozen=True)
-class Device:
-    """One kind of session.
+class NetworkSize:
+    """Size of a network in training.
 
     Args:
-        name: as people say it.
-        count: devices a session has.
-        gigabytes: memory of one device.
-        teraflops: of one, in 10^12 operations a second, at the experiment's precision.
-        bandwidth: of one's memory, in 10^9 bytes a second.
-        hours_a_week: free on Kaggle; None where nobody counts.
+        parameters: Number of parameters.
+        held: Number of values kept in memory: weights, gradients, optimizer moments.
+        work: Work of a forward pass of one image.
     """
 
-    name: str
-    count: int
-    gigabytes: float
-    teraflops: float
-    bandwidth: float
-    hours_a_week: int | None
+    parameters: int
+    held: int
+    work: ForwardPass
 
 
-def sessions(precision: str) -> list[Device]:
-    """Kaggle's sessions (vendors' data sheets), and this machine, measured."""
-    short = precision != "float32"
-    # A TPU multiplies float32 as bfloat16 unless it is told otherwise.
-    tpu = Device("TPU v5e-8", 8, 16, 197.0 if short else 98.0, 819, 20)
-    return [tpu, t4(2, precision), this_machine()]
+@dataclass(frozen=True)
+class ImageCounts:
+    """Numbers of images of an experiment; `train` to `last_epoch` are those of the first fold."""
+
+    folds: int
+    train: int
+    validation: int
+    first_epoch: int
+    last_epoch: int
 
 
-def t4(count: int, precision: str) -> Device:
-    """Kaggle's GPUs, which know float16 and no bfloat16."""
-    return Device(f"{count} x T4", count, 15, 65.0 if precision == "float16" else 8.1, 320, 30)
-
-
-def seconds_an_image(device: Device, flops: float, outputs: float, precision: str, passes: float = 1) -> float:
-    """The roofline of one image on one device.
+def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> ExperimentPlan:
+    """Estimate the cost of an experiment.
 
     Args:
-        device: its peaks.
-        flops: of a forward pass.
-        outputs: numbers that layers put out in a forward pass.
-        precision: of the layers.
-        passes: what is done, in forward passes.
+        project: Project whose split, if it exists already, gives the number of images.
+        comp: Competition.
+        exp: Experiment.
     """
-    bytes_each = 4 if precision == "float32" else 2
-    arithmetic, traffic = flops / (device.teraflops * 1e12), outputs * bytes_each / (device.bandwidth * 1e9)
-    return passes * max(arithmetic, traffic) / ATTAINED
-
-
-def plan(project: Project, comp: Competition, exp: Experiment) -> dict[str, Any]:
-    """Work out what an experiment costs.
-
-    Args:
-        project: its fold file, if there is one yet, gives the steps.
-        comp: channels and classes.
-        exp: the experiment.
-
-    Returns:
-        parameters, gigaflops (a forward pass of one image), images by fold where folds are made, and `sessions`: for
-        each kind of device batch, steps an epoch, gigabytes needed, minutes an epoch, hours a fold and of all folds.
-    """
-    facts = _network_facts(exp, comp)
-    images = _images(project, exp)
-    found = {
+    size = _network_size(exp, comp)
+    images = _count_images(project, comp, exp)
+    precision = exp.runtime.precision
+    devices = [kaggle_tpu(precision), kaggle_t4(2, precision), this_machine()]
+    plan: dict[str, object] = {
         "experiment": exp.name,
-        "parameters": facts["parameters"],
-        "gigaflops": round(facts["flops"] / 1e9, 2),
+        "parameters": size.parameters,
+        "gigaflops": round(size.work.flops / 1e9, 2),
         "epochs": exp.epochs,
-        **images,
-        "sessions": [_session(device, exp, facts, images) for device in sessions(exp.runtime.precision)],
-        "measured": _measured(project, exp),
+        "sessions": [plan_session(device, exp, size, images) for device in devices],
+        "measured": _measured_epoch(project, exp),
     }
-    if not images:
-        found["note"] = f"Steps and hours need folds: gatemask data prepare, then gatemask folds make {project.comp}."
-    records = project.records(reads(comp, exp).records.size)
+    if images is not None:
+        plan |= {
+            "folds": images.folds,
+            "train_images": images.train,
+            "validation_images": images.validation,
+            "images_first_epoch": images.first_epoch,
+            "images_last_epoch": images.last_epoch,
+        }
+    else:
+        plan["note"] = f"Steps and hours need folds: gatemask data prepare, then gatemask folds make {project.comp}."
+    records = project.records(with_record_size(comp, exp).records.size)
     if not (records / "index.json").exists():
-        found["records"] = f"not made yet: {records.name}"
-    return found
+        plan["records"] = f"not made yet: {records.name}"
+    return ExperimentPlan.model_validate(plan)
 
 
-def show(found: dict[str, Any]) -> None:
-    """The plan for people."""
-    say(f"{found['experiment']}: {found['parameters'] / 1e6:.1f} M parameters, {found['gigaflops']} Gflop an image")
-    if "train_images" in found:
-        seen = found["images_first_epoch"], found["images_last_epoch"]
-        shown = f"{seen[0]}" if seen[0] == seen[1] else f"{seen[0]} (first) to {seen[1]} (last)"
-        say(f"{found['train_images']} training images in fold 0, {shown} of them an epoch; {found['epochs']} epochs")
-    columns = ["session", "batch", "steps an epoch", "GB a device", "minutes an epoch", "hours a fold", "all folds"]
-    rows = [[_cell(row.get(key)) for key in _COLUMNS] for row in found["sessions"]]
-    table("Estimate", columns, rows)
-    for key in ("measured", "note", "records"):
-        if found.get(key):
-            say(f"{key}: {found[key]}")
+def plan_session(device: Device, exp: Experiment, size: NetworkSize, images: ImageCounts | None) -> SessionPlan:
+    """Estimate the cost of an experiment on one kind of session.
 
-
-_COLUMNS = ("session", "batch", "steps", "memory", "minutes_an_epoch", "hours_a_fold", "hours_all_folds")
-
-
-def _cell(value: Any) -> str:
-    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _session(device: Device, exp: Experiment, facts: dict[str, Any], images: dict[str, Any]) -> dict[str, Any]:
-    per_device, batch = exp.batch.per_device, exp.batch.per_device * device.count
-    bytes_each = 4 if exp.runtime.precision == "float32" else 2
-    image_s = seconds_an_image(device, facts["flops"], facts["outputs"], exp.runtime.precision, STEP)
-    needed = (facts["held"] * 4 + facts["outputs"] * bytes_each * per_device) / 1e9
-    row = {
+    Args:
+        device: Devices of the session.
+        exp: Experiment.
+        size: Size of its network.
+        images: Its numbers of images; None before folds exist.
+    """
+    per_device, precision = exp.batch.per_device, exp.runtime.precision
+    needed = (size.held * 4 + size.work.outputs * bytes_per_value(precision) * per_device) / 1e9
+    row: dict[str, object] = {
         "session": device.name,
         "batch": f"{per_device} x {device.count}",
         "gigabytes": round(needed, 2),
         "memory": f"{needed:.1f} of {device.gigabytes:.0f}" + (" !" if needed > device.gigabytes else ""),
     }
-    if not images:
-        return row
-    seen = (images["images_first_epoch"] + images["images_last_epoch"]) / 2
-    epoch_s = (seen + images["validation_images"] / STEP) * image_s / device.count
-    hours = (exp.epochs * epoch_s + STARTUP_S) / 3600
-    return {
-        **row,
-        "steps": max(1, int(seen) // batch),
+    if images is None:
+        return SessionPlan.model_validate(row)
+    image_s = seconds_per_image(device, size.work, precision, STEP_PASSES)
+    drawn = (images.first_epoch + images.last_epoch) / 2
+    epoch_s = (drawn + images.validation / STEP_PASSES) * image_s / device.count
+    fold_hours = (exp.epochs * epoch_s + STARTUP_S) / 3600
+    row |= {
+        "steps": max(1, int(drawn) // (per_device * device.count)),
         "minutes_an_epoch": epoch_s / 60,
-        "hours_a_fold": hours,
-        "hours_all_folds": hours * images["folds"],
-        "hours_a_week": device.hours_a_week,
+        "hours_a_fold": fold_hours,
+        "hours_all_folds": fold_hours * images.folds,
+        "hours_a_week": device.hours_per_week,
     }
+    return SessionPlan.model_validate(row)
 
 
-def _network_facts(exp: Experiment, comp: Competition) -> dict[str, Any]:
-    """parameters; flops forward and numbers put out by layers, both of one image; held: weights, gradients, moments."""
+def print_plan(plan: ExperimentPlan) -> None:
+    """Print a plan as a table."""
+    say(f"{plan.experiment}: {plan.parameters / 1e6:.1f} M parameters, {plan.gigaflops} Gflop per image")
+    if plan.train_images is not None:
+        first, last = plan.images_first_epoch, plan.images_last_epoch
+        drawn = f"{first}" if first == last else f"{first} (first) to {last} (last)"
+        say(f"{plan.train_images} training images in fold 0, {drawn} of them per epoch; {plan.epochs} epochs")
+    columns = ["session", "batch", "steps/epoch", "GB/device", "minutes/epoch", "hours/fold", "all folds"]
+    rows = [
+        [
+            session.session,
+            session.batch,
+            "-" if session.steps is None else str(session.steps),
+            session.memory,
+            *map(_decimal, (session.minutes_an_epoch, session.hours_a_fold, session.hours_all_folds)),
+        ]
+        for session in plan.sessions
+    ]
+    table("Estimate", columns, rows)
+    for name, text in (("measured", plan.measured), ("note", plan.note), ("records", plan.records)):
+        if text:
+            say(f"{name}: {text}")
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _network_size(exp: Experiment, comp: Competition) -> NetworkSize:
     from gatemask.training import runtime
 
-    runtime.start(exp.runtime.model_copy(update={"accelerator": "cpu", "precision": "float32", "devices": 1}))
+    on_cpu = {"accelerator": "cpu", "precision": "float32", "devices": 1}
+    runtime.start_keras(exp.runtime.model_copy(update=on_cpu))
     from gatemask.builders import models, optimizers
 
-    network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
-    weights = network.model.trainable_variables
+    network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes)).model
+    weights = network.trainable_variables
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(weights)
-    numbers = sum(int(np.prod(v.shape)) for v in [*network.model.variables, *weights, *optimizer.variables])
-    return {"parameters": network.model.count_params(), "held": numbers, **forward_pass(network.model)}
+    held = sum(int(np.prod(v.shape)) for v in [*network.variables, *weights, *optimizer.variables])
+    return NetworkSize(network.count_params(), held, count_forward_pass(network))
 
 
-def forward_pass(network: Any) -> dict[str, int]:
-    """flops, and outputs (numbers that layers put out), of one image through a built Keras model."""
-    import keras
-
-    flops = outputs = 0
-    for layer in network._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model) or not layer._inbound_nodes:
-            continue
-        shape = layer.output.shape
-        made = int(np.prod(shape[1:]))
-        outputs += made
-        flops += 2 * _multiplications(layer, made)
-    return {"flops": flops, "outputs": outputs}
-
-
-def _multiplications(layer: Any, made: int) -> int:
-    """Of one image, by the kernel's size; what is not a convolution or a matrix product counts as nothing."""
-    kernel = getattr(layer, "kernel", None)
-    if kernel is None:
-        return 0
-    if type(layer).__name__ == "Conv2DTranspose":  # each input pixel is multiplied with the whole kernel
-        source = layer.input.shape
-        return int(np.prod(kernel.shape) * source[1] * source[2])
-    if type(layer).__name__ == "DepthwiseConv2D":
-        return made * int(np.prod(kernel.shape[:2]))
-    return made * int(np.prod(kernel.shape[:-1]))
-
-
-def _images(project: Project, exp: Experiment) -> dict[str, Any]:
-    """Counts of fold 0, the first and the last epoch's, as sampling draws them; nothing before folds are made."""
+def _count_images(project: Project, comp: Competition, exp: Experiment) -> ImageCounts | None:
+    """Count the images of the first fold, and those its first and last epoch draw; None before folds exist."""
     if not project.folds.exists():
-        return {}
+        return None
     from gatemask.data.split import read_manifest
     from gatemask.input.sampling import sample_epoch
 
-    frame = read_folds(project)
-    label = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
-    known = sorted(set(frame["fold"]) - {HOLDOUT})
-    training = frame["image_id"][(frame["fold"] != known[0]) & (frame["fold"] != HOLDOUT)]
-    if lacking := [name for name in training if name not in label]:
-        raise GatemaskError("Folds and manifest are of different images.", where=project.folds, received=lacking[0])
-    labels = np.array([label[name] for name in training])
+    inputs = TrainingInputs(project, comp, exp)
+    validates = inputs.split["fold"] == inputs.folds[0]
+    training = inputs.split["image_id"][~validates]
+    label_of = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
+    if missing := [name for name in training if name not in label_of]:
+        raise GatemaskError("Folds and manifest list different images.", where=project.folds, received=missing[0])
+    labels = np.array([label_of[name] for name in training])
     first, last = (
         len(sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([exp.seed * 1000, epoch])))
         for epoch in (0, exp.epochs - 1)
     )
-    return {
-        "folds": len(known),
-        "train_images": len(training),
-        "validation_images": int((frame["fold"] == known[0]).sum()),
-        "images_first_epoch": first,
-        "images_last_epoch": last,
-    }
+    return ImageCounts(len(inputs.folds), len(training), int(validates.sum()), first, last)
 
 
-def _measured(project: Project, exp: Experiment) -> str | None:
-    """How long an epoch took where this experiment already ran."""
+def _measured_epoch(project: Project, exp: Experiment) -> str | None:
+    """Describe how long an epoch of this experiment took, where it has run before."""
     from gatemask.tracking.run_folder import read_metrics
 
-    for path in sorted(Path(project.runs / exp.name).glob("fold*/metrics.jsonl")):
+    for path in sorted((project.runs / exp.name).glob("fold*/metrics.jsonl")):
         if rows := read_metrics(path):
-            seconds = [row["seconds"] for row in rows]
-            return f"{np.median(seconds) / 60:.2f} minutes an epoch in {path.parent.name} ({len(rows)} epochs)"
+            minutes = np.median([row["seconds"] for row in rows]) / 60
+            return f"{minutes:.2f} minutes per epoch in {path.parent.name} ({len(rows)} epochs)"
     return None
-
-
-def this_machine() -> Device:
-    """A third of a second each for arithmetic and memory, by what numpy gets out of all cores."""
-    a = np.ones((1024, 1024), np.float32)
-    flops = 2 * 1024**3 * _rate(lambda: a @ a)
-    block = np.ones(1 << 24, np.float32)
-    into = np.empty_like(block)
-    moved = 2 * block.nbytes * _rate(lambda: np.copyto(into, block))
-    return Device("this machine's CPU", 1, _memory_gb(), flops / 1e12, moved / 1e9, None)
-
-
-def _rate(work: Any) -> float:
-    """Calls a second."""
-    work()
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.3:
-        work()
-        calls += 1
-    return calls / (time.perf_counter() - started)
-
-
-def _memory_gb() -> float:
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9

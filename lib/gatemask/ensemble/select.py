@@ -16,7 +16,7 @@ from typing import Any
 
 from gatemask.config import Competition, Ensemble, Experiment, Members
 from gatemask.console import say, table
-from gatemask.cost.kernel_time import Kernel, count_images, kernel
+from gatemask.cost.kernel_time import KernelEstimate, count_test_images, estimate_kernel
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import (
@@ -50,7 +50,7 @@ def select(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     if is_current(folder / "result.json", inputs):
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
-    runs, costs = _runs(project, ensemble), kernel(project, comp, ensemble)
+    runs, costs = _runs(project, ensemble), estimate_kernel(project, comp, ensemble)
     names = [_taken(ensemble, kind, tuned) for kind in PARTS]
     _keep_within(costs, ensemble, names, tuned["passing"])
     gates = _members(project, comp, ensemble, "gate", runs, tuned, costs.gate.seconds)
@@ -88,13 +88,13 @@ def _taken(ensemble: Ensemble, kind: str, tuned: dict[str, Any]) -> list[str]:
     return [name for name, weight in zip(getattr(ensemble, kind).experiments, weights, strict=True) if weight]
 
 
-def _keep_within(costs: Kernel, ensemble: Ensemble, names: list[list[str]], passing: float) -> None:
+def _keep_within(costs: KernelEstimate, ensemble: Ensemble, names: list[list[str]], passing: float) -> None:
     """Refuse an ensemble that breaks a cap; greedy selection makes one only where its final rule lets more pass."""
     for kind, part, cost, taken in (
         ("gate", ensemble.gate, costs.gate, names[0]),
         ("mask", ensemble.mask, costs.mask, names[1]),
     ):
-        if cost.too_many(taken):
+        if cost.exceeds_cap(taken):
             raise GatemaskError(
                 f"There are more networks than {kind}.members allows.",
                 where="ensemble.yaml",
@@ -178,7 +178,12 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
     return {
         "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune", "inference"}), facts(comp)]),
         "kernel": fingerprint(
-            [ensemble.inference.hours, ensemble.inference.precision, comp.kaggle.inference, count_images(project, comp)]
+            [
+                ensemble.inference.hours,
+                ensemble.inference.precision,
+                comp.kaggle.inference,
+                count_test_images(project, comp),
+            ]
         ),
         "rule": sha256(project.tuned / "rule.yaml"),
         "score": fingerprint([tuned[key] for key in SCORES]),

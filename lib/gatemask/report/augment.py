@@ -17,7 +17,7 @@ from gatemask.input import pipeline
 from gatemask.input.mix import ImageBatch, mix_batch
 from gatemask.plots import style
 from gatemask.project import Project
-from gatemask.training.trainer import reads
+from gatemask.training.fold_inputs import with_record_size
 
 VERSIONS = 5
 
@@ -31,7 +31,7 @@ def show(project: Project, comp: Competition, exp: Experiment, images: int = 6) 
     Raises:
         GatemaskError: there are no current records, or no images in them.
     """
-    comp = reads(comp, exp)
+    comp = with_record_size(comp, exp)
     records.require_records(project, comp)
     chosen = _choose(project, exp, images)
     examples = records.read_records(project.records(comp.records.size), chosen)

@@ -1,1 +1,1 @@
-"""The run's own folder first; W&B after it, and never in its way."""
+"""Keep each run on disk, and mirror it to W&B."""

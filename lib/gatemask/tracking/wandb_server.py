@@ -1,10 +1,11 @@
-"""The W&B server: who we are there, and how far it has got with a run. The key is used, never shown nor stored."""
+"""Ask the W&B server for the account and for the state of a run. The API key is used, never shown or stored."""
 
 from __future__ import annotations
 
 import json
 import netrc
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from urllib.parse import urlsplit
 
 from gatemask.errors import GatemaskError
 
-ANSWER_S = 30.0  # for one answer
-# Keys of accounts older than the service's present name stand in ~/.netrc under the old one.
-OLD_HOSTS = {"api.forge.coreweave.com": "api.wandb.ai"}
+ANSWER_S = 30.0  # time limit for one answer
+# ~/.netrc may still hold the key under the service's former host name.
+FORMER_HOSTS = {"api.forge.coreweave.com": "api.wandb.ai"}
 
 _VIEWER = "query Viewer { viewer { id entity } }"
-# What the client itself asks before it resumes a run.
+# The query by which the client itself resumes a run.
 _RESUME = """query RunResumeStatus($project: String, $entity: String, $name: String!) {
   model(name: $project, entityName: $entity) {
     bucket(name: $name, missingOk: true) { historyLineCount historyTail summaryMetrics }
@@ -26,17 +27,17 @@ _RESUME = """query RunResumeStatus($project: String, $entity: String, $name: Str
 
 
 class UnreachableError(GatemaskError):
-    """The service does not answer, or not with sense."""
+    """The server does not answer, or its answer makes no sense."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who uploads, and where to.
+    """Account that uploads.
 
     Args:
-        server: the address of the service.
-        key: its API key.
-        entity: the account's own name there.
+        server: Address of the server.
+        key: API key.
+        entity: Default entity of the account.
     """
 
     server: str
@@ -44,66 +45,72 @@ class Account:
     entity: str = ""
 
 
-def server() -> str:
-    """The address of the service: WANDB_BASE_URL, or what `wandb login --host` left, or W&B's own."""
+@dataclass(frozen=True)
+class RemoteRun:
+    """State of a run on the server.
+
+    Args:
+        last_epoch: Its last epoch; None before the first.
+        summary: Its summary, by name.
+    """
+
+    last_epoch: int | None
+    summary: Mapping[str, object]
+
+
+def server_address() -> str:
+    """Return the server's address: WANDB_BASE_URL, the host of `wandb login --host`, or W&B's own."""
     import wandb
 
     return str(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url).rstrip("/")
 
 
 def sign_in() -> Account:
-    """The account of WANDB_API_KEY, or else of ~/.netrc, once the service has accepted it.
+    """Return the account of WANDB_API_KEY or ~/.netrc, once the server has accepted its key.
 
     Raises:
-        GatemaskError: there is no key, it is refused, or the service does not answer.
+        GatemaskError: The key is missing or rejected, or the server does not answer.
     """
-    url = server()
-    key = os.environ.get("WANDB_API_KEY") or _from_netrc(urlsplit(url).netloc)
+    url = server_address()
+    key = os.environ.get("WANDB_API_KEY") or _netrc_key(urlsplit(url).netloc)
     if not key:
         raise GatemaskError(
-            "There is no key for W&B.",
+            "The W&B API key is missing.",
             where=url,
             expected="WANDB_API_KEY, or what `wandb login` writes to ~/.netrc",
             do="Run `wandb login`, or set WANDB_API_KEY to the key from your settings on W&B; then sync again.",
         )
     viewer = _ask(Account(url, key), _VIEWER, {}).get("viewer")
-    if not viewer:  # what some versions of the service answer to a key that they do not know
-        raise _refused(url)
+    if not viewer:  # how some versions of the server reject a key
+        raise _rejected(url)
     return Account(url, key, viewer.get("entity") or "")
 
 
-@dataclass(frozen=True)
-class Held:
-    """What the service has of a run: the last epoch, None before the first, and the summary."""
-
-    epoch: int | None
-    summary: dict[str, Any]
-
-
-def held(account: Account, entity: str, project: str, run: str) -> Held:
-    """Ask how far the service has got with a run.
+def ask_run(account: Account, entity: str, project: str, run: str) -> RemoteRun:
+    """Return the state of a run on the server.
 
     Raises:
-        GatemaskError: the run there was not written by gatemask.
+        GatemaskError: The run was not written by gatemask, or the server does not answer.
     """
-    found = _ask(account, _RESUME, {"entity": entity, "project": project, "name": run})
-    bucket = (found.get("model") or {}).get("bucket") or {}
-    summary = _loaded(bucket.get("summaryMetrics")) or {}
+    answer = _ask(account, _RESUME, {"entity": entity, "project": project, "name": run})
+    bucket = (answer.get("model") or {}).get("bucket") or {}
+    summary = _parse(bucket.get("summaryMetrics")) or {}
     if not bucket.get("historyLineCount"):
-        return Held(None, summary)
-    tail = [_loaded(line) for line in _loaded(bucket.get("historyTail")) or []]
+        return RemoteRun(None, summary)
+    tail = [_parse(line) for line in _parse(bucket.get("historyTail")) or []]
     epochs = [row["epoch"] for row in tail if "epoch" in row]
-    epochs = epochs or [summary[name] for name in ("epoch",) if name in summary]
+    if not epochs and "epoch" in summary:
+        epochs = [summary["epoch"]]
     if not epochs:
         raise GatemaskError(
             "The run on W&B has rows without an epoch.",
             where=f"{entity}/{project}/{run}",
             do="It was not written by gatemask: rename or delete it there, then sync again.",
         )
-    return Held(int(max(epochs)), summary)
+    return RemoteRun(int(max(epochs)), summary)
 
 
-def _ask(account: Account, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+def _ask(account: Account, query: str, variables: Mapping[str, str]) -> dict[str, Any]:
     import requests
 
     try:
@@ -114,44 +121,45 @@ def _ask(account: Account, query: str, variables: dict[str, Any]) -> dict[str, A
             timeout=ANSWER_S,
         )
     except requests.RequestException as error:
-        raise _silent(account.server, type(error).__name__) from None
+        raise _unreachable(account.server, type(error).__name__) from None
     if answer.status_code in (401, 403):
-        raise _refused(account.server)
+        raise _rejected(account.server)
     try:
         data = answer.json()["data"] if answer.ok else None
     except (ValueError, KeyError, TypeError):
         data = None
     if data is None:
-        raise _silent(account.server, f"HTTP {answer.status_code}")
+        raise _unreachable(account.server, f"HTTP {answer.status_code}")
     return dict(data)
 
 
-def _from_netrc(host: str) -> str | None:
+def _netrc_key(host: str) -> str | None:
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        known = netrc.netrc(path)
+        entries = netrc.netrc(path)
     except (OSError, netrc.NetrcParseError):
         return None
-    found = known.authenticators(host) or known.authenticators(OLD_HOSTS.get(host, host))
-    return found[2] if found else None
+    entry = entries.authenticators(host) or entries.authenticators(FORMER_HOSTS.get(host, host))
+    return entry[2] if entry else None
 
 
-def _loaded(text: Any) -> Any:
-    return json.loads(text) if isinstance(text, str) and text else text
+def _parse(value: Any) -> Any:
+    """Parse a field that some versions of the server send as JSON text."""
+    return json.loads(value) if isinstance(value, str) and value else value
 
 
-def _refused(url: str) -> GatemaskError:
+def _rejected(url: str) -> GatemaskError:
     return GatemaskError(
-        "W&B refuses the key.",
+        "W&B rejects the API key.",
         where=url,
         do="Take the key from your settings on W&B: `wandb login --relogin`, or WANDB_API_KEY where that is set.",
     )
 
 
-def _silent(url: str, received: str) -> UnreachableError:
+def _unreachable(url: str, received: str) -> UnreachableError:
     return UnreachableError(
         "W&B cannot be reached.",
         where=url,
         received=received,
-        do="Nothing is lost: what is not uploaded stays where it is. Sync again when the network is back.",
+        do="Nothing is lost: all runs are kept on disk. Sync again when the network is back.",
     )

@@ -1,9 +1,9 @@
-"""Find the devices, choose Keras's backend before Keras is imported, and say what was found.
+"""Find the devices, choose Keras's backend before Keras is imported, and log both.
 
 TPU   JAX where libtpu is installed (Kaggle's TPU image has no TPU TensorFlow), else TensorFlow's TPUStrategy
-GPU   TensorFlow; several of them by MirroredStrategy
+GPU   TensorFlow, with MirroredStrategy over several GPUs
 CPU   TensorFlow, which is two to three times faster there than JAX
-`backend: jax` runs on any of them, several devices by DataParallel
+`backend: jax` works on all of them, with DataParallel over several devices
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -24,72 +24,94 @@ from gatemask.config import Runtime
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 
-KINDS = {"tpu": "a TPU", "gpu": "a GPU", "cpu": "a CPU"}
+ACCELERATORS = {"tpu": "a TPU", "gpu": "a GPU", "cpu": "a CPU"}
+
+D = TypeVar("D")
 
 
-@dataclass
+class RuntimeFacts(TypedDict):
+    """The `runtime` section of environment.json."""
+
+    backend: str
+    keras: str
+    accelerator: str
+    devices: list[str]
+    how: str
+    precision: str
+
+
+@dataclass(frozen=True)
 class Devices:
-    """What a training runs on.
+    """Devices of a training.
 
     Args:
-        backend: tensorflow or jax.
-        accelerator: tpu, gpu or cpu.
-        names: one a device.
-        how: how a batch is spread over them.
-        precision: of the layers.
-        scope: of the strategy under which models are built, where there is one.
-        spread: puts a batch (array) where a jitted prediction finds a part of it on each device.
+        backend: "tensorflow" or "jax".
+        accelerator: "tpu", "gpu" or "cpu".
+        names: Name of each device.
+        strategy: Name of the strategy that spreads a batch over the devices; "one device" for none.
+        precision: Precision of the layers.
+        scope: Context in which models are built; that of the strategy, where there is one.
+        spread: Places a batch (array) so that each device holds its part for a jitted prediction.
     """
 
     backend: str
     accelerator: str
     names: list[str]
-    how: str
+    strategy: str
     precision: str
-    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+    scope: Callable[[], AbstractContextManager[object]] = nullcontext
     spread: Callable[[np.ndarray], Any] = field(default=lambda batch: batch)
 
     @property
     def count(self) -> int:
         return len(self.names)
 
-    def described(self) -> dict[str, Any]:
-        """For environment.json."""
+    def facts(self) -> RuntimeFacts:
+        """Return the facts that environment.json records."""
         import keras
 
-        facts = {"backend": self.backend, "keras": keras.__version__, "accelerator": self.accelerator}
-        return {**facts, "devices": self.names, "how": self.how, "precision": self.precision}
+        return {
+            "backend": self.backend,
+            "keras": keras.__version__,
+            "accelerator": self.accelerator,
+            "devices": self.names,
+            "how": self.strategy,
+            "precision": self.precision,
+        }
 
 
-def look() -> str:
-    """The best kind of device that this machine seems to have: tpu, gpu or cpu. Imports nothing heavy."""
+def detect_accelerator() -> str:
+    """Return "tpu", "gpu" or "cpu": the best accelerator by the machine's device files. Imports nothing heavy."""
     if os.environ.get("TPU_NAME") or (_installed("libtpu") and (_any("/dev", "accel*") or _any("/dev/vfio", "[0-9]*"))):
         return "tpu"
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
-    some = _any("/dev", "nvidia[0-9]*") or _any("/dev", "kfd") or _any("/dev", "dxg")
-    return "gpu" if some and not hidden else "cpu"
+    has_gpu = _any("/dev", "nvidia[0-9]*") or _any("/dev", "kfd") or _any("/dev", "dxg")
+    return "gpu" if has_gpu and not hidden else "cpu"
 
 
-def insist(runtime: Runtime) -> str:
-    """Say at once what the machine seems to have, and refuse what was not asked for; returns the kind.
+def require_accelerator(runtime: Runtime) -> str:
+    """Log the accelerator of this machine and return it, or fail if the experiment requires another.
 
-    A look at device files takes no time: a kernel that was given the wrong machine should end in its first second.
-    """
-    seen = look()
-    say(f"This machine seems to have {KINDS[seen]}; Keras will run on {_backend(runtime, seen)}.")
-    _refuse_other(runtime, seen, f"{KINDS[seen]}, by its device files")
-    return seen
-
-
-def start(runtime: Runtime) -> Devices:
-    """Import Keras on the backend and the devices that `runtime` asks for; says what it found.
+    Reading device files takes no time: a kernel that was given the wrong machine should end in its first second.
 
     Raises:
-        GatemaskError: the accelerator that was asked for is not there, or Keras already runs on another backend.
+        GatemaskError: `runtime.accelerator` requires another accelerator.
     """
-    seen = look()
-    backend = _backend(runtime, seen)
-    _refuse_other(runtime, seen, f"{KINDS[seen]}, by its device files")
+    detected = detect_accelerator()
+    say(f"Detected {ACCELERATORS[detected]}; Keras will run on {_backend(runtime, detected)}.")
+    _refuse_other_accelerator(runtime, detected, f"{ACCELERATORS[detected]}, by its device files")
+    return detected
+
+
+def start_keras(runtime: Runtime) -> Devices:
+    """Import Keras with the backend and devices that `runtime` selects, and log them.
+
+    Raises:
+        GatemaskError: The required accelerator is missing, or Keras is already running on another backend.
+    """
+    detected = detect_accelerator()
+    backend = _backend(runtime, detected)
+    _refuse_other_accelerator(runtime, detected, f"{ACCELERATORS[detected]}, by its device files")
     loaded = sys.modules.get("keras")
     if loaded is not None and loaded.backend.backend() != backend:
         raise GatemaskError(
@@ -102,43 +124,45 @@ def start(runtime: Runtime) -> Devices:
     quiet.tensorflow()  # reads the input on every backend
     import keras
 
-    keras.backend.clear_session()  # forgets distribution and precision too: it must come first
-    devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, seen)
-    _refuse_other(runtime, devices.accelerator, ", ".join(devices.names))
+    keras.backend.clear_session()  # must come first: it also resets distribution and precision
+    devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, detected)
+    _refuse_other_accelerator(runtime, devices.accelerator, ", ".join(devices.names))
     policy = "float32" if runtime.precision == "float32" else f"mixed_{runtime.precision}"
     keras.mixed_precision.set_dtype_policy(policy)
-    say(f"{devices.count} x {devices.accelerator} by {devices.how}, Keras {keras.__version__}, {runtime.precision}")
+    say(
+        f"{devices.count} x {devices.accelerator} by {devices.strategy}, Keras {keras.__version__}, {runtime.precision}"
+    )
     return devices
 
 
-def _backend(runtime: Runtime, seen: str) -> str:
+def _backend(runtime: Runtime, detected: str) -> str:
     if runtime.backend != "auto":
         return runtime.backend
-    wants_tpu = seen == "tpu" and runtime.accelerator in ("auto", "tpu")
+    wants_tpu = detected == "tpu" and runtime.accelerator in ("auto", "tpu")
     return "jax" if wants_tpu and _installed("libtpu") and _installed("jax") else "tensorflow"
 
 
-def _refuse_other(runtime: Runtime, found: str, named: str) -> None:
+def _refuse_other_accelerator(runtime: Runtime, accelerator: str, description: str) -> None:
     wanted = runtime.accelerator
-    # A machine with an accelerator has a CPU too; the other way round is what must not happen in silence.
-    if wanted in ("auto", found) or (wanted == "cpu"):
+    # Every machine has a CPU. What must not happen silently is training on a CPU where an accelerator is expected.
+    if wanted in ("auto", "cpu", accelerator):
         return
     raise GatemaskError(
-        f"The experiment insists on {KINDS[wanted]}, and there is none.",
+        f"The experiment requires {ACCELERATORS[wanted]}, and this machine has none.",
         where="runtime.accelerator",
-        received=named,
+        received=description,
         expected=wanted,
         do="Choose the accelerator in the kernel's settings, or set runtime.accelerator to auto.",
     )
 
 
-def _on_jax(runtime: Runtime, seen: str) -> Devices:
+def _on_jax(runtime: Runtime, detected: str) -> Devices:
     # Both are read when JAX is imported.
     if runtime.accelerator == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    if runtime.deterministic and seen == "gpu":
+    if runtime.deterministic and detected == "gpu":
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    quiet.tensorflow().config.set_visible_devices([], "GPU")  # it only reads the input, and would take all memory
+    quiet.tensorflow().config.set_visible_devices([], "GPU")  # it only reads the input, but would claim all memory
     import jax
     import keras
 
@@ -155,20 +179,20 @@ def _on_jax(runtime: Runtime, seen: str) -> Devices:
     )
 
 
-def _on_tensorflow(runtime: Runtime, seen: str) -> Devices:
+def _on_tensorflow(runtime: Runtime, detected: str) -> Devices:
     tf = quiet.tensorflow()
     if runtime.accelerator == "cpu":
-        tf.config.set_visible_devices([], "GPU")  # else operations go there by themselves
+        tf.config.set_visible_devices([], "GPU")  # otherwise operations are placed there by default
     if runtime.deterministic:
         tf.config.experimental.enable_op_determinism()
-        # That is not enough where gradients are accumulated: operations that ran side by side added up differently.
-        with suppress(RuntimeError):  # a session that has begun already keeps its threads
+        # Not sufficient with gradient accumulation: the order in which parallel operations are summed still varies.
+        with suppress(RuntimeError):  # a running session keeps its threads
             tf.config.threading.set_inter_op_parallelism_threads(1)
-    if seen == "tpu" and runtime.accelerator in ("auto", "tpu"):
+    if detected == "tpu" and runtime.accelerator in ("auto", "tpu"):
         return _tpu_strategy(tf, runtime)
     gpus = [] if runtime.accelerator == "cpu" else tf.config.list_logical_devices("GPU")
-    found = gpus or tf.config.list_logical_devices("CPU")
-    chosen = [device.name for device in _limited(found, runtime)]
+    available = gpus or tf.config.list_logical_devices("CPU")
+    chosen = [device.name for device in _limited(available, runtime)]
     names = [name.removeprefix("/device:") for name in chosen]
     kind = "gpu" if gpus else "cpu"
     if len(chosen) == 1:
@@ -183,9 +207,9 @@ def _tpu_strategy(tf: Any, runtime: Runtime) -> Devices:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         strategy = tf.distribute.TPUStrategy(resolver)
-    except Exception as error:  # each TensorFlow without TPU support fails in its own way
+    except Exception as error:  # TensorFlow builds without TPU support fail in different ways
         raise GatemaskError(
-            "There is a TPU, but this TensorFlow cannot use it.",
+            "This machine has a TPU, but its TensorFlow cannot use it.",
             received=(str(error).splitlines() or [type(error).__name__])[0],
             do="Install jax[tpu] and set runtime.backend to jax, as Kaggle's TPU image does.",
         ) from None
@@ -193,14 +217,14 @@ def _tpu_strategy(tf: Any, runtime: Runtime) -> Devices:
     return Devices("tensorflow", "tpu", names, "TPUStrategy", runtime.precision, scope=strategy.scope)
 
 
-def _limited(found: list[Any], runtime: Runtime) -> list[Any]:
+def _limited(devices: Sequence[D], runtime: Runtime) -> list[D]:
     if runtime.devices == "all":
-        return list(found)
-    if runtime.devices > len(found):
+        return list(devices)
+    if runtime.devices > len(devices):
         raise GatemaskError(
-            "There are fewer devices than runtime.devices asks for.", received=len(found), expected=runtime.devices
+            "There are fewer devices than runtime.devices asks for.", received=len(devices), expected=runtime.devices
         )
-    return list(found[: runtime.devices])
+    return list(devices[: runtime.devices])
 
 
 def _installed(package: str) -> bool:

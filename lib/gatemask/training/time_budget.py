@@ -1,30 +1,40 @@
-"""A session's time: `hours:` in a YAML, and whether the next piece of work still fits."""
+"""Time budget of a session: the `hours:` of a YAML, and whether the next piece of work still fits."""
 
 from __future__ import annotations
 
 import math
 import time
 
-MARGIN = 0.05  # of the limit, for what nobody measured
+MARGIN = 0.05  # share of the limit that is kept for work that is not measured
 
 
-class Clock:
-    """Counts from when it is made.
+class TimeBudget:
+    """Time limit that starts counting when it is created.
 
     Args:
-        hours: the limit; None for none.
+        hours: Time limit, in hours; None for no limit.
     """
 
     def __init__(self, hours: float | None) -> None:
         self._started = time.monotonic()
         self._limit_s = math.inf if hours is None else hours * 3600 * (1 - MARGIN)
-        self._seconds: dict[str, float] = {}  # a unit of each kind of work, as it last took
+        self._step_s = 0.0
+        self._validation_s = 0.0
 
-    def took(self, kind: str, seconds: float, units: int = 1) -> None:
-        """Remember how long so many units of a kind of work took."""
-        self._seconds[kind] = seconds / max(1, units)
+    def record_steps(self, seconds: float, steps: int) -> None:
+        """Remember the duration of the latest training steps; it replaces earlier measurements."""
+        self._step_s = seconds / max(1, steps)
 
-    def fits(self, **work: float) -> bool:
-        """Whether so many units of each kind still fit; what was never measured counts as nothing."""
-        needed = sum(self._seconds.get(kind, 0.0) * units for kind, units in work.items())
+    def record_validation(self, seconds: float) -> None:
+        """Remember the duration of the latest pass over the validation fold."""
+        self._validation_s = seconds
+
+    def allows(self, steps: int = 0, validations: int = 0) -> bool:
+        """Return whether this much work still fits. Work that was never measured counts as instantaneous.
+
+        Args:
+            steps: Number of training steps.
+            validations: Number of passes over the validation fold.
+        """
+        needed = steps * self._step_s + validations * self._validation_s
         return time.monotonic() - self._started + needed < self._limit_s

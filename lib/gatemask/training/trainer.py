@@ -1,169 +1,207 @@
-"""One experiment with everything that its folds share: one model, one trace of its step, weights fold by fold."""
+"""Compiled models of one experiment. All folds share them: one build, one trace, weights fold by fold."""
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
-from gatemask.data import records as store
 from gatemask.data.records import Example
-from gatemask.data.split import HOLDOUT
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, sha256
-from gatemask.project import Project
-from gatemask.training.initial_weights import Start, starting_weights
-from gatemask.training.time_budget import Clock
+from gatemask.files import fingerprint
+from gatemask.training.fold_inputs import TrainingInputs
+from gatemask.training.runtime import Devices
+
+if TYPE_CHECKING:
+    import keras
+
+    from gatemask.builders.models import Network
+    from gatemask.builders.step import TrainingModel
 
 
-@dataclass
-class Job:
-    """An experiment at work; what needs Keras is built when the first fold needs it.
+@dataclass(frozen=True)
+class CompiledModels:
+    """Models of an experiment on the devices they were compiled for.
 
     Args:
-        project: where things lie.
-        comp: the competition.
-        exp: the experiment.
-        folds: pandas frame of folds/<comp>.csv.
-        clock: says when to stop.
-        devices: what it runs on.
-        network: the built architecture.
-        steps: compiled training models on the same layers: True while `freeze:` holds, False after it. Each has an
-            optimizer of its own.
-        evaluator: the predictor, compiled apart: a training step should not pay for validation's histograms.
-        fresh: each optimizer's variables before its first step.
-        cache: encoded images by id, once they were read.
+        devices: Devices that run the models.
+        network: The architecture. All models below share its layers.
+        training_models: Compiled training models by whether the layers of `freeze:` are frozen; each has its own
+            optimizer. False is always present, True only where the experiment freezes layers.
+        evaluator: Prediction model, compiled separately: a training step should not pay for validation's histograms.
+        fresh_optimizers: Variables of each training model's optimizer before its first step.
     """
 
-    project: Project
-    comp: Competition
-    exp: Experiment
-    folds: Any
-    clock: Clock
-    devices: Any = None
-    network: Any = None
-    steps: dict[bool, Any] = field(default_factory=dict)
-    evaluator: Any = None
-    fresh: dict[bool, list[np.ndarray]] = field(default_factory=dict)
-    cache: dict[str, Example] = field(default_factory=dict)
+    devices: Devices
+    network: Network
+    training_models: Mapping[bool, TrainingModel]
+    evaluator: keras.Model
+    fresh_optimizers: Mapping[bool, list[np.ndarray]]
+
+
+class CompiledModelsCache:
+    """The compiled models of the last experiment, for the next one if it traces the same graph."""
+
+    def __init__(self) -> None:
+        self.models: CompiledModels | None = None
+        self._key: str | None = None
+
+    def get(self, key: str, build: Callable[[], CompiledModels]) -> CompiledModels:
+        """Return the models of this key. Models of another key are dropped and replaced by those that `build` makes."""
+        if self.models is None or self._key != key:
+            self.models = self._key = None  # frees the memory before the next models are built
+            self.models, self._key = build(), key
+        return self.models
+
+
+COMPILED = CompiledModelsCache()
+
+
+class Trainer:
+    """The models of an experiment and the operations on them that all folds share.
+
+    Args:
+        inputs: Inputs of the experiment.
+        cache: Compiled models to reuse. Default: those of the last experiment of this process.
+    """
+
+    def __init__(self, inputs: TrainingInputs, cache: CompiledModelsCache = COMPILED) -> None:
+        self.inputs = inputs
+        self.models = cache.get(_traced_fingerprint(inputs), lambda: _compile(inputs))
 
     @property
-    def competition(self) -> Competition:
-        """The competition as this experiment reads it: with records of the size that it names."""
-        return reads(self.comp, self.exp)
+    def exp(self) -> Experiment:
+        return self.inputs.exp
 
     @property
-    def records(self) -> Path:
-        return self.project.records(self.competition.records.size)
+    def comp(self) -> Competition:
+        return self.inputs.comp
 
     @property
     def batch(self) -> int:
-        """Images a step, over all devices."""
-        return self.exp.batch.per_device * self.devices.count
+        """Images per step over all devices."""
+        return self.exp.batch.per_device * self.models.devices.count
 
-    def start(self, fold: int) -> Start:
-        return starting_weights(self.project, self.exp, fold)
+    def training_model(self, epoch: int) -> TrainingModel:
+        """Return the training model of an epoch; epochs with and without frozen layers have different ones."""
+        return self.models.training_models[self._freezes(epoch)]
 
-    def made_from(self, fold: int) -> dict[str, Any]:
-        """Hashes of what decides this fold's outcome."""
-        return {
-            "settings": fingerprint(self.exp.settings),
-            "weights": self.start(fold).identity,
-            "fold": fold,
-            "folds": sha256(self.project.folds),
-            "records": fingerprint(store.require_records(self.project, self.competition)),
-        }
+    def layers_as_in(self, epoch: int) -> AbstractContextManager[None]:
+        """Freeze the layers that `freeze:` names inside the block, if it freezes them in this epoch."""
+        if not self._freezes(epoch):
+            return _frozen(())
+        return _frozen(_layers_to_freeze(self.exp, self.models.network, self.training_model(epoch)))
 
-    def frozen(self, epoch: int) -> bool:
+    def reset(self, fold: int) -> int:
+        """Set the initial weights and optimizers of a fold, and return its seed.
+
+        Both depend on seed and fold alone, never on folds that were trained before.
+        """
+        from gatemask.builders import encoder_weights, models
+        from gatemask.training import state
+
+        seed = self.exp.seed * 1000 + fold
+        network, training_models = self.models.network, self.models.training_models
+        state.assign(state.variables(training_models[False]), models.draw_initial_weights(training_models[False], seed))
+        for frozen, model in training_models.items():
+            state.assign(model.optimizer.variables, self.models.fresh_optimizers[frozen])
+        initial = self.inputs.initial_weights(fold)
+        if initial.kind == "none":
+            return seed
+        path = initial.path or encoder_weights.find_weights_file(self.exp.model, self.inputs.project.root)
+        assert path is not None
+        if initial.kind == "run":
+            loaded = encoder_weights.load_run_weights(network, path)
+        else:
+            loaded = encoder_weights.load_encoder_weights(network, self.exp.model, path, self.comp.image.channels)
+        say(f"{self.exp.name} fold {fold}: starts from {path}, {loaded}")
+        return seed
+
+    def evaluate(self, validation: Sequence[Example]) -> dict[str, float]:
+        """Return `val_loss` and the metrics of the present weights, by name.
+
+        Raises:
+            GatemaskError: One of them is NaN or infinite.
+        """
+        from gatemask.input import pipeline
+
+        batches = pipeline.evaluation_dataset(validation, self.exp, self.comp.image.channels, self.batch)
+        with pipeline.original_errors():
+            values = self.models.evaluator.evaluate(batches, verbose=0, return_dict=True)
+        scores = {name: float(value) for name, value in values.items() if name != "loss"}
+        if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
+            raise GatemaskError(
+                "Validation scores became NaN or infinite.",
+                where=self.exp.name,
+                received=", ".join(bad),
+                do="Lower the learning rate, or set optimizer.clipnorm. The state before this epoch is kept.",
+            )
+        return scores
+
+    def _freezes(self, epoch: int) -> bool:
         return self.exp.freeze is not None and epoch < self.exp.freeze.epochs
 
-    def examples(self, fold: int) -> tuple[list[Example], list[Example]]:
-        """Training and validation images of a fold, still encoded; read once for all folds."""
-        frame = self.folds[self.folds["fold"] != HOLDOUT]
-        if not self.cache:
-            self.cache = {one.image_id: one for one in store.read_records(self.records, list(frame["image_id"]))}
-        inside = frame["fold"] == fold
-        return [self.cache[i] for i in frame["image_id"][~inside]], [self.cache[i] for i in frame["image_id"][inside]]
 
-
-def reads(comp: Competition, exp: Experiment) -> Competition:
-    """`comp` with the size of records that `exp` names, where it names one."""
-    if exp.input.records is None:
-        return comp
-    return comp.model_copy(update={"records": comp.records.model_copy(update={"size": exp.input.records})})
-
-
-def ready(job: Job) -> None:
-    """Find the devices, build and compile the models once."""
-    if job.network is not None:
-        return
-    if (built := _built.get(_what_is_traced(job))) is not None:
-        vars(job).update(built)
-        return
-    from gatemask.builders import encoder_weights
-    from gatemask.training import runtime
-
-    runtime.insist(job.exp.runtime)
-    encoder_weights.find_weights_file(
-        job.exp.model, job.project.root
-    )  # downloads them, or says what is missing, before anything else
-    job.devices = runtime.start(job.exp.runtime)
-    from gatemask.builders import losses, metrics, models
-
-    exp = job.exp
-    with job.devices.scope():
-        job.network = models.build_network(exp.model, exp.input.size, job.comp.image.channels, len(job.comp.classes))
-        options = {"jit_compile": job.devices.backend == "jax"}  # TensorFlow without XLA was the fastest on a CPU
-        for frozen in [True, False] if exp.freeze else [False]:
-            job.steps[frozen] = _step(job, frozen, options)
-        job.evaluator = job.network.model
-        loss = losses.WeightedLoss(exp.loss, exp.label_smoothing)
-        measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task)]
-        job.evaluator.compile(None, loss=loss, weighted_metrics=measured, **options)  # Keras insists on a loss
-    job.fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in job.steps.items()}
-    _built.clear()
-    _built[_what_is_traced(job)] = {name: getattr(job, name) for name in SHARED}
-
-
-# What the last experiment of this process compiled, for the next one, should it only differ in what is not traced.
-SHARED = ("devices", "network", "steps", "evaluator", "fresh")
-_built: dict[str, dict[str, Any]] = {}
-
-
-def _what_is_traced(job: Job) -> str:
-    """A fingerprint of all that the compiled steps depend on; rates, epochs, sampling and images are not among it."""
-    exp, comp = job.exp, job.comp
-    parts = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
+def _traced_fingerprint(inputs: TrainingInputs) -> str:
+    """Return a fingerprint of what the compiled models depend on; rates, epochs and sampling are not part of it."""
+    exp, comp = inputs.exp, inputs.comp
+    sections = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
     frozen = exp.freeze.layers if exp.freeze else None
-    settings = exp.model_dump(mode="json", include=parts)
+    settings = exp.model_dump(mode="json", include=sections)
     return fingerprint([settings, frozen, exp.input.size, comp.image.channels, len(comp.classes)])
 
 
-def _step(job: Job, frozen: bool, options: dict[str, Any]) -> Any:
-    """A compiled training model with an optimizer of its own."""
+def _compile(inputs: TrainingInputs) -> CompiledModels:
+    """Find the devices, then build and compile the models."""
+    from gatemask.builders import encoder_weights
+    from gatemask.training import runtime
+
+    exp, comp = inputs.exp, inputs.comp
+    runtime.require_accelerator(exp.runtime)
+    encoder_weights.find_weights_file(
+        exp.model, inputs.project.root
+    )  # a missing file should be reported before Keras is imported
+    devices = runtime.start_keras(exp.runtime)
+    from gatemask.builders import losses, metrics, models
+
+    jit_compile = devices.backend == "jax"  # TensorFlow without XLA was the fastest on a CPU
+    with devices.scope():
+        network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
+        training_models = {
+            frozen: _compile_training_model(exp, network, frozen, jit_compile)
+            for frozen in ([True, False] if exp.freeze else [False])
+        }
+        evaluator = network.model
+        loss = losses.WeightedLoss(exp.loss, exp.label_smoothing)
+        measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task)]
+        # Keras requires a loss here too.
+        evaluator.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
+    fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in training_models.items()}
+    return CompiledModels(devices, network, training_models, evaluator, fresh)
+
+
+def _compile_training_model(exp: Experiment, network: Network, frozen: bool, jit_compile: bool) -> TrainingModel:
+    """Return a compiled training model with its own optimizer."""
     from gatemask.builders import optimizers, schedules, step
 
-    exp = job.exp
-    model = step.training_model(job.network, exp)
-    with trainable(job, frozen, model):
-        optimizer = optimizers.build_optimizer(
-            exp.optimizer, schedules.learning_rate(exp.schedule, 0, exp.epochs), exp.runtime.precision
-        )
+    model = step.training_model(network, exp)
+    with _frozen(_layers_to_freeze(exp, network, model) if frozen else ()):
+        first_rate = schedules.learning_rate(exp.schedule, 0, exp.epochs)
+        optimizer = optimizers.build_optimizer(exp.optimizer, first_rate, exp.runtime.precision)
         # Built before the first step: variables that appear while a step is traced make TensorFlow trace it twice.
         optimizer.build(model.trainable_variables)
-        model.compile(optimizer, **options)
+        model.compile(optimizer, jit_compile=jit_compile)
     return model
 
 
-@contextlib.contextmanager
-def trainable(job: Job, frozen: bool, model: Any = None) -> Any:
-    """While the block runs, the layers that `freeze:` names are frozen, if they are to be."""
-    layers = _frozen_layers(job, model or job.steps[frozen]) if frozen else []
+@contextmanager
+def _frozen(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
     for layer in layers:
         layer.trainable = False
     try:
@@ -173,40 +211,23 @@ def trainable(job: Job, frozen: bool, model: Any = None) -> Any:
             layer.trainable = True
 
 
-def _frozen_layers(job: Job, model: Any) -> list[Any]:
-    assert job.exp.freeze is not None
-    if job.exp.freeze.layers == "encoder":
-        return list(job.network.encoder.layers)
-    starts = tuple(job.exp.freeze.layers)
-    named = [layer for layer in model._flatten_layers(include_self=False) if layer.name.startswith(starts)]
-    if not named:
+def _layers_to_freeze(exp: Experiment, network: Network, model: TrainingModel) -> list[keras.layers.Layer]:
+    """Return the layers that `freeze:` names.
+
+    Raises:
+        GatemaskError: No layer has such a name.
+    """
+    assert exp.freeze is not None
+    if exp.freeze.layers == "encoder":
+        return list(network.encoder.layers)
+    prefixes = tuple(exp.freeze.layers)
+    layers = [layer for layer in model._flatten_layers(include_self=False) if layer.name.startswith(prefixes)]
+    if not layers:
+        names = ", ".join(prefixes)
         raise GatemaskError(
-            "No layer's name begins so.",
+            f"No layer name starts with {names}.",
             where="freeze.layers",
-            received=", ".join(starts),
-            expected="'encoder', or such as " + ", ".join(layer.name for layer in job.network.encoder.layers[-3:]),
+            received=names,
+            expected="'encoder', or such as " + ", ".join(layer.name for layer in network.encoder.layers[-3:]),
         )
-    return named
-
-
-def begin_fold(job: Job, fold: int) -> int:
-    """Initial weights and fresh optimizers, decided by seed and fold, not by what ran before. Returns the seed."""
-    from gatemask.builders import encoder_weights, models
-    from gatemask.training import state
-
-    seed = job.exp.seed * 1000 + fold
-    model = job.steps[False]
-    state.assign(state.variables(model), models.draw_initial_weights(model, seed))
-    for frozen, step in job.steps.items():
-        state.assign(step.optimizer.variables, job.fresh[frozen])
-    start = job.start(fold)
-    if start.kind == "none":
-        return seed
-    path = start.path or encoder_weights.find_weights_file(job.exp.model, job.project.root)
-    assert path is not None
-    if start.kind == "run":
-        loaded = encoder_weights.load_run_weights(job.network, path)
-    else:
-        loaded = encoder_weights.load_encoder_weights(job.network, job.exp.model, path, job.comp.image.channels)
-    say(f"{job.exp.name} fold {fold}: starts from {path}, {loaded}")
-    return seed
+    return layers

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gatemask.config import Tune, Variant
-from gatemask.cost.kernel_time import Kernel
+from gatemask.cost.kernel_time import KernelEstimate
 from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import total
 from gatemask.oof.tables import Tables, score, worths
@@ -75,7 +75,7 @@ def regated(tables: Tables, gate: Callable[[str], float]) -> Tables:
 
 
 def select_masks(
-    maps: Maps, metric: str, tune: Tune, kernel: Kernel, names: Sequence[str], gates: Sequence[str]
+    maps: Maps, metric: str, tune: Tune, kernel: KernelEstimate, names: Sequence[str], gates: Sequence[str]
 ) -> dict[str, Any]:
     """Take mask experiments as long as they help; see `_select` for what is returned.
 
@@ -93,7 +93,7 @@ def select_masks(
         return try_out(maps.tables(shares(counts)), shares(counts), metric, tune.rule)
 
     def refuse(counts: Counts) -> str | None:
-        return kernel.refuse(gates, _taken(names, counts), lambda: whole(counts).passing)
+        return kernel.excess(gates, _taken(names, counts), lambda: whole(counts).passing)
 
     folds = maps.tables(shares((1,) * len(names))).folds
     return _select(names, whole, lambda fold, counts: _held(whole(counts), fold, folds), folds, tune.rounds, refuse)
@@ -104,7 +104,7 @@ def select_gates(
     maps: Maps,
     metric: str,
     tune: Tune,
-    kernel: Kernel,
+    kernel: KernelEstimate,
     names: Sequence[str],
     masks: Sequence[str],
     weights: list[float],
@@ -140,7 +140,7 @@ def select_gates(
         return _held(whole(counts), fold, base.folds)
 
     def refuse(counts: Counts) -> str | None:
-        return kernel.refuse(_taken(names, counts), masks, lambda: whole(counts).passing)
+        return kernel.excess(_taken(names, counts), masks, lambda: whole(counts).passing)
 
     return _select(names, whole, held, base.folds, tune.rounds, refuse)
 

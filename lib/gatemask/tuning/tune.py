@@ -21,7 +21,7 @@ import numpy as np
 
 from gatemask.config import Competition, Ensemble
 from gatemask.console import say, table
-from gatemask.cost.kernel_time import count_images
+from gatemask.cost.kernel_time import count_test_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, is_current, locked, read_json, sha256, stamped_result, write_stamp
@@ -153,10 +153,10 @@ def _weigh(
         found |= _search_weights(project, comp, ensemble, predicted, inputs)
     if "greedy" not in (gate.weights, mask.weights):
         return found
-    from gatemask.cost.kernel_time import kernel
+    from gatemask.cost.kernel_time import estimate_kernel
     from gatemask.tuning.member_selection import select_gates, select_masks
 
-    costs = kernel(project, comp, ensemble)
+    costs = estimate_kernel(project, comp, ensemble)
     if mask.weights == "greedy":
         # One gate at least will stand in front: time is kept for the cheapest.
         cheapest = min(gate.experiments, key=lambda name: costs.gate.seconds[name])
@@ -326,7 +326,7 @@ def made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[s
     parts = (ensemble.gate, ensemble.mask)
     taken: list[Any] = [[part.experiments, part.weights] for part in parts]
     if any(part.weights == "greedy" for part in parts):  # what the caps count decides what is taken
-        images = count_images(project, comp)
+        images = count_test_images(project, comp)
         taken.append([[part.folds, part.members] for part in parts])
         taken.append([ensemble.inference.hours, ensemble.inference.precision, comp.kaggle.inference, images])
     if gone := [file for file in files if not file.is_file()]:

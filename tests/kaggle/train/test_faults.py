@@ -437,7 +437,7 @@ def test_another_machine_than_was_asked_for(world: World) -> None:
 
 @pytest.mark.parametrize(("platform", "count"), [("cpu", 1), ("tpu", 4)])
 def test_an_image_without_the_machine(platform: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gatemask.training.runtime.look", lambda: "tpu")
+    monkeypatch.setattr("gatemask.training.runtime.detect_accelerator", lambda: "tpu")
     devices = [SimpleNamespace(platform=platform)] * count
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: devices))
     error = refusal(session.require_machine, MACHINES["TpuV5E8"])
@@ -710,18 +710,18 @@ def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_run_of_other_settings_is_set_aside(world: World) -> None:
-    train_fold(world.job(FOUR), 0, "me")
+    train_fold(world.inputs(FOUR), 0, "me")
     world.push()
     world.wait()
     assert world.done() == [0]
     aside = world.fold().with_name("fold0.replaced1")
-    assert read_json(aside / "result.json")["made_from"] == world.job(FOUR).made_from(0)
+    assert read_json(aside / "result.json")["made_from"] == world.inputs(FOUR).made_from(0)
     ends_well(world)
 
 
 def test_a_run_that_was_finished_here_stays(world: World) -> None:
     world.push()
-    train_fold(world.job(), 0, "me")
+    train_fold(world.inputs(), 0, "me")
     world.wait()
     assert set(world.authors()) == {"me"}
     ends_well(world)
@@ -731,11 +731,11 @@ def test_a_run_that_was_finished_here_stays(world: World) -> None:
 def test_of_two_unfinished_runs_the_longer_one_stays(world: World, here: int, there: int, stays: bool) -> None:
     world.machine.sessions = [FakeSession(epochs=there)]
     world.push(FOUR)
-    train_fold(world.job(FOUR), 0, "me", epochs=here)
+    train_fold(world.inputs(FOUR), 0, "me", epochs=here)
     world.wait()
     assert len(world.authors()) == 3
     assert (world.authors()[-1] == "me") == stays
-    train_fold(world.job(FOUR), 0, "me")
+    train_fold(world.inputs(FOUR), 0, "me")
     assert world.done(FOUR) == [0], "it goes on from there"
 
 

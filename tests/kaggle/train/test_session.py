@@ -22,7 +22,7 @@ from gatemask.kaggle.train import inputs, session, session_inputs
 from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount
-from gatemask.training.initial_weights import starting_weights
+from gatemask.training.initial_weights import find_initial_weights
 from tests.kaggle.train.test_bundle import SESSION
 
 pytestmark = pytest.mark.integration
@@ -81,9 +81,9 @@ def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, 
     shutil.copy(project.folds, there / "folds")
     session_inputs.link_project(there, kaggle, request, mounted_inputs)
     for fold in (0, 1):
-        start = starting_weights(Project(there, "phantom", quick=True), exp, fold)
+        start = find_initial_weights(Project(there, "phantom", quick=True), exp, fold)
         assert start.kind == kind
-        assert start.identity == starting_weights(project, exp, fold).identity, "it would be another run"
+        assert start.identity == find_initial_weights(project, exp, fold).identity, "it would be another run"
 
 
 def test_weights_elsewhere_on_the_laptop_are_refused_before_the_push(root: Path, tmp_path: Path) -> None:

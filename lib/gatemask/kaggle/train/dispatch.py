@@ -11,7 +11,7 @@ from pathlib import Path
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, is_current, read_json, sha256, write_bytes
+from gatemask.files import fingerprint, read_json, sha256, write_bytes
 from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
@@ -65,16 +65,10 @@ def unfinished_folds(project: Project, comp: Competition, exp: Experiment, folds
     Raises:
         GatemaskError: A fold does not exist.
     """
-    from gatemask.data.split import HOLDOUT, read_folds
-    from gatemask.training.time_budget import Clock
-    from gatemask.training.trainer import Job
+    from gatemask.training.fold_inputs import TrainingInputs
 
-    job = Job(project, comp, exp, read_folds(project), Clock(None))
-    existing = sorted(set(job.folds["fold"]) - {HOLDOUT})
-    chosen = existing if folds is None else list(folds)
-    if unknown := [fold for fold in chosen if fold not in existing]:
-        raise GatemaskError("There is no such fold.", received=unknown[0], expected=", ".join(map(str, existing)))
-    return [f for f in chosen if not is_current(project.fold(exp.name, f) / "result.json", job.made_from(f))]
+    inputs = TrainingInputs(project, comp, exp)
+    return [fold for fold in inputs.choose_folds(folds) if inputs.stage(fold).current() is None]
 
 
 def folds_in_progress(kernels: Sequence[TrainingKernel], experiment: str) -> set[int]:

@@ -13,8 +13,8 @@ from gatemask.kaggle.client.datasets import Dataset
 from gatemask.kaggle.image import wheels
 from gatemask.kaggle.train import bundle
 from gatemask.project import Project
-from gatemask.training.initial_weights import starting_weights
-from gatemask.training.trainer import reads
+from gatemask.training.fold_inputs import with_record_size
+from gatemask.training.initial_weights import find_initial_weights
 
 # Module of each wheel, by which the kernel knows whether its image has the package.
 MODULES = {
@@ -27,7 +27,11 @@ MODULES = {
 
 def input_datasets(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> list[Dataset]:
     """Return the datasets that a kernel needs to train these folds."""
-    datasets = [records_dataset(project, reads(comp, exp)), wheels_dataset(), _weights_dataset(project, exp, folds)]
+    datasets = [
+        records_dataset(project, with_record_size(comp, exp)),
+        wheels_dataset(),
+        _weights_dataset(project, exp, folds),
+    ]
     return [dataset for dataset in datasets if dataset is not None]
 
 
@@ -62,7 +66,7 @@ def _weights_dataset(project: Project, exp: Experiment, folds: Sequence[int]) ->
     """Return the dataset of initial weights, or None where they are published or random."""
     places: dict[str, str] = {}  # path below the kernel's project folder, by name in the dataset
     for fold in folds:
-        start = starting_weights(project, exp, fold)
+        start = find_initial_weights(project, exp, fold)
         if start.kind == "file":
             assert start.path is not None
             places["start.h5"] = _path_below_project(project, exp.model.weights, start.path)

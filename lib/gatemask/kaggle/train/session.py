@@ -98,25 +98,25 @@ def train_folds(project: Project, request: SessionRequest, started: float, outpu
         output: Account of the session.
     """
     from gatemask.config import load_competition, load_experiment
-    from gatemask.training.time_budget import MARGIN, Clock
+    from gatemask.training.time_budget import MARGIN, TimeBudget
     from gatemask.training.train import train
 
     comp = load_competition(project.experiments)
     exp = load_experiment(project.experiments / f"{request.experiment}.yaml")
     set_up_wandb(exp.tracking.wandb)
     elapsed_h = (time.monotonic() - started) / 3600
-    clock = Clock(request.hours - elapsed_h - max(0.0, LEAST_MARGIN_H - MARGIN * request.hours))
+    budget = TimeBudget(request.hours - elapsed_h - max(0.0, LEAST_MARGIN_H - MARGIN * request.hours))
     stopped = False
     for fold in request.folds:
         if stopped:  # another unfinished fold would be of no use
             output.record_fold(fold, FoldAccount(done=False, left="not begun in this session"))
             continue
         try:
-            result = train(project, comp, exp, [fold], clock)
+            result = train(project, comp, exp, [fold], budget)
         except GatemaskError as error:  # of this fold's images or weights; other folds may succeed
             output.record_failure(str(error), fold)
             continue
-        left = result.get("left", {}).get(str(fold))
+        left = result.left.get(fold)
         stopped = left is not None
         output.record_fold(fold, FoldAccount(done=not stopped, left=left))
 
@@ -130,9 +130,9 @@ def require_machine(wanted: Machine) -> None:
     Raises:
         GatemaskError: The machine is of another kind or has fewer devices.
     """
-    from gatemask.training.runtime import KINDS, look
+    from gatemask.training.runtime import ACCELERATORS, detect_accelerator
 
-    kind, devices = look(), None
+    kind, devices = detect_accelerator(), None
     if kind == wanted.kind == "tpu":
         import jax  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
@@ -144,12 +144,12 @@ def require_machine(wanted: Machine) -> None:
     if kind != wanted.kind or (devices is not None and devices < wanted.devices):
         raise GatemaskError(
             "Kaggle gave this kernel another machine than the one requested.",
-            received=KINDS.get(kind, kind) + ("" if devices is None else f" of {devices} devices"),
-            expected=f"{KINDS[wanted.kind]} of {wanted.devices} devices ({wanted.name})",
+            received=ACCELERATORS.get(kind, kind) + ("" if devices is None else f" of {devices} devices"),
+            expected=f"{ACCELERATORS[wanted.kind]} of {wanted.devices} devices ({wanted.name})",
             do="Push it again. If that does not help, check that the account may use this accelerator (a verified "
             "phone number, hours left), and kaggle.accelerator in competition.yaml.",
         )
-    say(f"machine: {KINDS[kind]}, as requested")
+    say(f"machine: {ACCELERATORS[kind]}, as requested")
 
 
 def install_missing_packages(wheels: Path | None) -> None:

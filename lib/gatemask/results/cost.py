@@ -1,0 +1,65 @@
+"""Results of cost estimates: the plan of an experiment."""
+
+from __future__ import annotations
+
+from gatemask.stage import CommandResult
+
+
+class SessionPlan(CommandResult):
+    """Cost of an experiment on one kind of session. Steps and hours are left out until folds exist.
+
+    Args:
+        session: Name of the session's devices.
+        batch: Images per device and number of devices, such as "4 x 8".
+        gigabytes: Memory needed per device, in GB.
+        memory: Memory needed and available per device, marked with "!" where it does not fit.
+        steps: Training steps per epoch, on average.
+        minutes_an_epoch: Duration of an epoch, in minutes.
+        hours_a_fold: Duration of a fold, in hours.
+        hours_all_folds: Duration of all folds, in hours.
+        hours_a_week: Free hours per week on Kaggle; None where they are not limited.
+    """
+
+    session: str
+    batch: str
+    gigabytes: float
+    memory: str
+    steps: int | None = None
+    minutes_an_epoch: float | None = None
+    hours_a_fold: float | None = None
+    hours_all_folds: float | None = None
+    hours_a_week: int | None = None
+
+
+class ExperimentPlan(CommandResult):
+    """Report of `gatemask plan`. The number of folds and images is left out until folds exist.
+
+    Args:
+        experiment: Name of the experiment.
+        parameters: Number of parameters of the network.
+        gigaflops: Operations of one forward pass of one image, in 10^9.
+        epochs: Number of epochs.
+        folds: Number of folds.
+        train_images: Number of training images in the first fold.
+        validation_images: Number of validation images in the first fold.
+        images_first_epoch: Images that the first epoch draws.
+        images_last_epoch: Images that the last epoch draws.
+        sessions: Cost on each kind of session.
+        measured: Duration of an epoch of an earlier run of this experiment, in words; None before the first run.
+        note: What is missing for a complete plan.
+        records: Missing records.
+    """
+
+    experiment: str
+    parameters: int
+    gigaflops: float
+    epochs: int
+    folds: int | None = None
+    train_images: int | None = None
+    validation_images: int | None = None
+    images_first_epoch: int | None = None
+    images_last_epoch: int | None = None
+    sessions: tuple[SessionPlan, ...]
+    measured: str | None
+    note: str | None = None
+    records: str | None = None

@@ -1,0 +1,249 @@
+"""The epochs of one fold, continued from wherever an earlier session stopped.
+
+An epoch is trained in legs of `checkpoints.steps` steps. After each leg, and after each epoch, the complete state is
+written and the time budget is checked. The batches of an epoch depend on seed, epoch and position alone, so a training
+that was interrupted ends with exactly the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from gatemask.config import Experiment
+from gatemask.console import progress as progress_bar
+from gatemask.console import say
+from gatemask.errors import GatemaskError
+from gatemask.files import fingerprint, write_with
+from gatemask.results.training import FoldResult
+from gatemask.tracking import run_folder
+from gatemask.training import state
+from gatemask.training.out_of_fold import predict_out_of_fold
+from gatemask.training.state import Progress
+from gatemask.training.time_budget import TimeBudget
+from gatemask.training.trainer import Trainer
+
+SCORES = ("auc", "sensitivity", "specificity", "dice", "dice_positives", "val_loss")
+
+
+class FoldRun:
+    """Training of one fold.
+
+    Args:
+        trainer: Compiled models of the experiment. Creating a run resets their weights.
+        fold: Number of the fold.
+        budget: Time limit of the session.
+    """
+
+    def __init__(self, trainer: Trainer, fold: int, budget: TimeBudget) -> None:
+        inputs = trainer.inputs
+        self.trainer = trainer
+        self.fold = fold
+        self.budget = budget
+        self.folder = inputs.project.fold(inputs.exp.name, fold)
+        self.training, self.validation = inputs.examples(fold)
+        self.seed = trainer.reset(fold)
+
+    @property
+    def exp(self) -> Experiment:
+        return self.trainer.exp
+
+    @property
+    def state_folder(self) -> Path:
+        return self.folder / "state"
+
+    def train(self) -> Progress:
+        """Train until the last epoch or the end of the time budget, and return the progress.
+
+        Raises:
+            GatemaskError: The loss became NaN or infinite (the last state is kept), or the state on disk was
+                written with another batch size.
+        """
+        from gatemask.tracking.wandb_run import WandbRun
+
+        exp, inputs = self.exp, self.trainer.inputs
+        settings = exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
+        run_folder.begin_run(self.folder, settings, self.trainer.models.devices.facts(), inputs.project.root)
+        progress = self._resume()
+        run_id = fingerprint([inputs.project.label, exp.name, inputs.made_from(self.fold)])
+        wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, run_id)
+        while progress.epoch < exp.epochs:
+            epoch = progress.epoch
+            model = self.trainer.training_model(epoch)
+            model.optimizer.learning_rate = learning_rate = self._learning_rate(progress)
+            progress, steps = self._train_epoch(progress)
+            if progress.step < steps:
+                break  # the time is up
+            with self.trainer.layers_as_in(epoch), state.averaged(model):
+                scores, progress = self._close_epoch(progress, steps)
+            row = {"epoch": epoch, "loss": scores.pop("loss"), "learning_rate": learning_rate, **scores}
+            run_folder.append_metrics(self.folder / "metrics.jsonl", row)
+            state.save_state(self.state_folder, model, progress)
+            wandb_run.log(row)
+            self._say_epoch(row)
+        wandb_run.finish({"best": progress.best[0][0] if progress.best else None, "epochs": progress.epoch})
+        return progress
+
+    def finish(self, progress: Progress) -> tuple[FoldResult, list[Path]]:
+        """Write the final weights and out-of-fold predictions; return the result and the files made."""
+        exp, evaluator = self.exp, self.trainer.models.evaluator
+        best = [epoch for _, epoch in progress.best]
+        kept = best if exp.checkpoints.average else best[:1]
+        state.assign(evaluator.weights, state.average_best_weights(self.state_folder, kept))
+        # The evaluator has no optimizer, whose moments would make the file three times as large.
+        write_with(self.folder / "best.weights.h5", evaluator.save_weights)
+        rows = run_folder.read_metrics(self.folder / "metrics.jsonl")
+        best_row = next(row for row in rows if row["epoch"] == best[0])
+        scores = self.trainer.evaluate(self.validation) if len(kept) > 1 else best_row
+        out_of_fold = predict_out_of_fold(self.trainer, self.fold, self.validation)
+        result = FoldResult.model_validate(
+            {
+                "experiment": exp.name,
+                "fold": self.fold,
+                "task": exp.task,
+                "best_epoch": best[0],
+                "best_epochs": sorted(kept),
+                "monitor": exp.monitor,
+                "score": scores[exp.monitor],
+                "best_single": best_row[exp.monitor],
+                "epochs": len(rows),
+                "batch": self.trainer.batch,
+                **{name: scores[name] for name in SCORES if name in scores},
+                **out_of_fold.scores,
+                "seconds_training": round(sum(row["seconds"] for row in rows), 2),
+                "train_images": len(self.training),
+                "validation_images": len(self.validation),
+            }
+        )
+        names = ["best.weights.h5", "metrics.jsonl", "config.yaml", *out_of_fold.files]
+        return result, [self.folder / name for name in names]
+
+    def _say_epoch(self, row: dict[str, float]) -> None:
+        """Log an epoch in one line: progress bars vanish, and log files have none."""
+        exp = self.exp
+        say(
+            f"{exp.name} fold {self.fold} epoch {int(row['epoch']) + 1}/{exp.epochs}: loss {row['loss']:.4f}, "
+            f"{exp.monitor} {row[exp.monitor]:.4f}, {row['seconds']:.0f} s"
+        )
+
+    def _resume(self) -> Progress:
+        """Restore the newest state on disk, if there is one, and return its progress."""
+        exp, batch = self.exp, self.trainer.batch
+        loaded = state.load_state(self.state_folder)
+        if loaded is None:
+            return Progress(batch)
+        arrays, progress = loaded
+        if progress.batch != batch:
+            raise GatemaskError(
+                "This fold was started with another batch size.",
+                where=self.folder,
+                received=f"{exp.batch.per_device} x {self.trainer.models.devices.count} devices = {batch}",
+                expected=f"{progress.batch}",
+                do=f"Set batch.per_device so that all devices together make {progress.batch}, "
+                f"or delete {self.state_folder}.",
+            )
+        # After the last frozen epoch, the optimizer of all layers starts fresh: the saved one is the other's.
+        saved_in = progress.epoch if progress.step else progress.epoch - 1
+        state.restore(self.trainer.training_model(saved_in), arrays)
+        if progress.epoch < exp.epochs:
+            say(f"{exp.name} fold {self.fold}: resumes at epoch {progress.epoch + 1}, step {progress.step + 1}")
+        return progress
+
+    def _learning_rate(self, progress: Progress) -> float:
+        from gatemask.builders import schedules
+
+        exp = self.exp
+        rate = schedules.learning_rate(exp.schedule, progress.epoch, exp.epochs, progress.scores)
+        return rate * self.trainer.models.devices.count if exp.batch.scale_learning_rate else rate
+
+    def _train_epoch(self, progress: Progress) -> tuple[Progress, int]:
+        """Train the remaining legs of an epoch as far as time allows; return the progress and the epoch's steps."""
+        from gatemask.input import pipeline
+
+        exp, epoch, batch = self.exp, progress.epoch, self.trainer.batch
+        order = pipeline.epoch_order(self.training, exp, batch, epoch, self.seed)
+        steps = len(order) // batch
+        label = f"{exp.name} fold {self.fold} epoch {epoch + 1}/{exp.epochs}"
+        with _step_bar(label, steps, progress.step) as on_step:
+            while progress.step < steps:
+                stop = min(steps, (progress.step // exp.checkpoints.steps + 1) * exp.checkpoints.steps)
+                leg_steps = stop - progress.step
+                if not self.budget.allows(steps=leg_steps, validations=int(stop == steps)):
+                    break
+                started = time.monotonic()
+                loss = self._train_leg(order, progress, stop, on_step)
+                seconds = time.monotonic() - started
+                self.budget.record_steps(seconds, leg_steps)
+                progress = replace(
+                    progress, step=stop, loss=progress.loss + loss * leg_steps, seconds=progress.seconds + seconds
+                )
+                if stop < steps:
+                    state.save_state(self.state_folder, self.trainer.training_model(epoch), progress)
+        return progress, steps
+
+    def _train_leg(self, order: np.ndarray, progress: Progress, stop: int, on_step: Callable[[], object]) -> float:
+        """Train from the step of `progress` up to the step `stop`, and return the mean loss.
+
+        Raises:
+            GatemaskError: The loss became NaN or infinite. The message names the first such batch.
+        """
+        from gatemask.input import pipeline
+        from gatemask.training.loss_watch import LossWatch
+
+        trainer, epoch = self.trainer, progress.epoch
+        batches = pipeline.training_batches(
+            self.training,
+            self.exp,
+            trainer.comp.image.channels,
+            order,
+            trainer.batch,
+            epoch,
+            self.seed,
+            progress.step,
+            stop,
+        )
+        watch = LossWatch(on_step)
+        with trainer.layers_as_in(epoch), pipeline.original_errors():
+            history = trainer.training_model(epoch).fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        loss = float(history.history["loss"][0])
+        if not math.isfinite(loss) or watch.bad_steps:
+            step = progress.step + min(watch.bad_steps, default=0)
+            images = order[step * trainer.batch : (step + 1) * trainer.batch]
+            ids = [self.training[image].image_id for image in images]
+            raise GatemaskError(
+                "Loss became NaN or infinite.",
+                where=f"epoch {epoch + 1}, step {step + 1}, images {', '.join(ids)}",
+                received=loss,
+                expected="a finite loss",
+                do="Check these images; lower the learning rate, or set optimizer.clipnorm. The last state is kept.",
+            )
+        return loss
+
+    def _close_epoch(self, progress: Progress, steps: int) -> tuple[dict[str, float], Progress]:
+        """Validate, keep the weights if they are among the best, and return the scores and the new progress."""
+        exp, started = self.exp, time.monotonic()
+        scores = self.trainer.evaluate(self.validation)
+        seconds = time.monotonic() - started
+        self.budget.record_validation(seconds)
+        score = scores[exp.monitor]
+        ranked = sorted([*progress.best, (score, progress.epoch)], key=lambda entry: (-entry[0], entry[1]))
+        best = tuple(ranked[: exp.checkpoints.keep])
+        if (score, progress.epoch) in best:
+            state.save_best_weights(self.state_folder, self.trainer.models.evaluator.weights, progress.epoch)
+        row = {"loss": progress.loss / steps, **scores, "steps": steps, "seconds": round(progress.seconds + seconds, 2)}
+        return row, Progress(progress.batch, progress.epoch + 1, scores=(*progress.scores, score), best=best)
+
+
+@contextmanager
+def _step_bar(label: str, steps: int, done: int) -> Iterator[Callable[[], object]]:
+    """Show a progress bar, and yield a function that advances it by one step."""
+    with closing(progress_bar(range(steps + 1), label)) as ticks:
+        for _ in range(done + 1):
+            next(ticks)
+        yield lambda: next(ticks, None)

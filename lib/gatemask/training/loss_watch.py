@@ -1,0 +1,34 @@
+"""Keras callback that advances a progress bar and stops training when the loss stops being finite."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+
+import keras
+
+
+class LossWatch(keras.callbacks.Callback):
+    """Callback that reports each finished step, and ends `fit` once the mean loss is NaN or infinite.
+
+    Keras calls it from other threads, so the device never waits for it.
+
+    Args:
+        on_step: Called after each step.
+    """
+
+    async_safe = True
+
+    def __init__(self, on_step: Callable[[], object]) -> None:
+        super().__init__()
+        self.bad_steps: list[int] = []  # steps after which the mean loss was not finite
+        self._on_step = on_step
+        self._lock = threading.Lock()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        with self._lock:
+            self._on_step()
+            if logs and not math.isfinite(float(logs["loss"])):
+                self.bad_steps.append(batch)
+                self._model.stop_training = True  # `self.model` would first copy the weights from the device
