@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from gatemask.errors import GatemaskError
 from gatemask.files import is_current, locked, read_json, write_stamp
@@ -30,7 +30,7 @@ def _validated(model: type[M], stamp: Path) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         raise GatemaskError(
-            "A stamp does not hold what its stage writes.",
+            "Missing or invalid field in a stamp.",
             where=stamp,
             received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
             do=f"Delete {stamp} and run the command again; only its own stage is repeated.",
@@ -38,17 +38,17 @@ def _validated(model: type[M], stamp: Path) -> M:
 
 
 class CommandResult(BaseModel):
-    """What a command reports: typed fields, printed as JSON by `--json`. Each command subclasses it."""
+    """Report of a command: typed fields, printed as JSON by `--json`. Each command has a subclass."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain JSON values. Optional fields that were never set are left out."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
 class StageResult(CommandResult):
-    """What a stage reports; its fields are also kept in the stage's stamp.
+    """Report of a stage, which is also kept in its stamp.
 
     Args:
         current: Whether the stage had nothing to do. Default: False.
@@ -67,21 +67,21 @@ class StageResult(CommandResult):
         """
         return _validated(cls, stamp)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain JSON values, `current` first. Optional fields that were never set are left out."""
         return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
 
-    def stamped(self) -> dict[str, Any]:
+    def stamped(self) -> dict[str, JsonValue]:
         """Return the fields that go into the stamp."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"current", "seconds"})
 
 
 class Stamp(CommandResult):
-    """The part of a stamp that every stage writes, whatever its result.
+    """The part of a stamp that all stages write.
 
     Args:
         made_from: Hashes and settings that decided the outputs.
-        outputs: SHA-256 of each file made, by path relative to the stamp's folder; None where it was not hashed.
+        outputs: SHA-256 of each file made, by path relative to the stamp's folder; None if it was not hashed.
         seconds: Duration of the run that made the outputs, in seconds.
     """
 
@@ -115,7 +115,7 @@ class Stage(Generic[R]):
 
     name: str
     stamp: Path
-    made_from: Mapping[str, Any]
+    made_from: Mapping[str, object]
     result: type[R]
 
     def current(self) -> R | None:
@@ -128,7 +128,7 @@ class Stage(Generic[R]):
         """Return the recorded result if it is current; otherwise do the work under a lock and write the stamp.
 
         Args:
-            work: Makes the files. Returns the result and the files made, with their hashes where they are known.
+            work: Makes the files. Returns the result and the files made, with their hashes if available.
 
         Raises:
             GatemaskError: Another process is running this stage.
@@ -147,7 +147,7 @@ class Stage(Generic[R]):
 
         Args:
             result: What the stage reports.
-            outputs: Files made, with their hashes where they are known.
+            outputs: Files made, with their hashes if available.
             started: `time.monotonic()` when the stage began.
         """
         written = write_stamp(self.stamp, dict(self.made_from), result.stamped(), outputs, started)
@@ -157,12 +157,12 @@ class Stage(Generic[R]):
         """Return the recorded result.
 
         Args:
-            missing: Error message where the stage has never run.
-            outdated: Error message where its inputs or outputs have changed since.
+            missing: Error message if the stage has never run.
+            outdated: Error message if its inputs or outputs have changed since.
             do: What the user should do then.
 
         Raises:
-            GatemaskError: The stage has not run on the present inputs.
+            GatemaskError: The stage has not run on these inputs.
         """
         if not self.stamp.exists():
             raise GatemaskError(missing, where=self.stamp, do=do)

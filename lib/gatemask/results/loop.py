@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import JsonValue
 
 from gatemask.results.rules import RuleValues
 from gatemask.stage import CommandResult
@@ -53,7 +53,7 @@ class LoopResult(LoopSummary):
 
     current: bool
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain JSON values, `current` first."""
         return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
 
