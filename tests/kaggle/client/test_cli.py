@@ -1,4 +1,4 @@
-"""The kaggle command: what each of its failures means, with the real one against a stand-in server."""
+"""Tests of the kaggle command's process: the explanation of each failure, with the real command and a stand-in."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def quota_fault(status: int | None, **more: object) -> Fault:
     return Fault("GetAcceleratorQuotaStatistics", status, **more)  # type: ignore[arg-type]
 
 
-def test_an_error_arrives_whole_from_another_process() -> None:
-    error = KaggleError("Bad.", kind="sources", version=3, where="here", received=[1], do="Mend it.")
-    again = pickle.loads(pickle.dumps(error))
-    assert isinstance(again, KaggleError)
-    assert (str(again), again.kind, again.version) == (str(error), "sources", 3)
+def test_error_survives_pickling() -> None:
+    error = KaggleError("Bad.", kind="sources", version=3, where="here", received=[1], do="Fix it.")
+    copy = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, KaggleError)
+    assert (str(copy), copy.kind, copy.version) == (str(error), "sources", 3)
     assert (KaggleError("Bad.").kind, KaggleError("Bad.").version) == ("other", None)
 
 
@@ -58,17 +58,17 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "kind", "tries"), FAULTS, ids=lambda value: str(getattr(value, "status", value)))
-def test_each_answer_has_its_kind_and_its_tries(
-    fault: Fault, kind: str, tries: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("fault", "kind", "attempts"), FAULTS, ids=lambda value: str(getattr(value, "status", value)))
+def test_kind_and_attempts_of_each_answer(
+    fault: Fault, kind: str, attempts: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloud.faults = [dataclasses.replace(fault)]
     monkeypatch.setattr(cli, "PAUSES", (0.0,))
     assert failure(*QUOTA).kind == kind
-    assert len(cloud.asked) == tries
+    assert len(cloud.asked) == attempts
 
 
-def test_what_passes_is_tried_until_it_works(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
+def test_temporary_failures_are_retried(cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     cloud.faults = [quota_fault(500), quota_fault(429, headers={"Retry-After": "1"})]
     assert '"resource": "TPU"' in kaggle(*QUOTA, about="the quota")
     assert len(cloud.asked) == 3
@@ -79,21 +79,21 @@ def test_what_passes_is_tried_until_it_works(cloud: Cloud, capsys: pytest.Captur
     assert len(cloud.asked) == 4
 
 
-def test_a_server_that_hangs_counts_as_no_network(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_server_counts_as_a_network_failure(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "PAUSES", ())
     cloud.faults = [quota_fault(None, hang_s=60)]
     error = failure(*QUOTA, limit_s=2)
     assert (error.kind, error.details["received"]) == ("network", "nothing came for 2 s")
 
 
-def test_no_network(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_network(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setattr(cli, "PAUSES", ())
     assert failure(*QUOTA).kind == "network"
 
 
-def test_no_credentials_and_refused_ones_are_told_apart(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_refused_credentials(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud.key_valid = False
     error = failure(*QUOTA)
     assert (error.kind, error.what) == ("login", cli.MEANING["login"][0])
@@ -105,7 +105,7 @@ def test_no_credentials_and_refused_ones_are_told_apart(cloud: Cloud, monkeypatc
     assert len(cloud.asked) == 1
 
 
-def test_no_kaggle_command(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_kaggle_command(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
@@ -113,7 +113,7 @@ def test_no_kaggle_command(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert failure(*QUOTA).kind == "missing"
 
 
-def test_it_is_never_verbose(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_is_never_verbose(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VERBOSE", "1")
     monkeypatch.setenv("VERBOSE_OUTPUT", "1")
     assert "Authorization" not in kaggle(*QUOTA, about="the quota")
@@ -121,8 +121,6 @@ def test_it_is_never_verbose(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> N
 
 READ, WRITE = STATUS, ("datasets", "version", "-p", "x", "-m", "y")
 DOWNLOAD = ("competitions", "download", "-q", "-c", "lungs")
-
-
 SUBMIT = ("competitions", "submit", "lungs")
 
 
@@ -153,7 +151,7 @@ SUBMIT = ("competitions", "submit", "lungs")
         (READ, "ValueError: Title must be at least five characters", "other"),
     ],
 )
-def test_what_the_output_means(arguments: tuple[str, ...], output: str, kind: str) -> None:
+def test_explain(arguments: tuple[str, ...], output: str, kind: str) -> None:
     error = explain(output, "the thing", arguments)
     assert error.kind == kind
     assert not {"ABOUT", "SLUG", "COMMAND"} & set(str(error).split())
@@ -161,7 +159,7 @@ def test_what_the_output_means(arguments: tuple[str, ...], output: str, kind: st
         assert "https://www.kaggle.com/c/lungs/rules" in str(error)
 
 
-def test_its_notes_on_itself_are_left_out() -> None:
+def test_remarks_of_the_command_about_itself_are_omitted() -> None:
     output = (
         b"Warning: Your Kaggle API key is readable by other users on this system! To fix this, you can run 'chmod'\n"
         b"Warning: Looks like you're using an outdated `kaggle` version (installed: 2.2.4), please consider\n"
@@ -181,7 +179,7 @@ def test_credentials_in_a_file(name: str, cloud: Cloud, monkeypatch: pytest.Monk
     assert has_credentials()
 
 
-def test_credentials_elsewhere(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_credentials_in_other_places(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("KAGGLE_KEY")
     (tmp_path / "kaggle.json").touch()
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))

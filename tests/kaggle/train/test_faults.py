@@ -1,6 +1,6 @@
-"""Each way in which a trip to Kaggle goes wrong: what the user is told, that nothing is lost, and nothing done twice.
+"""Faults of training on Kaggle: the message, and that no work is lost or done twice.
 
-Every test ends with the same command given again, by which all gets done.
+Most tests end by running the same command again, which completes the work.
 """
 
 from __future__ import annotations
@@ -63,37 +63,37 @@ def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def world(
     phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any
 ) -> Iterator[World]:
-    """Kaggle with the datasets in place, and a project that has trained nothing."""
+    """Kaggle with the datasets in place, and a project without any run."""
     project, machine = project_from(phantom_records, tmp_path / "project"), FakeMachine()
     with stand_in(tmp_path, monkeypatch) as cloud:
         machine.install(monkeypatch)
         monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
         cloud.runner = machine
         seed(cloud, project)
-        monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # a question fewer to Kaggle
-        monkeypatch.setattr(bundle, "package_files", list)  # what runs is the package of the tests
+        monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # saves requests
+        monkeypatch.setattr(bundle, "package_files", list)  # sessions run the package of the tests
         monkeypatch.setattr(bundle, "lzma", SimpleNamespace(compress=lambda data, **_: lzma.compress(data, preset=0)))
         yield World(cloud, machine, project)
 
 
 @pytest.fixture
 def empty(world: World) -> World:
-    """As `world`, but nothing was ever uploaded."""
+    """As `world`, but without any upload."""
     world.cloud.datasets.clear()
     shutil.rmtree(world.project.root / "runs")
     return world
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> GatemaskError:
-    """The error that a call ends with; it names no secret."""
+    """Return the error of a call, which must not contain a secret."""
     with pytest.raises(GatemaskError) as caught:
         call(*arguments, **more)
     assert KEY not in str(caught.value)
     return caught.value
 
 
-def ends_well(world: World, versions: int = 1) -> None:
-    """The same commands again: push and wait. One session did it, or as many as are said."""
+def completes(world: World, versions: int = 1) -> None:
+    """Push and wait again; all is done then, after this many sessions."""
     world.push()
     world.wait()
     assert world.done() == [0]
@@ -104,35 +104,35 @@ def ends_well(world: World, versions: int = 1) -> None:
 # --- a push ------------------------------------------------------------------------------------------------------
 
 
-def test_a_push_that_kaggle_refuses_with_exit_code_0(world: World) -> None:
+def test_push_refused_with_exit_code_0(world: World) -> None:
     world.cloud.faults.append(Fault("SaveKernel", 200, {"error": "Something about this kernel is not right."}))
     error = refusal(world.push)
     assert "Something about this kernel" in str(error)
     assert "nothing runs" in str(error)
     assert world.kernel.last.state == "refused"
-    ends_well(world)
+    completes(world)
 
 
-def test_a_dataset_that_is_dropped_from_a_push(world: World) -> None:
-    def gone(_: dict[str, Any]) -> bool:
+def test_dataset_dropped_from_a_push(world: World) -> None:
+    def remove_dataset(_: dict[str, Any]) -> bool:
         return world.cloud.datasets.pop(RECORDS, None) is not None
 
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
-    world.cloud.faults.append(Fault("SaveKernel", None, when=gone))
+    world.cloud.faults.append(Fault("SaveKernel", None, when=remove_dataset))
     error = refusal(world.push)
     assert RECORDS in str(error)
     assert "Version 1 runs now" in str(error)
-    assert world.push().in_hand == [0], "what runs is not pushed again"
+    assert world.push().in_hand == (0,), "a running kernel is not pushed again"
     release.set()
     world.wait()
     assert world.kernel.last.outcome == "lost"
     assert "records" in (world.kernel.last.message or "")
-    ends_well(world, versions=2)
+    completes(world, versions=2)
     assert len(world.cloud.datasets[RECORDS]) == 1
 
 
-def test_an_output_that_is_dropped_from_a_push(world: World) -> None:
+def test_output_dropped_from_a_push(world: World) -> None:
     world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
     world.wait()
@@ -141,10 +141,10 @@ def test_an_output_that_is_dropped_from_a_push(world: World) -> None:
     error = refusal(world.push)
     assert f"kernel: {ref()}" in str(error)
     assert world.kernel.last.version == 2
-    ends_well(world, versions=2)
+    completes(world, versions=2)
 
 
-def test_a_dataset_that_is_long_in_processing_is_waited_for(empty: World) -> None:
+def test_push_waits_for_a_dataset_in_processing(empty: World) -> None:
     empty.cloud.processing = 4
     empty.push()
     methods = empty.cloud.methods()
@@ -154,36 +154,36 @@ def test_a_dataset_that_is_long_in_processing_is_waited_for(empty: World) -> Non
     assert len(empty.cloud.datasets[RECORDS]) == len(empty.versions()) == 1
 
 
-def test_a_dataset_that_never_gets_done_is_not_pushed_with(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_that_is_never_processed_ends_the_push(empty: World, monkeypatch: pytest.MonkeyPatch) -> None:
     empty.cloud.processing = 10**6
     monkeypatch.setattr(datasets, "PROCESSING_LIMIT_S", 0.0)
     error = refusal(empty.push)
     assert "Timed out waiting for Kaggle to process the dataset" in str(error)
     assert "SaveKernel" not in empty.cloud.methods()
     empty.cloud._pending.clear()
-    ends_well(empty)
-    assert len(empty.cloud.datasets[RECORDS]) == 1, "what was uploaded is not uploaded again"
+    completes(empty)
+    assert len(empty.cloud.datasets[RECORDS]) == 1, "an uploaded file was uploaded again"
 
 
-def test_an_old_version_that_stays_current_is_not_pushed_with(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dataset_whose_old_version_remains_current_ends_the_push(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     change_records(world.project)
 
-    def stays(_: dict[str, Any]) -> bool:
+    def keep_old_version(_: dict[str, Any]) -> bool:
         world.cloud.stale.add(RECORDS)
         return True
 
-    world.cloud.faults.append(Fault("CreateDatasetVersion", None, when=stays))
+    world.cloud.faults.append(Fault("CreateDatasetVersion", None, when=keep_old_version))
     monkeypatch.setattr(datasets, "PROCESSING_LIMIT_S", 0.0)
     error = refusal(world.push)
     assert "ready, version 1" in str(error)
     assert "ready, version 2" in str(error)
     assert "SaveKernel" not in world.cloud.methods()
     world.cloud.stale.clear()
-    ends_well(world)
+    completes(world)
     assert world.kernel.last.datasets[RECORDS] == len(world.cloud.datasets[RECORDS]) == 2
 
 
-def test_a_dataset_that_kaggle_cannot_process(empty: World) -> None:
+def test_dataset_that_kaggle_cannot_process(empty: World) -> None:
     empty.cloud.failing.add(RECORDS)
     error = refusal(empty.push)
     assert "could not process" in str(error)
@@ -192,34 +192,34 @@ def test_a_dataset_that_kaggle_cannot_process(empty: World) -> None:
     assert "SaveKernel" not in empty.cloud.methods()
     empty.cloud.failing.clear()
     del empty.cloud.datasets[RECORDS]  # as the message says
-    ends_well(empty)
+    completes(empty)
 
 
-def test_a_file_that_kaggle_loses_is_uploaded_again(empty: World) -> None:
+def test_lost_file_is_uploaded_again(empty: World) -> None:
     empty.cloud.dropped.add("masks.csv")
 
-    def mended(_: dict[str, Any]) -> bool:
+    def stop_losing(_: dict[str, Any]) -> bool:
         empty.cloud.dropped.clear()
         return True
 
-    empty.cloud.faults.append(Fault("CreateDatasetVersion", None, when=mended))
-    ends_well(empty)
+    empty.cloud.faults.append(Fault("CreateDatasetVersion", None, when=stop_losing))
+    completes(empty)
     assert ["masks.csv" in files for files in empty.cloud.datasets[RECORDS]] == [False, True]
 
 
-def test_a_file_that_kaggle_always_loses_ends_the_push(empty: World) -> None:
+def test_file_that_is_always_lost_ends_the_push(empty: World) -> None:
     empty.cloud.dropped.add("masks.csv")
     error = refusal(empty.push)
     assert "masks.csv" in str(error)
     assert len(empty.cloud.datasets[RECORDS]) == datasets.UPLOAD_ATTEMPTS
     assert "SaveKernel" not in empty.cloud.methods()
     empty.cloud.dropped.clear()
-    ends_well(empty)
+    completes(empty)
 
 
-def test_a_dataset_that_was_deleted_is_uploaded_again(world: World) -> None:
+def test_deleted_dataset_is_uploaded_again(world: World) -> None:
     del world.cloud.datasets[RECORDS]
-    ends_well(world)
+    completes(world)
     assert len(world.cloud.datasets[RECORDS]) == 1
 
 
@@ -233,77 +233,75 @@ def test_a_dataset_that_was_deleted_is_uploaded_again(world: World) -> None:
     ids=["500", "502", "broken"],
 )
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_push_with_a_wrong_answer_is_looked_for(world: World, fault: Fault, after: bool) -> None:
+def test_push_with_a_wrong_answer_is_looked_up(world: World, fault: Fault, after: bool) -> None:
     world.cloud.faults.append(Fault("SaveKernel", fault.status, fault.body, break_off=fault.break_off, after=after))
     if after:
         assert world.push().pushed[0].state == "pushed"
-        ends_well(world)
+        completes(world)
         assert kernel_records.log_path(world.project, world.kernel).exists(), (
             "though its version's number went with the answer"
         )
     else:
         assert "server failed" in str(error := refusal(world.push)) or "broke" in str(error)
-        ends_well(world)
+        completes(world)
 
 
 @pytest.mark.parametrize("when", ["never", "at once", "late"])
-def test_a_push_that_hangs_is_looked_for(world: World, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kaggle never does it, or does it at once and does not say so, or does it when it was given up here."""
+def test_hanging_push_is_looked_up(world: World, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kaggle never carries out the push; or at once, without an answer; or after gatemask gave up."""
     after = when == "at once"
     late = Fault("SaveKernel", None, hang_s=5)
     world.cloud.faults.append(late if when == "late" else Fault("SaveKernel", hang_s=30, break_off=True, after=after))
     with monkeypatch.context() as short:
-        short.setattr(api, "kaggle", lambda *a, **k: real(*a, **{**k, "limit_s": 3 if "push" in a else 60}))
+        short.setattr(api, "kaggle", lambda *a, **k: run_kaggle(*a, **{**k, "limit_s": 3 if "push" in a else 60}))
         if after:
             world.push()
         else:
             assert "cannot be reached" in str(refusal(world.push))
     while when == "late" and not world.versions():
         time.sleep(0.05)
-    ends_well(world)
+    completes(world)
 
 
-def test_a_push_that_is_not_to_be_looked_for_is_looked_for_later(world: World) -> None:
-    """The network goes with the answer, and is away when it is asked what became of the push."""
+def test_push_that_cannot_be_looked_up_is_looked_up_later(world: World) -> None:
+    """The network fails during the answer, and still when the push is looked up."""
     world.cloud.faults += [Fault("SaveKernel", break_off=True, after=True), Fault("GetKernel", break_off=True, times=3)]
     refusal(world.push)
     assert world.kernel.last.state == "pushing"
-    ends_well(world)
+    completes(world)
 
 
-def test_a_push_whose_version_is_not_told(world: World) -> None:
+def test_push_without_a_version_number(world: World) -> None:
     world.cloud.faults.append(Fault("SaveKernel", 200, {"url": "x"}, after=True))
-    assert world.push().pushed[0].version is None, "a number that nobody told"
-    ends_well(world)
+    assert world.push().pushed[0].version is None, "an invented version number"
+    completes(world)
     assert read_json(world.fold() / "kaggle.json")["push"] == world.kernel.last.id
 
 
-def test_a_title_that_is_another_kernels_name(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_title_of_another_kernel(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as wrong:
         wrong.setattr(KernelMetadata, "write", write_with_another_title)
         error = refusal(world.push)
     assert "something-else" in str(error)
     assert ref().split("/")[1] in str(error)
     assert not world.cloud.kernels
-    ends_well(world)
+    completes(world)
 
 
-def test_two_experiments_whose_names_become_one(world: World) -> None:
+def test_two_experiments_with_the_same_slug(world: World) -> None:
     yaml = world.project.experiments / f"{EXP}.yaml"
     shutil.copy(yaml, yaml.with_name("unet-b0.yaml"))
     world.push()
     error = refusal(world.push, name="unet-b0")
     assert "phantom-quick/unet_b0 and phantom-quick/unet-b0" in str(error)
     assert "Rename" in str(error)
-    ends_well(world)
+    completes(world)
 
 
-def test_a_payload_that_is_too_large_for_a_script_comes_as_a_dataset(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_payload_too_large_for_a_script_becomes_a_dataset(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = len(bundle.SCRIPT.read_bytes()) + 500
     monkeypatch.setattr(bundle, "SCRIPT_LIMIT", limit)
-    ends_well(world)
+    completes(world)
     (attached,) = [name for name in world.cloud.datasets if name.endswith("payload")]
     assert attached in world.versions()[0].request["datasetDataSources"]
     assert len(world.versions()[0].source) < limit
@@ -312,17 +310,17 @@ def test_a_payload_that_is_too_large_for_a_script_comes_as_a_dataset(
 # --- the account -------------------------------------------------------------------------------------------------
 
 
-def test_dead_credentials_at_a_push(world: World) -> None:
+def test_invalid_credentials_at_a_push(world: World) -> None:
     world.cloud.key_valid = False
     error = refusal(world.push)
     assert "401" in str(error)
     assert "kaggle.json" in str(error)
     world.cloud.key_valid = True
-    ends_well(world)
+    completes(world)
 
 
 @pytest.mark.parametrize("command", ["wait", "campaign"])
-def test_credentials_that_die_while_a_kernel_runs(world: World, command: str) -> None:
+def test_credentials_that_expire_while_a_kernel_runs(world: World, command: str) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     world.push()
@@ -333,10 +331,10 @@ def test_credentials_that_die_while_a_kernel_runs(world: World, command: str) ->
     world.cloud.key_valid = True
     release.set()
     getattr(world, command)()
-    ends_well(world)
+    completes(world)
 
 
-def test_no_credentials(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as without:
         without.delenv("KAGGLE_USERNAME")
         without.delenv("KAGGLE_KEY")
@@ -344,10 +342,10 @@ def test_no_credentials(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "There are no Kaggle credentials" in str(error)
         assert "kaggle.json" in str(error)
         assert "There are no Kaggle credentials" in str(refusal(world.push))
-    ends_well(world)
+    completes(world)
 
 
-def test_too_few_hours_before_a_push(world: World) -> None:
+def test_too_few_hours_of_quota_for_a_push(world: World) -> None:
     world.cloud.used["TPU"] = 19.9
     error = refusal(world.push, TPU)
     assert "0.10 h of 20 h left" in str(error)
@@ -355,44 +353,44 @@ def test_too_few_hours_before_a_push(world: World) -> None:
     assert "SaveKernel" not in world.cloud.methods()
     world.cloud.used["TPU"] = 19.0
     (pushed,) = world.push(TPU).pushed
-    assert pushed.hours == pytest.approx(1.0, abs=0.01), "a session is not longer than what is left"
+    assert pushed.hours == pytest.approx(1.0, abs=0.01), "the session is longer than the remaining quota"
     world.wait()
     assert world.done() == [0]
 
 
-def test_hours_that_end_amid_a_campaign(world: World) -> None:
+def test_quota_that_ends_during_a_campaign(world: World) -> None:
     world.machine.sessions = [FakeSession(epochs=1, at_end=lambda: world.cloud.used.update(TPU=20.0))]
     error = refusal(world.campaign, TPU)
     assert "quota" in str(error)
     assert list(world.kernel.last.progress) == ["0"]
-    assert (world.fold() / "state").is_dir(), "what is done so far is here"
+    assert (world.fold() / "state").is_dir(), "the work so far was not fetched"
     world.cloud.used["TPU"] = 0.0
     assert world.campaign(TPU).sessions == 1
     assert world.done() == [0]
     assert world.authors() == [push.id for push in world.kernel.pushes]
 
 
-def test_a_machine_that_another_kernel_of_the_account_has(world: World, tmp_path: Path) -> None:
+def test_machine_occupied_by_another_kernel_of_the_account(world: World, tmp_path: Path) -> None:
     other = world.start_foreign_session(tmp_path / "other")
     error = refusal(world.push, TPU)
     assert "Too many kernels" in str(error)
-    asked = []
+    requests: list[dict[str, Any]] = []
 
-    def third_time(_: dict[str, Any]) -> bool:
-        asked.append(1)
-        if len(asked) == 3:
+    def end_other_at_third(request: dict[str, Any]) -> bool:
+        requests.append(request)
+        if len(requests) == 3:
             other.state = "COMPLETE"
         return False
 
-    world.cloud.faults.append(Fault("SaveKernel", when=third_time))
+    world.cloud.faults.append(Fault("SaveKernel", when=end_other_at_third))
     result = world.campaign(TPU)
     assert result.sessions == 1
     assert world.done() == [0]
     assert len(world.versions()) == 1
-    assert len(world.kernel.pushes) == 1, "refusals pile up"
+    assert len(world.kernel.pushes) == 1, "refused pushes accumulate"
 
 
-def test_machines_that_are_all_ours(world: World) -> None:
+def test_machines_occupied_by_own_kernels(world: World) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     world.push(TPU)
@@ -405,7 +403,7 @@ def test_machines_that_are_all_ours(world: World) -> None:
     assert world.done() == [0, 1]
 
 
-def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: World) -> None:
+def test_campaign_takes_over_running_kernels(world: World) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     world.push()
@@ -417,26 +415,26 @@ def test_a_campaign_takes_over_what_runs_and_adds_what_was_never_pushed(world: W
         "unet_b0": ["fold0", "fold1"],
     }
     assert result.sessions == 3
-    assert all(len(versions) == 1 for versions in world.cloud.kernels.values()), "something ran twice"
+    assert all(len(versions) == 1 for versions in world.cloud.kernels.values()), "a fold was trained twice"
 
 
 # --- a session ---------------------------------------------------------------------------------------------------
 
 
-def test_another_machine_than_was_asked_for(world: World) -> None:
+def test_another_machine_than_requested(world: World) -> None:
     world.machine.sessions = [FakeSession(checks_machine=True), FakeSession(checks_machine=True)]
     result = world.campaign(TPU)
     assert len(world.versions()) == result.sessions == campaign.MOST_LOSSES
     assert {push.outcome for push in world.kernel.pushes} == {"lost"}
-    (why,) = result.given_up.values()
-    assert "a CPU" in why
-    assert "a TPU of 8 devices (TpuV5E8)" in why
+    (reason,) = result.given_up.values()
+    assert "a CPU" in reason
+    assert "a TPU of 8 devices (TpuV5E8)" in reason
     assert world.campaign(TPU).sessions == 1
     assert world.done() == [0]
 
 
 @pytest.mark.parametrize(("platform", "count"), [("cpu", 1), ("tpu", 4)])
-def test_an_image_without_the_machine(platform: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_without_the_requested_devices(platform: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatemask.training.runtime.detect_accelerator", lambda: "tpu")
     devices = [SimpleNamespace(platform=platform)] * count
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: devices))
@@ -450,7 +448,7 @@ def test_an_image_without_the_machine(platform: str, count: int, monkeypatch: py
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1\nMemoryError: no room for it\n'
 
 
-def test_a_crash_in_a_campaign(world: World) -> None:
+def test_crash_during_a_campaign(world: World) -> None:
     world.machine.sessions = [FakeSession(crash="the weights are of another shape")]
     result = world.campaign(TPU, folds=[0])
     assert world.kernel.last.outcome == "failed"
@@ -459,16 +457,16 @@ def test_a_crash_in_a_campaign(world: World) -> None:
     error = refusal(campaign.require_all_folds, result)
     assert "unet_b0/0: RuntimeError: the weights are of another shape" in str(error)
 
-    assert world.campaign(TPU, folds=None).sessions == 1, "the other fold goes on"
+    assert world.campaign(TPU, folds=None).sessions == 1, "the other fold was not trained"
     assert world.done() == [1]
-    assert len(world.versions()) == 1, "what failed would fail again"
+    assert len(world.versions()) == 1, "a failed push was repeated"
     world.resume(TPU)
     world.wait()
     assert world.done() == [0, 1]
     assert world.versions(0)[1].request["kernelDataSources"] == [ref()]
 
 
-def test_a_crash_is_pushed_again_when_settings_were_changed(world: World) -> None:
+def test_crash_is_pushed_again_after_a_change_of_settings(world: World) -> None:
     world.machine.sessions = [FakeSession(crash="too many epochs")]
     world.campaign()
     assert not world.campaign().sessions
@@ -477,7 +475,7 @@ def test_a_crash_is_pushed_again_when_settings_were_changed(world: World) -> Non
     assert len(world.authors()) == 4
 
 
-def test_one_fold_fails_and_the_other_comes_home(world: World) -> None:
+def test_one_fold_fails_and_the_other_is_fetched(world: World) -> None:
     world.machine.sessions = [FakeSession(fails={0: "An image of this fold is damaged."})]
     result = world.campaign(TPU, folds=None)
     assert world.done() == [1]
@@ -489,7 +487,7 @@ def test_one_fold_fails_and_the_other_comes_home(world: World) -> None:
     assert world.done() == [0, 1]
 
 
-def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
+def test_kernel_killed_at_its_time_limit(world: World) -> None:
     world.machine.sessions = [FakeSession(killed_after=0)]
     world.push(TPU, folds=None, hours=1 / 3600)
     world.wait()
@@ -503,7 +501,7 @@ def test_a_kernel_that_is_killed_at_its_time_limit(world: World) -> None:
 
 
 @pytest.mark.parametrize("log", ["", TRACEBACK], ids=["nothing", "a log"])
-def test_a_session_that_leaves_nothing(world: World, log: str) -> None:
+def test_session_without_any_output(world: World, log: str) -> None:
     world.machine.sessions = [FakeSession(vanish=log), FakeSession(vanish=log)]
     result = world.campaign()
     assert len(world.versions()) == campaign.MOST_LOSSES
@@ -528,9 +526,9 @@ LOST = {
 
 
 @pytest.mark.parametrize("how", LOST)
-def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -> None:
-    """Kaggle mounts what the last session left that ended well."""
-    lost, why = LOST[how]
+def test_output_survives_a_later_lost_session(world: World, how: str) -> None:
+    """Kaggle mounts the output of the last session that completed."""
+    lost, reason = LOST[how]
     folds = [0, 1] if how == "killed" else [0]
     world.machine.sessions = [FakeSession(epochs=1), lost]
     world.push(TPU, FOUR, folds=folds)
@@ -539,16 +537,16 @@ def test_what_a_session_left_outlives_one_that_is_lost(world: World, how: str) -
     world.wait()
     if how != "killed":
         assert world.kernel.last.outcome == "lost"
-        assert why in (world.kernel.last.message or "")
+        assert reason in (world.kernel.last.message or "")
     result = world.campaign(TPU, FOUR, folds=folds)
     assert not result.given_up
     assert world.done(FOUR) == folds
     (kernel,) = world.kernels()
     assert kernel.last.sources == [kernel.ref]
-    assert world.authors()[0] == kernel.pushes[0].id, "hours were lost"
+    assert world.authors()[0] == kernel.pushes[0].id, "the first session's epochs were lost"
 
 
-def test_a_training_that_is_ended_by_a_signal_goes_on_from_its_last_state(world: World) -> None:
+def test_training_killed_by_a_signal_continues_from_its_last_state(world: World) -> None:
     world.machine.sessions = [FakeSession(dies=True)]
     assert world.campaign(FOUR).sessions == 2
     assert world.done(FOUR) == [0]
@@ -557,7 +555,7 @@ def test_a_training_that_is_ended_by_a_signal_goes_on_from_its_last_state(world:
     assert "signal 9" in (world.kernel.pushes[0].message or "")
 
 
-def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -> None:
+def test_training_that_is_always_killed_is_given_up(world: World) -> None:
     world.machine.sessions = [
         FakeSession(dies=True),
         FakeSession(dies=True, epochs=0),
@@ -569,17 +567,17 @@ def test_a_training_that_is_always_ended_by_a_signal_is_given_up(world: World) -
     assert len(world.versions()) == 3
 
 
-def test_sessions_that_get_no_further(world: World) -> None:
+def test_sessions_without_progress(world: World) -> None:
     world.machine.sessions = [FakeSession(epochs=1), FakeSession(epochs=0), FakeSession(epochs=0)]
     result = world.campaign(FOUR)
     assert len(world.versions()) == 3
     assert "got no further" in result.given_up["unet_b0/0"]
     assert world.campaign(FOUR).sessions == 1
     assert world.done(FOUR) == [0]
-    assert len(set(world.authors())) == 2, "the epoch of the first session stands"
+    assert len(set(world.authors())) == 2, "the first session's epoch was lost"
 
 
-def test_an_old_layout_of_the_mounts(world: World) -> None:
+def test_old_layout_of_the_mounts(world: World) -> None:
     world.cloud.layout = "old"
     world.machine.sessions = [FakeSession(epochs=1)]
     assert world.campaign().sessions == 2
@@ -588,7 +586,7 @@ def test_an_old_layout_of_the_mounts(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", ["masks.csv", "gatemask-records.json"])
-def test_a_damaged_file_in_a_mounted_dataset(world: World, name: str) -> None:
+def test_damaged_file_in_a_mounted_dataset(world: World, name: str) -> None:
     content = world.cloud.datasets[RECORDS][0][name]
     assert isinstance(content, bytes)
     world.cloud.datasets[RECORDS][0][name] = content[:-2] + b"\0\0"
@@ -598,10 +596,10 @@ def test_a_damaged_file_in_a_mounted_dataset(world: World, name: str) -> None:
     assert name in (world.kernel.last.message or "")
     assert "elete the dataset on Kaggle" in (world.kernel.last.message or "")
     del world.cloud.datasets[RECORDS]  # as the message says
-    ends_well(world, versions=2)
+    completes(world, versions=2)
 
 
-# --- the way home ------------------------------------------------------------------------------------------------
+# --- fetching ------------------------------------------------------------------------------------------------
 
 WRONG_FILES = {
     "403": Fault("output-file", 403, "<html>Forbidden</html>"),
@@ -611,42 +609,42 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize("name", WRONG_FILES)
-@pytest.mark.parametrize("often", [False, True], ids=["once", "always"])
-def test_a_wrong_file_in_an_output_is_fetched_again(world: World, name: str, often: bool) -> None:
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
+def test_damaged_output_file_is_fetched_again(world: World, name: str, always: bool) -> None:
     fault = WRONG_FILES[name]
 
     def weights(request: dict[str, Any]) -> bool:
         return request["file"].endswith("best.weights.h5")
 
-    again = Fault("output-file", fault.status, fault.body, break_off=fault.break_off, short=fault.short, when=weights)
-    again.times = 1000 if often else 1
-    world.cloud.faults.append(again)
+    faulty = Fault("output-file", fault.status, fault.body, break_off=fault.break_off, short=fault.short, when=weights)
+    faulty.times = 1000 if always else 1
+    world.cloud.faults.append(faulty)
     world.push()
-    if often:
+    if always:
         world.finish()
         assert "fetch" in str(error := refusal(world.fetch)) or "broke" in str(error)
         assert not world.fold().exists()
         assert world.kernel.last.state == "running"
         world.cloud.faults.clear()
-    ends_well(world)
+    completes(world)
 
 
-TROUBLE = {429: "Too many requests", 500: "Internal server error", 503: "The service is unavailable."}
+SERVER_ERRORS = {429: "Too many requests", 500: "Internal server error", 503: "The service is unavailable."}
 
 
-@pytest.mark.parametrize("status", TROUBLE)
+@pytest.mark.parametrize("status", SERVER_ERRORS)
 @pytest.mark.parametrize("page", [False, True], ids=["json", "page"])
-def test_a_service_in_trouble_is_asked_again(world: World, status: int, page: bool) -> None:
+def test_server_errors_are_retried(world: World, status: int, page: bool) -> None:
     headers = {"Retry-After": "1"} if status == 429 else {}
-    body = "<html>sorry</html>" if page else {"code": status, "message": TROUBLE[status]}
+    body = "<html>sorry</html>" if page else {"code": status, "message": SERVER_ERRORS[status]}
     for method in ("GetKernelSessionStatus", "ListKernelSessionOutput"):
         world.cloud.faults.append(Fault(method, status, body, headers))
-    ends_well(world)
+    completes(world)
     assert not world.cloud.faults
 
 
 @pytest.mark.parametrize("command", ["wait", "campaign"])
-def test_a_network_that_is_away_for_a_while(world: World, command: str) -> None:
+def test_network_outage_while_waiting(world: World, command: str) -> None:
     if command == "wait":
         world.push()
     else:
@@ -659,7 +657,7 @@ def test_a_network_that_is_away_for_a_while(world: World, command: str) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_a_network_that_goes_with_a_push_of_a_campaign(world: World, after: bool) -> None:
+def test_network_outage_during_a_push_of_a_campaign(world: World, after: bool) -> None:
     world.cloud.faults.append(Fault("SaveKernel", break_off=True, after=after))
     world.cloud.faults.append(Fault("GetKernel", break_off=True, times=4))
     result = world.campaign()
@@ -671,7 +669,7 @@ def test_a_network_that_goes_with_a_push_of_a_campaign(world: World, after: bool
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["complete", "killed"])
-def test_an_output_of_an_earlier_version_is_not_taken_for_this_one(world: World, killed: bool) -> None:
+def test_output_of_an_earlier_version_is_ignored(world: World, killed: bool) -> None:
     world.machine.sessions = [FakeSession(epochs=1), FakeSession(killed_after=0) if killed else FakeSession()]
     world.push()
     world.wait()
@@ -685,13 +683,13 @@ def test_an_output_of_an_earlier_version_is_not_taken_for_this_one(world: World,
     assert world.kernel.last.asked == 2
 
 
-def test_an_output_of_many_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_many_pages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "PAGE", 2)
-    ends_well(world)
+    completes(world)
     assert world.cloud.methods().count("ListKernelSessionOutput") > 1
 
 
-def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.push()
     world.finish()
 
@@ -706,40 +704,40 @@ def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     assert "No space left" in str(error)
     assert "again" in str(error)
     assert world.kernel.last.state == "running"
-    ends_well(world)
+    completes(world)
 
 
-def test_a_run_of_other_settings_is_set_aside(world: World) -> None:
+def test_run_of_other_settings_is_set_aside(world: World) -> None:
     train_fold(world.inputs(FOUR), 0, "me")
     world.push()
     world.wait()
     assert world.done() == [0]
     aside = world.fold().with_name("fold0.replaced1")
     assert read_json(aside / "result.json")["made_from"] == world.inputs(FOUR).made_from(0)
-    ends_well(world)
+    completes(world)
 
 
-def test_a_run_that_was_finished_here_stays(world: World) -> None:
+def test_run_finished_here_is_kept(world: World) -> None:
     world.push()
     train_fold(world.inputs(), 0, "me")
     world.wait()
     assert set(world.authors()) == {"me"}
-    ends_well(world)
+    completes(world)
 
 
-@pytest.mark.parametrize(("here", "there", "stays"), [(3, 1, True), (1, 3, False)])
-def test_of_two_unfinished_runs_the_longer_one_stays(world: World, here: int, there: int, stays: bool) -> None:
+@pytest.mark.parametrize(("here", "there", "kept"), [(3, 1, True), (1, 3, False)])
+def test_longer_of_two_unfinished_runs_is_kept(world: World, here: int, there: int, kept: bool) -> None:
     world.machine.sessions = [FakeSession(epochs=there)]
     world.push(FOUR)
     train_fold(world.inputs(FOUR), 0, "me", epochs=here)
     world.wait()
     assert len(world.authors()) == 3
-    assert (world.authors()[-1] == "me") == stays
+    assert (world.authors()[-1] == "me") == kept
     train_fold(world.inputs(FOUR), 0, "me")
-    assert world.done(FOUR) == [0], "it goes on from there"
+    assert world.done(FOUR) == [0], "training did not continue from the kept run"
 
 
-def test_records_that_were_changed_between_two_sessions(world: World) -> None:
+def test_records_changed_between_two_sessions(world: World) -> None:
     world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
     world.wait()
@@ -750,19 +748,19 @@ def test_records_that_were_changed_between_two_sessions(world: World) -> None:
     assert world.kernel.last.datasets[RECORDS] == 2
     world.wait()
     assert world.done() == [0]
-    assert set(world.authors()) == {world.kernel.last.id}, "an epoch on other records is no part of it"
-    assert world.fold().with_name("fold0.replaced1").is_dir(), "but it is kept"
+    assert set(world.authors()) == {world.kernel.last.id}, "an epoch on other records was kept"
+    assert world.fold().with_name("fold0.replaced1").is_dir(), "the earlier run was deleted"
 
 
-# --- commands that are killed, and two at once -------------------------------------------------------------------
+# --- killed and concurrent commands -------------------------------------------------------------------
 
 
-def asked(world: World, method: str) -> bool:
+def was_requested(world: World, method: str) -> bool:
     return method in world.cloud.methods()
 
 
 def kill(world: World, when: Callable[[], bool], *arguments: str) -> None:
-    """Start the real command, and kill it as soon as something holds."""
+    """Start the real command, and kill it as soon as a condition holds."""
     command = world.command(*arguments)
     process = subprocess.Popen(
         command, env=world.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
@@ -778,28 +776,36 @@ def kill(world: World, when: Callable[[], bool], *arguments: str) -> None:
     process.stderr.close()
 
 
-HELD = [("blob", False), ("CreateDataset", False), ("CreateDataset", True), ("SaveKernel", False), ("SaveKernel", True)]
+KILL_POINTS = [
+    ("blob", False),
+    ("CreateDataset", False),
+    ("CreateDataset", True),
+    ("SaveKernel", False),
+    ("SaveKernel", True),
+]
 
 
-@pytest.mark.parametrize(("method", "after"), HELD, ids=[f"{'after' if a else 'before'}-{m}" for m, a in HELD])
-def test_a_push_that_is_killed(world: World, method: str, after: bool) -> None:
-    """Amid an upload, on either side of its end, and on either side of the push itself."""
+@pytest.mark.parametrize(
+    ("method", "after"), KILL_POINTS, ids=[f"{'after' if a else 'before'}-{m}" for m, a in KILL_POINTS]
+)
+def test_killed_push(world: World, method: str, after: bool) -> None:
+    """Kill the command during an upload, before or after its end, and before or after the push itself."""
     if method != "SaveKernel":
         del world.cloud.datasets[RECORDS]
     world.cloud.faults.append(Fault(method, hang_s=300, break_off=True, after=after))
     push = ("push", f"{COMP}/{EXP}", "--fold", "0")
 
     def held() -> bool:
-        there = world.cloud.kernels if method == "SaveKernel" else world.cloud.datasets.get(RECORDS)
-        return asked(world, method) and (bool(there) or not after)
+        arrived = world.cloud.kernels if method == "SaveKernel" else world.cloud.datasets.get(RECORDS)
+        return was_requested(world, method) and (bool(arrived) or not after)
 
     kill(world, held, *push)
     assert len(world.push().pushed) == int((method, after) != ("SaveKernel", True))
-    ends_well(world)
+    completes(world)
     assert len(world.cloud.datasets[RECORDS]) == 1
 
 
-def test_a_push_that_is_killed_while_kaggle_processes_its_dataset(empty: World) -> None:
+def test_push_killed_while_kaggle_processes_its_dataset(empty: World) -> None:
     empty.cloud.processing = 10**6
 
     def waits() -> bool:
@@ -809,13 +815,13 @@ def test_a_push_that_is_killed_while_kaggle_processes_its_dataset(empty: World) 
     kill(empty, waits, "push", f"{COMP}/{EXP}", "--fold", "0")
     empty.cloud.processing = 0
     empty.cloud._pending.clear()
-    ends_well(empty)
+    completes(empty)
     assert len(empty.cloud.datasets[RECORDS]) == 1
 
 
 @pytest.mark.parametrize("command", ["wait", "campaign"])
 @pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
-def test_a_command_that_is_killed_while_it_waits(world: World, command: str, moment: str) -> None:
+def test_command_killed_while_it_waits(world: World, command: str, moment: str) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     arguments = ("wait", COMP) if command == "wait" else ("campaign", COMP, "--experiments", EXP, "--fold", "0")
@@ -826,7 +832,11 @@ def test_a_command_that_is_killed_while_it_waits(world: World, command: str, mom
     if moment == "fetching":
         release.set()
         world.cloud.faults.append(Fault("output-file", hang_s=300, break_off=True))
-    kill(world, lambda: asked(world, "output-file" if moment == "fetching" else "GetKernelSessionStatus"), *arguments)
+    kill(
+        world,
+        lambda: was_requested(world, "output-file" if moment == "fetching" else "GetKernelSessionStatus"),
+        *arguments,
+    )
     for version in world.versions() if moment == "queued" else []:
         assert version.state == "QUEUED"
         version.run.queue = 1
@@ -843,7 +853,7 @@ def test_a_command_that_is_killed_while_it_waits(world: World, command: str, mom
 KILLED_AT = {
     "between the renames": "from pathlib import Path as where; name = 'rename'\n"
     "here = lambda path, target: path.parts[-4:-2] == ('runs', 'unet_b0') or '.fetched' in str(path)",
-    "between placing and noting": "from gatemask.kaggle.train import collect as where; name = 'save_kernel'\n"
+    "between placing and recording": "from gatemask.kaggle.train import collect as where; name = 'save_kernel'\n"
     "here = lambda project, kernel: kernel.last.state == 'fetched'",
 }
 DIES = """
@@ -861,32 +871,32 @@ cli.main(["fetch", "phantom", "--quick"])
 
 
 @pytest.mark.parametrize("moment", KILLED_AT)
-def test_a_fetch_that_is_killed_while_it_places_a_run(world: World, moment: str) -> None:
+def test_fetch_killed_while_it_places_a_run(world: World, moment: str) -> None:
     world.machine.sessions = [FakeSession(epochs=1)]
     world.push()
-    world.wait()  # so that an older state is there
+    world.wait()  # leaves an older state here
     world.push()
     world.finish()
     command = [sys.executable, "-c", DIES % KILLED_AT[moment]]
     done = subprocess.run(command, env=world.environment(), capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert world.fold().exists() == (moment == "between placing and noting")
+    assert world.fold().exists() == (moment == "between placing and recording")
     assert world.fetch().fetched
     assert not list(world.fold().parent.glob(".*"))
     assert world.authors() == [push.id for push in world.kernel.pushes]
-    ends_well(world, versions=2)
+    completes(world, versions=2)
 
 
 def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     world.push()
-    waits = subprocess.Popen(
+    waiting = subprocess.Popen(
         world.command("wait", COMP), env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
-        while not asked(world, "GetKernelSessionStatus"):
-            assert waits.poll() is None
+        while not was_requested(world, "GetKernelSessionStatus"):
+            assert waiting.poll() is None
             time.sleep(0.01)
         monkeypatch.setattr("gatemask.files.LOCK_S", 0.0)
         for command in (partial(world.push, folds=[1]), world.fetch, world.wait, world.campaign, world.resume):
@@ -895,15 +905,15 @@ def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> 
         assert kernel.state == "running", "asking for the status needs no lock"
         assert len(world.cloud.kernels) == 1
         release.set()
-        answer = json.loads(waits.communicate(timeout=120)[0])
+        answer = json.loads(waiting.communicate(timeout=120)[0])
     finally:
-        waits.kill()
-        waits.wait()
-    assert [one["done"] for one in answer["fetched"]] == [[0]]
-    ends_well(world)
+        waiting.kill()
+        waiting.wait()
+    assert [kernel["done"] for kernel in answer["fetched"]] == [[0]]
+    completes(world)
 
 
-def test_the_command_line_ends_with_1_where_a_fold_was_given_up(world: World) -> None:
+def test_exit_code_1_after_a_fold_was_given_up(world: World) -> None:
     world.machine.sessions = [FakeSession(crash="no more of this")]
     arguments = world.command("campaign", COMP, "--experiments", EXP, "--fold", "0")[3:]
     done = gatemask(*arguments, root=world.project.root)
@@ -913,7 +923,7 @@ def test_the_command_line_ends_with_1_where_a_fold_was_given_up(world: World) ->
     assert json.loads(done.stdout)["given_up"]
 
 
-real, write_metadata, rename = api.kaggle, KernelMetadata.write, Path.rename
+run_kaggle, write_metadata, rename = api.kaggle, KernelMetadata.write, Path.rename
 
 
 def write_with_another_title(metadata: KernelMetadata, folder: Path) -> Path:
