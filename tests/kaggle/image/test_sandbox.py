@@ -1,4 +1,4 @@
-"""The rehearsal's environment: Kaggle's packages and no others, and no way out."""
+"""Tests of the rehearsal's environment: only Kaggle's packages, and no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(python: Path, code: str, *prefix: str) -> subprocess.CompletedProcess[st
     return subprocess.run([*prefix, str(python), "-c", code], capture_output=True, text=True, cwd="/", env={})
 
 
-def test_gatemask_and_the_four_are_hidden(image: tuple[Path, list[str]]) -> None:
+def test_gatemask_and_the_shipped_wheels_are_hidden(image: tuple[Path, list[str]]) -> None:
     python, hidden = image
     names = {name.lower() for name in wheels.missing_on_kaggle()}
     assert len(names) == 4
@@ -31,7 +31,7 @@ def test_gatemask_and_the_four_are_hidden(image: tuple[Path, list[str]]) -> None
         assert "ModuleNotFoundError" in done.stderr, module
 
 
-def test_what_kaggle_has_is_there(image: tuple[Path, list[str]]) -> None:
+def test_kaggles_packages_can_be_imported(image: tuple[Path, list[str]]) -> None:
     done = run(image[0], "import numpy, pandas, cv2, pydicom, h5py, yaml, pydantic, pip; print(numpy.ones(2).sum())")
     assert done.stdout.strip() == "2.0", done.stderr
 
@@ -44,7 +44,7 @@ def test_sockets_are_refused(image: tuple[Path, list[str]]) -> None:
     assert "the rehearsal has no network" in run(image[0], "import socket; socket.getaddrinfo('kaggle.com', 80)").stderr
 
 
-def test_a_namespace_has_no_network_where_it_is_allowed(tmp_path: Path) -> None:
+def test_network_namespace_has_no_network(tmp_path: Path) -> None:
     prefix, name = sandbox.isolation()
     if not prefix:
         pytest.skip("network namespaces are not allowed here")

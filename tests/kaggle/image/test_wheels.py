@@ -1,4 +1,4 @@
-"""The wheel: pure, reproducible, and all there."""
+"""Tests of the wheels: ours is pure, complete and reproducible; the others are pinned."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from gatemask.files import sha256
 from gatemask.kaggle.image import wheels
 
 
-def test_our_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
-    one, two = (wheels.build_own(tmp_path / name) for name in "ab")
-    assert one.name.endswith("-py3-none-any.whl")
-    assert sha256(one) == sha256(two)
-    names = set(zipfile.ZipFile(one).namelist())
+def test_own_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
+    wheel, same_wheel = (wheels.build_own(tmp_path / name) for name in "ab")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert sha256(wheel) == sha256(same_wheel)
+    names = set(zipfile.ZipFile(wheel).namelist())
     modules = {p.relative_to(wheels.SOURCE / "lib").as_posix() for p in (wheels.SOURCE / "lib").rglob("*.py")}
     assert modules <= names
 
 
-def test_the_four_are_pinned_by_hash() -> None:
-    found = wheels.shipped()
-    assert [p.name.split("-")[0] for p in found] == [
+def test_shipped_wheels_are_pinned_by_hash() -> None:
+    assert [path.name.split("-")[0] for path in wheels.shipped()] == [
         "Keras_Applications",
         "efficientnet",
         "image_classifiers",

@@ -1,4 +1,4 @@
-"""The training kernel as it is pushed: whole, small, the same each time, and without a secret in it."""
+"""Tests of the training kernel as it is pushed: complete, small, reproducible, and free of secrets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SESSION = SessionRequest(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A project with folds of as many images as SIIM-ACR has."""
+    """A project with as many images in its folds as SIIM-ACR."""
     root = tmp_path / "project"
     shutil.copytree(ROOT / "experiments", root / "experiments")
     (root / "folds").mkdir()
@@ -56,17 +56,15 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def opened(script: str) -> dict[str, bytes]:
-    """The files in a pushed script."""
+def unpacked(script: str) -> dict[str, bytes]:
+    """Return the files in a pushed script."""
     data = base64.b85decode(re.search(r'^PAYLOAD = "(.*)"$', script, re.MULTILINE)[1])  # type: ignore[index]
     with zipfile.ZipFile(io.BytesIO(lzma.decompress(data))) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.mark.parametrize("path", experiment_files(ROOT))
-def test_every_shipped_experiment_fits_into_one_script_and_means_the_same_there(
-    root: Path, path: str, tmp_path: Path
-) -> None:
+def test_shipped_experiment_fits_into_one_script_unchanged(root: Path, path: str, tmp_path: Path) -> None:
     folder = (root / path).parent
     comp, exp = load_competition(folder), load_experiment(root / path)
     project, wanted = Project(root, comp.name), machine(comp, exp)
@@ -76,30 +74,30 @@ def test_every_shipped_experiment_fits_into_one_script_and_means_the_same_there(
     script = (tmp_path / "kernel/train.py").read_text()
     assert len(script.encode()) < 1_000_000
 
-    files = opened(script)
+    files = unpacked(script)
     for name, content in files.items():
         if not name.startswith("lib/"):
-            place = tmp_path / "there" / name
+            place = tmp_path / "unpacked" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-    there = load_experiment(tmp_path / "there" / f"experiments/{comp.name}/{exp.name}.yaml")
-    assert fingerprint(there.settings) == fingerprint(exp.settings), "it would be another run"
-    assert there.runtime.accelerator == wanted.kind, "it has to insist on its machine"
+    in_kernel = load_experiment(tmp_path / "unpacked" / f"experiments/{comp.name}/{exp.name}.yaml")
+    assert fingerprint(in_kernel.settings) == fingerprint(exp.settings), "the kernel would train another run"
+    assert in_kernel.runtime.accelerator == wanted.kind, "the kernel would accept another machine"
     kept = {"quick"}
-    assert load_competition(tmp_path / "there/experiments" / comp.name).model_dump(exclude=kept) == comp.model_dump(
+    assert load_competition(tmp_path / "unpacked/experiments" / comp.name).model_dump(exclude=kept) == comp.model_dump(
         exclude=kept
     )
     assert json.loads(files["session.json"])["commit"] == "c0ffee"
     assert files[f"folds/{comp.name}.csv"] == project.folds.read_bytes()
 
 
-def test_the_same_input_gives_the_same_bytes(root: Path) -> None:
+def test_payload_is_reproducible(root: Path) -> None:
     project, folder = Project(root, "phantom"), root / "experiments/phantom"
     comp, exp = load_competition(folder), load_experiment(folder / "unet_b0.yaml")
     assert bundle.payload(project, comp, exp, SESSION) == bundle.payload(project, comp, exp, SESSION)
 
 
-def test_metadata_leave_nothing_to_a_default(tmp_path: Path) -> None:
+def test_metadata_set_every_key(tmp_path: Path) -> None:
     datasets, kernels = ["me/gatemask-wheels"], ["me/gatemask-phantom-unet-b0-f0"]
     bundle.write(tmp_path / "kernel", b"data", SESSION, datasets, kernels)
     written = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
@@ -119,15 +117,15 @@ def test_metadata_leave_nothing_to_a_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "parts", [("phantom", "unet_b0", "f0"), ("a-competition-of-a-very-long-name", "unetpp_b4_480.late", "f0-1-2-3-4")]
 )
-def test_slugs_are_what_kaggle_makes_of_their_titles(parts: tuple[str, ...]) -> None:
-    found = bundle.slug(*parts)
-    assert found == slugify(found.replace("-", " "))
-    assert 6 <= len(found) <= 50
-    assert found != bundle.slug(*parts[:-1], "f1")
+def test_slugs_match_their_titles_on_kaggle(parts: tuple[str, ...]) -> None:
+    slug = bundle.slug(*parts)
+    assert slug == slugify(slug.replace("-", " "))
+    assert 6 <= len(slug) <= 50
+    assert slug != bundle.slug(*parts[:-1], "f1")
 
 
 @pytest.mark.integration
-def test_a_payload_that_is_not_the_one_pushed_ends_the_kernel_at_once(tmp_path: Path) -> None:
+def test_another_payload_ends_the_kernel_at_once(tmp_path: Path) -> None:
     bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION)
     script = tmp_path / "kernel/train.py"
     script.write_text(script.read_text().replace('SHA256 = "', 'SHA256 = "0'))
@@ -142,8 +140,8 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.integration
-def test_what_was_not_committed_is_not_pushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(account, "SOURCE", root)  # this very tree may have changes of its own
+def test_uncommitted_files_are_not_pushed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(account, "SOURCE", root)  # the source tree of the tests may have changes
     project = Project(root, "phantom")
     with pytest.raises(GatemaskError, match="no commit"):
         account.clean_commit(project, allow_dirty=False)
@@ -155,7 +153,7 @@ def test_what_was_not_committed_is_not_pushed(root: Path, monkeypatch: pytest.Mo
     assert commit
     assert re.fullmatch("[0-9a-f]{40}", commit)
 
-    (root / "notes.txt").write_text("goes into no kernel")
+    (root / "notes.txt").write_text("not part of any kernel")
     assert account.clean_commit(project, allow_dirty=False) == commit
     (root / "experiments/phantom/new.yaml").write_text("extends: unet_b0.yaml\n")
     with pytest.raises(GatemaskError, match=r"new\.yaml"):
@@ -181,7 +179,7 @@ PLANTED = {
 def planted(
     phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Project, Cloud, list[bytes]]]:
-    """A project on a machine full of secrets, before an empty Kaggle."""
+    """A project on a machine full of secrets, an empty Kaggle, and the secrets."""
     root = tmp_path / "project"
     shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
     # The command prefers the token in the home folder to the pair in the environment.
@@ -198,17 +196,17 @@ def planted(
         yield Project(root, "phantom", quick=True), cloud, [value.encode() for value in PLANTED.values()]
 
 
-def inside(data: bytes) -> Iterator[bytes]:
-    """The bytes, and what is packed in them."""
+def contents(data: bytes) -> Iterator[bytes]:
+    """Yield the bytes, and what is packed in them."""
     yield data
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             yield from (archive.read(name) for name in archive.namelist())
     if b'\nPAYLOAD = "' in data:
-        yield from opened(data.decode()).values()
+        yield from unpacked(data.decode()).values()
 
 
-def test_nothing_that_is_uploaded_or_written_holds_a_secret(
+def test_no_uploaded_or_written_file_holds_a_secret(
     planted: tuple[Project, Cloud, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, cloud, secrets = planted
@@ -217,28 +215,26 @@ def test_nothing_that_is_uploaded_or_written_holds_a_secret(
     comp = load_competition(project.experiments, quick=True, overrides=["kaggle.accelerator=none"])
     exp = load_experiment(project.experiments / "unet_b0.yaml", quick=True)
     commands.push_experiment(project, comp, exp, [0, 1], PushOptions(allow_dirty=True, poll_s=0.05))
-    uploaded = [(name, data) for name, data in cloud.uploaded() if name != "IntrospectToken"]  # the sign-in itself
+    uploaded = [(name, data) for name, data in cloud.uploaded() if name != "IntrospectToken"]  # which signs in
     assert any(name.endswith(".tfrec") for name, _ in uploaded)
-    made = [path for name in ("dist", "runs") for path in (project.root / name).rglob("*") if path.is_file()]
-    assert len(made) > 10
-    searched = [*uploaded, *((str(path), path.read_bytes()) for path in made)]
+    written = [path for name in ("dist", "runs") for path in (project.root / name).rglob("*") if path.is_file()]
+    assert len(written) > 10
+    searched = [*uploaded, *((str(path), path.read_bytes()) for path in written)]
     for name, data in searched:
-        for part in inside(data):
+        for part in contents(data):
             assert not any(secret in part for secret in secrets), f"a secret in {name}"
-    assert any(b"def payload" in part for _, data in searched for part in inside(data)), "the search does look inside"
+    assert any(b"def payload" in part for _, data in searched for part in contents(data)), "archives were not searched"
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_secret_in_a_yaml_is_refused_before_anything_is_pushed(
-    planted: tuple[Project, Cloud, list[bytes]], name: str
-) -> None:
+def test_secret_in_a_yaml_is_rejected_before_any_push(planted: tuple[Project, Cloud, list[bytes]], name: str) -> None:
     project, cloud, _ = planted
     comp = load_competition(project.experiments, quick=True, overrides=["kaggle.accelerator=none"])
     exp = load_experiment(
         project.experiments / "unet_b0.yaml", quick=True, overrides=[f"tracking.project={PLANTED[name]}"]
     )
-    with pytest.raises(GatemaskError, match="A secret would be uploaded") as refused:
+    with pytest.raises(GatemaskError, match="A secret would be uploaded") as rejected:
         commands.push_experiment(project, comp, exp, [0], PushOptions(allow_dirty=True, poll_s=0.05))
-    assert PLANTED[name] not in str(refused.value)
+    assert PLANTED[name] not in str(rejected.value)
     assert not cloud.kernels
     assert not cloud.datasets

@@ -1,4 +1,4 @@
-"""A training kernel in rehearsal: the pushed script, really run as Kaggle would."""
+"""Tests of the training rehearsal: the script that would be pushed, run as on Kaggle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gatemask.config import load_competition, load_experiment
+from gatemask.config import Competition, Experiment, load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.train import rehearse
 from gatemask.project import Project
@@ -33,37 +33,37 @@ def rehearsed(root: Path) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_it_runs_as_on_kaggle(root: Path, rehearsed: dict[str, Any]) -> None:
+def test_rehearsal_runs_as_on_kaggle(root: Path, rehearsed: dict[str, Any]) -> None:
     folder = root / "runs/phantom-quick/rehearsal-train/unet_b0"
     log = (folder / "log.txt").read_text()
     assert "no network" in rehearsed["isolation"]
     assert rehearsed["payload_inside"]
     assert rehearsed["script_kilobytes"] < 1000
-    assert "installed: segmentation-models" in log, "Kaggle's image lacks it, so it has to come with the dataset"
+    assert "installed: segmentation-models" in log, "the package was not installed from the dataset"
     assert "epoch 1/1" in log
     account = json.loads((folder / "kaggle/working/gatemask-output.json").read_text())
     assert account["state"] == "finished"
     assert "runs/unet_b0/fold1/oof.h5" in account["files"]
     assert rehearsed["peak_memory_megabytes"] > 100
     assert 0 < rehearsed["output_megabytes"] < rehearsed["expected_megabytes"]
-    assert not (root / "runs/phantom-quick/unet_b0").exists(), "a rehearsal is no run"
+    assert not (root / "runs/phantom-quick/unet_b0").exists(), "the rehearsal left a run"
 
 
-def test_a_second_rehearsal_has_nothing_to_do(root: Path, rehearsed: dict[str, Any]) -> None:
+def test_second_rehearsal_is_current(root: Path, rehearsed: dict[str, Any]) -> None:
     done = gatemask("rehearse", "phantom/unet_b0", "--train", "--fold", 1, "--quick", "--json", root=root)
     assert json.loads(done.stdout)["current"]
 
 
-def opened(root: Path) -> tuple[Any, Any, Any]:
+def load(root: Path) -> tuple[Project, Competition, Experiment]:
     project = Project(root, "phantom", quick=True)
     path = project.experiments / "unet_b0.yaml"
     return project, load_competition(project.experiments, quick=True), load_experiment(path, quick=True)
 
 
-def test_an_output_larger_than_kaggle_keeps_is_refused(
+def test_output_larger_than_kaggle_keeps_is_rejected(
     root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project, _, exp = opened(root)
+    project, _, exp = load(root)
     working = root / "runs/phantom-quick/rehearsal-train/unet_b0/kaggle/working"
     account = SessionAccount.load(working / ACCOUNT_FILE)
     size = rehearse._measure_output(project, exp, working, account, 1)
@@ -73,18 +73,18 @@ def test_an_output_larger_than_kaggle_keeps_is_refused(
         rehearse._measure_output(project, exp, working, account, 1)
 
 
-def test_a_kernel_that_takes_too_long_is_ended(
+def test_kernel_is_killed_at_its_time_limit(
     root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rehearse, "TIME_LIMIT_S", 1.0)
     with pytest.raises(GatemaskError, match="ran past the time limit"):
-        rehearse.rehearse_training(*opened(root), fold=0)
+        rehearse.rehearse_training(*load(root), fold=0)
 
 
-def test_a_kernel_that_fails_says_why(root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here, since the images of its folds are in no record."""
+def test_failed_kernel_says_why(root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails because the images of its folds are not in the records."""
     few = rehearse._few_images
     monkeypatch.setattr(rehearse, "_few_images", lambda *given: few(*given).replace(b"\n", b"\nnobody", 1))
     with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
-        rehearse.rehearse_training(*opened(root), fold=0)
+        rehearse.rehearse_training(*load(root), fold=0)
     assert "nobody" in str(failed.value)

@@ -1,4 +1,4 @@
-"""Inside the kernel: where it starts from, what it tells W&B, what its account holds."""
+"""Tests of the session inside the kernel: initial weights, W&B, the account, and its separate process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def root(phantom_records: Path, tmp_path: Path) -> Path:
     return root
 
 
-def mounted(project: Project, sources: list[datasets.Dataset], kaggle: Path, layout: str) -> Path:
+def mount(project: Project, sources: list[datasets.Dataset], kaggle: Path, layout: str) -> Path:
     for source in sources:
         mount = kaggle / "input" / layout.format(slug=source.slug)
         mount.parent.mkdir(parents=True, exist_ok=True)
@@ -46,12 +46,12 @@ def mounted(project: Project, sources: list[datasets.Dataset], kaggle: Path, lay
     return kaggle
 
 
-# --- weights to start from --------------------------------------------------------------------------------------
+# --- initial weights --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["{slug}", "datasets/me/{slug}", "a/b/c/{slug}"])
 @pytest.mark.parametrize("kind", ["file", "run"])
-def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, kind: str, layout: str) -> None:
+def test_initial_weights_are_attached(root: Path, tmp_path: Path, kind: str, layout: str) -> None:
     project = Project(root, "phantom", quick=True)
     if kind == "file":
         weights = "data/weights/mine.h5"
@@ -70,23 +70,23 @@ def test_weights_that_a_fold_starts_from_come_along(root: Path, tmp_path: Path, 
     comp = load_competition(project.experiments, quick=True)
     exp = load_experiment(project.experiments / "late.yaml", quick=True)
     sources = inputs.input_datasets(project, comp, exp, [0, 1])
-    assert [one.kind for one in sources] == ["records", "wheels", "weights"]
+    assert [dataset.kind for dataset in sources] == ["records", "wheels", "weights"]
 
-    kaggle = mounted(project, sources, tmp_path / "kaggle", layout)
+    kaggle = mount(project, sources, tmp_path / "kaggle", layout)
     digests = {dataset.kind: dataset.digest for dataset in sources}
     request = SESSION.model_copy(update={"quick": True, "experiment": "late", "datasets": digests})
     mounted_inputs = session_inputs.find_inputs(kaggle / "input", request.datasets)
-    there = tmp_path / "there"
-    (there / "folds").mkdir(parents=True)
-    shutil.copy(project.folds, there / "folds")
-    session_inputs.link_project(there, kaggle, request, mounted_inputs)
+    payload = tmp_path / "payload"
+    (payload / "folds").mkdir(parents=True)
+    shutil.copy(project.folds, payload / "folds")
+    session_inputs.link_project(payload, kaggle, request, mounted_inputs)
     for fold in (0, 1):
-        start = find_initial_weights(Project(there, "phantom", quick=True), exp, fold)
+        start = find_initial_weights(Project(payload, "phantom", quick=True), exp, fold)
         assert start.kind == kind
-        assert start.identity == find_initial_weights(project, exp, fold).identity, "it would be another run"
+        assert start.identity == find_initial_weights(project, exp, fold).identity, "the kernel would train another run"
 
 
-def test_weights_elsewhere_on_the_laptop_are_refused_before_the_push(root: Path, tmp_path: Path) -> None:
+def test_weights_outside_the_project_are_rejected(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.h5").write_bytes(b"weights")
     exp = load_experiment(
         root / "experiments/phantom/unet_b0.yaml", quick=True, overrides=[f"model.weights={tmp_path / 'mine.h5'}"]
@@ -96,8 +96,8 @@ def test_weights_elsewhere_on_the_laptop_are_refused_before_the_push(root: Path,
         inputs.input_datasets(project, load_competition(project.experiments, quick=True), exp, [0])
 
 
-def test_folds_that_start_from_runs_do_not_share_a_dataset(root: Path) -> None:
-    """Two kernels that run side by side would change it under each other."""
+def test_folds_that_start_from_runs_have_separate_datasets(root: Path) -> None:
+    """Kernels that run at once would change a shared dataset."""
     project = Project(root, "phantom", quick=True)
     for fold in (0, 1):
         run = project.fold("before", fold)
@@ -135,10 +135,10 @@ def secret(monkeypatch: pytest.MonkeyPatch, answer: str | BaseException) -> None
         ("k" * 40, "online"),
         ("", "offline"),
         (ValueError("no such secret"), "offline"),
-        (SystemExit(1), "offline"),  # nothing that this client does may end a training
+        (SystemExit(1), "offline"),  # no failure of this client may end a training
     ],
 )
-def test_wandb_is_online_where_the_secret_answers(
+def test_wandb_is_online_with_a_secret(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], answer: str | BaseException, mode: str
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "before")
@@ -150,7 +150,7 @@ def test_wandb_is_online_where_the_secret_answers(
     assert "k" * 40 not in "".join(capfd.readouterr())
 
 
-def test_wandb_that_is_disabled_is_not_even_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_wandb_does_not_ask_for_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "before")
     secret(monkeypatch, AssertionError("was asked"))
     session.set_up_wandb("disabled")
@@ -166,11 +166,11 @@ def files(folder: Path, *names: str) -> None:
         (folder / name).write_text(name)
 
 
-def account(working: Path) -> dict[str, object]:
+def read_account(working: Path) -> dict[str, object]:
     return json.loads((working / ACCOUNT_FILE).read_text())
 
 
-def test_the_account_lists_what_is_worth_fetching(tmp_path: Path) -> None:
+def test_account_lists_the_files_worth_fetching(tmp_path: Path) -> None:
     run = tmp_path / "runs/unet_b0/fold0"
     kept = [
         "best.weights.h5",
@@ -178,29 +178,29 @@ def test_the_account_lists_what_is_worth_fetching(tmp_path: Path) -> None:
         "wandb/offline-run-1/run-1.wandb",
         "wandb/offline-run-1/files/a",
     ]
-    left = ["wandb/debug.log", "wandb/offline-run-1/logs/debug.log", ".tmp-best.weights.h5"]
-    files(run, *kept, *left)
+    removed = ["wandb/debug.log", "wandb/offline-run-1/logs/debug.log", ".tmp-best.weights.h5"]
+    files(run, *kept, *removed)
     (run / "wandb/latest-run").symlink_to("offline-run-1")
     (run / "wandb/gone").symlink_to("nowhere")
     output = SessionOutput(tmp_path, SESSION, time.monotonic())
     output.record_fold(0, FoldAccount(done=True))
-    assert set(account(tmp_path)["files"]) == {f"runs/unet_b0/fold0/{name}" for name in kept}  # type: ignore[call-overload]
+    assert set(read_account(tmp_path)["files"]) == {f"runs/unet_b0/fold0/{name}" for name in kept}  # type: ignore[call-overload]
     output.remove_unwanted_files()
     assert {p.relative_to(run).as_posix() for p in run.rglob("*") if not p.is_dir()} == set(kept)
 
 
-def test_the_account_of_a_killed_session_is_of_the_folds_that_it_finished(tmp_path: Path) -> None:
+def test_account_of_a_killed_session_lists_finished_folds(tmp_path: Path) -> None:
     output = SessionOutput(tmp_path, TWO_FOLDS, time.monotonic())
     files(tmp_path / "runs/unet_b0/fold0", "result.json")
     files(tmp_path / "runs/unet_b0/fold1", "state/at-0001-00000.h5")
     output.record_fold(0, FoldAccount(done=True))
-    assert set(account(tmp_path)["files"]) == {"runs/unet_b0/fold0/result.json"}  # type: ignore[call-overload]
-    assert account(tmp_path)["state"] == "stopped"
+    assert set(read_account(tmp_path)["files"]) == {"runs/unet_b0/fold0/result.json"}  # type: ignore[call-overload]
+    assert read_account(tmp_path)["state"] == "stopped"
     output.write(all_folds=True)
-    assert "runs/unet_b0/fold1/state/at-0001-00000.h5" in account(tmp_path)["files"]  # type: ignore[operator]
+    assert "runs/unet_b0/fold1/state/at-0001-00000.h5" in read_account(tmp_path)["files"]  # type: ignore[operator]
 
 
-# --- a process of its own -------------------------------------------------------------------------------------------
+# --- the training process -------------------------------------------------------------------------------------------
 
 ENDS = """
 import os, signal, sys, time
@@ -230,7 +230,7 @@ WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "state", "kept", "why"),
+    ("how", "code", "state", "kept", "reason"),
     [
         (
             f"{DONE}; {STATE}; output.record_fold(1, FoldAccount(done=False, left='2 epochs'))",
@@ -249,23 +249,23 @@ WRITTEN = {"fold0/result.json", "fold1/state/at-0001-00000.h5"}
     ],
     ids=["stopped", "failed", "not begun", "killed at once", "with a state", "with a fold", "aborted", "gone"],
 )
-def test_whatever_ends_the_training_is_accounted_for(
-    tmp_path: Path, how: str, code: int, state: str, kept: set[str], why: str | None
+def test_every_end_of_the_training_process_is_accounted_for(
+    tmp_path: Path, how: str, code: int, state: str, kept: set[str], reason: str | None
 ) -> None:
-    """0 where something is to be gone on from: Kaggle may not mount what a failed kernel left."""
+    """The exit code is 0 if the output is worth keeping: Kaggle may not mount what a failed kernel left."""
     project, kaggle = tmp_path / "project", tmp_path / "kaggle"
     (kaggle / "working").mkdir(parents=True)
     TWO_FOLDS.write(project / "session.json")
     command = [sys.executable, "-c", ENDS.replace("{how}", how), str(project), str(kaggle)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == code, done.stderr
-    told = json.loads((kaggle / "working" / ACCOUNT_FILE).read_text())
-    assert told["state"] == state
-    assert set(told["files"]) == {f"runs/unet_b0/{name}" for name in kept}
-    assert {k for k, one in told["folds"].items() if one.get("done")} == (
+    account = json.loads((kaggle / "working" / ACCOUNT_FILE).read_text())
+    assert account["state"] == state
+    assert set(account["files"]) == {f"runs/unet_b0/{name}" for name in kept}
+    assert {fold for fold, outcome in account["folds"].items() if outcome.get("done")} == (
         {"0"} if "fold0/result.json" in kept else set()
     )
-    assert told["error"] is None if why is None else why in told["error"]
-    assert why is None or why in done.stderr, "the log says it, too"
+    assert account["error"] is None if reason is None else reason in account["error"]
+    assert reason is None or reason in done.stderr, "the log lacks the reason"
     if kept == WRITTEN or STATE in how:
-        assert SessionAccount.model_validate(told).newest_states() == {1: "at-0001-00000"}
+        assert SessionAccount.model_validate(account).newest_states() == {1: "at-0001-00000"}

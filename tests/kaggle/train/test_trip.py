@@ -1,4 +1,4 @@
-"""The whole trip with the real kaggle command, and kernels that really train: there, back, stopped, and on again."""
+"""Training on Kaggle from push to fetch, with the real kaggle command and kernels that really train."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COMP = "phantom-quick"
 FLAGS = ["--quick", "--set", "kaggle.accelerator=none", "--set", "runtime.deterministic=true"]
 POLL = ["--poll", "0.3"]
 
-# Time, as the session's clock sees it, leaps past any limit once a first session has finished its first epoch.
-FAST_CLOCK = '''"""Nine hours in a moment."""
+# Makes the time budget see a day pass as soon as a first session has finished its first epoch.
+FAST_CLOCK = '''"""Make the time budget see a day pass."""
 import glob, os, sys, time
 
 real, kaggle = time.monotonic, os.environ.get("GATEMASK_KAGGLE", "")
@@ -44,7 +44,7 @@ def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("trip") / "project"
     shutil.copytree(phantom_records, root)
     shutil.rmtree(root / "runs", ignore_errors=True)
-    # One experiment with W&B is enough: it takes longer to start than the training itself.
+    # One experiment with W&B is enough: its start takes longer than the training itself.
     silent = {"tracking": {"wandb": "disabled"}}
     gate = {"extends": "gate_b0.yaml", "quick": {"epochs": 1}, **silent}
     long = {"extends": "unet_b0.yaml", "quick": {"epochs": 3}, **silent}
@@ -55,7 +55,7 @@ def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """Kaggle, with a machine that has what Kaggle's image has, and no network."""
+    """Kaggle, with a machine that has the packages of Kaggle's image and no network."""
     folder = tmp_path_factory.mktemp("cloud")
     prefix, _ = sandbox.isolation()
     python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
@@ -76,7 +76,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.fixture
 def kaggle(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Leads the real command there."""
+    """Direct the real command to the stand-in."""
     for name, value in cloud.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     return cloud
@@ -88,14 +88,14 @@ def run(root: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def test_two_folds_go_there_train_and_come_back_as_if_trained_here(kaggle: Cloud, root: Path) -> None:
+def test_two_folds_from_push_to_fetch(kaggle: Cloud, root: Path) -> None:
     pushed = run(root, "push", "phantom/unet_b0", "--allow-dirty", *POLL, *FLAGS)["pushed"]
-    assert [one["folds"] for one in pushed] == [[0], [1]]
-    assert [one["version"] for one in pushed] == [1, 1]
+    assert [kernel["folds"] for kernel in pushed] == [[0], [1]]
+    assert [kernel["version"] for kernel in pushed] == [1, 1]
     records = f"{OWNER}/gatemask-phantom-quick-records-64"
     assert set(kaggle.datasets) == {records, f"{OWNER}/gatemask-wheels"}
 
-    # While they run, gates are trained here; the campaign takes over what runs, and leaves these as they are.
+    # Gates are trained here in the meantime; the campaign takes over the running kernels and keeps those gates.
     assert not run(root, "train", "phantom/gate", *FLAGS)["current"]
     result = run(root, "campaign", "phantom", "--experiments", "gate,unet_b0", "--allow-dirty", *POLL, *FLAGS)
     assert {name: sorted(scores) for name, scores in result["experiments"].items()} == {
@@ -103,53 +103,55 @@ def test_two_folds_go_there_train_and_come_back_as_if_trained_here(kaggle: Cloud
         "unet_b0": ["fold0", "fold1"],
     }
     assert not result["given_up"]
-    assert [len(versions) for versions in kaggle.kernels.values()] == [1, 1], "something ran twice"
+    assert [len(versions) for versions in kaggle.kernels.values()] == [1, 1], "a fold was trained twice"
     assert all(len(versions) == 1 for versions in kaggle.datasets.values()), "something was uploaded twice"
 
-    home = json.loads((root / "runs" / COMP / "unet_b0/fold0/kaggle.json").read_text())
-    assert home["kernel"] == pushed[0]["ref"]
-    assert home["version"] == 1
-    assert home["datasets"] == {records: 1, f"{OWNER}/gatemask-wheels": 1}
+    origin = json.loads((root / "runs" / COMP / "unet_b0/fold0/kaggle.json").read_text())
+    assert origin["kernel"] == pushed[0]["ref"]
+    assert origin["version"] == 1
+    assert origin["datasets"] == {records: 1, f"{OWNER}/gatemask-wheels": 1}
     assert list((root / "runs" / COMP / "unet_b0/fold0/wandb").glob("offline-run-*/*.wandb"))
 
-    assert run(root, "train", "phantom/unet_b0", *FLAGS)["current"], "the laptop takes the runs for its own"
+    assert run(root, "train", "phantom/unet_b0", *FLAGS)["current"], "fetched runs were not recognized as current"
     members = ["--set", "gate.experiments=[gate]", "--set", "mask.experiments=[unet_b0]"]
     tuned = run(root, "oof-tune", "phantom", "--quick", *members)
     assert tuned["images"] == 48
-    again = run(root, "campaign", "phantom", "--experiments", "gate,unet_b0", "--allow-dirty", *POLL, *FLAGS)
-    assert again["current"]
+    repeated = run(root, "campaign", "phantom", "--experiments", "gate,unet_b0", "--allow-dirty", *POLL, *FLAGS)
+    assert repeated["current"]
     assert run(root, "push", "phantom/unet_b0", "--allow-dirty", *FLAGS)["current"]
 
 
-def test_a_campaign_stopped_by_its_time_limit_ends_with_the_weights_of_one_that_was_not(
+def test_interrupted_campaign_gives_the_weights_of_an_uninterrupted_training(
     kaggle: Cloud, root: Path, tmp_path: Path
 ) -> None:
     flags = ["--experiments", "long", "--fold", "0", "--allow-dirty", *POLL, *FLAGS]
     result = run(root, "campaign", "phantom", *flags)
     assert result["sessions"] == 2, run(root, "status", "phantom", "--quick")
     first, second = kaggle.kernels[f"{OWNER}/gatemask-phantom-quick-long-f0"]
-    assert second.request["kernelDataSources"] == [f"{OWNER}/gatemask-phantom-quick-long-f0"], "its own last output"
-    accounts = [json.loads((one.output / "gatemask-output.json").read_text()) for one in (first, second)]
-    assert [one["state"] for one in accounts] == ["stopped", "finished"]
+    assert second.request["kernelDataSources"] == [f"{OWNER}/gatemask-phantom-quick-long-f0"], (
+        "its output was not attached"
+    )
+    accounts = [json.loads((version.output / "gatemask-output.json").read_text()) for version in (first, second)]
+    assert [account["state"] for account in accounts] == ["stopped", "finished"]
     assert any(name.endswith("state/at-0001-00000.h5") for name in accounts[0]["files"])
-    assert "fold 0: goes on from at-0001-00000" in second.log.read_text()
+    assert "fold 0: continues from at-0001-00000" in second.log.read_text()
 
-    whole = tmp_path / "whole"
-    shutil.copytree(root, whole, ignore=shutil.ignore_patterns("runs", "dist"))
-    run(whole, "train", "phantom/long", "--fold", "0", *FLAGS)
+    uninterrupted = tmp_path / "uninterrupted"
+    shutil.copytree(root, uninterrupted, ignore=shutil.ignore_patterns("runs", "dist"))
+    run(uninterrupted, "train", "phantom/long", "--fold", "0", *FLAGS)
     for name in ("best.weights.h5", "oof.h5"):
-        here, there = (folder / "runs" / COMP / "long/fold0" / name for folder in (root, whole))
-        assert sha256(here) == sha256(there), f"{name} shows that the training was interrupted"
+        fetched, trained_here = (folder / "runs" / COMP / "long/fold0" / name for folder in (root, uninterrupted))
+        assert sha256(fetched) == sha256(trained_here), f"{name} shows that the training was interrupted"
     losses = [
         [json.loads(row)["loss"] for row in (folder / "runs" / COMP / "long/fold0/metrics.jsonl").open()]
-        for folder in (root, whole)
+        for folder in (root, uninterrupted)
     ]
     assert losses[0] == losses[1]
 
 
-def test_logs_and_status_tell_what_happened(kaggle: Cloud, root: Path) -> None:
-    states = {one["ref"].split("/")[1]: one["state"] for one in run(root, "status", "phantom", "--quick")["kernels"]}
-    assert set(states.values()) == {"finished"}
+def test_logs_and_status_after_training(kaggle: Cloud, root: Path) -> None:
+    kernels = run(root, "status", "phantom", "--quick")["kernels"]
+    assert {kernel["state"] for kernel in kernels} == {"finished"}
     done = gatemask("logs", "phantom/long", "--quick", root=root)
     assert done.returncode == 0
     assert "machine: a CPU, as requested" in done.stdout
