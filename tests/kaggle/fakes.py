@@ -313,11 +313,11 @@ def seed(cloud: Cloud, project: Project) -> None:
     comp = load_competition(project.experiments, quick=True)
     for source in (inputs.records_dataset(project, comp), inputs.wheels_dataset()):
         folder = datasets.write_upload_folder(project, source, OWNER)
-        named = f"{OWNER}/{source.slug}"
+        dataset_ref = f"{OWNER}/{source.slug}"
         files: dict[str, bytes | Path] = {path.name: path.read_bytes() for path in folder.iterdir()}
         files.pop("dataset-metadata.json")
-        cloud.datasets[named] = [files]
-        note = {"ref": named, "digest": source.digest, "version": 1, "whole": True}
+        cloud.datasets[dataset_ref] = [files]
+        note = {"ref": dataset_ref, "digest": source.digest, "version": 1, "whole": True}
         write_json(project.root / "runs" / ".kaggle" / f"{source.slug}.json", note)
 
 

@@ -1,9 +1,9 @@
-"""Weights and states cross between our versions of the packages and those of Kaggle's images, both ways.
+"""Weights and states are exchanged between our package versions and those of Kaggle's images, both ways.
 
-The environments are .venv and .venv-kaggle; `make test-kaggle` makes the second. As a script, in one of them:
+The environments are .venv and .venv-kaggle; `make test-kaggle` creates the second. As a script, in one of them:
 
-    python -m tests.kaggle.image.test_versions write FOLDER         trains a step, writes weights, predictions, a state
-    python -m tests.kaggle.image.test_versions read FOLDER NOTES    reads them into networks of another seed, notes it
+    python -m tests.kaggle.image.test_versions write FOLDER         train a step; write weights, predictions, a state
+    python -m tests.kaggle.image.test_versions read FOLDER NOTES    read them into networks of another seed; take notes
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-HOME, KAGGLE = ".venv", ".venv-kaggle"
+LOCAL, KAGGLE = ".venv", ".venv-kaggle"
 NAMES = ["gate", "unet"]  # efficientnetb0, and resnet18 with a gate's head: of tests/builders/steps.py, 32 px
-Place = tuple[str, str]  # an environment and Keras's backend
+Place = tuple[str, str]  # environment and Keras backend
 
-# From where, to where, and why this happens.
-WAYS: list[tuple[Place, Place]] = [
-    ((HOME, "tensorflow"), (KAGGLE, "tensorflow")),  # trained at home, submitted from a GPU kernel
-    ((KAGGLE, "tensorflow"), (HOME, "tensorflow")),  # trained on Kaggle's GPU, tuned at home
-    ((KAGGLE, "jax"), (HOME, "tensorflow")),  # trained on Kaggle's TPU, tuned at home
-    ((HOME, "tensorflow"), (KAGGLE, "jax")),  # gone on with on a TPU
+# Writer, reader, and the use of this pair.
+PAIRS: list[tuple[Place, Place]] = [
+    ((LOCAL, "tensorflow"), (KAGGLE, "tensorflow")),  # trained locally, submitted from a GPU kernel
+    ((KAGGLE, "tensorflow"), (LOCAL, "tensorflow")),  # trained on Kaggle's GPU, tuned locally
+    ((KAGGLE, "jax"), (LOCAL, "tensorflow")),  # trained on Kaggle's TPU, tuned locally
+    ((LOCAL, "tensorflow"), (KAGGLE, "jax")),  # continued on a TPU
 ]
 
 
@@ -40,14 +40,14 @@ pytestmark = [
     pytest.mark.integration,
     *(
         pytest.mark.skipif(not (ROOT / name / "bin" / "python").exists(), reason=f"no {name}: run make test-kaggle")
-        for name in (HOME, KAGGLE)
+        for name in (LOCAL, KAGGLE)
     ),
 ]
 
 
-def started(place: Place, *arguments: object) -> subprocess.Popen[str]:
+def start(place: Place, *arguments: object) -> subprocess.Popen[str]:
     environment, backend = place
-    # Without optimising: what matters is what arrives, not how fast.
+    # Without optimization, since speed does not matter here.
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
@@ -60,7 +60,7 @@ def started(place: Place, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def finished(process: subprocess.Popen[str]) -> None:
+def finish(process: subprocess.Popen[str]) -> None:
     try:
         _, errors = process.communicate(timeout=600)
     finally:
@@ -70,58 +70,64 @@ def finished(process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[Place, Path]:
-    """The folder that each place wrote."""
-    folders = {start: tmp_path_factory.mktemp("-".join(start).strip(".")) for start, _ in WAYS}
-    for process in [started(place, "write", folder) for place, folder in folders.items()]:
-        finished(process)
+    """Folder that each place wrote, by place."""
+    folders = {writer: tmp_path_factory.mktemp("-".join(writer).strip(".")) for writer, _ in PAIRS}
+    for process in [start(place, "write", folder) for place, folder in folders.items()]:
+        finish(process)
     return folders
 
 
 @pytest.fixture(scope="module")
-def crossed(written: dict[Place, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Place, Place], Any]:
-    """What arrived, for each way."""
+def exchanged(written: dict[Place, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[Place, Place], Any]:
+    """Notes of each reader, by pair."""
     folder = tmp_path_factory.mktemp("notes")
-    notes = {way: folder / f"{number}.json" for number, way in enumerate(WAYS)}
-    for process in [started(way[1], "read", written[way[0]], note) for way, note in notes.items()]:
-        finished(process)
-    return {way: json.loads(note.read_text()) for way, note in notes.items()}
+    notes = {pair: folder / f"{number}.json" for number, pair in enumerate(PAIRS)}
+    for process in [start(pair[1], "read", written[pair[0]], note) for pair, note in notes.items()]:
+        finish(process)
+    return {pair: json.loads(note.read_text()) for pair, note in notes.items()}
 
 
-def named(way: tuple[Place, Place]) -> str:
-    return " to ".join(" ".join(place) for place in way)
+def pair_name(pair: tuple[Place, Place]) -> str:
+    return " to ".join(" ".join(place) for place in pair)
 
 
-def test_the_environments_are_really_two(written: dict[Place, Path]) -> None:
+def test_environments_have_different_versions(written: dict[Place, Path]) -> None:
     versions = {place: json.loads((folder / "versions.json").read_text()) for place, folder in written.items()}
-    assert {(name, found["keras"]) for (name, _), found in versions.items()} == {(HOME, "3.15.1"), (KAGGLE, "3.13.2")}
-    assert {(name, found["h5py"]) for (name, _), found in versions.items()} == {(HOME, "3.14.0"), (KAGGLE, "3.16.0")}
-    assert {place: found["backend"] for place, found in versions.items()} == {place: place[1] for place in versions}
+    assert {(name, version["keras"]) for (name, _), version in versions.items()} == {
+        (LOCAL, "3.15.1"),
+        (KAGGLE, "3.13.2"),
+    }
+    assert {(name, version["h5py"]) for (name, _), version in versions.items()} == {
+        (LOCAL, "3.14.0"),
+        (KAGGLE, "3.16.0"),
+    }
+    assert {place: version["backend"] for place, version in versions.items()} == {place: place[1] for place in versions}
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("way", WAYS, ids=named)
-def test_weights_arrive_bit_for_bit_and_predict_the_same(crossed: Any, way: tuple[Place, Place], name: str) -> None:
-    found = crossed[way][name]
-    assert found["different_before"] > 0.5 * found["weights"]
-    assert found["different"] == 0
-    assert found["spread"] > 1e-4  # not the same for every image
-    assert found["apart"] <= (1e-6 if way[0][1] == way[1][1] else 0.01 * found["spread"])
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_name)
+def test_weights_are_read_exactly_and_predict_the_same(exchanged: Any, pair: tuple[Place, Place], name: str) -> None:
+    notes = exchanged[pair][name]
+    assert notes["different_before"] > 0.5 * notes["weights"]
+    assert notes["different"] == 0
+    assert notes["spread"] > 1e-4  # predictions differ between images
+    assert notes["apart"] <= (1e-6 if pair[0][1] == pair[1][1] else 0.01 * notes["spread"])
 
 
-@pytest.mark.parametrize("way", WAYS, ids=named)
-def test_a_training_goes_on_from_the_state_of_other_versions(crossed: Any, way: tuple[Place, Place]) -> None:
-    found = crossed[way]["state"]
-    assert found["progress"] == 1
-    assert found["different_before"] > 0
-    assert found["different"] == 0
-    assert found["next_loss"] == pytest.approx(found["their_next_loss"], rel=1e-3)
+@pytest.mark.parametrize("pair", PAIRS, ids=pair_name)
+def test_training_continues_from_the_state_of_other_versions(exchanged: Any, pair: tuple[Place, Place]) -> None:
+    notes = exchanged[pair]["state"]
+    assert notes["progress"] == 1
+    assert notes["different_before"] > 0
+    assert notes["different"] == 0
+    assert notes["next_loss"] == pytest.approx(notes["their_next_loss"], rel=1e-3)
 
 
 # --- in the other process -----------------------------------------------------------------------------------------
 
 
 def trainable(network: Any) -> Any:
-    """The U-Net as training compiles it, moving averages and all."""
+    """Return the U-Net as training compiles it, moving averages included."""
     from gatemask.builders import optimizers, step
     from tests.builders import steps
 
@@ -141,8 +147,8 @@ def one_step(model: Any) -> float:
     return float(fitted.history["loss"][0])
 
 
-def liven(model: Any) -> None:
-    """Untrained, so deep a network lets its images die away, and says the same of each; so its signals are raised."""
+def amplify(model: Any) -> None:
+    """Raise the signals of an untrained network, which is so deep that its predictions hardly depend on the image."""
     rng = np.random.default_rng(1)
     for weight in model.weights:
         if weight.path.endswith("moving_variance"):
@@ -161,7 +167,7 @@ def write(folder: Path) -> None:
         network = steps.build(name, seed=1)
         steps.perturb_statistics(network.model)
         if name == "gate":
-            liven(network.model)
+            amplify(network.model)
         model = trainable(network) if name == "unet" else None
         if model is not None:
             one_step(model)
@@ -179,14 +185,14 @@ def read(folder: Path, notes: Path) -> None:
     from gatemask.training import state
     from tests.builders import steps
 
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in NAMES:
         network = steps.build(name, seed=2)
         theirs = [value for _, value in sorted(np.load(folder / f"{name}.npz").items(), key=lambda i: int(i[0][4:]))]
         before = different(network.model.weights, theirs)
         network.model.load_weights(folder / name / "best.weights.h5")
         outputs, expected = steps.outputs(name, network.model), np.load(folder / f"{name}.npy")
-        found[name] = {
+        results[name] = {
             "weights": len(theirs),
             "different_before": before,
             "different": different(network.model.weights, theirs),
@@ -201,18 +207,18 @@ def read(folder: Path, notes: Path) -> None:
     before = sum(different(mine[group], arrays[group]) for group in arrays)
     state.restore(model, arrays)
     after = state.snapshot(model)
-    found["state"] = {
+    results["state"] = {
         "progress": progress.epoch,
         "different_before": before,
         "different": sum(different(after[group], arrays[group]) for group in arrays),
         "next_loss": one_step(model),
         "their_next_loss": json.loads((folder / "next.json").read_text()),
     }
-    notes.write_text(json.dumps(found))
+    notes.write_text(json.dumps(results))
 
 
 def different(some: Any, others: Any) -> int:
-    """How many arrays differ in any bit, or in their shapes."""
+    """Return the number of arrays that differ in any bit or in shape."""
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(some, others, strict=True)]
     return sum(int(a.shape != b.shape or bool((a != b).any())) for a, b in pairs)
 
