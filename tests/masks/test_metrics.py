@@ -1,4 +1,4 @@
-"""The metrics, against a definition written out pixel by pixel."""
+"""The metrics equal their definitions, written out pixel by pixel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def by_sets(truth: np.ndarray, mask: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_dice_counts_as_sets_do(seed: int) -> None:
+def test_dice_equals_the_dice_of_sets(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, mask = rng.random((2, 5, 5)) < rng.choice([0, 0.1, 0.5, 1], 2)[:, None, None]
     assert dice_of_masks(truth, mask) == pytest.approx(by_sets(truth, mask), abs=1e-12)
@@ -33,18 +33,18 @@ def precision(truth: np.ndarray, mask: np.ndarray) -> float:
 
 
 def plainly(metric: str, truths: np.ndarray, masks: np.ndarray) -> float:
-    """The metric of one class by its definition; truths and masks bool (n, height, width)."""
+    """Return the metric of one class by its definition; truths and masks bool (n, height, width)."""
     pairs = list(zip(truths, masks, strict=True))
     if metric == "global_dice":
         return by_sets(truths, masks)
     if metric == "dice_positives":
-        found = [by_sets(t, m) for t, m in pairs if t.any()]
-        return float(np.mean(found)) if found else 1.0
-    of_image = {"mean_dice": by_sets, "mean_iou": iou, "mean_precision": precision}[metric]
-    return float(np.mean([of_image(t, m) for t, m in pairs]))
+        scores = [by_sets(t, m) for t, m in pairs if t.any()]
+        return float(np.mean(scores)) if scores else 1.0
+    image_metric = {"mean_dice": by_sets, "mean_iou": iou, "mean_precision": precision}[metric]
+    return float(np.mean([image_metric(t, m) for t, m in pairs]))
 
 
-def test_empty_images_score_one_or_nothing() -> None:
+def test_empty_images_score_one_or_zero() -> None:
     area, truth = np.array([[0.0], [4], [0]]), np.array([[0.0], [0], [9]])
     assert dice(np.zeros((3, 1)), area, truth)[:, 0].tolist() == [1, 0, 0]
     for metric in ("mean_dice", "mean_iou", "mean_precision"):
@@ -53,13 +53,13 @@ def test_empty_images_score_one_or_nothing() -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("seed", range(12))
-def test_every_metric_is_its_definition_averaged_over_classes(metric: str, seed: int) -> None:
+def test_every_metric_equals_its_definition_averaged_over_classes(metric: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     truths = rng.random((6, 4, 4, 2)) < rng.choice([0, 0.3, 0.8], (6, 1, 1, 2))
     masks = np.where(rng.random((6, 1, 1, 2)) < 0.7, truths ^ (rng.random(truths.shape) < 0.15), False)
     counts = [(truths & masks).sum((1, 2)), masks.sum((1, 2)), truths.sum((1, 2))]
     expected = np.mean([plainly(metric, truths[..., c], masks[..., c]) for c in range(2)])
-    assert total(*METRICS[metric](*(one.astype(float) for one in counts))) == pytest.approx(expected, abs=1e-12)
+    assert total(*METRICS[metric](*(count.astype(float) for count in counts))) == pytest.approx(expected, abs=1e-12)
 
 
 def test_an_iou_of_exactly_a_threshold_does_not_exceed_it() -> None:

@@ -1,4 +1,4 @@
-"""The codec: every flavour there and back, and a clear refusal of anything malformed."""
+"""The codec restores masks in every dialect and rejects anything malformed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from tests.conftest import SHARED, needs_siim
 
-FLAVOURS = st.builds(
+DIALECTS = st.builds(
     Rle,
     offsets=st.sampled_from(["absolute", "relative"]),
     base=st.sampled_from([0, 1]),
@@ -27,11 +27,11 @@ SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
 
 
 @settings(max_examples=300, deadline=None)
-@given(MASKS, FLAVOURS)
-def test_what_is_encoded_decodes_to_the_same(mask: np.ndarray, flavour: Rle) -> None:
-    text = rle.encode(mask, flavour)
-    assert (rle.decode(text, mask.shape, flavour) == mask).all()
-    assert (text == flavour.empty) == (not mask.any())
+@given(MASKS, DIALECTS)
+def test_encoded_masks_decode_to_the_same(mask: np.ndarray, dialect: Rle) -> None:
+    text = rle.encode(mask, dialect)
+    assert (rle.decode(text, mask.shape, dialect) == mask).all()
+    assert (text == dialect.empty) == (not mask.any())
 
 
 def test_a_mask_written_out_by_hand() -> None:
@@ -44,7 +44,7 @@ def test_a_mask_written_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "flavour", "words"),
+    ("text", "dialect", "words"),
     [
         ("1 2 3", SIIM, "odd count"),
         ("1 x", SIIM, "not a whole number"),
@@ -59,9 +59,9 @@ def test_a_mask_written_out_by_hand() -> None:
         ("10 3 2 2", SIIM, "past the end"),
     ],
 )
-def test_malformed_text_is_refused_with_the_place(text: str, flavour: Rle, words: str) -> None:
+def test_malformed_text_is_rejected_with_its_place(text: str, dialect: Rle, words: str) -> None:
     with pytest.raises(GatemaskError, match=words) as caught:
-        rle.decode(text, (4, 4), flavour, where="train.csv, row 7, image abc")
+        rle.decode(text, (4, 4), dialect, where="train.csv, row 7, image abc")
     assert "row 7, image abc" in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The decision rule, as a table of inputs and decisions."""
+"""The decision rule, as tables of inputs and decisions."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ RULE = Rule(gate=0.6, upper=0.75, lower=0.4, min_area=3)
     ],
 )
 def test_gate_area_and_lower_threshold(gate: float, strong: int, weak: int, pixels: int) -> None:
-    one = np.zeros(16, np.uint8)
-    one[:strong], one[strong : strong + weak] = 200, 110
-    assert rules.apply_rule(RULE, gate, one.reshape(4, 4)).sum() == pixels
+    full_map = np.zeros(16, np.uint8)
+    full_map[:strong], full_map[strong : strong + weak] = 200, 110
+    assert rules.apply_rule(RULE, gate, full_map.reshape(4, 4)).sum() == pixels
 
 
-A, B = 200, 110  # strong: reaches `upper`; weak: reaches `lower` only
+A, B = 200, 110  # strong: reaches `upper`; weak: reaches only `lower`
 PARTS = [
-    # Neighbours by a corner belong together: three pixels.
+    # Pixels that touch at a corner belong together: three pixels.
     ([[A, 0, 0], [0, A, 0], [0, 0, A]], 3, False, 3),
     ([[A, 0, 0], [0, A, 0], [0, 0, A]], 4, False, 0),
-    # Exactly the least size stays, one pixel less goes.
+    # A component of exactly the minimum size is kept, one pixel less is dropped.
     ([[A, A, 0, A], [0, 0, 0, A], [0, 0, 0, A]], 3, False, 3),
     ([[A, A, 0, A], [0, 0, 0, A], [0, 0, 0, A]], 2, False, 5),
-    # Weak pixels stay where they hang together with a strong one, and only there.
+    # Weak pixels are kept only where they are connected to a strong one.
     ([[A, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 0, True, 3),
     ([[B, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 0, True, 0),
     ([[B, 0, 0, A], [0, B, A, 0], [0, 0, 0, 0]], 0, True, 4),
-    # Both: large enough, and somewhere strong.
+    # Both: large enough, with a strong pixel.
     ([[A, B, 0, B], [0, B, 0, B], [0, 0, 0, B]], 3, True, 3),
     ([[A, 0, 0, B], [0, 0, B, B], [A, 0, 0, B]], 2, True, 0),
-    # Nothing there, and everything.
+    # Nothing, and everything.
     ([[0, 0], [0, 0]], 1, True, 0),
     ([[A, B], [B, B]], 4, True, 4),
 ]
@@ -60,12 +60,13 @@ def test_components(rows: list[list[int]], min_component: int, hysteresis: bool,
     assert not (mask & (np.array(rows) == 0)).any()
 
 
-def test_without_component_parts_a_mask_is_every_pixel_that_reaches_lower() -> None:
-    one = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
+def test_without_component_settings_a_mask_is_every_pixel_that_reaches_lower() -> None:
+    full_map = np.random.default_rng(0).integers(0, 256, (40, 40)).astype(np.uint8)
     for rule in (RULE, Rule(0.0, 0.9, 0.9, 0), Rule(0.6, 1.0, 0.01, 1)):
-        assert (rules.apply_rule(rule, 0.7, one) == (one >= rules.level(rule.lower))).all()
-    # A least size of one pixel drops nothing, by way of the components.
-    assert (rules.apply_rule(Rule(0.6, 0.75, 0.4, 3, 1), 0.7, one) == rules.apply_rule(RULE, 0.7, one)).all()
+        assert (rules.apply_rule(rule, 0.7, full_map) == (full_map >= rules.level(rule.lower))).all()
+    # A minimum component of one pixel drops nothing.
+    by_component = rules.apply_rule(Rule(0.6, 0.75, 0.4, 3, 1), 0.7, full_map)
+    assert (by_component == rules.apply_rule(RULE, 0.7, full_map)).all()
 
 
 @pytest.mark.parametrize("level", [90, 130, 160, 250])
@@ -74,11 +75,11 @@ def test_peaks_of_few_and_of_many_components(blur: float, level: int) -> None:
     import cv2
 
     noise = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(90, 70)), (0, 0), blur)
-    one = np.clip(128 + 60 * noise / noise.std(), 0, 255).astype(np.uint8)
-    label, sizes, peaks = rules.connected_components(one >= level, one)
-    assert ((label > 0) == (one >= level)).all()
+    full_map = np.clip(128 + 60 * noise / noise.std(), 0, 255).astype(np.uint8)
+    label, sizes, peaks = rules.connected_components(full_map >= level, full_map)
+    assert ((label > 0) == (full_map >= level)).all()
     assert sizes.tolist() == [int((label == n + 1).sum()) for n in range(len(sizes))]
-    assert peaks.tolist() == [int(one[label == n + 1].max()) for n in range(len(sizes))]
+    assert peaks.tolist() == [int(full_map[label == n + 1].max()) for n in range(len(sizes))]
 
 
 def test_levels_and_probabilities_are_inverse_to_each_other() -> None:
@@ -87,7 +88,7 @@ def test_levels_and_probabilities_are_inverse_to_each_other() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"gate": 1.1}, {"upper": -0.1}, {"lower": 0.8}, {"min_area": -1}])
-def test_impossible_rules_are_refused(bad: dict[str, float]) -> None:
+def test_impossible_rules_are_rejected(bad: dict[str, float]) -> None:
     with pytest.raises(GatemaskError):
         Rule(**{"gate": 0.5, "upper": 0.7, "lower": 0.3, "min_area": 1, **bad})
 
@@ -103,26 +104,26 @@ MAPS = list(np.random.default_rng(2).integers(0, 256, (3, 16, 16, 2)).astype(np.
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 1 / 3, 1, 7])
-def test_equal_weights_are_no_weights(share: float) -> None:
+def test_equal_weights_equal_no_weights(share: float) -> None:
     for maps in (MAPS[:2], MAPS):
         assert (rules.average_maps(maps, [share] * len(maps)) == rules.average_maps(maps)).all()
 
 
 def test_weighted_averages_round_half_up() -> None:
-    one, two = np.full((2, 2, 1), 10, np.uint8), np.full((2, 2, 1), 20, np.uint8)
+    maps = [np.full((2, 2, 1), 10, np.uint8), np.full((2, 2, 1), 20, np.uint8)]
     # 17.5, 12.5, 19.5, 14.5, 13.3, 11.1
     decisions = {(1, 3): 18, (3, 1): 13, (0.05, 0.95): 20, (0.55, 0.45): 15, (2, 1): 13, (0.8, 0.1): 11}
-    assert {w: int(rules.average_maps([one, two], w)[0, 0, 0]) for w in decisions} == decisions
+    assert {w: int(rules.average_maps(maps, w)[0, 0, 0]) for w in decisions} == decisions
 
 
-def test_a_member_of_weight_0_is_not_there() -> None:
+def test_a_member_of_weight_0_is_ignored() -> None:
     first, second = MAPS[0][:8, :8], MAPS[1]
-    assert (rules.average_maps([first, second], [1, 0]) == first).all(), "nor does its size count"
+    assert (rules.average_maps([first, second], [1, 0]) == first).all(), "its size included"
     assert (rules.average_maps([first, second], [0, 0.3]) == second).all()
     assert (rules.average_maps(MAPS, [0.2, 0, 0.6]) == rules.average_maps(MAPS[::2], [0.2, 0.6])).all()
 
 
-def test_a_saved_rule_comes_back(tmp_path: Path) -> None:
+def test_a_saved_rule_is_restored(tmp_path: Path) -> None:
     assert rules.load_rule(rules.save_rule(RULE, tmp_path / "rule.yaml")) == RULE
     (tmp_path / "rule.yaml").write_text("gate: 1\n")
     with pytest.raises(GatemaskError, match="does not hold a rule"):

@@ -1,4 +1,4 @@
-"""Look-ups in lists of components give what dropping components from the maps would."""
+"""Look-ups in lists of components equal the results of dropping components from the maps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule, level, probability
-from gatemask.oof.components import PARTS, Components, count_components
+from gatemask.oof.components import COLUMNS, Components, count_components
 from gatemask.oof.tables import count_maps, score
 
 
 class Reader(dict[str, np.ndarray]):
-    """Maps by id in memory, in place of those of a run."""
+    """Maps by image id in memory."""
 
     @property
     def classes(self) -> int:
@@ -28,44 +28,46 @@ SIDE = 48
 
 
 class Problem:
-    """Blobs out of smooth noise, their truth, and what is counted of them.
+    """Blobs of smooth noise, their truth, and their tables and components.
 
     Args:
-        maps: uint8 (images, SIDE, SIDE, classes), averaged over the members.
-        truths: bool (SIDE, SIDE) by id.
+        seed: Seed of the random generator.
+        classes: Number of classes.
+        images: Number of images.
+        weights: Weight of each member. Default: one member.
     """
 
     def __init__(self, seed: int, classes: int, images: int = 12, weights: list[float] | None = None):
         rng = np.random.default_rng(seed)
         ids = [f"i{n:02d}" for n in range(images)]
         members = [blobs(rng, images, classes) for _ in weights or [1.0]]
-        self.readers = [Reader(zip(ids, one, strict=True)) for one in members]
-        self.maps = np.stack([rules.average_maps([one[n] for one in members], weights) for n in range(images)])
+        self.readers = [Reader(zip(ids, maps, strict=True)) for maps in members]
+        self.maps = np.stack([rules.average_maps([maps[n] for maps in members], weights) for n in range(images)])
         self.truths = {i: blobs(rng, 1, 1)[0, :, :, 0] > (150 if n % 3 else 255) for n, i in enumerate(ids)}
         self.gate = dict(zip(ids, rng.random(images).tolist(), strict=True))
         self.fold_of = {i: n % 3 for n, i in enumerate(ids)}
         self.weights = weights
-        asked = (self.fold_of, self.readers, self.truths, "")
-        self.tables = count_maps(*asked, self.gate.__getitem__, weights)
-        self.components = count_components(*asked, self.tables, LEVELS, weights)
+        source = (self.fold_of, self.readers, self.truths, "")
+        self.tables = count_maps(*source, self.gate.__getitem__, weights)
+        self.components = count_components(*source, self.tables, LEVELS, weights)
 
     def naive(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-        found = np.zeros((2, *self.components.truth.shape))
+        counts = np.zeros((2, *self.components.truth.shape))
         for n, (i, truth) in enumerate(self.truths.items()):
             for c in range(self.maps.shape[3]):
                 mask = rules.apply_rule(rule, self.gate[i], self.maps[n, :, :, c])
-                found[:, n, c] = (mask & truth).sum(), mask.sum()
-        return found[0], found[1]
+                counts[:, n, c] = (mask & truth).sum(), mask.sum()
+        return counts[0], counts[1]
 
 
 def blobs(rng: np.random.Generator, images: int, classes: int) -> np.ndarray:
-    """uint8 (images, SIDE, SIDE, classes); from coarse to speckled."""
-    made = np.zeros((images, SIDE, SIDE, classes), np.uint8)
+    """Return blobs from coarse to speckled, uint8 (images, SIDE, SIDE, classes)."""
+    maps = np.zeros((images, SIDE, SIDE, classes), np.uint8)
     for n in range(images):
         for c in range(classes):
             noise = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)), (0, 0), float(rng.choice([0.5, 1, 2, 5])))
-            made[n, :, :, c] = np.clip(rng.uniform(40, 130) + 60 * noise / noise.std(), 0, 255)
-    return made
+            maps[n, :, :, c] = np.clip(rng.uniform(40, 130) + 60 * noise / noise.std(), 0, 255)
+    return maps
 
 
 def random_rule(rng: np.random.Generator) -> Rule:
@@ -91,7 +93,7 @@ def test_counts_equal_those_of_the_maps(seed: int, classes: int, weights: list[f
             assert (ours == naive).all(), rule
 
 
-def test_a_subset_is_the_same_images() -> None:
+def test_a_subset_has_the_counts_of_its_images() -> None:
     problem, rng = Problem(3, 2), np.random.default_rng(3)
     for chosen in (problem.components.folds == 1, np.zeros(12, bool), np.ones(12, bool), rng.random(12) < 0.5):
         some = problem.components.subset(chosen)
@@ -99,20 +101,20 @@ def test_a_subset_is_the_same_images() -> None:
         again = some.subset(np.arange(len(some)) % 2 == 0)
         for _ in range(20):
             rule = random_rule(rng)
-            for part, half, whole in zip(
+            for part, half, complete in zip(
                 some.counts(rule), again.counts(rule), problem.components.counts(rule), strict=True
             ):
-                assert (part == whole[chosen]).all()
-                assert (half == whole[chosen][::2]).all()
+                assert (part == complete[chosen]).all()
+                assert (half == complete[chosen][::2]).all()
 
 
-def test_components_come_back_from_disk_in_few_bytes(tmp_path: Path) -> None:
+def test_components_are_restored_from_disk_in_few_bytes(tmp_path: Path) -> None:
     problem = Problem(4, 2)
     loaded = Components.load(problem.components.save(tmp_path / "components.npz"))
     assert loaded.levels == LEVELS
-    for name, dtype in PARTS.items():
-        for one in LEVELS:
-            assert getattr(loaded, name)[one].dtype == getattr(problem.components, name)[one].dtype == dtype
+    for name, dtype in COLUMNS.items():
+        for number in LEVELS:
+            assert getattr(loaded, name)[number].dtype == getattr(problem.components, name)[number].dtype == dtype
     rng = np.random.default_rng(4)
     for rule in (random_rule(rng) for _ in range(20)):
         assert score(loaded, rule) == score(problem.components, rule)
@@ -123,23 +125,23 @@ def test_maps_without_any_component(tmp_path: Path) -> None:
     reader = Reader(zip(ids, blank, strict=True))
     truth = dict.fromkeys(ids, np.zeros((8, 8), bool))
     tables = count_maps(dict.fromkeys(ids, 0), [reader], truth, "")
-    found = count_components(dict.fromkeys(ids, 0), [reader], truth, "", tables, LEVELS)
-    assert score(Components.load(found.save(tmp_path / "c.npz")), Rule(0, 0.6, probability(60), 0, 5, True)) == 1.0
+    components = count_components(dict.fromkeys(ids, 0), [reader], truth, "", tables, LEVELS)
+    assert score(Components.load(components.save(tmp_path / "c.npz")), Rule(0, 0.6, probability(60), 0, 5, True)) == 1.0
 
 
-def test_an_unknown_level_is_refused_with_those_that_are_known() -> None:
+def test_an_unlisted_level_is_rejected_with_the_listed_ones() -> None:
     components = Problem(5, 1, images=3).components
-    unknown = Rule(0.5, 0.5, probability(61), 0, min_component=3)
-    with pytest.raises(GatemaskError, match="not known") as caught:
-        components.counts(unknown)
+    unlisted = Rule(0.5, 0.5, probability(61), 0, min_component=3)
+    with pytest.raises(GatemaskError, match="not listed") as caught:
+        components.counts(unlisted)
     assert "level 61" in str(caught.value)
     assert "20, 60, 90" in str(caught.value)
     plain = Rule(0.5, 0.5, probability(61), 0)
     assert level(plain.lower) not in LEVELS
-    assert (components.counts(plain)[1] == components.tables.counts(plain)[1]).all(), "tables know every level"
+    assert (components.counts(plain)[1] == components.tables.counts(plain)[1]).all(), "tables hold every level"
 
 
-def test_tables_of_other_images_are_refused() -> None:
+def test_tables_of_other_images_are_rejected() -> None:
     problem = Problem(6, 1, images=4)
     fewer = problem.tables.subset(np.arange(4) > 0)
     with pytest.raises(GatemaskError, match="different images"):

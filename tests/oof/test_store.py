@@ -1,4 +1,4 @@
-"""The out-of-fold store: what goes in comes out, and nothing twice."""
+"""The out-of-fold store returns what was written and rejects images listed twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAPS = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
 IDS = ["a", "b.1", "c", "d", "e"]
 
 
-def test_maps_stream_in_and_are_found_by_id(tmp_path: Path) -> None:
+def test_maps_are_streamed_and_found_by_id(tmp_path: Path) -> None:
     path = store.write_maps(tmp_path / "oof.h5", IDS, iter([MAPS[:3], MAPS[3:]]), (8, 8, 1))
     reader = store.MapReader([path])
     assert reader.ids == set(IDS)
@@ -30,23 +30,23 @@ def test_missing_maps_leave_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_id_in_two_folds_is_refused(tmp_path: Path) -> None:
+def test_an_image_in_two_folds_is_rejected(tmp_path: Path) -> None:
     paths = [store.write_maps(tmp_path / f"{n}.h5", IDS, iter([MAPS]), (8, 8, 1)) for n in (0, 1)]
     with pytest.raises(GatemaskError, match="two out-of-fold maps"):
         store.MapReader(paths)
 
 
-def test_gates_come_back_and_are_checked(tmp_path: Path) -> None:
+def test_gate_probabilities_are_restored_and_checked(tmp_path: Path) -> None:
     path = store.write_gates(tmp_path / "oof.csv", ["007", "b"], np.array([0.25, 1.0]))
     assert store.read_gates([path]) == {"007": 0.25, "b": 1.0}
     with pytest.raises(GatemaskError, match="two out-of-fold gate"):
         store.read_gates([path, path])
     path.write_text("image_id,probability\na,nan\n")
-    with pytest.raises(GatemaskError, match="is not one"):
+    with pytest.raises(GatemaskError, match="outside"):
         store.read_gates([path])
 
 
-def test_many_threads_read_what_was_written(tmp_path: Path) -> None:
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
     maps = np.random.default_rng(1).integers(0, 256, (200, 16, 16, 2)).astype(np.uint8)
     ids = [f"i{n}" for n in range(200)]
     path = store.write_maps(tmp_path / "oof.h5", ids, iter([maps]), (16, 16, 2))
@@ -64,11 +64,11 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(GatemaskError, match=r"cannot be read[\s\S]*oof\.h5"):
         reader = store.MapReader([path])
-        for name in IDS:
-            reader[name]
+        for image_id in IDS:
+            reader[image_id]
     reader = store.MapReader([store.write_maps(path, IDS, iter([MAPS]), (8, 8, 1))])
-    at = data.index(zlib.compress(MAPS[2].tobytes(), 1))
-    path.write_bytes(data[: at + 9] + b"\0\0\0\0" + data[at + 13 :])
+    chunk = data.index(zlib.compress(MAPS[2].tobytes(), 1))
+    path.write_bytes(data[: chunk + 9] + b"\0\0\0\0" + data[chunk + 13 :])
     with pytest.raises(GatemaskError, match="image c"):
         store.MapReader([path])["c"]
     reader.close()

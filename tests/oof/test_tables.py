@@ -1,4 +1,4 @@
-"""Look-ups in tables give what thresholding the maps would."""
+"""Look-ups in tables equal the results of thresholding the maps."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.masks.test_metrics import plainly
 
 
 def random_problem(seed: int, images: int = 24, side: int = 12) -> tuple[Tables, np.ndarray, np.ndarray]:
-    """Tables with the maps (n, side, side) and truths that they were counted from."""
+    """Return tables, and the maps and truths they were counted from, both (n, side, side)."""
     rng = np.random.default_rng(seed)
     truths = (rng.random((images, side, side)) < 0.2) & (rng.random(images) < 0.4)[:, None, None]
     maps = np.clip(rng.normal(60, 50, truths.shape) + 90 * truths, 0, 255).astype(np.uint8)
-    counted = [count_levels(one, truth) for one, truth in zip(maps, truths, strict=True)]
+    counts = [count_levels(full_map, truth) for full_map, truth in zip(maps, truths, strict=True)]
     tables = Tables(
         ids=np.array([f"i{n}" for n in range(images)]),
         folds=np.arange(images) % 3,
         gate=np.clip(rng.normal(0.4, 0.2, images) + 0.3 * truths.any(axis=(1, 2)), 0, 1),
-        area=np.stack([a for a, _ in counted])[:, None],
-        intersection=np.stack([b for _, b in counted])[:, None],
+        area=np.stack([area for area, _ in counts])[:, None],
+        intersection=np.stack([both for _, both in counts])[:, None],
         truth=truths.sum(axis=(1, 2)).astype(np.int32)[:, None],
     )
     return tables, maps, truths
@@ -46,7 +46,7 @@ def test_scores_equal_those_of_the_maps(seed: int) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_by_look_up_is_the_naive_one(metric: str) -> None:
+def test_every_metric_by_look_up_equals_the_naive_one(metric: str) -> None:
     for seed in range(6):
         tables, maps, truths = random_problem(seed)
         rng = np.random.default_rng(seed)
@@ -58,23 +58,23 @@ def test_every_metric_by_look_up_is_the_naive_one(metric: str) -> None:
 
 
 def test_a_rule_by_component_needs_more_than_tables() -> None:
-    with pytest.raises(GatemaskError, match="cannot tell connected components"):
+    with pytest.raises(GatemaskError, match="cannot distinguish connected components"):
         score(random_problem(0)[0], Rule(0.5, 0.5, 0.5, 0, min_component=3))
 
 
-def test_nothing_predicted_scores_the_share_of_empty_images() -> None:
+def test_an_empty_submission_scores_the_share_of_empty_images() -> None:
     tables, _, truths = random_problem(1)
     assert all_empty_score(tables) == pytest.approx((~truths.any(axis=(1, 2))).mean())
 
 
-def test_tables_come_back_from_disk(tmp_path: Path) -> None:
+def test_tables_are_restored_from_disk(tmp_path: Path) -> None:
     tables, _, _ = random_problem(2)
     rule = Rule(0.3, 0.5, 0.3, 2)
     assert score(Tables.load(tables.save(tmp_path / "t.npz")), rule) == score(tables, rule)
 
 
-def test_memory_is_level_by_level_whatever_happens_to_tables(tmp_path: Path) -> None:
+def test_levels_stay_contiguous_in_memory(tmp_path: Path) -> None:
     tables, _, _ = random_problem(0)
-    for one in (tables, tables.subset(np.arange(5)), Tables.load(tables.save(tmp_path / "t.npz"))):
-        assert one.area.flags.f_contiguous
-        assert one.intersection.flags.f_contiguous
+    for copy in (tables, tables.subset(np.arange(5)), Tables.load(tables.save(tmp_path / "t.npz"))):
+        assert copy.area.flags.f_contiguous
+        assert copy.intersection.flags.f_contiguous

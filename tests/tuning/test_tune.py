@@ -205,7 +205,7 @@ def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
             ids, good = [str(i) for i in file["ids"].asstr()[:]], file["maps"][:]
         spoiled = np.random.default_rng(fold).permutation(good)  # maps of other images
         both = [(good // 2 + spoiled // 2, np.concatenate([good, spoiled], 3))]
-        files = store.write_maps_apart(folder / "oof.h5", ids, iter(both), (64, 64, 1), 2)
+        files = store.write_maps_per_view(folder / "oof.h5", ids, iter(both), (64, 64, 1), 2)
         outputs = {file.name: sha256(file) for file in files}
         write_json(folder / "result.json", {**read_json(folder / "result.json"), "outputs": outputs})
         write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
@@ -282,13 +282,13 @@ def two_classes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["not one", "gate_b0/fold0/oof.csv, line 2", "abc"]),
-        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["no gate probabilities", "line 3"]),
-        (lambda p: spell(p, ""), ["no gate probabilities", "gate_b0/fold0/oof.csv"]),
-        (lambda p: spell(p, "id,value\na,1\n"), ["no gate probabilities", "id, value"]),
+        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_b0/fold0/oof.csv, line 2", "abc"]),
+        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "line 3"]),
+        (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_b0/fold0/oof.csv"]),
+        (lambda p: spell(p, "id,value\na,1\n"), ["not hold gate probabilities", "id, value"]),
         (drop_a_row, ["not those of the folds", "gate_b0", "1 missing"]),
         (repeat_a_row, ["two out-of-fold gate probabilities", "gate_b0/fold1/oof.csv, line"]),
-        (plant_nan, ["not one", "gate_b0/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
+        (plant_nan, ["outside", "gate_b0/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
         (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
         (rename_a_map, ["not those of the folds", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
         (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
@@ -311,7 +311,7 @@ def test_people_are_told_without_a_traceback(project: Project) -> None:
     plant_nan(project)
     done = gatemask("oof-tune", "phantom", *QUICK, root=project.root)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: A gate probability is not one.")
+    assert done.stderr.startswith("error: Gate probability outside [0, 1].")
     assert "Traceback" not in done.stderr
 
 

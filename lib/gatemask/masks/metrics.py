@@ -1,7 +1,7 @@
-"""Competition metrics, from counts of pixels. The Dice formula serves numpy arrays and tensors alike.
+"""Competition metrics, computed from pixel counts. The Dice formula serves numpy arrays and tensors alike.
 
-A metric is a function: counts of each image and class in, a pair (worth, weight) of the same shape out. The score is
-the sum of worths over the sum of weights, averaged over classes. Written so, any metric here can be tuned on threshold
+A metric is a function from the counts of each image and class to a pair (worth, weight) of the same shape. The score is
+the sum of worths over the sum of weights, averaged over classes. In this form any metric can be tuned on threshold
 tables, cross-fitted and bootstrapped by the same few lines: resampling images only reweighs two sums.
 """
 
@@ -14,84 +14,124 @@ import numpy as np
 
 from gatemask.config import METRIC_TITLES
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Worths = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes)
+Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], Worths]
 
 
 def dice(intersection: Any, area: Any, truth: Any) -> Any:
-    """Dice of each image from pixel counts: 2 |truth and mask| / (|truth| + |mask|), and 1 where both are empty.
+    """Return the Dice score from pixel counts: 2 |truth and mask| / (|truth| + |mask|), and 1 where both are empty.
 
     Args:
-        intersection: pixels in both truth and mask, any shape, float.
-        area: pixels in the mask, same shape.
-        truth: pixels in the truth, broadcastable.
+        intersection: Number of pixels in both truth and mask, float, any shape.
+        area: Number of pixels in the mask, same shape.
+        truth: Number of pixels in the truth, broadcastable to it.
 
     Returns:
-        Scores in 0 to 1. Plain arithmetic, so it takes numpy arrays and the tensors of any backend.
+        Scores in [0, 1]. Plain arithmetic, so numpy arrays and tensors of any backend are accepted.
+
+    >>> dice(np.array([2.0, 0.0]), np.array([4.0, 0.0]), np.array([4.0, 0.0])).tolist()
+    [0.5, 1.0]
     """
     total = area + truth
-    both_empty = 0.0**total  # 1 where there is no pixel, else 0; arithmetic that every backend knows
+    both_empty = 0.0**total  # 1 where there are no pixels, else 0; arithmetic that every backend supports
     return (2.0 * intersection + both_empty) / (total + both_empty)
 
 
 def dice_of_masks(truth: np.ndarray, mask: np.ndarray) -> float:
-    """Dice of one image from two boolean masks (height, width)."""
+    """Return the Dice score of one image.
+
+    Args:
+        truth: bool (height, width).
+        mask: bool (height, width).
+
+    >>> dice_of_masks(np.array([[True, True, False]]), np.array([[False, True, True]]))
+    0.5
+    """
     return float(dice(float((truth & mask).sum()), float(mask.sum()), float(truth.sum())))
 
 
-def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As SIIM-ACR counts: empty on both sides scores 1, on one side 0 (by the formula itself)."""
-    found = dice(intersection, area, truth)
-    return found, np.ones_like(found)
+def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return the mean Dice, as SIIM-ACR defines it: an image empty on both sides scores 1, on one side 0.
+
+    >>> mean_dice(np.array([0.0, 3.0]), np.array([0.0, 3.0]), np.array([0.0, 9.0]))[0].tolist()
+    [1.0, 0.5]
+    """
+    scores = dice(intersection, area, truth)
+    return scores, np.ones_like(scores)
 
 
-def dice_positives(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean Dice of the images that have a mask; the others do not count."""
-    present = (truth > 0).astype(float)
-    return present * dice(intersection, area, truth), present
+def dice_positives(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return the mean Dice of the positive images; the others have weight 0.
+
+    >>> dice_positives(np.array([0.0, 3.0]), np.array([0.0, 3.0]), np.array([0.0, 9.0]))[1].tolist()
+    [0.0, 1.0]
+    """
+    positive = (truth > 0).astype(float)
+    return positive * dice(intersection, area, truth), positive
 
 
-def global_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One Dice over the pixels of all images together."""
+def global_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return one Dice over the pixels of all images together.
+
+    >>> total(*global_dice(np.array([[1.0], [3.0]]), np.array([[1.0], [5.0]]), np.array([[1.0], [9.0]])))
+    0.5
+    """
     return 2.0 * intersection, area + truth
 
 
-def mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection over union of each image; empty on both sides scores 1."""
+def mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return the mean intersection over union; an image empty on both sides scores 1.
+
+    >>> mean_iou(np.array([2.0]), np.array([3.0]), np.array([3.0]))[0].tolist()
+    [0.5]
+    """
     union = area + truth - intersection
     both_empty = union == 0
-    found = (intersection + both_empty) / (union + both_empty)
-    return found, np.ones_like(found)
+    scores = (intersection + both_empty) / (union + both_empty)
+    return scores, np.ones_like(scores)
 
 
-def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As TGS Salt counted, one object an image: the share of IoU thresholds 0.5, 0.55, ... 0.95 that are exceeded."""
+def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return the share of IoU thresholds 0.5, 0.55, ... 0.95 exceeded, as TGS Salt defines it: one object per image.
+
+    >>> mean_precision(np.array([11.0]), np.array([11.0]), np.array([20.0]))[0].tolist()
+    [0.1]
+    """
     union = area + truth - intersection
-    # In twentieths, so that an IoU of exactly one half is not above one half.
-    hits = [(20 * intersection > (10 + step) * union) for step in range(10)]
-    found = np.where(union == 0, 1.0, np.mean(hits, axis=0))
-    return found, np.ones_like(found)
+    # In twentieths, so that an IoU of exactly one half does not exceed one half.
+    exceeded = [(20 * intersection > (10 + step) * union) for step in range(10)]
+    scores = np.where(union == 0, 1.0, np.mean(exceeded, axis=0))
+    return scores, np.ones_like(scores)
 
 
-# What a competition.yaml may name as `metric`: the function of that name, and how it is shown.
+# Values of `metric` in competition.yaml: the functions of that name, and their titles.
 TITLES = METRIC_TITLES
 METRICS: dict[str, Metric] = {name: globals()[name] for name in METRIC_TITLES}
 
 
 def total(worth: np.ndarray, weight: np.ndarray) -> float:
-    """The score of many images.
+    """Return the score of many images.
 
     Args:
         worth: float (n, classes).
-        weight: the same shape.
+        weight: float (n, classes).
 
     Returns:
-        Sum of worths over sum of weights, averaged over the classes; 1 where nothing has weight, since nothing was
-        there to be found, and nothing was.
+        Sum of worths over sum of weights, averaged over classes. A class without weight scores 1: it had nothing to
+        find, and nothing was missed.
+
+    >>> total(np.array([[1.0], [0.5]]), np.array([[1.0], [1.0]]))
+    0.75
     """
     return float(np.mean(ratio(worth.sum(axis=0), weight.sum(axis=0))))
 
 
 def ratio(worth: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """worth / weight, and 1 where there is no weight."""
-    nothing = weight == 0
-    return (worth + nothing) / (weight + nothing)
+    """Return worth / weight, and 1 where there is no weight.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
+    [0.5, 1.0]
+    """
+    weightless = weight == 0
+    quotient: np.ndarray = (worth + weightless) / (weight + weightless)
+    return quotient

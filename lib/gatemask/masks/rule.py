@@ -194,8 +194,8 @@ def apply_rules(rules: Sequence[Rule], gate: float, full_map: np.ndarray, overla
     if overlap or len(rules) == 1:
         return masks
     claimed = np.where(masks, full_map.astype(np.int16), -1)
-    likeliest: np.ndarray = np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules))
-    return masks & likeliest
+    disjoint: np.ndarray = masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules)))
+    return disjoint
 
 
 def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.ndarray:
@@ -217,8 +217,8 @@ def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.nd
     kept = sizes >= rule.min_component
     if rule.hysteresis:
         kept &= peaks >= level(rule.upper)
-    without_background: np.ndarray = np.append(False, kept)
-    return without_background[label]
+    remaining: np.ndarray = np.append(False, kept)[label]
+    return remaining
 
 
 def connected_components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -266,9 +266,10 @@ def load_rule(path: Path) -> Rule:
     Raises:
         GatemaskError: The file does not hold a rule, or holds an impossible one.
 
-    >>> load_rule(Path("missing.yaml"))
-    Traceback (most recent call last):
-    gatemask.errors.GatemaskError: The file does not hold a rule...
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_rule(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml")).min_area
+    100
     """
     try:
         return Rule(**read_yaml(path))

@@ -1,7 +1,7 @@
-"""Connected components of the averaged maps, listed once: scores of component rules by look-up.
+"""Connected components of the averaged maps, listed once: the score of component rules by look-up.
 
-For some levels, every component of (map >= level) of every image and class: its size, its highest value, and how many
-of its pixels are truth. That is all that a rule asks of a component. Memory 13 bytes each.
+For some levels, each component of (map >= level) of each image and class is listed with its size, its highest value,
+and how many of its pixels are truth. A rule needs nothing else of a component. Memory: 13 bytes per component.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.rule import Rule, connected_components, level
 from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, full_maps
+from gatemask.oof.tables import Tables, map_images
 
-PARTS = {"item": np.int32, "size": np.int32, "peak": np.uint8, "hits": np.int32}
-TABLES = [field.name for field in fields(Tables)]
+COLUMNS = {"item": np.int32, "size": np.int32, "peak": np.uint8, "hits": np.int32}
+TABLE_NAMES = [field.name for field in fields(Tables)]
 Listed = tuple[np.ndarray, np.ndarray, np.ndarray]  # size, peak, hits
 
 
@@ -30,12 +30,12 @@ class Components:
     """Components of n images at some levels, beside the threshold tables of the same maps.
 
     Args:
-        tables: of the same images.
-        levels: the lower thresholds at which components are known, rising, of 1 to 255.
-        item: by level, (components,) int32, image * classes + class, rising.
-        size: by level, (components,) int32, pixels.
-        peak: by level, (components,) uint8, the highest value of the map in the component.
-        hits: by level, (components,) int32, pixels that are truth.
+        tables: Threshold tables of the same images.
+        levels: Lower thresholds at which components are listed, of 1 to 255, ascending.
+        item: By level, image * classes + class of each component, int32 (components,), ascending.
+        size: By level, size in pixels, int32 (components,).
+        peak: By level, highest value of the map in the component, uint8 (components,).
+        hits: By level, number of truth pixels, int32 (components,).
     """
 
     tables: Tables
@@ -50,75 +50,80 @@ class Components:
 
     @property
     def ids(self) -> np.ndarray:
+        """Image ids, text (n,)."""
         return self.tables.ids
 
     @property
     def truth(self) -> np.ndarray:
+        """Number of truth pixels, int32 (n, classes)."""
         return self.tables.truth
 
     @property
     def folds(self) -> np.ndarray:
+        """Fold in which each image was validated, int (n,)."""
         return self.tables.folds
 
     @property
     def gate(self) -> np.ndarray:
+        """Probability of the gate ensemble, float (n,)."""
         return self.tables.gate
 
     def subset(self, chosen: np.ndarray) -> Components:
-        """Some of the images.
+        """Return the components of some images.
 
         Args:
             chosen: bool (n,).
         """
-        classes = self.truth.shape[1]
-        kept = np.repeat(chosen, classes)
-        moved = np.cumsum(kept) - 1
-        parts: dict[str, dict[int, np.ndarray]] = {name: {} for name in PARTS}
-        for one in self.levels:
-            of_chosen = kept[self.item[one]]
-            for name in PARTS:
-                parts[name][one] = getattr(self, name)[one][of_chosen]
-            parts["item"][one] = moved[parts["item"][one]].astype(np.int32)
-        return Components(self.tables.subset(chosen), self.levels, **parts)
+        kept = np.repeat(chosen, self.truth.shape[1])
+        renumbered = np.cumsum(kept) - 1
+        columns: dict[str, dict[int, np.ndarray]] = {name: {} for name in COLUMNS}
+        for threshold in self.levels:
+            in_subset = kept[self.item[threshold]]
+            for name in COLUMNS:
+                columns[name][threshold] = getattr(self, name)[threshold][in_subset]
+            columns["item"][threshold] = renumbered[columns["item"][threshold]].astype(np.int32)
+        return Components(self.tables.subset(chosen), self.levels, **columns)
 
     def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-        """What the rule makes of each image and class: pixels of its mask that are truth, and all of its pixels.
+        """Return the pixel counts of each image's and class's mask under a rule.
 
         Returns:
-            intersection and area, float (n, classes).
+            Intersection with the truth, and area, float (n, classes).
 
         Raises:
-            GatemaskError: the rule looks at components, and those of its lower threshold were not listed.
+            GatemaskError: The rule needs components, and those of its lower threshold are not listed.
         """
         if not rule.by_component:
             return self.tables.counts(rule)
-        at = level(rule.lower)
-        if at not in self.levels:
+        lower = level(rule.lower)
+        if lower not in self.levels:
             raise GatemaskError(
-                "The components of this lower threshold are not known.",
-                received=f"lower {rule.lower}, level {at}",
+                "The components of this lower threshold are not listed.",
+                received=f"lower {rule.lower}, level {lower}",
                 expected=f"a level of {', '.join(map(str, self.levels))}",
-                do="Count them at that level too.",
+                do="Count them at that level, too.",
             )
-        kept = self.size[at] >= rule.min_component
+        kept = self.size[lower] >= rule.min_component
         if rule.hysteresis:
-            kept &= self.peak[at] >= level(rule.upper)
-        item, passed = self.item[at][kept], self.tables.kept(rule)
-        summed = [np.bincount(item, part[at][kept], self.truth.size) for part in (self.hits, self.size)]
-        intersection, area = (np.where(passed, one.reshape(self.truth.shape), 0.0) for one in summed)
+            kept &= self.peak[lower] >= level(rule.upper)
+        item, passed = self.item[lower][kept], self.tables.kept(rule)
+        sums = [np.bincount(item, column[lower][kept], self.truth.size) for column in (self.hits, self.size)]
+        intersection, area = (np.where(passed, values.reshape(self.truth.shape), 0.0) for values in sums)
         return intersection, area
 
     def save(self, path: Path) -> Path:
-        parts = {f"{name}_{one}": getattr(self, name)[one] for name in PARTS for one in self.levels}
-        levels = np.array(self.levels)
-        return write_with(path, lambda tmp: np.savez_compressed(tmp, levels=levels, **parts, **vars(self.tables)))
+        """Write components and tables as .npz and return the path."""
+        columns = {f"{name}_{number}": getattr(self, name)[number] for name in COLUMNS for number in self.levels}
+        arrays = {"levels": np.array(self.levels), **columns, **vars(self.tables)}
+        return write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> Components:
+        """Read components written by `save`."""
         with np.load(path, allow_pickle=False) as arrays:
             levels = tuple(arrays["levels"].tolist())
-            parts = {name: {one: arrays[f"{name}_{one}"] for one in levels} for name in PARTS}
-            return cls(Tables(**{name: arrays[name] for name in TABLES}), levels, **parts)
+            columns = {name: {number: arrays[f"{name}_{number}"] for number in levels} for name in COLUMNS}
+            return cls(Tables(**{name: arrays[name] for name in TABLE_NAMES}), levels, **columns)
 
 
 def count_components(
@@ -130,63 +135,78 @@ def count_components(
     levels: Sequence[int],
     weights: Sequence[float] | None = None,
 ) -> Components:
-    """List the components of the members' averaged maps, image by image: memory is that of the components alone.
+    """List the components of the members' averaged maps, image by image; memory is that of the components alone.
 
     Args:
-        fold_of: the images.
-        readers: one a member.
-        truth: masks by id, at the competition's own size.
-        label: of the progress bar.
-        tables: of the same images and weights.
-        levels: the lower thresholds, of 1 to 255.
-        weights: of the members; equal where there are none.
+        fold_of: Fold by image id, of all images to count.
+        readers: Maps of each member.
+        truth: Masks by image id, at the competition's own size.
+        label: Title of the progress bar.
+        tables: Threshold tables of the same images and weights.
+        levels: Lower thresholds, of 1 to 255.
+        weights: Weight of each member. Default: equal weights.
 
     Raises:
-        GatemaskError: the tables are of other images.
+        GatemaskError: The tables belong to other images.
+
+    >>> from gatemask.oof.tables import count_maps
+    >>> reader = type("Reader", (dict,), {"classes": 1})(a=np.array([[[200], [0], [90]]], np.uint8))
+    >>> source = {"a": 0}, [reader], {"a": np.array([[True, False, False]])}, "counting"
+    >>> listed = count_components(*source, count_maps(*source), levels=[60])
+    >>> [counts.item() for counts in listed.counts(Rule(0.5, 0.5, 60 / 255, 0, hysteresis=True))]
+    [1.0, 1.0]
     """
-    ordered, rising = sorted(fold_of), tuple(sorted(set(levels)))
+    ordered, ascending = sorted(fold_of), tuple(sorted(set(levels)))
     if ordered != tables.ids.tolist():
         raise GatemaskError(
-            "Tables and maps are of different images.", received=f"{len(tables)} in tables", expected=len(ordered)
+            "Tables and maps belong to different images.", received=f"{len(tables)} in tables", expected=len(ordered)
         )
 
-    def look(full: np.ndarray, mask: np.ndarray) -> list[dict[int, Listed]]:
-        return [list_components(np.ascontiguousarray(full[:, :, c]), mask, rising) for c in range(full.shape[2])]
+    def list_classes(full_map: np.ndarray, mask: np.ndarray) -> list[dict[int, Listed]]:
+        by_class = (np.ascontiguousarray(full_map[:, :, index]) for index in range(full_map.shape[2]))
+        return [list_components(class_map, mask, ascending) for class_map in by_class]
 
-    # Bytes that grow, rather than an array an image and level: a quarter of a million small arrays have their price.
-    grown = {name: {one: bytearray() for one in rising} for name in PARTS}
+    # Growing bytes instead of one array per image and level: a quarter of a million small arrays would be slow.
+    buffers = {name: {threshold: bytearray() for threshold in ascending} for name in COLUMNS}
     item = 0
-    for found in full_maps(ordered, readers, truth, label, weights, look):
-        for of_class in found:
-            for one, (size, peak, hits) in of_class.items():
-                for name, values in zip(PARTS, (np.full(len(size), item), size, peak, hits), strict=True):
-                    grown[name][one] += values.astype(PARTS[name]).tobytes()
+    for classes in map_images(ordered, readers, truth, label, weights, list_classes):
+        for by_level in classes:
+            for threshold, (size, peak, hits) in by_level.items():
+                for name, values in zip(COLUMNS, (np.full(len(size), item), size, peak, hits), strict=True):
+                    buffers[name][threshold] += values.astype(COLUMNS[name]).tobytes()
             item += 1
-    parts = {name: {one: np.frombuffer(grown[name][one], PARTS[name]) for one in rising} for name in PARTS}
-    return Components(tables, rising, **parts)
+    columns = {
+        name: {threshold: np.frombuffer(buffer, COLUMNS[name]) for threshold, buffer in by_level.items()}
+        for name, by_level in buffers.items()
+    }
+    return Components(tables, ascending, **columns)
 
 
 def list_components(full_map: np.ndarray, truth: np.ndarray, levels: Sequence[int]) -> dict[int, Listed]:
-    """The components of one image and class at each level that has any.
+    """Return the components of one image and class at each level that has any.
 
     Args:
         full_map: uint8 (height, width).
         truth: bool (height, width).
-        levels: rising.
+        levels: Lower thresholds, ascending.
 
     Returns:
         By level: size, peak and hits, int (components,).
+
+    >>> by_level = list_components(np.array([[200, 0, 90]], np.uint8), np.array([[True, False, False]]), [60, 100])
+    >>> {level: [values.tolist() for values in listed] for level, listed in by_level.items()}
+    {60: [[1, 1], [200, 90], [1, 0]], 100: [[1], [200], [1]]}
     """
-    found: dict[int, Listed] = {}
-    for one in levels:
-        reached = (full_map >= one).view(np.uint8)
+    by_level: dict[int, Listed] = {}
+    for threshold in levels:
+        reached = (full_map >= threshold).view(np.uint8)
         x, y, width, height = cv2.boundingRect(reached)
-        if not width:  # nor does anything reach the higher ones
+        if not width:  # nothing reaches the higher levels either
             break
-        # What is mask at a higher level lies within this box: from level to level there is less to look at.
+        # Masks of higher levels are within this box, so there is less to search from level to level.
         box = np.s_[y : y + height, x : x + width]
         full_map, truth = full_map[box], truth[box]
         label, sizes, peaks = connected_components(reached[box].view(bool), full_map)
         hits = np.bincount(label[truth], minlength=len(sizes) + 1)[1:]
-        found[one] = sizes, peaks, hits
-    return found
+        by_level[threshold] = sizes, peaks, hits
+    return by_level

@@ -1,4 +1,4 @@
-"""One fold's out-of-fold predictions on disk: maps as uint8 in HDF5, gate probabilities in CSV."""
+"""Read and write out-of-fold predictions: maps as uint8 in HDF5, gate probabilities in CSV."""
 
 from __future__ import annotations
 
@@ -19,56 +19,82 @@ from gatemask.files import write_text, write_with
 
 
 def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Path:
-    """Stream maps to `path`, a chunk per image.
+    """Stream maps to a file, one chunk per image.
 
     Args:
-        path: oof.h5 with datasets `ids` (text) and `maps` (uint8, images x height x width x classes).
-        ids: the images in order.
-        maps: batches (n, height, width, classes), uint8, together as many as `ids`.
-        shape: height, width, classes.
+        path: oof.h5, with datasets `ids` (text) and `maps` (uint8, images x height x width x classes).
+        ids: Image ids, in order.
+        maps: Batches of maps, uint8 (n, height, width, classes), together as many as `ids`.
+        shape: Height, width, classes.
+
+    Returns:
+        The path.
+
+    Raises:
+        GatemaskError: There are fewer maps than ids.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(Path(folder) / "oof.h5", ["a"], [np.full((1, 2, 2, 1), 7, np.uint8)], (2, 2, 1))
+    ...     MapReader([path])["a"].max().item()
+    7
     """
 
-    def write(tmp: Path) -> None:
-        with _created(tmp, ids, shape) as store:
-            at = 0
+    def write(temporary: Path) -> None:
+        with _created(temporary, ids, shape) as store:
+            written = 0
             for batch in maps:
-                store[at : at + len(batch)] = batch
-                at += len(batch)
-            if at != len(ids):
-                raise GatemaskError("Predictions are missing.", where=path, received=f"{at} maps", expected=len(ids))
+                store[written : written + len(batch)] = batch
+                written += len(batch)
+            if written != len(ids):
+                received = f"{written} maps"
+                raise GatemaskError("Predictions are missing.", where=path, received=received, expected=len(ids))
 
     return write_with(path, write)
 
 
-def write_maps_apart(
+def write_maps_per_view(
     path: Path,
     ids: Sequence[str],
     maps: Iterable[tuple[np.ndarray, np.ndarray]],
     shape: tuple[int, int, int],
     views: int,
 ) -> list[Path]:
-    """Stream maps to `path`, and those of each view to `<stem>-views.h5` beside it, a view's classes after another's.
+    """Stream averaged maps to a file, and those of each TTA view to `<stem>-views.h5` beside it.
 
     Args:
-        maps: batches of both: (n, height, width, classes) and (n, height, width, views * classes), uint8.
-        shape: height, width, classes.
-        views: how many.
+        path: oof.h5.
+        ids: Image ids, in order.
+        maps: Batches of averaged maps, uint8 (n, height, width, classes), each with the maps of all views, uint8
+            (n, height, width, views * classes), the classes of one view after those of another.
+        shape: Height, width, classes.
+        views: Number of views.
+
+    Returns:
+        Both paths.
+
+    >>> import tempfile
+    >>> averaged, per_view = np.full((1, 2, 2, 1), 5, np.uint8), np.full((1, 2, 2, 2), [4, 6], np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = write_maps_per_view(Path(folder) / "oof.h5", ["a"], [(averaged, per_view)], (2, 2, 1), 2)
+    ...     paths[1].name, MapReader(paths[1:], view=1, views=2)["a"].max().item()
+    ('oof-views.h5', 6)
     """
-    beside = path.with_name(f"{path.stem}-views.h5")
+    views_path = path.with_name(f"{path.stem}-views.h5")
 
-    def write(tmp: Path) -> None:
-        with _created(tmp, ids, (*shape[:2], views * shape[2])) as store:
+    def write(temporary: Path) -> None:
+        with _created(temporary, ids, (*shape[:2], views * shape[2])) as store:
 
-            def averaged() -> Iterator[np.ndarray]:
-                at = 0
-                for batch, apart in maps:
-                    store[at : at + len(apart)] = apart
-                    at += len(apart)
-                    yield batch
+            def averaged_maps() -> Iterator[np.ndarray]:
+                written = 0
+                for averaged, per_view in maps:
+                    store[written : written + len(per_view)] = per_view
+                    written += len(per_view)
+                    yield averaged
 
-            write_maps(path, ids, averaged(), shape)
+            write_maps(path, ids, averaged_maps(), shape)
 
-    return [path, write_with(beside, write)]
+    return [path, write_with(views_path, write)]
 
 
 @contextmanager
@@ -81,70 +107,91 @@ def _created(path: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Ite
 
 
 class MapReader:
-    """Maps of several folds of one experiment, by id; may be read by several threads at once.
+    """Maps of several folds of one experiment, by image id; safe to read from several threads.
 
     Args:
-        paths: the folds' oof.h5 files; an id in two of them is refused.
-        view: of `views`, for files in which several lie side by side.
-        views: how many lie in them.
+        paths: oof.h5 of each fold.
+        view: Index of the view to read, in files that hold several. Default: 0.
+        views: Number of views in the files. Default: 1.
+
+    Raises:
+        GatemaskError: A file is damaged, or an image is in two files.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_maps(Path(folder) / "oof.h5", ["a"], [np.zeros((1, 2, 2, 3), np.uint8)], (2, 2, 3))
+    ...     reader = MapReader([path])
+    ...     reader.ids, reader.classes, reader["a"].shape
+    ({'a'}, 3, (2, 2, 3))
     """
 
     def __init__(self, paths: Sequence[Path], view: int = 0, views: int = 1) -> None:
         self._view, self._views = view, views
-        self._files: list[_Packed] = []
-        self._at: dict[str, tuple[int, int]] = {}
+        self._files: list[_MapFile] = []
+        self._places: dict[str, tuple[int, int]] = {}
         try:
             for number, path in enumerate(paths):
-                ids, packed = _open(path)
-                self._files.append(packed)
-                for index, name in enumerate(ids):
-                    if name in self._at:
-                        raise GatemaskError("An image has two out-of-fold maps.", where=path, received=name)
-                    self._at[name] = (number, index)
+                ids, file = _open(path)
+                self._files.append(file)
+                for index, image_id in enumerate(ids):
+                    if image_id in self._places:
+                        raise GatemaskError("An image has two out-of-fold maps.", where=path, received=image_id)
+                    self._places[image_id] = (number, index)
         except BaseException:
             self.close()
             raise
 
     @property
     def ids(self) -> set[str]:
-        return set(self._at)
+        """Ids of all images."""
+        return set(self._places)
 
     @property
     def classes(self) -> int:
+        """Number of classes."""
         return self._files[0].shape[2] // self._views
 
     def __getitem__(self, image_id: str) -> np.ndarray:
-        """uint8 (height, width, classes)."""
-        number, index = self._at[image_id]
+        """Return the map of an image, uint8 (height, width, classes)."""
+        number, index = self._places[image_id]
         file = self._files[number]
         try:
-            # The chunk as it lies on disk: HDF5 lets one thread in at a time, unpacking included.
-            packed = os.pread(file.number, int(file.sizes[index]), int(file.offsets[index]))
-            full = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
-            return full[:, :, self._view * self.classes : (self._view + 1) * self.classes]
+            # Read the chunk as it is on disk: HDF5 admits one thread at a time, decompression included.
+            packed = os.pread(file.descriptor, int(file.sizes[index]), int(file.offsets[index]))
+            maps = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
+            return maps[:, :, self._view * self.classes : (self._view + 1) * self.classes]
         except (OSError, ValueError, zlib.error) as error:
             raise _damaged(file.path, f"image {image_id}: {error}") from None
 
     def close(self) -> None:
+        """Close the files."""
         while self._files:
-            os.close(self._files.pop().number)
+            os.close(self._files.pop().descriptor)
 
 
 @dataclass(frozen=True)
-class _Packed:
-    """An open oof.h5: file number, where each map's chunk lies in it, in bytes, and (height, width, classes)."""
+class _MapFile:
+    """An open oof.h5.
+
+    Args:
+        path: Its path.
+        descriptor: File descriptor.
+        offsets: Place of each map's chunk, in bytes, int64 (images,).
+        sizes: Size of each map's chunk, in bytes, int64 (images,).
+        shape: Height, width, classes.
+    """
 
     path: Path
-    number: int
+    descriptor: int
     offsets: np.ndarray
     sizes: np.ndarray
     shape: tuple[int, int, int]
 
 
-def _open(path: Path) -> tuple[list[str], _Packed]:
+def _open(path: Path) -> tuple[list[str], _MapFile]:
     try:
         with h5py.File(path, "r") as file:
-            ids, maps = [str(name) for name in file["ids"].asstr()[:]], file["maps"]
+            ids, maps = [str(image_id) for image_id in file["ids"].asstr()[:]], file["maps"]
             if maps.shape[0] != len(ids) or maps.chunks != (1, *maps.shape[1:]) or maps.compression != "gzip":
                 raise KeyError(f"{len(ids)} ids, maps {maps.shape} in chunks {maps.chunks}, {maps.compression}")
             offsets, sizes = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
@@ -153,7 +200,7 @@ def _open(path: Path) -> tuple[list[str], _Packed]:
                 offsets[chunk.chunk_offset[0]], sizes[chunk.chunk_offset[0]] = chunk.byte_offset, chunk.size
 
             maps.id.chunk_iter(note)
-            return ids, _Packed(path, os.open(path, os.O_RDONLY), offsets, sizes, maps.shape[1:])
+            return ids, _MapFile(path, os.open(path, os.O_RDONLY), offsets, sizes, maps.shape[1:])
     except (OSError, KeyError, RuntimeError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -168,45 +215,71 @@ def _damaged(path: Path, received: str) -> GatemaskError:
 
 
 def write_gates(path: Path, ids: Sequence[str], probabilities: np.ndarray) -> Path:
-    """oof.csv: image_id, probability."""
+    """Write gate probabilities as CSV: image_id, probability.
+
+    Args:
+        path: oof.csv.
+        ids: Image ids, in order.
+        probabilities: float (images,), 0 to 1.
+
+    Returns:
+        The path.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_gates(Path(folder) / "oof.csv", ["a"], np.array([0.25])).read_text()
+    'image_id,probability\\na,0.25\\n'
+    """
     frame = pd.DataFrame({"image_id": list(ids), "probability": np.round(probabilities.astype(float), 6)})
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def read_gates(paths: Sequence[Path]) -> dict[str, float]:
-    """Gate probabilities of several folds by id; an id in two of them is refused, and what is no probability."""
+    """Return the gate probabilities of several folds by image id.
+
+    Args:
+        paths: oof.csv of each fold.
+
+    Raises:
+        GatemaskError: A file is damaged, a probability is outside [0, 1], or an image is in two files.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_gates([write_gates(Path(folder) / "oof.csv", ["a", "b"], np.array([0.25, 1.0]))])
+    {'a': 0.25, 'b': 1.0}
+    """
     gates: dict[str, float] = {}
     for path in paths:
         frame = _read_gates(path)
         values = pd.to_numeric(frame["probability"], errors="coerce")
-        for line, (name, value) in enumerate(zip(frame["image_id"], values, strict=True), start=2):
-            if name in gates:
+        for line, (image_id, value) in enumerate(zip(frame["image_id"], values, strict=True), start=2):
+            if image_id in gates:
                 raise GatemaskError(
-                    "An image has two out-of-fold gate probabilities.", where=f"{path}, line {line}", received=name
+                    "An image has two out-of-fold gate probabilities.", where=f"{path}, line {line}", received=image_id
                 )
             if not 0 <= value <= 1:
                 raise GatemaskError(
-                    "A gate probability is not one.",
-                    where=f"{path}, line {line}, image {name}",
+                    "Gate probability outside [0, 1].",
+                    where=f"{path}, line {line}, image {image_id}",
                     received=frame["probability"][line - 2] or "nothing",
                     expected="0 to 1",
-                    do="Look at the fold's metrics.jsonl: a training that went wrong predicts NaN. Train it again.",
+                    do="Check the fold's metrics.jsonl: a diverged training predicts NaN. Train it again.",
                 )
-            gates[name] = float(value)
+            gates[image_id] = float(value)
     return gates
 
 
 def _read_gates(path: Path) -> pd.DataFrame:
-    """image_id and probability as texts."""
+    """Read image_id and probability as text."""
     columns = ["image_id", "probability"]
     try:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         received = None if list(frame.columns) == columns else ", ".join(map(str, frame.columns))
-    except (ValueError, OSError) as error:  # pandas' own are ValueErrors
+    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
         received = " ".join(str(error).split())
     if received is not None:
         raise GatemaskError(
-            "These are no gate probabilities.",
+            "The file does not hold gate probabilities.",
             where=path,
             received=received,
             expected=", ".join(columns),

@@ -13,7 +13,7 @@ from gatemask.data.labels import Masks
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.oof import store
-from gatemask.oof.tables import count_maps, single_threshold
+from gatemask.oof.tables import best_single_threshold, count_maps
 from gatemask.training.trainer import Trainer
 
 
@@ -56,7 +56,7 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Exampl
     finally:
         reader.close()
     tables.save(folder / "tables.npz")
-    threshold, score = single_threshold(tables)
+    threshold, score = best_single_threshold(tables)
     return OutOfFold([*files, "tables.npz"], {"dice_full": score, "threshold": threshold})
 
 
@@ -70,7 +70,7 @@ def _write_maps(trainer: Trainer, validation: Sequence[Example], ids: list[str],
     if not exp.tta_apart:
         return [store.write_maps(path, ids, (as_uint8(maps) for maps in batches), shape).name]
     average_and_views = ((as_uint8(maps[..., :classes]), as_uint8(maps[..., classes:])) for maps in batches)
-    files = store.write_maps_apart(path, ids, average_and_views, shape, 1 + len(exp.tta))
+    files = store.write_maps_per_view(path, ids, average_and_views, shape, 1 + len(exp.tta))
     return [file.name for file in files]
 
 
