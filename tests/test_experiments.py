@@ -76,7 +76,7 @@ def train_quickly(project: Project, path: str) -> dict[str, Any]:
 
     comp = load_competition(project.experiments, quick=True)
     exp = load_experiment(project.root / path, quick=True, overrides=["tracking.wandb=disabled"])
-    return train(project, comp, exp, [0])["folds"]["0"]
+    return train(project, comp, exp, [0]).folds[0].as_dict()
 
 
 def test_holdout_is_the_test_set_and_never_trained_on(tiles_loop: Loop) -> None:
