@@ -21,7 +21,7 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.kaggle.client import account, cli
-from gatemask.kaggle.image.machines import machine
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import bundle, commands
 from gatemask.kaggle.train.dispatch import PushOptions
 from gatemask.project import Project, experiment_files
@@ -67,10 +67,10 @@ def unpacked(script: str) -> dict[str, bytes]:
 def test_shipped_experiment_fits_into_one_script_unchanged(root: Path, path: str, tmp_path: Path) -> None:
     folder = (root / path).parent
     comp, exp = load_competition(folder), load_experiment(root / path)
-    project, wanted = Project(root, comp.name), machine(comp, exp)
+    project, wanted = Project(root, comp.name), machine_for(comp, exp)
     request = SESSION.model_copy(update={"comp": comp.name, "experiment": exp.name, "machine": wanted.name})
-    data = bundle.payload(project, comp, exp, request)
-    assert bundle.write(tmp_path / "kernel", data, request), "too large for one script"
+    data = bundle.build_payload(project, comp, exp, request)
+    assert bundle.write_kernel(tmp_path / "kernel", data, request), "too large for one script"
     script = (tmp_path / "kernel/train.py").read_text()
     assert len(script.encode()) < 1_000_000
 
@@ -94,12 +94,12 @@ def test_shipped_experiment_fits_into_one_script_unchanged(root: Path, path: str
 def test_payload_is_reproducible(root: Path) -> None:
     project, folder = Project(root, "phantom"), root / "experiments/phantom"
     comp, exp = load_competition(folder), load_experiment(folder / "unet_b0.yaml")
-    assert bundle.payload(project, comp, exp, SESSION) == bundle.payload(project, comp, exp, SESSION)
+    assert bundle.build_payload(project, comp, exp, SESSION) == bundle.build_payload(project, comp, exp, SESSION)
 
 
 def test_metadata_set_every_key(tmp_path: Path) -> None:
     datasets, kernels = ["me/gatemask-wheels"], ["me/gatemask-phantom-unet-b0-f0"]
-    bundle.write(tmp_path / "kernel", b"data", SESSION, datasets, kernels)
+    bundle.write_kernel(tmp_path / "kernel", b"data", SESSION, datasets, kernels)
     written = json.loads((tmp_path / "kernel/kernel-metadata.json").read_text())
     assert {key: written[key] for key in ("enable_tpu", "enable_gpu", "enable_internet", "is_private")} == {
         "enable_tpu": True,
@@ -118,15 +118,15 @@ def test_metadata_set_every_key(tmp_path: Path) -> None:
     "parts", [("phantom", "unet_b0", "f0"), ("a-competition-of-a-very-long-name", "unetpp_b4_480.late", "f0-1-2-3-4")]
 )
 def test_slugs_match_their_titles_on_kaggle(parts: tuple[str, ...]) -> None:
-    slug = bundle.slug(*parts)
+    slug = bundle.kaggle_slug(*parts)
     assert slug == slugify(slug.replace("-", " "))
     assert 6 <= len(slug) <= 50
-    assert slug != bundle.slug(*parts[:-1], "f1")
+    assert slug != bundle.kaggle_slug(*parts[:-1], "f1")
 
 
 @pytest.mark.integration
 def test_another_payload_ends_the_kernel_at_once(tmp_path: Path) -> None:
-    bundle.write(tmp_path / "kernel", lzma.compress(b"data"), SESSION)
+    bundle.write_kernel(tmp_path / "kernel", lzma.compress(b"data"), SESSION)
     script = tmp_path / "kernel/train.py"
     script.write_text(script.read_text().replace('SHA256 = "', 'SHA256 = "0'))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)

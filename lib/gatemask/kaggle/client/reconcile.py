@@ -31,7 +31,7 @@ class PushOutcome(NamedTuple):
     error: KaggleError | None = None
 
 
-def push_kernel(ref: str, push_id: str, folder: Path, timeout_s: int) -> PushOutcome:
+def push_and_reconcile(ref: str, push_id: str, folder: Path, timeout_s: int) -> PushOutcome:
     """Push the kernel in `folder`; after an unclear answer, ask Kaggle whether the push arrived.
 
     Args:

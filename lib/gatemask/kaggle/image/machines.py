@@ -35,7 +35,7 @@ MACHINES = {
 }
 
 
-def machine(comp: Competition, exp: Experiment) -> Machine:
+def machine_for(comp: Competition, exp: Experiment) -> Machine:
     """Return the machine for an experiment: that of competition.yaml, unless the experiment requires another kind."""
     default = MACHINES[comp.kaggle.accelerator]
     kind = exp.runtime.accelerator

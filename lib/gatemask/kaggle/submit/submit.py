@@ -202,7 +202,7 @@ def _push(job: Job) -> None:
     _wait_for_room(job, ref)
     facts = {"dataset": f"{owner}/{source.slug}", "dataset_version": version, "version": None, "word": None, "asked": 0}
     job.note("pushing", ref=ref, push=push, pushes=record.pushes + 1, commit=commit, **facts)
-    sent = reconcile.push_kernel(ref, push, folder, LIMIT_S)
+    sent = reconcile.push_and_reconcile(ref, push, folder, LIMIT_S)
     record.version = sent.version
     if sent.error:
         if sent.state == "running":  # without its dataset: it ends by itself

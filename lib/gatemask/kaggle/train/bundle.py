@@ -33,7 +33,7 @@ SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
 LONGEST_SLUG = 50  # characters of a title, and so of a slug
 
 
-def slug(*parts: str) -> str:
+def kaggle_slug(*parts: str) -> str:
     """Return a name as Kaggle makes it from a title: lowercase letters, digits and dashes, at most 50 characters.
 
     Longer names are cut and end in a hash that keeps them apart.
@@ -44,7 +44,7 @@ def slug(*parts: str) -> str:
     return f"{plain[: LONGEST_SLUG - 7].rstrip('-')}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
-def payload(
+def build_payload(
     project: Project, comp: Competition, exp: Experiment, request: SessionRequest, folds: bytes | None = None
 ) -> bytes:
     """Return all that the kernel needs except data, compressed. The same input gives the same bytes.
@@ -73,7 +73,7 @@ def payload(
     return lzma.compress(packed.getvalue(), preset=9)  # similar files together: half the size of zip's own compression
 
 
-def write(
+def write_kernel(
     folder: Path, payload: bytes, request: SessionRequest, datasets: Sequence[str] = (), kernels: Sequence[str] = ()
 ) -> bool:
     """Write script and metadata, and return whether the script contains the payload.

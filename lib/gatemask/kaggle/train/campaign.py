@@ -15,7 +15,7 @@ from gatemask.files import read_json
 from gatemask.kaggle.client import account
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import poll, tolerant
-from gatemask.kaggle.image.machines import machine
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import commands, dispatch
 from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
 from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels
@@ -123,7 +123,7 @@ class _Campaign:
         """Fill the free machines."""
         dispatcher = Dispatcher(self.project, self.comp, self.opts)
         for exp in self.experiments:
-            slots = dispatch.free_slots(self.kernels, machine(self.comp, exp))
+            slots = dispatch.free_slots(self.kernels, machine_for(self.comp, exp))
             todo = self._todo(exp)
             if not todo or slots < 1:
                 continue

@@ -14,7 +14,7 @@ from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import account, api
 from gatemask.kaggle.client.cli import RETRIED, KaggleError
 from gatemask.kaggle.client.polling import poll, tolerant
-from gatemask.kaggle.image.machines import machine
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import dispatch
 from gatemask.kaggle.train.collect import collect_output
 from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
@@ -78,7 +78,7 @@ def _push_folds(
     kernels: list[TrainingKernel],
     opts: PushOptions,
 ) -> list[TrainingKernel]:
-    wanted = machine(comp, exp)
+    wanted = machine_for(comp, exp)
     slots = dispatch.free_slots(kernels, wanted)
     if slots < 1:
         raise GatemaskError(

@@ -16,7 +16,7 @@ from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
 from gatemask.kaggle.image import wheels
-from gatemask.kaggle.image.machines import MACHINES, Machine, machine
+from gatemask.kaggle.image.machines import MACHINES, Machine, machine_for
 from gatemask.kaggle.train import bundle
 from gatemask.kaggle.train.inputs import input_datasets, payload_dataset
 from gatemask.kaggle.train.kernel_records import Push, TrainingKernel, furthest_kernel, save_kernel
@@ -113,7 +113,7 @@ def assign_folds(
         assigned[-1].folds = assigned[-1].folds + new
     for number in range(count):
         part = new[number::count]
-        ref = f"{owner}/{bundle.slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
+        ref = f"{owner}/{bundle.kaggle_slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
         pushes = by_ref[ref].pushes if ref in by_ref else []
         assigned.append(TrainingKernel(ref, exp.name, part, "", pushes))
     return assigned
@@ -147,7 +147,7 @@ class Dispatcher:
                 says so.
         """
         _refuse_slug_clash(self.project, exp, kernel)
-        wanted = machine(self.comp, exp)
+        wanted = machine_for(self.comp, exp)
         push = self._new_push(exp, kernel, session_hours(wanted, self.opts.hours or exp.hours, kernels))
         datasets = input_datasets(self.project, self.comp, exp, kernel.folds)
         request = SessionRequest(
@@ -192,14 +192,14 @@ class Dispatcher:
     def _write_bundle(self, exp: Experiment, request: SessionRequest, push: Push, datasets: Sequence[Dataset]) -> Path:
         """Upload the datasets, record their versions, and write the kernel to push."""
         owner, slug = request.ref.split("/")
-        payload = bundle.payload(self.project, self.comp, exp, request)  # before any upload: it may be refused
+        payload = bundle.build_payload(self.project, self.comp, exp, request)  # before any upload: it may be refused
         push.datasets = {f"{owner}/{dataset.slug}": self._version(dataset, owner) for dataset in datasets}
         folder = self.project.dist / "kaggle" / slug
-        if not bundle.write(folder, payload, request, sorted(push.datasets), push.sources):
+        if not bundle.write_kernel(folder, payload, request, sorted(push.datasets), push.sources):
             path = write_bytes(self.project.dist / "kaggle" / f"{slug}-payload" / "payload.bin", payload)
             dataset = payload_dataset(slug, path)
             push.datasets[f"{owner}/{dataset.slug}"] = ensure_uploaded(self.project, dataset, owner, self.opts.poll_s)
-            bundle.write(folder, payload, request, sorted(push.datasets), push.sources)
+            bundle.write_kernel(folder, payload, request, sorted(push.datasets), push.sources)
         return folder
 
     def _version(self, dataset: Dataset, owner: str) -> int:
@@ -210,7 +210,7 @@ class Dispatcher:
 
     def _send(self, kernel: TrainingKernel, folder: Path) -> None:
         push = kernel.last
-        outcome = reconcile.push_kernel(kernel.ref, push.id, folder, round(push.hours * 3600))
+        outcome = reconcile.push_and_reconcile(kernel.ref, push.id, folder, round(push.hours * 3600))
         push.state, push.version = outcome.state, outcome.version
         push.message = outcome.error.short() if outcome.error else None
         save_kernel(self.project, kernel)
@@ -224,7 +224,7 @@ class Dispatcher:
 def training_fingerprint(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
     """Return a fingerprint of all that decides the result: code, settings, data, split and machine."""
     digests = [dataset.digest for dataset in input_datasets(project, comp, exp, folds)]
-    settings = [exp.settings, machine(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
+    settings = [exp.settings, machine_for(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
     return fingerprint([settings, digests])
 
 

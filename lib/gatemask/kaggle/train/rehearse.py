@@ -27,7 +27,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, write_bytes
 from gatemask.kaggle.client.datasets import Dataset, write_upload_folder
 from gatemask.kaggle.image import sandbox
-from gatemask.kaggle.image.machines import machine
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import bundle
 from gatemask.kaggle.train.inputs import input_datasets
 from gatemask.project import Project
@@ -53,12 +53,12 @@ def rehearse_training(project: Project, comp: Competition, exp: Experiment, fold
         GatemaskError: The kernel failed, ran too long, or a full training would leave more than Kaggle keeps.
     """
     folder = project.runs / "rehearsal-train" / exp.name
-    on_tpu = machine(comp, exp).kind == "tpu"
+    on_tpu = machine_for(comp, exp).kind == "tpu"
     short = _shortened(project, exp, on_tpu)
     datasets = input_datasets(project, comp, short, [fold])
     request = SessionRequest(
         push="rehearsal",
-        ref=f"rehearsal/{bundle.slug(project.label, exp.name)}",
+        ref=f"rehearsal/{bundle.kaggle_slug(project.label, exp.name)}",
         comp=comp.name,
         quick=project.quick,
         experiment=exp.name,
@@ -68,10 +68,10 @@ def rehearse_training(project: Project, comp: Competition, exp: Experiment, fold
         commit=run_folder.commit(project.root),
         datasets={dataset.kind: dataset.digest for dataset in datasets},
     )
-    payload = bundle.payload(project, comp, short, request, _few_images(project, exp, fold))
+    payload = bundle.build_payload(project, comp, short, request, _few_images(project, exp, fold))
 
     def work() -> tuple[TrainingRehearsal, list[Path]]:
-        payload_inside = bundle.write(folder / "kernel", payload, request)
+        payload_inside = bundle.write_kernel(folder / "kernel", payload, request)
         kaggle = _mount(project, fresh_folder(folder / "kaggle"), datasets)
         if not payload_inside:  # attached as a dataset, on Kaggle as here
             write_bytes(kaggle / "input" / "payload" / "payload.bin", payload)
