@@ -1,4 +1,4 @@
-"""First weights: by name, by file, or from the same fold of another run, and never from one that saw the answers."""
+"""Initial weights come by name, from a file, or from the same fold of another run, never from one that may leak."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ def experiment(weights: str, encoder: str = "resnet18") -> Experiment:
 
 @pytest.fixture()
 def project(tmp_path: Path) -> Project:
-    one = Project(tmp_path, "comp")
-    one.folds.parent.mkdir()
-    one.folds.write_text("image_id,fold\na,0\n")
-    folder = one.fold("earlier", 1)
+    project = Project(tmp_path, "comp")
+    project.folds.parent.mkdir()
+    project.folds.write_text("image_id,fold\na,0\n")
+    folder = project.fold("earlier", 1)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
-    stamp = {"made_from": {"folds": sha256(one.folds)}, "outputs": {"best.weights.h5": "abc"}}
+    stamp = {"made_from": {"folds": sha256(project.folds)}, "outputs": {"best.weights.h5": "abc"}}
     (folder / "result.json").write_text(json.dumps(stamp))
-    return one
+    return project
 
 
 def test_names_are_their_own_identity(project: Project) -> None:
     assert find_initial_weights(project, experiment("none"), 0).kind == "none"
-    found = find_initial_weights(project, experiment("imagenet"), 0)
-    assert (found.kind, found.identity, found.path) == ("published", "imagenet", None)
+    initial = find_initial_weights(project, experiment("imagenet"), 0)
+    assert (initial.kind, initial.identity, initial.path) == ("published", "imagenet", None)
 
 
-def test_a_file_is_found_from_the_project_s_folder_and_told_by_its_bytes(project: Project) -> None:
+def test_a_path_is_relative_to_the_project_and_the_identity_is_its_hash(project: Project) -> None:
     path = project.root / "mine.h5"
-    path.write_bytes(b"one")
+    path.write_bytes(b"first")
     first = find_initial_weights(project, experiment("mine.h5"), 0)
     assert first.path == path
-    path.write_bytes(b"two")
+    path.write_bytes(b"second")
     assert find_initial_weights(project, experiment(str(path)), 0).identity != first.identity
     with pytest.raises(GatemaskError, match="weights file does not exist"):
         find_initial_weights(project, experiment("other.h5"), 0)
 
 
 def test_a_run_gives_the_weights_of_the_same_fold(project: Project) -> None:
-    found = find_initial_weights(project, experiment("run:earlier"), 1)
-    assert found.path == project.fold("earlier", 1) / "best.weights.h5"
-    assert found.identity == "abc"
+    initial = find_initial_weights(project, experiment("run:earlier"), 1)
+    assert initial.path == project.fold("earlier", 1) / "best.weights.h5"
+    assert initial.identity == "abc"
     with pytest.raises(GatemaskError, match="gatemask train comp/earlier --fold 0"):
         find_initial_weights(project, experiment("run:earlier"), 0)
 
 
-def test_a_run_of_another_split_or_encoder_is_refused(project: Project) -> None:
+def test_a_run_of_another_split_or_encoder_is_rejected(project: Project) -> None:
     with pytest.raises(GatemaskError, match="another encoder"):
         find_initial_weights(project, experiment("run:earlier", "resnet34"), 1)
     project.folds.write_text("image_id,fold\na,1\n")
@@ -74,7 +74,7 @@ def test_a_run_of_another_split_or_encoder_is_refused(project: Project) -> None:
         find_initial_weights(project, experiment("run:earlier"), 1)
 
 
-def test_the_file_of_one_fold_is_not_the_beginning_of_all(project: Project) -> None:
+def test_the_file_of_one_fold_is_rejected_for_all_folds(project: Project) -> None:
     folder = project.fold("earlier", 1)
     (folder / "best.weights.h5").write_bytes(b"weights")
     stamp = {"fold": 1, "made_from": {"folds": sha256(project.folds)}, "outputs": {}}

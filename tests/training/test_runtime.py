@@ -1,4 +1,4 @@
-"""Devices: looked for in no time, insisted on before anything is imported, and spread over."""
+"""Devices are detected at once, required before anything is imported, and share each batch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT, gatemask
 
 @pytest.fixture()
 def machine(monkeypatch: pytest.MonkeyPatch):
-    """A machine with the device files and packages that a test names."""
+    """Set up a machine with the given device files and packages."""
 
     def make(files: set[str] = frozenset(), packages: set[str] = frozenset(), **env: str) -> None:
         for name in ("TPU_NAME", "CUDA_VISIBLE_DEVICES"):
@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    ("files", "packages", "env", "found", "backend"),
+    ("files", "packages", "env", "detected", "backend"),
     [
         ({}, {"jax"}, {}, "cpu", "tensorflow"),
         ({"/dev/nvidia[0-9]*"}, {"jax"}, {}, "gpu", "tensorflow"),
@@ -43,15 +43,15 @@ def machine(monkeypatch: pytest.MonkeyPatch):
         ({}, {}, {"TPU_NAME": "local"}, "tpu", "tensorflow"),
     ],
 )
-def test_what_a_machine_has_is_seen_by_its_files(machine, files, packages, env, found, backend) -> None:
+def test_the_accelerator_is_detected_by_device_files(machine, files, packages, env, detected, backend) -> None:
     machine(set(files), set(packages), **env)
-    assert runtime.detect_accelerator() == found
-    assert runtime._backend(Runtime(), found) == backend
-    assert runtime._backend(Runtime(backend="jax"), found) == "jax"
+    assert runtime.detect_accelerator() == detected
+    assert runtime._backend(Runtime(), detected) == backend
+    assert runtime._backend(Runtime(backend="jax"), detected) == "jax"
 
 
 @pytest.mark.parametrize("wanted", ["tpu", "gpu"])
-def test_it_insists(machine, wanted: str) -> None:
+def test_a_missing_accelerator_is_an_error(machine, wanted: str) -> None:
     machine()
     with pytest.raises(GatemaskError, match="this machine has none") as caught:
         runtime.require_accelerator(Runtime.model_validate(wanted))
@@ -64,7 +64,7 @@ def test_a_bare_word_is_an_accelerator() -> None:
 
 
 @pytest.mark.integration
-def test_insisting_fails_before_anything_heavy_is_imported(phantom_records: Path) -> None:
+def test_the_error_comes_before_anything_heavy_is_imported(phantom_records: Path) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\ncode = 0\ntry: main(sys.argv[1:])\n"
         "except SystemExit as end: code = end.code\n"
@@ -81,8 +81,8 @@ def test_insisting_fails_before_anything_heavy_is_imported(phantom_records: Path
 
 def test_fewer_devices_than_asked_for(machine) -> None:
     with pytest.raises(GatemaskError, match="fewer devices"):
-        runtime._limited(["one"], Runtime(devices=2))
-    assert runtime._limited(["one", "two"], Runtime(devices=1)) == ["one"]
+        runtime._limited(["first"], Runtime(devices=2))
+    assert runtime._limited(["first", "second"], Runtime(devices=1)) == ["first"]
 
 
 MIRRORED = """
@@ -93,7 +93,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from gatemask.config import Runtime
 from gatemask.training import runtime
-found = {}
+results = {}
 for count in (1, 2):
     devices = runtime.start_keras(Runtime(devices=count))
     import keras
@@ -111,32 +111,32 @@ for count in (1, 2):
     images = np.arange(64, dtype=np.uint8).reshape(16, 4)
     truth = (np.arange(16) % 2).astype(np.float32)[:, None]
     data = tf.data.Dataset.from_tensor_slices((images, truth)).batch(8, drop_remainder=True)
-    told = model.fit(data, verbose=0, shuffle=False).history["loss"]
+    losses = model.fit(data, verbose=0, shuffle=False).history["loss"]
     weights = np.array([1] * 9 + [0] * 7, np.float32)
     padded = tf.data.Dataset.from_tensor_slices((images, truth, weights)).batch(8)
     scored = evaluator.evaluate(padded, verbose=0, return_dict=True)["val_loss"]
     kernel = np.array(model.trainable_variables[0]).ravel()
     p = 1 / (1 + np.exp(-(images * 0.01) @ kernel - np.array(model.trainable_variables[1])))
     by_hand = -np.mean(np.log(np.where(truth[:9, 0] == 1, p[:9], 1 - p[:9])))
-    found[devices.strategy] = [*map(float, kernel), *map(float, told), scored, float(by_hand)]
-print(json.dumps(found))
+    results[devices.strategy] = [*map(float, kernel), *map(float, losses), scored, float(by_hand)]
+print(json.dumps(results))
 """
 
 
 @pytest.mark.integration
 def test_two_devices_of_tensorflow_take_the_step_of_one() -> None:
-    """The same loss, the same gradient; and a padded validation gives the mean over its real images."""
+    """Loss and gradient are the same, and a padded validation averages only its real images."""
     done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert set(found) == {"one device", "MirroredStrategy"}
-    assert found["MirroredStrategy"] == pytest.approx(found["one device"], rel=1e-5)
-    *_, scored, by_hand = found["one device"]
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert set(results) == {"one device", "MirroredStrategy"}
+    assert results["MirroredStrategy"] == pytest.approx(results["one device"], rel=1e-5)
+    *_, scored, by_hand = results["one device"]
     assert scored == pytest.approx(by_hand, rel=1e-5)
 
 
 @pytest.mark.integration
-def test_what_it_found_is_said_and_written(phantom_loop) -> None:
+def test_the_devices_are_recorded(phantom_loop) -> None:
     facts = json.loads((phantom_loop.runs / "gate_b0/fold0/environment.json").read_text())["runtime"]
     assert (facts["backend"], facts["accelerator"], facts["precision"]) == ("tensorflow", "cpu", "float32")
     done = gatemask("train", "phantom/gate_b0", "--quick", "--fold", 9, root=phantom_loop.root)
