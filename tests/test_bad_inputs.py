@@ -170,7 +170,7 @@ CASES = {
         TILES + " --set groups.dicom=PatientId", ["Unknown DICOM tag", "Did you mean 'PatientID'"]
     ),
     "groups, a tag of PNGs": Case(
-        TILES + " --set groups.file=null --set groups.dicom=PatientID", ["No training image is left", "no DICOM"]
+        TILES + " --set groups.file=null --set groups.dicom=PatientID", ["No training image is left", "is not DICOM"]
     ),
     "groups, a bad pattern": Case(TILES + " --set groups.regex=(", ["not a regular expression", "groups.regex"]),
     "groups, a pattern without parenthesis": Case(TILES + " --set groups.regex=tile", ["no parenthesis"]),

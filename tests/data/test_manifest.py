@@ -255,7 +255,7 @@ def test_all_problems_are_reported_together(project: Project, capsys: pytest.Cap
     [
         ({"groups": {"dicom": "PatientIDs"}}, "Unknown DICOM tag 'PatientIDs'[\\s\\S]*Did you mean 'PatientID'"),
         ({"extra": {"file": "labels.csv", "id": "id", "columns": ["sex"]}}, "lacks the column 'sex'"),
-        ({"extra": {"dicom": ["PatientSex"]}}, "No training image is left[\\s\\S]*no DICOM"),
+        ({"extra": {"dicom": ["PatientSex"]}}, "No training image is left[\\s\\S]*not DICOM"),
         ({"groups": {"regex": "tile"}}, "no parenthesis"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Images as they lie on disk, whole and damaged."""
+"""Images of many formats are read, and damaged ones are named."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from gatemask.data.phantom import as_dicom
 from gatemask.errors import GatemaskError
 from tests.conftest import SHARED, needs_siim
 
-GREY = np.arange(64 * 48, dtype=np.uint32).reshape(64, 48).astype(np.uint8)
+GRAY = np.arange(64 * 48, dtype=np.uint32).reshape(64, 48).astype(np.uint8)
 
 
-def test_pictures_of_8_and_16_bits_in_grey_and_colour(tmp_path: Path) -> None:
-    colour = np.dstack([GREY, GREY.T.reshape(64, 48), 255 - GREY])
-    Image.fromarray(colour).save(tmp_path / "c.png")
-    assert (readers.read_image(tmp_path / "c.png", 3) == colour).all(), "channels are red, green, blue"
-    cv2.imwrite(str(tmp_path / "deep.tif"), GREY.astype(np.uint16) * 257)
-    assert (readers.read_image(tmp_path / "deep.tif", 1)[:, :, 0] == GREY).all()
+def test_images_of_8_and_16_bits_in_gray_and_color(tmp_path: Path) -> None:
+    color = np.dstack([GRAY, GRAY.T.reshape(64, 48), 255 - GRAY])
+    Image.fromarray(color).save(tmp_path / "c.png")
+    assert (readers.read_image(tmp_path / "c.png", 3) == color).all(), "channels are red, green, blue"
+    cv2.imwrite(str(tmp_path / "deep.tif"), GRAY.astype(np.uint16) * 257)
+    assert (readers.read_image(tmp_path / "deep.tif", 1)[:, :, 0] == GRAY).all()
     assert readers.read_image(tmp_path / "deep.tif", 3).shape == (64, 48, 3)
 
 
 def test_dicom_of_12_bits_and_inverted(tmp_path: Path) -> None:
-    (tmp_path / "x.dcm").write_bytes(as_dicom(GREY, "1.2.3", 1, inverted=False))
+    (tmp_path / "x.dcm").write_bytes(as_dicom(GRAY, "1.2.3", 1, inverted=False))
     dataset = pydicom.dcmread(tmp_path / "x.dcm")
-    deep = (GREY.astype(np.uint16) * 16).clip(0, 4095)
+    deep = (GRAY.astype(np.uint16) * 16).clip(0, 4095)
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.PixelData = deep.tobytes()
@@ -61,13 +61,13 @@ def test_real_dicoms_read_bit_for_bit_as_pillow_decodes_their_jpeg() -> None:
 
 @needs_siim
 def test_masks_laid_over_the_real_dicoms_land_on_the_lung(request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """On one side of the spine, inside the chest. The picture is for people: runs/artefacts/siim-masks.png."""
+    """Masks are on one side of the spine, inside the chest. runs/artefacts/siim-masks.png shows them."""
     from gatemask.config import Rle, RleLabels
     from gatemask.data.labels import read_labels
     from gatemask.masks import rle
 
-    flavour = Rle(offsets="relative", base=0, empty="-1")
-    labels = RleLabels(format="rle", file="stage_2_train.csv", rle=flavour)
+    dialect = Rle(offsets="relative", base=0, empty="-1")
+    labels = RleLabels(format="rle", file="stage_2_train.csv", rle=dialect)
     masks = read_labels(labels, SHARED / "siim", [], (1024, 1024)).masks
     pictures = []
     for path in sorted((SHARED / "siim/dicom").glob("*.dcm")):
@@ -84,7 +84,7 @@ def test_masks_laid_over_the_real_dicoms_land_on_the_lung(request: pytest.Fixtur
 
 
 def overlaid(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with the outline of its mask in orange, at half its size."""
+    """Return the image with the outline of its mask in orange, at half size."""
     picture = np.repeat(image, 3, axis=2)
     outline = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((7, 7), np.uint8)) > 0
     picture[outline] = (0, 159, 230)
@@ -92,9 +92,9 @@ def overlaid(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def dicom(folder: Path, pixels: np.ndarray, bits: int, **tags: object) -> Path:
-    """An uncompressed DICOM of `bits` bits with `tags` set."""
+    """Write an uncompressed DICOM file and return its path."""
     path = folder / "made.dcm"
-    path.write_bytes(as_dicom(GREY, "1.2.3", 1, inverted=False))
+    path.write_bytes(as_dicom(GRAY, "1.2.3", 1, inverted=False))
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.Rows, dataset.Columns = pixels.shape
@@ -135,14 +135,14 @@ def test_signed_pixels_and_rescaling(tmp_path: Path) -> None:
     assert read(shifted, (-600, 1500)).tolist() == [[0, 0, 128, 255, 255]]
 
 
-def test_the_files_own_window_and_lookup_table(tmp_path: Path) -> None:
+def test_the_window_and_lookup_table_of_the_file(tmp_path: Path) -> None:
     pixels = np.array([[0, 1000, 1500, 2000, 4095]], np.uint16)
     windowed = dicom(tmp_path, pixels, 12, WindowCenter=1500, WindowWidth=1000)
     shown = read(windowed, "file").astype(int)
     assert shown[0, [0, 1, 3, 4]].tolist() == [0, 0, 255, 255]
     assert abs(shown[0, 2] - 128) <= 1
-    assert (read(windowed) == read(dicom(tmp_path, pixels, 12))).all(), "unless it is asked for, it is not applied"
-    assert (read(dicom(tmp_path, pixels, 12), "file") == read(dicom(tmp_path, pixels, 12))).all(), "there is none"
+    assert (read(windowed) == read(dicom(tmp_path, pixels, 12))).all(), "only applied on request"
+    assert (read(dicom(tmp_path, pixels, 12), "file") == read(dicom(tmp_path, pixels, 12))).all(), "the file has none"
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [4, 0, 16], [0, 65535, 32768, 0]
     table["LUTDescriptor"].VR, table["LUTData"].VR = "US", "US"
@@ -150,15 +150,15 @@ def test_the_files_own_window_and_lookup_table(tmp_path: Path) -> None:
     assert read(looked_up, "file").tolist() == [[0, 255, 128, 0]]
 
 
-def test_a_rescale_that_turns_round_is_not_turned_twice(tmp_path: Path) -> None:
+def test_an_inverting_rescale_is_not_inverted_twice(tmp_path: Path) -> None:
     pixels = np.array([[0, 100, 255]], np.uint8)
-    turned = dicom(tmp_path, pixels, 8, RescaleSlope=-1, RescaleIntercept=0)
-    assert read(turned, "file").tolist() == read(turned).tolist() == [[255, 155, 0]]
+    inverted = dicom(tmp_path, pixels, 8, RescaleSlope=-1, RescaleIntercept=0)
+    assert read(inverted, "file").tolist() == read(inverted).tolist() == [[255, 155, 0]]
 
 
-def test_colours_by_a_palette_are_refused(tmp_path: Path) -> None:
-    path = dicom(tmp_path, GREY, 8, PhotometricInterpretation="PALETTE COLOR")
-    with pytest.raises(GatemaskError, match=r"kind that is not read[\s\S]*PALETTE COLOR"):
+def test_palette_colors_are_rejected(tmp_path: Path) -> None:
+    path = dicom(tmp_path, GRAY, 8, PhotometricInterpretation="PALETTE COLOR")
+    with pytest.raises(GatemaskError, match=r"Unsupported kind[\s\S]*PALETTE COLOR"):
         readers.read_image(path, 1)
 
 
@@ -168,7 +168,7 @@ def test_jpeg_2000(tmp_path: Path, bits: int) -> None:
 
     from pydicom.encaps import encapsulate
 
-    pixels = GREY if bits == 8 else GREY.astype(np.uint16) * 257
+    pixels = GRAY if bits == 8 else GRAY.astype(np.uint16) * 257
     path = dicom(tmp_path, pixels, bits)
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG2000", irreversible=False)
@@ -177,15 +177,15 @@ def test_jpeg_2000(tmp_path: Path, bits: int) -> None:
     dataset.PixelData = encapsulate([buffer.getvalue()])
     dataset["PixelData"].VR = "OB"
     dataset.save_as(path)
-    assert (read(path) == GREY).all()
+    assert (read(path) == GRAY).all()
 
 
-def test_a_window_on_pictures_of_16_bits(tmp_path: Path) -> None:
+def test_a_window_on_images_of_16_bits(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), np.array([[0, 1000, 1500, 2000, 60000]], np.uint16))
     assert read(tmp_path / "x.png", (1500, 1000)).tolist() == [[0, 0, 128, 255, 255]]
 
 
-def test_a_dicom_of_several_frames_is_refused(tmp_path: Path) -> None:
+def test_a_dicom_of_several_frames_is_rejected(tmp_path: Path) -> None:
     path = dicom(tmp_path, np.zeros((4, 4), np.uint8), 8)
     dataset = pydicom.dcmread(path)
     dataset.NumberOfFrames, dataset.PixelData = 2, bytes(32)
@@ -195,20 +195,20 @@ def test_a_dicom_of_several_frames_is_refused(tmp_path: Path) -> None:
 
 
 def test_tags_are_read_and_missing_ones_are_blank(tmp_path: Path) -> None:
-    path = dicom(tmp_path, GREY, 8, PatientSex="F")
+    path = dicom(tmp_path, GRAY, 8, PatientSex="F")
     assert readers.read_tags(path, ["PatientSex", "StudyID", "PatientID"]) == ["F", "", "phantom0001"]
 
 
 @pytest.mark.parametrize("name", ["cut.dcm", "empty.dcm", "text.png", "empty.png"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
-    whole = as_dicom(GREY, "1.2.3", 1, inverted=False)
-    content = {"cut.dcm": whole[: len(whole) // 2], "text.png": b"not a picture"}.get(name, b"")
+    complete = as_dicom(GRAY, "1.2.3", 1, inverted=False)
+    content = {"cut.dcm": complete[: len(complete) // 2], "text.png": b"not a picture"}.get(name, b"")
     (tmp_path / name).write_bytes(content)
     with pytest.raises(GatemaskError, match=name):
         readers.read_image(tmp_path / name, 1)
 
 
-def test_apple_double_files_are_passed_over(tmp_path: Path) -> None:
+def test_apple_double_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     (tmp_path / "._a.png").write_bytes(b"x")
     assert [p.name for p in readers.list_images(tmp_path, "*.png")] == ["a.png"]
@@ -224,14 +224,14 @@ def test_masks_of_instance_numbers_and_with_transparency(tmp_path: Path) -> None
     assert readers.read_mask(tmp_path / "rgba.png").sum() == 8
 
 
-def test_colour_where_grey_is_expected_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.dcm").write_bytes(as_dicom(GREY, "1.2.3", 1, inverted=False))
+def test_color_instead_of_gray_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_bytes(as_dicom(GRAY, "1.2.3", 1, inverted=False))
     dataset = pydicom.dcmread(tmp_path / "x.dcm")
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     dataset.SamplesPerPixel, dataset.PlanarConfiguration, dataset.PhotometricInterpretation = 3, 0, "RGB"
-    dataset.PixelData = np.dstack([GREY] * 3).tobytes()
+    dataset.PixelData = np.dstack([GRAY] * 3).tobytes()
     dataset.save_as(tmp_path / "rgb.dcm")
-    with pytest.raises(GatemaskError, match="another kind"):
+    with pytest.raises(GatemaskError, match="wrong number of channels"):
         readers.read_image(tmp_path / "rgb.dcm", 1)
 
 

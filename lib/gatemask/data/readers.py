@@ -1,4 +1,4 @@
-"""Images from files: DICOM through pydicom, everything else through OpenCV, all as uint8."""
+"""Read images from files as uint8: DICOM through pydicom, everything else through OpenCV."""
 
 from __future__ import annotations
 
@@ -16,23 +16,35 @@ Window = Literal["full", "file"] | tuple[float, float]
 
 
 def list_images(root: Path, pattern: str) -> Iterator[Path]:
-    """The files that `pattern` (a glob below `root`) names, sorted; without AppleDouble junk (`._name`)."""
+    """Return the files that match a glob, sorted, without AppleDouble junk (`._name`).
+
+    Args:
+        root: Folder to search.
+        pattern: Glob below it.
+
+    Raises:
+        GatemaskError: The pattern is absolute.
+    """
     if Path(pattern).is_absolute():
-        raise GatemaskError("A pattern of images is absolute.", received=pattern, expected="one below the raw folder")
+        raise GatemaskError("A glob of images is absolute.", received=pattern, expected="a path below the raw folder")
     return (p for p in sorted(root.glob(pattern)) if p.is_file() and not p.name.startswith("._"))
 
 
 def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray:
-    """One image, uint8, (height, width, channels); 3 channels are red, green, blue.
+    """Read one image.
 
     Args:
-        path: PNG, JPEG, TIFF or DICOM.
-        channels: 1 or 3; grey is repeated where 3 are asked for.
-        window: which grey levels become 0 to 255: "full" for all that the file's bits can hold, "file" for the
-            DICOM's own VOI LUT or window, (centre, width) for one in rescaled units (DICOM PS3.3 C.11.2.1.2).
+        path: PNG, JPEG, TIFF or DICOM file.
+        channels: 1 or 3; gray is repeated for 3.
+        window: Gray levels that become 0 to 255: "full" for the whole range of the file's bits, "file" for the DICOM's
+            own VOI LUT or window, (center, width) for a window in rescaled units (DICOM PS3.3 C.11.2.1.2).
+            Default: "full".
+
+    Returns:
+        uint8 (height, width, channels); 3 channels are red, green, blue.
 
     Raises:
-        GatemaskError: not an image, cut short, several frames, or colour where grey is expected.
+        GatemaskError: The file is not an image, is cut short, has several frames, or has color instead of gray.
     """
     try:
         dicom = path.suffix.lower() in (".dcm", ".dicom")
@@ -45,7 +57,7 @@ def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray
             "An image cannot be read.",
             where=path,
             received=f"{type(error).__name__}: {first}",
-            do="Fetch the file again, or leave it out.",
+            do="Download the file again, or leave it out.",
         ) from None
     if image.ndim == 2:
         image = image[:, :, None]
@@ -53,7 +65,7 @@ def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray
         image = np.repeat(image, 3, axis=2)
     if image.ndim != 3 or image.shape[2] != channels or image.dtype != np.uint8:
         raise GatemaskError(
-            "An image is of another kind.",
+            "An image has the wrong number of channels or bits.",
             where=path,
             received=f"{image.dtype} {image.shape}",
             expected=f"one frame of {channels} channel(s), 8 or 16 bits",
@@ -62,16 +74,28 @@ def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray
 
 
 def read_mask(path: Path, threshold: int = 0) -> np.ndarray:
-    """A mask drawn as a picture: bool (height, width), true where any colour is above `threshold`.
+    """Read a mask from an image file.
 
-    Values are taken as they stand, so that instance numbers of 16 bits count too; transparency does not.
+    Values are taken unscaled, so 16-bit instance numbers count too; transparency is ignored.
+
+    Args:
+        path: PNG, JPEG or TIFF file.
+        threshold: Value above which a pixel of any color belongs to the mask. Default: 0.
+
+    Returns:
+        bool (height, width).
     """
     mask = _decode(path, cv2.IMREAD_UNCHANGED)
     return mask > threshold if mask.ndim == 2 else mask[:, :, :3].max(axis=2) > threshold
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """A square of `size` pixels, uint8 (size, size, channels); averages when it shrinks."""
+    """Resize an image to a square; shrinking averages.
+
+    Args:
+        image: uint8 (height, width, channels).
+        size: Side of the result, in pixels.
+    """
     if image.shape[:2] == (size, size):
         return image
     shrinks = size < min(image.shape[:2])
@@ -80,8 +104,16 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """A mask as a square of `size` pixels, uint8 0 or 1: at least half of a new pixel must have been mask."""
-    if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # as it is decoded: the copy would cost most
+    """Resize a mask to a square: a new pixel belongs to the mask if at least half of its area did.
+
+    Args:
+        mask: bool (height, width).
+        size: Side of the result, in pixels.
+
+    Returns:
+        uint8 (size, size), 0 or 1.
+    """
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # decoded masks: copying would take longest
         return np.ascontiguousarray(resize_mask(mask.T, size).T)
     small = resize_image(mask.astype(np.uint8)[:, :, None] * np.uint8(255), size)
     return (small[:, :, 0] >= 128).astype(np.uint8)
@@ -92,20 +124,20 @@ def _read_picture(path: Path, channels: int, window: Window) -> np.ndarray:
     image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
     if isinstance(window, str):
         return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
-    return _as_uint8(image, *_edges(window))
+    return _scale(image, *_edges(window))
 
 
 def _decode(path: Path, flags: int) -> np.ndarray:
-    # Through memory, since cv2.imread answers a missing and a damaged file alike, with None.
+    # Through memory, since cv2.imread returns None for missing and damaged files alike.
     data = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(data, flags) if len(data) else None
     if image is None:
         raise GatemaskError(
             "An image cannot be read.",
             where=path,
-            received=f"{len(data)} bytes that are no picture",
+            received=f"{len(data)} bytes that are not an image",
             expected="PNG, JPEG, TIFF or DICOM",
-            do="Fetch the file again, or leave it out.",
+            do="Download the file again, or leave it out.",
         )
     return image
 
@@ -113,23 +145,23 @@ def _decode(path: Path, flags: int) -> np.ndarray:
 def _read_dicom(path: Path, window: Window) -> np.ndarray:
     import pydicom
 
-    # Odd tags are common and harmless; what matters raises, or is found out below.
+    # Odd tags are common and harmless; whatever matters raises an error.
     warnings.filterwarnings("ignore", module="pydicom")
     dataset = pydicom.dcmread(path)
     kind = dataset.get("PhotometricInterpretation")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise GatemaskError("A DICOM holds several frames.", where=path, received=dataset.NumberOfFrames, expected=1)
+        raise GatemaskError("A DICOM file has several frames.", where=path, received=dataset.NumberOfFrames, expected=1)
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         if not str(kind).startswith(("RGB", "YBR")):
             expected = "MONOCHROME1, MONOCHROME2, RGB or YBR"
-            raise GatemaskError("A DICOM is of a kind that is not read.", where=path, received=kind, expected=expected)
-        return pydicom.pixels.pixel_array(dataset)  # as RGB, whatever colours it was stored in
-    grey = _grey_levels(dataset, window)
-    return 255 - grey if kind == "MONOCHROME1" else grey
+            raise GatemaskError("Unsupported kind of DICOM image.", where=path, received=kind, expected=expected)
+        return pydicom.pixels.pixel_array(dataset)  # as RGB, in whatever color space it was stored
+    gray = _gray_levels(dataset, window)
+    return 255 - gray if kind == "MONOCHROME1" else gray
 
 
-def _grey_levels(dataset: Any, window: Window) -> np.ndarray:
-    """Stored values -> rescaled by the modality -> windowed -> uint8; the order of DICOM PS3.4 N.2."""
+def _gray_levels(dataset: Any, window: Window) -> np.ndarray:
+    """Return stored values, rescaled by the modality, windowed, as uint8: the order of DICOM PS3.4 N.2."""
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
     bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
@@ -140,41 +172,50 @@ def _grey_levels(dataset: Any, window: Window) -> np.ndarray:
         shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
         for table in ("VOILUTSequence", "ModalityLUTSequence"):
             if table in dataset:
-                return _as_uint8(shown, 0, float((1 << int(dataset[table][0].LUTDescriptor[2])) - 1))
-        # pydicom spreads a window over the range of the stored values, rescaled; without one, nothing is turned round.
+                return _scale(shown, 0, float((1 << int(dataset[table][0].LUTDescriptor[2])) - 1))
+        # pydicom spreads a window over the rescaled range of stored values; without one, nothing is inverted.
         limits = apply_modality_lut(limits, dataset)
         limits = limits if "WindowCenter" in dataset else np.sort(limits)
-        return _as_uint8(shown, float(limits[0]), float(limits[1]))
+        return _scale(shown, float(limits[0]), float(limits[1]))
     slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
     if window == "full":
-        # A linear rescale cancels out of the whole range, unless it turns the grey levels round.
-        grey = _as_uint8(pixels, float(limits[0]), float(limits[1]))
-        return 255 - grey if slope < 0 else grey
+        # A linear rescale cancels out over the full range, unless it inverts the gray levels.
+        gray = _scale(pixels, float(limits[0]), float(limits[1]))
+        return 255 - gray if slope < 0 else gray
     low, high = _edges(window)
-    return _as_uint8(pixels * slope + intercept, low, high)
+    return _scale(pixels * slope + intercept, low, high)
 
 
 def _edges(window: tuple[float, float]) -> tuple[float, float]:
-    centre, width = window
-    return centre - width / 2, centre + width / 2
+    center, width = window
+    return center - width / 2, center + width / 2
 
 
-def _as_uint8(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """`low` to `high` as 0 to 255, clipped; what lies there already is not touched."""
+def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map `low` to `high` linearly to 0 to 255, clipped; pixels already in that range are returned unchanged."""
     if (low, high) == (0, 255) and pixels.dtype == np.uint8:
         return pixels
     return np.clip((pixels.astype(np.float32) - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
 
 
 def read_tags(path: Path, tags: Sequence[str]) -> list[str]:
-    """The values of DICOM tags, such as PatientID, without reading the pixels; "" where the file lacks one."""
+    """Read DICOM tags without the pixels.
+
+    Args:
+        path: DICOM file.
+        tags: Keywords, such as PatientID.
+
+    Returns:
+        Value of each tag; "" for a missing one.
+
+    Raises:
+        GatemaskError: The file is not DICOM.
+    """
     import pydicom
 
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
     except pydicom.errors.InvalidDicomError:
         expected = ", ".join(tags)
-        raise GatemaskError(
-            "A DICOM tag is asked for, but a file is no DICOM.", where=path, expected=expected
-        ) from None
+        raise GatemaskError("A DICOM tag is needed, but a file is not DICOM.", where=path, expected=expected) from None
     return [str(value).strip() if (value := dataset.get(tag)) is not None else "" for tag in tags]

@@ -1,7 +1,8 @@
-"""Writing TFRecords without TensorFlow, whose import takes seconds that a machine full of decoders needs.
+"""Write TFRecords without TensorFlow, whose import would take seconds in every worker process.
 
-A file is a row of frames: length, checksum of the length, data, checksum of the data. The data are a
-`tf.train.Example`, a protocol buffer of a map from names to lists. A test holds this module to TensorFlow's own reader.
+A file is a sequence of frames: length, checksum of the length, data, checksum of the data. The data are a
+`tf.train.Example`, a protocol buffer with a map from names to lists. A test compares this module with TensorFlow's own
+reader.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ LENGTH_DELIMITED = 2  # a wire type of protocol buffers
 
 
 def write(path: Path, examples: Iterable[Mapping[str, bytes | int]]) -> None:
-    """One frame an example, in order."""
+    """Write one frame per example, in order.
+
+    Args:
+        path: TFRecord file.
+        examples: Features by name: bytes, or non-negative integers.
+    """
     with path.open("wb") as file:
         for features in examples:
-            data = serialise(features)
+            data = serialize(features)
             length = struct.pack("<Q", len(data))
             file.write(length + _checksum(length) + data + _checksum(data))
 
 
-def serialise(features: Mapping[str, bytes | int]) -> bytes:
-    """A `tf.train.Example` of single values, sorted by name; whole numbers must not be negative."""
+def serialize(features: Mapping[str, bytes | int]) -> bytes:
+    """Return a `tf.train.Example` of single values, sorted by name; integers must not be negative."""
     entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(features[name]))) for name in sorted(features))
     return _field(1, b"".join(entries))
 
@@ -40,7 +46,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the eighth says that more follow."""
+    """Encode seven bits per byte, the lowest first; the eighth bit marks that more follow."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -49,8 +55,8 @@ def _varint(number: int) -> bytes:
 
 
 def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated and offset, since plain checksums of data that hold checksums tell little."""
-    import google_crc32c  # here, since Kaggle's TPU image lacks it, where records are only read
+    """Return CRC-32C, rotated and offset, since plain checksums of data with checksums in it are weak."""
+    import google_crc32c  # imported here: Kaggle's TPU image lacks it, and only reads records
 
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
