@@ -166,7 +166,7 @@ def build_and_watch(name: str, size: int) -> tuple[float, float]:
 
 
 def memory_mb(name: str) -> float:
-    """Of this process, from /proc: getrusage's peak begins with that of the process that started this one."""
+    """Return a memory value of this process from /proc, in MB. The peak of getrusage would include the parent's."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), 0.0)
