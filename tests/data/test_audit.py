@@ -27,27 +27,27 @@ def written(folder: Path, lines: list[str], name: str = "folds.csv") -> Path:
 def test_the_leak_is_the_share_of_images_whose_group_is_trained_on(tmp_path: Path) -> None:
     file = written(tmp_path, ["id,fold", "a.png,0", "b.png,0", "c.png,1", "d.png,1", "e.png,1", "f.png,-1"])
     groups = {"a": "p", "c": "p", "b": "q", "d": "r", "e": "r", "f": "q"}
-    found, frame = audit_folds(file, groups)
+    result, frame = audit_folds(file, groups)
     # a and c share p across folds. b's q is in the hold-out, which trains nothing but is scored: f leaks.
-    assert found.leak == 0.5
-    assert found.per_fold["0"].leak == 0.5
-    assert found.per_fold["1"].leak == pytest.approx(1 / 3, abs=1e-4)
-    assert found.per_fold["-1"].leak == 1.0, "its group is trained on"
+    assert result.leak == 0.5
+    assert result.per_fold["0"].leak == 0.5
+    assert result.per_fold["1"].leak == pytest.approx(1 / 3, abs=1e-4)
+    assert result.per_fold["-1"].leak == 1.0, "its group is trained on"
     assert sorted(frame["image_id"][frame["leaks"]]) == ["a", "c", "f"]
-    assert (found.images, found.folds, found.groups, found.without_group) == (6, 2, 3, 0)
+    assert (result.images, result.folds, result.groups, result.without_group) == (6, 2, 3, 0)
 
 
 def test_images_in_several_folds_and_copies_are_duplicates(tmp_path: Path) -> None:
     file = written(tmp_path, ["id,fold", "a,0", "b,0", "c,1", "a,1", "d,1", "d,1"])
-    found, _ = audit_folds(file, {}, copies=[("b", "c"), ("c", "d")])
-    assert found.duplicates == 2
-    assert found.duplicated == ["a", "b = c"]
+    result, _ = audit_folds(file, {}, copies=[("b", "c"), ("c", "d")])
+    assert result.duplicates == 2
+    assert result.duplicated == ["a", "b = c"]
 
 
 def test_balance_of_positives_and_areas(tmp_path: Path) -> None:
     rows = [f"i{n},{n % 2},{100 if n < 4 else 0}" for n in range(8)]
-    found, _ = audit_folds(written(tmp_path, ["id,fold,mask_area", *rows]), {})
-    assert found.balance == FoldBalance.model_validate(
+    result, _ = audit_folds(written(tmp_path, ["id,fold,mask_area", *rows]), {})
+    assert result.balance == FoldBalance.model_validate(
         {
             "images": [4, 4],
             "positives": 0.5,
@@ -57,8 +57,8 @@ def test_balance_of_positives_and_areas(tmp_path: Path) -> None:
         }
     )
     rows = [f"i{n},{n % 2},{int(n % 2 and n < 4)}" for n in range(8)]
-    found, _ = audit_folds(written(tmp_path, ["id,fold,exist", *rows]), {})
-    assert (found.balance.positives, found.balance.positives_deviation) == (0.25, 0.25)
+    result, _ = audit_folds(written(tmp_path, ["id,fold,exist", *rows]), {})
+    assert (result.balance.positives, result.balance.positives_deviation) == (0.25, 0.25)
 
 
 def test_ids_lose_folders_and_the_extensions_of_images_only() -> None:
@@ -109,15 +109,15 @@ def test_the_command_on_the_winners_folds(tmp_path: Path) -> None:
     options = ["--groups", tmp_path / "patients.csv", "--labels", SHARED / "siim/stage_2_train.csv"]
     done = gatemask("folds", "audit", file, *options, "--picture", picture, "--json", root=tmp_path)
     assert done.returncode == 1
-    found = json.loads(done.stdout)
-    assert 0.58 < found["leak"] < 0.62
-    assert all(0.55 < fold["leak"] < 0.65 for fold in found["per_fold"].values())
-    assert found["duplicates"] == 0
-    assert 0.215 < found["balance"]["positives"] < 0.23
+    result = json.loads(done.stdout)
+    assert 0.58 < result["leak"] < 0.62
+    assert all(0.55 < fold["leak"] < 0.65 for fold in result["per_fold"].values())
+    assert result["duplicates"] == 0
+    assert 0.215 < result["balance"]["positives"] < 0.23
     assert picture.stat().st_size > 10_000
     by_prefix = gatemask("folds", "audit", file, "--groups", SHARED / "siim/nih_id.csv", "--prefix", 8, root=tmp_path)
     assert by_prefix.returncode == 1
-    assert f"{100 * found['leak']:.1f} % of the images" in by_prefix.stderr
+    assert f"{100 * result['leak']:.1f} % of the images" in by_prefix.stderr
     assert (tmp_path / "runs/audit/winner_folds_stage_1.png").exists()
 
 
@@ -132,20 +132,20 @@ def test_the_command_on_sound_folds(tmp_path: Path) -> None:
 
 def test_one_leaking_pair_among_very_many_is_a_leak(tmp_path: Path) -> None:
     rows = [f"i{n},{n % 2},g{n}" for n in range(60_000)]
-    found, _ = audit_folds(written(tmp_path, ["id,fold,group", *rows, "x,0,pair", "y,1,pair"]))
-    assert 0 < found.leak < 0.0001
+    result, _ = audit_folds(written(tmp_path, ["id,fold,group", *rows, "x,0,pair", "y,1,pair"]))
+    assert 0 < result.leak < 0.0001
 
 
 def test_a_blank_group_counts_as_none(tmp_path: Path) -> None:
-    found, _ = audit_folds(written(tmp_path, ["id,fold,group", "a,0,", "b,1,", "c,0,p", "d,1,q"]))
-    assert (found.leak, found.without_group, found.groups) == (0.0, 2, 2)
+    result, _ = audit_folds(written(tmp_path, ["id,fold,group", "a,0,", "b,1,", "c,0,p", "d,1,q"]))
+    assert (result.leak, result.without_group, result.groups) == (0.0, 2, 2)
 
 
 def test_copies_outside_the_file_are_ignored(tmp_path: Path) -> None:
-    found, _ = audit_folds(
+    result, _ = audit_folds(
         written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"]), copies=[("a", "gone"), ("gone", "b")]
     )
-    assert found.duplicates == 0
+    assert result.duplicates == 0
 
 
 def test_an_image_in_two_groups_is_rejected(tmp_path: Path) -> None:
@@ -157,5 +157,5 @@ def test_an_image_in_two_groups_is_rejected(tmp_path: Path) -> None:
 def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
     manifest = ["image_id,split,mask_area", "a,train,10", "b,train,0", "a,test,0"]
     file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
-    found = run(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
-    assert found.balance.positives == 0.5
+    result = run(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
+    assert result.balance.positives == 0.5

@@ -37,11 +37,11 @@ CHANGES = {
 
 def pairs(images: list[np.ndarray], near: bool = True) -> set[tuple[int, int, str]]:
     digests = [image.tobytes().hex()[:4096] + str(image.shape) for image in images]
-    found, recognizable = duplicates.find_copies(
+    copies, recognizable = duplicates.find_copies(
         digests, [duplicates.compute_signature(image) for image in images], near
     )
     assert recognizable
-    return {tuple(pair) for pair in found}
+    return {tuple(pair) for pair in copies}
 
 
 @pytest.mark.parametrize("change", CHANGES)

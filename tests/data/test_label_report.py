@@ -55,7 +55,7 @@ def test_areas_of_overlapping_annotations_equal_their_union() -> None:
 def test_the_images_confirm_the_order_of_the_real_table() -> None:
     report = inspect_labels(SHARED / "siim/stage_2_train.csv", images="dicom/*.dcm")
     assert (report.guess.order, report.guess.size) == ("column", (1024, 1024))
-    assert report.because["order"].startswith("outlines lie on edges")
+    assert report.because["order"].startswith("outlines follow edges")
 
 
 def tabled(file: Path, masks: dict[str, np.ndarray], dialect: Rle) -> Path:
@@ -70,8 +70,8 @@ def blobs(count: int = 40, shape: tuple[int, int] = (96, 96), seed: int = 0) -> 
     for number in range(count):
         mask = np.zeros(shape, np.uint8)
         for _ in range(3 * (number % 3 > 0)):
-            centre = (int(rng.integers(0, shape[1])), int(rng.integers(0, shape[0])))
-            cv2.circle(mask, centre, int(rng.integers(6, 20)), 1, -1)
+            center = (int(rng.integers(0, shape[1])), int(rng.integers(0, shape[0])))
+            cv2.circle(mask, center, int(rng.integers(6, 20)), 1, -1)
         report[f"blob{number:03d}"] = mask > 0
     return report
 

@@ -28,9 +28,9 @@ def areas(masks: dict[str, str]) -> dict[str, int]:
 
 def test_rows_of_one_image_are_united_even_where_they_overlap(tmp_path: Path) -> None:
     lines = ["ImageId, EncodedPixels", "a, 0 4", "b, -1", "a, 2 4", "a, 0 4", "c, 63 1"]
-    found = read_labels(table(tmp_path, lines), tmp_path, [], SIZE)
-    assert areas(found.masks) == {"a": 6, "b": 0, "c": 1}
-    assert found.problems == []
+    parsed = read_labels(table(tmp_path, lines), tmp_path, [], SIZE)
+    assert areas(parsed.masks) == {"a": 6, "b": 0, "c": 1}
+    assert parsed.problems == []
 
 
 def test_a_table_without_a_header(tmp_path: Path) -> None:
@@ -41,16 +41,16 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
 def test_images_without_a_row_are_empty_if_the_yaml_says_so(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", "a,0 4"]
     assert areas(read_labels(table(tmp_path, lines), tmp_path, ["a", "b"], SIZE).masks) == {"a": 4}
-    found = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["a", "b"], SIZE)
-    assert areas(found.masks) == {"a": 4, "b": 0}
+    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["a", "b"], SIZE)
+    assert areas(parsed.masks) == {"a": 4, "b": 0}
 
 
 def test_one_malformed_row_affects_only_its_image(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", *(f"i{n},0 4" for n in range(30)), "i7,5", ",0 1"]
-    found = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["i7", "i8"], SIZE)
-    assert len(found.masks) == 29
-    assert [(name, place) for name, place, _ in found.problems] == [("i7", "t.csv, row 32"), ("", "t.csv, row 33")]
-    assert "odd count" in found.problems[0][2]
+    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["i7", "i8"], SIZE)
+    assert len(parsed.masks) == 29
+    assert [(name, place) for name, place, _ in parsed.problems] == [("i7", "t.csv, row 32"), ("", "t.csv, row 33")]
+    assert "odd count" in parsed.problems[0][2]
 
 
 def test_many_malformed_rows_mean_a_wrong_dialect(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_bad_mask_file_affects_only_its_image(instances: PngLabels, tmp_path: 
         path.write_bytes(path.read_bytes()[:30])
     else:
         cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
-    found = read_labels(instances, tmp_path, ["a", "c[1]"], SIZE)
-    assert areas(found.masks) == {"c[1]": 4}
-    ((name, place, complaint),) = found.problems
+    parsed = read_labels(instances, tmp_path, ["a", "c[1]"], SIZE)
+    assert areas(parsed.masks) == {"c[1]": 4}
+    ((name, place, complaint),) = parsed.problems
     assert (name, place) == ("a", "masks/a/1.png")
     assert ("cannot be read" if fault == "damaged" else "wrong size. Found (4, 4), not (8, 8)") in complaint

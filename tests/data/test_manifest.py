@@ -234,8 +234,8 @@ def test_all_problems_are_reported_together(project: Project, capsys: pytest.Cap
     table = (raw / "labels.csv").read_text()
     (raw / "labels.csv").write_text(table.replace("tile009,picture4", "tile009,"))
     result = prepare(project, competition(train={"images": "images/**/*.png"}))
-    found = dict(pd.read_csv(project.data / "problems.csv").itertuples(index=False))
-    assert result.problems == len(found) == 6
+    problems = dict(pd.read_csv(project.data / "problems.csv").itertuples(index=False))
+    assert result.problems == len(problems) == 6
     for file, words in {
         "images/tile002.png": "cannot be read",
         "images/tile003.png": "wrong size. Found (64, 128), not (128, 128).",
@@ -244,7 +244,7 @@ def test_all_problems_are_reported_together(project: Project, capsys: pytest.Cap
         "images/tile008.png": "A second file has the id tile008",
         "images/tile009.png": "no group",
     }.items():
-        assert words in found[file], found
+        assert words in problems[file], problems
     assert "6 left out" in capsys.readouterr().err
     with pytest.raises(GatemaskError, match="cannot be used"):
         prepare(project, competition(train={"images": "images/**/*.png"}), strict=True)

@@ -44,11 +44,11 @@ def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> 
     result = records.make_records(project, COMP)
     folder = project.records(64)
     assert (result.count, len(list(folder.glob("*.tfrec")))) == (24, 3)
-    found = records.read_records(folder, ["tile020", "tile003"])
-    assert [(e.image_id, e.label) for e in found] == [("tile020", 1), ("tile003", 0)]
-    image, mask = decode_example(found[0], 3)
+    examples = records.read_records(folder, ["tile020", "tile003"])
+    assert [(e.image_id, e.label) for e in examples] == [("tile020", 1), ("tile003", 0)]
+    image, mask = decode_example(examples[0], 3)
     original = resize_image(read_image(project.root / "raw/images/tile020.png", 3), 64)
-    assert (image == original).all(), "PNG keeps every pixel, and its colours"
+    assert (image == original).all(), "PNG keeps every pixel, and its colors"
     assert set(np.unique(mask)) == {0, 255}
 
 
@@ -87,8 +87,8 @@ def test_tensorflow_reads_the_records(tmp_path: Path) -> None:
     tfrecord.write(tmp_path / "x.tfrec", examples)
     raws = list(tf.data.TFRecordDataset(str(tmp_path / "x.tfrec")).as_numpy_iterator())
     for raw, example in zip(raws, examples, strict=True):
-        found = tf.train.Example.FromString(raw).features.feature
-        assert {name: (v.bytes_list.value or v.int64_list.value)[0] for name, v in found.items()} == example
+        features = tf.train.Example.FromString(raw).features.feature
+        assert {name: (v.bytes_list.value or v.int64_list.value)[0] for name, v in features.items()} == example
     damaged = bytearray((tmp_path / "x.tfrec").read_bytes())
     damaged[50_000] ^= 1
     (tmp_path / "x.tfrec").write_bytes(damaged)
@@ -138,20 +138,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.mark.parametrize("victim", ["the whole group", "the parent only"])
 def test_a_killed_run_resumes_to_the_same_bytes(prepared: Prepared, victim: str) -> None:
     """Kill `gatemask records make` while its processes work."""
-    made = prepared.root / "data/tiles/records-64"
-    shutil.rmtree(made)
+    folder = prepared.root / "data/tiles/records-64"
+    shutil.rmtree(folder)
     command = [sys.executable, "-m", "gatemask", "records", "make", "tiles"]
     first = subprocess.Popen(command, env=environment(prepared.root), stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
-    while len(list(made.glob("0*.tfrec"))) < 3:
+    while len(list(folder.glob("0*.tfrec"))) < 3:
         assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()  # type: ignore[union-attr]
         time.sleep(0.005)
     workers = children(first.pid)
     (os.killpg if victim == "the whole group" else os.kill)(first.pid, signal.SIGKILL)
     first.wait()
-    kept = {path: path.stat().st_mtime_ns for path in made.glob("0*.tfrec")}
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*.tfrec")}
     assert 3 <= len(kept) < 20
-    assert not (made / "index.json").exists()
+    assert not (folder / "index.json").exists()
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlives its parent"
         time.sleep(0.05)
@@ -159,8 +159,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(prepared: Prepared, victim: str)
     assert done.returncode == 0, done.stderr
     assert "shards were finished before" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "finished shards are not made again"
-    assert sorted(path.name for path in made.glob("[!.]*") if path.suffix != ".tfrec") == ["index.json"]
-    assert shards(made) == prepared.records
+    assert sorted(path.name for path in folder.glob("[!.]*") if path.suffix != ".tfrec") == ["index.json"]
+    assert shards(folder) == prepared.records
 
 
 def alive(pid: int) -> bool:
@@ -172,12 +172,12 @@ def alive(pid: int) -> bool:
 
 def children(pid: int) -> list[int]:
     """Return the child processes of `pid`, where the system lists them."""
-    found = []
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it may end meanwhile
             if int((folder / "stat").read_text().rpartition(") ")[2].split()[1]) == pid:
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 def test_shards_of_other_settings_are_not_kept(project: Project) -> None:
@@ -256,10 +256,10 @@ def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -
 
 @pytest.mark.integration
 def test_two_at_once_take_turns(prepared: Prepared) -> None:
-    made = prepared.root / "data/tiles/records-64"
-    shutil.rmtree(made)
+    folder = prepared.root / "data/tiles/records-64"
+    shutil.rmtree(folder)
     command = [sys.executable, "-m", "gatemask", "records", "make", "tiles", "--json"]
     both = [subprocess.Popen(command, env=environment(prepared.root), stdout=subprocess.PIPE, text=True) for _ in "ab"]
     results = [json.loads(process.communicate()[0]) for process in both]
     assert sorted(result.get("current", False) for result in results) == [False, True]
-    assert shards(made) == prepared.records
+    assert shards(folder) == prepared.records

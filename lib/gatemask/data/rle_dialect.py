@@ -190,7 +190,7 @@ def _guess_base(
     if starts.min() == 0:
         return 0, "a run starts at 0"
     if size and last == size[0] * size[1] + 1:
-        return 1, "a run ends one pixel behind the last, counted from 0"
+        return 1, "a run ends one pixel past the last, counted from 0"
     if height:
         from_0, from_1 = _crossings(starts, ends, height), _crossings(starts - 1, ends - 1, height)
         if from_0 != from_1:
@@ -244,7 +244,7 @@ def guess_order_from_images(guess: DialectGuess, folder: Path, pattern: str, tex
     if not compared:
         raise GatemaskError("No image belongs to a mask.", where=folder / pattern, expected="files named as the ids")
     column, row = contrast["column"] / compared, contrast["row"] / compared
-    reason = f"outlines lie on edges {column:.2f} times as strong as the average down the columns, {row:.2f} by rows"
+    reason = f"outlines follow edges {column:.2f} times as strong as the average down the columns, {row:.2f} by rows"
     dialect = guess.rle.model_copy(update={"order": max(contrast, key=lambda order: contrast[order])})
     return DialectGuess(dialect, size, {**guess.because, "order": reason})
 

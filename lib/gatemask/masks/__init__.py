@@ -1,1 +1,1 @@
-"""The only copy of the RLE codec, of the metric and of the decision rule."""
+"""The RLE codec, the metrics and the decision rule: the only copy of each."""
