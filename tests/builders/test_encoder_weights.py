@@ -208,6 +208,7 @@ def encoders_equal(first: models.Network, second: models.Network) -> bool:
     return all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
 
 
+@pytest.mark.integration
 def test_our_own_files_of_an_encoder_and_of_a_whole_network_load(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet"), 32, 3, seed=1)
     source.encoder.save_weights(tmp_path / "alone.weights.h5")
@@ -219,6 +220,7 @@ def test_our_own_files_of_an_encoder_and_of_a_whole_network_load(tmp_path: Path)
         assert encoders_equal(network, source)
 
 
+@pytest.mark.integration
 def test_a_run_continues_at_another_size_and_provides_its_encoder(tmp_path: Path) -> None:
     source = models.build_network(config(name="unet", gate_head=True), 32, 3, seed=1)
     path = tmp_path / "best.weights.h5"
@@ -236,6 +238,7 @@ def test_a_run_continues_at_another_size_and_provides_its_encoder(tmp_path: Path
         encoder_weights.load_run_weights(models.build_network(config("mobilenetv2"), 32, 3, seed=None), path)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2"])
 def test_a_file_for_three_channels_is_inflated_for_more(tmp_path: Path, encoder: str) -> None:
     three = models.build_network(config(encoder), 32, 3, seed=1)
@@ -255,6 +258,7 @@ def test_a_file_for_three_channels_is_inflated_for_more(tmp_path: Path, encoder:
     np.testing.assert_allclose(np.asarray(out), np.asarray(expected), atol=1e-3 * float(np.max(expected)))
 
 
+@pytest.mark.integration
 def test_a_file_of_four_channels_needs_no_inflation(tmp_path: Path) -> None:
     four, again = (models.build_network(config(), 32, 4, seed=seed) for seed in (1, 2))
     four.encoder.save_weights(tmp_path / "four.weights.h5")
@@ -314,6 +318,7 @@ def check_published(encoder: str) -> None:
     keras.backend.clear_session()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("encoder", ["efficientnetb0", "resnet18", "seresnet50", "mobilenetv2", "vgg16", "densenet121"])
 def test_the_table_names_the_files_that_the_packages_request(encoder: str) -> None:
     check_published(encoder)
