@@ -129,7 +129,7 @@ def default_raw(project: Project, comp: Competition) -> Path:
     return project.root / comp.raw.replace("{data}", project.data.relative_to(project.root).as_posix())
 
 
-def test_rows(project: Project, comp: Competition) -> pd.DataFrame:
+def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
     """Return image_id and path of the test images, or of the hold-out fold where there are none.
 
     Before there is a manifest, the test images are those in the raw folder.

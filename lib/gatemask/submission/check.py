@@ -13,7 +13,7 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, test_rows
+from gatemask.data.manifest import raw_folder, read_test_images
 from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
@@ -161,7 +161,7 @@ def expected_rows(folder: Path, comp: Competition, ids: Sequence[str]) -> list[R
 
 def visible_rows(project: Project, comp: Competition) -> list[Row]:
     """Return the rows that a submission for the visible test set must have."""
-    return expected_rows(raw_folder(project, comp), comp, list(test_rows(project, comp)["image_id"]))
+    return expected_rows(raw_folder(project, comp), comp, list(read_test_images(project, comp)["image_id"]))
 
 
 # --- gatemask submission check ------------------------------------------------------------------------------

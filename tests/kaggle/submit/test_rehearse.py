@@ -207,7 +207,7 @@ def test_what_was_not_packaged_or_not_rehearsed_is_told(copy: tuple[Project, Com
 
 
 def test_no_more_images_than_asked_for(copy: tuple[Project, Competition]) -> None:
-    _, names = rehearse._mount(*copy, copy[0].root / "kaggle", rehearse.test_rows(*copy).head(2))
+    _, names = rehearse._mount(*copy, copy[0].root / "kaggle", rehearse.read_test_images(*copy).head(2))
     assert sorted(names.values()) == ["c0", "c0", "c1", "c1"]
     sample = (copy[0].root / "kaggle/input/competitions/clouds/sample_submission.csv").read_text().splitlines()
     assert sample[0] == "Image_Label,Pixels"

@@ -29,7 +29,7 @@ import pandas as pd
 from gatemask.config import Competition
 from gatemask.console import say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, test_rows
+from gatemask.data.manifest import raw_folder, read_test_images
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, sha256, stamped_result, write_stamp
 from gatemask.kaggle.image import sandbox
@@ -59,7 +59,7 @@ def rehearse(project: Project, comp: Competition, most: int = MOST, image: bool 
         return {"current": True, **stamped_result(folder / "result.json")}
     started = time.monotonic()
     fresh_folder(folder)
-    everything = test_rows(project, comp)
+    everything = read_test_images(project, comp)
     test = everything.head(most)
     python = sandbox.python_of_image_versions() if image else None
     kaggle, names = _mount(project, comp, folder / "kaggle", test)

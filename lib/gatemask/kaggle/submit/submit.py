@@ -439,9 +439,9 @@ def _check(job: Job, submission: Path) -> None:
 
 
 def _ids(job: Job) -> list[str]:
-    from gatemask.data.manifest import test_rows
+    from gatemask.data.manifest import read_test_images
 
-    return list(test_rows(job.project, job.comp)["image_id"])
+    return list(read_test_images(job.project, job.comp)["image_id"])
 
 
 # --- ran, submitting, submitted ----------------------------------------------------------------------------------
