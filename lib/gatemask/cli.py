@@ -267,9 +267,9 @@ def package_command(
     """Package weights, wheels and kernel for Kaggle."""
     budget = [] if time_budget is None else [f"inference.time_budget={time_budget}"]
     project, config, chosen = load_ensemble_inputs(comp, quick, [*(set_ or []), *budget])
-    from gatemask.kaggle.submit.package import package
+    from gatemask.kaggle.submit.package import write_package
 
-    print_result(package(project, config, chosen), json_)
+    print_result(write_package(project, config, chosen), json_)
 
 
 @app.command("rehearse")
@@ -291,9 +291,9 @@ def rehearse_command(
         print_result(rehearse_training(project, config, experiment, fold), json_)
         return
     project, config = load_competition_inputs(target, quick, set_)
-    from gatemask.kaggle.submit import rehearse
+    from gatemask.kaggle.submit.rehearse import print_rehearsal, rehearse_submission
 
-    print_result(rehearse.rehearse(project, config, images, image), json_, show=rehearse.show)
+    print_result(rehearse_submission(project, config, images, image), json_, show=print_rehearsal)
 
 
 @submission_app.command("check")
@@ -446,19 +446,19 @@ def submit_command(
 ) -> None:
     """Push the rehearsed package, submit its output, wait for the score. Resumes where it stopped."""
     project, config = load_competition_inputs(comp, quick, set_)
-    from gatemask.kaggle.submit import submit
+    from gatemask.kaggle.submit.submit import SubmitOptions, print_submission, submit_package
 
-    opts = submit.Options(force, poll, message, not no_wait, allow_dirty)
-    print_result(submit.submit(project, config, opts), json_, show=submit.show)
+    opts = SubmitOptions(force, poll, message, not no_wait, allow_dirty)
+    print_result(submit_package(project, config, opts), json_, show=print_submission)
 
 
 @app.command("leaderboard")
 def leaderboard_command(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
     """Compare local scores with the leaderboard."""
     project, config = load_competition_inputs(comp, quick, set_)
-    from gatemask.kaggle.submit import leaderboard
+    from gatemask.kaggle.submit.leaderboard import compare_with_leaderboard, print_leaderboard
 
-    print_result(leaderboard.leaderboard(project, config), json_, show=leaderboard.show)
+    print_result(compare_with_leaderboard(project, config), json_, show=print_leaderboard)
 
 
 @app.command("sync")

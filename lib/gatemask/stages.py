@@ -204,7 +204,7 @@ TABLE = [
         "package",
         {"dist/<comp>/dataset/, dist/<comp>/kernel/": "upload for Kaggle, with SHA256SUMS"},
         name="package",
-        function="kaggle.submit.package:package",
+        function="kaggle.submit.package:write_package",
         takes=ENSEMBLE,
         headline=lambda result: f"{result.megabytes} MB",
     ),
@@ -215,7 +215,7 @@ TABLE = [
             "submission.csv for the visible ids"
         },
         name="rehearse",
-        function="kaggle.submit.rehearse:rehearse",
+        function="kaggle.submit.rehearse:rehearse_submission",
         headline=_rehearsal_headline,
     ),
     StageEntry(

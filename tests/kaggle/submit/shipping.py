@@ -1,8 +1,8 @@
-"""A package in a moment: the files of `gatemask package` and `gatemask rehearse`, with a kernel of a few lines.
+"""Quick packages: the files of `gatemask package` and `gatemask rehearse`, with a kernel of a few lines.
 
-The kernel finds its dataset, and writes empty masks and an account of itself. What it is told to do wrong comes by
-variables of the stand-in for Kaggle: DEGRADED (a sentence), CRASH (what it says before it ends with 3), WRONG (what is
-wrong with its files: account, ids, none).
+The kernel finds its dataset, and writes empty masks and a report. Variables of the fake Kaggle make it misbehave:
+DEGRADED (an entry of its report), CRASH (its last words before it exits with 3), WRONG (what is wrong with its files:
+account, ids, none).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from gatemask.config import Competition, load_competition
-from gatemask.ensemble.select import facts
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256, write_json, write_stamp, write_yaml
+from gatemask.files import read_json, sha256, write_json, write_stamp
 from gatemask.kaggle.submit import leaderboard, package, submission_records, submit
-from gatemask.kaggle.submit.submission_records import Record
 from gatemask.project import Project
+from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
+from gatemask.results.submission import LeaderboardResult, SubmissionRecord
 from tests.conftest import ROOT
 from tests.kaggle.cloud import OWNER, Cloud, Version
 
@@ -29,7 +29,7 @@ KERNEL = f"{DATASET}-inference"
 IDS = ["a", "b", "c"]
 SAMPLE = "ImageId,EncodedPixels\n" + "".join(f"{name},-1\n" for name in IDS)
 
-SCRIPT = '''"""A stand-in for the kernel."""
+SCRIPT = '''"""A fake kernel."""
 from __future__ import annotations
 
 import hashlib, json, os, pathlib, sys
@@ -62,7 +62,7 @@ if wrong != "none":
 
 
 def prepare(root: Path) -> Project:
-    """A project without a package: its settings, and the sample submission."""
+    """Return a project without a package: its settings, and a sample submission."""
     shutil.copytree(ROOT / "experiments" / "phantom", root / "experiments" / "phantom")
     project = Project(root, "phantom", quick=True)
     raw = project.data / "raw"
@@ -72,43 +72,60 @@ def prepare(root: Path) -> Project:
 
 
 def ship(project: Project, local: float = 0.8, rehearsed: bool = True) -> str:
-    """Write ensemble, package and rehearsal, and return the package's name."""
-    members = [{"name": f"unet_b0-fold{fold}", "experiment": "unet_b0", "fold": fold} for fold in (0, 1)]
-    gate = [{"name": "gate_b0-fold0", "experiment": "gate_b0", "fold": 0}]
-    score = {"cross_fitted": local, "in_sample": local + 0.01, "all_empty": 0.5}
+    """Write ensemble, package and rehearsal, and return the package's fingerprint."""
     comp = load_competition(project.experiments, quick=True)
-    chosen = {"competition": facts(comp), "score": score, "gate": gate, "mask": members}
-    ensemble = write_yaml(project.runs / "ensemble" / "ensemble.yaml", chosen)
+    shipped = make_ensemble(comp, local)
+    ensemble = shipped.save(project.runs / "ensemble" / "ensemble.yaml")
     dataset, kernel = project.dist / "dataset", project.dist / "kernel"
     for folder in (dataset, kernel):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     shutil.copyfile(ensemble, dataset / "ensemble.yaml")
-    for member in [*gate, *members]:
-        (dataset / f"{member['name']}.weights.h5").write_text(f"weights of {member['name']}, {local}")
+    for member in shipped.members:
+        (dataset / f"{member.name}.weights.h5").write_text(f"weights of {member.name}, {local}")
     sums = "".join(f"{sha256(path)}  {path.name}\n" for path in sorted(dataset.iterdir()))
     (dataset / "SHA256SUMS").write_text(sums)
-    slug = package.slug(project)
-    write_json(dataset / "dataset-metadata.json", {"id": f"{package.UNKNOWN}/{slug}", "title": slug})
+    slug = package.dataset_slug(project)
+    write_json(dataset / "dataset-metadata.json", {"id": f"{package.UNKNOWN_OWNER}/{slug}", "title": slug})
     (kernel / "inference.py").write_text(SCRIPT)
     write_json(kernel / "kernel-metadata.json", metadata(slug))
     stamp = project.dist / "package.json"
     files = [path for folder in (dataset, kernel) for path in folder.iterdir()]
     write_stamp(stamp, {"ensemble": sha256(ensemble)}, {}, files, time.monotonic())
     if rehearsed:
-        rehearse(project)
-    return package.require_current(project, comp)
+        stamp_rehearsal(project)
+    return package.require_package(project, comp)
 
 
-def rehearse(project: Project) -> None:
-    made_from = {"package": package.require_current(project, load_competition(project.experiments, quick=True))}
+def make_ensemble(comp: Competition, local: float) -> ShippedEnsemble:
+    """Return an ensemble of one gate and two mask networks."""
+
+    def member(task: str, experiment: str, fold: int) -> ShippedMember:
+        model = {"name": "gate" if task == "gate" else "unet", "encoder": "efficientnetb0"}
+        run = {"name": f"{experiment}-fold{fold}", "experiment": experiment, "fold": fold, "task": task}
+        return ShippedMember.model_validate({**run, "size": 64, "records": 64, "model": model})
+
+    return ShippedEnsemble.model_validate(
+        {
+            "competition": CompetitionFacts.of(comp),
+            "score": {"cross_fitted": local, "in_sample": local + 0.01, "all_empty": 0.5},
+            "rule": {"gate": 0.5, "upper": 0.5, "lower": 0.5, "min_area": 1},
+            "gate": [member("gate", "gate_b0", 0)],
+            "mask": [member("mask", "unet_b0", fold) for fold in (0, 1)],
+        }
+    )
+
+
+def stamp_rehearsal(project: Project) -> None:
+    """Write the stamp of a rehearsal of the present package."""
+    made_from = {"package": package.require_package(project, load_competition(project.experiments, quick=True))}
     write_stamp(project.runs / "rehearsal" / "result.json", made_from, {}, [], time.monotonic())
 
 
 def metadata(slug: str) -> dict[str, Any]:
     name = f"{slug}-inference"
     return {
-        "id": f"{package.UNKNOWN}/{name}",
+        "id": f"{package.UNKNOWN_OWNER}/{name}",
         "title": name.replace("-", " "),
         "code_file": "inference.py",
         "language": "python",
@@ -116,14 +133,14 @@ def metadata(slug: str) -> dict[str, Any]:
         "is_private": True,
         "enable_gpu": True,
         "enable_internet": False,
-        "dataset_sources": [f"{package.UNKNOWN}/{slug}"],
+        "dataset_sources": [f"{package.UNKNOWN_OWNER}/{slug}"],
         "competition_sources": [COMPETITION],
     }
 
 
 @dataclass
 class Desk:
-    """A project, Kaggle, and the commands, called in this process with few polls."""
+    """A project, a fake Kaggle, and the commands, run in this process with short pauses."""
 
     cloud: Cloud
     project: Project
@@ -132,35 +149,36 @@ class Desk:
         return load_competition(self.project.experiments, quick=True, overrides=list(sets))
 
     def submit(self, *sets: str, **opts: Any) -> dict[str, Any]:
-        options = submit.Options(**{"allow_dirty": True, "poll_s": 0.02, **opts})
-        return submit.submit(self.project, self.competition(*sets), options)
+        """Return the JSON of `gatemask submit`."""
+        options = submit.SubmitOptions(**{"allow_dirty": True, "poll_s": 0.02, **opts})
+        return submit.submit_package(self.project, self.competition(*sets), options).as_dict()
 
-    def leaderboard(self) -> dict[str, Any]:
-        return leaderboard.leaderboard(self.project, self.competition())
+    def leaderboard(self) -> LeaderboardResult:
+        return leaderboard.compare_with_leaderboard(self.project, self.competition())
 
-    def records(self) -> list[Record]:
-        return submission_records.load(self.project)
+    def records(self) -> list[SubmissionRecord]:
+        return submission_records.load_records(self.project)
 
     @property
-    def record(self) -> Record:
+    def record(self) -> SubmissionRecord:
         (only,) = self.records()
         return only
 
     def stored(self) -> dict[str, Any]:
-        """What stands in the one file."""
-        (path,) = submission_records.folder(self.project).glob("*.json")
-        found: dict[str, Any] = read_json(path)
-        return found
+        """Return the content of the only record."""
+        (path,) = submission_records.records_folder(self.project).glob("*.json")
+        content: dict[str, Any] = read_json(path)
+        return content
 
     def versions(self) -> list[Version]:
         return self.cloud.kernels.get(KERNEL, [])
 
     def descriptions(self) -> list[str]:
-        """Of what was submitted, in order."""
+        """Return the descriptions of all submissions, in order."""
         return [entry.request["submissionDescription"] for entry in self.cloud.entries.get(COMPETITION, [])]
 
-    def ends_well(self, versions: int = 1, submitted: int = 1) -> dict[str, Any]:
-        """The same command again: all gets done, and nothing twice."""
+    def finishes(self, versions: int = 1, submitted: int = 1) -> dict[str, Any]:
+        """Run the command again: it completes the submission, and does nothing twice."""
         result = self.submit()
         assert result["state"] == "scored", result
         assert len(self.versions()) == versions
@@ -172,7 +190,7 @@ class Desk:
 
 
 def real_submission(cloud: Cloud, project: Project) -> dict[str, Any]:
-    """Submit a project's real package, made by `gatemask package` and rehearsed: end to end, with its own kernel."""
+    """Submit a real package, made and rehearsed by the commands, with its own kernel; return the JSON."""
     comp = load_competition(project.experiments, quick=True)
     raw = project.data / "raw"
     assert comp.test is not None
@@ -180,11 +198,11 @@ def real_submission(cloud: Cloud, project: Project) -> dict[str, Any]:
     wanted = [raw / comp.submission.sample, *raw.glob(comp.test.images)]
     assert comp.kaggle.competition is not None
     cloud.competitions[comp.kaggle.competition] = {p.relative_to(raw).as_posix(): p for p in wanted}
-    options = submit.Options(allow_dirty=True, poll_s=0.2)
+    options = submit.SubmitOptions(allow_dirty=True, poll_s=0.2)
     try:
-        return submit.submit(project, comp, options)
+        return submit.submit_package(project, comp, options).as_dict()
     except GatemaskError as error:
         logs = "\n".join(
-            p.read_text(errors="replace")[-3000:] for p in submission_records.folder(project).glob("*.log")
+            p.read_text(errors="replace")[-3000:] for p in submission_records.records_folder(project).glob("*.log")
         )
         raise AssertionError(f"{error}\n{logs}") from error

@@ -1,12 +1,11 @@
-"""The rehearsal: the real kernel in the sandbox, on a competition of two classes, and kernels that must not pass.
+"""Rehearsals: the real kernel in the sandbox, on a competition of two classes, and faulty kernels.
 
-Competitions of one class, SIIM-like and of pictures, are rehearsed at the end of every loop: tests/test_loop.py.
+Competitions of one class, with DICOM files and with pictures, are rehearsed by tests/test_loop.py.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,12 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
-from gatemask.config import Competition, Model, load_competition
+from gatemask.config import Competition, Inference, Model, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_yaml, sha256, write_json, write_stamp, write_yaml
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, rehearse
 from gatemask.project import Project
+from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
+from gatemask.results.submission import InferenceReport
 
 pytestmark = pytest.mark.integration
 
@@ -49,7 +50,7 @@ IMAGES = 5
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose networks, of random weights, are packaged."""
+    """Return a project with a package of two networks of random weights."""
     project = Project(tmp_path_factory.mktemp("clouds"), "clouds")
     write_yaml(project.experiments / "competition.yaml", COMP)
     raw, rng = project.root / "data/clouds/raw", np.random.default_rng(0)
@@ -60,56 +61,57 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
         rows += [f"c{number}.jpg_{name}," for name in CLASSES]
     (raw / "sample_submission.csv").write_text("\n".join(rows) + "\n")
     comp = load_competition(project.experiments)
-    source = ensemble(project, comp)
+    shipped = make_ensemble(project, comp)
+    source = shipped.save(project.runs / "ensemble/ensemble.yaml")
     dataset, kernel = (fresh_folder(project.dist / name) for name in ("dataset", "kernel"))
-    package.fill_dataset(project, dataset, source, {})
-    package.fill_kernel(kernel, comp, "someone", package.slug(project))
-    write_json(dataset / "dataset-metadata.json", {"id": f"someone/{package.slug(project)}"})
+    package.fill_dataset(project, dataset, shipped, Inference())
+    slug = package.dataset_slug(project)
+    package.fill_kernel(kernel, comp, "someone", slug)
+    write_json(dataset / "dataset-metadata.json", {"id": f"someone/{slug}"})
     write_stamp(project.dist / "package.json", {"ensemble": sha256(source)}, {}, list(dataset.iterdir()), 0.0)
     return project
 
 
-def ensemble(project: Project, comp: Competition) -> Path:
-    """ensemble.yaml of one gate and one mask network, whose weights lie where a training would have left them."""
+def make_ensemble(project: Project, comp: Competition) -> ShippedEnsemble:
+    """Write the weights of a gate and a mask network into their run folders, and return an ensemble of them."""
     from gatemask.builders import models
-    from gatemask.ensemble.select import facts
 
-    chosen: dict[str, Any] = {"competition": facts(comp)}
+    sections: dict[str, Any] = {"competition": CompetitionFacts.of(comp)}
     for kind, name, classes in (("gate", "gate", 1), ("mask", "unet", len(CLASSES))):
         config = Model(name=name, encoder="mobilenet", weights="none")
         path = project.fold(kind, 0) / "best.weights.h5"
         path.parent.mkdir(parents=True)
         models.build_network(config, 32, 3, classes, seed=1).model.save_weights(path)
-        one = {"name": f"{kind}-fold0", "experiment": kind, "fold": 0, "weight": 1.0, "sha256": sha256(path)}
-        chosen[kind] = [{**one, "size": 32, "records": 64, "tta": [], "model": config.model_dump(mode="json")}]
+        run = {"name": f"{kind}-fold0", "experiment": kind, "fold": 0, "task": kind, "sha256": sha256(path)}
+        sections[kind] = [{**run, "size": 32, "records": 64, "model": config.model_dump(mode="json")}]
     rule = {"gate": 0.0, "upper": 0.5, "lower": 0.5, "min_area": 1}
-    chosen["rule"] = [rule, {**rule, "lower": 0.45, "upper": 0.45}]
-    return write_yaml(project.runs / "ensemble/ensemble.yaml", chosen)
+    sections["rule"] = [rule, {**rule, "lower": 0.45, "upper": 0.45}]
+    return ShippedEnsemble.model_validate(sections)
 
 
-def test_two_classes_pass(packed: Project) -> None:
+def test_a_package_of_two_classes_passes(packed: Project) -> None:
     comp = load_competition(packed.experiments)
-    result = rehearse.rehearse(packed, comp)
-    assert result["isolation"].startswith("no network")
-    assert (result["images"], result["hidden_images"]) == (IMAGES, IMAGES + rehearse.MORE)
-    assert result["rows"] == 2 * (IMAGES + rehearse.MORE)
-    assert result["test_images"] == 1000
-    assert result["expected_seconds"] > result["kernel_seconds"]
-    assert result["expected_peak_megabytes"] >= result["peak_megabytes"] > 100
-    with Path(result["submission"]).open() as file:
+    result = rehearse.rehearse_submission(packed, comp)
+    assert result.isolation.startswith("no network")
+    assert (result.images, result.hidden_images) == (IMAGES, IMAGES + rehearse.REPEATED)
+    assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
+    assert result.test_images == 1000
+    assert result.expected_seconds > result.kernel_seconds
+    assert result.expected_peak_megabytes >= result.peak_megabytes > 100
+    with Path(result.submission).open() as file:
         rows = list(csv.DictReader(file))
     assert [row["Image_Label"] for row in rows] == [f"c{n}.jpg_{name}" for n in range(IMAGES) for name in CLASSES]
     assert any(row["Pixels"] for row in rows)
     mounted = packed.runs / "rehearsal/kaggle/input/competitions/clouds"
-    seen = {path.stem for path in (mounted / "test").iterdir()}
-    assert len(seen) == IMAGES + rehearse.MORE
-    assert not seen & {f"c{n}" for n in range(IMAGES)}, "the hidden test set has ids that nothing here knows"
+    hidden_ids = {path.stem for path in (mounted / "test").iterdir()}
+    assert len(hidden_ids) == IMAGES + rehearse.REPEATED
+    assert not hidden_ids & {f"c{n}" for n in range(IMAGES)}
     assert not list(mounted.rglob("train*"))
-    assert rehearse.rehearse(packed, comp)["current"]
-    assert rehearse.require_current(packed, comp)["rows"] == result["rows"]
-    account = json.loads((packed.runs / "rehearsal/kaggle/working/inference.json").read_text())
-    assert account["degraded"] == []
-    assert account["members"]["mask-fold0"]
+    assert rehearse.rehearse_submission(packed, comp).current
+    rehearse.require_rehearsal(packed, comp)
+    report = InferenceReport.load(packed.runs / "rehearsal/kaggle/working/inference.json")
+    assert report.degraded == []
+    assert report.members["mask-fold0"].images
 
 
 @pytest.fixture
@@ -133,95 +135,96 @@ def test_a_kernel_that_opens_a_socket_fails(
     with pytest.raises(
         GatemaskError, match="tried to use the network, which is not available in the hidden rerun"
     ) as failed:
-        rehearse.rehearse(*copy)
+        rehearse.rehearse_submission(*copy)
     assert "Network is unreachable" in str(failed.value) or "no network" in str(failed.value)
     with pytest.raises(GatemaskError, match="not rehearsed"):
-        rehearse.require_current(*copy)
+        rehearse.require_rehearsal(*copy)
 
 
-def test_a_kernel_that_misses_a_wheel_fails(copy: tuple[Project, Competition]) -> None:
+def test_a_kernel_without_a_wheel_fails(copy: tuple[Project, Competition]) -> None:
     (wheel,) = (copy[0].dist / "dataset").glob("segmentation_models-*.whl")
     wheel.unlink()
     with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
-        rehearse.rehearse(*copy)
+        rehearse.rehearse_submission(*copy)
     assert f"{wheel.name} is missing" in str(failed.value)
     assert "It would have failed on Kaggle too" in str(failed.value)
 
 
-def test_a_member_that_does_not_work_fails_although_the_kernel_goes_on(copy: tuple[Project, Competition]) -> None:
+def test_a_broken_member_fails_although_the_kernel_continues(copy: tuple[Project, Competition]) -> None:
     project, comp = copy
     path = project.dist / "dataset/ensemble.yaml"
-    chosen = read_yaml(path)
-    chosen["mask"][0]["model"]["encoder"] = "resnet18"
-    write_yaml(path, chosen)
+    ensemble = read_yaml(path)
+    ensemble["mask"][0]["model"]["encoder"] = "resnet18"
+    write_yaml(path, ensemble)
     sums = project.dist / "dataset/SHA256SUMS"
     lines = [line for line in sums.read_text().splitlines() if "ensemble.yaml" not in line]
     sums.write_text("\n".join([*lines, f"{sha256(path)}  ensemble.yaml"]) + "\n")
     with pytest.raises(GatemaskError, match="mask-fold0 cannot be loaded"):
-        rehearse.rehearse(project, comp)
+        rehearse.rehearse_submission(project, comp)
 
 
-def test_a_script_of_another_kind_is_told(copy: tuple[Project, Competition]) -> None:
+def test_a_script_without_a_submission_fails(copy: tuple[Project, Competition]) -> None:
     script = copy[0].dist / "kernel/inference.py"
     script.write_text("print('I do nothing')\n")
     with pytest.raises(GatemaskError, match="submission file is missing"):
-        rehearse.rehearse(*copy)
+        rehearse.rehearse_submission(*copy)
     script.write_text("raise SystemExit('I refuse')\n")
     with pytest.raises(GatemaskError, match="I refuse"):
-        rehearse.rehearse(*copy)
+        rehearse.rehearse_submission(*copy)
 
 
-def test_hidden_names_fit_the_pattern_of_the_test_images(copy: tuple[Project, Competition]) -> None:
-    assert rehearse._around("test/*.dcm") == ("", "")
-    assert rehearse._around("**/ISIC_*_x.png") == ("ISIC_", "_x")
-    assert rehearse._around("only.png") == ("", "")
-    name = rehearse._hidden("a", 0, ("ISIC_", "_x"))
+def test_hidden_ids_match_the_pattern_of_the_test_images(copy: tuple[Project, Competition]) -> None:
+    assert rehearse._affixes("test/*.dcm") == ("", "")
+    assert rehearse._affixes("**/ISIC_*_x.png") == ("ISIC_", "_x")
+    assert rehearse._affixes("only.png") == ("", "")
+    name = rehearse._hidden_id("a", 0, ("ISIC_", "_x"))
     assert name.startswith("ISIC_hidden") and name.endswith("_x")
     assert Path(f"{name}.png").match("ISIC_*_x.png")
 
 
-def test_a_package_older_than_competition_yaml_is_told(copy: tuple[Project, Competition]) -> None:
+def test_a_package_older_than_competition_yaml_is_rejected(copy: tuple[Project, Competition]) -> None:
     project, comp = copy
-    named = package.require_current(project, comp)
+    fingerprint = package.require_package(project, comp)
     again = comp.kaggle.model_copy(update={"test_images": 7, "accelerator": "none"})
-    same = package.require_current(project, comp.model_copy(update={"kaggle": again}))
-    assert same == named, "what does not change what runs does not change what it is called"
+    same = package.require_package(project, comp.model_copy(update={"kaggle": again}))
+    assert same == fingerprint, "settings that do not affect the kernel do not change the fingerprint"
     other = comp.model_copy(update={"kaggle": comp.kaggle.model_copy(update={"competition": "another"})})
     with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
-        package.require_current(project, other)
+        package.require_package(project, other)
     with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
-        rehearse.rehearse(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
+        rehearse.rehearse_submission(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
     assert 'SAMPLE = "sample_submission.csv"' in (project.dist / "kernel/inference.py").read_text()
 
 
-def test_what_was_not_packaged_or_not_rehearsed_is_told(copy: tuple[Project, Competition]) -> None:
+def test_a_missing_package_or_rehearsal_is_rejected(copy: tuple[Project, Competition]) -> None:
     project = copy[0]
     with pytest.raises(GatemaskError, match="not rehearsed"):
-        rehearse.require_current(*copy)
+        rehearse.require_rehearsal(*copy)
     write_json(project.runs / "rehearsal/result.json", {"made_from": {"package": "another"}})
-    with pytest.raises(GatemaskError, match="of another package"):
-        rehearse.require_current(*copy)
+    with pytest.raises(GatemaskError, match="belongs to another package"):
+        rehearse.require_rehearsal(*copy)
     (project.dist / "package.json").unlink()
     with pytest.raises(GatemaskError, match="Nothing is packaged"):
-        rehearse.rehearse(*copy)
+        rehearse.rehearse_submission(*copy)
 
 
-def test_no_more_images_than_asked_for(copy: tuple[Project, Competition]) -> None:
-    _, names = rehearse._mount(*copy, copy[0].root / "kaggle", rehearse.read_test_images(*copy).head(2))
-    assert sorted(names.values()) == ["c0", "c0", "c1", "c1"]
+def test_no_more_images_than_requested_are_mounted(copy: tuple[Project, Competition]) -> None:
+    rehearsal = rehearse._Rehearsal(*copy, copy[0].root)
+    visible_ids = rehearsal.mount(rehearse.read_test_images(*copy).head(2))
+    assert sorted(visible_ids.values()) == ["c0", "c0", "c1", "c1"]
     sample = (copy[0].root / "kaggle/input/competitions/clouds/sample_submission.csv").read_text().splitlines()
     assert sample[0] == "Image_Label,Pixels"
     assert len(sample) == 1 + 2 * 4
 
 
-def test_the_yaml_is_one_that_loads(tmp_path: Path) -> None:
+def test_several_classes_need_a_column_or_a_joined_id(tmp_path: Path) -> None:
     (tmp_path / "competition.yaml").write_text(yaml.safe_dump({**COMP, "submission": {"id": "a", "mask": "b"}}))
     with pytest.raises(GatemaskError, match=r"class_column or submission.joined"):
         load_competition(tmp_path)
 
 
 def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, Competition]) -> None:
-    """Only where `make test-kaggle` has made that environment: it takes minutes."""
+    """Runs only if `make test-kaggle` has created that environment, which takes minutes."""
     from gatemask.kaggle.image import wheels
 
     if not (wheels.SOURCE / sandbox.VERSIONS / "ready").exists():
@@ -233,14 +236,14 @@ def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, C
     done = subprocess.run([inside, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["2.0.2", "3.13.2"], done.stderr
     assert "gatemask" in hidden
-    result = rehearse.rehearse(*copy, image=True)
-    assert result["versions_of_the_image"]
-    assert result["rows"] == 2 * (IMAGES + rehearse.MORE)
+    result = rehearse.rehearse_submission(*copy, image=True)
+    assert result.versions_of_the_image
+    assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
 
 
-def test_versions_that_cannot_be_installed_are_told(
+def test_versions_that_cannot_be_installed_are_reported(
     copy: tuple[Project, Competition], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sandbox, "VERSIONS", ".venv-of-another-kind")  # make knows no way to it
+    monkeypatch.setattr(sandbox, "VERSIONS", ".venv-of-another-kind")  # make has no rule for it
     assert sandbox.python_of_image_versions() is None
     assert "cannot be installed here" in capsys.readouterr().err

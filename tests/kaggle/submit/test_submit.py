@@ -1,4 +1,4 @@
-"""`gatemask submit` with the real kaggle command: the straight way, every way off it, and nothing done twice."""
+"""`gatemask submit` with the real kaggle command: success, all kinds of failure, and nothing done twice."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from tests.kaggle.submit.shipping import (
     Desk,
     prepare,
     real_submission,
-    rehearse,
     ship,
+    stamp_rehearsal,
 )
 from tests.kaggle.warm import warm
 
@@ -54,7 +54,7 @@ def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any) -> Iterator[Desk]:
-    """Kaggle, and a project with a rehearsed package."""
+    """Return a fake Kaggle and a project with a rehearsed package."""
     project = prepare(tmp_path / "project")
     ship(project)
     with stand_in(tmp_path, monkeypatch) as cloud:
@@ -64,7 +64,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any) ->
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> GatemaskError:
-    """The error that a call ends with; it names no secret."""
+    """Return the error that a call raises; it must not contain the API key."""
     with pytest.raises(GatemaskError) as caught:
         call(*arguments, **more)
     assert KEY not in str(caught.value)
@@ -72,10 +72,10 @@ def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> GatemaskE
 
 
 class KilledError(BaseException):
-    """As by SIGKILL: nothing may catch it."""
+    """Stands in for SIGKILL: nothing may catch it."""
 
 
-# --- the straight way --------------------------------------------------------------------------------------------
+# --- success --------------------------------------------------------------------------------------------
 
 
 def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: Desk) -> None:
@@ -86,7 +86,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     wanted = {"state": "scored", "version": 1, "ref": KERNEL, "public": 0.8123, "private": 0.7991, "local": 0.8}
     wanted |= {"dataset": DATASET, "dataset_version": 1, "rehearsed": True, "images": len(IDS), "seconds": 1.5}
     assert {name: result[name] for name in wanted} == wanted
-    assert result["package"] == package.require_current(desk.project, desk.competition())
+    assert result["package"] == package.require_package(desk.project, desk.competition())
     assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
     assert result["experiments"] == ["gate_b0", "unet_b0"]
     assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
@@ -97,7 +97,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     assert "the first try" in asked["submissionDescription"]
     assert "local 0.8000, 3 members" in asked["submissionDescription"]
     (pushed,) = requests_of(desk.cloud, "SaveKernel")
-    assert pushed["datasetDataSources"] == [DATASET], "the owner that was not set is this account"
+    assert pushed["datasetDataSources"] == [DATASET], "the missing owner is replaced by this account"
     assert pushed["enableInternet"] is False
     (files,) = desk.cloud.datasets[DATASET]
     assert set(files) > {path.name for path in (desk.project.dist / "dataset").iterdir()} - {"dataset-metadata.json"}
@@ -106,16 +106,16 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     again = desk.submit()
     assert again == {**result, "current": True}
     assert desk.cloud.methods()[asked_before:] == ["ListSubmissions"]
-    assert submission_records.log(desk.project, desk.record).read_text().endswith("here is a kernel\n")
+    assert submission_records.log_path(desk.project, desk.record).read_text().endswith("here is a kernel\n")
 
 
-def test_the_packaged_kernel_is_not_edited(desk: Desk) -> None:
+def test_the_packaged_kernel_is_not_changed(desk: Desk) -> None:
     before = {path: path.read_bytes() for path in desk.project.dist.rglob("*") if path.is_file()}
     desk.submit()
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_scores_that_come_late_are_taken_by_the_next_call(desk: Desk) -> None:
+def test_late_scores_are_recorded_by_the_next_call(desk: Desk) -> None:
     desk.cloud.scoring = 3
     desk.cloud.score = lambda file: (0.7, None)
     assert desk.submit(wait=False)["state"] == "submitted"
@@ -123,7 +123,7 @@ def test_scores_that_come_late_are_taken_by_the_next_call(desk: Desk) -> None:
     again = desk.submit(wait=False)
     assert again["state"] == "submitted"
     assert again["current"]
-    done = desk.ends_well()
+    done = desk.finishes()
     assert (done["public"], done["private"]) == (0.7, None)
     desk.cloud.entries[COMPETITION][0].scores = (0.7, 0.65)  # the competition has ended
     assert desk.submit()["private"] == 0.65
@@ -137,36 +137,36 @@ def test_another_package_is_another_submission(desk: Desk) -> None:
     assert not second["current"]
     assert second["version"] == second["dataset_version"] == 2
     assert second["id"] != first["id"]
-    assert [one["local"] for one in map(vars, desk.records())] == [0.8, 0.9]
+    assert [record.local for record in desk.records()] == [0.8, 0.9]
     assert len(desk.descriptions()) == 2
 
 
-def test_a_package_that_comes_while_the_last_ones_kernel_waits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_package_while_the_kernel_of_the_last_one_is_queued(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.cloud.queueing = 4
     with monkeypatch.context() as killed:
-        killed.setattr(submit, "STEPS", {**submit.STEPS, "running": stop})
+        killed.setattr(submit.Submitter, "wait_for_kernel", stop)
         with pytest.raises(KilledError):
             desk.submit()
     ship(desk.project, local=0.9)
     assert desk.submit()["state"] == "scored"
     first, second = desk.records()
     assert first.state == "failed"
-    assert "left for another package" in (first.message or "")
+    assert "abandoned for another package" in (first.message or "")
     assert (second.version, len(desk.descriptions())) == (2, 1)
-    assert desk.versions()[1].run is not desk.versions()[0].run, "it was not pushed into the other's run"
+    assert desk.versions()[1].run is not desk.versions()[0].run, "it waited for the end of the other run"
 
 
 def stop(*_: Any) -> None:
     raise KilledError
 
 
-# --- what is asked for before -----------------------------------------------------------------------------------
+# --- requirements -----------------------------------------------------------------------------------
 
 
-def test_a_package_that_was_not_rehearsed_is_refused_unless_forced(desk: Desk) -> None:
-    ship(desk.project, local=0.81, rehearsed=False)  # the rehearsal is that of the earlier one
+def test_an_unrehearsed_package_is_rejected_unless_forced(desk: Desk) -> None:
+    ship(desk.project, local=0.81, rehearsed=False)  # the rehearsal belongs to the earlier one
     error = refusal(desk.submit)
-    assert "rehearsal is of another package" in str(error)
+    assert "rehearsal belongs to another package" in str(error)
     assert "gatemask rehearse phantom" in str(error)
     assert "--force" in str(error)
     assert not desk.cloud.asked
@@ -175,19 +175,19 @@ def test_a_package_that_was_not_rehearsed_is_refused_unless_forced(desk: Desk) -
     assert (result["state"], result["rehearsed"]) == ("scored", False)
 
 
-def test_rehearsed_after_the_refusal_it_is_submitted(desk: Desk) -> None:
+def test_a_package_rehearsed_after_the_rejection_is_submitted(desk: Desk) -> None:
     ship(desk.project, local=0.81, rehearsed=False)
     refusal(desk.submit)
-    rehearse(desk.project)
-    assert desk.ends_well()["rehearsed"]
+    stamp_rehearsal(desk.project)
+    assert desk.finishes()["rehearsed"]
 
 
-def test_no_competition_no_package_an_old_one_a_changed_one(desk: Desk) -> None:
+def test_a_missing_outdated_or_changed_package_is_rejected(desk: Desk) -> None:
     assert "no kaggle.competition" in str(refusal(desk.submit, "kaggle.competition=null"))
     weights = desk.project.dist / "dataset/gate_b0-fold0.weights.h5"
     content = weights.read_bytes()
     weights.write_bytes(b"other weights")
-    assert "not those that were packaged" in str(refusal(desk.submit))
+    assert "missing or have changed" in str(refusal(desk.submit))
     weights.write_bytes(content)
     ensemble = desk.project.runs / "ensemble/ensemble.yaml"
     chosen = ensemble.read_bytes()
@@ -198,17 +198,17 @@ def test_no_competition_no_package_an_old_one_a_changed_one(desk: Desk) -> None:
     assert "Nothing is packaged" in str(refusal(desk.submit))
     stamp.rename(desk.project.dist / "package.json")
     assert not desk.cloud.asked
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_a_package_that_is_made_while_another_one_runs_is_not_taken_for_it(
+def test_a_package_made_while_another_runs_is_not_submitted_in_its_place(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, looks = api.kernel_status, []
+    real, requests = api.kernel_status, []
 
-    def status(ref: str) -> api.Status:
-        looks.append(ref)
-        if len(looks) == 2:  # the first one is before the push
+    def status(ref: str) -> api.KernelStatus:
+        requests.append(ref)
+        if len(requests) == 2:  # the first one is before the push
             ship(desk.project, local=0.9, rehearsed=False)
         return real(ref)
 
@@ -221,9 +221,7 @@ def test_a_package_that_is_made_while_another_one_runs_is_not_taken_for_it(
     assert len(desk.descriptions()) == 1
 
 
-def test_a_package_that_is_made_before_a_second_push_ends_the_first(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_made_before_a_second_push_replaces_the_first(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(folder: Path, limit_s: int) -> int:
         ship(desk.project, local=0.9)
         raise KaggleError("The connection broke.", kind="network")
@@ -237,9 +235,9 @@ def test_a_package_that_is_made_before_a_second_push_ends_the_first(
     assert len(desk.descriptions()) == 1
 
 
-def test_changed_files_are_refused(desk: Desk) -> None:
+def test_uncommitted_files_are_rejected(desk: Desk) -> None:
     assert "no commit to record" in str(refusal(desk.submit, allow_dirty=False))
-    desk.ends_well()
+    desk.finishes()
 
 
 def test_a_secret_is_not_uploaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,10 +248,10 @@ def test_a_secret_is_not_uploaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
         ship(desk.project)
         assert "A secret would be uploaded" in str(refusal(desk.submit))
     ship(desk.project)
-    desk.ends_well()
+    desk.finishes()
 
 
-# --- killed, and called again -----------------------------------------------------------------------------------
+# --- killed and run again -----------------------------------------------------------------------------------
 
 CALLS = {
     "dataset": (datasets, "ensure"),
@@ -266,7 +264,7 @@ CALLS = {
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("call", CALLS)
-def test_killed_at_a_call_of_kaggle_it_goes_on_from_there(
+def test_killed_at_a_request_it_continues_from_there(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
 ) -> None:
     module, name = CALLS[call]
@@ -281,32 +279,32 @@ def test_killed_at_a_call_of_kaggle_it_goes_on_from_there(
         kill.setattr(module, name, killed)
         with pytest.raises(KilledError):
             desk.submit()
-    result = desk.ends_well()
+    result = desk.finishes()
     assert result["version"] == 1
     assert len(desk.cloud.datasets[DATASET]) == 1
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_killed_after_any_state_was_written_down(desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_killed_after_any_recorded_state(desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     written: list[str] = []
 
-    def save(project: Any, record: Any, real: Any = submission_records.save) -> None:
+    def save(project: Any, record: Any, real: Any = submission_records.save_record) -> None:
         real(project, record)
         written.append(record.state)
         if len(written) > number:
             raise KilledError
 
     with monkeypatch.context() as kill:
-        kill.setattr(submission_records, "save", save)
+        kill.setattr(submission_records, "save_record", save)
         with pytest.raises(KilledError):
             desk.submit()
     assert written[-1] == desk.stored()["state"]
-    desk.ends_well()
+    desk.finishes()
 
 
 @pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
 def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
-    """A real process, killed when Kaggle has done the thing, and before it says so."""
+    """A real process, killed after Kaggle has carried out the request and before it answers."""
     desk.cloud.faults.append(Fault(method, None, hang_s=20, after=True))
     arguments = ["submit", "phantom", "--quick", "--allow-dirty", "--poll", "0.05", "--json"]
     process = subprocess.Popen(
@@ -338,82 +336,80 @@ def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
     assert len(desk.versions()) == len(desk.descriptions()) == 1
 
 
-def test_the_number_of_a_version_whose_answer_got_lost_is_found_among_many(desk: Desk) -> None:
+def test_the_number_of_a_version_is_found_after_a_lost_answer(desk: Desk) -> None:
     for local in (0.6, 0.7):
         ship(desk.project, local=local)
         desk.submit()
-    shutil.rmtree(submission_records.folder(desk.project))  # nobody here knows of earlier versions
+    shutil.rmtree(submission_records.records_folder(desk.project))  # no record of earlier versions is left
     for local in (0.75, 0.76, 0.77):
         ship(desk.project, local=local)
         desk.cloud.daily += 1
         desk.cloud.faults.append(Fault("SaveKernel", break_off=True, after=True))
         desk.submit()
-    assert [one.version for one in desk.records()] == [3, 4, 5]
+    assert [record.version for record in desk.records()] == [3, 4, 5]
     assert [entry.request["kernelVersion"] for entry in desk.cloud.entries[COMPETITION]] == [1, 2, 3, 4, 5]
 
 
-def test_a_version_whose_number_kaggle_does_not_tell_is_pushed_once_more(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_of_unknown_number_is_pushed_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.cloud.faults.append(Fault("SaveKernel", break_off=True, after=True))
-    monkeypatch.setattr(submit, "_number", lambda job: None)
+    monkeypatch.setattr(reconcile, "find_version", lambda *_: None)
     result = desk.submit()
     assert (result["state"], result["version"], result["pushes"]) == ("scored", 2, 2)
 
 
-# --- what goes wrong on the way ---------------------------------------------------------------------------------
+# --- failures on the way ---------------------------------------------------------------------------------
 
 
-def test_a_push_that_kaggle_refuses_with_exit_code_0(desk: Desk) -> None:
+def test_a_push_refused_with_exit_code_0(desk: Desk) -> None:
     desk.cloud.faults.append(Fault("SaveKernel", 200, {"error": "Something about this kernel is not right."}))
     assert "Something about this kernel" in str(refusal(desk.submit))
     assert desk.record.state == "packaged"
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_a_dataset_that_is_dropped_from_the_push(desk: Desk) -> None:
+def test_a_dataset_dropped_from_the_push(desk: Desk) -> None:
     def gone(_: dict[str, Any]) -> bool:
         return desk.cloud.datasets.pop(DATASET, None) is not None
 
     desk.cloud.faults.append(Fault("SaveKernel", None, when=gone))
     assert DATASET in str(refusal(desk.submit))
     assert desk.record.state == "failed"
-    desk.ends_well(versions=2)
+    desk.finishes(versions=2)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
 @pytest.mark.parametrize("broken", [False, True], ids=["500", "broken"])
-def test_an_unclear_answer_is_looked_for(desk: Desk, method: str, after: bool, broken: bool) -> None:
+def test_an_unclear_answer_is_looked_up(desk: Desk, method: str, after: bool, broken: bool) -> None:
     desk.cloud.faults.append(Fault(method, 500, break_off=broken, after=after))
     if not after:
         error = str(refusal(desk.submit))
         assert "broke" in error or "server failed" in error
-    desk.ends_well()
+    desk.finishes()
 
 
 @pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
-def test_a_call_that_hangs_is_looked_for(desk: Desk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_request_is_looked_up(desk: Desk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.cloud.faults.append(Fault(method, hang_s=30, break_off=True, after=True))
     real = api.kaggle
     slow = ("push", "submit")
     with monkeypatch.context() as short:
         short.setattr(api, "kaggle", lambda *a, **k: real(*a, **{**k, "limit_s": 2 if a[1] in slow else 60}))
         assert desk.submit()["state"] == "scored"
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_a_submission_that_shows_up_late_in_the_list(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submission_listed_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.cloud.faults += [
         Fault("CreateCodeSubmission", break_off=True, after=True),
         Fault("ListSubmissions", 200, {"submissions": []}, times=2),
     ]
-    refusal(desk.submit)  # one look in vain; it may be on its way
+    refusal(desk.submit)  # not listed yet; it may be on its way
     assert desk.record.state == "submitting"
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_an_old_version_of_the_dataset_is_noticed_and_pushed_again_once(desk: Desk) -> None:
+def test_an_old_version_of_the_dataset_causes_one_more_push(desk: Desk) -> None:
     desk.submit()
     ship(desk.project, local=0.9)
     late = Fault("SaveKernel", None, when=lambda _: desk.cloud.stale.add(DATASET) is None)
@@ -435,23 +431,23 @@ def test_an_old_version_of_the_dataset_is_noticed_and_pushed_again_once(desk: De
     assert "another version of the dataset" in str(error)
     assert len(desk.versions()) == 5
     assert desk.records()[-1].state == "failed"
-    desk.ends_well(versions=6, submitted=3)
+    desk.finishes(versions=6, submitted=3)
 
 
-def test_a_kernel_that_fails_is_told_with_its_last_words(desk: Desk) -> None:
+def test_a_failed_kernel_is_reported_with_the_end_of_its_log(desk: Desk) -> None:
     desk.cloud.variables["CRASH"] = "no such layer: top_conv"
     error = refusal(desk.submit)
     assert "no such layer: top_conv" in str(error)
     assert "exited with code 3" in str(error)
     assert f"{KERNEL}, version 1" in str(error)
     assert desk.record.state == "failed"
-    assert "no such layer" in submission_records.log(desk.project, desk.record).read_text()
+    assert "no such layer" in submission_records.log_path(desk.project, desk.record).read_text()
     assert not desk.descriptions()
     del desk.cloud.variables["CRASH"]
-    desk.ends_well(versions=2)
+    desk.finishes(versions=2)
 
 
-def test_an_earlier_versions_output_is_not_taken_for_this_ones(desk: Desk) -> None:
+def test_the_output_of_an_earlier_version_is_not_accepted(desk: Desk) -> None:
     desk.submit()
     first = desk.versions()[0].run
     ship(desk.project, local=0.9)
@@ -459,7 +455,7 @@ def test_an_earlier_versions_output_is_not_taken_for_this_ones(desk: Desk) -> No
     asked = []
 
     def latest(owner: str, slug: str) -> Any:
-        """Status and output lag behind: twice they are those of the first version."""
+        """Status and output lag behind: the first answers are those of the first version."""
         newest = real(owner, slug)
         if "/" in slug or newest.number == 1 or len(asked) > 4:
             return newest
@@ -472,7 +468,7 @@ def test_an_earlier_versions_output_is_not_taken_for_this_ones(desk: Desk) -> No
     assert (result["state"], result["version"], result["pushes"]) == ("scored", 2, 1)
 
 
-def test_a_kernel_that_was_not_at_its_best_is_not_submitted_unless_forced(desk: Desk) -> None:
+def test_a_degraded_kernel_is_not_submitted_unless_forced(desk: Desk) -> None:
     desk.cloud.variables["DEGRADED"] = "Time ran out: unet_b0-fold1 was left out."
     error = refusal(desk.submit)
     assert "unet_b0-fold1 was left out" in str(error)
@@ -487,40 +483,42 @@ def test_a_kernel_that_was_not_at_its_best_is_not_submitted_unless_forced(desk: 
     assert len(desk.versions()) == 1
 
 
-def test_a_file_that_is_no_submission_is_not_submitted(desk: Desk) -> None:
+def test_an_invalid_submission_is_not_submitted(desk: Desk) -> None:
     desk.cloud.variables["WRONG"] = "ids"
     assert "2 missing" in str(refusal(desk.submit))
     assert desk.record.state == "failed"
     assert not desk.descriptions()
     desk.cloud.variables.clear()
-    desk.ends_well(versions=2)
+    desk.finishes(versions=2)
 
 
-def test_without_the_sample_here_the_kernels_account_is_enough(desk: Desk) -> None:
+def test_without_a_sample_the_kernels_report_suffices(desk: Desk) -> None:
     (desk.project.data / "raw/sample_submission.csv").unlink()
-    desk.ends_well()
+    desk.finishes()
 
 
-@pytest.mark.parametrize(("wrong", "told"), [("account", "cannot be fetched whole"), ("none", "no inference.json")])
-def test_a_kernel_whose_account_is_wrong_or_missing(desk: Desk, wrong: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "message"), [("account", "cannot be fetched completely"), ("none", "did not write inference.json")]
+)
+def test_a_wrong_or_missing_report(desk: Desk, wrong: str, message: str) -> None:
     desk.cloud.variables["WRONG"] = wrong
-    assert told in str(refusal(desk.submit))
+    assert message in str(refusal(desk.submit))
     assert not desk.descriptions()
     assert desk.record.state == ("running" if wrong == "account" else "failed")
 
 
 @pytest.mark.parametrize("file", ["submission.csv", "inference.json"])
 @pytest.mark.parametrize("fault", [{"status": 403, "body": "<html>no</html>"}, {"status": None, "short": True}])
-def test_a_file_that_arrives_damaged_is_fetched_again(desk: Desk, file: str, fault: dict[str, Any]) -> None:
+def test_a_damaged_file_is_fetched_again(desk: Desk, file: str, fault: dict[str, Any]) -> None:
     desk.cloud.faults.append(Fault("output-file", **fault, when=lambda asked: asked["file"].endswith(file)))
-    desk.ends_well()
+    desk.finishes()
     assert sum(asked["file"].endswith(file) for asked in requests_of(desk.cloud, "output-file")) >= 2
 
 
 # --- Kaggle's refusals -------------------------------------------------------------------------------------------
 
 
-def test_the_days_limit_keeps_the_run_for_tomorrow(desk: Desk) -> None:
+def test_at_the_daily_limit_the_run_is_kept_for_the_next_day(desk: Desk) -> None:
     desk.cloud.daily = 0
     error = refusal(desk.submit)
     assert "submissions of this day are used up" in str(error)
@@ -528,10 +526,10 @@ def test_the_days_limit_keeps_the_run_for_tomorrow(desk: Desk) -> None:
     assert "midnight UTC" in str(error)
     assert desk.record.state == "ran"
     desk.cloud.daily = 1
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_rules_that_are_not_accepted(desk: Desk) -> None:
+def test_unaccepted_rules(desk: Desk) -> None:
     files = desk.cloud.competitions.pop(COMPETITION)
     refused = {"code": 403, "message": "You must accept this competition's rules before you'll be able to submit."}
     error = refusal(desk.submit)  # the push drops the competition's files
@@ -541,7 +539,7 @@ def test_rules_that_are_not_accepted(desk: Desk) -> None:
     error = refusal(desk.submit)
     assert f"/c/{COMPETITION}/rules" in str(error)
     assert desk.records()[-1].state == "ran"
-    desk.ends_well(versions=2)
+    desk.finishes(versions=2)
 
 
 @pytest.mark.parametrize("method", ["CreateCodeSubmission", "ListSubmissions", "SaveKernel", "GetKernelSessionStatus"])
@@ -552,19 +550,19 @@ def test_dead_credentials(desk: Desk, method: str) -> None:
         desk.cloud.faults.append(Fault("GetKernel", 401, dead))
     assert "401" in str(refusal(desk.submit))
     desk.cloud.faults.clear()
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_a_night_without_a_network_ends_no_waiting(desk: Desk) -> None:
+def test_waiting_survives_a_night_without_a_network(desk: Desk) -> None:
     desk.cloud.scoring = 2
     desk.cloud.faults += [
         Fault("GetKernelSessionStatus", break_off=True, times=4, when=lambda _: bool(desk.versions())),
         Fault("ListSubmissions", 503, times=4),
     ]
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_a_submission_that_kaggle_cannot_score_is_not_made_again_unless_forced(desk: Desk) -> None:
+def test_a_submission_that_cannot_be_scored_is_not_repeated_unless_forced(desk: Desk) -> None:
     def fails(file: Path) -> tuple[float, float]:
         raise ValueError("Evaluation metric raised an unexpected error.")
 
@@ -578,18 +576,18 @@ def test_a_submission_that_kaggle_cannot_score_is_not_made_again_unless_forced(d
     assert len(desk.descriptions()) == 2
 
 
-def test_a_score_that_is_never_shown_ends_the_waiting(desk: Desk) -> None:
+def test_waiting_ends_when_no_score_is_ever_shown(desk: Desk) -> None:
     desk.cloud.score = lambda file: (None, None)
     assert desk.submit()["state"] == "submitted"
     desk.cloud.entries[COMPETITION][0].scores = (0.5, None)
-    desk.ends_well()
+    desk.finishes()
 
 
-def test_an_answer_that_is_not_known_here(desk: Desk) -> None:
+def test_an_unknown_answer(desk: Desk) -> None:
     desk.cloud.faults.append(Fault("CreateCodeSubmission", 200, {"message": "Something new"}))
     assert "Could not parse the output of" in str(refusal(desk.submit))
     assert desk.record.state == "submitting"
-    desk.ends_well()
+    desk.finishes()
 
 
 # --- small parts -------------------------------------------------------------------------------------------------
@@ -606,8 +604,8 @@ def test_an_answer_that_is_not_known_here(desk: Desk) -> None:
         '"""Words."""\n\nfrom __future__ import (\n    annotations,\n)\nx = 1\n',
     ],
 )
-def test_the_mark_is_printed_first_and_the_script_stays_one(source: str, capsys: pytest.CaptureFixture[str]) -> None:
-    marked = submit.marked(source, "0123456789ab")
+def test_the_mark_is_printed_first_and_the_script_stays_valid(source: str, capsys: pytest.CaptureFixture[str]) -> None:
+    marked = submit.insert_mark(source, "0123456789ab")
     code = compile(marked, "script.py", "exec")
     if source is not SCRIPT:
         exec(code, {})
@@ -616,7 +614,7 @@ def test_the_mark_is_printed_first_and_the_script_stays_one(source: str, capsys:
     assert kept.rstrip("\n") == source.rstrip("\n")
 
 
-def test_the_list_of_submissions_as_the_command_tells_it(desk: Desk) -> None:
+def test_the_list_of_submissions(desk: Desk) -> None:
     assert api.submissions(COMPETITION) == []
     desk.cloud.score = lambda file: (0.25, None)
     desk.submit()
@@ -634,7 +632,7 @@ def test_the_list_of_submissions_as_the_command_tells_it(desk: Desk) -> None:
 def test_the_real_package_from_the_loop_to_a_score(
     phantom_loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The package of `gatemask loop phantom --quick`, rehearsed there, runs as Kaggle would run it and is scored."""
+    """The package of `gatemask loop phantom --quick` runs as on Kaggle, and is scored."""
     root = tmp_path / "project"
     shutil.copytree(phantom_loop.root, root, symlinks=True)
     project = Project(root, "phantom", quick=True)
@@ -644,7 +642,7 @@ def test_the_real_package_from_the_loop_to_a_score(
     python, _ = sandbox.make_image(tmp_path / "image", refuse_sockets=not prefix)
 
     def machine(run: Run) -> int:
-        """What Kaggle's image has, and no network."""
+        """Run a session with the packages of Kaggle's image and no network."""
         script = run.folder / "script.py"
         script.write_text(run.source)
         code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)

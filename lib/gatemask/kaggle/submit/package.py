@@ -1,14 +1,14 @@
-"""`gatemask package`: what is uploaded to Kaggle for an offline submission.
+"""`gatemask package`: write the dataset and the kernel of an offline submission.
 
 dist/<comp>/dataset/<member>.weights.h5
-dist/<comp>/dataset/*.whl                     gatemask, and the four that Kaggle's images lack
-dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition, how to run
-dist/<comp>/dataset/SHA256SUMS                of all of these; the kernel checks them first
+dist/<comp>/dataset/*.whl                     gatemask, and four packages that Kaggle's images lack
+dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition, inference settings
+dist/<comp>/dataset/SHA256SUMS                hashes of these files; the kernel checks them first
 dist/<comp>/dataset/dataset-metadata.json
 dist/<comp>/kernel/inference.py kernel-metadata.json
 dist/<comp>/package.json                      written last
 
-The dataset is flat, since the kaggle command leaves folders out.
+The dataset is flat, since the kaggle command skips folders.
 """
 
 from __future__ import annotations
@@ -16,42 +16,37 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from pathlib import Path
-from typing import Any
 
-from gatemask.config import Competition, Ensemble
+from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
-from gatemask.ensemble.precision import check as check_precision
-from gatemask.ensemble.select import facts, weights_file
-from gatemask.ensemble.select import require_current as require_ensemble
+from gatemask.ensemble.precision import check_precision
+from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
-from gatemask.files import (
-    fingerprint,
-    fresh_folder,
-    is_current,
-    read_json,
-    read_yaml,
-    sha256,
-    stamped_result,
-    write_json,
-    write_stamp,
-    write_text,
-    write_yaml,
-)
+from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
-from gatemask.results.ensemble import ShippedEnsemble
+from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
+from gatemask.results.submission import PackageResult
+from gatemask.stage import Outputs, Stage, Stamp
 
-UNKNOWN = "owner-not-set"
+UNKNOWN_OWNER = "owner-not-set"
 
 
-def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
-    """Write dataset and kernel; the ensemble must have been chosen, and be that of the present runs."""
+def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> PackageResult:
+    """Write the dataset and the kernel.
+
+    Args:
+        project: Project with the selected ensemble.
+        comp: Competition.
+        ensemble: Contents of the experiments' ensemble.yaml.
+
+    Raises:
+        GatemaskError: No ensemble was selected, it is outdated, or half precision costs too much Dice.
+    """
     source = require_ensemble(project, comp, ensemble)
-    stamp = project.dist / "package.json"
-    owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN
+    owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN_OWNER
     made_from = {
         "ensemble": sha256(source),
         "code": wheels.source_fingerprint(),
@@ -59,91 +54,103 @@ def package(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str
         "kaggle": comp.kaggle.model_dump(),
         "inference": ensemble.inference.model_dump(),
     }
-    if is_current(stamp, made_from):
-        return {"current": True, **stamped_result(stamp)}
-    started = time.monotonic()
-    if owner == UNKNOWN:
-        say("No owner is set: name yours as kaggle.owner in competition.yaml before you upload the package.")
-    stamp.unlink(missing_ok=True)
-    dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
-    fill_dataset(project, dataset, source, ensemble.inference.model_dump())
-    precision = check_precision(project, comp, ShippedEnsemble.load(source), dataset, ensemble.inference.precision)
-    fill_kernel(kernel, comp, owner, slug(project))
-    write_json(
-        dataset / "dataset-metadata.json",
-        {"id": f"{owner}/{slug(project)}", "title": slug(project).replace("-", " "), "licenses": [{"name": "CC0-1.0"}]},
-    )
-    files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
-    result = {
-        "dataset": str(dataset),
-        "kernel": str(kernel),
-        "files": len(files),
-        "megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 1),
-        "precision": precision,
-    }
-    return write_stamp(stamp, made_from, result, files, started)
+    stage = Stage("package", package_stamp(project), made_from, PackageResult)
+
+    def work() -> tuple[PackageResult, Outputs]:
+        if owner == UNKNOWN_OWNER:
+            say("No owner is set: set kaggle.owner in competition.yaml before you upload the package.")
+        stage.stamp.unlink(missing_ok=True)
+        dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
+        shipped = ShippedEnsemble.load(source)
+        fill_dataset(project, dataset, shipped, ensemble.inference)
+        precision = check_precision(project, comp, shipped, dataset, ensemble.inference.precision)
+        fill_kernel(kernel, comp, owner, dataset_slug(project))
+        _write_dataset_metadata(dataset, owner, dataset_slug(project))
+        files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
+        result = PackageResult(
+            dataset=str(dataset),
+            kernel=str(kernel),
+            files=len(files),
+            megabytes=round(sum(path.stat().st_size for path in files) / 1e6, 1),
+            precision=precision,
+        )
+        return result, files
+
+    return stage.run(work)
 
 
-def require_current(project: Project, comp: Competition) -> str:
-    """What is packaged, as one name: the same bytes that run the same way have the same, whenever they were packaged.
+def package_stamp(project: Project) -> Path:
+    return project.dist / "package.json"
+
+
+def require_package(project: Project, comp: Competition) -> str:
+    """Return the fingerprint of the package. Packages of the same bytes, run the same way, have the same.
 
     Raises:
-        GatemaskError: nothing is packaged, or it is older than the ensemble or competition.yaml.
+        GatemaskError: Nothing is packaged, or the package is older than the ensemble or competition.yaml.
     """
-    stamp, chosen = project.dist / "package.json", project.runs / "ensemble" / "ensemble.yaml"
+    stamp, selected = package_stamp(project), project.runs / "ensemble" / "ensemble.yaml"
     do = f"Run gatemask package {project.comp}."
     if not stamp.exists():
         raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
-    if not chosen.exists() or read_json(stamp)["made_from"].get("ensemble") != sha256(chosen):
+    if not selected.exists() or Stamp.load(stamp).made_from.get("ensemble") != sha256(selected):
         raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
     metadata = read_json(project.dist / "kernel" / "kernel-metadata.json")
     sources = [comp.kaggle.competition] if comp.kaggle.competition else []
-    known = read_yaml(chosen)["competition"] == facts(comp) and metadata["competition_sources"] == sources
-    if not known:
+    packaged_facts = ShippedEnsemble.load(selected).competition
+    if packaged_facts != CompetitionFacts.of(comp) or metadata["competition_sources"] != sources:
         do = f"Run gatemask ensemble {project.comp}, and gatemask package {project.comp}."
         raise GatemaskError("The package is older than competition.yaml.", where=stamp, do=do)
-    how = {key: metadata.get(key) for key in ("enable_gpu", "machine_shape", "competition_sources")}
+    settings = {key: metadata.get(key) for key in ("enable_gpu", "machine_shape", "competition_sources")}
     files = [project.dist / "dataset" / "SHA256SUMS", project.dist / "kernel" / "inference.py"]
-    return fingerprint([how, *(sha256(path) for path in files)])
+    return fingerprint([settings, *(sha256(path) for path in files)])
 
 
-def slug(project: Project) -> str:
-    """The dataset's name on Kaggle, 6 to 50 characters; the kernel's adds `-inference`."""
+def dataset_slug(project: Project) -> str:
+    """Return the dataset's name on Kaggle, 6 to 50 characters; the kernel's name adds `-inference`."""
     suffix = "-quick" if project.quick else ""
     return f"gatemask-{project.comp}"[: 39 - len(suffix)].rstrip("-") + suffix
 
 
-def fill_dataset(project: Project, dataset: Path, source: Path, settings: dict[str, Any]) -> None:
-    """Lay weights, wheels and ensemble.yaml into an empty folder.
+def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, settings: Inference) -> None:
+    """Write weights, ensemble.yaml, wheels and SHA256SUMS into an empty folder.
 
     Args:
-        project: whose runs hold the weights.
-        dataset: the folder.
-        source: ensemble.yaml as it was chosen.
-        settings: its section `inference`.
+        project: Project whose runs hold the weights.
+        dataset: The empty folder.
+        shipped: The selected ensemble.
+        settings: Inference settings, added to ensemble.yaml.
+
+    Raises:
+        GatemaskError: Weights have changed since the ensemble was selected.
     """
-    ensemble = {**read_yaml(source), "inference": settings}
-    members = [*ensemble["gate"], *ensemble["mask"]]
-    for member in progress(members, "weights", len(members)):
+    for member in progress(shipped.members, "weights", len(shipped.members)):
         original = weights_file(project, member)
-        target = dataset / f"{member['name']}.weights.h5"
+        target = dataset / f"{member.name}.weights.h5"
         shutil.copyfile(original, target)
-        if sha256(target) != member["sha256"]:
+        if sha256(target) != member.sha256:
             raise GatemaskError(
-                "A member's weights are not those that were chosen.",
+                "A member's weights have changed since the ensemble was selected.",
                 where=original,
                 do=f"Run gatemask ensemble {project.comp} again.",
             )
-    write_yaml(dataset / "ensemble.yaml", ensemble)
+    shipped.model_copy(update={"inference": settings}).save(dataset / "ensemble.yaml")
     wheels.build_own(dataset)
     for wheel in wheels.shipped():
         shutil.copyfile(wheel, dataset / wheel.name)
-    listed = [path for path in sorted(dataset.iterdir()) if path.is_file()]
-    write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in listed))
+    files = [path for path in sorted(dataset.iterdir()) if path.is_file()]
+    write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in files))
 
 
 def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
-    """The script, and metadata that leave nothing to defaults."""
+    """Write the script and its metadata.
+
+    Args:
+        kernel: Folder for both.
+        comp: Competition.
+        owner: Account that owns the kernel and the dataset.
+        dataset: Slug of the dataset.
+    """
     script = (wheels.LIST.parent / "inference.py").read_text(encoding="utf-8")
     sample = json.dumps(comp.submission.sample or "")
     write_text(kernel / "inference.py", script.replace('SAMPLE = ""', f"SAMPLE = {sample}", 1))
@@ -156,3 +163,9 @@ def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> No
         datasets=[f"{owner}/{dataset}"],
         competitions=[comp.kaggle.competition] if comp.kaggle.competition else [],
     ).write(kernel)
+
+
+def _write_dataset_metadata(dataset: Path, owner: str, slug: str) -> None:
+    licenses = [{"name": "CC0-1.0"}]
+    metadata = {"id": f"{owner}/{slug}", "title": slug.replace("-", " "), "licenses": licenses}
+    write_json(dataset / "dataset-metadata.json", metadata)

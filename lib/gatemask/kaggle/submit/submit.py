@@ -1,58 +1,58 @@
-"""`gatemask submit`: upload the package, run its kernel, look at its output, submit its version, wait for the score.
+"""`gatemask submit`: upload the package, run its kernel, check its output, submit its version, wait for the score.
 
     dist/<comp>/kaggle/<slug>/              the dataset as it is uploaded: links
-    dist/<comp>/kaggle/<slug>-inference/    the kernel as it is pushed: this account's, and with a mark in its log
-    runs/<comp>/submissions/                what became of it, see `submissions`
+    dist/<comp>/kaggle/<slug>-inference/    the kernel as it is pushed: owned by this account, with a mark in its log
+    runs/<comp>/submissions/                records, see `submission_records`
 
-The way is a row of states, and a step leads from each to the next:
+A submission passes through these states, and one step leads from each to the next:
 
     packaged -> pushing -> running -> ran -> submitting -> submitted -> scored
 
-A state is on disk before anything is done for it. Killed at any moment, the same command goes on from where it
-was; what may have reached Kaggle is looked for there first, so that nothing is pushed or submitted twice.
+A state is recorded before anything is done for it. A command that was killed at any time is run again and continues
+from there; requests that may have reached Kaggle are looked up first, so nothing is pushed or submitted twice.
 """
 
 from __future__ import annotations
 
 import ast
-import json
 import shutil
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gatemask.config import Competition
 from gatemask.console import console, say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, read_json, read_yaml, sha256, write_json, write_text
-from gatemask.kaggle.client import account as kaggle_account
-from gatemask.kaggle.client import api, cli, datasets, reconcile, secret_scan
-from gatemask.kaggle.client.api import ENDED
+from gatemask.files import fresh_folder, is_current, read_json, sha256, write_json, write_text
+from gatemask.kaggle.client import account, api, cli, datasets, reconcile, secret_scan
 from gatemask.kaggle.client.cli import KaggleError, printable
-from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, tolerant
-from gatemask.kaggle.submit import package, submission_records
-from gatemask.kaggle.submit.submission_records import Record
+from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
+from gatemask.kaggle.submit import package, rehearse, submission_records
 from gatemask.project import Project
+from gatemask.results.ensemble import ShippedEnsemble
+from gatemask.results.submission import InferenceReport, SubmissionRecord, SubmissionResult
+from gatemask.stage import Stamp
+from gatemask.submission import check
 
-FILE, ACCOUNT = "submission.csv", "inference.json"
-LIMIT_S = 9 * 3600  # that Kaggle lets such a kernel run
-PUSHES = 2  # of one package: the second where the first found an older version of the dataset
-LOOKS = 3  # at the list, for a submission of which nobody knows whether it was made
+SUBMISSION, REPORT = "submission.csv", "inference.json"
+LIMIT_S = 9 * 3600  # Kaggle's session limit for such a kernel
+MAX_PUSHES = 2  # of one package: the second if the first found an older version of the dataset
+LIST_ATTEMPTS = 3  # requests for the list of submissions when it is unclear whether one was made
 
 
 @dataclass(frozen=True)
-class Options:
-    """How to submit.
+class SubmitOptions:
+    """Options of `gatemask submit`.
 
     Args:
-        force: without a rehearsal, and though the kernel could not do all as it should.
-        poll_s: seconds between two questions to Kaggle.
-        message: told to Kaggle besides the local score.
-        wait: for the score; else the next call looks for it.
-        allow_dirty: though files were changed since the last commit.
+        force: Submit without a rehearsal, and although something went wrong in the kernel. Default: False.
+        poll_s: Pause between two requests to Kaggle, in seconds. Default: 30.
+        message: Text added to the description on Kaggle. Default: none.
+        wait: Wait for the score; otherwise the next call asks for it. Default: True.
+        allow_dirty: Accept files changed since the last commit. Default: False.
     """
 
     force: bool = False
@@ -62,205 +62,452 @@ class Options:
     allow_dirty: bool = False
 
 
-@dataclass
-class Job:
-    """What every step needs."""
+def submit_package(project: Project, comp: Competition, opts: SubmitOptions) -> SubmissionResult:
+    """Submit the present package, or continue a submission of it that was interrupted.
 
-    project: Project
-    comp: Competition
-    record: Record
-    opts: Options
-
-    def note(self, state: str, **facts: Any) -> None:
-        """Write down a state, and what is known with it."""
-        for name, value in {"message": None, **facts, "state": state}.items():
-            setattr(self.record, name, value)
-        submission_records.save(self.project, self.record)
-
-    def fail(self, error: GatemaskError) -> GatemaskError:
-        """Write down that this is the end of it; the error is to be raised."""
-        self.note("failed", message=error.short())
-        return error
-
-    @property
-    def kernel(self) -> str:
-        assert self.record.ref is not None
-        return self.record.ref
-
-
-def submit(project: Project, comp: Competition, opts: Options) -> dict[str, Any]:
-    """Submit the present package, or go on with what was begun of it.
-
-    Returns:
-        current (it had been submitted before), and the fields of a `Record`.
+    Args:
+        project: Project with the package.
+        comp: Competition.
+        opts: Options.
 
     Raises:
-        GatemaskError: there is no package or rehearsal of it, Kaggle refuses something, the kernel failed, or what it
-            wrote may not be submitted.
+        GatemaskError: The package or its rehearsal is missing, Kaggle refuses something, the kernel failed, or its
+            output must not be submitted.
     """
     if comp.kaggle.competition is None:
         raise GatemaskError(
-            "Nobody knows what to submit to.",
+            "competition.yaml does not name the competition on Kaggle.",
             where=project.experiments / "competition.yaml",
             received="no kaggle.competition",
             expected="its name as in https://www.kaggle.com/competitions/NAME",
         )
-    name = _require_package(project, comp)
-    with kaggle_account.exclusive(project):
-        job = Job(project, comp, _known(project, name, opts) or _begin(project, comp, name, opts), opts)
-        record, current = job.record, job.record.made
-        if record.state == "packaged" and record.pushes == 0:
-            _require_rehearsal(job)
-        if record.state == "scored":
-            submission_records.refresh(project, [record])
-        while step := STEPS.get(record.state):
-            before = record.state
-            step(job)
-            if record.state == before == "submitted":
-                break
-    return {"current": current, **asdict(record)}
+    fingerprint = require_intact_package(project, comp)
+    with account.exclusive(project):
+        record = _unfinished_record(project, fingerprint, opts) or _new_record(project, comp, fingerprint, opts)
+        current = record.submitted
+        Submitter(project, comp, record, opts).run()
+    return SubmissionResult(current=current, record=record)
 
 
-def _known(project: Project, name: str, opts: Options) -> Record | None:
-    """The submission of this package that is under way or done; one that failed is begun anew."""
-    found = [record for record in submission_records.load(project) if record.package == name]
-    if not found or (last := found[-1]).state != "failed":
-        return found[-1] if found else None
-    if last.made and not opts.force:
+def require_intact_package(project: Project, comp: Competition) -> str:
+    """Return the package's fingerprint after verifying its files.
+
+    Raises:
+        GatemaskError: The package is missing, outdated or changed.
+    """
+    fingerprint, stamp = package.require_package(project, comp), package.package_stamp(project)
+    if not is_current(stamp, Stamp.load(stamp).made_from):
+        raise GatemaskError(
+            "Files of the package are missing or have changed.",
+            where=stamp,
+            do=f"Run gatemask package {project.comp}.",
+        )
+    return fingerprint
+
+
+def _unfinished_record(project: Project, fingerprint: str, opts: SubmitOptions) -> SubmissionRecord | None:
+    """Return the last record of this package, or None if there is none or it failed."""
+    records = [record for record in submission_records.load_records(project) if record.package == fingerprint]
+    if not records or records[-1].state != "failed":
+        return records[-1] if records else None
+    last = records[-1]
+    if last.submitted and not opts.force:
         raise GatemaskError(
             "This package was submitted already, and Kaggle could not score it.",
             where=f"https://www.kaggle.com/competitions/{last.competition}/submissions",
             received=last.description,
-            do="Mend what it says, and package anew; --force submits the same package once more.",
+            do="Fix the fault and package again; --force submits the same package once more.",
         )
     return None
 
 
-def _begin(project: Project, comp: Competition, named: str, opts: Options) -> Record:
-    """A new record; nothing of it is on disk yet."""
-    ensemble = read_yaml(project.dist / "dataset" / "ensemble.yaml")
-    members = [*ensemble.get("gate", []), *ensemble.get("mask", [])]
-    score, name = ensemble.get("score", {}), uuid.uuid4().hex[:12]
-    told = [f"local {score['cross_fitted']:.4f}"] if "cross_fitted" in score else []
-    told = [*told, f"{len(members)} members", *([printable(opts.message)[:200]] if opts.message else [])]
+def _new_record(project: Project, comp: Competition, fingerprint: str, opts: SubmitOptions) -> SubmissionRecord:
+    """Return a new record, not saved yet."""
+    dataset = project.dist / "dataset"
+    ensemble = ShippedEnsemble.load(dataset / "ensemble.yaml")
+    score, record_id = ensemble.score, uuid.uuid4().hex[:12]
+    parts = [f"local {score.cross_fitted:.4f}"] if score else []
+    parts += [f"{len(ensemble.members)} members", *([printable(opts.message)[:200]] if opts.message else [])]
     assert comp.kaggle.competition is not None
-    text = f"gatemask {name}: {', '.join(told)}"  # the name first: nobody knows how much of it Kaggle keeps
-    record = Record(name, named, comp.kaggle.competition, text, kaggle_account.utc_now())
-    record.sums = sha256(project.dist / "dataset" / "SHA256SUMS")
-    record.local, record.in_sample, record.all_empty = map(score.get, ("cross_fitted", "in_sample", "all_empty"))
-    record.members = [member["name"] for member in members]
-    record.experiments = list(dict.fromkeys(member["experiment"] for member in members))
-    return record
-
-
-def _require_package(project: Project, comp: Competition) -> str:
-    """The package's name; every file of it is as it was packaged.
-
-    Raises:
-        GatemaskError: it is missing, older than the ensemble or competition.yaml, or was changed.
-    """
-    name, stamp = package.require_current(project, comp), project.dist / "package.json"
-    if not is_current(stamp, read_json(stamp)["made_from"]):
-        raise GatemaskError(
-            "Files of the package are gone, or not those that were packaged.",
-            where=stamp,
-            do=f"Run gatemask package {project.comp}.",
-        )
-    return name
-
-
-def _require_rehearsal(job: Job) -> None:
-    from gatemask.kaggle.submit import rehearse
-
-    job.record.rehearsed = True
-    try:
-        rehearse.require_current(job.project, job.comp)
-    except GatemaskError as error:
-        job.record.rehearsed = False
-        if not job.opts.force:
-            why = "It finds in minutes what costs hours and a submission on Kaggle; --force goes without."
-            details = {**error.details, "do": f"{error.details['do']} {why}"}
-            raise GatemaskError(error.what, **details) from None  # type: ignore[arg-type]
-
-
-# --- packaged, pushing -------------------------------------------------------------------------------------------
-
-
-def _push(job: Job) -> None:
-    """Have the dataset on Kaggle, and push the kernel that reads it."""
-    project, record = job.project, job.record
-    if _require_package(project, job.comp) != record.package:  # made while this one waited: it has not been rehearsed
-        left = "Another package has been made since this one was begun."
-        raise job.fail(GatemaskError(left, where=project.dist, do="Rehearse the new one, and submit it."))
-    commit = kaggle_account.clean_commit(project, job.opts.allow_dirty)
-    owner = kaggle_account.owner(job.comp)
-    source = _dataset(project)
-    _leave_others(job)
-    version = datasets.ensure_uploaded(project, source, owner, job.opts.poll_s)
-    push = uuid.uuid4().hex[:12]
-    ref, folder = _write_kernel(project, owner, push)
-    _wait_for_room(job, ref)
-    facts = {"dataset": f"{owner}/{source.slug}", "dataset_version": version, "version": None, "word": None, "asked": 0}
-    job.note("pushing", ref=ref, push=push, pushes=record.pushes + 1, commit=commit, **facts)
-    sent = reconcile.push_and_reconcile(ref, push, folder, LIMIT_S)
-    record.version = sent.version
-    if sent.error:
-        if sent.state == "running":  # without its dataset: it ends by itself
-            raise job.fail(sent.error)
-        job.note("pushing" if sent.state == "pushing" else "packaged", message=sent.error.short())
-        raise sent.error
-    job.note("running")
-    say(f"{ref}: version {sent.version or 'not told'} is pushed with version {version} of {source.slug}")
-
-
-def _leave_others(job: Job) -> None:
-    """Submissions of earlier packages that never got to their end: their kernel and dataset are to be taken over."""
-    for other in submission_records.load(job.project):
-        left = Job(job.project, job.comp, other, job.opts)
-        if other.state == "submitting":
-            _find(left)
-        if other.id != job.record.id and other.state in ("packaged", "pushing", "running", "ran"):
-            left.note("failed", message=f"left for another package, in the state {other.state}")
-
-
-def _wait_for_room(job: Job, ref: str) -> None:
-    """Until no session of this kernel waits or runs: a push would change its source, but not what runs."""
-    while (word := api.kernel_status(ref).word) in ("queued", "running", "cancelling"):
-        if word != job.record.word:
-            say(f"{ref}: an earlier version is {word}; waiting until it has ended")
-            job.record.word = word
-        time.sleep(job.opts.poll_s)
-
-
-def _dataset(project: Project) -> datasets.Dataset:
-    files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
-    files.pop(api.METADATA, None)  # of this account's dataset: written anew
-    secret_scan.refuse_secrets({"ensemble.yaml": files["ensemble.yaml"].read_bytes()}, project.root)
-    return datasets.Dataset(
-        "submission", package.slug(project), files, {name: sha256(path) for name, path in files.items()}
+    return SubmissionRecord(
+        id=record_id,
+        package=fingerprint,
+        competition=comp.kaggle.competition,
+        description=f"gatemask {record_id}: {', '.join(parts)}",  # the id first, in case Kaggle truncates the text
+        at=account.utc_now(),
+        sums=sha256(dataset / "SHA256SUMS"),
+        local=score.cross_fitted if score else None,
+        in_sample=score.in_sample if score else None,
+        all_empty=score.all_empty if score else None,
+        members=[member.name for member in ensemble.members],
+        experiments=list(dict.fromkeys(member.experiment for member in ensemble.members)),
     )
 
 
-def _write_kernel(project: Project, owner: str, push: str) -> tuple[str, Path]:
-    """A copy of the packaged kernel as this account's, with the push's name in it; returns ref and folder."""
+@dataclass
+class Submitter:
+    """One submission on its way through its states.
+
+    Args:
+        project: Project with the package.
+        comp: Competition.
+        record: Record of the submission.
+        opts: Options.
+    """
+
+    project: Project
+    comp: Competition
+    record: SubmissionRecord
+    opts: SubmitOptions
+
+    def run(self) -> None:
+        """Take step after step until the submission is scored, or its score is not to be waited for."""
+        record = self.record
+        if record.state == "packaged" and record.pushes == 0:
+            self._require_rehearsal()
+        if record.state == "scored":
+            submission_records.refresh_scores(self.project, [record])
+        steps: dict[str, Callable[[], None]] = {
+            "packaged": self.push,
+            "pushing": self.settle_push,
+            "running": self.wait_for_kernel,
+            "ran": self.submit,
+            "submitting": self.settle_submission,
+            "submitted": self.wait_for_score,
+        }
+        while step := steps.get(record.state):
+            before = record.state
+            step()
+            if record.state == before == "submitted":
+                break
+
+    def _save(self, state: str, **values: Any) -> None:
+        """Record a state, with the values of other fields; an earlier message is cleared."""
+        for name, value in {"message": None, **values, "state": state}.items():
+            setattr(self.record, name, value)
+        submission_records.save_record(self.project, self.record)
+
+    def _fail(self, error: GatemaskError) -> GatemaskError:
+        """Record that the submission failed, and return the error to raise."""
+        self._save("failed", message=error.short())
+        return error
+
+    @property
+    def kernel(self) -> str:
+        """The kernel, as owner/slug."""
+        assert self.record.ref is not None
+        return self.record.ref
+
+    @property
+    def mark(self) -> str:
+        """The line that the pushed kernel prints first."""
+        return push_mark(str(self.record.push))
+
+    def _require_rehearsal(self) -> None:
+        self.record.rehearsed = True
+        try:
+            rehearse.require_rehearsal(self.project, self.comp)
+        except GatemaskError as error:
+            self.record.rehearsed = False
+            if not self.opts.force:
+                why = "A rehearsal finds in minutes what costs hours and a submission on Kaggle; --force skips it."
+                details = {**error.details, "do": f"{error.details['do']} {why}"}
+                raise GatemaskError(error.what, **details) from None  # type: ignore[arg-type]
+
+    # --- packaged, pushing ----------------------------------------------------------------------------------------
+
+    def push(self) -> None:
+        """Upload the dataset, and push the kernel that reads it."""
+        project, record = self.project, self.record
+        if require_intact_package(project, self.comp) != record.package:  # made in the meantime, and not rehearsed
+            newer = "Another package was made after this submission began."
+            raise self._fail(GatemaskError(newer, where=project.dist, do="Rehearse and submit the new package."))
+        commit = account.clean_commit(project, self.opts.allow_dirty)
+        owner = account.owner(self.comp)
+        dataset = _package_dataset(project)
+        self._abandon_others()
+        version = datasets.ensure_uploaded(project, dataset, owner, self.opts.poll_s)
+        push_id = uuid.uuid4().hex[:12]
+        ref, folder = _write_marked_kernel(project, owner, push_id)
+        self._wait_for_earlier_version(ref)
+        record.dataset, record.dataset_version = f"{owner}/{dataset.slug}", version
+        record.version, record.word, record.asked = None, None, 0
+        self._save("pushing", ref=ref, push=push_id, pushes=record.pushes + 1, commit=commit)
+        outcome = reconcile.push_and_reconcile(ref, push_id, folder, LIMIT_S)
+        record.version = outcome.version
+        if outcome.error:
+            if outcome.state == "running":  # without its dataset: that version ends by itself
+                raise self._fail(outcome.error)
+            state = "pushing" if outcome.state == "pushing" else "packaged"
+            self._save(state, message=outcome.error.short())
+            raise outcome.error
+        self._save("running")
+        pushed = f"version {outcome.version}" if outcome.version else "a version of unknown number"
+        say(f"{ref}: pushed {pushed} with version {version} of {dataset.slug}")
+
+    def _abandon_others(self) -> None:
+        """Mark unfinished submissions of earlier packages as failed: this one takes over their kernel and dataset."""
+        for record in submission_records.load_records(self.project):
+            other = Submitter(self.project, self.comp, record, self.opts)
+            if record.state == "submitting":
+                other.settle_submission()
+            if record.id != self.record.id and record.state in ("packaged", "pushing", "running", "ran"):
+                other._save("failed", message=f"abandoned for another package, in the state {record.state}")
+
+    def _wait_for_earlier_version(self, ref: str) -> None:
+        """Wait until no session of the kernel is active: a push would change its source, but not the queued run."""
+
+        def has_ended() -> bool:
+            word = api.kernel_status(ref).word
+            if word not in ("queued", "running", "cancelling"):
+                return True
+            if word != self.record.word:
+                say(f"{ref}: an earlier version is {word}; waiting until it has ended")
+                self.record.word = word
+            return False
+
+        poll(has_ended, self.opts.poll_s, "Waiting for an earlier version")
+
+    def settle_push(self) -> None:
+        """Find out whether an interrupted push arrived."""
+        if reconcile.settle_push(self.kernel, str(self.record.push)):
+            self._save("running")
+        else:
+            self._save("packaged", pushes=self.record.pushes - 1)
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def wait_for_kernel(self) -> None:
+        """Wait until the kernel has ended, and check its output."""
+
+        def has_ended() -> bool:
+            with tolerant():
+                if self.record.version is None and not self._find_version():
+                    return True
+                status = api.kernel_status(self.kernel)
+                if status.word != self.record.word:
+                    say(f"{self.kernel}: {status.word}" + (f", {status.message}" if status.message else ""))
+                    self._save("running", word=status.word)
+                if status.word in api.ENDED:
+                    self._take_output(status)
+            return self.record.state != "running"
+
+        poll(has_ended, self.opts.poll_s, "Waiting for the kernel")
+
+    def _find_version(self) -> bool:
+        """Find the number of the pushed version, or push again; return whether it was found."""
+        records = submission_records.load_records(self.project)
+        newest = max(record.version or 0 for record in records if record.ref == self.kernel)
+        version = reconcile.find_version(self.kernel, self.mark, newest)
+        if version is None:
+            unknown = "The number of the pushed version could not be determined."
+            self._push_again(KaggleError(unknown, where=self.kernel, do="Run it again."))
+            return False
+        self._save("running", version=version)
+        return True
+
+    def _push_again(self, error: GatemaskError) -> None:
+        if self.record.pushes >= MAX_PUSHES:
+            raise self._fail(error)
+        say(f"{error.what} Pushing again.")
+        self._save("packaged")
+
+    def _take_output(self, status: api.KernelStatus) -> None:
+        """Check and record the output, unless it is missing or belongs to an earlier version."""
+        record, path = self.record, submission_records.record_path(self.project, self.record)
+        folder = path.with_suffix(".fetched")
+        report, fault = self._fetch(folder)
+        log = self._log(folder)
+        completed, absent = status.word == "complete", status.word == "absent"
+        has_report = (folder / REPORT).exists()
+        from_this_push = self.mark in log and (has_report or not completed) and not absent
+        attempts = OUTPUT_ATTEMPTS if completed or absent else DOUBTFUL_ATTEMPTS
+        if not from_this_push and record.asked < attempts:  # from an earlier version, or not there yet
+            self._save("running", asked=record.asked + 1)
+            return
+        write_text(submission_records.log_path(self.project, record), log)
+        if not completed or not has_report:
+            raise self._fail(self._kernel_failure(status, log))
+        if report is None or fault:
+            raise KaggleError(
+                "The output of the kernel cannot be fetched completely.",
+                kind="damaged",
+                where=self.kernel,
+                received=fault,
+                do="Run it again later: Kaggle keeps the output. If that does not help, delete "
+                f"{path}, and the kernel is run again.",
+            )
+        self._accept(report, folder / SUBMISSION)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _kernel_failure(self, status: api.KernelStatus, log: str) -> KaggleError:
+        """Return the error for a kernel that left nothing to submit."""
+        completed = status.word == "complete"
+        lines = [line for line in log.splitlines() if line.strip()]
+        received = [f"no {REPORT}" if completed else status.message or status.word]
+        received += ["last lines of its log: " + " | ".join(lines[-3:])[-500:]] if lines else []
+        log_path = submission_records.log_path(self.project, self.record)
+        return KaggleError(
+            f"The kernel completed, but did not write {REPORT}." if completed else "The kernel failed on Kaggle.",
+            kind="kernel",
+            where=f"{self.kernel}, version {self.record.version}",
+            received="; ".join(received),
+            do=f"See {log_path}; fix the fault, package, rehearse, and submit again.",
+        )
+
+    def _fetch(self, folder: Path) -> tuple[InferenceReport | None, str | None]:
+        """Fetch the output, several times if it arrives damaged; return the kernel's report, and what is wrong.
+
+        The kaggle command may save an error page under a file's name, and exit with 0.
+        """
+        pauses = iter(cli.PAUSES)
+        while True:
+            api.kernel_output(self.kernel, folder)
+            report, fault = _read_output(folder)
+            pause = next(pauses, None) if fault and (folder / REPORT).exists() else None
+            if pause is None:
+                return report, fault
+            say(f"{self.kernel}: {fault}. Fetching again in {pause:.0f} s.")
+            time.sleep(pause)
+
+    def _log(self, folder: Path) -> str:
+        path = folder / f"{self.kernel.split('/')[1]}.log"
+        return api.plain_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
+
+    def _accept(self, report: InferenceReport, submission: Path) -> None:
+        """Record the output if the kernel ran on this package and wrote a valid submission."""
+        sums = str(self.record.sums)  # of this submission's package, whatever dist/ holds by now
+        if report.package != sums:
+            error = GatemaskError(
+                "The kernel ran on another version of the dataset.",
+                where=f"{self.kernel}, version {self.record.version}",
+                received=f"SHA256SUMS {str(report.package)[:12]}",
+                expected=f"{sums[:12]}, which is version {self.record.dataset_version} of {self.record.dataset}",
+                do="Wait a few minutes, and submit again.",
+            )
+            return self._push_again(error)
+        try:
+            self._check(submission)
+        except GatemaskError as error:
+            raise self._fail(error) from None
+        self.record.images, self.record.seconds = report.images, report.seconds
+        self.record.timings, self.record.degraded = report.members, report.degraded
+        self._save("ran", submission_sha256=report.submission)
+
+    def _check(self, submission: Path) -> None:
+        """Check a submission as strictly as Kaggle does if the visible test ids are known, else only its masks."""
+        from gatemask.data.manifest import raw_folder, read_test_images
+
+        raw, manifest = raw_folder(self.project, self.comp), self.project.data / "manifest.json"
+        sample = self.comp.submission.sample and (raw / self.comp.submission.sample).exists()
+        if sample or manifest.exists():
+            ids = [] if sample else list(read_test_images(self.project, self.comp)["image_id"])
+            check.check_submission(submission, self.comp, check.expected_rows(raw, self.comp, ids))
+            return
+        say("There is neither a sample submission nor a manifest, so only the masks of the submission are checked.")
+        for _ in check.read_masks(submission, self.comp):
+            pass
+
+    # --- ran, submitting, submitted ---------------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Submit the version of the kernel."""
+        record = self.record
+        if record.degraded and not self.opts.force:
+            path = submission_records.record_path(self.project, record)
+            raise GatemaskError(
+                "Something went wrong in the kernel, so its submission would be worse than tuned.",
+                where=f"{record.ref}, version {record.version}",
+                received="; ".join(record.degraded),
+                do=f"--force submits it nevertheless; delete {path} to run the package again.",
+            )
+        assert record.version is not None
+        self._save("submitting")
+        try:
+            left = api.submit(record.competition, self.kernel, record.version, SUBMISSION, record.description)
+        except KaggleError as error:
+            if error.kind not in reconcile.UNCLEAR:
+                self._save("ran", message=error.short())
+                raise
+            if not self._is_listed(1):  # it may still be on its way; the state `submitting` is settled later
+                raise
+            say(f"{record.competition}: the answer was unclear, but the submission was made")
+            return
+        self._save("submitted", submitted_at=account.utc_now())
+        rest = "" if left is None else f"; {left} more today"
+        say(f"{record.competition}: version {record.version} of {record.ref} is submitted{rest}")
+
+    def settle_submission(self) -> None:
+        """Find out whether an interrupted submission was made."""
+        arrived = self._is_listed(LIST_ATTEMPTS)
+        say(f"{self.record.competition}: an interrupted submission {'was' if arrived else 'was not'} made")
+        if not arrived:
+            self._save("ran")
+
+    def _is_listed(self, attempts: int) -> bool:
+        """Return whether Kaggle lists the submission; the list may lag behind."""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(self.opts.poll_s)
+            submissions = api.submissions(self.record.competition)
+            if submission := submission_records.find_submission(self.record, submissions):
+                date = submission.date or account.utc_now()
+                self._save("submitted", submission=submission.ref, submitted_at=date)
+                return True
+        return False
+
+    def wait_for_score(self) -> None:
+        """Wait until Kaggle shows a score; without `wait`, ask once."""
+        record, in_vain = self.record, 0
+
+        def has_score() -> bool:
+            nonlocal in_vain
+            with tolerant():
+                submission = submission_records.find_submission(record, api.submissions(record.competition))
+                in_vain += submission is None or submission.status == "complete"  # the score may follow shortly
+                if submission:
+                    submission_records.update_record(record, submission)
+                    submission_records.save_record(self.project, record)
+            return record.state != "submitted" or in_vain >= OUTPUT_ATTEMPTS or not self.opts.wait
+
+        poll(has_score, self.opts.poll_s, "Waiting for the score")
+        page = f"https://www.kaggle.com/competitions/{record.competition}/submissions"
+        if record.state == "failed":
+            raise KaggleError(
+                record.message or "", kind="scoring", where=page, received=record.description, do="See that page."
+            )
+        if record.state == "submitted" and in_vain:
+            say(f"Kaggle shows no score yet: see {page}, and run the command again later.")
+
+
+def _package_dataset(project: Project) -> datasets.Dataset:
+    files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
+    files.pop(api.METADATA, None)  # written again for this account's dataset
+    secret_scan.refuse_secrets({"ensemble.yaml": files["ensemble.yaml"].read_bytes()}, project.root)
+    hashes = {name: sha256(path) for name, path in files.items()}
+    return datasets.Dataset("submission", package.dataset_slug(project), files, hashes)
+
+
+def _write_marked_kernel(project: Project, owner: str, push_id: str) -> tuple[str, Path]:
+    """Copy the packaged kernel for this account, with the push's mark in its script; return its ref and folder."""
     packaged = project.dist / "kernel"
     metadata = read_json(packaged / "kernel-metadata.json")
-    own = package.slug(project)
-    name = str(metadata["id"]).split("/")[-1]
+    dataset, name = package.dataset_slug(project), str(metadata["id"]).split("/")[-1]
     metadata["id"] = f"{owner}/{name}"
-    named = [source if source.split("/")[-1] != own else f"{owner}/{own}" for source in metadata["dataset_sources"]]
-    metadata["dataset_sources"] = named
+    metadata["dataset_sources"] = [
+        f"{owner}/{dataset}" if source.split("/")[-1] == dataset else source for source in metadata["dataset_sources"]
+    ]
     folder = fresh_folder(project.dist / "kaggle" / name)
     script = metadata["code_file"]
-    source = marked((packaged / script).read_text(encoding="utf-8"), push)
+    source = insert_mark((packaged / script).read_text(encoding="utf-8"), push_id)
     secret_scan.refuse_secrets({script: source.encode()}, project.root)
     write_text(folder / script, source)
     write_json(folder / "kernel-metadata.json", metadata)
     return metadata["id"], folder
 
 
-def marked(source: str, push: str) -> str:
-    """The script, which first of all prints the name of its push: an output can be told from that of an earlier one."""
+def insert_mark(source: str, push_id: str) -> str:
+    """Return the script with a first statement that prints the push's mark: it tells outputs of pushes apart."""
     line = 0
     for number, node in enumerate(ast.parse(source).body):
         docstring = number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -270,268 +517,35 @@ def marked(source: str, push: str) -> str:
     lines = source.splitlines(keepends=True)
     if line and not lines[line - 1].endswith("\n"):
         lines[line - 1] += "\n"
-    return "".join([*lines[:line], f'print("{_mark(push)}", flush=True)\n', *lines[line:]])
+    return "".join([*lines[:line], f'print("{push_mark(push_id)}", flush=True)\n', *lines[line:]])
 
 
-def _mark(push: str) -> str:
-    return f"gatemask push {push}"
+def push_mark(push_id: str) -> str:
+    """Return the line by which a push's source and log are recognized."""
+    return f"gatemask push {push_id}"
 
 
-def _settle(job: Job) -> None:
-    """Find out what became of a push that was begun and never noted as done."""
-    assert job.record.push is not None
-    arrived = reconcile.push_arrived(job.kernel, job.record.push)
-    say(f"{job.kernel}: an interrupted push {'is on Kaggle' if arrived else 'did not get to Kaggle'}")
-    if arrived:
-        job.note("running")
-    else:
-        job.note("packaged", pushes=job.record.pushes - 1)
-
-
-def _number(job: Job) -> int | None:
-    """Return the number of the version that holds this push, or None where it cannot be determined."""
-    records = submission_records.load(job.project)
-    newest = max(record.version or 0 for record in records if record.ref == job.kernel)
-    return reconcile.find_version(job.kernel, _mark(str(job.record.push)), newest)
-
-
-# --- running -----------------------------------------------------------------------------------------------------
-
-
-def _run(job: Job) -> None:
-    """Wait until the kernel has ended, and look at what it left."""
-    record = job.record
-    with console().status("waiting for Kaggle"):
-        while record.state == "running":
-            with tolerant():
-                if record.version is None and (number := _number(job)) is None:
-                    again = "Kaggle does not tell the number of the version that was pushed."
-                    _push_again(job, KaggleError(again, where=job.kernel, do="Run it again."))
-                    return
-                elif record.version is None:
-                    job.note("running", version=number)
-                status = api.kernel_status(job.kernel)
-                if status.word != record.word:
-                    say(f"{job.kernel}: {status.word}" + (f", {status.message}" if status.message else ""))
-                    job.note("running", word=status.word)
-                if status.word in ENDED and _ended(job, status):
-                    return
-            time.sleep(job.opts.poll_s)
-
-
-def _push_again(job: Job, error: GatemaskError) -> None:
-    if job.record.pushes >= PUSHES:
-        raise job.fail(error)
-    say(f"{error.what} Pushing again.")
-    job.note("packaged")
-
-
-def _ended(job: Job, status: api.KernelStatus) -> bool:
-    """Whether the output that Kaggle shows is that of this push; then the record is on, or has failed."""
-    record, target = job.record, submission_records.folder(job.project) / f"{job.record.id}.fetched"
-    account, wrong = _fetch(job, target)
-    log = _log(job, target)
-    complete, whole = status.word == "complete", (target / ACCOUNT).exists() or status.word != "complete"
-    own = _mark(str(record.push)) in log and whole and status.word != "absent"
-    if not own and record.asked < (OUTPUT_ATTEMPTS if complete or status.word == "absent" else DOUBTFUL_ATTEMPTS):
-        job.note("running", asked=record.asked + 1)  # an earlier version's, or none yet
-        return False
-    write_text(submission_records.log(job.project, record), log)
-    if not complete or not whole:
-        raise job.fail(_end(job, status, log, complete))
-    if wrong:
-        raise KaggleError(
-            "The output of the kernel cannot be fetched whole.",
-            kind="damaged",
-            where=job.kernel,
-            received=wrong,
-            do="Run it again later: Kaggle keeps the output. If that does not help, delete "
-            f"{submission_records.folder(job.project) / record.id}.json, and it is run anew.",
-        )
-    _judge(job, account, target / FILE)
-    shutil.rmtree(target, ignore_errors=True)
-    return True
-
-
-def _end(job: Job, status: api.KernelStatus, log: str, complete: bool) -> KaggleError:
-    """What a kernel came to that left nothing to be submitted."""
-    lines = [line for line in log.splitlines() if line.strip()]
-    words = [f"no {ACCOUNT}" if complete else status.message or status.word]
-    words += ["its last words: " + " | ".join(lines[-3:])[-500:]] if lines else []
-    return KaggleError(
-        "The kernel ended well, but left no account of it." if complete else "The kernel failed on Kaggle.",
-        kind="kernel",
-        where=f"{job.kernel}, version {job.record.version}",
-        received="; ".join(words),
-        do=f"See {submission_records.log(job.project, job.record)}; mend, package, rehearse, and submit again.",
-    )
-
-
-def _fetch(job: Job, target: Path) -> tuple[dict[str, Any], str | None]:
-    """The kernel's account of itself, and what is wrong with it or with the submission; fetched again if anything is.
-
-    The kaggle command saves an error page under a file's name and says that all is well.
-    """
-    pauses = iter(cli.PAUSES)
-    while True:
-        api.kernel_output(job.kernel, target)
-        account, wrong = _read(target)
-        pause = next(pauses, None) if wrong and (target / ACCOUNT).exists() else None
-        if pause is None:
-            return account, wrong
-        say(f"{job.kernel}: {wrong}. Fetching again in {pause:.0f} s.")
-        time.sleep(pause)
-
-
-def _read(target: Path) -> tuple[dict[str, Any], str | None]:
-    for name in (ACCOUNT, FILE):
-        if not (target / name).is_file():
-            return {}, f"{name} is missing"
+def _read_output(folder: Path) -> tuple[InferenceReport | None, str | None]:
+    """Return the kernel's report, and what is wrong with the fetched files."""
+    for name in (REPORT, SUBMISSION):
+        if not (folder / name).is_file():
+            return None, f"{name} is missing"
     try:
-        account = json.loads((target / ACCOUNT).read_text(encoding="utf-8"))
-        _, _, told = account["package"], account["images"], account["submission"]
-    except (ValueError, KeyError, TypeError):
-        return {}, f"{ACCOUNT} is not what the kernel wrote"
-    return account, None if told == sha256(target / FILE) else f"{FILE} is not what the kernel wrote"
+        report = InferenceReport.load(folder / REPORT)
+    except GatemaskError:
+        return None, f"{REPORT} is not what the kernel wrote"
+    intact = report.submission == sha256(folder / SUBMISSION)
+    return report, None if intact else f"{SUBMISSION} is not what the kernel wrote"
 
 
-def _log(job: Job, target: Path) -> str:
-    path = target / f"{job.kernel.split('/')[1]}.log"
-    return api.plain_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
-
-
-def _judge(job: Job, account: dict[str, Any], submission: Path) -> None:
-    """Whether this is the output of the package, and a submission."""
-    sums = str(job.record.sums)  # of the package that was begun with, whatever lies in dist/ by now
-    if account["package"] != sums:
-        error = GatemaskError(
-            "The kernel ran on another version of the dataset.",
-            where=f"{job.kernel}, version {job.record.version}",
-            received=f"SHA256SUMS {str(account['package'])[:12]}",
-            expected=f"{sums[:12]}, which is version {job.record.dataset_version} of {job.record.dataset}",
-            do="Wait some minutes, and submit again.",
-        )
-        return _push_again(job, error)
-    try:
-        _check(job, submission)
-    except GatemaskError as error:
-        raise job.fail(error) from None
-    facts = {name: account.get(name) for name in ("images", "seconds")}
-    more = {"timings": account.get("members") or {}, "degraded": account.get("degraded") or []}
-    job.note("ran", submission_sha256=account["submission"], **facts, **more)
-
-
-def _check(job: Job, submission: Path) -> None:
-    """As strictly as Kaggle will, where the ids of the visible test are known here."""
-    from gatemask.data.manifest import raw_folder
-    from gatemask.submission import check
-
-    raw, manifest = raw_folder(job.project, job.comp), job.project.data / "manifest.json"
-    sample = job.comp.submission.sample and (raw / job.comp.submission.sample).exists()
-    if sample or manifest.exists():
-        check.check_submission(
-            submission, job.comp, check.expected_rows(raw, job.comp, _ids(job) if not sample else [])
-        )
-        return
-    say("Neither the sample submission nor a manifest is here: only the masks of the kernel's file are looked at.")
-    for _ in check.read_masks(submission, job.comp):
-        pass
-
-
-def _ids(job: Job) -> list[str]:
-    from gatemask.data.manifest import read_test_images
-
-    return list(read_test_images(job.project, job.comp)["image_id"])
-
-
-# --- ran, submitting, submitted ----------------------------------------------------------------------------------
-
-
-def _submit(job: Job) -> None:
-    record = job.record
-    if record.degraded and not job.opts.force:
-        path = submission_records.folder(job.project) / f"{record.id}.json"
-        raise GatemaskError(
-            "The kernel could not do all as it should, so that this would not be worth a submission.",
-            where=f"{record.ref}, version {record.version}",
-            received="; ".join(record.degraded),
-            do=f"--force submits it nevertheless; delete {path}, and the package is run anew.",
-        )
-    assert record.version is not None
-    job.note("submitting")
-    try:
-        left = api.submit(record.competition, job.kernel, record.version, FILE, record.description)
-    except KaggleError as error:
-        if error.kind not in reconcile.UNCLEAR:
-            job.note("ran", message=error.short())
-            raise
-        if not _listed(job, 1):  # perhaps it is still on its way: as `submitting` it is looked for again
-            raise
-        say(f"{record.competition}: the answer was not clear, but the submission is there")
-        return
-    job.note("submitted", submitted_at=kaggle_account.utc_now())
-    rest = "" if left is None else f"; {left} more today"
-    say(f"{record.competition}: version {record.version} of {record.ref} is submitted{rest}")
-
-
-def _find(job: Job) -> None:
-    """Find out whether a submission that was begun, and never noted as done, was made."""
-    arrived = _listed(job, LOOKS)
-    say(f"{job.record.competition}: an interrupted submission {'was' if arrived else 'was not'} made")
-    if not arrived:
-        job.note("ran")
-
-
-def _listed(job: Job, looks: int) -> bool:
-    """Whether the submission is in Kaggle's list, which may lag behind."""
-    for look in range(looks):
-        if look:
-            time.sleep(job.opts.poll_s)
-        found = submission_records.find(job.record, api.submissions(job.record.competition))
-        if found:
-            job.note("submitted", submission=found.ref, submitted_at=found.date or kaggle_account.utc_now())
-            return True
-    return False
-
-
-def _score(job: Job) -> None:
-    """Wait until Kaggle tells a score; without `wait`, look once."""
-    record, in_vain, looked = job.record, 0, False
-    page = f"https://www.kaggle.com/competitions/{record.competition}/submissions"
-    with console().status("waiting for the score"):
-        while record.state == "submitted" and in_vain < OUTPUT_ATTEMPTS and (job.opts.wait or not looked):
-            if looked:
-                time.sleep(job.opts.poll_s)
-            looked = True
-            with tolerant():
-                found = submission_records.find(record, api.submissions(record.competition))
-                in_vain += found is None or found.status == "complete"  # without a score: it may take another moment
-                if found:
-                    submission_records.take(record, found)
-                    submission_records.save(job.project, record)
-    if record.state == "failed":
-        message = record.message or ""
-        raise KaggleError(message, kind="scoring", where=page, received=record.description, do="Look there.")
-    if record.state == "submitted" and in_vain:
-        say(f"Kaggle shows no score yet: see {page}, and run it again later.")
-
-
-STEPS: dict[str, Callable[[Job], None]] = {
-    "packaged": _push,
-    "pushing": _settle,
-    "running": _run,
-    "ran": _submit,
-    "submitting": _find,
-    "submitted": _score,
-}
-
-
-def show(result: dict[str, Any]) -> None:
-    """What became of it, for people."""
-    if result["current"]:
+def print_submission(result: SubmissionResult) -> None:
+    """Print kernel, time and scores."""
+    record = result.record
+    if result.current:
         say("This package was submitted before.")
-    say(f"{'kernel:':<16}{result['ref']}, version {result['version']}")
-    say(f"{'submitted:':<16}{result['submitted_at'] or 'no'}, as {result['description']}")
+    say(f"{'kernel:':<16}{record.ref}, version {record.version}")
+    say(f"{'submitted:':<16}{record.submitted_at or 'no'}, as {record.description}")
     for name in ("local", "public", "private"):
-        told = "not told" if result[name] is None else f"{result[name]:.4f}"
-        say(f"{name + ':':<16}{'waiting' if result['state'] == 'submitted' and name != 'local' else told}")
+        score = getattr(record, name)
+        text = "unknown" if score is None else f"{score:.4f}"
+        say(f"{name + ':':<16}{'waiting' if record.state == 'submitted' and name != 'local' else text}")
