@@ -106,9 +106,9 @@ def data_download(
 ) -> None:
     """Download a competition's files with the kaggle command, verify and unpack them."""
     project, config = load_competition_inputs(comp, quick, set_)
-    from gatemask.kaggle.download.competition import download
+    from gatemask.kaggle.download.competition import download_competition
 
-    print_result(download(project, config, data, force), json_)
+    print_result(download_competition(project, config, data, force), json_)
 
 
 @data_app.command("labels")

@@ -1,4 +1,4 @@
-"""The download, with Kaggle's real command against a stand-in server: what arrives, what goes wrong, kills."""
+"""Downloads with the real kaggle command against a fake server: success, failures, kills."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gatemask.files import locked, read_json
 from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import explain, printable
 from gatemask.kaggle.download import file_download
-from gatemask.kaggle.download.competition import download
+from gatemask.kaggle.download.competition import download_competition
 from gatemask.project import Project
 from tests.conftest import ROOT
 from tests.kaggle.download.test_unpack import files, zipped
@@ -61,7 +61,7 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
-    """The stand-in, with the environment that leads the real command to it; nobody waits between tries."""
+    """Return a fake server, with the environment that directs the real command to it; attempts have no pauses."""
     service = Kaggle(content=CONTENT)
     server = serve(service)
     for name in [name for name in os.environ if name.startswith("KAGGLE") or name == "XDG_CONFIG_HOME"]:
@@ -76,7 +76,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
 
 def failure(project: Project, comp: Competition | None = None) -> str:
     with pytest.raises(GatemaskError) as caught:
-        download(project, comp or competition())
+        download_competition(project, comp or competition())
     text = str(caught.value)
     assert KEY not in text
     assert SIGNATURE not in text
@@ -86,7 +86,7 @@ def failure(project: Project, comp: Competition | None = None) -> str:
 
 
 def leftover(project: Project, content: bytes, changed: float = 0.0) -> Path:
-    """A file that an earlier call left where the kaggle command looks for its own."""
+    """Write a file of an earlier call where the kaggle command expects its own."""
     path = project.data / "download/lungs/lungs.zip"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -95,20 +95,20 @@ def leftover(project: Project, content: bytes, changed: float = 0.0) -> Path:
     return path
 
 
-# --- what arrives -----------------------------------------------------------------------------------------
+# --- success -----------------------------------------------------------------------------------------
 
 
-def test_it_arrives_whole_once(project: Project, kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
-    result = download(project, competition())
+def test_files_arrive_completely_and_once(project: Project, kaggle: Kaggle, capsys: pytest.CaptureFixture[str]) -> None:
+    result = download_competition(project, competition())
     assert files(project.data / "raw") == FILES
     expected = {"competition": "lungs", "files": 3, "megabytes": 0.0, "folder": str(project.data / "raw")}
-    assert expected.items() <= result.items()
+    assert expected.items() <= result.as_dict().items()
     assert {p.name for p in project.data.iterdir()} == {"raw", "download.json", "download-files.json", ".download-lock"}
 
     asked = list(kaggle.asked)
-    again = download(project, competition())
-    assert again["current"]
-    assert expected.items() <= again.items()
+    again = download_competition(project, competition())
+    assert again.current
+    assert expected.items() <= again.as_dict().items()
     assert kaggle.asked == asked
 
     shown = capsys.readouterr()
@@ -118,56 +118,56 @@ def test_it_arrives_whole_once(project: Project, kaggle: Kaggle, capsys: pytest.
     assert SIGNATURE not in everything
 
 
-def test_a_lost_file_is_fetched_again_and_a_changed_one_is_not_overwritten(project: Project, kaggle: Kaggle) -> None:
+def test_a_missing_file_is_fetched_again_and_a_changed_one_is_not_overwritten(project: Project, kaggle: Kaggle) -> None:
     raw = project.data / "raw"
-    download(project, competition())
+    download_competition(project, competition())
     (raw / "train/a.png").unlink()
     (raw / "mine.txt").write_text("mine")
-    assert "current" not in download(project, competition())
+    assert not download_competition(project, competition()).current
     assert files(raw) == {**FILES, "mine.txt": b"mine"}
     (raw / "train/b.png").write_bytes(b"edited")
     with pytest.raises(GatemaskError, match="--force"):
-        download(project, competition())
+        download_competition(project, competition())
     assert (raw / "train/b.png").read_bytes() == b"edited"
-    download(project, competition(), force=True)
+    download_competition(project, competition(), force=True)
     assert files(raw) == {**FILES, "mine.txt": b"mine"}
 
 
-def test_a_folder_of_others_is_refused_unless_forced(project: Project, kaggle: Kaggle, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_rejected_unless_forced(project: Project, kaggle: Kaggle, tmp_path: Path) -> None:
     other = tmp_path / "disk/lungs"
     other.mkdir(parents=True)
     (other / "sample_submission.csv").write_text("old")
     (other / "mine.txt").write_text("mine")
-    with pytest.raises(GatemaskError, match="There are files"):
-        download(project, competition(), other)
+    with pytest.raises(GatemaskError, match="already contains other files"):
+        download_competition(project, competition(), other)
     assert kaggle.asked == []
-    assert download(project, competition(), other, force=True)["folder"] == str(other)
+    assert download_competition(project, competition(), other, force=True).folder == str(other)
     assert files(other) == {**FILES, "mine.txt": b"mine"}
-    assert download(project, competition(), other)["current"]
+    assert download_competition(project, competition(), other).current
     assert not (project.data / "raw").exists()
     with pytest.raises(GatemaskError, match="is a file"):
-        download(project, competition(), other / "mine.txt")
+        download_competition(project, competition(), other / "mine.txt")
 
 
-def test_one_plain_file_is_taken_as_it_is(project: Project, kaggle: Kaggle) -> None:
+def test_a_single_plain_file_is_kept(project: Project, kaggle: Kaggle) -> None:
     kaggle.content, kaggle.name = b"id,mask\n1,2\n", "train.csv"
-    download(project, competition())
+    download_competition(project, competition())
     assert files(project.data / "raw") == {"lungs.csv": kaggle.content}
 
 
-def test_killed_between_old_and_new_files_it_goes_on(project: Project, kaggle: Kaggle) -> None:
-    """The state in which a kill leaves the folder while new files replace old ones."""
-    download(project, competition())
+def test_killed_while_files_are_moved(project: Project, kaggle: Kaggle) -> None:
+    """A kill while new files replace old ones leaves the folder in this state."""
+    download_competition(project, competition())
     (project.data / "download.json").unlink()
     record = project.data / "download-files.json"
     record.write_text(json.dumps({**read_json(record), "moving": True}))
     (project.data / "raw/train/a.png").write_bytes(b"the older version")
-    download(project, competition())
+    download_competition(project, competition())
     assert files(project.data / "raw") == FILES
-    assert download(project, competition())["current"]
+    assert download_competition(project, competition()).current
 
 
-# --- what goes wrong: each sentence of the real command that `explain` knows ------------------------------------
+# --- failures: messages of the real command that `explain` knows ------------------------------------
 
 ANSWERS = [
     (Fault(403, "<html>no</html>"), r"403.*https://www.kaggle.com/c/lungs/rules"),
@@ -178,10 +178,10 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("fault", "expected"), ANSWERS, ids=lambda value: str(getattr(value, "status", "")))
-def test_each_refusal_says_what_to_do(fault: Fault, expected: str, project: Project, kaggle: Kaggle) -> None:
+def test_each_failure_says_what_to_do(fault: Fault, expected: str, project: Project, kaggle: Kaggle) -> None:
     kaggle.api = [fault]
     text = failure(project)
-    assert kaggle.asked == ["api"]  # another try would not help
+    assert kaggle.asked == ["api"]  # another attempt would not help
     assert re.search(expected, text, re.DOTALL), text
 
 
@@ -189,7 +189,7 @@ def test_an_unknown_competition(project: Project, kaggle: Kaggle) -> None:
     assert "no competition 'lugns'" in failure(project, competition("lugns"))
 
 
-def test_without_credentials_nothing_is_asked(
+def test_without_credentials_no_request_is_made(
     project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
@@ -200,13 +200,13 @@ def test_without_credentials_nothing_is_asked(
     assert kaggle.asked == []
 
 
-def test_a_busy_service_gets_time(project: Project, kaggle: Kaggle) -> None:
+def test_a_busy_server_is_asked_again(project: Project, kaggle: Kaggle) -> None:
     kaggle.api = [Fault(429, "<html>"), Fault(500, "<html>")]
-    assert download(project, competition())["files"] == 3
+    assert download_competition(project, competition()).files == 3
     assert kaggle.asked.count("api") == 3
 
 
-def test_but_not_for_ever(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_server_is_not_asked_forever(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     kaggle.api = [Fault(503, "<html>"), Fault(429, {"code": 429, "message": "Too many requests"})]
     monkeypatch.setattr(cli, "PAUSES", (0.0,))
     assert "asks for fewer requests" in failure(project)
@@ -265,64 +265,62 @@ def test_a_slug_is_needed(project: Project) -> None:
         assert "does not name the competition" in failure(project, competition(slug))
 
 
-# --- a file that is not what it should be -------------------------------------------------------------------------
+# --- damaged files -------------------------------------------------------------------------
 
 
-def test_an_error_page_is_no_competition(project: Project, kaggle: Kaggle) -> None:
-    """Once in place of the redirect, once in place of the file; the command ends with 0 both times."""
+def test_an_error_page_is_rejected(project: Project, kaggle: Kaggle) -> None:
+    """Once instead of the redirect, once instead of the file; the command exits with 0 both times."""
     kaggle.api = [Fault(200, {"answer": "x"})]
     kaggle.content = b"<!DOCTYPE html><title>Sign in</title>"
     text = failure(project)
-    assert "something else" in text
+    assert "did not send the competition's files" in text
     assert "<!DOCTYPE html><title>Sign in" in text
     assert kaggle.asked == ["api", "api", "file from 0"]
 
 
-def test_a_hostile_zip_is_refused(project: Project, kaggle: Kaggle) -> None:
+def test_a_hostile_zip_is_rejected(project: Project, kaggle: Kaggle) -> None:
     kaggle.content = zipped(("a.csv", b"1"), ("train.zip", zipped(("../../evil", b"x"))))
     assert "'../../evil'" in failure(project)
 
 
 def test_half_a_file_without_a_length_is_fetched_again(project: Project, kaggle: Kaggle) -> None:
     kaggle.sized, kaggle.cut = False, [len(CONTENT) // 2]
-    download(project, competition())
+    download_competition(project, competition())
     assert files(project.data / "raw") == FILES
 
 
-def test_an_error_page_after_a_broken_connection_is_not_gone_on_with(project: Project, kaggle: Kaggle) -> None:
-    """The command saves the page as the first part of the file; called again, it would append the rest."""
+def test_an_error_page_after_a_broken_connection_is_not_resumed(project: Project, kaggle: Kaggle) -> None:
+    """The command saves the page as the first part of the file; run again, it would append the rest."""
     kaggle.content, kaggle.cut, kaggle.expired = BIG, [3_000_000], 2
-    assert download(project, competition())["files"] == 15
+    assert download_competition(project, competition()).files == 15
     assert kaggle.asked == ["api", "file from 0", "expired", "expired", "api", "file from 0"]
 
 
-def test_a_leftover_that_the_command_takes_for_whole_is_thrown_away(project: Project, kaggle: Kaggle) -> None:
+def test_a_leftover_that_looks_complete_is_discarded(project: Project, kaggle: Kaggle) -> None:
     leftover(project, bytes(len(CONTENT)), changed=time.time())
-    download(project, competition())
+    download_competition(project, competition())
     assert files(project.data / "raw") == FILES
     assert kaggle.asked.count("api") == 2
 
 
-def test_nor_after_a_kill_in_that_moment(project: Project, kaggle: Kaggle) -> None:
+def test_an_error_page_is_not_resumed_after_a_kill(project: Project, kaggle: Kaggle) -> None:
     kaggle.content = BIG
     path = leftover(project, b"<Error>expired</Error>")
     note = {"validator": f'"{hash(BIG):x}"', "size": len(BIG)}
     path.with_name("lungs.zip.kaggle-partial").write_text(json.dumps(note))
-    assert download(project, competition())["files"] == 15
+    assert download_competition(project, competition()).files == 15
     assert kaggle.asked == ["api", "file from 0", "file from 22", "api", "file from 0"]
 
 
-def test_a_download_that_stands_still_is_ended(
-    project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_download_is_stopped(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     kaggle.pace = 30.0
     kaggle.content = BIG
     monkeypatch.setattr(cli, "PAUSES", ())
     monkeypatch.setattr(file_download, "STALL_S", 1.0)
-    assert "nothing came for 1 s" in failure(project)
+    assert "nothing arrived for 1 s" in failure(project)
 
 
-def test_two_at_once(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_downloads_at_once(project: Project, kaggle: Kaggle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatemask.files.LOCK_S", 0.3)
     with locked(project.data / ".download-lock", "unused"):
         assert "Another download" in failure(project)
@@ -335,24 +333,24 @@ RUN = """
 import json, sys, time, zipfile
 from pathlib import Path
 from gatemask.config import Competition
-from gatemask.kaggle.download.competition import download
+from gatemask.kaggle.download.competition import download_competition
 from gatemask.project import Project
 
 if sys.argv[3] == "slowly":
     plain = zipfile.ZipFile.open
     zipfile.ZipFile.open = lambda *a, **k: (time.sleep(0.1), plain(*a, **k))[1]
 root, comp = Path(sys.argv[1]), Competition.model_validate(json.loads(sys.argv[2]))
-download(Project(root, "lungs-here"), comp, root / "data/lungs-here/raw")
+download_competition(Project(root, "lungs-here"), comp, root / "data/lungs-here/raw")
 """
 
 
-def killed_when(project: Project, ready: Callable[[], bool], how: str = "fast") -> None:
-    """Start a download, and end it by SIGKILL as soon as `ready()`."""
+def kill_when(project: Project, condition: Callable[[], bool], how: str = "fast") -> None:
+    """Start a download, and kill it as soon as the condition holds."""
     described = competition().model_dump_json()
     command = [sys.executable, "-c", RUN, str(project.root), described, how]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not ready():
+    while not condition():
         assert process.poll() is None, process.stderr.read().decode()[-2000:]  # type: ignore[union-attr]
         assert time.monotonic() < deadline, "the download did not get that far"
         time.sleep(0.01)
@@ -363,27 +361,27 @@ def killed_when(project: Project, ready: Callable[[], bool], how: str = "fast") 
 def test_killed_while_it_downloads(project: Project, kaggle: Kaggle) -> None:
     kaggle.content, kaggle.pace, kaggle.piece = BIG, 0.1, 1 << 18
     path = project.data / "download/lungs/lungs.zip"
-    killed_when(project, lambda: path.exists() and path.stat().st_size >= 2 << 20)
+    kill_when(project, lambda: path.exists() and path.stat().st_size >= 2 << 20)
     size = path.stat().st_size
     time.sleep(0.6)
     assert path.stat().st_size == size < len(BIG)  # the kaggle command died with its parent
     kaggle.pace = 0.0
-    assert download(project, competition())["files"] == 15
+    assert download_competition(project, competition()).files == 15
     start = int(kaggle.asked[-1].removeprefix("file from "))
-    assert start >= 2 << 20  # it went on where it was
+    assert start >= 2 << 20  # it resumed
     kept = files(project.data / "raw")
     shutil.rmtree(project.data)
-    download(project, competition())
+    download_competition(project, competition())
     assert files(project.data / "raw") == kept
 
 
 def test_killed_while_it_unpacks(project: Project, kaggle: Kaggle) -> None:
     kaggle.content = BIG
     raw, fresh = project.data / "raw", project.data / ".raw.gatemask-download"
-    killed_when(project, lambda: len(list(fresh.glob("images/*"))) > 3, "slowly")
+    kill_when(project, lambda: len(list(fresh.glob("images/*"))) > 3, "slowly")
     assert not raw.exists()
     assert len(list(fresh.glob("images/*"))) < 15
-    assert download(project, competition())["files"] == 15
+    assert download_competition(project, competition()).files == 15
     assert not fresh.exists()
     assert {p.name: p.stat().st_size for p in (raw / "images").iterdir()} == {f"{n}.png": 400_000 for n in range(15)}
-    assert download(project, competition())["current"]
+    assert download_competition(project, competition()).current

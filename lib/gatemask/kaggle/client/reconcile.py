@@ -14,7 +14,7 @@ from gatemask.kaggle.client import api
 from gatemask.kaggle.client.cli import KaggleError
 
 UNCLEAR = ("network", "server", "partial", "other")  # errors after which the request may have been carried out
-HIGHEST_VERSION = 2**14  # a "version" beyond it shows that Kaggle ignores the number in the request
+MAX_UNRECORDED = 100  # versions without a record that are read to find the number of a push
 
 
 class PushOutcome(NamedTuple):
@@ -69,10 +69,10 @@ def settle_push(ref: str, push_id: str) -> bool:
 
 
 def find_version(ref: str, mark: str, newest_recorded: int) -> int | None:
-    """Return the number of the version whose source contains `mark`, or None where it cannot be determined.
+    """Return the number of the newest version if its source contains `mark`, or None where that is uncertain.
 
-    Kaggle shows the source of any version, but no list of versions: the newest is found by doubling steps upward from
-    the last recorded one, then by bisection.
+    Only the answer to a push contains its number, and neither status nor log does. Kaggle shows the source of a given
+    version, so versions are read upward from the last recorded one. Usually the next one is the push.
 
     Args:
         ref: Kernel, as owner/slug.
@@ -85,14 +85,14 @@ def find_version(ref: str, mark: str, newest_recorded: int) -> int | None:
             return api.kernel_source(f"{ref}/{number}", Path(folder))[0]
 
         newest_source, number = api.kernel_source(ref, Path(folder))
-        if number is not None and mark in (newest_source or ""):
+        if mark not in (newest_source or ""):
+            return None
+        if number is not None:
             return number
-        newest, stride = newest_recorded, 1
-        while source(newest + stride) is not None:
-            newest, stride = newest + stride, 2 * stride
-            if newest > HIGHEST_VERSION:
+        for number in range(newest_recorded + 1, newest_recorded + 1 + MAX_UNRECORDED):
+            text = source(number)
+            if text is None:
                 return None
-        while stride > 1:
-            stride //= 2
-            newest += stride if source(newest + stride) is not None else 0
-        return newest if newest and mark in (source(newest) or "") else None
+            if mark in text:  # a version after the newest means that Kaggle ignores the number in the request
+                return number if source(number + 1) is None else None
+    return None

@@ -1,1 +1,1 @@
-"""Competition files: downloaded, verified and unpacked."""
+"""Download of competition files: fetched, verified and unpacked."""

@@ -1,7 +1,7 @@
-"""`gatemask data download`: a competition's files, fetched with Kaggle's own command, verified and unpacked.
+"""`gatemask data download`: fetch a competition's files with the kaggle command, verify and unpack them.
 
-data/<comp>/download/<slug>/     the zip while it is on its way; gone at the end
-data/<comp>/download-files.json  every file with its size; says that the raw folder is this command's work
+data/<comp>/download/<slug>/     the zip while it is fetched; removed at the end
+data/<comp>/download-files.json  all files with their sizes; shows that this command filled the raw folder
 data/<comp>/download.json        written last
 """
 
@@ -14,55 +14,61 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, locked, read_json, stamped_result, write_json, write_stamp
+from gatemask.files import fresh_folder, locked, read_json, write_json
 from gatemask.kaggle.client.cli import printable
-from gatemask.kaggle.download.file_download import fetch
-from gatemask.kaggle.download.unpack import DamagedError, unpack
+from gatemask.kaggle.download.file_download import fetch_competition_file
+from gatemask.kaggle.download.unpack import DamagedFileError, unpack_zip
 from gatemask.project import Project
+from gatemask.results.download import DownloadedFiles, DownloadResult
+from gatemask.stage import Stage
 
-BUSY = "Another download of this competition is running, or a kaggle command that it left."
+BUSY = "Another download of this competition, or a kaggle command that it left, is running."
 
 
-def download(project: Project, comp: Competition, data: Path | None = None, force: bool = False) -> dict[str, Any]:
-    """Fetch and unpack the files of a competition. Killed at any moment and run again, it goes on.
+def download_competition(
+    project: Project, comp: Competition, data: Path | None = None, force: bool = False
+) -> DownloadResult:
+    """Fetch and unpack the files of a competition. A command that was killed is run again and resumes.
 
     Args:
-        project: where things lie.
-        comp: names the competition on Kaggle, and the raw folder.
-        data: the folder for the files, if not the one in competition.yaml.
-        force: do it again though it is done, and over files that stand there: those of the same name are
-            replaced, others are kept.
+        project: Folders of the competition.
+        comp: Competition, for its name on Kaggle and the raw folder.
+        data: Folder for the files. Default: the one in competition.yaml.
+        force: Download again, also into a folder with other files: files of the same name are replaced, others are
+            kept. Default: False.
 
-    Returns:
-        competition, files, megabytes, folder.
+    Raises:
+        GatemaskError: The folder holds other files, Kaggle refuses, or the disk is full.
     """
     slug = _slug(comp)
     target = _raw_folder(project, comp) if data is None else data.resolve()
-    stamp, record, work = (project.data / name for name in ("download.json", "download-files.json", "download"))
+    record, work = project.data / "download-files.json", project.data / "download"
     fresh = target.with_name(f".{target.name}.gatemask-download")
     made_from = {"competition": slug, "folder": str(target)}
-    with _told(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
-        # Names and sizes say that the files stand; ten gigabytes are not hashed again on every call.
-        if not force and is_current(stamp, made_from) and _differing(record, target) == (0, 0):
-            return {"current": True, **stamped_result(stamp)}
+    stage = Stage("data download", project.data / "download.json", made_from, DownloadResult)
+    # Not `stage.run`: the kaggle command must inherit the lock, in case it outlives this process.
+    with _report_disk_errors(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
+        # Names and sizes are compared; ten gigabytes are not hashed again on every call.
+        if not force and (result := stage.current()) and _count_differences(_read_record(record), target) == (0, 0):
+            return result
         started = time.monotonic()
-        _check_target(target, record, made_from, force)
+        _check_target(target, record, slug, force)
         _fetch_and_unpack(slug, work / slug, fresh, lock)
         files = {p.relative_to(fresh).as_posix(): p.stat().st_size for p in sorted(fresh.rglob("*")) if p.is_file()}
-        stamp.unlink(missing_ok=True)
-        write_json(record, {**made_from, "moving": True, "files": files})
+        stage.stamp.unlink(missing_ok=True)
+        downloaded = DownloadedFiles(competition=slug, folder=str(target), moving=True, files=files)
+        write_json(record, downloaded.as_dict())
         _move(fresh, target)
-        write_json(record, {**made_from, "moving": False, "files": files})
-        size = round(sum(files.values()) / 1e6, 1)
-        result = {"competition": slug, "files": len(files), "megabytes": size, "folder": str(target)}
-        written = write_stamp(stamp, made_from, result, [record], started)
+        write_json(record, downloaded.model_copy(update={"moving": False}).as_dict())
+        megabytes = round(sum(files.values()) / 1e6, 1)
+        result = DownloadResult(competition=slug, files=len(files), megabytes=megabytes, folder=str(target))
+        result = stage.finish(result, [record], started)
         shutil.rmtree(work, ignore_errors=True)
-        return written
+        return result
 
 
 def _slug(comp: Competition) -> str:
@@ -73,7 +79,7 @@ def _slug(comp: Competition) -> str:
             where=f"experiments/{comp.name}/competition.yaml, kaggle.competition",
             received=slug or "nothing",
             expected="the last part of https://www.kaggle.com/competitions/NAME",
-            do="Write kaggle: {competition: NAME} there.",
+            do="Add kaggle: {competition: NAME} to competition.yaml.",
         )
     return slug
 
@@ -85,8 +91,8 @@ def _raw_folder(project: Project, comp: Competition) -> Path:
 
 
 @contextmanager
-def _told(target: Path) -> Iterator[None]:
-    """What the disk refuses, as an error for the user."""
+def _report_disk_errors(target: Path) -> Iterator[None]:
+    """Raise errors of the disk as GatemaskError."""
     try:
         yield
     except OSError as error:
@@ -94,7 +100,7 @@ def _told(target: Path) -> Iterator[None]:
             "The files cannot be written.",
             where=error.filename2 or error.filename or target,
             received=error.strerror or error,
-            do="Make room or mend the permissions and run it again, or name another folder with --data.",
+            do="Free disk space or fix the permissions and run it again, or name another folder with --data.",
         ) from None
 
 
@@ -106,10 +112,14 @@ def _removed_after(folder: Path) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _differing(record: Path, target: Path) -> tuple[int, int]:
-    """How many recorded files are missing from the folder, and how many have another size."""
+def _read_record(path: Path) -> DownloadedFiles | None:
+    return DownloadedFiles.model_validate(read_json(path)) if path.exists() else None
+
+
+def _count_differences(downloaded: DownloadedFiles | None, target: Path) -> tuple[int, int]:
+    """Return how many recorded files are missing from the folder, and how many have another size."""
     missing = changed = 0
-    for name, size in read_json(record)["files"].items():
+    for name, size in downloaded.files.items() if downloaded else ():
         try:
             changed += (target / name).stat().st_size != size
         except (FileNotFoundError, NotADirectoryError):
@@ -117,61 +127,64 @@ def _differing(record: Path, target: Path) -> tuple[int, int]:
     return missing, changed
 
 
-def _check_target(target: Path, record: Path, made_from: dict[str, Any], force: bool) -> None:
-    """Refuse a folder with files that are not this command's, or that were changed since."""
+def _check_target(target: Path, record: Path, slug: str, force: bool) -> None:
+    """Reject a folder with files that this command did not write, or that have changed since."""
     if target.exists() and not target.is_dir():
         raise GatemaskError("The raw folder is a file.", where=target, do="Name another folder with --data.")
     if force or not target.exists() or not any(target.iterdir()):
         return
-    known = read_json(record) if record.exists() else {}
-    ours = all(known.get(key) == value for key, value in made_from.items())
-    # Killed while files were moved in, old and new ones stand side by side: then sizes say nothing.
-    if ours and (known["moving"] or _differing(record, target)[1] == 0):
+    downloaded = _read_record(record)
+    # After a kill while files were moved, old and new ones are mixed, and their sizes mean nothing.
+    if (
+        downloaded is not None
+        and (downloaded.competition, downloaded.folder) == (slug, str(target))
+        and (downloaded.moving or _count_differences(downloaded, target)[1] == 0)
+    ):
         return
     raise GatemaskError(
-        "There are files where the competition should go.",
+        "The raw folder already contains other files.",
         where=target,
-        expected="no folder, an empty one, or one that this command filled and nobody changed",
-        do="Name another folder with --data, or take --force: files of the same name are replaced, others are kept.",
+        expected="no folder, an empty one, or one that this command filled and that has not changed since",
+        do="Name another folder with --data, or add --force: files of the same name are replaced, others are kept.",
     )
 
 
 def _fetch_and_unpack(slug: str, work: Path, fresh: Path, lock: int) -> None:
-    """Fetch, and unpack beside the final folder. What is damaged is fetched once more, from the start."""
+    """Fetch, and unpack beside the final folder. A damaged file is fetched once more, from the start."""
     for tries_left in (1, 0):
-        file = fetch(slug, work, lock)
+        file = fetch_competition_file(slug, work, lock)
         try:
-            _lay_out(file, fresh)
+            _unpack_or_copy(file, fresh)
             return
-        except DamagedError as error:
-            # Often not Kaggle's fault: a file from an earlier call that the command took for whole, or went on with.
+        except DamagedFileError as error:
+            # Often left by an earlier call: the kaggle command took the file for complete, or resumed it.
             shutil.rmtree(work)
             if not tries_left:
                 raise
-            say(f"{error.what} Fetching it once more, from the start.")
+            say(f"{error.what} Fetching it again, from the start.")
 
 
-def _lay_out(file: Path, fresh: Path) -> None:
-    """The files of the competition, in a new folder beside the final one."""
+def _unpack_or_copy(file: Path, fresh: Path) -> None:
+    """Write the files of the competition into a new folder beside the final one."""
     if zipfile.is_zipfile(file):
-        unpack(file, fresh)
+        unpack_zip(file, fresh)
         return
     with file.open("rb") as opened:
         head = opened.read(400)
     page = re.match(rb'\s*(<|\{\s*"(code|error|message)"|$)', head)
     if page or file.suffix in ("", ".zip"):
-        raise DamagedError(
-            "Kaggle sent something else than the competition's files, or not all of them.",
+        raise DamagedFileError(
+            "Kaggle did not send the competition's files, or not all of them.",
             where=file.name,
             received=f"{file.stat().st_size} bytes: {printable(head.decode('utf-8', 'replace'))[:120]}",
             expected="a zip, or one plain file",
-            do="Run it again later; if it stays so, look at the competition's data page.",
+            do="Run it again later; if that does not help, see the competition's data page.",
         )
     shutil.copyfile(file, fresh_folder(fresh) / file.name)
 
 
 def _move(fresh: Path, target: Path) -> None:
-    """Put the new folder in the target's place in one step, or its files one by one among those that are kept."""
+    """Rename the new folder to the target, or move its files one by one into a target that is kept."""
     if not target.exists() or not any(target.iterdir()):
         fresh.rename(target)
         return

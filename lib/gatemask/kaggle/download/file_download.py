@@ -1,7 +1,7 @@
-"""A competition's one file, fetched with the kaggle command.
+"""Fetch a competition's single file with the kaggle command.
 
-Its exit code is not trusted: it takes an error page for the file, and after a broken connection it can go on with a
-file that holds an error page in place of the first part. Whether the file is right is for its reader to say.
+Its exit code is not trusted: it may save an error page as the file, and after a broken connection it may resume a file
+whose first part is an error page. The caller must verify the file.
 """
 
 from __future__ import annotations
@@ -17,32 +17,35 @@ from gatemask.console import console, say
 from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import KaggleError
 
-STALL_S = 600.0  # longer than the command's own pauses and time limits; its first request has none
-PARTIAL = ".kaggle-partial"  # the note that the command puts beside a file on its way
+STALL_S = 600.0  # exceeds the command's own pauses and time limits; its first request has none
+PARTIAL = ".kaggle-partial"  # suffix of the note that the command keeps beside an incomplete file
 
 
-def fetch(slug: str, work: Path, lock: int) -> Path:
-    """Let the kaggle command bring its one file into `work`; where another try can help, it gets some.
+def fetch_competition_file(slug: str, work: Path, lock: int) -> Path:
+    """Fetch the file with the kaggle command, with further attempts where they can help.
 
     Args:
-        slug: the competition's name on Kaggle.
-        work: a folder for this competition alone. What a killed call left there is gone on with.
-        lock: an open file that the command shall hold as long as it runs.
+        slug: Name of the competition on Kaggle.
+        work: Folder for this competition alone. A file left by a killed call is resumed.
+        lock: File descriptor of a lock that the command holds while it runs.
+
+    Returns:
+        Path of the file.
 
     Raises:
-        KaggleError: what the command's output means, and what to do.
+        KaggleError: The command failed; the message explains its output.
     """
     say(f"Downloading {slug} into {work}.")
     arguments = ["competitions", "download", "-q", "-c", slug, "-p", str(work)]
     pauses = iter(cli.PAUSES)
     while True:
         code, output = _call(arguments, work, lock)
-        found = [path for path in _files(work) if path.suffix != PARTIAL]
-        if code == 0 and len(found) == 1:
-            return found[0]
-        error = cli.explain(output, f"the files of {slug}", arguments) if code else _no_file(work, found)
+        files = [path for path in _files(work) if path.suffix != PARTIAL]
+        if code == 0 and len(files) == 1:
+            return files[0]
+        error = cli.explain(output, f"the files of {slug}", arguments) if code else _not_one_file(work, files)
         if error.kind == "partial":
-            # What lies there may be an error page, to which the command would append the rest of the file.
+            # The file may be an error page, to which the command would append the rest.
             shutil.rmtree(work, ignore_errors=True)
         pause = next(pauses, None) if error.kind in cli.RETRIED else None
         if pause is None:
@@ -52,18 +55,18 @@ def fetch(slug: str, work: Path, lock: int) -> Path:
 
 
 def _call(arguments: list[str], work: Path, lock: int) -> tuple[int, str]:
-    """Run the kaggle command once: exit code, and what it printed (on either stream)."""
+    """Run the kaggle command once; return its exit code, and what it printed on both streams."""
     with tempfile.TemporaryFile() as output:
         process = cli.start(arguments, stdout=output, stderr=subprocess.STDOUT, held=[lock])
         try:
             ended = _watch(process, work)
         finally:
             cli.stop(process)
-        return (process.returncode, cli.printed(output)) if ended else (-1, f"nothing came for {STALL_S:.0f} s")
+        return (process.returncode, cli.printed(output)) if ended else (-1, f"nothing arrived for {STALL_S:.0f} s")
 
 
 def _watch(process: subprocess.Popen[bytes], work: Path) -> bool:
-    """Show how the file grows until the command ends; False where it has not grown for too long."""
+    """Show progress until the command ends; return False if the file has not grown for too long."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
@@ -76,10 +79,10 @@ def _watch(process: subprocess.Popen[bytes], work: Path) -> bool:
                 process.wait(0.2)
                 return True
             except subprocess.TimeoutExpired:
-                now = _arrived(work)
-            bar.update(task, completed=now, total=_expected_size(work))
-            if now != size:
-                size, since = now, time.monotonic()
+                arrived = _arrived_bytes(work)
+            bar.update(task, completed=arrived, total=_expected_bytes(work))
+            if arrived != size:
+                size, since = arrived, time.monotonic()
             elif time.monotonic() - since > STALL_S:
                 return False
 
@@ -88,26 +91,26 @@ def _files(work: Path) -> list[Path]:
     return [path for path in work.rglob("*") if path.is_file()]
 
 
-def _arrived(work: Path) -> int:
+def _arrived_bytes(work: Path) -> int:
     try:
         return sum(path.stat().st_size for path in _files(work))
-    except FileNotFoundError:  # the note beside the file goes when the file is whole
+    except FileNotFoundError:  # the note beside the file is deleted when the file is complete
         return 0
 
 
-def _expected_size(work: Path) -> int | None:
-    """The whole file's size, which the kaggle command notes beside a partial file."""
+def _expected_bytes(work: Path) -> int | None:
+    """Return the size of the complete file, which the kaggle command notes beside an incomplete one."""
     try:
         return json.loads(next(work.glob(f"*{PARTIAL}")).read_text()).get("size")
     except (StopIteration, OSError, ValueError):
         return None
 
 
-def _no_file(work: Path, found: list[Path]) -> KaggleError:
+def _not_one_file(work: Path, files: list[Path]) -> KaggleError:
     return KaggleError(
-        "The kaggle command says that it is done, but did not bring one file.",
+        "The kaggle command exited with 0, but did not leave exactly one file.",
         kind="partial",
         where=work,
-        received=", ".join(path.name for path in found) or "nothing",
+        received=", ".join(path.name for path in files) or "nothing",
         do="Run it again.",
     )

@@ -237,7 +237,9 @@ class _Rehearsal:
             key = visible_ids[line.row.image_id], line.row.class_index
             if encoded.setdefault(key, line.encoded) != line.encoded:
                 raise GatemaskError(
-                    "The kernel predicted different masks for two copies of an image.", where=line.where, received=key[0]
+                    "The kernel predicted different masks for two copies of an image.",
+                    where=line.where,
+                    received=key[0],
                 )
         with source.open(encoding="utf-8", newline="") as file:
             header = next(csv.reader(file))

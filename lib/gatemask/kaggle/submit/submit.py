@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from gatemask.config import Competition
-from gatemask.console import console, say
+from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, is_current, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client import account, api, cli, datasets, reconcile, secret_scan
@@ -98,9 +98,7 @@ def require_intact_package(project: Project, comp: Competition) -> str:
     fingerprint, stamp = package.require_package(project, comp), package.package_stamp(project)
     if not is_current(stamp, Stamp.load(stamp).made_from):
         raise GatemaskError(
-            "Files of the package are missing or have changed.",
-            where=stamp,
-            do=f"Run gatemask package {project.comp}.",
+            "Files of the package are missing or have changed.", where=stamp, do=f"Run gatemask package {project.comp}."
         )
     return fingerprint
 
