@@ -145,7 +145,7 @@ def test_an_unreadable_image_gets_an_empty_mask_and_is_reported(
     assert list(report.unreadable) == ["i00"]
     assert kaggle.encoded["i00"] == "-1"
     assert kaggle.encoded["i04"] != "-1", "other images are not affected"
-    assert report.degraded == [], "unreadable images are no fault of the kernel"
+    assert report.degraded == [], "unreadable images are not the kernel's fault"
     script(False).main()
     assert list(read_report(kaggle).unreadable) == ["i00"], "in a saved version too: the file may be broken on Kaggle"
 
@@ -469,7 +469,7 @@ def test_a_short_time_budget_drops_the_least_important_members(
         network.batch = 4
     report = predict_in_time(kaggle, 48 / 3600, Clock(0.25))
     assert report.dropped[0].name == "m1", "the last mask network is dropped first"
-    assert report.dropped[0].why == "there is no time for it"
+    assert report.dropped[0].why == "not enough time"
     assert 0 < report.dropped[0].from_image < COUNT
     assert report.degraded == [], "the budget asked for it"
     assert list(kaggle.encoded) == IDS

@@ -61,7 +61,7 @@ class LoadedEnsemble:
         overlap: Whether classes may share pixels. Default: True.
         degraded: What went wrong, one sentence each.
         dropped: Members that were dropped.
-        may_drop: Whether dropping members for lack of time was asked for, and is no fault. Default: False.
+        may_drop: Whether a time budget permits dropping members; otherwise a drop counts as a fault. Default: False.
     """
 
     gates: list[ShippedMember]
@@ -98,7 +98,7 @@ class Decider:
     """Prediction of a stream of images by an ensemble.
 
     Args:
-        ensemble: Loaded ensemble; loses members that fail, or that there is no time for.
+        ensemble: Loaded ensemble; members that fail, or do not fit the time limit, are dropped from it.
         budget: Time limit and measurements.
         step: Number of images that members see at a time.
         encode: Function of masks, bool (height, width, classes), that returns the encoded mask of each class. Runs in
@@ -180,7 +180,7 @@ class Decider:
         return [pool.submit(finish, index) for index in range(len(passed))]
 
     def _keep_to_budget(self, images: int, waiting: int) -> None:
-        """Report progress, and drop the members that there is no time for; arguments as for `Budget.needed_s`."""
+        """Report progress, and drop members that do not fit the time limit; arguments as for `Budget.needed_s`."""
         ensemble, budget = self.ensemble, self.budget
         if line := budget.progress_line(images, waiting, ensemble.gates, ensemble.masks):
             say(line)
@@ -189,7 +189,7 @@ class Decider:
         gates, masks = budget.members_in_time(images, waiting, ensemble.gates, ensemble.masks)
         for member in [*ensemble.masks[::-1], *ensemble.gates[::-1]]:
             if member not in gates and member not in masks:
-                ensemble.drop(member, "there is no time for it", budget.gated)
+                ensemble.drop(member, "not enough time", budget.gated)
                 if not ensemble.may_drop:
                     ensemble.degraded.append(f"{member.name} is dropped from image {budget.gated} on to save time.")
 

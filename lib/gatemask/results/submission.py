@@ -395,7 +395,7 @@ class LeaderboardResult(CommandResult):
         correlation: Correlation with the local score, by "public" and "private".
         verdict: Whether the local score can be trusted, in one sentence.
         up_to_date: Whether Kaggle was asked for the scores.
-        picture: Path of the figure; None while there is no score.
+        picture: Path of the figure; None before the first score.
     """
 
     submissions: list[LeaderboardRow]

@@ -546,7 +546,7 @@ def test_unaccepted_rules(desk: Desk) -> None:
 def test_dead_credentials(desk: Desk, method: str) -> None:
     dead = {"code": 401, "message": "Unauthenticated"}
     desk.cloud.faults.append(Fault(method, 401, dead, times=2))
-    if method == "GetKernelSessionStatus":  # of which the command tells it as of a kernel that is not there
+    if method == "GetKernelSessionStatus":  # the command reports it as a missing kernel
         desk.cloud.faults.append(Fault("GetKernel", 401, dead))
     assert "401" in str(refusal(desk.submit))
     desk.cloud.faults.clear()

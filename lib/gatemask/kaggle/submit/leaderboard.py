@@ -2,7 +2,7 @@
 
     runs/<comp>/leaderboard/leaderboard.png    local score against public and private score, one point per submission
 
-Higher is better for all metrics. The rank correlation (Spearman) tells whether a better local score means a better
+Higher is better for all metrics. The rank correlation (Spearman) shows whether a better local score means a better
 leaderboard score, which is all that choosing among models needs; the mean difference is reported too.
 """
 

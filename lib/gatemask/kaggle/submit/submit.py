@@ -505,7 +505,7 @@ def _write_marked_kernel(project: Project, owner: str, push_id: str) -> tuple[st
 
 
 def insert_mark(source: str, push_id: str) -> str:
-    """Return the script with a first statement that prints the push's mark: it tells outputs of pushes apart."""
+    """Return the script with a first statement that prints the push's mark, which identifies its output."""
     line = 0
     for number, node in enumerate(ast.parse(source).body):
         docstring = number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
