@@ -93,25 +93,22 @@ def predict_test_set(
     device = networks.accelerator()
     precision = networks.precision_for(settings.precision, device)
     loaded = _load_ensemble(ensemble, dataset, precision, damaged, degraded, forgive)
-    budget = Budget(
-        _limit_s(settings),
-        begun if started is None else started,
-        ensemble.passing_share,
-        clock,
-        len({network.device for network in loaded.networks.values()}) or 1,
-    )
+    devices = {network.device for network in loaded.networks.values()}
+    first = begun if started is None else started
+    budget = Budget(_limit_s(settings), first, ensemble.passing_share, clock, len(devices) or 1)
     reader = TestImageReader(test_set.files, facts.image)
     encoded: dict[tuple[str, int], str] = {}
+    total = len(test_set.ids)
     try:
         _predict_masks(encoded, loaded, reader, test_set, budget)
     except Exception as error:
         if not forgive:
             raise
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        degraded.append(f"Prediction ended after {budget.gated} of {len(test_set.ids)} images: {reason}")
+        degraded.append(f"Prediction ended after {budget.gated} of {total} images: {reason}")
     speed = budget.seconds_per_image
-    if len(reader.unreadable) > MAX_UNREADABLE * len(test_set.ids):
-        degraded.append(f"{len(reader.unreadable)} of {len(test_set.ids)} images could not be read.")
+    if len(reader.unreadable) > MAX_UNREADABLE * total:
+        degraded.append(f"{len(reader.unreadable)} of {total} images could not be read.")
     _write_submission(test_set.table, output, encoded, degraded)
     report = InferenceReport(
         **_counts(test_set, encoded, budget),
