@@ -254,7 +254,7 @@ def test_a_secret_is_not_uploaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
 # --- killed and run again -----------------------------------------------------------------------------------
 
 CALLS = {
-    "dataset": (datasets, "ensure"),
+    "dataset": (datasets, "ensure_uploaded"),
     "push": (api, "push_kernel"),
     "output": (api, "kernel_output"),
     "submit": (api, "submit"),
