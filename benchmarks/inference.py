@@ -195,10 +195,10 @@ class PlainPrediction:
         self.networks: dict[str, networks.LoadedMember] = {}
         for members in (self.ensemble.gate, self.ensemble.mask):
             model = _build_model(members[0])
-            run_graph = networks.graph(model)
+            run_graph = networks.compile_forward(model)
             for number, member in enumerate(members):
                 _randomize(model, number)
-                self.networks[member.name] = networks.LoadedMember(run_graph, networks.weights_of(model), STEP)
+                self.networks[member.name] = networks.LoadedMember(run_graph, networks.copy_weights(model), STEP)
             self.networks[members[0].name].predict_on_batch(np.zeros((STEP, SIZE, SIZE, 1), np.uint8))  # compiled
 
     def _predict_all(self, member: ShippedMember) -> np.ndarray:

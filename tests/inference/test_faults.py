@@ -270,7 +270,7 @@ def test_without_any_gate_every_image_passes(
 
 def test_weights_that_do_not_load(kaggle: KaggleFolders, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights files hold a few bytes; structure and loader are the real ones."""
-    monkeypatch.setattr(networks, "graph", lambda *_: None)
+    monkeypatch.setattr(networks, "compile_forward", lambda *_: None)
     with pytest.raises(GatemaskError, match="cannot be loaded"):
         script(False).main()
     report = rerun(script, kaggle)

@@ -136,15 +136,15 @@ class _Loader:
             self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).model
         model = self._models[key]
         model.load_weights(weights_path(self._folder, member))
-        forward = self._graphs.get((key, device)) or graph(model, device)
-        loaded = LoadedMember(forward, weights_of(model, device), batch_for(size, self._batch), device)
+        forward = self._graphs.get((key, device)) or compile_forward(model, device)
+        loaded = LoadedMember(forward, copy_weights(model, device), batch_for(size, self._batch), device)
         if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it
             loaded.predict_on_batch(np.zeros((loaded.batch, size, size, self._channels), np.uint8))
             self._graphs[key, device] = forward
         return loaded
 
 
-def weights_of(model: Any, device: str | None = None) -> Tensors:
+def copy_weights(model: Any, device: str | None = None) -> Tensors:
     """Return a copy of the model's weights on a device, as arguments for its graph."""
     import keras
 
@@ -155,7 +155,7 @@ def weights_of(model: Any, device: str | None = None) -> Tensors:
         ]
 
 
-def graph(model: Any, device: str | None = None) -> Forward:
+def compile_forward(model: Any, device: str | None = None) -> Forward:
     """Return a compiled forward pass that takes its weights as an argument."""
     import keras
 

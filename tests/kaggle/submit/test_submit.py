@@ -242,9 +242,9 @@ def test_uncommitted_files_are_rejected(desk: Desk) -> None:
 
 def test_a_secret_is_not_uploaded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import this\n# my key is a-very-secret-word\n"
-    with monkeypatch.context() as known:
-        known.setenv("MY_SECRET", "a-very-secret-word")
-        known.setattr("tests.kaggle.submit.shipping.SCRIPT", script)
+    with monkeypatch.context() as patched:
+        patched.setenv("MY_SECRET", "a-very-secret-word")
+        patched.setattr("tests.kaggle.submit.shipping.SCRIPT", script)
         ship(desk.project)
         assert "A secret would be uploaded" in str(refusal(desk.submit))
     ship(desk.project)
@@ -618,10 +618,10 @@ def test_the_list_of_submissions(desk: Desk) -> None:
     assert api.submissions(COMPETITION) == []
     desk.cloud.score = lambda file: (0.25, None)
     desk.submit()
-    (found,) = api.submissions(COMPETITION)
-    assert (found.status, found.public, found.private) == ("complete", 0.25, None)
-    assert found.ref == desk.record.submission
-    assert found.date.startswith("2026-11-25T12:00")
+    (listed,) = api.submissions(COMPETITION)
+    assert (listed.status, listed.public, listed.private) == ("complete", 0.25, None)
+    assert listed.ref == desk.record.submission
+    assert listed.date.startswith("2026-11-25T12:00")
     assert reconcile.push_arrived(KERNEL, desk.stored()["push"])
 
 
