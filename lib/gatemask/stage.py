@@ -7,6 +7,7 @@ again; one whose stamp matches its inputs and outputs does nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from gatemask.errors import GatemaskError
-from gatemask.files import is_current, locked, read_json, write_stamp
+from gatemask.files import locked, read_json, sha256, write_json
 
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 
@@ -99,6 +100,14 @@ class Stamp(CommandResult):
         return _validated(cls, path)
 
 
+def outputs_unchanged(stamp: Path) -> bool:
+    """Return whether the files that a stamp lists exist with the recorded hashes."""
+    recorded = Stamp.load(stamp).outputs
+    return all((stamp.parent / name).exists() for name in recorded) and all(
+        digest is None or sha256(stamp.parent / name) == digest for name, digest in recorded.items()
+    )
+
+
 R = TypeVar("R", bound=StageResult)
 
 
@@ -120,7 +129,10 @@ class Stage(Generic[R]):
 
     def current(self) -> R | None:
         """Return the recorded result if inputs and outputs still match the stamp, else None."""
-        if not is_current(self.stamp, dict(self.made_from)):
+        if not self.stamp.exists():
+            return None
+        stamp = read_json(self.stamp)
+        if stamp.get("made_from") != dict(self.made_from) or not outputs_unchanged(self.stamp):
             return None
         return self.result.load(self.stamp).model_copy(update={"current": True})
 
@@ -150,8 +162,12 @@ class Stage(Generic[R]):
             outputs: Files made, with their hashes if available.
             started: `time.monotonic()` when the stage began.
         """
-        written = write_stamp(self.stamp, dict(self.made_from), result.stamped(), outputs, started)
-        return result.model_copy(update={"seconds": written["seconds"]})
+        digests = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
+        names = {os.path.relpath(path, self.stamp.parent): digest for path, digest in digests.items()}
+        seconds = round(time.monotonic() - started, 2)
+        fields = {"made_from": dict(self.made_from), "outputs": names, "seconds": seconds, **result.stamped()}
+        write_json(self.stamp, fields)
+        return result.model_copy(update={"seconds": seconds})
 
     def require(self, missing: str, outdated: str, do: str) -> R:
         """Return the recorded result.

@@ -15,9 +15,10 @@ from typing import Any
 
 from gatemask.config import Competition, load_competition
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256, write_json, write_stamp
+from gatemask.files import read_json, sha256, write_json
 from gatemask.kaggle.submit import leaderboard, package, submission_records, submit
 from gatemask.project import Project
+from gatemask.stage import Stage, StageResult
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import LeaderboardResult, SubmissionRecord
 from tests.conftest import ROOT
@@ -91,10 +92,15 @@ def ship(project: Project, local: float = 0.8, rehearsed: bool = True) -> str:
     write_json(kernel / "kernel-metadata.json", metadata(slug))
     stamp = project.dist / "package.json"
     files = [path for folder in (dataset, kernel) for path in folder.iterdir()]
-    write_stamp(stamp, {"ensemble": sha256(ensemble)}, {}, files, time.monotonic())
+    write_stamp(stamp, {"ensemble": sha256(ensemble)}, files)
     if rehearsed:
         stamp_rehearsal(project)
     return package.require_package(project, comp)
+
+
+def write_stamp(stamp: Path, made_from: dict[str, str], files: list[Path]) -> None:
+    """Write a stamp of these files, without a result."""
+    Stage("test", stamp, made_from, StageResult).finish(StageResult(), files, time.monotonic())
 
 
 def make_ensemble(comp: Competition, local: float) -> ShippedEnsemble:
@@ -119,7 +125,7 @@ def make_ensemble(comp: Competition, local: float) -> ShippedEnsemble:
 def stamp_rehearsal(project: Project) -> None:
     """Write the stamp of a rehearsal of the present package."""
     made_from = {"package": package.require_package(project, load_competition(project.experiments, quick=True))}
-    write_stamp(project.runs / "rehearsal" / "result.json", made_from, {}, [], time.monotonic())
+    write_stamp(project.runs / "rehearsal" / "result.json", made_from, [])
 
 
 def metadata(slug: str) -> dict[str, Any]:

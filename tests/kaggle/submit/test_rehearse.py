@@ -18,12 +18,13 @@ import yaml
 
 from gatemask.config import Competition, Inference, Model, load_competition
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_yaml, sha256, write_json, write_stamp, write_yaml
+from gatemask.files import fresh_folder, read_yaml, sha256, write_json, write_yaml
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, rehearse
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
 from gatemask.results.submission import InferenceReport
+from tests.kaggle.submit.shipping import write_stamp
 
 pytestmark = pytest.mark.integration
 
@@ -68,7 +69,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     slug = package.dataset_slug(project)
     package.fill_kernel(kernel, comp, "someone", slug)
     write_json(dataset / "dataset-metadata.json", {"id": f"someone/{slug}"})
-    write_stamp(project.dist / "package.json", {"ensemble": sha256(source)}, {}, list(dataset.iterdir()), 0.0)
+    write_stamp(project.dist / "package.json", {"ensemble": sha256(source)}, list(dataset.iterdir()))
     return project
 
 

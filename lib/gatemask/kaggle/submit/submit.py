@@ -26,7 +26,7 @@ from typing import Any
 from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, is_current, read_json, sha256, write_json, write_text
+from gatemask.files import fresh_folder, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client import account, api, cli, datasets, reconcile, secret_scan
 from gatemask.kaggle.client.cli import KaggleError, printable
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
@@ -34,7 +34,7 @@ from gatemask.kaggle.submit import package, rehearse, submission_records
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.submission import InferenceReport, SubmissionRecord, SubmissionResult
-from gatemask.stage import Stamp
+from gatemask.stage import outputs_unchanged
 from gatemask.submission import check
 
 SUBMISSION, REPORT = "submission.csv", "inference.json"
@@ -96,7 +96,7 @@ def require_intact_package(project: Project, comp: Competition) -> str:
         GatemaskError: The package is missing, outdated or changed.
     """
     fingerprint, stamp = package.require_package(project, comp), package.package_stamp(project)
-    if not is_current(stamp, Stamp.load(stamp).made_from):
+    if not outputs_unchanged(stamp):
         raise GatemaskError(
             "Files of the package are missing or have changed.", where=stamp, do=f"Run gatemask package {project.comp}."
         )
