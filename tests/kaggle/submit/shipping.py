@@ -18,9 +18,9 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256, write_json
 from gatemask.kaggle.submit import leaderboard, package, submission_records, submit
 from gatemask.project import Project
-from gatemask.stage import Stage, StageResult
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import LeaderboardResult, SubmissionRecord
+from gatemask.stage import Stage, StageResult
 from tests.conftest import ROOT
 from tests.kaggle.cloud import OWNER, Cloud, Version
 
