@@ -466,7 +466,7 @@ def sync_command(
     comp: Comp,
     quick: Quick = False,
     json_: Json = False,
-    gaps: Annotated[bool, typer.Option("--gaps", help="Include runs whose first session is lost.")] = False,
+    gaps: Annotated[bool, typer.Option("--gaps", help="Include runs whose first epochs are lost.")] = False,
 ) -> None:
     """Upload offline runs to W&B, each row once. Exits with 1 if any run failed."""
     from gatemask.project import open_project

@@ -1,10 +1,9 @@
-"""A W&B server on localhost, a project whose user has its key, and sessions of the real client."""
+"""A W&B server on localhost, a project whose user has its key, and runs on disk."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import pytest
 import wandb
 
 from gatemask.config import Experiment
+from gatemask.files import write_json, write_yaml
 from gatemask.project import Project
-from gatemask.tracking import wandb_log
-from gatemask.tracking.wandb_log import RunLog
+from gatemask.tracking import run_folder
+from gatemask.tracking.local_run import run_id
 from gatemask.tracking.wandb_run import WandbRun
 from tests.conftest import ROOT
-from tests.tracking.wandb_server import KEY, Server
+from tests.tracking.wandb_server import KEY, Run, Server
 
 
 @pytest.fixture
@@ -48,57 +48,67 @@ def experiment() -> Experiment:
     return Experiment.model_validate({"name": "e", "loss": {"bce": 1}, "epochs": 2, **settings})
 
 
-_MADE: dict[tuple[object, ...], Path] = {}
+def session(project: Project, epochs: range, run: str = "run0", fold: str = "fold0", finished: bool = True) -> Path:
+    """Run one session of a training, and return the folder of its run. Only an online session calls W&B.
 
-
-def session(project: Project, epochs: range, run: str = "run0", fold: str = "fold0", best: float = 0.5) -> Path:
-    """Run one session of a training, and return its log. Offline sessions are made once and then copied."""
+    Args:
+        project: Project of the run.
+        epochs: Epochs to train.
+        run: Name of the run; its id follows from it.
+        fold: Name of the folder.
+        finished: Whether the session finishes the run.
+    """
     folder = project.runs / "gate" / fold
-    before = wandb_log.find_logs(project.runs)
-    key = (epochs, run, best)
-    if os.environ["WANDB_MODE"] == "offline":
-        if key not in _MADE or any(path.parent.name >= _MADE[key].name for path in before):
-            path = _session(project, epochs, run, folder, best)
-            _MADE[key] = project.root / "home" / f"made{len(_MADE)}" / path.parent.name
-            shutil.copytree(path.parent, _MADE[key])
-            return path
-        copy = folder / "wandb" / _MADE[key].name
-        shutil.copytree(_MADE[key], copy)
-        return copy / f"run-{run}.wandb"
-    return _session(project, epochs, run, folder, best)
-
-
-def _session(project: Project, epochs: range, run: str, folder: Path, best: float) -> Path:
-    before = set(wandb_log.find_logs(project.runs))
-    while any(time.strftime("%Y%m%d_%H%M%S") in str(path) for path in [*before, *_MADE.values()]):
-        time.sleep(0.05)  # the client names sessions by the second
-    wandb_run = WandbRun(experiment(), "phantom", 0, folder, run)
+    (folder / "wandb").mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / "config.yaml", experiment().model_dump(mode="json", exclude={"quick"}, exclude_none=True))
+    write_json(folder / "begun.json", {"made_from": made_from(run)})
     for epoch in epochs:
-        wandb_run.log(row(epoch))
-    wandb_run.finish({"best": best, "epochs": epochs.stop})
-    wandb.teardown()  # a session is a process of its own
-    new = set(wandb_log.find_logs(project.runs)) - before
-    (path,) = [path for path in new if len(new) == 1 or "offline" in path.parent.name]  # next to a start that failed
-    deadline = time.monotonic() + 20  # the client's own process closes the log, a moment after finish() returned
-    while not read(path).ended:
-        assert time.monotonic() < deadline, "the client does not close its log"
-        time.sleep(0.05)
-    return path
+        run_folder.append_metrics(folder / "metrics.jsonl", row(epoch))
+    if os.environ["WANDB_MODE"] == "online":
+        wandb_run = WandbRun(experiment(), "phantom", 0, folder, wandb_id(run))
+        for epoch in epochs:
+            wandb_run.log(row(epoch))
+        wandb_run.finish({"best": row(epochs.stop - 1)["auc"], "epochs": epochs.stop})
+        wandb.teardown()  # a session is a process of its own
+    if finished:
+        finish(folder)
+    return folder
 
 
-def read(path: Path) -> RunLog:
-    log = wandb_log.read_log(path)
-    assert log is not None
-    return log
+def finish(folder: Path) -> None:
+    (folder / "begun.json").rename(folder / "result.json")
+
+
+def made_from(run: str) -> dict[str, str]:
+    return {"settings": run}
+
+
+def wandb_id(run: str = "run0") -> str:
+    return run_id("phantom", "e", made_from(run))
 
 
 def row(epoch: int) -> dict[str, float]:
-    return {"epoch": epoch, "loss": 1 / (epoch + 1), "val_loss": 2 / (epoch + 1), "seconds": 3.25}
+    return {
+        "epoch": epoch,
+        "loss": 1 / (epoch + 1),
+        "val_loss": 2 / (epoch + 1),
+        "auc": epoch / (epoch + 1),
+        "seconds": 3.25,
+    }
 
 
-def received(server: Server, run: str = "run0") -> list[dict]:
+def rows(*epochs: int) -> list[dict[str, float]]:
+    return [row(epoch) for epoch in epochs]
+
+
+def remote(server: Server, run: str = "run0") -> Run:
+    """Return the run on the server."""
+    return server.runs[wandb_id(run)]
+
+
+def received(server: Server, run: str = "run0") -> list[dict[str, float]]:
     """Return the rows of a run. Each is at the step of its epoch, and none was overwritten."""
-    rows = server.runs[run].history
-    assert [row["_step"] for row in rows] == [row["epoch"] for row in rows]
-    assert server.runs[run].overwritten == 0
-    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+    history = remote(server, run).history
+    assert [entry["_step"] for entry in history] == [entry["epoch"] for entry in history]
+    assert remote(server, run).overwritten == 0
+    return [{key: value for key, value in entry.items() if not key.startswith("_")} for entry in history]

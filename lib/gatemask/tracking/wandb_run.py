@@ -27,6 +27,7 @@ class WandbRun:
     def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path, run_id: str) -> None:
         self._run: Any = None
         self._id = run_id
+        self.is_online = False
         mode = os.environ.get("WANDB_MODE", exp.tracking.wandb)
         if mode == "disabled":
             return
@@ -38,6 +39,7 @@ class WandbRun:
                 say("This W&B client has no time limit for its last upload: the run is kept locally for gatemask sync.")
                 mode = "offline"
             self._run = self._start(exp, comp, fold, folder, mode)
+            self.is_online = mode == "online"
         except Exception as error:  # no network, no key, a full disk: training matters more
             say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is kept locally.")
             if mode == "online":
@@ -100,7 +102,7 @@ class WandbRun:
             call(self._run)
         except Exception as error:
             say(f"W&B {what} failed ({type(error).__name__}: {error}); the run is kept locally.")
-            self._run = None
+            self._run, self.is_online = None, False
 
 
 def supports_finish_timeout() -> bool:

@@ -20,7 +20,7 @@ from gatemask.config import Experiment
 from gatemask.console import progress as progress_bar
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, write_with
+from gatemask.files import write_with
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
 from gatemask.training import state
@@ -65,14 +65,15 @@ class FoldRun:
             GatemaskError: The loss became NaN or infinite (the last state is kept), or the state on disk was
                 written with another batch size.
         """
+        from gatemask.tracking.local_run import run_id
         from gatemask.tracking.wandb_run import WandbRun
 
         exp, inputs = self.exp, self.trainer.inputs
         settings = exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
         run_folder.begin_run(self.folder, settings, self.trainer.models.devices.facts(), inputs.project.root)
         progress = self._resume()
-        run_id = fingerprint([inputs.project.label, exp.name, inputs.made_from(self.fold)])
-        wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, run_id)
+        wandb_id = run_id(inputs.project.label, exp.name, inputs.made_from(self.fold))
+        wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, wandb_id)
         while progress.epoch < exp.epochs:
             epoch = progress.epoch
             model = self.trainer.training_model(epoch)

@@ -1,0 +1,126 @@
+"""Find and read the runs on disk that belong on W&B."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gatemask import files
+from gatemask.config import Experiment
+from gatemask.errors import GatemaskError
+from gatemask.files import read_yaml
+from gatemask.project import Project
+from gatemask.stage import Stamp
+from gatemask.tracking.run_folder import read_metrics
+
+QUIET_S = 60.0  # without changes for this long, a run without a result is taken for interrupted
+NO_RUNS = ("kaggle", "rehearsal-train", "rehearsal")  # folders below runs/<comp> that hold no finished runs
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A run on disk.
+
+    Args:
+        folder: Its folder.
+        label: Label of the project, which names the default project on W&B.
+        exp: Its experiment.
+        fold: Number of its fold.
+        made_from: Hashes of everything that decides its outcome.
+        rows: Metrics of its epochs, in order.
+        finished: Whether its training has finished.
+    """
+
+    folder: Path
+    label: str
+    exp: Experiment
+    fold: int
+    made_from: Mapping[str, object]
+    rows: Sequence[Mapping[str, float]]
+    finished: bool
+
+    @property
+    def id(self) -> str:
+        return run_id(self.label, self.exp.name, self.made_from)
+
+    @property
+    def project(self) -> str:
+        """Project on W&B."""
+        return self.exp.tracking.project or f"gatemask-{self.label}"
+
+    @property
+    def first_epoch(self) -> int:
+        return int(self.rows[0]["epoch"])
+
+    @property
+    def last_epoch(self) -> int:
+        return int(self.rows[-1]["epoch"])
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The summary on W&B: the last row, the best score, and the number of epochs."""
+        scores = [row[self.exp.monitor] for row in self.rows if self.exp.monitor in row]
+        best = {"best": max(scores)} if scores else {}
+        return {**self.rows[-1], **best, "epochs": self.last_epoch + 1}
+
+    @property
+    def fingerprint(self) -> str:
+        return files.fingerprint([self.id, self.rows])
+
+
+def run_id(label: str, experiment: str, made_from: Mapping[str, object]) -> str:
+    """Return the id of a run on W&B: a resumed training keeps it, one of other settings or data gets another."""
+    return files.fingerprint([label, experiment, made_from])
+
+
+def find_runs(project: Project) -> list[Path]:
+    """Return the folders of all runs that were tracked by W&B, online or offline."""
+    folders = [folder for folder in project.runs.glob("*/fold*") if folder.parent.name not in NO_RUNS]
+    return sorted(folder for folder in folders if (folder / "wandb").is_dir() and (folder / "config.yaml").exists())
+
+
+def read_run(project: Project, folder: Path) -> LocalRun:
+    """Read a run.
+
+    Raises:
+        GatemaskError: A file of the run is missing or damaged.
+    """
+    stamp = next((path for name in ("result.json", "begun.json") if (path := folder / name).exists()), None)
+    if stamp is None:
+        raise _damaged(folder, "neither result.json nor begun.json exists")
+    made_from = Stamp.load(stamp).made_from
+    try:
+        rows = read_metrics(folder / "metrics.jsonl")
+        epochs = [int(row["epoch"]) for row in rows]
+        exp = Experiment.model_validate(read_yaml(folder / "config.yaml"))
+        fold = int(str(made_from.get("fold", 0)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, str(error).splitlines()[0]) from None
+    if epochs != sorted(set(epochs)):
+        raise _damaged(folder, "the epochs of metrics.jsonl are not in order")
+    return LocalRun(folder, project.label, exp, fold, made_from, rows, stamp.name == "result.json")
+
+
+def is_being_written(folder: Path) -> bool:
+    """Return whether an unfinished run seems to be in training: it changed lately, or its W&B files are open."""
+    newest = max((path.stat().st_mtime for path in folder.rglob("*") if path.is_file()), default=0.0)
+    return time.time() - newest < QUIET_S or _has_open_files(folder / "wandb")
+
+
+def _has_open_files(folder: Path) -> bool:
+    """Return whether one of our processes has a file in the folder open; False on systems without /proc."""
+    prefix = f"{folder.resolve()}/"
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link).startswith(prefix):  # noqa: PTH115 - Path.readlink is slower over thousands of links
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _damaged(folder: Path, reason: str) -> GatemaskError:
+    return GatemaskError("A run is damaged.", where=folder, received=reason, do="Fetch it again, or delete its folder.")
