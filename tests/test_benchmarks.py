@@ -13,6 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.integration
+
 KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 
@@ -158,7 +160,6 @@ def test_rows_of_other_benchmarks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
     assert [row["name"] for row in json.loads(path.read_text())] == ["c", "b"]
 
 
-@pytest.mark.integration
 def test_an_unknown_benchmark_is_rejected() -> None:
     done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

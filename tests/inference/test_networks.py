@@ -17,6 +17,8 @@ from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.results.ensemble import ShippedMember
 
+pytestmark = pytest.mark.integration
+
 SIZE = 32
 
 
@@ -82,7 +84,6 @@ def write_members(path: Path, members: list[ShippedMember]) -> None:
     path.write_text(json.dumps([member.model_dump(mode="json") for member in members]))
 
 
-@pytest.mark.integration
 def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
     folder, images, predictions = saved
     np.save(tmp_path / "images.npy", images)
@@ -105,7 +106,6 @@ def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
             np.testing.assert_allclose(loaded[name], predictions[name], atol=1e-4)
 
 
-@pytest.mark.integration
 def test_members_are_distributed_over_devices(saved: SavedNetworks, tmp_path: Path) -> None:
     """Two logical CPU devices take the place of a session's two GPUs; each member runs on its own."""
     folder, images, predictions = saved
