@@ -248,6 +248,7 @@ def test_no_request_is_made_without_credentials(cloud: Cloud, monkeypatch: pytes
     assert state(doctor.check_quota(account), "credentials") == "warn"
 
 
+@pytest.mark.integration
 def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
     cloud.used["TPU"] = 7.5
     account = doctor.ask_kaggle()
@@ -256,6 +257,7 @@ def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
     assert state(doctor.check_quota(account), "TPU 12.5 of 20 h", "GPU 30.0 of 30 h") == "ok"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("way", ["file", "token"])
 def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
@@ -269,6 +271,7 @@ def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.
     assert account.name == OWNER
 
 
+@pytest.mark.integration
 def test_rejected_credentials_are_wrong(cloud: Cloud) -> None:
     cloud.key_valid = False
     account = doctor.ask_kaggle()
@@ -290,6 +293,7 @@ def test_key_readable_by_others_is_a_warning(home: Path, monkeypatch: pytest.Mon
     assert state(doctor.check_credentials(ACCOUNT), str(elsewhere)) == "warn"
 
 
+@pytest.mark.integration
 def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
     cloud.used["TPU"] = 20.0
     finding = doctor.check_quota(doctor.ask_kaggle())
@@ -301,6 +305,7 @@ def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
     )
 
 
+@pytest.mark.integration
 def test_account_without_quota(cloud: Cloud) -> None:
     cloud.hours = {}
     account = doctor.ask_kaggle()
@@ -308,6 +313,7 @@ def test_account_without_quota(cloud: Cloud) -> None:
     assert state(doctor.check_quota(account), "none reported") == "warn"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -324,6 +330,7 @@ def test_network_failure_is_a_warning_after_one_attempt(cloud: Cloud, fault: Fau
     assert state(doctor.check_account_name(account)) == "warn"
 
 
+@pytest.mark.integration
 def test_hanging_network_times_out(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LIMIT_S", 4.0)
     cloud.faults.append(Fault("GetAcceleratorQuotaStatistics", None, hang_s=120, times=9))
