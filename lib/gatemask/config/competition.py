@@ -179,6 +179,7 @@ class Phantom(Strict):
     test_images: Count = 180
     size: Annotated[int, Field(ge=64)] = 256
     positives: Share = 0.22
+    skin_folds: Share = Field(0.0, description="share of negatives with a skin fold, which resembles a lesion")
     seed: Seed = 0
 
 

@@ -46,6 +46,7 @@ class PlannedImage:
         positive: Whether it has a lesion.
         inverted: Whether it is stored as MONOCHROME1.
         parts: Number of annotations of the lesion.
+        skin_fold: Whether it has a skin fold, which resembles a lesion.
     """
 
     image_id: str
@@ -54,6 +55,7 @@ class PlannedImage:
     positive: bool
     inverted: bool
     parts: int
+    skin_fold: bool
 
 
 def make_phantoms(raw: Path, settings: Phantom) -> PhantomResult:
@@ -102,6 +104,7 @@ def _write_competition(raw: Path, settings: Phantom) -> tuple[PhantomResult, lis
 def _plan_images(settings: Phantom) -> Iterator[PlannedImage]:
     """Plan patients with one to five images, train and test apart; the share of positives is exact."""
     rng = np.random.default_rng([settings.seed, 1])
+    skin_rng = np.random.default_rng([settings.seed, 4])  # its own: the share leaves all else as it was
     patient = 0
     for split, count in (("train", settings.images), ("test", settings.test_images)):
         positive = np.zeros(count, bool)
@@ -114,14 +117,17 @@ def _plan_images(settings: Phantom) -> Iterator[PlannedImage]:
             left -= 1
             image_id = f"{UID_ROOT}.{settings.seed}.{patient}.{len(split)}{index:05d}"
             parts = int(rng.choice([1, 1, 1, 2])) if positive[index] else 0
-            yield PlannedImage(image_id, patient, split, bool(positive[index]), bool(rng.random() < 0.05), parts)
+            skin_fold = bool(skin_rng.random() < settings.skin_folds) and not positive[index]
+            yield PlannedImage(
+                image_id, patient, split, bool(positive[index]), bool(rng.random() < 0.05), parts, skin_fold
+            )
 
 
 def _write_image(raw: Path, plan: PlannedImage, settings: Phantom) -> list[tuple[str, str, str]]:
     """Write one DICOM and return its label rows: split, image id, RLE."""
     number = int(plan.image_id.rsplit(".", 1)[1])
     rng = np.random.default_rng([settings.seed, 2, number])
-    image, lesion = draw_phantom(plan.patient, plan.positive, settings.size, settings.seed, rng)
+    image, lesion = draw_phantom(plan.patient, plan.positive, settings.size, settings.seed, rng, plan.skin_fold)
     folder = raw / plan.split / (f"patient{plan.patient:04d}" if plan.split == "train" else "")
     write_bytes(folder / f"{plan.image_id}.dcm", as_dicom(image, plan.image_id, plan.patient, plan.inverted))
     return [(plan.split, plan.image_id, rle.encode(mask, SIIM)) for mask in _annotations(lesion, plan.parts)]
@@ -139,7 +145,7 @@ def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:
 
 
 def draw_phantom(
-    patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator
+    patient: int, positive: bool, size: int, seed: int, rng: np.random.Generator, skin_fold: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one phantom.
 
@@ -168,9 +174,14 @@ def draw_phantom(
     image += 0.05 * np.clip(np.sin((y + 0.9 * (x - 0.5) ** 2) * 2 * np.pi / 0.085) - 0.55, 0, 1) * body  # ribs
     image += 0.22 * np.clip(1.3 - _ellipse(x, y, 0.54, 0.66, 0.13, 0.13), 0, 1)  # heart
     lesion = np.zeros((size, size), bool)
-    if positive:
-        lesion = _crescent(x, y, lungs[int(rng.integers(2))], rng)
-        image += rng.uniform(0.24, 0.4) * cv2.GaussianBlur(lesion.astype(np.float32), (0, 0), size / 160)
+    if positive or skin_fold:
+        lung = lungs[int(rng.integers(2))]
+        bright = _crescent(x, y, lung, rng)
+        if positive:
+            lesion = bright
+        else:
+            bright = bright | _below_lung(x, y, lung)
+        image += rng.uniform(0.24, 0.4) * cv2.GaussianBlur(bright.astype(np.float32), (0, 0), size / 160)
     noise = cv2.GaussianBlur(rng.normal(0, 1, (size, size)).astype(np.float32), (0, 0), size / 200)
     image = (image + 0.035 * noise) * rng.uniform(0.85, 1.1) + rng.uniform(-0.03, 0.05)
     return (np.clip(image, 0, 1) * 255).astype(np.uint8), lesion
@@ -189,6 +200,12 @@ def _crescent(
     inward, down = rng.uniform(0.04, 0.075), rng.uniform(0.02, 0.09)
     outside = _ellipse(x, y, cx, cy, rx, ry) < 1
     return outside & (_ellipse(x, y, cx - side * inward, cy + down, rx * 0.98, ry * 0.98) > 1) & (y < cy + ry * 0.7)
+
+
+def _below_lung(x: np.ndarray, y: np.ndarray, lung: tuple[int, float, float, float, float]) -> np.ndarray:
+    """Return the part that gives a skin fold away: unlike the edge of a collapsed lung, it continues below the lung."""
+    side, cx, cy, rx, ry = lung
+    return (np.abs(x - (cx + side * 0.85 * rx)) < 0.03) & (y > cy + 0.4 * ry)
 
 
 def as_dicom(image: np.ndarray, image_id: str, patient: int, inverted: bool) -> bytes:
