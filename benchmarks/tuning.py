@@ -31,7 +31,7 @@ from gatemask.oof.store import MapReader, write_maps
 from gatemask.oof.tables import Tables, all_empty_score, count_maps, dice_per_image, score, worths
 from gatemask.parallel import cores
 from gatemask.tuning import exact
-from gatemask.tuning.optuna_search import search
+from gatemask.tuning.optuna_search import search_with_optuna
 
 IMAGES, DIFFERENT, FOLDS = 12_047, 300, 5
 SIDE, SCORED = 256, 1024
@@ -272,10 +272,10 @@ def force_pair(tables: Tables, upper: int, lower: int) -> float:
 
 def optuna_rows(folder: Path, tables: Tables, looked_up: float, naive: float) -> Iterator[Row]:
     """Yield rows of Optuna's time. The reference adds the cost of evaluating every trial on the maps."""
-    search(tables, METRIC, trials=12)  # imports
+    search_with_optuna(tables, METRIC, trials=12)  # imports
     for trials in TRIALS:
         started = time.perf_counter()
-        search(tables, METRIC, trials=trials, journal=folder / f"study-{trials}.log")
+        search_with_optuna(tables, METRIC, trials=trials, journal=folder / f"study-{trials}.log")
         seconds = time.perf_counter() - started
         label = f"Optuna, {trials} trials of TPE with a journal, {IMAGES} images"
         yield row(f"{label}, vs on the maps (scaled)", seconds, seconds + trials * (naive - looked_up), 100, unit="s")

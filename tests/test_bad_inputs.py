@@ -211,7 +211,9 @@ CASES = {
         put("f.csv", "id,fold\n" + "".join(f"tile{n:03d},{n % 3 - 1}\n" for n in range(24))),
     ),
     "audit, no groups": Case(
-        "folds audit {root}/f.csv", ["which images belong together", "--groups"], put("f.csv", "id,fold\na,0\nb,1\n")
+        "folds audit {root}/f.csv",
+        ["groups of the images are unknown", "--groups"],
+        put("f.csv", "id,fold\na,0\nb,1\n"),
     ),
     "audit, groups of others": Case(
         "folds audit {root}/folds/tiles.csv --groups {root}/g.csv",

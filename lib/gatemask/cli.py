@@ -176,8 +176,8 @@ def folds_audit(
     """Measure leaks and balance of a fold file. Exits with 1 if it leaks."""
     from gatemask.report import audit
 
-    result = audit.run(file, groups, prefix, labels, picture)
-    print_result(result, json_, show=audit.show)
+    result = audit.audit_file(file, groups, prefix, labels, picture)
+    print_result(result, json_, show=audit.print_audit)
     if result.leak or result.duplicates:
         raise typer.Exit(1)
 
@@ -219,9 +219,9 @@ def augment_show(
 ) -> None:
     """Draw images before and after augmentation."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
-    from gatemask.report import augment
+    from gatemask.report.augment import show_augmentation
 
-    print_result(augment.show(project, config, experiment, images), json_)
+    print_result(show_augmentation(project, config, experiment, images), json_)
 
 
 @app.command("compare")
@@ -237,7 +237,7 @@ def compare_command(
     project, config, ensemble = load_ensemble_inputs(comp, quick, set_)
     from gatemask.tuning import compare
 
-    print_result(compare.compare(project, config, ensemble, first, second), json_, show=compare.show)
+    print_result(compare.compare(project, config, ensemble, first, second), json_, show=compare.print_comparison)
 
 
 @app.command("dashboard")
@@ -249,9 +249,9 @@ def dashboard_command(
 ) -> None:
     """Show Optuna's study of the thresholds in a browser."""
     from gatemask.project import open_project
-    from gatemask.tuning.dashboard import serve
+    from gatemask.tuning.dashboard import serve_dashboard
 
-    serve(open_project(comp, quick=quick), port, browser)
+    serve_dashboard(open_project(comp, quick=quick), port, browser)
 
 
 @app.command("package")
@@ -510,11 +510,11 @@ def builders_command(
     from gatemask.report import builders as page
 
     if write is not None:
-        print_result(page.write(write), json_)
+        print_result(page.write_builders_page(write), json_)
     elif json_:
-        print_result(page.builders(), json_)
+        print_result(page.builder_tables(), json_)
     else:
-        print(page.markdown())
+        print(page.builders_markdown())
 
 
 @app.command("files", hidden=True)

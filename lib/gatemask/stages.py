@@ -185,7 +185,7 @@ TABLE = [
         takes=ENSEMBLE,
         headline=_tuning_headline,
         summary="Tune gate and mask thresholds on out-of-fold predictions.",
-        printer="tuning.tune:show",
+        printer="tuning.printing:print_tuned",
     ),
     StageEntry(
         "ensemble",
@@ -194,11 +194,11 @@ TABLE = [
             "reasons, rule, score; selection.png; costs.json"
         },
         name="ensemble",
-        function="ensemble.select:select",
+        function="ensemble.select:select_members",
         takes=ENSEMBLE,
         headline=lambda result: f"{len(result.members)} members",
         summary="Select the trained folds to ship.",
-        printer="ensemble.select:show",
+        printer="ensemble.select:print_ensemble",
     ),
     StageEntry(
         "package",
@@ -235,7 +235,7 @@ TABLE = [
         "report",
         {"runs/<comp>/report/report.html": "one page that opens without a network"},
         name="report",
-        function="report.page:report",
+        function="report.page:write_report",
         takes=ENSEMBLE,
         headline=lambda result: str(result.report),
         summary="Write one HTML page: curves, thresholds, masks.",

@@ -12,7 +12,7 @@ from gatemask.data.audit import audit_folds
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.tables import plain_id
 from gatemask.errors import GatemaskError
-from gatemask.report.audit import run
+from gatemask.report.audit import audit_file
 from gatemask.results.data import FoldBalance
 from tests.conftest import SHARED, gatemask, needs_siim
 
@@ -69,14 +69,14 @@ def test_group_files_with_and_without_a_header(tmp_path: Path) -> None:
     folds = written(tmp_path, ["id,fold", "a,0", "b,1"])
     for header in (["image_id,group"], []):
         groups = written(tmp_path, [*header, "a.png,0001_x", "b.png,0001_y"], "groups.csv")
-        assert run(folds, groups, 4, None, None).leak == 1.0
-        assert run(folds, groups, None, None, None).leak == 0.0
+        assert audit_file(folds, groups, 4, None, None).leak == 1.0
+        assert audit_file(folds, groups, None, None, None).leak == 0.0
 
 
 def test_a_group_file_of_other_images_is_rejected(tmp_path: Path) -> None:
     folds = written(tmp_path, ["id,fold", "a,0", "b,1"])
     with pytest.raises(GatemaskError, match="lists none of the images"):
-        run(folds, written(tmp_path, ["c,p", "d,p"], "groups.csv"), None, None, None)
+        audit_file(folds, written(tmp_path, ["c,p", "d,p"], "groups.csv"), None, None, None)
 
 
 def test_a_fold_may_have_a_name(tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_copies_outside_the_file_are_ignored(tmp_path: Path) -> None:
 def test_an_image_in_two_groups_is_rejected(tmp_path: Path) -> None:
     file = written(tmp_path, ["image_id,group", "a,p1", "a,p1", "b,p1", "a.png,p9"], "groups.csv")
     with pytest.raises(GatemaskError, match=r"in two groups[\s\S]*row 5, image a"):
-        run(written(tmp_path, ["id,fold", "a,0", "b,1"]), file, None, None, None)
+        audit_file(written(tmp_path, ["id,fold", "a,0", "b,1"]), file, None, None, None)
 
 
 def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
     manifest = ["image_id,split,mask_area", "a,train,10", "b,train,0", "a,test,0"]
     file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
-    result = run(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
-    assert result.balance.positives == 0.5
+    found = audit_file(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
+    assert found.balance.positives == 0.5

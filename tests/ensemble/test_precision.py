@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from gatemask.config import Competition, Model, load_competition
+from gatemask.config import Competition, Model, View, load_competition
 from gatemask.data.split import read_folds
 from gatemask.ensemble import precision
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
+from gatemask.results.rules import RuleValues
 
 pytestmark = pytest.mark.integration
 
@@ -24,38 +26,57 @@ def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from gatemask.builders import models
 
     project = Project(phantom_records, "phantom", quick=True)
-    folder, chosen = tmp_path_factory.mktemp("weights"), {}
-    for kind, name in (("gate", "gate"), ("mask", "unet")):
-        config, chosen[kind] = Model(name=name, encoder="mobilenet", weights="none"), []
+    folder = tmp_path_factory.mktemp("weights")
+    members: dict[str, list[ShippedMember]] = {"gate": [], "mask": []}
+    for kind, architecture in (("gate", "gate"), ("mask", "unet")):
+        config = Model(name=architecture, encoder="mobilenet", weights="none")
         for fold in (0, 1):
-            member = f"{kind}-fold{fold}"
+            name = f"{kind}-fold{fold}"
             model = models.build_network(config, SIZE, 1, 1, seed=fold).model
-            model.save_weights(folder / f"{member}.weights.h5")
-            one = {"name": member, "fold": fold, "size": SIZE, "records": 64, "tta": [{"hflip": True}]}
-            chosen[kind].append({**one, "model": config.model_dump(mode="json")})
-    chosen["rule"] = {"gate": 0.4, "upper": 0.5, "lower": 0.5, "min_area": 1}
-    return project, load_competition(project.experiments, quick=True), chosen, folder
+            model.save_weights(folder / f"{name}.weights.h5")
+            members[kind].append(
+                ShippedMember(
+                    name=name,
+                    experiment=kind,
+                    fold=fold,
+                    task=kind,
+                    size=SIZE,
+                    records=64,
+                    tta=[View(hflip=True)],
+                    model=config,
+                )
+            )
+    comp = load_competition(project.experiments, quick=True)
+    ensemble = ShippedEnsemble(
+        competition=CompetitionFacts.of(comp),
+        rule=RuleValues(gate=0.4, upper=0.5, lower=0.5, min_area=1),
+        gate=members["gate"],
+        mask=members["mask"],
+    )
+    return project, comp, ensemble, folder
 
 
 def test_it_tells_what_half_precision_costs(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
-    ids_of = precision._ids
-    monkeypatch.setattr(precision, "_ids", lambda project, fold: seen.append(ids_of(project, fold)) or seen[-1])
-    found = precision.check(*shipped, "auto")
+    ids_of = precision._validation_images
+    monkeypatch.setattr(
+        precision, "_validation_images", lambda project, fold: seen.append(ids_of(project, fold)) or seen[-1]
+    )
+    found = precision.check_precision(*shipped, "auto")
     assert found is not None
-    assert found["precision"] == "float16", "of the submission's T4"
-    assert found["images"] == 2 * precision.IMAGES
-    assert 0 <= found["map_difference"] < 20
-    assert 0 <= found["pixels_changed"] < 0.2
-    assert abs(found["dice"] - found["dice_float32"]) < 0.1
+    assert found.precision == "float16", "of the submission's T4"
+    assert found.images == 2 * precision.IMAGES
+    assert 0 <= found.map_difference < 20
+    assert 0 <= found.pixels_changed < 0.2
+    assert abs(found.dice - found.dice_float32) < 0.1
     folds = read_folds(shipped[0]).set_index("image_id")["fold"]
     assert [{int(folds[one]) for one in ids} for ids in seen] == [{0}, {1}], "each member on its own validation images"
 
 
 def test_too_much_is_refused(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "TOLERATED", -2.0)  # even a gain of less than that
-    with pytest.raises(GatemaskError, match="Under float16 the masks are not what was tuned"):
-        precision.check(*shipped, "float16")
+    with pytest.raises(GatemaskError, match="Masks in float16 are worse"):
+        precision.check_precision(*shipped, "float16")
 
 
 @pytest.mark.parametrize(("wanted", "machine"), [("float32", "NvidiaTeslaT4"), ("auto", "none"), ("bfloat16", "none")])
@@ -65,4 +86,4 @@ def test_where_the_kernel_runs_in_float32_there_is_nothing_to_check(
     project, comp, chosen, folder = shipped
     kaggle = comp.kaggle.model_copy(update={"inference": machine})
     other: Competition = comp.model_copy(update={"kaggle": kaggle})
-    assert precision.check(project, other, chosen, folder, wanted) is None
+    assert precision.check_precision(project, other, chosen, folder, wanted) is None

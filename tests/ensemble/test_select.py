@@ -1,4 +1,4 @@
-"""What is shipped, in which shares, and what makes it stale."""
+"""Which members are shipped, with which weights, and what makes the ensemble outdated."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json, write_text, write_yaml
 from gatemask.masks import rule as rules
 from gatemask.project import Project
+from gatemask.results.ensemble import ShippedEnsemble
+from gatemask.results.tuning import BestMember, MemberSelection, SelectionRound, Selections, TunedResult
+from tests.fold_results import fold_result
+from tests.tuned_results import tuned_result
 
 FOLDS = 3
 COMP = Competition.model_validate(
@@ -42,13 +46,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         for fold in range(FOLDS):
             settings = Experiment.model_validate(exp).model_dump(mode="json", exclude={"quick"}, exclude_none=True)
             write_yaml(made.fold(name, fold) / "config.yaml", settings)
+            run = fold_result(experiment=name, fold=fold, task=exp["task"], score=0.5 + fold / 10)
             outputs = {"best.weights.h5": f"{name}{fold}"}
-            write_json(
-                made.fold(name, fold) / "result.json", {"fold": fold, "score": 0.5 + fold / 10, "outputs": outputs}
-            )
+            write_json(made.fold(name, fold) / "result.json", {**run.as_dict(), "outputs": outputs})
     rules.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
-    monkeypatch.setattr(select.tune, "require_current", lambda *_: read_json(made.tuned / "result.json"))
+    monkeypatch.setattr(select, "require_tuned", lambda *_: TunedResult.load(made.tuned / "result.json"))
     monkeypatch.setattr(select, "count_test_images", lambda *_: 100)
     monkeypatch.setattr(select, "estimate_kernel", costs)
     return made
@@ -58,42 +61,40 @@ def costs(project: Project, comp: Competition, chosen: Ensemble) -> KernelEstima
     """A second an image, and 100 images."""
     shipped = [FOLDS if part.folds == "all" else part.folds for part in (chosen.gate, chosen.mask)]
     gate = MemberCosts({"g": 1.0}, shipped[0], chosen.gate.members)
-    return KernelEstimate(
-        gate, MemberCosts({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours
-    )
+    return KernelEstimate(gate, MemberCosts({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours)
 
 
 def tuned(
     project: Project,
     weights: list[float],
     views: tuple[int, int] = (1, 1),
-    selected: dict[str, Any] | None = None,
+    selected: MemberSelection | None = None,
     passing: float = 0.25,
 ) -> None:
-    scores = {"cross_fitted": 0.8, "in_sample": 0.9, "all_empty": 0.5, "metric": "mean_dice", "passing": passing}
-    selection = {"mask": selected, "gate": None}
-    write_json(project.tuned / "result.json", {**scores, "weights": weights, "views": views, "selection": selection})
+    selection = Selections(mask=selected, gate=None)
+    result = tuned_result(passing=passing, weights=weights, views=list(views), selection=selection)
+    write_json(project.tuned / "result.json", result.as_dict())
 
 
-def path(*taken: str, cut: int) -> dict[str, Any]:
-    """A greedy selection that rose by 0.01 a round up to its cut."""
-    rounds: list[dict[str, Any]] = []
+def path(*taken: str, cut: int) -> MemberSelection:
+    """A greedy selection that rises by 0.01 per round up to its cut."""
+    rounds = []
     for number, name in enumerate(taken, start=1):
-        counts = {one: taken[:number].count(one) for one in "uv"}
+        counts = {experiment: taken[:number].count(experiment) for experiment in "uv"}
         reached = 0.7 + min(number, cut) / 100
-        rounds.append({"taken": name, "score": reached, "scores": {name: reached}, "counts": counts, "refused": {}})
-    kept = rounds[cut - 1]["counts"]
-    return {
-        "rounds": rounds,
-        "cut": cut,
-        "weights": [kept[name] / cut for name in "uv"],
-        "best_member": {"name": taken[0], "score": 0.71},
-        "equal": 0.7,
-        "score": 0.7 + cut / 100,
-        "nested": 0.7,
-        "per_fold": {},
-        "left_out": {name: "did not help" for name in "uv" if not kept[name]},
-    }
+        rounds.append(SelectionRound(taken=name, score=reached, scores={name: reached}, counts=counts, refused={}))
+    kept = rounds[cut - 1].counts
+    return MemberSelection(
+        rounds=rounds,
+        cut=cut,
+        weights=[kept[name] / cut for name in "uv"],
+        best_member=BestMember(name=taken[0], score=0.71),
+        equal=0.7,
+        score=0.7 + cut / 100,
+        nested=0.7,
+        per_fold={},
+        left_out={name: "did not help" for name in "uv" if not kept[name]},
+    )
 
 
 def ensemble(weights: Any = "equal", folds: Any = "all") -> Ensemble:
@@ -103,7 +104,7 @@ def ensemble(weights: Any = "equal", folds: Any = "all") -> Ensemble:
 
 def shipped(project: Project, chosen: Ensemble) -> dict[str, float]:
     """Weights by member, masks only."""
-    select.select(project, COMP, chosen)
+    select.select_members(project, COMP, chosen)
     listed = read_yaml(project.runs / "ensemble/ensemble.yaml")
     assert [one["weight"] for one in listed["gate"]] == [1 / FOLDS] * FOLDS
     return {one["name"]: one["weight"] for one in listed["mask"]}
@@ -132,20 +133,20 @@ def test_an_experiments_weight_is_shared_by_its_folds(
 def test_other_weights_make_it_stale(project: Project) -> None:
     chosen = ensemble("tuned")
     before = shipped(project, chosen)
-    assert select.select(project, COMP, chosen)["current"]
-    select.require_current(project, COMP, chosen)
+    assert select.select_members(project, COMP, chosen).current
+    select.require_ensemble(project, COMP, chosen)
     tuned(project, [0.9, 0.1])
     with pytest.raises(GatemaskError, match="older"):
-        select.require_current(project, COMP, chosen)
+        select.require_ensemble(project, COMP, chosen)
     assert shipped(project, chosen) != before
 
 
 def test_tuned_weights_do_not_count_where_they_were_not_asked_for(project: Project) -> None:
     shipped(project, ensemble("equal"))
     tuned(project, [0.9, 0.1])
-    assert select.select(project, COMP, ensemble("equal"))["current"]
+    assert select.select_members(project, COMP, ensemble("equal")).current
     with pytest.raises(GatemaskError, match="older"):
-        select.require_current(project, COMP, ensemble([2, 1]))
+        select.require_ensemble(project, COMP, ensemble([2, 1]))
 
 
 def test_views_are_shipped_with_their_weights(project: Project) -> None:
@@ -158,7 +159,7 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
     assert "view_weights" not in listed["v-fold1"], "of the same weight: as without"
     tuned(project, [0.3, 0.2, 0.25, 0.25], views=(2, 2))
     with pytest.raises(GatemaskError, match="older than its rule"):
-        select.require_current(project, COMP, ensemble("tuned"))
+        select.require_ensemble(project, COMP, ensemble("tuned"))
 
 
 def test_what_was_selected_is_shipped_in_the_order_in_which_it_was_taken(project: Project) -> None:
@@ -178,18 +179,18 @@ def test_what_was_selected_is_shipped_in_the_order_in_which_it_was_taken(project
     assert "selection.png" in read_json(folder / "result.json")["outputs"]
     tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
     with pytest.raises(GatemaskError, match="older than its rule"):
-        select.require_current(project, COMP, ensemble("greedy", 2))
+        select.require_ensemble(project, COMP, ensemble("greedy", 2))
     assert list(shipped(project, ensemble("greedy", 2))) == ["v-fold2", "v-fold1"]
 
 
 def test_people_see_the_path(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
-    select.show(select.select(project, COMP, ensemble("greedy")))
+    select.print_ensemble(select.select_members(project, COMP, ensemble("greedy")))
     said = capsys.readouterr().err
     for words in ("round by round", "1 *", "all equally", "u is left out: did not help", "3 gates, 3 mask networks"):
         assert words in said
     # 100 images: 3 gates see each, 3 mask networks every fourth.
-    assert "100 test images, reading aside: 6.2 minutes" in said
+    assert "100 test images, without reading: 6.2 minutes" in said
 
 
 def test_without_a_selection_each_experiments_best_comes_first(project: Project) -> None:
@@ -209,8 +210,26 @@ def test_a_cap_that_is_broken_is_named(project: Project, cap: dict[str, Any], wo
     given = ensemble().model_dump()
     chosen = Ensemble.model_validate({**given, **{name: {**given[name], **part} for name, part in cap.items()}})
     with pytest.raises(GatemaskError) as raised:
-        select.select(project, COMP, chosen)
+        select.select_members(project, COMP, chosen)
     for word in words:
         assert word in str(raised.value)
     fewer = {"gate": {**given["gate"], "folds": 1}, "mask": {**given["mask"], "folds": 1}}
-    select.select(project, COMP, Ensemble.model_validate({**chosen.model_dump(), **fewer}))
+    select.select_members(project, COMP, Ensemble.model_validate({**chosen.model_dump(), **fewer}))
+
+
+def test_the_file_is_read_as_it_was_written(project: Project) -> None:
+    shipped(project, ensemble([3, 1]))
+    path = project.runs / "ensemble/ensemble.yaml"
+    loaded = ShippedEnsemble.load(path)
+    assert [member.name for member in loaded.members][:3] == ["g-fold2", "g-fold1", "g-fold0"]
+    assert loaded.competition.classes == COMP.classes
+    assert read_yaml(loaded.save(project.root / "copy.yaml")) == read_yaml(path)
+
+
+@pytest.mark.parametrize(("text", "words"), [("competition: [", ["ensemble"]), ("rule: {}", ["competition"])])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "ensemble.yaml").write_text(text)
+    with pytest.raises(GatemaskError, match="does not describe an ensemble") as raised:
+        ShippedEnsemble.load(tmp_path / "ensemble.yaml")
+    for word in words:
+        assert word in str(raised.value)

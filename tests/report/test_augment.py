@@ -12,7 +12,7 @@ import pytest
 
 from gatemask.config import Experiment
 from gatemask.data.records import Example
-from gatemask.report.augment import VERSIONS, versions
+from gatemask.report.augment import VERSIONS, augmented_versions
 from tests.conftest import gatemask
 
 
@@ -57,7 +57,7 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
             "augment": [{"affine": {"rotate": 20}}, {"mixup": {"p": 1}}],
         }
     )
-    plain, *others = versions(examples, exp, 1)
+    plain, *others = augmented_versions(examples, exp, 1)
     assert len(others) == VERSIONS
     assert (plain.images[:, :, :, 0] == image).all()
     assert plain.labels[:, 0].tolist() == [1, 0, 1, 0]
@@ -65,5 +65,5 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
     assert plain.masks[0].sum() == 400
     assert not plain.masks[1].any(), "of an image without a label, no mask is shown"
     assert all((one.images != plain.images).any() for one in others)
-    assert all((a == b).all() for a, b in zip(others[0], versions(examples, exp, 1)[1], strict=True))
+    assert all((a == b).all() for a, b in zip(others[0], augmented_versions(examples, exp, 1)[1], strict=True))
     assert any(0 < value < 1 for one in others for value in one.labels[:, 0])

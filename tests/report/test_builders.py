@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_page_in_docs_is_the_code_s() -> None:
     said = (ROOT / "docs" / "builders.md").read_text(encoding="utf-8")
-    assert said == builders.markdown(), "run: gatemask builders --write docs/builders.md"
+    assert said == builders.builders_markdown(), "run: gatemask builders --write docs/builders.md"
 
 
 def test_every_name_of_the_schema_has_a_row_that_says_something() -> None:
-    table = builders.builders()
+    table = builders.builder_tables()
     named = {
         "models": schema.Architecture,
         "encoders": schema.Encoder,
@@ -52,7 +52,7 @@ def test_the_command_prints_and_writes_it_without_keras(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, "builders", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    assert json.loads(run("--json")) == json.loads(json.dumps(builders.builders()))
-    assert run().strip() == builders.markdown().strip()
+    assert json.loads(run("--json")) == json.loads(json.dumps(builders.builder_tables()))
+    assert run().strip() == builders.builders_markdown().strip()
     run("--write", str(tmp_path / "page.md"))
-    assert (tmp_path / "page.md").read_text(encoding="utf-8") == builders.markdown()
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == builders.builders_markdown()

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 from gatemask.masks.rule import Rule
-from gatemask.plots import style
-from gatemask.report import page as pages
-from gatemask.report.gallery import choose
+from gatemask.report.gallery import choose_images
+from gatemask.report.page import band_text, rule_section
+from gatemask.results.rules import RuleValues
+from gatemask.results.tuning import CandidateSummary, FoldRule
 from tests.conftest import Loop
 from tests.oof.test_tables import random_problem
+from tests.tuned_results import tuned_result
 
 
 @pytest.fixture(scope="module")
@@ -69,50 +71,37 @@ def test_its_headline_is_the_cross_fitted_score(page: str, phantom_loop: Loop) -
     assert re.search(r'class="card first"><b>([0-9.]+)<', page).group(1) == f"{tuned['cross_fitted']:.4f}"  # type: ignore[union-attr]
 
 
-def test_cells_and_captions_are_escaped() -> None:
-    assert "<b>" not in style.table(["<b>"], [["<b>"]])
-    figure, _ = style.figure(1, 1)
-    assert '"><b>' not in style.as_html(figure, '"><b>')
-
-
-def test_the_shipped_rule_stands_first_among_the_others() -> None:
-    rule = {"gate": 0.25, "upper": 0.5, "lower": 0.5, "min_area": 7, "min_component": 0, "hysteresis": False}
-    one = {"cross_fitted": 0.8, "in_sample": 0.9, "rule": rule}
-    tuned = {
-        "candidates": {"exact": one, "median": {**one, "cross_fitted": 0.8125}},
-        "beside": {"first <place>": one},
-        "shipped": "median",
-        "rule": rule,
-        "per_fold": {"2": {"score": 0.75, "rule": {**rule, "hysteresis": True}}},
-    }
-    drawn = pages._rule(tuned)
-    first = re.findall(r"<tbody>|<tr><td>(.*?)</td>", drawn)
+def test_the_shipped_rule_comes_first() -> None:
+    rule = RuleValues(gate=0.25, upper=0.5, lower=0.5, min_area=7)
+    candidate = CandidateSummary(cross_fitted=0.8, in_sample=0.9, rule=rule)
+    fold_rule = FoldRule(score=0.75, rule=rule.model_copy(update={"hysteresis": True}))
+    tuned = tuned_result(
+        candidates={"exact": candidate, "median": candidate.model_copy(update={"cross_fitted": 0.8125})},
+        beside={"first <place>": candidate},
+        shipped="median",
+        rule=rule,
+        per_fold={"2": fold_rule},
+    )
+    section = rule_section(tuned)
+    first = re.findall(r"<tbody>|<tr><td>(.*?)</td>", section)
     assert first == ["", "median (shipped)", "exact (candidate)", "first &lt;place&gt; (beside)", "", "all but fold 2"]
-    assert drawn.count("0.8125") == 1
-    assert "<td>yes</td>" in drawn
+    assert section.count("0.8125") == 1
+    assert "<td>yes</td>" in section
 
 
-def test_the_band_in_a_sentence() -> None:
-    none = {"low": None, "high": None, "share": None, "sensitivity": None, "specificity": None}
-    assert "one kind" in pages._band({**none, "images": 0, "positives": 0, "decided": 0})
-    assert "between 0.2000 and 0.8000" in pages._band({**none, "low": 0.8, "high": 0.2})
-    found = {"low": 0.3, "high": 0.6, "share": 0.25, "images": 10, "positives": 4, "decided": 30, "missed": 1}
-    said = pages._band({**found, "false_alarms": 2, "sensitivity": 0.9, "specificity": None})
-    assert "10 images (25.0%), 4 of them" in said
-    assert said.endswith(": sensitivity 0.9000 among them.")
-
-
-def test_a_picture_of_another_stage_is_embedded_as_it_is(tmp_path: Path) -> None:
-    figure, _ = style.figure(1, 1)
-    path = style.save(figure, tmp_path / "one.png")
-    shown = style.file_as_html(path, "<i>")
-    assert base64.b64decode(re.search(r'base64,([^"]+)"', shown).group(1)) == path.read_bytes()  # type: ignore[union-attr]
-    assert "<i>" not in shown
+def test_the_band_in_words() -> None:
+    band = tuned_result().gate.band
+    assert "one kind" in band_text(band)
+    assert "between 0.2000 and 0.8000" in band_text(band.model_copy(update={"low": 0.8, "high": 0.2, "share": 0.0}))
+    ends = {"low": 0.3, "high": 0.6, "share": 0.25, "images": 10, "positives": 4, "decided": 30, "missed": 1}
+    text = band_text(band.model_copy(update={**ends, "false_alarms": 2, "sensitivity": 0.9, "specificity": None}))
+    assert "10 images (25.0%), 4 of them" in text
+    assert text.endswith(": sensitivity 0.9000 among them.")
 
 
 def test_the_gallery_shows_best_typical_worst_and_alarms() -> None:
     tables, _, truths = random_problem(4, images=200)
-    chosen = choose(tables, Rule(0.3, 0.5, 0.4, 2))
+    chosen = choose_images(tables, Rule(0.3, 0.5, 0.4, 2))
     positive = truths.any(axis=(1, 2))
     assert all(positive[chosen[kind]].all() for kind in ("Best", "Typical", "Nothing found, or in the wrong place"))
     assert not positive[chosen["False alarms"]].any()

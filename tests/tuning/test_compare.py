@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +16,10 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_yaml
 from gatemask.masks import rle
 from gatemask.project import Project
+from gatemask.results.tuning import ComparisonResult, PairedComparison
 from gatemask.tuning import exact, members
-from gatemask.tuning.compare import COARSE, compare, paired, sentence
-from gatemask.tuning.crossfit import cross_fit, interval
+from gatemask.tuning.compare import COARSE, compare, compare_paired, verdict_sentence
+from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
 from tests.conftest import gatemask
 from tests.tuning.predictions import SIZE, write_predictions
 
@@ -41,54 +41,54 @@ def alone(n: int) -> np.ndarray:
 
 def test_the_same_scores_cannot_be_told_apart() -> None:
     scores = of_means(np.random.default_rng(0).random(50))
-    found = paired(scores, scores, alone(50), 200, 0)
-    assert found["verdict"] == "cannot tell"
-    assert found["wilcoxon_p"] == 1.0
-    assert found["ci95"] == (0.0, 0.0)
-    assert (found["difference"], found["better"], found["worse"], found["equal"]) == (0.0, 0, 0, 50)
+    found = compare_paired(scores, scores, alone(50), 200, 0)
+    assert found.verdict == "cannot tell"
+    assert found.wilcoxon_p == 1.0
+    assert found.ci95 == (0.0, 0.0)
+    assert (found.difference, found.better, found.worse, found.equal) == (0.0, 0, 0, 50)
 
 
 def test_numbers_by_hand() -> None:
     first, second = np.array([0.5, 0.5, 1.0, 0.0]), np.array([0.9, 0.4, 1.0, 0.5])
-    found = paired(of_means(first), of_means(second), np.array(["a", "a", "b", "c"]), 100, 0)
-    assert found["first_score"] == pytest.approx(0.5)
-    assert found["second_score"] == pytest.approx(0.7)
-    assert found["difference"] == pytest.approx(0.2)
-    assert (found["better"], found["worse"], found["equal"]) == (2, 1, 1)
-    assert (found["images"], found["groups"]) == (4, 3)
+    found = compare_paired(of_means(first), of_means(second), np.array(["a", "a", "b", "c"]), 100, 0)
+    assert found.first_score == pytest.approx(0.5)
+    assert found.second_score == pytest.approx(0.7)
+    assert found.difference == pytest.approx(0.2)
+    assert (found.better, found.worse, found.equal) == (2, 1, 1)
+    assert (found.images, found.groups) == (4, 3)
     # Signed ranks of 0.4, -0.1, 0.5: 2, -1, 3. Of the 8 equally likely sign patterns 4 are as far from the middle.
-    assert found["wilcoxon_p"] == pytest.approx(0.5)
+    assert found.wilcoxon_p == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.1, "better"), (-0.1, "worse"), (0.0, "cannot tell")])
 def test_a_clear_difference_is_seen_and_noise_is_not(shift: float, verdict: str) -> None:
     rng = np.random.default_rng(1)
     first = rng.random(400)
-    found = paired(of_means(first), of_means(first + shift + rng.normal(0, 0.2, 400)), alone(400), 1000, 0)
-    assert found["verdict"] == verdict
-    assert (found["wilcoxon_p"] < 0.001) == (verdict != "cannot tell")
-    assert found["ci95"][0] < found["difference"] < found["ci95"][1]
+    found = compare_paired(of_means(first), of_means(first + shift + rng.normal(0, 0.2, 400)), alone(400), 1000, 0)
+    assert found.verdict == verdict
+    assert (found.wilcoxon_p < 0.001) == (verdict != "cannot tell")
+    assert found.ci95[0] < found.difference < found.ci95[1]
 
 
 def test_pairing_sees_what_two_intervals_cannot() -> None:
     rng = np.random.default_rng(2)
     hard = rng.random(300)
     first, second = of_means(hard), of_means(hard + 0.01 + rng.normal(0, 0.02, 300))
-    assert interval(*first, alone(300), 1000, 0)[1] > interval(*second, alone(300), 1000, 0)[0]
-    assert paired(first, second, alone(300), 1000, 0)["verdict"] == "better"
+    assert bootstrap_interval(*first, alone(300), 1000, 0)[1] > bootstrap_interval(*second, alone(300), 1000, 0)[0]
+    assert compare_paired(first, second, alone(300), 1000, 0).verdict == "better"
 
 
-def test_one_patient_is_no_evidence_however_many_images_it_has() -> None:
+def test_one_patient_is_not_evidence_however_many_images_it_has() -> None:
     rng = np.random.default_rng(3)
     first = rng.random(120)
     second = first + np.where(np.arange(120) < 60, 0.3, rng.normal(0, 0.02, 120))
     patients = np.where(np.arange(120) < 60, "p", alone(120))
-    by_image = paired(of_means(first), of_means(second), alone(120), 2000, 0)
-    by_patient = paired(of_means(first), of_means(second), patients, 2000, 0)
-    assert by_image["difference"] == by_patient["difference"]
-    assert by_image["verdict"] == "better"
-    assert by_patient["verdict"] == "cannot tell"
-    assert np.diff(by_patient["ci95"]) > 2 * np.diff(by_image["ci95"])
+    by_image = compare_paired(of_means(first), of_means(second), alone(120), 2000, 0)
+    by_patient = compare_paired(of_means(first), of_means(second), patients, 2000, 0)
+    assert by_image.difference == by_patient.difference
+    assert by_image.verdict == "better"
+    assert by_patient.verdict == "cannot tell"
+    assert np.diff(by_patient.ci95) > 2 * np.diff(by_image.ci95)
 
 
 def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
@@ -100,7 +100,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says() -> None:
         hard, liked = rng.normal(0.6, 0.2, 80)[patient], rng.normal(0.02, 0.05, 80)[patient]
         first = hard + rng.normal(0, 0.05, n)
         second = hard + liked + rng.normal(0, 0.05, n)
-        low, high = paired(of_means(first), of_means(second), patient.astype(str), 400, seed)["ci95"]
+        low, high = compare_paired(of_means(first), of_means(second), patient.astype(str), 400, seed).ci95
         covered += low <= 0.02 <= high
     assert 180 <= covered <= 198
 
@@ -109,10 +109,10 @@ def test_ratios_of_sums_are_compared_too() -> None:
     rng = np.random.default_rng(4)
     weight = rng.integers(0, 500, (200, 2)).astype(float)
     first, second = (rng.beta(a, 3, (200, 2)) * weight for a in (5, 9))
-    found = paired((first, weight), (second, weight), alone(200), 500, 0)
-    assert found["verdict"] == "better"
-    assert found["first_score"] == pytest.approx(np.mean(first.sum(axis=0) / weight.sum(axis=0)))
-    assert found["ci95"][0] < found["difference"] < found["ci95"][1]
+    found = compare_paired((first, weight), (second, weight), alone(200), 500, 0)
+    assert found.verdict == "better"
+    assert found.first_score == pytest.approx(np.mean(first.sum(axis=0) / weight.sum(axis=0)))
+    assert found.ci95[0] < found.difference < found.ci95[1]
 
 
 # --- on predictions ----------------------------------------------------------------------------------------
@@ -146,27 +146,27 @@ def project(made: Path, tmp_path: Path) -> Project:
     return Project(tmp_path, "phantom")
 
 
-def compared(project: Project, first: str, second: str, *overrides: str) -> dict[str, Any]:
+def compared(project: Project, first: str, second: str, *overrides: str) -> ComparisonResult:
     ensemble = load_ensemble(project.experiments, overrides=overrides)
     return compare(project, load_competition(project.experiments), ensemble, first, second)
 
 
 def test_masks_without_a_gate_and_behind_one(project: Project) -> None:
     found = compared(project, "unet_b0", "unetpp_b0")
-    assert found["verdict"] == "worse"
-    assert (found["gate"], found["mask"]) == ("none", "compared")
-    assert (found["images"], found["groups"], found["metric"]) == (IMAGES, IMAGES // 2, "mean_dice")
-    assert found["better"] + found["worse"] + found["equal"] == IMAGES
-    assert found["ci95"][0] < found["difference"] < found["ci95"][1] < 0
+    assert found.verdict == "worse"
+    assert (found.gate, found.mask) == ("none", "compared")
+    assert (found.images, found.groups, found.metric) == (IMAGES, IMAGES // 2, "mean_dice")
+    assert found.better + found.worse + found.equal == IMAGES
+    assert found.ci95[0] < found.difference < found.ci95[1] < 0
     back = compared(project, "unetpp_b0", "unet_b0")
-    assert back["verdict"] == "better"
-    assert back["difference"] == -found["difference"]
-    assert back["ci95"] == pytest.approx((-found["ci95"][1], -found["ci95"][0]))
+    assert back.verdict == "better"
+    assert back.difference == -found.difference
+    assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
 
     write_predictions(project, "gate_b0", 0.15)
     behind = compared(project, "unet_b0", "unetpp_b0")
-    assert behind["gate"] == "gate_b0"
-    assert behind["second_score"] > found["second_score"], "the gate keeps bad masks away"
+    assert behind.gate == "gate_b0"
+    assert behind.second_score > found.second_score, "the gate keeps bad masks away"
 
 
 def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> None:
@@ -176,13 +176,13 @@ def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> 
     fold_of = {f"i{n:02d}": n // 2 % FOLDS for n in range(IMAGES)}
     tables = members.build_tables(project, comp, ensemble, fold_of)  # its masks are those of the first side
     fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", levels=COARSE)[0])
-    assert found["first_score"] == fit.score
-    assert found["first"] == "unet_b0+unetpp_b0"
+    assert found.first_score == fit.score
+    assert found.first == "unet_b0+unetpp_b0"
 
 
 def test_the_same_predictions_under_another_name_cannot_be_told_apart(project: Project) -> None:
     found = compared(project, "unet_b0", "unet_late")
-    assert (found["verdict"], found["wilcoxon_p"], found["equal"]) == ("cannot tell", 1.0, IMAGES)
+    assert (found.verdict, found.wilcoxon_p, found.equal) == ("cannot tell", 1.0, IMAGES)
 
 
 def test_gates_stand_in_front_of_the_ensembles_masks(project: Project) -> None:
@@ -191,21 +191,21 @@ def test_gates_stand_in_front_of_the_ensembles_masks(project: Project) -> None:
     write_predictions(project, "gate_b0", 0.1, seed=3)
     write_predictions(project, "gate_late", 1.5, seed=4)
     found = compared(project, "gate_late", "gate_b0")
-    assert found["verdict"] == "better"
-    assert (found["gate"], found["mask"]) == ("compared", "unet_b0+unetpp_b0")
+    assert found.verdict == "better"
+    assert (found.gate, found.mask) == ("compared", "unet_b0+unetpp_b0")
     for fold in range(FOLDS):  # views of its own that could be weighed apart
         folder = project.fold("unet_b0", fold)
         shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
         write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
     again = compared(project, "gate_late", "gate_b0", "mask.weights=tuned")
-    assert {**again, "seconds": 0} == {**found, "seconds": 0}, "masks are averaged by equal weights"
+    assert again.model_copy(update={"seconds": found.seconds}) == found, "masks are averaged by equal weights"
 
 
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ("unet_b0", "unetp_b0", ["no experiment 'unetp_b0'", "unetpp_b0"]),
-        ("unet_b0", "unet_b0+base", ["no experiment 'base'"]),
+        ("unet_b0", "unetp_b0", ["Unknown experiment 'unetp_b0'", "unetpp_b0"]),
+        ("unet_b0", "unet_b0+base", ["Unknown experiment 'base'"]),
         ("unet_b0", "unet_b0", ["cannot be compared with itself"]),
         ("unet_b0+unetpp_b0", "unetpp_b0+unet_b0", ["cannot be compared with itself"]),
         ("unet_b0", "unetpp_b0+unetpp_b0", ["nor count twice"]),
@@ -246,7 +246,19 @@ def test_the_command_says_it_in_one_sentence(project: Project) -> None:
 
 
 def test_the_sentence() -> None:
-    result = {"first": "a", "second": "b", "difference": 0.0123, "ci95": (0.004, 0.021), "verdict": "better"}
-    assert sentence(result) == "b is better than a: +0.0123 (95 % from +0.0040 to +0.0210)"
-    result |= {"ci95": (-0.004, 0.021), "verdict": "cannot tell"}
-    assert sentence(result) == "cannot tell b from a: +0.0123 (95 % from -0.0040 to +0.0210)"
+    paired = PairedComparison(
+        first_score=0.8,
+        second_score=0.8123,
+        difference=0.0123,
+        ci95=(0.004, 0.021),
+        wilcoxon_p=0.01,
+        better=5,
+        worse=2,
+        equal=3,
+        images=10,
+        groups=10,
+        verdict="better",
+    )
+    assert verdict_sentence("a", "b", paired) == "b is better than a: +0.0123 (95 % from +0.0040 to +0.0210)"
+    unclear = paired.model_copy(update={"ci95": (-0.004, 0.021), "verdict": "cannot tell"})
+    assert verdict_sentence("a", "b", unclear) == "cannot tell b from a: +0.0123 (95 % from -0.0040 to +0.0210)"

@@ -5,15 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gatemask.config import Tune
+from gatemask.config import Tune, Variant
 from gatemask.masks.metrics import METRICS, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score, worths
 from gatemask.tuning import exact
-from gatemask.tuning.candidates import COARSE, Evidence, candidates, choose, fixed
-from gatemask.tuning.candidates import _median as middle
-from gatemask.tuning.crossfit import cross_fit, interval, resampled, resamples
-from gatemask.tuning.reference_rules import KNOWN
+from gatemask.tuning.candidates import (
+    COARSE,
+    TuningImages,
+    choose_candidate,
+    find_candidates,
+    score_given_rules,
+    score_masks_alone,
+)
+from gatemask.tuning.crossfit import bootstrap_interval, bootstrap_scores, cross_fit, resample_counts
+from gatemask.tuning.reference_rules import REFERENCE_RULES
 from tests.tuning.problems import noisy, tied
 
 HELD_OUT = 100_000
@@ -27,8 +33,8 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
 
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     tables = noisy(13, 5000)
-    found = candidates(Evidence(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
-    best = found[choose(found, "best")]
+    found = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
+    best = found[choose_candidate(found, "best")]
     held_out = held_out_score(best.rule)
     assert abs(best.fit.score - held_out) < 0.005
     assert best.in_sample > best.fit.score
@@ -80,12 +86,12 @@ def test_a_fold_has_no_say_in_its_own_rule() -> None:
 
 def test_fixed_rules_need_no_tuning_and_grids_are_cross_fitted() -> None:
     tables = noisy(6, 400)
-    hand_set = fixed(Evidence(tables), "mean_dice", KNOWN["siim-seed"])
+    hand_set = score_given_rules(TuningImages(tables), "mean_dice", REFERENCE_RULES["siim-seed"])
     assert hand_set.fit.score == pytest.approx(hand_set.in_sample)
-    grid = fixed(Evidence(tables), "mean_dice", KNOWN["siim-winner"])
-    assert grid.in_sample == max(score(tables, rule) for rule in KNOWN["siim-winner"])
+    grid = score_given_rules(TuningImages(tables), "mean_dice", REFERENCE_RULES["siim-winner"])
+    assert grid.in_sample == max(score(tables, rule) for rule in REFERENCE_RULES["siim-winner"])
     assert grid.fit.score <= grid.in_sample
-    assert set(grid.fit.rules.values()) <= set(KNOWN["siim-winner"])
+    assert set(grid.fit.rules.values()) <= set(REFERENCE_RULES["siim-winner"])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -93,15 +99,15 @@ def test_resampled_scores_are_those_of_resampled_images(metric: str) -> None:
     tables = tied(3, images=9, classes=2)
     rule = Rule(0.2, 0.5, 0.3, 2)
     groups = np.array(["a", "a", "b", "c", "c", "c", "d", "e", "e"])
-    found = resampled(*worths(tables, rule, metric), groups, 300, seed=5)
-    for counts, one in zip(resamples(groups, 300, 5), found, strict=True):
+    found = bootstrap_scores(*worths(tables, rule, metric), groups, 300, seed=5)
+    for counts, one in zip(resample_counts(groups, 300, 5), found, strict=True):
         copies = tables.subset(np.repeat(np.arange(9), counts))
         assert one == pytest.approx(score(copies, rule, metric), abs=1e-12)
 
 
 def test_groups_are_drawn_whole() -> None:
     groups = np.array(["x", "y", "x", "z"])
-    for counts in resamples(groups, 50, 0):
+    for counts in resample_counts(groups, 50, 0):
         assert counts[0] == counts[2]
         assert counts[0] + counts[1] + counts[3] == 3
 
@@ -109,7 +115,7 @@ def test_groups_are_drawn_whole() -> None:
 def test_an_interval_of_many_groups_is_that_of_the_normal_law() -> None:
     rng = np.random.default_rng(0)
     worth = rng.random((4000, 1))
-    low, high = interval(worth, np.ones_like(worth), np.arange(4000).astype(str), 2000, 0)
+    low, high = bootstrap_interval(worth, np.ones_like(worth), np.arange(4000).astype(str), 2000, 0)
     spread = 1.96 * worth.std() / np.sqrt(4000)
     assert (low, high) == pytest.approx((worth.mean() - spread, worth.mean() + spread), abs=spread / 8)
 
@@ -121,7 +127,7 @@ def test_copies_of_an_image_make_the_interval_no_narrower_when_they_are_one_grou
     for copies, grouped in ((1, True), (9, True), (9, False)):
         groups = np.repeat(np.arange(300), copies).astype(str) if grouped else np.arange(300 * copies).astype(str)
         many = np.repeat(worth, copies, axis=0)
-        low, high = interval(many, np.ones_like(many), groups, 1000, 0)
+        low, high = bootstrap_interval(many, np.ones_like(many), groups, 1000, 0)
         widths.append(high - low)
     assert widths[1] == pytest.approx(widths[0], rel=0.15)
     assert widths[2] < widths[0] / 2
@@ -130,30 +136,41 @@ def test_copies_of_an_image_make_the_interval_no_narrower_when_they_are_one_grou
 def test_the_candidate_asked_for_is_shipped() -> None:
     tables = noisy(7, 300)
     group_of = {i: i for i in tables.ids}
-    found = candidates(Evidence(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
+    found = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
     assert set(found) == {"exact", "median", "optuna"}
-    assert choose(found, "optuna") == "optuna"
-    assert found[choose(found, "best")].fit.score == max(one.fit.score for one in found.values())
+    assert choose_candidate(found, "optuna") == "optuna"
+    assert found[choose_candidate(found, "best")].fit.score == max(one.fit.score for one in found.values())
 
 
 def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     tables = tied(1, images=12, classes=2)
-    found = candidates(Evidence(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
+    found = find_candidates(TuningImages(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
     assert list(found) == ["optuna"]
 
 
-def test_a_bootstrap_optimum_draws_whole_groups() -> None:
-    tables = noisy(8, 120)
-    whole = exact.search(tables, "mean_dice", levels=COARSE)[0]
+def test_bootstrap_optima_draw_whole_groups() -> None:
+    tables, tune = noisy(8, 120), Tune(optima=3)
+    optimum = exact.median_rule([exact.search(tables, "mean_dice", levels=COARSE)[0]])
     one_group = dict.fromkeys(tables.ids, "the only patient")
-    assert middle(tables, "mean_dice", Tune(optima=3), one_group) == exact.median([whole])
-    assert middle(tables, "mean_dice", Tune(optima=3), {i: i for i in tables.ids}) != exact.median([whole])
+    assert find_candidates(TuningImages(tables), "mean_dice", tune, one_group)["median"].rule == optimum
+    by_image = {i: i for i in tables.ids}
+    assert find_candidates(TuningImages(tables), "mean_dice", tune, by_image)["median"].rule != optimum
+
+
+def test_masks_alone_are_scored_without_a_gate() -> None:
+    tables = noisy(11, 300)
+    alone = score_masks_alone(TuningImages(tables), "mean_dice", Tune())
+    gateless = Variant(gate=False)
+    fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", gateless)[0])
+    assert alone == fit.score
+    assert all(rule.gate == 0 for rule in fit.rules.values())
+    assert score_masks_alone(TuningImages(tied(1, classes=2)), "global_dice", Tune()) is None
 
 
 def test_optuna_starts_from_the_exact_optimum_of_the_images_it_is_given() -> None:
     tables = noisy(9, 200)
     settings = Tune(trials=4, ship="optuna", enqueue_exact=True)
-    found = candidates(Evidence(tables), "mean_dice", settings, {i: i for i in tables.ids})
+    found = find_candidates(TuningImages(tables), "mean_dice", settings, {i: i for i in tables.ids})
     assert found["optuna"].in_sample == pytest.approx(found["exact"].in_sample, abs=2e-3)
     for fold, rule in found["optuna"].fit.rules.items():
         others = tables.subset(tables.folds != fold)

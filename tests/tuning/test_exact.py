@@ -13,7 +13,7 @@ from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule, probability
 from gatemask.oof.tables import all_empty_score, score
 from gatemask.tuning import exact
-from gatemask.tuning.optuna_search import search
+from gatemask.tuning.optuna_search import search_with_optuna
 from tests.tuning.problems import by_force, from_maps, noisy, tied
 
 VARIANTS = [Variant(), Variant(gate=False), Variant(thresholds=1), Variant(gate=False, thresholds=1)]
@@ -24,7 +24,7 @@ def test_equals_brute_force_on_small_problems_with_ties(metric: str) -> None:
     for seed in range(44):
         variant, classes = VARIANTS[seed % 4], 1 + (seed % 3 == 2)
         tables = tied(seed, classes=classes)
-        if not exact.covers(tables, metric):
+        if not exact.is_searchable(tables, metric):
             continue
         rule, found = exact.search(tables, metric, variant)
         assert found == score(tables, rule, metric)
@@ -51,7 +51,7 @@ def test_never_below_optuna(sampler: str) -> None:
         tables = noisy(seed, 400)
         for metric in ("mean_dice", "global_dice", "mean_precision"):
             _, best = exact.search(tables, metric)
-            assert best >= search(tables, metric, sampler=sampler, trials=60, seed=seed).best
+            assert best >= search_with_optuna(tables, metric, sampler=sampler, trials=60, seed=seed).best
 
 
 def test_no_neighbouring_rule_is_better_on_a_large_problem() -> None:
@@ -118,11 +118,11 @@ def test_levels_can_be_fewer() -> None:
 
 def test_a_ratio_over_several_classes_is_refused() -> None:
     tables = tied(0, classes=2)
-    assert not exact.covers(tables, "global_dice")
-    with pytest.raises(GatemaskError, match="no exact search for global_dice"):
+    assert not exact.is_searchable(tables, "global_dice")
+    with pytest.raises(GatemaskError, match="No exact search exists for global_dice"):
         exact.search(tables, "global_dice")
 
 
 def test_median_of_rules() -> None:
     rules = [Rule(0.1, 0.8, 0.2, 10), Rule(0.5, 0.6, 0.5, 30), Rule(0.6, 0.7, 0.4, 20)]
-    assert exact.median(rules) == Rule(0.5, probability(179), probability(102), 20)
+    assert exact.median_rule(rules) == Rule(0.5, probability(179), probability(102), 20)

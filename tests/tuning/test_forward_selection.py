@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatemask.tuning.forward_selection import Counts, cut, greedy, normal
+from gatemask.tuning.forward_selection import Counts, best_length, reduced, select_forward
 
 
 class Small:
@@ -59,10 +59,10 @@ def by_force(small: Small, size: int, rounds: int) -> tuple[list[int], int]:
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 5), rounds=st.integers(1, 8))
 def test_the_path_is_that_of_brute_force(seed: int, size: int, rounds: int) -> None:
     small = Small(seed, size)
-    path = greedy(size, small.score, rounds, small.refuse)
+    path = select_forward(size, small.score, rounds, small.refuse)
     taken, kept = by_force(small, size, rounds)
     assert [one.taken for one in path] == taken
-    assert cut(path) == kept
+    assert best_length(path) == kept
     assert len(small.asked) == len(set(small.asked)), "each weighting is scored once"
     for at, one in enumerate(path):
         assert list(one.counts) == [taken[: at + 1].count(n) for n in range(size)]
@@ -74,26 +74,26 @@ def test_the_path_is_that_of_brute_force(seed: int, size: int, rounds: int) -> N
 @given(seed=st.integers(0, 10**6), size=st.integers(1, 5), rounds=st.integers(1, 8))
 def test_what_is_kept_is_at_least_as_good_as_the_best_alone(seed: int, size: int, rounds: int) -> None:
     small = Small(seed, size)
-    path = greedy(size, small.score, rounds)
+    path = select_forward(size, small.score, rounds)
     alone = max(small.score(tuple(int(n == one) for n in range(size))) for one in range(size))
-    assert path[cut(path) - 1].score >= alone
+    assert path[best_length(path) - 1].score >= alone
 
 
 def test_of_equals_what_is_there_already_comes_first_and_then_the_order() -> None:
-    path = greedy(3, lambda _: 0.5, 4)
+    path = select_forward(3, lambda _: 0.5, 4)
     assert [one.taken for one in path] == [0, 0, 0, 0]
-    assert cut(path) == 1
+    assert best_length(path) == 1
     scores = {(0, 1, 0): 0.9, (0, 1, 1): 0.9 + 1e-13, (1, 1, 0): 0.9}
-    path = greedy(3, lambda counts: scores.get(counts, 0.1), 2)
+    path = select_forward(3, lambda counts: scores.get(counts, 0.1), 2)
     assert [one.taken for one in path] == [1, 1], "a difference of rounding is none"
 
 
 def test_nothing_may_be_taken() -> None:
-    assert greedy(2, lambda _: 1.0, 3, lambda _: "no room") == []
+    assert select_forward(2, lambda _: 1.0, 3, lambda _: "no room") == []
 
 
 @pytest.mark.parametrize(
     ("counts", "expected"), [((2, 2), (1, 1)), ((0, 3), (0, 1)), ((4, 6), (2, 3)), ((5,), (1,)), ((2, 1), (2, 1))]
 )
 def test_shares_are_what_counts(counts: Counts, expected: Counts) -> None:
-    assert normal(counts) == expected
+    assert reduced(counts) == expected

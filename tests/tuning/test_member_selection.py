@@ -1,4 +1,4 @@
-"""What is selected is at least as good as its best member, keeps within the caps, and no fold chooses for itself."""
+"""A selection is at least as good as its best member, keeps within the caps, and no fold chooses for itself."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
 from gatemask.oof.tables import Tables, score
 from gatemask.project import Project
-from gatemask.tuning import exact, weight_search
-from gatemask.tuning.member_selection import Maps, select_gates, select_masks
-from gatemask.tuning.members import Opened, average_gates, build_tables
-from gatemask.tuning.tune import as_tuned, show, tune
+from gatemask.results.tuning import MemberSelection, TunedResult
+from gatemask.tuning import exact, weighted_tables
+from gatemask.tuning.member_selection import select_gates, select_masks
+from gatemask.tuning.members import average_gates, build_tables
+from gatemask.tuning.printing import print_tuned
+from gatemask.tuning.tune import tune, with_selected_weights
+from gatemask.tuning.weighted_tables import WeightedTables
 from tests.conftest import SHARED, needs_nuclei, write_tiles
 from tests.tuning.predictions import write_predictions
 from tests.tuning.test_weight_search import FOLDS, IDS, Problem
@@ -33,54 +36,47 @@ ROOMY = KernelEstimate(MemberCosts(dict.fromkeys("gh", 0.1), 2), MemberCosts(dic
 TUNE = Tune(rounds=5)
 
 
-def chosen(
+def selected(
     scratch: Path, noise: list[float], seed: int = 0, kernel: KernelEstimate = ROOMY, **changes: Any
-) -> dict[str, Any]:
-    """Masks u, v, ... that see the truth through so much noise."""
-    problem = Problem(noise, seed)
-    maps = Maps(opened(problem, **changes), scratch, "a")
-    return select_masks(maps, "mean_dice", TUNE, kernel, "uvw"[: len(noise)], ["g"])
-
-
-def opened(problem: Problem, truth: Any = None) -> Opened:
-    gates = [problem.gate]
-    views = [1] * len(problem.readers)
-    return Opened(problem.fold_of, gates, problem.gate, problem.readers, views, truth or problem.truth)
+) -> MemberSelection:
+    """Select from masks u, v, ... that see the truth through this much noise."""
+    weighted = WeightedTables(Problem(noise, seed).predictions(**changes), scratch, "a")
+    return select_masks(weighted, "mean_dice", TUNE, kernel, "uvw"[: len(noise)], ["g"])
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_at_least_as_good_as_its_best_member(tmp_path: Path, seed: int) -> None:
-    found = chosen(tmp_path, [60, 80, 110], seed)
-    first = found["rounds"][0]
-    assert found["score"] >= found["best_member"]["score"] == max(first["scores"].values())
-    assert found["score"] == max(one["score"] for one in found["rounds"])
-    assert len(found["rounds"]) == TUNE.rounds
-    assert sum(found["weights"]) == pytest.approx(1)
-    kept = found["rounds"][found["cut"] - 1]["counts"]
-    assert found["weights"] == pytest.approx([kept[name] / found["cut"] for name in "uvw"])
-    assert set(found["left_out"]) == {name for name in "uvw" if not kept[name]}
-    assert set(found["per_fold"]) == {"0", "1", "2"}
+    found = selected(tmp_path, [60, 80, 110], seed)
+    first = found.rounds[0]
+    assert found.score >= found.best_member.score == max(first.scores.values())
+    assert found.score == max(one.score for one in found.rounds)
+    assert len(found.rounds) == TUNE.rounds
+    assert sum(found.weights) == pytest.approx(1)
+    kept = found.counts
+    assert found.weights == pytest.approx([kept[name] / found.cut for name in "uvw"])
+    assert set(found.left_out) == {name for name in "uvw" if not kept[name]}
+    assert set(found.per_fold) == {"0", "1", "2"}
 
 
 def test_what_knows_nothing_is_left_out(tmp_path: Path) -> None:
-    found = chosen(tmp_path, [50, 4000, 60])
-    assert found["weights"][1] == 0
-    assert found["left_out"]["v"] in ("did not help", "others helped more in every round")
-    assert found["score"] > found["equal"]
+    found = selected(tmp_path, [50, 4000, 60])
+    assert found.weights[1] == 0
+    assert found.left_out["v"] in ("did not help", "others helped more in every round")
+    assert found.score > found.equal
 
 
 def test_each_weighting_is_counted_once_and_a_killed_selection_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted, count_maps = [], weight_search.count_maps
-    monkeypatch.setattr(weight_search, "count_maps", lambda *args: counted.append(1) or count_maps(*args))
-    whole = chosen(tmp_path, [60, 80])
+    counted, count_maps = [], weighted_tables.count_maps
+    monkeypatch.setattr(weighted_tables, "count_maps", lambda *args: counted.append(1) or count_maps(*args))
+    whole = selected(tmp_path, [60, 80])
     files = sorted(tmp_path.iterdir())
     assert len(counted) == len(files)
     for path in files[::2]:
         path.unlink()
     counted.clear()
-    assert chosen(tmp_path, [60, 80]) == whole
+    assert selected(tmp_path, [60, 80]) == whole
     assert len(counted) == len(files[::2])
 
 
@@ -89,25 +85,24 @@ def test_a_fold_has_no_say_in_what_it_is_scored_by(tmp_path: Path, fold: int) ->
     problem = Problem([80, 110, 90])
     own = [i for i in IDS if problem.fold_of[i] == fold]
     turned = {i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}
-    before = chosen(tmp_path / "before", [80, 110, 90])
-    after = chosen(tmp_path / "after", [80, 110, 90], truth={**problem.truth, **turned})
-    assert after["per_fold"][str(fold)] == before["per_fold"][str(fold)]
-    assert after["rounds"] != before["rounds"], "all images together do see it"
+    before = selected(tmp_path / "before", [80, 110, 90])
+    after = selected(tmp_path / "after", [80, 110, 90], truth={**problem.truth, **turned})
+    assert after.per_fold[str(fold)] == before.per_fold[str(fold)]
+    assert after.rounds != before.rounds, "all images together do see it"
 
 
 def test_the_caps_hold(tmp_path: Path) -> None:
     mask = MemberCosts({"u": 1.0, "v": 1.0, "w": 1.0}, 2, cap=2)
-    found = chosen(tmp_path / "networks", [60, 80, 70], kernel=KernelEstimate(ROOMY.gate, mask, 100, 9.0))
-    assert sorted(found["weights"]) == [0, 0, 1]
-    assert set(found["left_out"].values()) == {"over the cap of 2 mask networks"}
+    found = selected(tmp_path / "networks", [60, 80, 70], kernel=KernelEstimate(ROOMY.gate, mask, 100, 9.0))
+    assert sorted(found.weights) == [0, 0, 1]
+    assert set(found.left_out.values()) == {"over the cap of 2 mask networks"}
     dear = MemberCosts({"u": 100.0, "v": 1.0, "w": 1.0}, 2)
     hours = KernelEstimate(ROOMY.gate, dear, 100, 0.3)
-    found = chosen(tmp_path / "hours", [60, 80, 70], kernel=hours)
-    assert found["weights"][0] == 0
-    assert found["left_out"]["u"] == "over 0.3 hours"
-    with pytest.raises(GatemaskError, match="No experiment may be shipped") as raised:
-        capped = MemberCosts(dear.seconds, 2, 1)
-        chosen(tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, capped, 100, 9.0))
+    found = selected(tmp_path / "hours", [60, 80, 70], kernel=hours)
+    assert found.weights[0] == 0
+    assert found.left_out["u"] == "over 0.3 hours"
+    with pytest.raises(GatemaskError, match="No experiment can be shipped") as raised:
+        selected(tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, MemberCosts(dear.seconds, 2, 1), 100, 9.0))
     assert "u: over the cap of 1 mask networks" in str(raised.value)
 
 
@@ -115,20 +110,18 @@ def test_the_gates_that_know_something_are_taken(tmp_path: Path) -> None:
     problem = Problem([150, 150])
     rng = np.random.default_rng(5)
     right = {i: float(np.clip(0.3 + 0.4 * problem.truth[i].any() + rng.normal(0, 0.1), 0, 1)) for i in IDS}
-    seen = opened(problem)
-    predicted = Opened(seen.fold_of, [problem.gate, right], seen.gate, seen.readers, seen.views, seen.truth)
-    predicted = predicted.gated([1.0, 1.0])
-    maps, masks = Maps(predicted, tmp_path, "a"), [0.5, 0.5]
-    found = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, {})
-    assert found["best_member"]["name"] == "h"
-    assert found["weights"][1] > found["weights"][0]
-    assert found["score"] >= found["best_member"]["score"]
+    predictions = problem.predictions(gates=[problem.gate, right]).gated([1.0, 1.0])
+    weighted, masks = WeightedTables(predictions, tmp_path, "a"), [0.5, 0.5]
+    found = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, {})
+    assert found.best_member.name == "h"
+    assert found.weights[1] > found.weights[0]
+    assert found.score >= found.best_member.score
     # Where the other folds chose other masks, the gates in front of them are chosen and scored by those.
     others = {fold: [1.0, 0.0] for fold in range(FOLDS)}
-    apart = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, others)
-    alone = select_gates(predicted, maps, "mean_dice", TUNE, ROOMY, "gh", "u", [1.0, 0.0], {})
-    assert (apart["nested"], apart["per_fold"]) == (alone["nested"], alone["per_fold"])
-    assert apart["rounds"] == found["rounds"]
+    apart = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, others)
+    alone = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "u", [1.0, 0.0], {})
+    assert (apart.nested, apart.per_fold) == (alone.nested, alone.per_fold)
+    assert apart.rounds == found.rounds
 
 
 # --- as `gatemask oof-tune` does it ----------------------------------------------------------------------
@@ -160,7 +153,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pictures, and with no network built to know what it costs."""
-    monkeypatch.setattr("gatemask.plots.thresholds.draw_all", lambda *_: [])
+    monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
     monkeypatch.setattr(kernel_time, "_trained_experiment", lambda *_: None)
     monkeypatch.setattr(kernel_time, "seconds_by_experiment", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
 
@@ -169,7 +162,7 @@ EXPERIMENTS = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[unet_b
 GREEDY = [*EXPERIMENTS, "gate.weights=greedy", "mask.weights=greedy"]
 
 
-def tuned(project: Project, *settings: str) -> dict[str, Any]:
+def tuned(project: Project, *settings: str) -> TunedResult:
     comp = load_competition(project.experiments, quick=True)
     usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
     return tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=[*usual, *settings]))
@@ -178,19 +171,20 @@ def tuned(project: Project, *settings: str) -> dict[str, Any]:
 def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
     result = tuned(project, *GREEDY)
     for kind, poor in (("mask", "poor"), ("gate", "gate_poor")):
-        found = result["selection"][kind]
-        assert found["score"] >= found["best_member"]["score"]
-        assert poor in found["left_out"]
-    assert result["weights"] == result["selection"]["mask"]["weights"]
-    assert result["gate_weights"] == result["selection"]["gate"]["weights"]
+        found = result.selection.of(kind)
+        assert found is not None
+        assert found.score >= found.best_member.score
+        assert poor in found.left_out
+    made = result.selection.made()
+    assert (result.weights, result.gate_weights) == (made["mask"].weights, made["gate"].weights)
     tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load_rule(project.tuned / "rule.yaml")
-    assert score(tables, rule) == result["in_sample"]
-    assert result["passing"] == pytest.approx((tables.gate >= rule.gate).mean())
+    assert score(tables, rule) == result.in_sample
+    assert result.passing == pytest.approx((tables.gate >= rule.gate).mean())
     assert not (project.tuned / "weights").exists()
-    show(result)
+    print_tuned(result)
     alone = tuned(project, "gate.experiments=[gate_b0]", "mask.experiments=[unet_b0]")
-    assert alone["selection"] == {"mask": None, "gate": None}
-    assert alone["gate_weights"] == [1.0]
+    assert alone.selection.made() == {}
+    assert alone.gate_weights == [1.0]
 
 
 def test_the_headline_saw_no_fold_in_its_selection(project: Project) -> None:
@@ -200,22 +194,22 @@ def test_the_headline_saw_no_fold_in_its_selection(project: Project) -> None:
     whole = Tables.load(project.tuned / "tables.npz")
     fold_of = dict(zip(whole.ids.tolist(), whole.folds.tolist(), strict=True))
     for fold in ("0", "1"):
-        masks, gates = (result["selection"][kind]["per_fold"][fold] for kind in ("mask", "gate"))
+        masks, gates = (result.selection.made()[kind].per_fold[fold] for kind in ("mask", "gate"))
         part = given.gate.model_copy(update={"weights": gates})
         tables = build_tables(project, comp, given.model_copy(update={"gate": part}), fold_of, masks)
         held = tables.folds == int(fold)
         rule, _ = exact.search(tables.subset(~held), "mean_dice")
-        assert result["per_fold"][fold]["score"] == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
+        assert result.per_fold[fold].score == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
 
 
 def test_caps_and_rounds_make_it_stale_only_where_something_is_selected(project: Project) -> None:
     tuned(project, *GREEDY)
-    assert tuned(project, *GREEDY)["current"]
+    assert tuned(project, *GREEDY).current
     for change in ("mask.members=2", "mask.folds=1", "inference.hours=2", "tune.rounds=2"):
-        assert "current" not in tuned(project, *GREEDY, change)
+        assert not tuned(project, *GREEDY, change).current
     given = [*EXPERIMENTS, "mask.weights=[1,1,0]"]
     tuned(project, *given)
-    assert tuned(project, *given, "mask.members=9", "mask.folds=1", "inference.hours=2")["current"]
+    assert tuned(project, *given, "mask.members=9", "mask.folds=1", "inference.hours=2").current
 
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_nuclei)], ids=["drawn", "real"])
@@ -236,27 +230,27 @@ def test_tiles_too(
     chosen = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[good,fair,poor]"]
     both = [*chosen, "gate.weights=greedy", "mask.weights=greedy", "tune.trials=3", "tune.optima=2", "tune.rounds=4"]
     result = tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=both))
-    for found in result["selection"].values():
-        assert found["score"] >= found["best_member"]["score"]
-    assert result["weights"][2] < max(result["weights"])
+    for found in result.selection.made().values():
+        assert found.score >= found.best_member.score
+    assert result.weights[2] < max(result.weights)
 
 
 def test_one_experiment_is_taken_in_one_round(project: Project) -> None:
     result = tuned(project, "mask.experiments=[unet_b0]", "mask.weights=greedy")
-    found = result["selection"]["mask"]
-    assert (len(found["rounds"]), found["cut"], found["weights"]) == (1, 1, [1.0])
-    assert found["nested"] == pytest.approx(found["score"])
+    found = result.selection.mask
+    assert (len(found.rounds), found.cut, found.weights) == (1, 1, [1.0])
+    assert found.nested == pytest.approx(found.score)
 
 
 def test_comparing_stands_behind_what_was_selected(project: Project) -> None:
     comp = load_competition(project.experiments, quick=True)
     usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
     ensemble = load_ensemble(project.experiments, quick=True, overrides=[*usual, *GREEDY])
-    assert as_tuned(project, comp, ensemble) == ensemble, "nothing was selected yet"
+    assert with_selected_weights(project, comp, ensemble) == ensemble, "nothing was selected yet"
     result = tuned(project, *GREEDY)
-    found = as_tuned(project, comp, ensemble)
-    assert found.gate.weights == result["gate_weights"]
-    assert found.mask.weights == result["weights"]
+    found = with_selected_weights(project, comp, ensemble)
+    assert found.gate.weights == result.gate_weights
+    assert found.mask.weights == result.weights
 
 
 def test_gates_average_as_one_by_one() -> None:

@@ -20,7 +20,7 @@ from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score
 from gatemask.tuning import exact
-from gatemask.tuning.optuna_search import largest_area, search, settle_gate
+from gatemask.tuning.optuna_search import largest_area, search_with_optuna, settle_gate
 from tests.conftest import ROOT
 from tests.tuning.problems import noisy, tied
 
@@ -28,22 +28,22 @@ from tests.tuning.problems import noisy, tied
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_the_search_beats_hand_set_rules_and_repeats_itself(sampler: str, tmp_path: Path) -> None:
     tables = noisy(0, 300)
-    found = search(tables, "mean_dice", sampler=sampler, trials=60, seed=1, journal=tmp_path / "study.log")
+    found = search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1, journal=tmp_path / "study.log")
     assert len(found.values) == 60
     assert found.best == max(found.values)
     assert score(tables, found.rule) >= found.best > score(tables, Rule(0.6, 0.75, 0.4, 200))
-    assert search(tables, "mean_dice", sampler=sampler, trials=60, seed=1).rule == found.rule
+    assert search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1).rule == found.rule
 
 
 def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
     tables, journal = noisy(0, 300), tmp_path / "study.log"
-    first = search(tables, "mean_dice", trials=12, journal=journal)
+    first = search_with_optuna(tables, "mean_dice", trials=12, journal=journal)
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker')  # as a kill leaves it
-    second = search(tables, "mean_dice", trials=20, journal=journal)
+    second = search_with_optuna(tables, "mean_dice", trials=20, journal=journal)
     assert second.values[:12] == first.values
     assert len(second.values) == 20
-    assert search(tables, "mean_dice", trials=20, journal=journal).values == second.values
-    assert len(search(tables, "mean_dice", trials=5, journal=journal, name="another").values) == 5
+    assert search_with_optuna(tables, "mean_dice", trials=20, journal=journal).values == second.values
+    assert len(search_with_optuna(tables, "mean_dice", trials=5, journal=journal, name="another").values) == 5
 
 
 @pytest.mark.integration
@@ -51,8 +51,8 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     journal = tmp_path / "study.log"
     code = (
         "from pathlib import Path; from tests.tuning.problems import noisy\n"
-        "from gatemask.tuning.optuna_search import search\n"
-        f"search(noisy(0, 300), 'mean_dice', trials=5000, journal=Path({str(journal)!r}))"
+        "from gatemask.tuning.optuna_search import search_with_optuna\n"
+        f"search_with_optuna(noisy(0, 300), 'mean_dice', trials=5000, journal=Path({str(journal)!r}))"
     )
     started = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     deadline = time.monotonic() + 120
@@ -63,7 +63,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     started.send_signal(signal.SIGKILL)
     started.wait()
     before = len(optuna.load_study(study_name="rule", storage=JournalStorage(JournalFileBackend(str(journal)))).trials)
-    found = search(noisy(0, 300), "mean_dice", trials=before + 5, journal=journal)
+    found = search_with_optuna(noisy(0, 300), "mean_dice", trials=before + 5, journal=journal)
     assert len(found.values) == before + 5
     assert before >= 20
 
@@ -71,7 +71,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
 def test_the_exact_optimum_can_be_where_it_starts(tmp_path: Path) -> None:
     tables = noisy(3, 300)
     rule, best = exact.search(tables, "mean_dice")
-    found = search(tables, "mean_dice", trials=5, start=[rule])
+    found = search_with_optuna(tables, "mean_dice", trials=5, start=[rule])
     assert found.values[0] == pytest.approx(best, abs=2e-3)
 
 
@@ -89,8 +89,8 @@ def test_the_gate_is_the_best_there_is_and_stands_in_the_middle_of_its_plateau(m
 
 def test_parts_that_are_not_searched_stay_out() -> None:
     tables = noisy(1, 200)
-    assert search(tables, "mean_dice", Variant(gate=False), trials=10).rule.gate == 0
-    one = search(tables, "mean_dice", Variant(thresholds=1), trials=10).rule
+    assert search_with_optuna(tables, "mean_dice", Variant(gate=False), trials=10).rule.gate == 0
+    one = search_with_optuna(tables, "mean_dice", Variant(thresholds=1), trials=10).rule
     assert one.upper == one.lower
     assert not one.by_component
 
@@ -98,4 +98,4 @@ def test_parts_that_are_not_searched_stay_out() -> None:
 def test_a_problem_without_positives_can_be_searched() -> None:
     tables = noisy(0, 40, positives=0.0)
     assert largest_area(tables.truth) == 1
-    assert search(tables, "mean_dice", trials=10).best == 1.0
+    assert search_with_optuna(tables, "mean_dice", trials=10).best == 1.0

@@ -11,7 +11,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -21,12 +20,14 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import json_default, read_json, read_yaml, sha256, write_json, write_yaml
+from gatemask.files import read_json, read_yaml, sha256, write_json, write_yaml
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
 from gatemask.oof.tables import Tables, dice_per_image, score
 from gatemask.project import Project
+from gatemask.results.rules import RuleValues
+from gatemask.results.tuning import FoldWeighting, TunedResult, Weighing
 from gatemask.tuning import exact
 from gatemask.tuning.members import build_tables
 from gatemask.tuning.tune import load_counted, tune
@@ -54,7 +55,7 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than the rest; the command, in its own process, draws them."""
-    monkeypatch.setattr("gatemask.plots.thresholds.draw_all", lambda *_: [])
+    monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def project(made: Path, tmp_path: Path) -> Project:
     return Project(tmp_path, "phantom", quick=True)
 
 
-def tuned(project: Project, *settings: str) -> dict[str, Any]:
-    """What the command does, without a process of its own."""
+def tuned(project: Project, *settings: str) -> TunedResult:
+    """Do what the command does, without a process of its own."""
     comp = load_competition(project.experiments, quick=True, overrides=[s for s in settings if s.startswith("metric")])
     rest = [s for s in settings if not s.startswith("metric")]
     ensemble = load_ensemble(project.experiments, quick=True, overrides=["tune.trials=12", "tune.optima=3", *rest])
@@ -75,7 +76,17 @@ def test_it_writes_a_rule_and_says_what_it_is_worth(project: Project) -> None:
     done = gatemask("oof-tune", "phantom", *QUICK, "--json", root=project.root)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
-    for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "exact_gap", "trials", "seconds"):
+    for key in (
+        "cross_fitted",
+        "in_sample",
+        "ci95",
+        "rule",
+        "per_fold",
+        "exact_gap",
+        "trials",
+        "seconds",
+        "masks_alone",
+    ):
         assert key in result
     assert result["ci95"][0] < result["cross_fitted"] < result["ci95"][1]
     assert result["in_sample"] > result["all_empty"]
@@ -102,19 +113,18 @@ def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> 
         found.append(
             dice_of_masks(truth[name], rules.apply_rule(rule, gate, rules.resize_map(averaged, SIZE)[:, :, 0]))
         )
-    assert np.mean(found) == pytest.approx(result["in_sample"], abs=1e-9)
+    assert np.mean(found) == pytest.approx(result.in_sample, abs=1e-9)
 
 
 def test_again_it_does_nothing_and_other_predictions_are_tuned_anew(project: Project) -> None:
-    first = json.loads(json.dumps(tuned(project), default=json_default))
-    times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.name != ".lock"}
+    first = tuned(project)
+    times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.suffix != ".lock"}
     again = tuned(project)
-    assert again.pop("current") is True
-    assert again == first
-    assert {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.name != ".lock"} == times
+    assert again == first.model_copy(update={"current": True})
+    assert {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.suffix != ".lock"} == times
     write_predictions(project, "unet_b0", 0.2, seed=9)
-    assert "current" not in tuned(project)
-    assert "current" not in tuned(project, "tune.seed=4")
+    assert not tuned(project).current
+    assert not tuned(project, "tune.seed=4").current
 
 
 def test_people_get_one_table(project: Project) -> None:
@@ -129,43 +139,47 @@ def test_people_get_one_table(project: Project) -> None:
 @pytest.mark.parametrize("parts", [["components=true"], ["components=true", "hysteresis=true"]])
 def test_component_rules_are_searched_and_kept_exact(project: Project, parts: list[str]) -> None:
     result = tuned(project, *(f"tune.rule.{part}" for part in parts), "tune.ship=optuna")
-    assert result["shipped"] == "optuna"
-    assert result["exact_gap"] is None
-    assert "min_component" in result["rule"]
+    assert result.shipped == "optuna"
+    assert result.exact_gap is None
     project_rule = rules.load_rule(project.tuned / "rule.yaml")
-    assert score(load_counted(project, project_rule), project_rule) == pytest.approx(result["in_sample"])
+    assert score(load_counted(project, project_rule), project_rule) == pytest.approx(result.in_sample)
 
 
 def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
     write_predictions(project, "unetpp_b0", 3.0, seed=3)  # a member that knows nothing
     result = tuned(project, "mask.weights=tuned", "tune.weightings=6")
-    assert result["weights"][0] > result["weights"][1]
-    assert result["weighing"]["cross_fitted"] > result["weighing"]["equal_cross_fitted"]
+    assert result.weights[0] > result.weights[1]
+    assert result.weighing.cross_fitted > result.weighing.equal_cross_fitted  # type: ignore[union-attr, operator]
     assert not (project.tuned / "weights").exists()
     fixed = tuned(project, "mask.weights=[1,0]")
-    assert fixed["weights"] == [1, 0]
-    assert fixed["in_sample"] >= 0.9 * result["in_sample"]
+    assert fixed.weights == [1, 0]
+    assert fixed.in_sample >= 0.9 * result.in_sample
 
 
 def test_the_headline_saw_no_fold_in_its_weights(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {"0": {"weights": [1.0, 0.0]}, "1": {"weights": [0.1, 0.9]}}
-    weighed = {"weights": [0.5, 0.5], "taken": True, "cross_fitted": 1.0, "equal_cross_fitted": 0.0}
-    monkeypatch.setattr(
-        "gatemask.tuning.weight_search.search_weights", lambda *_, **__: {**weighed, "per_fold": chosen, "tried": []}
+    chosen = {"0": [1.0, 0.0], "1": [0.1, 0.9]}
+    rule = RuleValues(gate=0.5, upper=0.5, lower=0.5, min_area=0)
+    weighing = Weighing(
+        cross_fitted=1.0,
+        equal_cross_fitted=0.0,
+        taken=True,
+        tried=[],
+        per_fold={fold: FoldWeighting(weights=weights, rule=rule) for fold, weights in chosen.items()},
     )
+    monkeypatch.setattr("gatemask.tuning.weighing.search_weights", lambda *_: ([0.5, 0.5], weighing))
     result = tuned(project, "mask.weights=tuned", "tune.ship=exact")
     comp, ensemble = load_competition(project.experiments, quick=True), load_ensemble(project.experiments, quick=True)
     whole = Tables.load(project.tuned / "tables.npz")
     fold_of = dict(zip(whole.ids.tolist(), whole.folds.tolist(), strict=True))
-    seed = rules.Rule(**result["beside"]["siim-seed"]["rule"])
+    seed = rules.Rule(**result.beside["siim-seed"].rule.model_dump())
     beside = []
-    for fold, one in chosen.items():
-        tables = build_tables(project, comp, ensemble, fold_of, one["weights"])
+    for fold, weights in chosen.items():
+        tables = build_tables(project, comp, ensemble, fold_of, weights)
         held = tables.folds == int(fold)
         rule, _ = exact.search(tables.subset(~held), "mean_dice")
-        assert result["per_fold"][fold]["score"] == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
+        assert result.per_fold[fold].score == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
         beside.append(dice_per_image(tables.subset(held), seed))
-    assert result["beside"]["siim-seed"]["cross_fitted"] == pytest.approx(np.concatenate(beside).mean(), abs=1e-12)
+    assert result.beside["siim-seed"].cross_fitted == pytest.approx(np.concatenate(beside).mean(), abs=1e-12)
 
 
 def test_a_damaged_table_of_a_killed_search_is_counted_again(project: Project) -> None:
@@ -183,7 +197,7 @@ def test_a_damaged_table_of_a_killed_search_is_counted_again(project: Project) -
     tables[0].write_bytes(tables[0].read_bytes()[:200])
     (project.tuned / "result.json").unlink()
     again = tuned(project, *settings)
-    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in expected.items() if k != "seconds"}
+    assert again.model_copy(update={"seconds": expected.seconds}) == expected
     assert not (project.tuned / "weights").exists()
 
 
@@ -191,11 +205,11 @@ def test_a_study_that_is_gone_or_damaged_is_made_again(project: Project) -> None
     journal = project.tuned / "study.log"
     tuned(project)
     journal.unlink()
-    assert "current" not in tuned(project)
+    assert not tuned(project).current
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:]]))
     (project.tuned / "result.json").unlink()
-    assert tuned(project)["trials"] == 12
+    assert tuned(project).trials == 12
 
 
 def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
@@ -210,16 +224,16 @@ def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
         write_json(folder / "result.json", {**read_json(folder / "result.json"), "outputs": outputs})
         write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
     result = tuned(project, "mask.weights=tuned", "mask.experiments=[unet_b0]", "tune.weightings=5")
-    assert result["views"] == [2]
-    assert result["weights"] == [1.0, 0.0]
-    assert result["cross_fitted"] > tuned(project, "mask.experiments=[unet_b0]")["cross_fitted"]
+    assert result.views == [2]
+    assert result.weights == [1.0, 0.0]
+    assert result.cross_fitted > tuned(project, "mask.experiments=[unet_b0]").cross_fitted
 
 
 @pytest.mark.parametrize("metric", ["global_dice", "mean_iou", "mean_precision", "dice_positives"])
 def test_other_metrics(project: Project, metric: str) -> None:
     result = tuned(project, f"metric={metric}")
-    assert result["metric"] == metric
-    assert 0 < result["cross_fitted"] <= 1
+    assert result.metric == metric
+    assert 0 < result.cross_fitted <= 1
 
 
 def spell(project: Project, text: str) -> None:
@@ -286,14 +300,14 @@ def two_classes(project: Project) -> None:
         (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "line 3"]),
         (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_b0/fold0/oof.csv"]),
         (lambda p: spell(p, "id,value\na,1\n"), ["not hold gate probabilities", "id, value"]),
-        (drop_a_row, ["not those of the folds", "gate_b0", "1 missing"]),
+        (drop_a_row, ["do not match the images", "gate_b0", "1 missing"]),
         (repeat_a_row, ["two out-of-fold gate probabilities", "gate_b0/fold1/oof.csv, line"]),
         (plant_nan, ["outside", "gate_b0/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
         (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
-        (rename_a_map, ["not those of the folds", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
+        (rename_a_map, ["do not match the images", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
         (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
         (forget_a_fold, ["no out-of-fold predictions yet", "unetpp_b0, fold 1", "gatemask train"]),
-        (lose_the_maps, ["gone", "unet_b0/fold1/oof.h5", "gatemask train"]),
+        (lose_the_maps, ["missing", "unet_b0/fold1/oof.h5", "gatemask train"]),
         (other_split, ["another split", "gate_b0/fold0"]),
         (two_classes, ["number of classes", "unet_b0", "received: 2"]),
     ],
@@ -318,12 +332,12 @@ def test_people_are_told_without_a_traceback(project: Project) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("tune.beside=[siim-sed]", ["no such rule", "siim-sed", "Did you mean 'siim-seed'"]),
-        ("tune.beside=[mine.yaml]", ["no such rule", "mine.yaml"]),
+        ("tune.beside=[siim-sed]", ["Unknown rule", "siim-sed", "Did you mean 'siim-seed'"]),
+        ("tune.beside=[mine.yaml]", ["does not exist", "mine.yaml"]),
         ("tune.ship=exakt", ["exakt", "exact"]),
         ("mask.weights=[1]", ["weight"]),
         ("mask.experiments=[unet_b0,unet_b0]", ["named twice", "unet_b0"]),
-        ("tune.beside=[experiments]", ["no such rule"]),
+        ("tune.beside=[experiments]", ["Unknown rule"]),
     ],
 )
 def test_bad_settings_are_named(project: Project, setting: str, words: list[str]) -> None:
@@ -364,16 +378,16 @@ def test_a_component_rule_can_stand_beside(project: Project, parts: list[str]) -
     for name, gate in gates.items():
         full = rules.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
         found.append(dice_of_masks(truth[name], rules.apply_rule(rule, gate, full)))
-    assert result["beside"]["mine.yaml"]["in_sample"] == pytest.approx(np.mean(found), abs=1e-9)
-    assert (result["exact_gap"] is None) == bool(parts)
+    assert result.beside["mine.yaml"].in_sample == pytest.approx(np.mean(found), abs=1e-9)
+    assert (result.exact_gap is None) == bool(parts)
 
 
 def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
     rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]")
-    assert result["beside"]["mine.yaml"]["rule"]["min_area"] == 30
+    assert result.beside["mine.yaml"].rule.min_area == 30
     rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
-    assert tuned(project, "tune.beside=[mine.yaml]")["beside"]["mine.yaml"]["rule"]["min_area"] == 40
+    assert tuned(project, "tune.beside=[mine.yaml]").beside["mine.yaml"].rule.min_area == 40
 
 
 def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: Path, tmp_path: Path) -> None:
@@ -403,7 +417,7 @@ def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: P
 def test_the_dashboard_shows_the_study(project: Project) -> None:
     refused = gatemask("dashboard", "phantom", "--quick", "--no-browser", root=project.root)
     assert refused.returncode == 1
-    assert "There is no study yet" in refused.stderr
+    assert "No study exists yet" in refused.stderr
     tuned(project)
     command = [sys.executable, "-m", "gatemask", "dashboard", "phantom", "--quick", "--no-browser", "--port", "0"]
     started = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE, text=True)

@@ -1,1 +1,1 @@
-"""Which members are shipped, and why."""
+"""Which members are shipped, and checks of their precision."""

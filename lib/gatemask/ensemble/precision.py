@@ -1,14 +1,14 @@
-"""Half precision against float32, on out-of-fold images: does the submission stay what was tuned?
+"""Compare half precision with float32 on out-of-fold images: does the submission stay what was tuned?
 
-Each member sees images of the fold that it never trained on, once in either precision. What counts is what comes out in
-the end: the masks under the shipped rule, and their Dice.
+Each member predicts images of its own validation fold, once in either precision. What counts is the outcome: the masks
+under the shipped rule, and their Dice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,114 +23,146 @@ from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
-from gatemask.results.ensemble import ShippedEnsemble, ShippedMember
+from gatemask.results.ensemble import PrecisionCheck, ShippedEnsemble, ShippedMember
 
-IMAGES = 16  # of each fold, half of them with a mask
-TOLERATED = 0.002  # of Dice, that half precision may cost
+IMAGES = 16  # per fold, half of them with a mask
+TOLERATED = 0.002  # Dice that half precision may cost
+FLOAT32 = "float32"
 
 DEVICES = {"NvidiaTeslaT4": "gpu", "none": "cpu"}
 
 
-def check(
-    project: Project, comp: Competition, chosen: ShippedEnsemble, weights: Path, wanted: str
-) -> dict[str, Any] | None:
-    """Compare the precision that the kernel will run in with float32.
+@dataclass(frozen=True)
+class _Decision:
+    """The enlarged map and the final mask of one image in one precision."""
+
+    map: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One image in both precisions."""
+
+    dice_float32: float
+    dice: float
+    pixels_changed: float
+    map_difference: int
+
+
+def check_precision(
+    project: Project, comp: Competition, shipped: ShippedEnsemble, weights: Path, wanted: str
+) -> PrecisionCheck | None:
+    """Compare the precision of the kernel with float32.
 
     Args:
-        project, comp: records, folds and truth.
-        chosen: ensemble.yaml.
-        weights: folder of the members' weights.
-        wanted: `inference.precision`.
+        project: Project with records, folds and truth.
+        comp: Image size, channels, and the kernel's device.
+        shipped: Members and rule.
+        weights: Folder of the members' weights.
+        wanted: Setting `inference.precision`.
 
     Returns:
-        precision, images, dice, dice_float32, map_difference (the largest, of 255), pixels_changed (share); None where
-        the kernel will run in float32 anyway.
+        The comparison; None where the kernel runs in float32 anyway.
 
     Raises:
-        GatemaskError: it costs more Dice than is tolerated.
+        GatemaskError: Half precision costs more Dice than is tolerated.
     """
     precision = networks.precision_for(wanted, DEVICES[comp.kaggle.inference])
-    if precision == "float32" or len(comp.classes) > 1:  # of several classes there are no records
+    if precision == FLOAT32 or len(comp.classes) > 1:  # several classes have no records
         return None
     say(f"{precision} against float32, on out-of-fold images")
-    rule, truth = Rule(**chosen.class_rules[0].model_dump()), Masks(project.data / "masks.csv", comp.image.size)
-    folds = sorted({member.fold for member in chosen.mask})
-    parts = [_of_fold(project, comp, chosen, weights, fold, precision, rule, truth) for fold in folds]
-    scores, changed, far = (np.concatenate([part[n] for part in parts]) for n in range(3))
-    exact, half = (float(mean) for mean in scores.mean(axis=0))
+    folds = sorted({member.fold for member in shipped.mask})
+    images = [image for fold in folds for image in _compare_fold(project, comp, shipped, weights, fold, precision)]
+    exact = float(np.mean([image.dice_float32 for image in images]))
+    half = float(np.mean([image.dice for image in images]))
     if half < exact - TOLERATED:
         raise GatemaskError(
-            f"Under {precision} the masks are not what was tuned.",
+            f"Masks in {precision} are worse than those that were tuned.",
             where="ensemble.yaml, inference.precision",
-            received=f"Dice {half:.4f} on {len(scores)} out-of-fold images",
+            received=f"Dice {half:.4f} on {len(images)} out-of-fold images",
             expected=f"at least {exact - TOLERATED:.4f}, {TOLERATED} below float32",
             do="Set inference.precision: float32.",
         )
-    return {
-        "precision": precision,
-        "images": len(scores),
-        "dice": half,
-        "dice_float32": exact,
-        "map_difference": int(far.max()),
-        "pixels_changed": float(changed.mean()),
-    }
+    return PrecisionCheck(
+        precision=precision,
+        images=len(images),
+        dice=half,
+        dice_float32=exact,
+        map_difference=max(image.map_difference for image in images),
+        pixels_changed=float(np.mean([image.pixels_changed for image in images])),
+    )
 
 
-def _of_fold(
+def _compare_fold(
+    project: Project, comp: Competition, shipped: ShippedEnsemble, weights: Path, fold: int, precision: str
+) -> list[_Comparison]:
+    ids = _validation_images(project, fold)
+    truth = Masks(project.data / "masks.csv", comp.image.size)
+    before = _decide(project, comp, shipped, weights, fold, ids, FLOAT32)
+    after = _decide(project, comp, shipped, weights, fold, ids, precision)
+    return [
+        _Comparison(
+            dice_float32=dice_of_masks(truth[name], exact.mask),
+            dice=dice_of_masks(truth[name], half.mask),
+            pixels_changed=float((exact.mask != half.mask).mean()),
+            map_difference=int(np.abs(exact.map.astype(np.int16) - half.map).max()),
+        )
+        for name, exact, half in zip(ids, before, after, strict=True)
+    ]
+
+
+def _decide(
     project: Project,
     comp: Competition,
-    chosen: ShippedEnsemble,
+    shipped: ShippedEnsemble,
     weights: Path,
     fold: int,
+    ids: Sequence[str],
     precision: str,
-    rule: Rule,
-    truth: Masks,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Dice in float32 and in `precision` (n, 2), the share of pixels that change (n,), the maps' difference (n,)."""
-    ids = _ids(project, fold)
-    gates, masks = ([member for member in members if member.fold == fold] for members in (chosen.gate, chosen.mask))
-    both = []
-    for one in ("float32", precision):
-        probabilities = _said(project, comp, gates, weights, ids, one) if gates else [np.ones((len(ids), 1))]
-        shares = [member.weight for member in gates] or [1.0]
-        gate = np.average([said[:, 0] for said in probabilities], axis=0, weights=shares)
-        maps = [rules.as_uint8(said) for said in _said(project, comp, masks, weights, ids, one)]
-        averaged = [
-            rules.average_maps([of[n] for of in maps], [member.weight for member in masks]) for n in range(len(ids))
-        ]
-        full = [np.ascontiguousarray(rules.resize_map(small, comp.image.size)[:, :, 0]) for small in averaged]
-        both.append((full, [rules.apply_rule(rule, float(g), f) for g, f in zip(gate, full, strict=True)]))
-    (before, exact), (after, half) = both
-    scores = [
-        [dice_of_masks(truth[i], e), dice_of_masks(truth[i], h)] for i, e, h in zip(ids, exact, half, strict=True)
-    ]
-    changed = [float((e != h).mean()) for e, h in zip(exact, half, strict=True)]
-    far = [int(np.abs(b.astype(np.int16) - a).max()) for b, a in zip(before, after, strict=True)]
-    return np.array(scores), np.array(changed), np.array(far)
+) -> list[_Decision]:
+    """Decide the masks of some images with the members of one fold."""
+    rule = Rule(**shipped.class_rules[0].model_dump())
+    gates, masks = ([member for member in kind if member.fold == fold] for kind in (shipped.gate, shipped.mask))
+    probabilities = _predict(project, comp, gates, weights, ids, precision) if gates else [np.ones((len(ids), 1))]
+    gate_shares = [member.weight for member in gates] or [1.0]
+    gate = np.average([predicted[:, 0] for predicted in probabilities], axis=0, weights=gate_shares)
+    maps = [rules.as_uint8(predicted) for predicted in _predict(project, comp, masks, weights, ids, precision)]
+    decisions = []
+    for index in range(len(ids)):
+        averaged = rules.average_maps([of_member[index] for of_member in maps], [member.weight for member in masks])
+        full = np.ascontiguousarray(rules.resize_map(averaged, comp.image.size)[:, :, 0])
+        decisions.append(_Decision(full, rules.apply_rule(rule, float(gate[index]), full)))
+    return decisions
 
 
-def _ids(project: Project, fold: int) -> list[str]:
-    """Validation images of a fold: half of them with a mask, where there are as many."""
+def _validation_images(project: Project, fold: int) -> list[str]:
+    """Return ids of validation images of a fold, half of them with a mask where there are enough."""
     frame, labels = read_folds(project), read_manifest(project, "train").set_index("image_id")["label"]
     ids = frame["image_id"][frame["fold"] == fold].to_numpy()
     return [str(image_id) for image_id in ids[pick_half_positive(labels[ids], IMAGES)]]
 
 
-def _said(
-    project: Project, comp: Competition, members: Sequence[ShippedMember], weights: Path, ids: list[str], precision: str
+def _predict(
+    project: Project,
+    comp: Competition,
+    members: Sequence[ShippedMember],
+    weights: Path,
+    ids: Sequence[str],
+    precision: str,
 ) -> list[np.ndarray]:
-    """What each member says of the images, as its own records hold them."""
+    """Return each member's predictions of the images as its own records hold them."""
     from gatemask.builders.prediction import build_views, predict_averaged
     from gatemask.data import records
     from gatemask.input.decoding import decode_example
 
     loaded = networks.load_members(members, weights, 1, comp.image.channels, precision)
-    found = []
+    predictions = []
     for member in members:
-        encoded = records.read_records(project.records(member.records), ids)
-        shown = [decode_example(one, comp.image.channels, with_mask=False).image for one in encoded]
-        images = [DecodedImage(i, {member.records: pixels}) for i, pixels in zip(ids, shown, strict=True)]
+        encoded = records.read_records(project.records(member.records), list(ids))
+        pixels = [decode_example(example, comp.image.channels, with_mask=False).image for example in encoded]
+        images = [DecodedImage(name, {member.records: image}) for name, image in zip(ids, pixels, strict=True)]
         batch = stack_images(images, InputSize(member.records, member.size))
-        seen = build_views(member.tta, member.augment, member.size, member.view_weights)
-        found.append(predict_averaged(loaded[member.name], batch, seen))
-    return found
+        views = build_views(member.tta, member.augment, member.size, member.view_weights)
+        predictions.append(predict_averaged(loaded[member.name], batch, views))
+    return predictions

@@ -1,4 +1,4 @@
-"""The look of every picture, and a figure as a piece of HTML."""
+"""The common style of all figures, and figures as HTML."""
 
 from __future__ import annotations
 
@@ -13,56 +13,61 @@ from matplotlib.figure import Figure
 
 from gatemask.files import write_with
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8a8a"
+# Okabe and Ito's colors, which color-blind readers can distinguish.
+BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8a8a"
 CYCLE = [BLUE, ORANGE, GREEN, RED, "#56B4E9", "#CC79A7", "#F0E442", "#000000"]
 DPI = 110
 
 
-def figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure of `width` x `height` inches with its axes, styled."""
-    drawn = Figure((width, height), layout="constrained")
-    axes = drawn.subplots(rows, columns, **options)
-    for ax in drawn.axes:
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a styled figure of `width` x `height` inches, and its axes."""
+    figure = Figure((width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, **options)
+    for ax in figure.axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_prop_cycle(color=CYCLE)
-        ax.tick_params(labelsize=8, color=GREY)
+        ax.tick_params(labelsize=8, color=GRAY)
         ax.grid(alpha=0.25, linewidth=0.6)
-    return drawn, axes
+    return figure, axes
 
 
 def label(ax: Any, x: str, y: str, title: str = "") -> None:
+    """Set axis labels and title."""
     ax.set_xlabel(x, fontsize=9)
     ax.set_ylabel(y, fontsize=9)
     ax.set_title(title, fontsize=10, loc="left")
 
 
-def say(ax: Any, text: str) -> None:
-    """A sentence in place of a curve that cannot be drawn."""
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color=GREY, transform=ax.transAxes)
+def note(ax: Any, text: str) -> None:
+    """Write a sentence in place of a curve that cannot be drawn."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9, color=GRAY, transform=ax.transAxes)
     ax.set(xticks=[], yticks=[])
 
 
-def span(counts: Sequence[int]) -> str:
-    """The least and the most of some counts, or the one that they all are."""
+def count_range(counts: Sequence[int]) -> str:
+    """Return the range of some counts as text, or their common value.
+
+    >>> count_range([3, 5]), count_range([4, 4])
+    ('3 to 5', '4')
+    """
     least, most = min(counts), max(counts)
     return str(most) if least == most else f"{least} to {most}"
 
 
-def save(drawn: Figure, path: Path) -> Path:
-    """A PNG, whole or absent."""
-    return write_with(path, lambda temporary: drawn.savefig(temporary, format="png", dpi=DPI, facecolor="white"))
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, atomically."""
+    return write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI, facecolor="white"))
 
 
-def as_html(drawn: Figure, caption: str) -> str:
-    """An embedded PNG with its caption; nothing is fetched when the page opens."""
+def figure_html(figure: Figure, caption: str) -> str:
+    """Return a figure as an embedded PNG with its caption; the page fetches nothing."""
     buffer = BytesIO()
-    drawn.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return _embedded(buffer.getvalue(), caption)
 
 
-def file_as_html(path: Path, caption: str) -> str:
-    """The same of a PNG that another stage wrote."""
+def png_html(path: Path, caption: str) -> str:
+    """Return a PNG file as an embedded figure with its caption."""
     return _embedded(path.read_bytes(), caption)
 
 
@@ -71,14 +76,14 @@ def _embedded(png: bytes, caption: str) -> str:
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
-def table(columns: list[str], rows: list[list[Any]]) -> str:
-    """An HTML table; numbers stand to the right, everything is escaped."""
+def table_html(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return an HTML table; numbers are aligned to the right, everything is escaped."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     text = f"{value:.4f}" if isinstance(value, float) else str(value)
     return f'<td class="number">{text}</td>' if number else f"<td>{html.escape(text)}</td>"

@@ -1,1 +1,1 @@
-"""One HTML page about a competition's runs."""
+"""Pages and figures about a competition's runs."""

@@ -1,4 +1,4 @@
-"""`gatemask folds audit` as a whole: files in, findings, a table and a picture out."""
+"""`gatemask folds audit`: read the files, audit the folds, print a table and draw a figure."""
 
 from __future__ import annotations
 
@@ -13,16 +13,28 @@ from gatemask.data.fold_files import read_fold_file
 from gatemask.data.groups import group_names
 from gatemask.data.tables import parse_area, read_table
 from gatemask.errors import GatemaskError
-from gatemask.files import write_with
-from gatemask.plots.style import BLUE, GREY, RED, figure, label
+from gatemask.plots.audit import FoldBars, draw_audit
+from gatemask.plots.style import save
 from gatemask.project import find_root
 from gatemask.results.data import AuditResult
 
 
-def run(file: Path, groups: Path | None, prefix: int | None, labels: Path | None, picture: Path | None) -> AuditResult:
-    """`audit` with its files read, and what lies in the project of the file's name beside; draws a picture.
+def audit_file(
+    file: Path, groups: Path | None, prefix: int | None, labels: Path | None, picture: Path | None
+) -> AuditResult:
+    """Audit a fold file and draw a figure.
 
-    For folds/<comp>.csv, the manifest of that competition says masks and copies where nothing else does.
+    For folds/<comp>.csv, masks and copies are read from that competition's data where no other file is named.
+
+    Args:
+        file: Fold file: id in the first column, and a column `fold`.
+        groups: CSV of image ids and groups. Default: the groups in `file`.
+        prefix: Number of leading characters that name a group. Default: all.
+        labels: manifest.csv or label table. Default: the competition's manifest.
+        picture: Figure to write. Default: runs/audit/<name>.png inside a project, else none.
+
+    Raises:
+        GatemaskError: A file cannot be read, or no groups are known.
     """
     ids = set(read_fold_file(file).folds)
     data = _data_folder(file)
@@ -36,20 +48,20 @@ def run(file: Path, groups: Path | None, prefix: int | None, labels: Path | None
     )
     if not result.groups:
         raise GatemaskError(
-            "Nothing says which images belong together.",
+            "The groups of the images are unknown.",
             where=file,
             expected="a column 'group', or --groups FILE (image_id, group)",
-            do="Name a file with --groups; without one, no leak can be seen.",
+            do="Name a file with --groups; leaks cannot be measured without groups.",
         )
     if picture is None and data is not None:
         picture = data.parent.parent / "runs" / "audit" / f"{file.stem}.png"
     if picture is not None:
-        result = result.model_copy(update={"picture": str(draw(result, frame, picture))})
+        result = result.model_copy(update={"picture": str(_write_figure(result, frame, picture))})
     return result
 
 
-def show(findings: AuditResult) -> None:
-    """The findings for people."""
+def print_audit(findings: AuditResult) -> None:
+    """Print one row per fold, and the leaks."""
     columns = ["fold", "images", "leak", "positives", "area_quartiles"]
     rows = [
         [
@@ -74,7 +86,7 @@ def show(findings: AuditResult) -> None:
 
 
 def _data_folder(file: Path) -> Path | None:
-    """data/<name> of the project, for a file called <name>.csv; None outside a project."""
+    """Return data/<name> of the project for a file named <name>.csv; None outside a project."""
     try:
         return find_root() / "data" / file.stem
     except GatemaskError:
@@ -98,7 +110,7 @@ def _read_groups(file: Path, ids: set[str], prefix: int | None) -> dict[str, str
 
 
 def _areas(file: Path) -> dict[str, int]:
-    """Mask areas from a manifest, or from a label table as competitions publish them."""
+    """Read mask areas from a manifest or a competition's label table."""
     read = read_table(file)
     if "mask_area" in read.header:
         splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)
@@ -114,27 +126,10 @@ def _copies(file: Path) -> list[tuple[str, str]]:
     return [pair for pair, split in zip(pairs, splits, strict=True) if split == ("train", "train")]
 
 
-def draw(findings: AuditResult, frame: pd.DataFrame, path: Path) -> Path:
-    """The findings as a picture: leak, positives and mask area, fold by fold."""
-    drawn, axes = figure(11, 3.2, 1, 3)
-    names = list(findings.per_fold)
-    leaks = [fold.leak for fold in findings.per_fold.values()]
-    axes[0].bar(names, leaks, color=[RED if leak else BLUE for leak in leaks])
-    axes[0].set_ylim(0, max(1.0, *leaks) if any(leaks) else 1)
-    label(axes[0], "fold", "share of images", f"group also in training: {findings.leak:.3f}")
-    shares = [fold.positives for fold in findings.per_fold.values() if fold.positives is not None]
-    if len(shares) == len(names):
-        axes[1].bar(names, shares, color=BLUE)
-        axes[1].axhline(findings.balance.positives, color=GREY, linewidth=1)
-        label(axes[1], "fold", "share", "positive images")
+def _write_figure(result: AuditResult, frame: pd.DataFrame, path: Path) -> Path:
     masked = frame[frame["area"] > 0]
-    if len(masked):
-        parts = [masked["area"][masked["fold"] == name] for name in names]
-        axes[2].boxplot(parts, tick_labels=names, showfliers=False, medianprops={"color": RED})
-        axes[2].set_yscale("log")
-        label(axes[2], "fold", "pixels", "mask area")
-    for ax in axes[1:]:
-        if not ax.has_data():
-            ax.set_axis_off()
-            ax.text(0.5, 0.5, "not known: name --labels", ha="center", color=GREY, transform=ax.transAxes)
-    return write_with(path, lambda tmp: drawn.savefig(tmp, dpi=110, facecolor="white"))
+    folds = {
+        name: FoldBars(fold.leak, fold.positives, masked["area"][masked["fold"] == name].tolist())
+        for name, fold in result.per_fold.items()
+    }
+    return save(draw_audit(folds, result.leak, result.balance.positives), path)

@@ -1,6 +1,6 @@
-"""`gatemask builders`: what a YAML may name, as a table made from the schema and from the builders' docstrings.
+"""`gatemask builders`: the names a YAML may use, as tables made from the schema and the builders' docstrings.
 
-The builders' modules import Keras, so their docstrings are read from the source, not from the objects.
+The builders' modules import Keras, so their docstrings are read from the source files.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from pydantic_core import PydanticUndefined
 
 from gatemask import config
 from gatemask.files import write_text
+from gatemask.results.report import BuildersPage
 
+Row = dict[str, str | int]  # cells by column
 BUILDERS = Path(__file__).parents[1] / "builders"
 HEAD = """# Builders
 
 Every name that an experiment's YAML may use, with its options and their defaults. `gatemask builders --write
 docs/builders.md` writes this page from the code.
 
-Published weights (`weights: imagenet`, `weights: noisy-student`) are looked for in the folders that the environment
-variable GATEMASK_WEIGHTS names, in `data/weights`, in `~/.keras/models` and anywhere below `/kaggle/input`, under the
-names that their packages gave them; where they are not, they are downloaded into `data/weights`. What is found is
-checked against the published hash. Without internet, put the file into one of these folders. `weights:` may name a
-file too: an encoder of older Keras (.h5), or an encoder or a whole network of ours (.weights.h5).
+Published weights (`weights: imagenet`, `weights: noisy-student`) are searched in the folders named by the environment
+variable GATEMASK_WEIGHTS, in `data/weights`, in `~/.keras/models` and anywhere below `/kaggle/input`, under their
+original file names; otherwise they are downloaded into `data/weights`. Files are checked against the published hash.
+Without internet, put the file into one of these folders. `weights:` may also name a file: an encoder of older Keras
+(.h5), or an encoder or a whole network saved by gatemask (.weights.h5).
 """
 
 
-def builders() -> dict[str, Any]:
-    """Sections of rows: models, encoders, losses, ..., each a list of name, text and options."""
-    encoders = [
+def builder_tables() -> dict[str, list[Row]]:
+    """Return one table per section (models, encoders, losses, ...), as rows of name, text and options."""
+    encoders: list[Row] = [
         {"name": name, "parameters": encoder.parameters, "weights": ", ".join(encoder.weights)}
         for name, encoder in config.ENCODERS.items()
     ]
@@ -75,10 +77,10 @@ TITLES = {
 }
 
 
-def markdown() -> str:
-    """docs/builders.md."""
+def builders_markdown() -> str:
+    """Return the contents of docs/builders.md."""
     parts = [HEAD]
-    for section, rows in builders().items():
+    for section, rows in builder_tables().items():
         header = list(rows[0])
         parts.append(f"## {TITLES[section]}\n")
         lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
@@ -87,31 +89,31 @@ def markdown() -> str:
     return "\n".join(parts)
 
 
-def write(path: Path) -> dict[str, Any]:
-    """Write the page; what the command reports."""
-    write_text(path, markdown())
-    return {"written": str(path)}
+def write_builders_page(path: Path) -> BuildersPage:
+    """Write docs/builders.md."""
+    return BuildersPage(written=str(write_text(path, builders_markdown())))
 
 
-def _cell(key: str, value: Any) -> str:
+def _cell(key: str, value: str | int) -> str:
     if key == "name":
         return f"`{value}`"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
-def _row(name: str, text: str, options: str | None = None) -> dict[str, Any]:
-    return {"name": name, "what": text} | ({} if options is None else {"options": options})
+def _row(name: str, text: str, options: str | None = None) -> Row:
+    row: Row = {"name": name, "what": text}
+    return row if options is None else {**row, "options": options}
 
 
 def _first_line(file: str, name: str) -> str:
-    """How the docstring of a function or class in a builders' module begins."""
+    """Return the first paragraph of the docstring of a function or class in a builders' module."""
     tree = ast.parse((BUILDERS / file).read_text(encoding="utf-8"))
     names = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
     documented = next((node for node in names if name in (node.name, node.name.lower())), None)
     return _paragraph(ast.get_docstring(documented)) if documented else ""
 
 
-def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[dict[str, Any]]:
+def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[Row]:
     return [
         {"name": name, "values": _type(field.annotation), "default": _default(field), "what": field.description or ""}
         for name, field in section.model_fields.items()
@@ -119,9 +121,9 @@ def _fields(section: type[BaseModel], leave: set[str] | None = None) -> list[dic
     ]
 
 
-def _steps() -> list[dict[str, Any]]:
-    """The steps of `augment:`, and what a step with nothing said is."""
-    rows = []
+def _steps() -> list[Row]:
+    """Return the steps of `augment:`, and the options of a bare name."""
+    rows: list[Row] = []
     for name, field in config.Augment.model_fields.items():
         kinds = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         text = field.description or (_paragraph(kinds[0].__doc__) if kinds else "")
@@ -132,7 +134,7 @@ def _steps() -> list[dict[str, Any]]:
 
 
 def _paragraph(docstring: str | None) -> str:
-    """The first paragraph on one line."""
+    """Return the first paragraph on one line."""
     return " ".join((docstring or "").split("\n\n")[0].split())
 
 
@@ -149,7 +151,7 @@ def _plain(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """An annotation as a reader of YAML would say it."""
+    """Return an annotation in the words of a YAML's reader."""
     if annotation is None or annotation is type(None):
         return ""
     if get_origin(annotation) is not None and str(get_origin(annotation)) == "typing.Literal":

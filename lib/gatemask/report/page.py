@@ -1,4 +1,4 @@
-"""`gatemask report`: one HTML file that opens anywhere, network or not.
+"""`gatemask report`: one self-contained HTML file.
 
 runs/<comp>/report/report.html
 runs/<comp>/report/result.json   written last
@@ -8,41 +8,44 @@ from __future__ import annotations
 
 import html
 import os
-import time
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-
-from gatemask.config import Competition, Ensemble
+from gatemask.config import METRIC_TITLES, Competition, Ensemble
 from gatemask.data.manifest import raw_folder
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
-from gatemask.files import fingerprint, is_current, read_json, sha256, stamped_result, write_stamp, write_text
+from gatemask.ensemble.select import selection_paths
+from gatemask.files import fingerprint, read_json, sha256, write_text
 from gatemask.masks import rule as rules
-from gatemask.masks.metrics import TITLES
-from gatemask.oof.tables import Scorable
 from gatemask.plots import curves, style
-from gatemask.plots.selection import selection_path
+from gatemask.plots.selection import draw_selection
 from gatemask.project import Project
-from gatemask.report.gallery import Gallery, choose, fold_table
+from gatemask.report.gallery import Gallery, choose_images, fold_rows
+from gatemask.results.report import ReportResult
+from gatemask.results.rules import RuleValues
+from gatemask.results.training import FoldResult
+from gatemask.results.tuning import CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
+from gatemask.stage import Stage
 from gatemask.tracking.run_folder import read_metrics
-from gatemask.tuning.members import opened
-from gatemask.tuning.tune import load_counted, require_current
+from gatemask.tuning.members import open_members
+from gatemask.tuning.tune import load_counted, require_tuned
 
 GATE_NOTE = (
-    "The gate is tuned together with the masks: where the mask networks tell empty images by themselves, "
+    "The gate is tuned together with the masks: where the mask networks recognize empty images themselves, "
     "the best gate passes almost every image, and its own specificity says little."
 )
-# What `gatemask oof-tune` drew, by the section that shows it.
-PICTURES = {
+# Figures of `gatemask oof-tune`, by the section that shows them.
+FIGURES = {
     "Thresholds": {
-        "surface.png": "The score over two thresholds: a wide bright plateau means a rule that will hold.",
-        "slices.png": "The score against each number of the rule, the others as chosen (red).",
+        "surface.png": "The score over two thresholds: a wide bright plateau means a robust rule.",
+        "slices.png": "The score along each number of the rule, the others as chosen (red).",
         "folds.png": "The rules that were tuned on all folds but one (dots), the shipped rule (red), and the scores.",
-        "optuna.png": "Optuna's trials, as a look at how hard the search is.",
+        "optuna.png": "Optuna's trials, which show how hard the search is.",
     },
     "Gate": {
         "gate.png": "ROC curve, probabilities and calibration of the averaged gates, out of fold.",
-        "confusion.png": "Confusion matrices of the gate and of the final masks, and the band between two gates.",
+        "confusion.png": "Confusion matrices of the gate and of the final masks, and the inconclusive band.",
     },
     "Masks": {"dice.png": "Dice where there is a mask in truth, under the rule, out of fold."},
 }
@@ -66,35 +69,60 @@ th { text-align: left; font-weight: 600; } .number { text-align: right; font-var
 """
 
 
-def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str, Any]:
-    """Write the page from what the other stages left."""
-    folder = project.runs / "report"
-    tuned = require_current(project, comp, ensemble)
-    rehearsal = project.runs / "rehearsal" / "result.json"
-    rehearsed = read_json(rehearsal) if rehearsal.exists() else {}
-    if rehearsed.get("metric") != comp.metric:  # of another one: its score means something else
-        rehearsed.pop("submission_score", None)
-    runs = _runs(project, ensemble)
+Runs = Mapping[tuple[str, int], FoldResult]  # by experiment and fold
+
+
+class Card(NamedTuple):
+    """A large number with a caption."""
+
+    value: str
+    caption: str
+
+
+def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> ReportResult:
+    """Write the page from the outputs of the other stages.
+
+    Raises:
+        GatemaskError: The rule is missing or outdated.
+    """
+    tuned = require_tuned(project, comp, ensemble)
+    rehearsed = _read_rehearsal(project, comp)
+    runs = _read_runs(project, ensemble)
     made_from = {
         "title": comp.title,
-        "tuned": fingerprint(tuned),
+        "tuned": fingerprint(tuned.stamped()),
         "folds": sha256(project.folds),
         "rehearsal": fingerprint(rehearsed),
-        "runs": fingerprint(list(runs.values())),
-        "raw files": raw_folder(project, comp).is_dir(),  # without them the gallery is grey
+        "runs": fingerprint([run.stamped() for run in runs.values()]),
+        "raw files": raw_folder(project, comp).is_dir(),  # without them the gallery is gray
     }
-    if is_current(folder / "result.json", made_from):
-        return {"current": True, **stamped_result(folder / "result.json")}
-    started = time.monotonic()
+    stage = Stage("report", project.runs / "report" / "result.json", made_from, ReportResult)
+
+    def work() -> tuple[ReportResult, list[Path]]:
+        page = _page(project, comp, ensemble, tuned, runs, rehearsed)
+        output = write_text(stage.stamp.with_name("report.html"), page)
+        return ReportResult(report=str(output)), [output]
+
+    return stage.run(work)
+
+
+def _page(
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    tuned: TunedResult,
+    runs: Runs,
+    rehearsed: Mapping[str, object],
+) -> str:
     sections = [
-        _headline(comp, tuned, rehearsed),
-        _rule(tuned),
+        _headline(comp, tuned, rehearsed.get("submission_score")),
+        rule_section(tuned),
         _members(runs),
-        *_selection(tuned),
-        _curves(project, runs),
+        *_selection(tuned.selection, tuned.metric),
+        _learning_curves(project, runs),
         _thresholds(project, tuned),
-        _gate(project, tuned["gate"]),
-        _drawn(project, "Masks"),
+        _gate(project, tuned),
+        _figures(project, "Masks"),
         _gallery(project, comp, ensemble, tuned),
         _folds(project),
         _submission(project, rehearsed, comp.metric),
@@ -102,185 +130,208 @@ def report(project: Project, comp: Competition, ensemble: Ensemble) -> dict[str,
     title = html.escape(comp.title + (" (quick try)" if project.quick else ""))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"{meta}<title>{title}</title><style>{STYLE}</style>"
-    page = (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(sections) + "\n</body></html>\n"
-    )
-    output = write_text(folder / "report.html", page)
-    return write_stamp(folder / "result.json", made_from, {"report": str(output)}, [output], started)
+    body = "\n".join(sections)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
-def _runs(project: Project, ensemble: Ensemble) -> dict[tuple[str, int], dict[str, Any]]:
-    """(experiment, fold) -> result.json; that none is missing was checked with the rule."""
-    found = {}
-    for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]:
-        for fold in sorted(set(read_folds(project)["fold"]) - {HOLDOUT}):
-            found[name, fold] = read_json(project.fold(name, fold) / "result.json")
-    return found
+def _read_rehearsal(project: Project, comp: Competition) -> dict[str, object]:
+    """Read the result of the rehearsal, empty if there is none; without its score if the metric has changed since."""
+    path = project.runs / "rehearsal" / "result.json"
+    rehearsed: dict[str, object] = read_json(path) if path.exists() else {}
+    if rehearsed.get("metric") != comp.metric:
+        rehearsed.pop("submission_score", None)
+    return rehearsed
 
 
-def _headline(comp: Competition, tuned: dict[str, Any], rehearsed: dict[str, Any]) -> str:
-    low, high = tuned["ci95"]
-    name = TITLES[tuned["metric"]]
-    cards = [
-        (f"cross-fitted {name}, the score to believe; 95 % from {low:.4f} to {high:.4f}", tuned["cross_fitted"]),
-        ("in-sample: optimistic, its rule saw these images", tuned["in_sample"]),
-        ("all empty: the number to beat", tuned["all_empty"]),
+def _read_runs(project: Project, ensemble: Ensemble) -> Runs:
+    """Read the results of all folds; their presence was checked with the rule."""
+    folds = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
+    return {
+        (name, fold): FoldResult.load(project.fold(name, fold) / "result.json")
+        for name in [*ensemble.gate.experiments, *ensemble.mask.experiments]
+        for fold in folds
+    }
+
+
+def _headline(comp: Competition, tuned: TunedResult, submission_score: object) -> str:
+    low, high = tuned.ci95
+    title = METRIC_TITLES[tuned.metric]
+    caption = f"cross-fitted {title}, gate plus masks: the score to trust; 95 % from {low:.4f} to {high:.4f}"
+    cards = [Card(f"{tuned.cross_fitted:.4f}", caption)]
+    if tuned.masks_alone is not None:
+        cards.append(Card(f"{tuned.masks_alone:.4f}", "masks alone, without a gate, cross-fitted"))
+    cards += [
+        Card(f"{tuned.passing:.1%}", "of the images pass the tuned gate"),
+        Card(f"{tuned.in_sample:.4f}", "in-sample: optimistic, the rule was tuned on these images"),
+        Card(f"{tuned.all_empty:.4f}", "all empty: the number to beat"),
     ]
-    if "submission_score" in rehearsed:
-        cards.append(("submission, on images no training saw", rehearsed["submission_score"]))
-    drawn = "".join(
-        f'<div class="card{" first" if index == 0 else ""}"><b>{value:.4f}</b><span>{html.escape(text)}</span></div>'
-        for index, (text, value) in enumerate(cards)
+    if submission_score is not None:
+        cards.append(Card(f"{submission_score:.4f}", "submission, on images no training used"))
+    boxes = "".join(
+        f'<div class="card{" first" if index == 0 else ""}"><b>{card.value}</b>'
+        f"<span>{html.escape(card.caption)}</span></div>"
+        for index, card in enumerate(cards)
     )
-    counts = f"{tuned['images']} images, {tuned['positives']} with a mask ({tuned['positives'] / tuned['images']:.1%})."
-    return f'<h1>{html.escape(comp.title)}</h1><p>{counts}</p><div class="cards">{drawn}</div>'
+    counts = f"{tuned.images} images, {tuned.positives} with a mask ({tuned.positives / tuned.images:.1%})."
+    return f'<h1>{html.escape(comp.title)}</h1><p>{counts}</p><div class="cards">{boxes}</div>'
 
 
-def _rule(tuned: dict[str, Any]) -> str:
-    """The shipped rule among the candidates and the rules beside them, then fold by fold."""
+def rule_section(tuned: TunedResult) -> str:
+    """Return the shipped rule among the candidates and the reference rules, then fold by fold, as HTML."""
     text = (
         "An image is empty if its gate probability is below the gate, or if fewer than min_area pixels reach the upper "
         "threshold; else its mask is every pixel that reaches the lower one, without the connected components that are "
         "smaller than min_component. Cross-fitting tunes on all folds but one and scores that one. Rules "
-        "beside were given, not searched: of several of a name, the best on the tuned folds."
+        "beside were given, not searched: where a name has several, the best on the tuned folds."
     )
-    rules_of = {**_named(tuned["candidates"], "candidate", tuned["shipped"]), **_named(tuned["beside"], "beside", "")}
-    rows = [[name, *_numbers(one["rule"]), one["cross_fitted"], one["in_sample"]] for name, one in rules_of.items()]
-    folds = [
-        [f"all but fold {fold}", *_numbers(part["rule"]), f"fold {fold}", part["score"]]
-        for fold, part in tuned["per_fold"].items()
+    candidates = _named(tuned.candidates, "candidate", tuned.shipped) | _named(tuned.beside, "beside", "")
+    rows = [
+        [name, *_cells(candidate.rule), candidate.cross_fitted, candidate.in_sample]
+        for name, candidate in candidates.items()
     ]
-    names = list(tuned["rule"])
+    folds = [
+        [f"all but fold {fold}", *_cells(part.rule), f"fold {fold}", part.score]
+        for fold, part in tuned.per_fold.items()
+    ]
+    names = list(RuleValues.model_fields)
     return (
         f"<h2>Rule</h2><p>{text}</p>"
-        + style.table(["rule", *names, "cross-fitted", "in-sample"], rows)
-        + style.table(["tuned on", *names, "scored on", "score"], folds)
+        + style.table_html(["rule", *names, "cross-fitted", "in-sample"], rows)
+        + style.table_html(["tuned on", *names, "scored on", "score"], folds)
     )
 
 
-def _named(found: dict[str, Any], kind: str, shipped: str) -> dict[str, Any]:
-    """The same rules under the names that the table shows, the shipped one first."""
-    ordered = sorted(found, key=lambda name: name != shipped)
-    return {f"{name} ({'shipped' if name == shipped else kind})": found[name] for name in ordered}
+def _named(candidates: Mapping[str, CandidateSummary], kind: str, shipped: str) -> dict[str, CandidateSummary]:
+    """Return the rules by the names that the table shows, the shipped one first."""
+    ordered = sorted(candidates, key=lambda name: name != shipped)
+    return {f"{name} ({'shipped' if name == shipped else kind})": candidates[name] for name in ordered}
 
 
-def _numbers(rule: dict[str, Any]) -> list[Any]:
-    return [("yes" if value else "no") if isinstance(value, bool) else value for value in rule.values()]
+def _cells(rule: RuleValues) -> list[object]:
+    return [("yes" if value else "no") if isinstance(value, bool) else value for _, value in rule]
 
 
-def _members(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
+def _members(runs: Runs) -> str:
     rows = [
-        [name, str(fold), r["best_epoch"] + 1, r["monitor"], float(r["score"]), f"{r['seconds_training']:.0f} s"]
-        for (name, fold), r in runs.items()
+        [name, str(fold), run.best_epoch + 1, run.monitor, run.score, f"{run.seconds_training:.0f} s"]
+        for (name, fold), run in runs.items()
     ]
-    return "<h2>Members</h2>" + style.table(["experiment", "fold", "best epoch", "monitor", "score", "training"], rows)
+    columns = ["experiment", "fold", "best epoch", "monitor", "score", "training"]
+    return "<h2>Members</h2>" + style.table_html(columns, rows)
 
 
-def _selection(tuned: dict[str, Any]) -> list[str]:
-    """How greedy selection went, where it was asked for."""
-    there = {kind: found for kind, found in tuned["selection"].items() if found}
-    if not there:
+def _selection(selections: Selections, metric: str) -> list[str]:
+    """Return the section on greedy selection, if there was one."""
+    made = selections.made()
+    if not made:
         return []
     text = (
-        "Each round takes the experiment that helps most, again if need be, which raises its weight; the path is cut "
+        "Each round takes the experiment that helps most, even again, which raises its weight; the path is cut "
         "where its cross-fitted score is highest. Chosen on other folds: each fold is scored by weights and a rule "
         "that were chosen without it."
     )
     rows = [
-        [kind, name, weight, found["left_out"].get(name, "taken")]
-        for kind, found in there.items()
-        for name, weight in zip(found["rounds"][0]["counts"], found["weights"], strict=True)
+        [kind, name, weight, selection.left_out.get(name, "taken")]
+        for kind, selection in made.items()
+        for name, weight in zip(selection.rounds[0].counts, selection.weights, strict=True)
     ]
-    drawn = style.as_html(selection_path(tuned["selection"], tuned["metric"]), "The score of each round; red is kept.")
-    listed = style.table(["", "experiment", "weight", ""], rows)
-    return [f"<h2>Selection</h2><p>{text}</p>{drawn}{listed}"]
+    figure = draw_selection(selection_paths(selections), METRIC_TITLES[metric])
+    shown = style.figure_html(figure, "The score of each round; red is kept.")
+    return [f"<h2>Selection</h2><p>{text}</p>{shown}{style.table_html(['', 'experiment', 'weight', ''], rows)}"]
 
 
-def _curves(project: Project, runs: dict[tuple[str, int], dict[str, Any]]) -> str:
-    histories: dict[str, curves.History] = {}
+def _learning_curves(project: Project, runs: Runs) -> str:
+    histories: dict[str, dict[int, list[dict[str, float]]]] = {}
     for name, fold in runs:
         histories.setdefault(name, {})[fold] = read_metrics(project.fold(name, fold) / "metrics.jsonl")
-    monitors = {name: run["monitor"] for (name, _), run in runs.items()}
-    drawn = style.as_html(
-        curves.learning_curves(histories, monitors), "Loss and validation score, epoch by epoch, a colour a fold."
-    )
-    return f"<h2>Learning curves</h2>{drawn}"
+    monitors = {name: run.monitor for (name, _), run in runs.items()}
+    figure = curves.draw_learning_curves(histories, monitors)
+    caption = "Loss and validation score, epoch by epoch, one color per fold."
+    return f"<h2>Learning curves</h2>{style.figure_html(figure, caption)}"
 
 
-def _thresholds(project: Project, tuned: dict[str, Any]) -> str:
-    gap = tuned["exact_gap"]
+def _thresholds(project: Project, tuned: TunedResult) -> str:
+    gap = tuned.exact_gap
     if gap is None:
-        return _drawn(project, "Thresholds")
-    said = f"In-sample, the best of Optuna's {tuned['trials']} trials is {gap:.6f} below the exact optimum."
-    return _drawn(project, "Thresholds", f"<p>{said}</p>")
+        return _figures(project, "Thresholds")
+    text = f"In-sample, the best of Optuna's {tuned.trials} trials is {gap:.6f} below the exact optimum."
+    return _figures(project, "Thresholds", f"<p>{text}</p>")
 
 
-def _gate(project: Project, gate: dict[str, Any]) -> str:
-    names = {
-        "sensitivity": "sensitivity",
-        "specificity": "specificity",
-        "accuracy": "accuracy",
-        "precision": "precision",
-        "f1": "F1",
-        "auc": "AUC",
-        "brier": "Brier score",
-        "ece": "calibration error",
+def _gate(project: Project, tuned: TunedResult) -> str:
+    text = f"<p>{_worth_of_gate(tuned)}</p>" if tuned.masks_alone is not None else ""
+    text += f"<p>{_gate_quality(tuned.gate)}. {GATE_NOTE}</p><p>{band_text(tuned.gate.band)}</p>"
+    return _figures(project, "Gate", text)
+
+
+def _worth_of_gate(tuned: TunedResult) -> str:
+    return (
+        f"Cross-fitted, gate plus masks score {tuned.cross_fitted:.4f} and the masks alone {tuned.masks_alone:.4f}; "
+        f"the tuned gate passes {tuned.passing:.1%} of the images."
+    )
+
+
+def _gate_quality(gate: GateNumbers) -> str:
+    numbers = {
+        "Sensitivity": gate.sensitivity,
+        "specificity": gate.specificity,
+        "accuracy": gate.accuracy,
+        "precision": gate.precision,
+        "F1": gate.f1,
+        "AUC": gate.auc,
+        "Brier score": gate.brier,
+        "calibration error": gate.ece,
     }
-    said = ", ".join(f"{text} {gate[key]:.4f}" for key, text in names.items() if gate[key] is not None)
-    return _drawn(project, "Gate", f"<p>{said[0].upper()}{said[1:]}. {GATE_NOTE}</p><p>{_band(gate['band'])}</p>")
+    return ", ".join(f"{name} {value:.4f}" for name, value in numbers.items() if value is not None)
 
 
-def _band(band: dict[str, Any]) -> str:
-    """What the inconclusive band is, in a sentence or three."""
-    if band["low"] is None:
+def band_text(band: GateBand) -> str:
+    """Return what the inconclusive band is, in a few sentences."""
+    if band.low is None or band.high is None or band.share is None:
         return "There is no inconclusive band: all images are of one kind."
-    if band["low"] >= band["high"]:
+    if band.low >= band.high:
         return (
             "There is no inconclusive band: any gate threshold between "
-            f"{band['high']:.4f} and {band['low']:.4f} has both sensitivity and specificity of at least 0.95."
+            f"{band.high:.4f} and {band.low:.4f} has both sensitivity and specificity of at least 0.95."
         )
-    decided = [f"{kind} {band[kind]:.4f}" for kind in ("sensitivity", "specificity") if band[kind] is not None]
+    rates = {"sensitivity": band.sensitivity, "specificity": band.specificity}
+    decided = [f"{kind} {rate:.4f}" for kind, rate in rates.items() if rate is not None]
     return (
-        f"From {band['low']:.4f}, the highest gate threshold with a sensitivity of 0.95, up to {band['high']:.4f}, the "
-        f"lowest with a specificity of 0.95, the gate is inconclusive: {band['images']} images ({band['share']:.1%}), "
-        f"{band['positives']} of them with a mask. Of the {band['decided']} others, {band['missed']} masks lie below "
-        f"the band and {band['false_alarms']} empty images above it"
+        f"From {band.low:.4f}, the highest gate threshold with a sensitivity of 0.95, up to {band.high:.4f}, the "
+        f"lowest with a specificity of 0.95, the gate is inconclusive: {band.images} images ({band.share:.1%}), "
+        f"{band.positives} of them with a mask. Among the {band.decided} others, {band.missed} masks fall below "
+        f"the band and {band.false_alarms} empty images above it"
         + (f": {', '.join(decided)} among them." if decided else ".")
     )
 
 
-def _drawn(project: Project, section: str, text: str = "") -> str:
-    """A section of pictures that the tuning stage wrote."""
-    drawn = [style.file_as_html(project.tuned / name, caption) for name, caption in PICTURES[section].items()]
-    return f"<h2>{section}</h2>{text}{''.join(drawn)}"
+def _figures(project: Project, section: str, text: str = "") -> str:
+    """Return a section of figures that the tuning stage wrote."""
+    figures = [style.png_html(project.tuned / name, caption) for name, caption in FIGURES[section].items()]
+    return f"<h2>{section}</h2>{text}{''.join(figures)}"
 
 
-def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: dict[str, Any]) -> str:
+def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: TunedResult) -> str:
     rule = rules.load_rule(project.tuned / "rule.yaml")
     counted = load_counted(project, rule)
     fold_of = dict(zip(counted.ids.tolist(), counted.folds.tolist(), strict=True))
-    with opened(project, comp, ensemble, fold_of, tuned["gate_weights"]) as predicted:
-        gallery = Gallery(project, comp, predicted, counted, rule, tuned["weights"])
-        rows = [
-            f"<h3>{kind}</h3>"
-            + style.as_html(gallery.row(chosen), "Image, truth, averaged map, final mask: " + _ids(counted, chosen))
-            for kind, chosen in choose(counted, rule).items()
-            if len(chosen)
-        ]
+    rows = []
+    with open_members(project, comp, ensemble, fold_of, tuned.gate_weights) as predictions:
+        gallery = Gallery(project, comp, predictions, counted, rule, tuned.weights)
+        for kind, indices in choose_images(counted, rule).items():
+            if len(indices):
+                caption = "Image, truth, averaged map, final mask: " + ", ".join(counted.ids[indices].tolist())
+                rows.append(f"<h3>{kind}</h3>" + style.figure_html(gallery.draw_row(indices), caption))
     return "<h2>Gallery</h2>" + "".join(rows)
 
 
-def _ids(counted: Scorable, chosen: np.ndarray) -> str:
-    return ", ".join(counted.ids[chosen].tolist())
-
-
 def _folds(project: Project) -> str:
-    rows = fold_table(read_folds(project), read_manifest(project, "train"))
+    rows = fold_rows(read_folds(project), read_manifest(project, "train"))
     columns = ["fold", "images", "groups", "with a mask", "median mask area (pixels)"]
-    return "<h2>Folds</h2><p>No group is in two folds.</p>" + style.table(columns, rows)
+    return "<h2>Folds</h2><p>No group is in two folds.</p>" + style.table_html(columns, rows)
 
 
-def _submission(project: Project, rehearsed: dict[str, Any], metric: str) -> str:
+def _submission(project: Project, rehearsed: Mapping[str, object], metric: str) -> str:
     if not rehearsed:
         return "<h2>Submission</h2><p>Not rehearsed yet.</p>"
     names = {
@@ -292,13 +343,13 @@ def _submission(project: Project, rehearsed: dict[str, Any], metric: str) -> str
         "train_empty_share": "the same in training",
         "unreadable": "unreadable images",
         "inference_seconds": "inference (seconds)",
-        "submission_score": TITLES[metric],
+        "submission_score": METRIC_TITLES[metric],
         "submission": "file",
     }
-    shown = {**rehearsed, "submission": os.path.relpath(rehearsed["submission"], project.root)}
+    shown = {**rehearsed, "submission": os.path.relpath(str(rehearsed["submission"]), project.root)}
     rows = [[text, _listed(shown[key])] for key, text in names.items() if key in shown]
-    return "<h2>Submission</h2>" + style.table(["", ""], rows)
+    return "<h2>Submission</h2>" + style.table_html(["", ""], rows)
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value

@@ -1,1 +1,1 @@
-"""Find the rule on out-of-fold predictions, and say honestly what it is worth."""
+"""The decision rule, tuned on out-of-fold predictions and scored by cross-fitting."""

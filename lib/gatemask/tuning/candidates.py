@@ -1,52 +1,59 @@
-"""Candidates for the shipped rule, each with an in-sample score that flatters and a cross-fitted one that does not."""
+"""Find the candidates for the shipped rule, each with an in-sample and a cross-fitted score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from gatemask.config import Tune
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Tables, score
+from gatemask.oof.tables import Scorable, Tables, score
+from gatemask.results.rules import RuleValues
+from gatemask.results.tuning import CandidateSummary
 from gatemask.tuning import exact
-from gatemask.tuning.crossfit import CrossFit, cross_fit, resamples
-from gatemask.tuning.optuna_search import STARTS, search
+from gatemask.tuning.crossfit import CrossFit, cross_fit, resample_counts
+from gatemask.tuning.optuna_search import STARTS, search_with_optuna
+from gatemask.tuning.weighted_tables import with_gates
 
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
 
 COARSE = range(4, 256, 4)  # levels of bootstrap optima: their median is finer than any of them
+C = TypeVar("C", bound=Scorable)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to find a rule, and what it is worth.
+    """A rule, and the scores of the way it was found.
 
     Args:
-        rule: found on all images.
-        in_sample: its score on the same images.
-        fit: the same way on all folds but one, scored on that one.
+        rule: Rule found on all images.
+        in_sample: Score of the rule on the same images.
+        fit: Rules found the same way on all folds but one, each scored on that fold.
     """
 
     rule: Rule
     in_sample: float
     fit: CrossFit
 
-    def summary(self) -> dict[str, Any]:
-        return {"cross_fitted": self.fit.score, "in_sample": self.in_sample, "rule": asdict(self.rule)}
+    def summary(self) -> CandidateSummary:
+        """Return scores and rule as plain values."""
+        return CandidateSummary(
+            cross_fitted=self.fit.score, in_sample=self.in_sample, rule=RuleValues(**asdict(self.rule))
+        )
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What rules are found and scored on.
+class TuningImages:
+    """Images on which rules are found and scored.
 
     Args:
-        tables: of all images.
-        components: where the rule looks at them.
+        tables: Threshold tables.
+        components: Connected components, where a rule uses them.
     """
 
     tables: Tables
@@ -54,91 +61,124 @@ class Evidence:
 
     @property
     def counted(self) -> Tables | Components:
-        """What any rule can be scored on."""
+        """Counts on which any rule can be scored."""
         return self.components or self.tables
 
-    def behind(self, gate: Mapping[str, float]) -> Evidence:
-        """The same maps behind other gates, whose probability is given by image id."""
-        tables = replace(self.tables, gate=np.array([gate[str(i)] for i in self.tables.ids]))
-        return Evidence(tables, None if self.components is None else replace(self.components, tables=tables))
+    def behind(self, gate: Mapping[str, float]) -> TuningImages:
+        """Return the same maps behind other gates, given as a probability by image id."""
+        tables = with_gates(self.tables, gate.__getitem__)
+        return TuningImages(tables, None if self.components is None else replace(self.components, tables=tables))
 
     def searched(self, tune: Tune) -> Tables | Components:
-        """What the rules that are searched are scored on: components may be there for other rules' sake."""
+        """Return the counts that the search uses: components may be present for the sake of given rules only."""
         return self.counted if tune.rule.by_component else self.tables
 
 
-def candidates(
-    seen: Evidence, metric: str, tune: Tune, group_of: Mapping[str, str], others: Mapping[int, Evidence] | None = None
+def find_candidates(
+    images: TuningImages,
+    metric: str,
+    tune: Tune,
+    group_of: Mapping[str, str],
+    others: Mapping[int, TuningImages] | None = None,
 ) -> dict[str, Candidate]:
-    """Every way to find a rule that these images and settings allow, by name.
+    """Find rules in every way that these images and settings allow.
 
     Args:
-        seen: of all images.
-        metric: a name in METRICS.
-        tune: settings.
-        group_of: what is drawn together in a bootstrap, by image id.
-        others: see `cross_fit`.
+        images: All images.
+        metric: Name in METRICS.
+        tune: Settings of the search.
+        group_of: Group by image id; groups are drawn whole in a bootstrap.
+        others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
+
+    Returns:
+        Candidates by name: 'exact' and 'median' where the metric can be searched exactly, and 'optuna' where it
+        cannot, or where the settings ask for it.
     """
     found: dict[str, Candidate] = {}
-    if exact.covers(seen.tables, metric):
-        tables = {fold: one.tables for fold, one in (others or {}).items()}
+    if exact.is_searchable(images.tables, metric):
+        tables = {fold: other.tables for fold, other in (others or {}).items()}
 
-        def best(some: Tables) -> Rule:
+        def optimum(some: Tables) -> Rule:
             return exact.search(some, metric, tune.rule)[0]
 
-        found["exact"] = _candidate(seen.tables, metric, "exact", best, tables)
-        middle = partial(_median, metric=metric, tune=tune, group_of=group_of)
-        found["median"] = _candidate(seen.tables, metric, "median", middle, tables)
+        found["exact"] = _candidate(images.tables, metric, "exact", optimum, tables)
+        median = partial(_median, metric=metric, tune=tune, group_of=group_of)
+        found["median"] = _candidate(images.tables, metric, "median", median, tables)
     if tune.rule.by_component or tune.ship == "optuna" or not found:
-        counted = {fold: one.searched(tune) for fold, one in (others or {}).items()}
-        tried = partial(_optuna, metric=metric, tune=tune)
-        found["optuna"] = _candidate(seen.searched(tune), metric, "optuna", tried, counted)
+        counted = {fold: other.searched(tune) for fold, other in (others or {}).items()}
+        best_trial = partial(_best_trial, metric=metric, tune=tune)
+        found["optuna"] = _candidate(images.searched(tune), metric, "optuna", best_trial, counted)
     return found
 
 
-def fixed(
-    seen: Evidence, metric: str, rules: Sequence[Rule], others: Mapping[int, Evidence] | None = None
-) -> Candidate:
-    """Rules that are given: the best of them, which for one rule is no tuning at all."""
+def score_masks_alone(
+    images: TuningImages, metric: str, tune: Tune, others: Mapping[int, TuningImages] | None = None
+) -> float | None:
+    """Return the cross-fitted score of the mask networks without a gate, with exactly tuned thresholds.
 
-    def best(some: Any) -> Rule:
+    Args:
+        images: All images.
+        metric: Name in METRICS.
+        tune: Settings of the search.
+        others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
+
+    Returns:
+        Score, or None where the metric cannot be searched exactly.
+    """
+    if not exact.is_searchable(images.tables, metric):
+        return None
+    gateless = tune.rule.model_copy(update={"gate": False})
+    tables = {fold: other.tables for fold, other in (others or {}).items()}
+    fit = cross_fit(images.tables, metric, lambda some: exact.search(some, metric, gateless)[0], "masks alone", tables)
+    return fit.score
+
+
+def score_given_rules(
+    images: TuningImages, metric: str, rules: Sequence[Rule], others: Mapping[int, TuningImages] | None = None
+) -> Candidate:
+    """Score given rules: the best of them, chosen on the other folds; a single rule needs no choice."""
+
+    def best(some: Scorable) -> Rule:
         return max(rules, key=lambda rule: score(some, rule, metric))
 
-    return _candidate(seen.counted, metric, "", best, {fold: one.counted for fold, one in (others or {}).items()})
+    counted = {fold: other.counted for fold, other in (others or {}).items()}
+    return _candidate(images.counted, metric, "", best, counted)
 
 
-def choose(found: Mapping[str, Candidate], ship: str) -> str:
-    """The name of the candidate that is shipped: the one asked for, or that of the highest cross-fitted score.
+def choose_candidate(candidates: Mapping[str, Candidate], ship: str) -> str:
+    """Return the name of the shipped candidate: the one asked for, or that of the highest cross-fitted score.
 
-    Choosing between two or three names by a cross-fitted score flatters it by next to nothing, unlike choosing
-    between thousands of rules.
+    Choosing between two or three candidates by a cross-fitted score hardly flatters it, unlike choosing between
+    thousands of rules.
+
+    >>> choose_candidate({"exact": Candidate(Rule(0, 1, 1, 0), 0.9, CrossFit({}, np.ones(1), np.ones(1), {}))}, "best")
+    'exact'
     """
-    if ship in found:
+    if ship in candidates:
         return ship
-    return max(found, key=lambda name: found[name].fit.score)
+    return max(candidates, key=lambda name: candidates[name].fit.score)
 
 
-def _candidate(
-    counted: Any, metric: str, label: str, find: Callable[[Any], Rule], others: Mapping[int, Any]
-) -> Candidate:
+def _candidate(counted: C, metric: str, label: str, find: Callable[[C], Rule], others: Mapping[int, C]) -> Candidate:
     rule = find(counted)
     return Candidate(rule, score(counted, rule, metric), cross_fit(counted, metric, find, label, others))
 
 
 def _median(tables: Tables, metric: str, tune: Tune, group_of: Mapping[str, str]) -> Rule:
+    """Return the median of optima on bootstrap resamples of whole groups."""
     groups = np.array([group_of[i] for i in tables.ids])
-    drawn = resamples(groups, tune.optima, tune.seed)
-    return exact.median([exact.search(tables, metric, tune.rule, COARSE, counts)[0] for counts in drawn])
+    resamples = resample_counts(groups, tune.optima, tune.seed)
+    return exact.median_rule([exact.search(tables, metric, tune.rule, COARSE, counts)[0] for counts in resamples])
 
 
-def _optuna(counted: Tables | Components, metric: str, tune: Tune) -> Rule:
-    start = starts(counted, metric, tune)
-    return search(counted, metric, tune.rule, tune.sampler, tune.trials, tune.seed, start=start).rule
+def _best_trial(counted: Tables | Components, metric: str, tune: Tune) -> Rule:
+    start = starting_rules(counted, metric, tune)
+    return search_with_optuna(counted, metric, tune.rule, tune.sampler, tune.trials, tune.seed, start=start).rule
 
 
-def starts(counted: Tables | Components, metric: str, tune: Tune) -> list[Rule]:
-    """The rules that Optuna tries first; the exact optimum of these images among them, where that is asked for."""
+def starting_rules(counted: Tables | Components, metric: str, tune: Tune) -> list[Rule]:
+    """Return the rules that Optuna tries first, with the exact optimum of these images if the settings ask for it."""
     tables = counted if isinstance(counted, Tables) else counted.tables
-    if not tune.enqueue_exact or not exact.covers(tables, metric):
+    if not tune.enqueue_exact or not exact.is_searchable(tables, metric):
         return list(STARTS)
     return [*STARTS, exact.search(tables, metric, tune.rule)[0]]

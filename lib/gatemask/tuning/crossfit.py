@@ -1,4 +1,4 @@
-"""Scores to believe: cross-fitted over folds, with an interval that knows which images belong to one patient."""
+"""Cross-fit rules over folds, and bootstrap scores over groups."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from gatemask.masks.metrics import METRICS, ratio, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Scorable
 
-CHUNK = 256  # resamples at a time: memory is so many counts of each group
+CHUNK = 256  # resamples per step; each needs one count per group in memory
 C = TypeVar("C", bound=Scorable)
 
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What rules that were tuned elsewhere make of each image.
+    """Images scored by rules that were tuned on the other folds.
 
     Args:
-        rules: the rule of each held-out fold, tuned on the other folds.
-        worth: float (n, classes), see gatemask.masks.metrics.
-        weight: the same shape.
-        by_fold: the score of each fold alone.
+        rules: Rule of each held-out fold, tuned on the other folds.
+        worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
+        weight: Weight per image and class, float (n, classes).
+        by_fold: Score of each held-out fold.
     """
 
     rules: dict[int, Rule]
@@ -35,66 +35,95 @@ class CrossFit:
 
     @property
     def score(self) -> float:
+        """Score of all images together."""
         return total(self.worth, self.weight)
 
 
 def cross_fit(
     counted: C, metric: str, find: Callable[[C], Rule], label: str = "", others: Mapping[int, C] | None = None
 ) -> CrossFit:
-    """Score each fold by the rule that `find` makes of the other folds.
+    """Score each fold by the rule that `find` returns for the other folds.
 
     Args:
-        counted: tables or components of all images.
-        metric: a name in METRICS.
-        find: the rule that it finds best on some of the images.
-        label: of a progress bar over the folds.
-        others: all images once more, by held-out fold, where the other folds chose more than the rule: with their
-            choice of weights, maps differ.
+        counted: Tables or components of all images.
+        metric: Name in METRICS.
+        find: Returns the best rule for some of the images.
+        label: Label of the progress bar over the folds.
+        others: All images as the other folds' weights average them, by held-out fold. Default: `counted` for every
+            fold, where weights were not chosen on these images.
+
+    >>> from gatemask.oof.tables import Tables
+    >>> levels = np.repeat([[[4] * 256 + [0]]], 4, axis=0)
+    >>> tables = Tables(np.arange(4).astype(str), np.array([0, 0, 1, 1]), np.ones(4), levels, levels, levels[:, :, 0])
+    >>> cross_fit(tables, "mean_dice", lambda images: Rule(0.5, 0.5, 0.5, 0)).by_fold
+    {0: 1.0, 1: 1.0}
     """
     rules: dict[int, Rule] = {}
     by_fold: dict[int, float] = {}
     worth, weight = np.zeros(counted.truth.shape), np.zeros(counted.truth.shape)
     for fold in progress(np.unique(counted.folds).tolist(), f"cross-fit {label}"):
-        held, seen = counted.folds == fold, (others or {}).get(int(fold), counted)
-        rules[int(fold)] = find(seen.subset(~held))
-        there = seen.subset(held)
-        worth[held], weight[held] = METRICS[metric](*there.counts(rules[int(fold)]), there.truth)
-        by_fold[int(fold)] = total(worth[held], weight[held])
+        held_out, images = counted.folds == fold, (others or {}).get(int(fold), counted)
+        rules[int(fold)] = find(images.subset(~held_out))
+        scored = images.subset(held_out)
+        worth[held_out], weight[held_out] = METRICS[metric](*scored.counts(rules[int(fold)]), scored.truth)
+        by_fold[int(fold)] = total(worth[held_out], weight[held_out])
     return CrossFit(rules, worth, weight, by_fold)
 
 
-def resamples(groups: np.ndarray, times: int, seed: int) -> np.ndarray:
-    """How often each image is drawn when whole groups are drawn with replacement: int (times, n)."""
-    _, of_image = np.unique(groups, return_inverse=True)
-    return _draws(of_image.max() + 1, times, np.random.default_rng(seed))[:, of_image]
-
-
-def interval(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, times: int, seed: int) -> tuple[float, float]:
-    """The middle 95 % of the score over bootstrap resamples of groups (Efron's percentile interval).
+def resample_counts(groups: np.ndarray, times: int, seed: int) -> np.ndarray:
+    """Draw whole groups with replacement, and return how often each image was drawn.
 
     Args:
-        worth: float (n, classes), see gatemask.masks.metrics.
-        weight: the same shape.
-        groups: (n,) text: images that are drawn together, such as a patient's.
-        times: resamples.
-        seed: of the draws.
+        groups: Group of each image, text (n,).
+        times: Number of resamples.
+        seed: Seed of the draws.
+
+    Returns:
+        Counts, int (times, n).
+
+    >>> counts = resample_counts(np.array(["a", "a", "b"]), 5, seed=0)
+    >>> counts.shape, bool((counts[:, 0] == counts[:, 1]).all())
+    ((5, 3), True)
     """
-    low, high = np.quantile(resampled(worth, weight, groups, times, seed), [0.025, 0.975])
+    _, group_index = np.unique(groups, return_inverse=True)
+    return _draw_groups(group_index.max() + 1, times, np.random.default_rng(seed))[:, group_index]
+
+
+def bootstrap_interval(
+    worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, times: int, seed: int
+) -> tuple[float, float]:
+    """Return the middle 95 % of the score over bootstrap resamples of groups (Efron's percentile interval).
+
+    Args:
+        worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
+        weight: Weight per image and class, float (n, classes).
+        groups: Group of each image, text (n,). Images of one group, such as a patient's, are drawn together.
+        times: Number of resamples.
+        seed: Seed of the draws.
+
+    >>> bootstrap_interval(np.ones((3, 1)), np.ones((3, 1)), np.array(["a", "b", "c"]), times=100, seed=0)
+    (1.0, 1.0)
+    """
+    low, high = np.quantile(bootstrap_scores(worth, weight, groups, times, seed), [0.025, 0.975])
     return float(low), float(high)
 
 
-def resampled(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, times: int, seed: int) -> np.ndarray:
-    """The score of each bootstrap resample of groups, float (times,). The same seed draws the same groups."""
-    _, of_image = np.unique(groups, return_inverse=True)
-    count = int(of_image.max()) + 1
-    summed = [np.stack([np.bincount(of_image, column, count) for column in part.T], 1) for part in (worth, weight)]
+def bootstrap_scores(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, times: int, seed: int) -> np.ndarray:
+    """Return the score of each bootstrap resample of groups, float (times,). The same seed draws the same groups.
+
+    >>> bootstrap_scores(np.full((2, 1), 0.5), np.ones((2, 1)), np.array(["a", "b"]), times=3, seed=0).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    _, group_index = np.unique(groups, return_inverse=True)
+    count = int(group_index.max()) + 1
+    sums = [np.stack([np.bincount(group_index, column, count) for column in part.T], 1) for part in (worth, weight)]
     rng = np.random.default_rng(seed)
-    found = []
+    scores = []
     for start in range(0, times, CHUNK):
-        draws = _draws(count, min(CHUNK, times - start), rng)
-        found.append(ratio(draws @ summed[0], draws @ summed[1]).mean(axis=1))
-    return np.concatenate(found)
+        draws = _draw_groups(count, min(CHUNK, times - start), rng)
+        scores.append(ratio(draws @ sums[0], draws @ sums[1]).mean(axis=1))
+    return np.concatenate(scores)
 
 
-def _draws(count: int, times: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_groups(count: int, times: int, rng: np.random.Generator) -> np.ndarray:
     return rng.multinomial(count, np.full(count, 1 / count), times)

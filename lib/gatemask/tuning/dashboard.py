@@ -1,4 +1,4 @@
-"""`gatemask dashboard`: the study of `oof-tune` in optuna-dashboard, in a browser."""
+"""Serve the study of `gatemask oof-tune` in optuna-dashboard (`gatemask dashboard`)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from gatemask.project import Project
 HOST = "127.0.0.1"
 
 
-def serve(project: Project, port: int, browser: bool) -> None:
-    """Show the competition's study until the command is stopped.
+def serve_dashboard(project: Project, port: int, browser: bool) -> None:
+    """Serve the competition's study until the command is stopped.
 
     Args:
-        port: on this machine only; 0 for any that is free.
-        browser: open one.
+        project: Project whose study is shown.
+        port: Local port; 0 picks a free one.
+        browser: Whether to open a browser.
 
     Raises:
-        GatemaskError: nothing was tuned yet, or the port is taken.
+        GatemaskError: No study exists yet, or the port is taken.
     """
     journal = project.tuned / "study.log"
     if not journal.exists():
-        raise GatemaskError("There is no study yet.", where=journal, do=f"Run gatemask oof-tune {project.comp}.")
-    port = _free(port)
+        raise GatemaskError("No study exists yet.", where=journal, do=f"Run gatemask oof-tune {project.comp}.")
+    port = _usable_port(port)
     import optuna
     import optuna_dashboard
 
@@ -37,13 +38,13 @@ def serve(project: Project, port: int, browser: bool) -> None:
     optuna_dashboard.run_server(storage, HOST, port)
 
 
-def _free(port: int) -> int:
-    with socket.socket() as one:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _usable_port(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            one.bind((HOST, port))
+            probe.bind((HOST, port))
         except OSError as error:
             raise GatemaskError(
-                "The port cannot be used.", received=port, expected="a free one", do=f"--port 0 takes any ({error})."
+                "The port cannot be used.", received=port, expected="a free port", do=f"--port 0 picks one ({error})."
             ) from None
-        return int(one.getsockname()[1])
+        return int(probe.getsockname()[1])

@@ -1,14 +1,14 @@
-"""The exact optimum of the rule on threshold tables: every gate cut, both thresholds at all levels, every area cut.
+"""Find the exact optimum of the rule on threshold tables: all gate cuts, both thresholds at all levels, all area cuts.
 
-A rule empties images and thresholds the others at `lower`. So the score of a pair (upper, lower) is a constant, the
-score of emptying everything, plus the gains of the images that are kept; and kept are those in a corner: gate at least
-g, area(upper) at least a. The best corner is found by a sweep: images enter by falling area(upper) into a segment tree
-over their gate rank, whose nodes hold (sum, best prefix); the root is then the best gate cut for the area cut so far.
-O(n log n) a pair of levels, in compiled code, a thread a core.
+A rule empties some images and thresholds the others at `lower`. So the score of a pair (upper, lower) is a constant,
+the score of emptying everything, plus the gains of the images that are kept; and those form a corner: gate at least g,
+area(upper) at least a. A sweep finds the best corner: images enter by falling area(upper) into a segment tree over
+their gate rank, whose nodes hold (sum, best prefix); the root is then the best gate cut for the area cut so far.
+O(n log n) per pair of levels, in compiled code, one thread per core.
 
-Gains are held as integers: sums of integers do not depend on their order, so equal rules are equal to the last bit,
-and plateaus can be seen. Scores that are a ratio of sums (global Dice) are maximised by Dinkelbach's iteration
-(Management Science 13, 1967): each round maximises worth - ratio * weight by the same sweep.
+Gains are integers: their sums do not depend on order, so equal rules are equal to the last bit, and plateaus can be
+recognized. Scores that are a ratio of sums (global Dice) are maximized by Dinkelbach's iteration (Management Science
+13, 1967): each round maximizes worth - ratio * weight by the same sweep.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from gatemask.masks.rule import LEVELS, Rule, level, probability
 from gatemask.oof.tables import Tables, score
 from gatemask.parallel import cores
 
-SCALE = 2**60  # of all gains together: their sums stay within 63 bits
-TIED = SCALE // 10**12  # sums this near are the same score, told apart by rounding alone
+SCALE = 2**60  # absolute gains sum to this: all sums stay within 63 bits
+TIED = SCALE // 10**12  # sums this close differ by rounding alone
 NEVER = -(2**62)
 FULL = Variant()
 ALL_LEVELS = range(1, LEVELS)
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Tables as the sweep wants them: an item is one class of one image.
+class SweepInput:
+    """Tables in the form that the sweep needs. An item is one class of one image.
 
     Args:
-        gains: (256, items) int64; what keeping the item adds to the score, if its mask is cut at that level.
-        area: (256, items) int32.
-        rank: (items,) int32, of the gate among all different gates, the highest first.
-        gates: those gates, falling.
+        gains: What keeping an item adds to the score when its mask is cut at a level, int64 (256, items).
+        area: Pixels that reach each level, int32 (256, items).
+        rank: Rank of the item's gate among all different gates, the highest first, int32 (items,).
+        gates: Different gates, descending.
     """
 
     gains: np.ndarray
@@ -51,8 +51,14 @@ class Problem:
     gates: np.ndarray
 
 
-def covers(tables: Tables, metric: str) -> bool:
-    """Whether the optimum can be found: a ratio of sums only for one class."""
+def is_searchable(tables: Tables, metric: str) -> bool:
+    """Return whether the optimum can be found; for a ratio of sums this needs a single class.
+
+    >>> levels = np.ones((1, 2, 257), int)
+    >>> two_classes = Tables(np.array(["a"]), np.zeros(1), np.ones(1), levels, levels, levels[:, :, 0])
+    >>> is_searchable(two_classes, "mean_dice"), is_searchable(two_classes, "global_dice")
+    (True, False)
+    """
     return tables.truth.shape[1] == 1 or _constant_weights(tables, metric)
 
 
@@ -63,31 +69,39 @@ def search(
     levels: Sequence[int] = ALL_LEVELS,
     counts: np.ndarray | None = None,
 ) -> tuple[Rule, float]:
-    """The best rule of all on these images, and its score on them.
+    """Return the best of all rules on these images, and its score on them.
 
-    Of rules that score the same, the middle of the plateau: of the tied pairs of levels the one nearest to their mean,
+    Among rules of equal score, the middle of the plateau: of the tied pairs of levels the one nearest to their mean,
     then the middle of the widest range of areas, then of gates. So a rule does not sit on an edge where the next
     image would tip it over.
 
     Args:
-        tables: threshold tables.
-        metric: a name in METRICS.
-        variant: which of the rule's numbers are searched; its component parts are left at none.
-        levels: the thresholds to try, of 1 to 255.
-        counts: (n,) int, how often each image counts; once, where there are none.
+        tables: Threshold tables.
+        metric: Name in METRICS.
+        variant: Numbers of the rule to search; component rules are not searched. Default: gate and both thresholds.
+        levels: Thresholds to try, of 1 to 255. Default: all.
+        counts: How often each image counts, int (n,). Default: once.
 
     Raises:
-        GatemaskError: the metric is a ratio of sums and there are several classes.
+        GatemaskError: The metric is a ratio of sums and there are several classes.
+
+    >>> levels = np.repeat([[[4] * 256 + [0]]], 2, axis=0)
+    >>> truth = np.array([[4], [0]])
+    >>> hits = levels * truth[:, :, None] // 4
+    >>> tables = Tables(np.array(["a", "b"]), np.zeros(2), np.array([0.8, 0.2]), levels, hits, truth)
+    >>> rule, score = search(tables, "mean_dice")
+    >>> rule.gate, score
+    (0.5, 1.0)
     """
-    if not covers(tables, metric):
+    if not is_searchable(tables, metric):
         raise GatemaskError(
-            f"There is no exact search for {metric} over several classes.", do="Set tune.ship: optuna in ensemble.yaml."
+            f"No exact search exists for {metric} over several classes.", do="Set tune.ship: optuna in ensemble.yaml."
         )
     if counts is not None:
         chosen = counts > 0
         tables, counts = tables.subset(chosen), counts[chosen]
     if _constant_weights(tables, metric):
-        rule = _best(_problem(tables, metric, variant, counts, 0.0), variant, levels)
+        rule = _best(_sweep_input(tables, metric, variant, counts, 0.0), variant, levels)
         return rule, score(tables, rule, metric) if counts is None else _weighted(tables, rule, metric, counts)
     return _dinkelbach(tables, metric, variant, levels, counts)
 
@@ -98,13 +112,13 @@ def _dinkelbach(
     once = np.ones(len(tables), int) if counts is None else counts
     middle = probability(sorted(levels)[len(levels) // 2])
     rule = Rule(0.0, middle, middle, 0)
-    at = _weighted(tables, rule, metric, once)
+    reached = _weighted(tables, rule, metric, once)
     while True:
-        following = _best(_problem(tables, metric, variant, once, at), variant, levels)
-        reached = _weighted(tables, following, metric, once)
-        if reached <= at + 1e-12:
-            return (following, reached) if reached >= at - 1e-12 else (rule, at)
-        rule, at = following, reached
+        candidate = _best(_sweep_input(tables, metric, variant, once, reached), variant, levels)
+        value = _weighted(tables, candidate, metric, once)
+        if value <= reached + 1e-12:
+            return (candidate, value) if value >= reached - 1e-12 else (rule, reached)
+        rule, reached = candidate, value
 
 
 def _weighted(tables: Tables, rule: Rule, metric: str, counts: np.ndarray) -> float:
@@ -113,35 +127,35 @@ def _weighted(tables: Tables, rule: Rule, metric: str, counts: np.ndarray) -> fl
 
 
 def _constant_weights(tables: Tables, metric: str) -> bool:
-    """Whether the metric's weights are the same under every rule, so that a score is a plain sum."""
-    nothing, all_of_it = np.zeros((1, 1)), np.full((1, 1), 4.0)
+    """Return whether the metric's weights are the same under every rule, which makes the score a plain sum."""
+    nothing, everything = np.zeros((1, 1)), np.full((1, 1), 4.0)
     truth = np.full((1, 1), 2.0)
-    return bool(METRICS[metric](nothing, nothing, truth)[1] == METRICS[metric](truth, all_of_it, truth)[1])
+    return bool(METRICS[metric](nothing, nothing, truth)[1] == METRICS[metric](truth, everything, truth)[1])
 
 
-def _problem(tables: Tables, metric: str, variant: Variant, counts: np.ndarray | None, price: float) -> Problem:
-    """Gains over an empty mask, as integers.
+def _sweep_input(tables: Tables, metric: str, variant: Variant, counts: np.ndarray | None, price: float) -> SweepInput:
+    """Return gains over an empty mask, as integers.
 
     Args:
-        price: of a unit of weight (Dinkelbach); of no effect where weights are constant.
+        price: Price of a unit of weight (Dinkelbach); without effect where weights are constant.
     """
     worth, weight = METRICS[metric](
         np.zeros_like(tables.truth, float), np.zeros_like(tables.truth, float), tables.truth
     )
-    of_nothing = worth - price * weight
+    empty = worth - price * weight
     share = np.ones(tables.truth.shape) if counts is None else np.repeat(counts[:, None], tables.truth.shape[1], 1)
-    summed = (share * weight).sum(axis=0)
-    share = share / np.where(summed == 0, 1, summed)  # classes are averaged, each by its own weight
+    total_weight = (share * weight).sum(axis=0)
+    share = share / np.where(total_weight == 0, 1, total_weight)  # classes are averaged, each by its own weight
     gains = np.zeros((LEVELS, tables.truth.size))
-    for one in range(1, LEVELS):
+    for cut in range(1, LEVELS):
         worth, weight = METRICS[metric](
-            tables.intersection[:, :, one] + 0.0, tables.area[:, :, one] + 0.0, tables.truth
+            tables.intersection[:, :, cut] + 0.0, tables.area[:, :, cut] + 0.0, tables.truth
         )
-        gains[one] = (share * (worth - price * weight - of_nothing)).ravel()
+        gains[cut] = (share * (worth - price * weight - empty)).ravel()
     largest = np.abs(gains).max(axis=0).sum()
     gates = np.unique(tables.gate)[::-1] if variant.gate else np.zeros(1)
     rank = np.searchsorted(-gates, -tables.gate) if variant.gate else np.zeros(len(tables), int)
-    return Problem(
+    return SweepInput(
         gains=np.rint(gains * (SCALE / (largest or 1.0))).astype(np.int64),
         area=np.ascontiguousarray(tables.area[:, :, :LEVELS].reshape(-1, LEVELS).T),
         rank=np.repeat(rank, tables.truth.shape[1]).astype(np.int32),
@@ -149,46 +163,46 @@ def _problem(tables: Tables, metric: str, variant: Variant, counts: np.ndarray |
     )
 
 
-def _best(problem: Problem, variant: Variant, levels: Sequence[int]) -> Rule:
-    values = _all_pairs(problem, variant, sorted(levels))
+def _best(sweep: SweepInput, variant: Variant, levels: Sequence[int]) -> Rule:
+    values = _all_pairs(sweep, variant, sorted(levels))
     top = int(values.max())
     if top <= TIED:  # nothing is worth keeping
-        return Rule(float(variant.gate), 1.0, 1.0, int(problem.area[LEVELS - 1].max()) + 1)
+        return Rule(float(variant.gate), 1.0, 1.0, int(sweep.area[LEVELS - 1].max()) + 1)
     upper, lower = _middle_pair(values >= top - TIED)
-    order = np.argsort(-problem.area[upper], kind="stable")
-    area = problem.area[upper][order]
-    gains, rank = problem.gains[lower][order], problem.rank[order]
-    reached = _sweep_all(gains, area, rank, len(problem.gates)) >= top - TIED
+    order = np.argsort(-sweep.area[upper], kind="stable")
+    area = sweep.area[upper][order]
+    gains, rank = sweep.gains[lower][order], sweep.rank[order]
+    reached = _sweep_all(gains, area, rank, len(sweep.gates)) >= top - TIED
     least = _middle_area(area, reached)
-    gate = _middle_gate(gains, area >= least, rank, problem.gates, top) if variant.gate else 0.0
+    gate = _middle_gate(gains, area >= least, rank, sweep.gates, top) if variant.gate else 0.0
     return Rule(gate, probability(upper), probability(lower), least)
 
 
-def _all_pairs(problem: Problem, variant: Variant, levels: list[int]) -> np.ndarray:
-    """The best sum of gains of each pair, int64 (256, 256) by upper and lower level; NEVER where none was needed."""
+def _all_pairs(sweep: SweepInput, variant: Variant, levels: list[int]) -> np.ndarray:
+    """Return the best sum of gains per pair, int64 (256, 256) by upper and lower level; NEVER where it was skipped."""
     values = np.full((LEVELS, LEVELS), NEVER)
-    bounds = np.maximum(problem.gains, 0).sum(axis=1)  # what a perfect gate would reach with this lower level
+    bounds = np.maximum(sweep.gains, 0).sum(axis=1)  # what a perfect gate would reach at this lower level
     best = [0]
 
-    def sweep(upper: int) -> None:
-        order = np.argsort(-problem.area[upper], kind="stable")
-        area, rank = problem.area[upper][order], problem.rank[order]
+    def sweep_upper(upper: int) -> None:
+        order = np.argsort(-sweep.area[upper], kind="stable")
+        area, rank = sweep.area[upper][order], sweep.rank[order]
         pairs = [upper] if variant.thresholds == 1 else [lower for lower in levels if lower <= upper]
         enough = best[0] - TIED
         lowers = np.array([lower for lower in pairs if bounds[lower] >= enough], np.int64)
-        values[upper, lowers] = _sweep(problem.gains, bounds, lowers, order, area, rank, len(problem.gates), enough)
+        values[upper, lowers] = _sweep(sweep.gains, bounds, lowers, order, area, rank, len(sweep.gates), enough)
         best[0] = max(best[0], int(values[upper].max()))
 
-    # Far-apart levels first: the best of them lets many of the others be passed over.
-    spread = sorted(levels, key=lambda one: (levels.index(one) % 16, one))
+    # Distant levels first: the best of them rules out many of the others.
+    spread = sorted(levels, key=lambda cut: (levels.index(cut) % 16, cut))
     with ThreadPoolExecutor(cores()) as pool:
-        list(pool.map(sweep, spread))
+        list(pool.map(sweep_upper, spread))
     return values
 
 
 @numba.njit(nogil=True, cache=True)
 def _insert(total, best, leaf, gain):  # type: ignore[no-untyped-def]
-    """Add a gain to a leaf, and bring the nodes above it up to date."""
+    """Add a gain to a leaf and update the nodes above it."""
     total[leaf] += gain
     best[leaf] = total[leaf]
     node = leaf >> 1
@@ -201,17 +215,17 @@ def _insert(total, best, leaf, gain):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _sweep(gains, bounds, lowers, order, area, rank, ranks, enough):  # type: ignore[no-untyped-def]
-    """The best corner's sum for each lower level: int64 (lowers,); of those below `enough` only that they are."""
+    """Return the best corner's sum per lower level, int64 (lowers,); below `enough` only a value that is too low."""
     size = 1
     while size < ranks:
         size *= 2
-    found = np.empty(len(lowers), np.int64)
+    best_sums = np.empty(len(lowers), np.int64)
     items = len(order)
-    for at in range(len(lowers)):
-        row = gains[lowers[at]]
+    for index in range(len(lowers)):
+        row = gains[lowers[index]]
         total, best = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.int64)
         top = np.int64(NEVER)
-        left = bounds[lowers[at]]  # what the items to come can add at most
+        left = bounds[lowers[index]]  # most that the remaining items can add
         for position in range(items):
             gain = row[order[position]]
             if gain:
@@ -221,49 +235,50 @@ def _sweep(gains, bounds, lowers, order, area, rank, ranks, enough):  # type: ig
                 top = max(top, best[1])
                 if best[1] + left <= top or best[1] + left < enough:
                     break
-        found[at] = top
-    return found
+        best_sums[index] = top
+    return best_sums
 
 
 @numba.njit(nogil=True, cache=True)
 def _sweep_all(gains, area, rank, ranks):  # type: ignore[no-untyped-def]
-    """The best sum after each item, NEVER within a run of equal areas: int64 (items,)."""
+    """Return the best sum after each item, int64 (items,); NEVER within a run of equal areas."""
     size = 1
     while size < ranks:
         size *= 2
     total, best = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.int64)
-    found = np.full(len(gains), NEVER)
+    sums = np.full(len(gains), NEVER)
     for position in range(len(gains)):
         _insert(total, best, size + rank[position], gains[position])
         if position + 1 == len(gains) or area[position + 1] != area[position]:
-            found[position] = best[1]
-    return found
+            sums[position] = best[1]
+    return sums
 
 
 def _middle_pair(tied: np.ndarray) -> tuple[int, int]:
-    """Of the tied pairs of levels the one nearest to their mean; of equally near ones the lowest."""
+    """Return the tied pair of levels nearest to their mean; the lowest of equally near ones."""
     pairs = np.argwhere(tied)
-    return tuple(pairs[np.argmin(((pairs - pairs.mean(axis=0)) ** 2).sum(axis=1))].tolist())
+    upper, lower = pairs[np.argmin(((pairs - pairs.mean(axis=0)) ** 2).sum(axis=1))].tolist()
+    return upper, lower
 
 
 def _middle_area(area: np.ndarray, reached: np.ndarray) -> int:
-    """The middle of the widest range of least areas that reach the optimum.
+    """Return the middle of the widest range of minimum areas that reach the optimum.
 
     Args:
-        area: falling.
-        reached: at the last item of each run of equal areas, whether keeping all up to here is optimal.
+        area: Areas, descending.
+        reached: Whether keeping all items up to here is optimal, at the last item of each run of equal areas.
     """
     last = np.flatnonzero(np.append(area[1:] != area[:-1], True))
-    # Keeping the runs up to here: any least area above the next run's, up to this run's own.
+    # Keeping the runs up to here: any minimum area above the next run's, up to this run's own.
     lows = np.append(area[last[1:]] + 1, 0)
     return _middle(lows, area[last], reached[last])
 
 
 def _middle_gate(gains: np.ndarray, kept: np.ndarray, rank: np.ndarray, gates: np.ndarray, top: int) -> float:
-    """The middle of the widest range of gates that reach the optimum, spelled as short as the range allows."""
-    summed = np.zeros(len(gates), np.int64)
-    np.add.at(summed, rank[kept], gains[kept])
-    reached = np.cumsum(summed) >= top - TIED
+    """Return the middle of the widest range of optimal gates, with as few digits as the range allows."""
+    by_rank = np.zeros(len(gates), np.int64)
+    np.add.at(by_rank, rank[kept], gains[kept])
+    reached = np.cumsum(by_rank) >= top - TIED
     lows = np.append(gates[1:], 0.0)
     runs = _runs(reached)
     first, last = max(runs, key=lambda run: gates[run[0]] - lows[run[1]])
@@ -275,13 +290,13 @@ def _middle_gate(gains: np.ndarray, kept: np.ndarray, rank: np.ndarray, gates: n
 
 
 def _middle(lows: np.ndarray, highs: np.ndarray, reached: np.ndarray) -> int:
-    """The middle of the widest run of neighbouring ranges; ranges fall, each touching the one before."""
+    """Return the middle of the widest run of adjacent ranges; ranges descend, each touching the previous one."""
     first, last = max(_runs(reached), key=lambda run: highs[run[0]] - lows[run[1]])
     return int((int(lows[last]) + int(highs[first])) // 2)
 
 
 def _runs(reached: np.ndarray) -> list[tuple[int, int]]:
-    """First and last index of each run of true values."""
+    """Return the first and last index of each run of true values."""
     indices = np.flatnonzero(reached)
     breaks = np.flatnonzero(np.diff(indices) > 1)
     return list(
@@ -293,8 +308,12 @@ def _runs(reached: np.ndarray) -> list[tuple[int, int]]:
     )
 
 
-def median(rules: Sequence[Rule]) -> Rule:
-    """Each number's median over several rules: a rule that no single image decides."""
+def median_rule(rules: Sequence[Rule]) -> Rule:
+    """Return the rule of each number's median: a rule that no single image decides.
+
+    >>> median_rule([Rule(0.2, 0.8, 0.4, 10), Rule(0.4, 0.6, 0.2, 30), Rule(0.3, 0.6, 0.4, 20)])
+    Rule(gate=0.3, upper=0.6, lower=0.4, min_area=20, min_component=0, hysteresis=False)
+    """
     upper = int(np.median([level(rule.upper) for rule in rules]))
     lower = min(upper, int(np.median([level(rule.lower) for rule in rules])))
     gate = round(float(np.median([rule.gate for rule in rules])), 6)

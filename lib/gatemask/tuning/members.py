@@ -1,11 +1,10 @@
-"""The members' out-of-fold predictions, checked: every image of the folds exactly once, in every member."""
+"""Open the members' out-of-fold predictions, checking that each holds every image of the folds exactly once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -13,23 +12,24 @@ from gatemask.config import Competition, Ensemble, Members
 from gatemask.data.labels import Masks
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, read_yaml, sha256
+from gatemask.files import read_yaml, sha256
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project
+from gatemask.stage import Stamp
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Predictions that can be averaged.
+class MemberPredictions:
+    """Open predictions of all members, ready to be averaged.
 
     Args:
-        fold_of: the fold of each image.
-        gates: each gate experiment's probability by image id.
-        gate: their average, by image id.
-        readers: maps by image id, one a mask member; one a view where views are weighed apart.
-        views: how many of the readers belong to each mask experiment.
-        truth: masks by image id, at the competition's own size.
+        fold_of: Fold by image id.
+        gates: Probability by image id, for each gate experiment.
+        gate: Their weighted mean, by image id.
+        readers: Maps by image id, one reader per mask member, or per view where views are weighed apart.
+        views: Number of readers of each mask experiment.
+        truth: Masks by image id, at the competition's own size.
     """
 
     fold_of: Mapping[str, int]
@@ -39,43 +39,46 @@ class Opened:
     views: Sequence[int]
     truth: Masks
 
-    def gated(self, weights: Sequence[float]) -> Opened:
-        """The same, with the gates averaged by these weights, one a gate experiment."""
+    def gated(self, weights: Sequence[float]) -> MemberPredictions:
+        """Return the same predictions with gates averaged by these weights, one per gate experiment."""
         return replace(self, gate=average_gates(self.gates, weights, self.fold_of))
 
 
 @contextmanager
-def opened(
+def open_members(
     project: Project,
     comp: Competition,
     ensemble: Ensemble,
     fold_of: Mapping[str, int],
     gate_weights: Sequence[float] | None = None,
-) -> Iterator[Opened]:
-    """Open every member of an ensemble.
+) -> Iterator[MemberPredictions]:
+    """Open the predictions of every member of an ensemble.
 
     Args:
-        fold_of: the fold of each image that has to be there; members must hold exactly these.
-        gate_weights: one a gate experiment; as ensemble.yaml says where there are none.
+        project: Project whose runs hold the predictions.
+        comp: Classes and image size.
+        ensemble: Experiments and their weights.
+        fold_of: Fold of each image; members must hold exactly these images.
+        gate_weights: One weight per gate experiment. Default: those of ensemble.yaml.
 
     Raises:
-        GatemaskError: an image is missing, unknown or there twice, or a prediction is no probability.
+        GatemaskError: An image is missing, unknown or repeated, or a probability is outside [0, 1].
     """
     folds = sorted(set(fold_of.values()))
     gates = [read_gates([project.fold(name, fold) / "oof.csv" for fold in folds]) for name in ensemble.gate.experiments]
     for name, gate in zip(ensemble.gate.experiments, gates, strict=True):
-        _same_ids(name, set(gate), set(fold_of))
+        _require_ids(name, set(gate), set(fold_of))
     readers: list[MapReader] = []
     views = []
     try:
         for name in ensemble.mask.experiments:
-            apart = _views(project, name, folds) if ensemble.mask.weights == "tuned" else 1
-            file = "oof-views.h5" if apart > 1 else "oof.h5"
-            for view in range(apart):
-                readers.append(MapReader([project.fold(name, fold) / file for fold in folds], view, apart))
-                _check(name, readers[-1], set(fold_of), len(comp.classes))
-            views.append(apart)
-        yield Opened(
+            count = _count_views(project, name, folds) if ensemble.mask.weights == "tuned" else 1
+            file = "oof-views.h5" if count > 1 else "oof.h5"
+            for view in range(count):
+                readers.append(MapReader([project.fold(name, fold) / file for fold in folds], view, count))
+                _require_maps(name, readers[-1], set(fold_of), len(comp.classes))
+            views.append(count)
+        yield MemberPredictions(
             fold_of,
             gates,
             average_gates(gates, gate_weights or given_weights(ensemble.gate), fold_of),
@@ -91,7 +94,13 @@ def opened(
 def average_gates(
     gates: Sequence[Mapping[str, float]], weights: Sequence[float], ids: Iterable[str]
 ) -> dict[str, float]:
-    """The gates' weighted mean by image id; 1 for all images where there is no gate, as when masks are compared."""
+    """Return the weighted mean of the gates by image id; 1 for all images where there is no gate.
+
+    >>> average_gates([{"a": 0.2}, {"a": 0.8}], [1, 1], ["a"])
+    {'a': 0.5}
+    >>> average_gates([], [], ["a"])
+    {'a': 1.0}
+    """
     if not gates:
         return dict.fromkeys(ids, 1.0)
     listed = list(ids)
@@ -100,7 +109,13 @@ def average_gates(
 
 
 def given_weights(part: Members) -> list[float]:
-    """One weight an experiment, as ensemble.yaml says; equal where they are to be searched."""
+    """Return one weight per experiment as ensemble.yaml lists them; equal weights where they are to be searched.
+
+    >>> given_weights(Members(experiments=["a", "b"], weights=[3, 1]))
+    [3.0, 1.0]
+    >>> given_weights(Members(experiments=["a", "b"], weights="greedy"))
+    [1.0, 1.0]
+    """
     return [1.0] * len(part.experiments) if isinstance(part.weights, str) else list(part.weights)
 
 
@@ -111,58 +126,70 @@ def build_tables(
     fold_of: Mapping[str, int],
     weights: Sequence[float] | None = None,
 ) -> Tables:
-    """Average the members and count, image by image: memory does not grow with the size of the maps.
+    """Count the threshold tables of averaged members, image by image: memory does not grow with the size of the maps.
 
     Args:
-        fold_of: the fold of each image that has to be there; members must hold exactly these.
-        weights: of the mask members; as ensemble.yaml says where there are none.
+        project: Project whose runs hold the predictions.
+        comp: Classes and image size.
+        ensemble: Experiments and their weights.
+        fold_of: Fold of each image; members must hold exactly these images.
+        weights: Weights of the mask members. Default: those of ensemble.yaml.
     """
-    with opened(project, comp, ensemble, fold_of) as members:
-        return count(members, weights or given_weights(ensemble.mask))
+    with open_members(project, comp, ensemble, fold_of) as predictions:
+        return count_tables(predictions, weights or given_weights(ensemble.mask))
 
 
-def count(members: Opened, weights: Sequence[float]) -> Tables:
-    """Threshold tables of the averaged members."""
+def count_tables(predictions: MemberPredictions, weights: Sequence[float]) -> Tables:
+    """Count the threshold tables of members averaged by these weights."""
     return count_maps(
-        members.fold_of, members.readers, members.truth, "tables", members.gate.__getitem__, weights=weights
+        predictions.fold_of,
+        predictions.readers,
+        predictions.truth,
+        "tables",
+        predictions.gate.__getitem__,
+        weights=weights,
     )
 
 
-def predictions(project: Project, ensemble: Ensemble) -> list[dict[str, Any]]:
-    """Hashes of every member's out-of-fold files, or an error that names the fold that is missing or out of date."""
+def prediction_hashes(project: Project, ensemble: Ensemble) -> list[dict[str, str]]:
+    """Return the hashes of every member's out-of-fold files, by name, one entry per experiment and fold.
+
+    Raises:
+        GatemaskError: A fold is missing or outdated.
+    """
     folds = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
     names = [*ensemble.gate.experiments, *ensemble.mask.experiments]
-    return [_of_fold(project, name, fold) for name in names for fold in folds]
+    return [_fold_hashes(project, name, fold) for name in names for fold in folds]
 
 
-def _of_fold(project: Project, name: str, fold: int) -> dict[str, str]:
-    stamp = project.fold(name, fold) / "result.json"
+def _fold_hashes(project: Project, name: str, fold: int) -> dict[str, str]:
+    path = project.fold(name, fold) / "result.json"
     do = f"Run gatemask train {project.comp}/{name} --fold {fold}."
-    if not stamp.exists():
+    if not path.exists():
         raise GatemaskError(
-            "A fold has no out-of-fold predictions yet.", where=stamp.parent, expected=f"{name}, fold {fold}", do=do
+            "A fold has no out-of-fold predictions yet.", where=path.parent, expected=f"{name}, fold {fold}", do=do
         )
-    result = read_json(stamp)
-    if result["made_from"]["folds"] != sha256(project.folds):
+    stamp = Stamp.load(path)
+    if stamp.made_from.get("folds") != sha256(project.folds):
         raise GatemaskError(
             "A fold was trained on another split than the present one.",
-            where=stamp.parent,
+            where=path.parent,
             expected=f"a run made from {project.folds}",
-            do=f"Run gatemask train {project.comp}/{name} again, or bring the fold file back.",
+            do=f"Run gatemask train {project.comp}/{name} again, or restore the fold file.",
         )
-    files = [stamp.parent / file for file in result["outputs"] if file.startswith("oof")]
-    if gone := [file for file in files if not file.exists()]:
-        raise GatemaskError("A fold's out-of-fold predictions are gone.", where=gone[0], do=do)
-    # Of the files as they are, not as the stamp remembers them: predictions may be brought from elsewhere.
+    files = [path.parent / file for file in stamp.outputs if file.startswith("oof")]
+    if missing := [file for file in files if not file.exists()]:
+        raise GatemaskError("A fold's out-of-fold predictions are missing.", where=missing[0], do=do)
+    # Hashes of the present files, not those in the stamp: predictions may come from another machine.
     return {file.name: sha256(file) for file in files}
 
 
-def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
+def _require_ids(name: str, ids: set[str], expected: set[str]) -> None:
     if ids == expected:
         return
     missing, unknown = sorted(expected - ids), sorted(ids - expected)
     raise GatemaskError(
-        "A member's predictions are not those of the folds.",
+        "A member's predictions do not match the images of the folds.",
         where=name,
         received=f"{len(missing)} missing {missing[:1]}, {len(unknown)} unknown {unknown[:1]}",
         expected=f"each of {len(expected)} ids once",
@@ -170,16 +197,16 @@ def _same_ids(name: str, ids: set[str], expected: set[str]) -> None:
     )
 
 
-def _views(project: Project, name: str, folds: Sequence[int]) -> int:
-    """How many views of its own the experiment has kept apart in every fold; 1 for none."""
+def _count_views(project: Project, name: str, folds: Sequence[int]) -> int:
+    """Return the number of views the experiment stored apart in every fold; 1 where it did not."""
     folders = [project.fold(name, fold) for fold in folds]
     if not all((folder / "oof-views.h5").exists() for folder in folders):
         return 1
     return 1 + len(read_yaml(folders[0] / "config.yaml")["tta"])
 
 
-def _check(name: str, reader: MapReader, expected: set[str], classes: int) -> None:
-    _same_ids(name, reader.ids, expected)
+def _require_maps(name: str, reader: MapReader, expected: set[str], classes: int) -> None:
+    _require_ids(name, reader.ids, expected)
     if reader.classes != classes:
         raise GatemaskError(
             "A member's maps have another number of classes than the competition.",

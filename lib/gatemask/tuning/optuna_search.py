@@ -1,11 +1,11 @@
-"""Search the rule with Optuna: for what the exact search does not cover, and to measure what samplers leave behind."""
+"""Search the rule with Optuna, where no exact search exists, and to compare samplers with the exact optimum."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 FULL = Variant()
 BATCH = 20  # trials between two writes of the journal
-# Where people would start: no gate and no minimum, and the thresholds of well-known solutions.
+Space = dict[str, tuple[float, float] | tuple[bool, bool]]  # bounds, or choices, by name
+Params = Mapping[str, float]  # values by name; choices are 0 or 1
+# Obvious starting points: no gate and no minimum, and the thresholds of well-known solutions.
 STARTS = (Rule(0.0, 0.5, 0.5, 0), Rule(0.6, 0.75, 0.4, 200))
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a study came to.
+class StudyResult:
+    """Result of an Optuna study.
 
     Args:
-        rule: the best trial's, its gate moved to the middle of the best plateau.
-        best: the best trial's score.
-        values: the score of each trial, in order.
+        rule: Rule of the best trial, its gate moved to the middle of the best plateau.
+        best: Score of the best trial.
+        values: Score of each trial, in order.
     """
 
     rule: Rule
@@ -39,7 +41,7 @@ class Found:
     values: list[float]
 
 
-def search(
+def search_with_optuna(
     counted: Scorable,
     metric: str,
     variant: Variant = FULL,
@@ -49,30 +51,36 @@ def search(
     journal: Path | None = None,
     name: str = "rule",
     start: Sequence[Rule] = STARTS,
-) -> Found:
-    """The best rule that Optuna finds on these images.
+) -> StudyResult:
+    """Search the best rule on these images with Optuna.
 
     Args:
-        counted: tables of the images, or components.
-        metric: a name in METRICS.
-        variant: which parts of the rule are searched.
-        sampler: 'tpe' or 'cmaes'.
-        trials: rules to try; those that the journal already holds under this name count.
-        seed: of the sampler; the same seed finds the same rule, unless the study was interrupted.
-        journal: keep the study in this file, for optuna-dashboard and to go on after an interruption.
-        name: of the study; a journal that holds another one is begun anew.
-        start: rules to try first.
+        counted: Tables or components of the images.
+        metric: Name in METRICS.
+        variant: Numbers of the rule to search. Default: gate and both thresholds, no components.
+        sampler: 'tpe' or 'cmaes'. Default: 'tpe'.
+        trials: Number of trials, including those the journal already holds under this name. Default: 300.
+        seed: Seed of the sampler. The same seed finds the same rule, unless the study was interrupted. Default: 0.
+        journal: File that keeps the study, for optuna-dashboard and to resume after an interruption. Default: none.
+        name: Name of the study; a journal that holds another study is started over. Default: "rule".
+        start: Rules to try first.
+
+    >>> from gatemask.oof.tables import Tables
+    >>> levels = np.repeat([[[4] * 256 + [0]]], 4, axis=0)
+    >>> tables = Tables(np.arange(4).astype(str), np.arange(4), np.ones(4), levels, levels, levels[:, :, 0])
+    >>> search_with_optuna(tables, "mean_dice", trials=2).best
+    1.0
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = None if journal is None else _kept(journal, name)
-    before = [] if kept is None else _complete(kept)
-    # In memory, and a batch at a time into the journal: that flushes each parameter of each trial to the disk.
+    kept = None if journal is None else _open_study(journal, name)
+    before = [] if kept is None else _complete_trials(kept)
+    # Trials run in memory and reach the journal in batches: it flushes each parameter of each trial to disk.
     study = optuna.create_study(
         direction="maximize",
         study_name=name,
-        sampler=_sampler(sampler, seed + len(before)),  # the same seed again would only repeat the first trials
+        sampler=_sampler(sampler, seed + len(before)),  # the same seed would only repeat the first trials
     )
     study.add_trials(before)
     space = _space(counted, variant, start)
@@ -84,31 +92,40 @@ def search(
             n_trials=min(BATCH, trials - first),
         )
         if kept is not None:
-            kept.add_trials(_complete(study)[first:])
+            kept.add_trials(_complete_trials(study)[first:])
     rule = _rule(study.best_params, counted.levels)
     settled = settle_gate(counted, rule, metric) if variant.gate else rule
-    return Found(settled, float(study.best_value), [float(trial.value or 0.0) for trial in _complete(study)])
+    values = [float(trial.value or 0.0) for trial in _complete_trials(study)]
+    return StudyResult(settled, float(study.best_value), values)
 
 
 def settle_gate(counted: Scorable, rule: Rule, metric: str) -> Rule:
-    """The best gate for the rest of a rule, exactly: the middle of the widest of the best plateaus.
+    """Return the rule with its best gate, exactly: the middle of the widest of the best plateaus.
 
-    Between two images' gate probabilities the score is flat, so those are all the cuts there are. A gate that a
-    sampler left at the edge of a plateau would pass images for nothing, or lose one with the next decimal.
+    The score is flat between two images' gate probabilities, so these are all possible cuts. A gate that a sampler
+    left at the edge of a plateau would pass images for nothing, or lose one with the next decimal.
+
+    >>> from gatemask.oof.tables import Tables
+    >>> levels = np.repeat([[[4] * 256 + [0]]], 2, axis=0)
+    >>> truth = np.array([[4], [0]])
+    >>> hits = levels * truth[:, :, None] // 4
+    >>> tables = Tables(np.array(["a", "b"]), np.arange(2), np.array([0.8, 0.2]), levels, hits, truth)
+    >>> settle_gate(tables, Rule(0.75, 0.5, 0.5, 0), "mean_dice").gate
+    0.5
     """
     nothing = np.zeros(counted.truth.shape)
     kept = METRICS[metric](*counted.counts(replace(rule, gate=0.0)), counted.truth)
     emptied = METRICS[metric](nothing, nothing, counted.truth)
     order = np.argsort(-counted.gate, kind="stable")
     gates = counted.gate[order]
-    # Row k: the first k images pass. Between equal gates there is no cut.
+    # Row k: the first k images pass. Equal gates cannot be separated.
     worth, weight = (_passing(a[order], b[order]) for a, b in zip(kept, emptied, strict=True))
-    found = ratio(worth, weight).mean(axis=1)
+    values = ratio(worth, weight).mean(axis=1)
     edges = np.concatenate([[1.0], gates, [0.0]])
     highs, lows = edges[:-1], edges[1:]
-    found[1:-1][gates[1:] == gates[:-1]] = -np.inf
-    found[0] = -np.inf if gates[0] >= 1 else found[0]
-    best = np.flatnonzero(found >= found.max() - 1e-12)
+    values[1:-1][gates[1:] == gates[:-1]] = -np.inf
+    values[0] = -np.inf if gates[0] >= 1 else values[0]
+    best = np.flatnonzero(values >= values.max() - 1e-12)
     runs = np.split(best, np.flatnonzero(np.diff(best) > 1) + 1)
     widest = max(runs, key=lambda run: highs[run[0]] - lows[run[-1]])
     gate = round(float((highs[widest[0]] + lows[widest[-1]]) / 2), 6)
@@ -117,27 +134,31 @@ def settle_gate(counted: Scorable, rule: Rule, metric: str) -> Rule:
 
 
 def _passing(kept: np.ndarray, emptied: np.ndarray) -> np.ndarray:
-    """Sums where the first k rows are kept and the others emptied: (n + 1, classes)."""
+    """Return the sums with the first k rows kept and the others emptied, float (n + 1, classes)."""
     zero = np.zeros((1, kept.shape[1]))
     before = np.concatenate([zero, np.cumsum(kept, axis=0)])
     after = np.concatenate([np.cumsum(emptied[::-1], axis=0)[::-1], zero])
-    return before + after
+    sums: np.ndarray = before + after
+    return sums
 
 
 def largest_area(truth: np.ndarray) -> int:
-    """Upper bound of `min_area`: twice the median mask, since a higher cut only throws masks away."""
+    """Return the upper bound of `min_area`, twice the median mask: a higher cut only discards masks.
+
+    >>> largest_area(np.array([[0], [10], [30]]))
+    40
+    """
     positive = truth[truth > 0]
     return max(1, int(2 * np.median(positive))) if len(positive) else 1
 
 
-def _space(counted: Scorable, variant: Variant, start: Sequence[Rule]) -> dict[str, tuple[Any, ...]]:
-    """Name -> bounds or choices, of the parts that are searched."""
+def _space(counted: Scorable, variant: Variant, start: Sequence[Rule]) -> Space:
     top = max([largest_area(counted.truth), *(rule.min_area for rule in start)])
-    space: dict[str, tuple[Any, ...]] = {"upper": (0.02, 0.99)}
+    space: Space = {"upper": (0.02, 0.99)}
     if variant.gate:
         space["gate"] = (0.0, 1.0)
     if variant.thresholds == 2:
-        # A share of `upper` rather than a bound that moves: samplers learn fixed ranges only.
+        # A share of `upper` rather than a moving bound: samplers learn fixed ranges only.
         space["lo_over_hi"] = (0.05, 1.0)
     space["min_area"] = (0, top)
     if variant.components:
@@ -147,18 +168,19 @@ def _space(counted: Scorable, variant: Variant, start: Sequence[Rule]) -> dict[s
     return space
 
 
-def _suggest(trial: optuna.Trial, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+def _suggest(trial: optuna.Trial, space: Space) -> Params:
     for name, bounds in space.items():
         if isinstance(bounds[0], bool):
             trial.suggest_categorical(name, bounds)
         else:  # areas too: TPE takes three times as long over integers
             trial.suggest_float(name, *bounds)
-    return trial.params
+    params: Params = trial.params
+    return params
 
 
-def _params(rule: Rule, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """A rule as the study spells it, moved into its bounds."""
-    given = {
+def _params(rule: Rule, space: Space) -> Params:
+    """Return a rule as parameters of a trial, clipped to their bounds."""
+    values = {
         "gate": rule.gate,
         "upper": rule.upper,
         "lo_over_hi": rule.lower / (rule.upper or 1.0),
@@ -167,16 +189,16 @@ def _params(rule: Rule, space: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
         "hysteresis": rule.hysteresis,
     }
     return {
-        name: given[name] if isinstance(bounds[0], bool) else min(max(given[name], bounds[0]), bounds[1])
+        name: values[name] if isinstance(bounds[0], bool) else min(max(values[name], bounds[0]), bounds[1])
         for name, bounds in space.items()
     }
 
 
-def _rule(params: dict[str, Any], levels: Sequence[int]) -> Rule:
-    """The rule of a trial; its lower threshold is the nearest that can be scored."""
+def _rule(params: Params, levels: Sequence[int]) -> Rule:
+    """Return the rule of a trial; its lower threshold is the nearest that can be scored."""
     upper = max(1, round(params["upper"] * 255), levels[0])
     wanted = max(1, round(upper * params.get("lo_over_hi", 1.0)))
-    lower = min((one for one in levels if one <= upper), key=lambda one: abs(one - wanted))
+    lower = min((level for level in levels if level <= upper), key=lambda level: abs(level - wanted))
     return Rule(
         gate=round(params.get("gate", 0.0), 4),
         upper=probability(upper if "lo_over_hi" in params else lower),
@@ -195,8 +217,8 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def _kept(journal: Path, name: str) -> optuna.Study:
-    """The study in the journal; what a killed process left half-written is cut off, another study is removed."""
+def _open_study(journal: Path, name: str) -> optuna.Study:
+    """Open the study in the journal. A half-written last line is cut off; another study is removed."""
     import optuna
 
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
@@ -209,13 +231,16 @@ def _kept(journal: Path, name: str) -> optuna.Study:
     journal.parent.mkdir(parents=True, exist_ok=True)
     try:
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    except ValueError:  # damaged in the middle: nothing in it cannot be searched again
+    except ValueError:  # damaged in the middle: the search starts over
         journal.unlink()
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
     return optuna.create_study(direction="maximize", storage=storage, study_name=name, load_if_exists=True)
 
 
-def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _complete_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     import optuna
 
-    return study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    trials: list[optuna.trial.FrozenTrial] = study.get_trials(
+        deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
+    )
+    return trials

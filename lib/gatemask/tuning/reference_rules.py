@@ -1,4 +1,4 @@
-"""Rules that people set by hand or searched on a grid, to stand beside the tuned one."""
+"""Published rules, set by hand or searched on a grid, to be scored beside the tuned one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gatemask.errors import GatemaskError, nearest
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
 
-PIXELS = 1024 * 1024  # of the images that the areas below were meant for
-KNOWN: dict[str, list[Rule]] = {
+PIXELS = 1024 * 1024  # image size for which the areas below were chosen
+REFERENCE_RULES: dict[str, list[Rule]] = {
     # SIIM-ACR Pneumothorax, private Dice 0.8522: one rule, set by hand.
     "siim-seed": [Rule(gate=0.60, upper=0.75, lower=0.40, min_area=200)],
-    # SIIM-ACR Pneumothorax, the winner (0.8679): pairs of top threshold and least area, each with two bottom
-    # thresholds, no gate; the best on validation was taken, (0.75, 2000, 0.3).
+    # SIIM-ACR Pneumothorax, winning solution (0.8679): pairs of top threshold and minimum area, each with two bottom
+    # thresholds, no gate; the best on validation was (0.75, 2000, 0.3).
     "siim-winner": [
         Rule(0.0, upper, lower, area)
         for upper, area in ((0.75, 1000), (0.75, 2000), (0.60, 2000), (0.60, 3000))
@@ -22,26 +22,30 @@ KNOWN: dict[str, list[Rule]] = {
 }
 
 
-def known(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
-    """The rules that a name stands for; several are a grid, of which the best is to be taken.
+def reference_rules(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
+    """Return the rules with this name. Several rules are a grid, to be searched for its best.
 
     Args:
-        name: of KNOWN, or a rule.yaml.
-        size: the competition's height and width in pixels. The areas of KNOWN are brought to it; a file's are not.
-        root: the project's folder, from which a file's path counts.
+        name: Key of REFERENCE_RULES, or path of a rule.yaml.
+        size: Height and width of the competition's images, in pixels. Areas in REFERENCE_RULES are scaled to it,
+            those in a file are not.
+        root: Folder of the project, to which a file's path is relative.
 
     Raises:
-        GatemaskError: there is no such rule.
+        GatemaskError: Unknown name, or a file that does not hold a rule.
+
+    >>> reference_rules("siim-seed", (512, 512), Path())
+    [Rule(gate=0.6, upper=0.75, lower=0.4, min_area=50, min_component=0, hysteresis=False)]
     """
     if name.endswith((".yaml", ".yml")):
         return [rules.load_rule(root / name)]
-    if name not in KNOWN:
-        close = nearest(name, list(KNOWN))
+    if name not in REFERENCE_RULES:
+        close = nearest(name, list(REFERENCE_RULES))
         raise GatemaskError(
-            "There is no such rule.",
+            "Unknown rule in 'tune.beside'.",
             received=name,
-            expected=f"{', '.join(KNOWN)}, or a rule.yaml",
+            expected=f"{', '.join(REFERENCE_RULES)}, or a rule.yaml",
             do=f"Did you mean '{close}'?" if close else "Correct tune.beside in ensemble.yaml.",
         )
-    share = size[0] * size[1] / PIXELS
-    return [Rule(one.gate, one.upper, one.lower, round(one.min_area * share)) for one in KNOWN[name]]
+    scale = size[0] * size[1] / PIXELS
+    return [Rule(rule.gate, rule.upper, rule.lower, round(rule.min_area * scale)) for rule in REFERENCE_RULES[name]]

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
-from gatemask.ensemble.precision import check as check_precision
-from gatemask.ensemble.select import require_current as require_ensemble
+from gatemask.ensemble.precision import check_precision
+from gatemask.ensemble.select import require_ensemble
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
