@@ -61,7 +61,9 @@ def costs(project: Project, comp: Competition, chosen: Ensemble) -> KernelEstima
     """A second an image, and 100 images."""
     shipped = [FOLDS if part.folds == "all" else part.folds for part in (chosen.gate, chosen.mask)]
     gate = MemberCosts({"g": 1.0}, shipped[0], chosen.gate.members)
-    return KernelEstimate(gate, MemberCosts({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours)
+    return KernelEstimate(
+        gate, MemberCosts({"u": 1.0, "v": 1.0}, shipped[1], chosen.mask.members), 100, chosen.inference.hours
+    )
 
 
 def tuned(

@@ -102,7 +102,9 @@ def test_the_caps_hold(tmp_path: Path) -> None:
     assert found.weights[0] == 0
     assert found.left_out["u"] == "over 0.3 hours"
     with pytest.raises(GatemaskError, match="No experiment can be shipped") as raised:
-        selected(tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, MemberCosts(dear.seconds, 2, 1), 100, 9.0))
+        selected(
+            tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, MemberCosts(dear.seconds, 2, 1), 100, 9.0)
+        )
     assert "u: over the cap of 1 mask networks" in str(raised.value)
 
 

@@ -23,7 +23,8 @@ from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
-from gatemask.results.ensemble import PrecisionCheck, ShippedEnsemble, ShippedMember
+from gatemask.results.ensemble import ShippedEnsemble, ShippedMember
+from gatemask.results.submission import PrecisionComparison
 
 IMAGES = 16  # per fold, half of them with a mask
 TOLERATED = 0.002  # Dice that half precision may cost
@@ -52,7 +53,7 @@ class _Comparison:
 
 def check_precision(
     project: Project, comp: Competition, shipped: ShippedEnsemble, weights: Path, wanted: str
-) -> PrecisionCheck | None:
+) -> PrecisionComparison | None:
     """Compare the precision of the kernel with float32.
 
     Args:
@@ -84,7 +85,7 @@ def check_precision(
             expected=f"at least {exact - TOLERATED:.4f}, {TOLERATED} below float32",
             do="Set inference.precision: float32.",
         )
-    return PrecisionCheck(
+    return PrecisionComparison(
         precision=precision,
         images=len(images),
         dice=half,

@@ -218,23 +218,3 @@ class EnsembleResult(StageResult):
     selection: Selections
     test_images: int
     predicted_minutes: float
-
-
-class PrecisionCheck(Frozen):
-    """Half precision compared with float32 on out-of-fold images.
-
-    Args:
-        precision: Half precision that was checked.
-        images: Number of images.
-        dice: Mean Dice in half precision.
-        dice_float32: Mean Dice in float32.
-        map_difference: Largest difference between the maps, of 255.
-        pixels_changed: Share of mask pixels that change.
-    """
-
-    precision: str
-    images: int
-    dice: float
-    dice_float32: float
-    map_difference: int
-    pixels_changed: float

@@ -66,7 +66,12 @@ class _Choice:
 
 
 def select_masks(
-    weighted: WeightedTables, metric: str, tune: Tune, kernel: KernelEstimate, names: Sequence[str], gates: Sequence[str]
+    weighted: WeightedTables,
+    metric: str,
+    tune: Tune,
+    kernel: KernelEstimate,
+    names: Sequence[str],
+    gates: Sequence[str],
 ) -> MemberSelection:
     """Take mask experiments as long as they help.
 
