@@ -165,7 +165,7 @@ class _Campaign:
         """Give up folds for which another session would only waste hours."""
         push = kernel.last_fetched
         assert push is not None
-        for fold in set(push.folds) & set(self._unfinished[kernel.experiment]):
+        for fold in set(push.folds) & set(self._unfinished.get(kernel.experiment, ())):
             key = f"{kernel.experiment}/{fold}"
             if push.outcome == "failed":
                 self.given_up[key] = push.message or "it failed"

@@ -148,7 +148,7 @@ class Dispatcher:
         """
         _refuse_slug_clash(self.project, exp, kernel)
         wanted = machine_for(self.comp, exp)
-        push = self._new_push(exp, kernel, session_hours(wanted, self.opts.hours or exp.hours, kernels))
+        push = self._new_push(exp, kernel, kernels)
         datasets = input_datasets(self.project, self.comp, exp, kernel.folds)
         request = SessionRequest(
             push=push.id,
@@ -172,8 +172,9 @@ class Dispatcher:
         self._send(kernel, folder)
         return kernel
 
-    def _new_push(self, exp: Experiment, kernel: TrainingKernel, hours: float) -> Push:
+    def _new_push(self, exp: Experiment, kernel: TrainingKernel, kernels: Sequence[TrainingKernel]) -> Push:
         commit = account.clean_commit(self.project, self.opts.allow_dirty)
+        hours = session_hours(machine_for(self.comp, exp), self.opts.hours or exp.hours, kernels)
         push = Push(uuid.uuid4().hex[:12], kernel.folds, hours, commit, account.utc_now())
         push.overrides = list(self.opts.overrides)
         push.made_of = training_fingerprint(self.project, self.comp, exp, kernel.folds)

@@ -55,7 +55,7 @@ def records_dataset(project: Project, comp: Competition) -> Dataset:
     return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, {"size": comp.records.size})
 
 
-def wheels_dataset() -> Dataset | None:
+def wheels_dataset() -> Dataset:
     """Return the dataset of the wheels that Kaggle's images lack."""
     files = {path.name: path for path in wheels.shipped()}
     hashes = {name: sha256(path) for name, path in files.items()}
