@@ -21,7 +21,7 @@ from pathlib import Path
 from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
 from gatemask.ensemble.precision import check_precision
-from gatemask.ensemble.select import require_ensemble
+from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
@@ -125,7 +125,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
         GatemaskError: Weights have changed since the ensemble was selected.
     """
     for member in progress(shipped.members, "weights", len(shipped.members)):
-        original = project.fold(member.experiment, member.fold) / "best.weights.h5"
+        original = weights_file(project, member)
         target = dataset / f"{member.name}.weights.h5"
         shutil.copyfile(original, target)
         if sha256(target) != member.sha256:
