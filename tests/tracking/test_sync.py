@@ -84,6 +84,16 @@ def age(folder: Path) -> None:
         os.utime(path, (time.time() - 100, time.time() - 100))
 
 
+def test_a_run_that_was_just_fetched_does_not_wait(project: Project) -> None:
+    folder = session(project, range(2), finished=False)
+    assert local_run.is_being_written(folder)
+    age(folder)
+    assert not local_run.is_being_written(folder)
+    os.utime(folder / "metrics.jsonl")
+    (folder / "kaggle.json").touch()
+    assert not local_run.is_being_written(folder)
+
+
 def test_a_copy_of_a_folder_is_not_another_run(project: Project, server: Server) -> None:
     session(project, range(2))
     shutil.copytree(project.runs / "gate/fold0", project.runs / "gate/fold0.copy")

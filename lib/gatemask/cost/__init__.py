@@ -1,1 +1,1 @@
-"""What a network costs on a machine: memory, seconds, hours."""
+"""Estimate what a network costs on a machine: memory, seconds and hours."""

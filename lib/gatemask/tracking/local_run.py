@@ -106,8 +106,9 @@ def read_run(project: Project, folder: Path) -> LocalRun:
 
 def is_being_written(folder: Path) -> bool:
     """Return whether an unfinished run seems to be in training: it changed lately, or its W&B files are open."""
-    newest = max((path.stat().st_mtime for path in folder.rglob("*") if path.is_file()), default=0.0)
-    return time.time() - newest < QUIET_S or _has_open_files(folder / "wandb")
+    changed, name = max((path.stat().st_mtime, path.name) for path in folder.rglob("*") if path.is_file())
+    was_fetched = name == "kaggle.json"  # the last file that a fetch from Kaggle writes
+    return (time.time() - changed < QUIET_S and not was_fetched) or _has_open_files(folder / "wandb")
 
 
 def _has_open_files(folder: Path) -> bool:
