@@ -106,8 +106,10 @@ def read_run(project: Project, folder: Path) -> LocalRun:
 
 def is_being_written(folder: Path) -> bool:
     """Return whether an unfinished run seems to be in training: it changed lately, or its W&B files are open."""
-    changed, name = max((path.stat().st_mtime, path.name) for path in folder.rglob("*") if path.is_file())
-    was_fetched = name == "kaggle.json"  # the last file that a fetch from Kaggle writes
+    # A fetch from Kaggle writes kaggle.json last.
+    changed, was_fetched = max(
+        (path.stat().st_mtime, path.name == "kaggle.json") for path in folder.rglob("*") if path.is_file()
+    )
     return (time.time() - changed < QUIET_S and not was_fetched) or _has_open_files(folder / "wandb")
 
 
