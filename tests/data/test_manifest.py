@@ -86,16 +86,16 @@ def test_scattered_rows_of_one_image_are_united(project: Project) -> None:
     [
         ({"train": {"images": "nowhere/*.png"}}, ["No image was found", "nowhere"]),
         ({"raw": "elsewhere"}, ["raw files do not exist", "--data"]),
-        ({"labels": {"format": "rle", "file": "none.csv"}}, ["no such table", "none.csv"]),
+        ({"labels": {"format": "rle", "file": "none.csv"}}, ["table does not exist", "none.csv"]),
         ({"labels": {"format": "rle", "file": "labels.csv"}}, ["lacks the column 'ImageId'", "labels.csv"]),
         ({"groups": {"dicom": "PatientID"}}, ["No training image is left"]),
-        ({"groups": {"regex": "("}}, ["no regular expression"]),
+        ({"groups": {"regex": "("}}, ["not a regular expression"]),
         ({"train": {"images": "/absolute/*.png"}}, ["absolute"]),
         ({"groups": {"file": "labels.csv", "id": "id", "column": "grp"}}, ["lacks the column 'grp'"]),
         ({"image": {"size": [64, 64], "channels": 3}}, ["mask has the wrong size|No training image"]),
     ],
 )
-def test_what_is_wrong_with_the_files_is_said(project: Project, change: dict[str, Any], words: list[str]) -> None:
+def test_wrong_files_are_rejected(project: Project, change: dict[str, Any], words: list[str]) -> None:
     for word in words:
         with pytest.raises(GatemaskError, match=word):
             prepare(project, competition(**change))
