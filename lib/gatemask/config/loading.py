@@ -104,7 +104,7 @@ def _read(path: Path, extended_by: Path | None) -> tuple[YamlMapping, Places]:
 
 
 def _lines(node: yaml.Node, parent: Key, path: Path) -> Iterator[tuple[Key, int]]:
-    """Yield the line of each key. Reject a repeated key, of which plain YAML would silently keep the last."""
+    """Yield the line of each key. Reject repeated keys, because plain YAML silently keeps the last."""
     if isinstance(node, yaml.MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
