@@ -47,22 +47,10 @@ def test_readers_never_see_a_partial_file(tmp_path: Path) -> None:
     assert len(set(path.read_text())) == 1
 
 
-def test_a_stamp_is_current_until_input_or_output_changes(tmp_path: Path) -> None:
-    stamp, output = tmp_path / "result.json", files.write_text(tmp_path / "out.txt", "x")
-    result = files.write_stamp(stamp, {"input": "1"}, {"answer": 42}, [output], time.monotonic())
-    assert result["answer"] == files.stamped_result(stamp)["answer"] == 42
-    assert files.is_current(stamp, {"input": "1"})
-    assert not files.is_current(stamp, {"input": "2"})
-    output.write_text("y")
-    assert not files.is_current(stamp, {"input": "1"})
-    output.unlink()
-    assert not files.is_current(stamp, {"input": "1"})
-
-
-def test_a_damaged_stamp_is_named(tmp_path: Path) -> None:
+def test_damaged_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(GatemaskError, match=r"result\.json"):
-        files.is_current(tmp_path / "result.json", {})
+        files.read_json(tmp_path / "result.json")
 
 
 def test_listing_fingerprint_changes_with_modification_time(tmp_path: Path) -> None:

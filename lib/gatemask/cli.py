@@ -30,6 +30,7 @@ from gatemask.cli_support import (
     load_experiment_inputs,
     open_target,
     parse_folds,
+    print_json,
     print_result,
     split_overrides,
 )
@@ -512,7 +513,7 @@ def builders_command(
     if write is not None:
         print_result(page.write_builders_page(write), json_)
     elif json_:
-        print_result(page.builder_tables(), json_)
+        print_json(page.builder_tables())
     else:
         print(page.builders_markdown())
 

@@ -125,9 +125,7 @@ def parse_folds(text: str) -> list[int] | None:
         raise GatemaskError("--fold requires numbers.", received=text, expected="0, or 0,2, or all") from None
 
 
-def print_result(
-    result: CommandResult | dict[str, Any], as_json: bool, show: Callable[[Any], object] | None = None
-) -> None:
+def print_result(result: CommandResult, as_json: bool, show: Callable[[Any], object] | None = None) -> None:
     """Print a result.
 
     Args:
@@ -135,16 +133,12 @@ def print_result(
         as_json: Whether to print JSON on stdout instead of text on stderr.
         show: Prints the text. Default: one line per field.
     """
-    from gatemask.stage import CommandResult
-
     if show and not as_json:
         show(result)
         return
-    fields = result.as_dict() if isinstance(result, CommandResult) else result
+    fields = result.as_dict()
     if as_json:
-        from gatemask.files import json_default
-
-        print(json.dumps(fields, indent=2, ensure_ascii=False, default=json_default))
+        print_json(fields)
         return
     from gatemask.console import say
 
@@ -153,6 +147,11 @@ def print_result(
     for key, value in fields.items():
         if key != "current":
             say(f"{key + ':':<22}{_as_text(value)}")
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _as_text(value: object, depth: int = 1) -> str:

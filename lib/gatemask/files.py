@@ -1,4 +1,4 @@
-"""Atomic writes, hashes, locks, and the stamps by which a stage recognizes that its outputs are current.
+"""Atomic writes, hashes and locks.
 
 Each file is written under a temporary name in the same folder, flushed to disk, and then renamed. A process killed
 before the rename leaves the old file; one killed after it leaves the new one.
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,47 +143,6 @@ def set_aside(folder: Path) -> Path:
     while (aside := folder.with_name(f"{folder.name}.replaced{number}")).exists():
         number += 1
     return folder.rename(aside)
-
-
-def is_current(stamp: Path, made_from: dict[str, Any]) -> bool:
-    """Return whether a stamp records these inputs, and its outputs exist unchanged."""
-    if not stamp.exists():
-        return False
-    recorded = read_json(stamp)
-    if recorded.get("made_from") != made_from:
-        return False
-    outputs = recorded.get("outputs", {})
-    return all((stamp.parent / name).exists() for name in outputs) and all(
-        digest is None or sha256(stamp.parent / name) == digest for name, digest in outputs.items()
-    )
-
-
-def write_stamp(
-    stamp: Path,
-    made_from: dict[str, Any],
-    result: dict[str, Any],
-    outputs: Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None],
-    started: float,
-) -> dict[str, Any]:
-    """Write a stamp, the last act of a stage.
-
-    Args:
-        stamp: JSON file that marks completion.
-        made_from: Hashes and settings that decide the outputs.
-        result: Fields that the stage reports.
-        outputs: Files made, with their hashes if available. Paths are recorded relative to the stamp.
-        started: `time.monotonic()` when the stage began.
-    """
-    digests = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
-    hashes = {os.path.relpath(path, stamp.parent): digest for path, digest in digests.items()}
-    seconds = round(time.monotonic() - started, 2)
-    write_json(stamp, {"made_from": made_from, "outputs": hashes, "seconds": seconds, **result})
-    return {"seconds": seconds, **result}
-
-
-def stamped_result(stamp: Path) -> dict[str, Any]:
-    """Return the fields that a stage reported when it ran."""
-    return {k: v for k, v in read_json(stamp).items() if k not in ("made_from", "outputs")}
 
 
 def json_default(value: Any) -> Any:

@@ -6,11 +6,9 @@ runs/<comp>/summary.json   the most important numbers, and where to look
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, load_experiment
 from gatemask.console import say, table
@@ -18,6 +16,11 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
 from gatemask.project import Project
 from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
+from gatemask.results.report import ReportResult
+from gatemask.results.submission import RehearsalResult
+from gatemask.results.training import TrainingResult
+from gatemask.results.tuning import TunedResult
+from gatemask.stage import StageResult
 from gatemask.stages import LOOP, Inputs, StageEntry
 from gatemask.training.time_budget import TimeBudget
 
@@ -43,16 +46,14 @@ def run_loop(
     started = time.monotonic()
     experiments = _load_experiments(project, ensemble, overrides)
     rows: list[tuple[str, ...]] = []
-    results: dict[str, Any] = {}
+    results: dict[str, StageResult | TrainingResult] = {}
     seconds: dict[str, float] = {}
     for name, entry, inputs in _planned_stages(Inputs(project, comp, ensemble, data), experiments):
         say(f"[{len(rows) + 1}] {name}")
-        result: Any = entry.run(inputs)
-        if isinstance(result, dict):
-            result = _typed(result)
+        result = entry.run(inputs)
         results[name] = result
         seconds[name] = _seconds(result)
-        if getattr(result, "stopped", False):
+        if isinstance(result, TrainingResult) and result.stopped:
             say("Stopped before the time limit. Run the same command again to resume.")
             return StoppedLoop(current=False, stopped=name, left=result.left)
         rows.append((name, "current" if result.current else "done", f"{seconds[name]:.1f}", entry.headline(result)))
@@ -94,22 +95,20 @@ def _planned_stages(inputs: Inputs, experiments: list[Experiment]) -> Iterator[t
             yield entry.name, entry, inputs
 
 
-def _typed(result: dict[str, Any]) -> SimpleNamespace:
-    """Wrap the dictionary of a stage that has no result class yet."""
-    if isinstance(result.get("folds"), dict):
-        result = {**result, "folds": {fold: SimpleNamespace(**run) for fold, run in result["folds"].items()}}
-    return SimpleNamespace(**{"current": False, "seconds": 0.0, "submission_score": None, **result})
-
-
-def _seconds(result: Any) -> float:
+def _seconds(result: StageResult | TrainingResult) -> float:
     """Return the duration of a stage; for a training, the sum over its folds."""
-    if isinstance(getattr(result, "folds", None), dict):
+    if isinstance(result, TrainingResult):
         return round(sum(fold.seconds for fold in result.folds.values()), 2)
-    return float(result.seconds)
+    return result.seconds
 
 
-def _write_summary(project: Project, results: dict[str, Any], seconds: dict[str, float]) -> LoopSummary:
+def _write_summary(
+    project: Project, results: Mapping[str, StageResult | TrainingResult], seconds: dict[str, float]
+) -> LoopSummary:
     tuned, rehearsed, report = results["oof-tune"], results["rehearse"], results["report"]
+    assert isinstance(tuned, TunedResult)
+    assert isinstance(rehearsed, RehearsalResult)
+    assert isinstance(report, ReportResult)
     score = rehearsed.submission_score
     summary = LoopSummary(
         competition=project.label,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gatemask.config import Competition, Ensemble, Experiment, Phantom
     from gatemask.project import Project
-    from gatemask.stage import CommandResult
+    from gatemask.results.training import TrainingResult
+    from gatemask.stage import StageResult
     from gatemask.training.time_budget import TimeBudget
 
 
@@ -75,10 +76,11 @@ class StageEntry:
     summary: str | None = None
     printer: str | None = None
 
-    def run(self, inputs: Inputs) -> CommandResult:
+    def run(self, inputs: Inputs) -> StageResult | TrainingResult:
         """Import the function and call it."""
         assert self.function is not None, self.command
-        result: CommandResult = resolve(self.function)(*(getattr(inputs, argument) for argument in self.takes))
+        arguments = [getattr(inputs, argument) for argument in self.takes]
+        result: StageResult | TrainingResult = resolve(self.function)(*arguments)
         return result
 
 
