@@ -24,9 +24,9 @@ def values_of(weights: dict[Any, Any], smoothing: float = 0.0) -> np.ndarray:
 
 
 def test_every_loss_of_the_schema_accepts_its_options() -> None:
-    assert set(losses.LOSSES) == set(get_args(LossName))
-    for name, options in LOSS_OPTIONS.items():
-        assert values_of({name: LossPart(**dict.fromkeys(options, 0.5))}).shape == (2,)
+    for name in get_args(LossName):
+        options = dict.fromkeys(LOSS_OPTIONS.get(name, ()), 0.5)
+        assert values_of({name: LossPart(**options)}).shape == (2,)
 
 
 def test_bce_with_and_without_smoothing() -> None:

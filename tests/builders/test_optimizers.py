@@ -56,7 +56,6 @@ def test_radam_equals_the_algorithm_of_the_paper() -> None:
 
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_every_optimizer_descends(name: str) -> None:
-    assert set(optimizers.OPTIMIZERS) == set(get_args(OptimizerName))
     variable = keras.Variable(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))
     optimizer = optimizers.build_optimizer(Optimizer(name=name), 0.1)
     optimizer.build([variable])

@@ -1,15 +1,11 @@
-"""Learning rates per epoch, and builders for every name in the schema."""
+"""Learning rates per epoch."""
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
-from gatemask import config as schema
-from gatemask import quiet
-from gatemask.builders.schedules import SCHEDULES, learning_rate
-from gatemask.config import Optimizer, Schedule
+from gatemask.builders.schedules import learning_rate
+from gatemask.config import Schedule
 
 
 def test_warmup_hold_decay_reproduces_a_published_schedule() -> None:
@@ -48,27 +44,3 @@ def test_cosine_ends_at_the_floor() -> None:
     rates = [learning_rate(config, epoch, 6) for epoch in range(6)]
     assert (rates[0], rates[1], rates[-1]) == pytest.approx((0.5, 1.0, 0.1))
     assert rates[1:] == sorted(rates[1:], reverse=True)
-
-
-def test_every_name_of_the_schema_has_a_builder() -> None:
-    quiet.tensorflow()
-    from gatemask.builders import losses, models, optimizers
-    from gatemask.masks.metrics import METRICS
-
-    pairs = [
-        (schema.Architecture, models.ARCHITECTURES),
-        (schema.LossName, losses.LOSSES),
-        (schema.OptimizerName, optimizers.OPTIMIZERS),
-        (schema.ScheduleName, SCHEDULES),
-        (schema.MetricName, METRICS),
-    ]
-    for names, builders in pairs:
-        assert set(get_args(names)) == set(builders)
-
-
-def test_optimizers_receive_their_options() -> None:
-    quiet.tensorflow()
-    from gatemask.builders import optimizers
-
-    built = optimizers.build_optimizer(Optimizer(name="adamw", clipnorm=1.0, weight_decay=0.01), 0.02)
-    assert (float(built.learning_rate), built.clipnorm, built.weight_decay) == pytest.approx((0.02, 1.0, 0.01))
