@@ -7,7 +7,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gatemask.masks.metrics import METRICS, TITLES, dice, dice_of_masks, total
+from gatemask.config import METRIC_TITLES
+from gatemask.masks.metrics import METRICS, dice, dice_of_masks, total
 
 
 def by_sets(truth: np.ndarray, mask: np.ndarray) -> float:
@@ -69,4 +70,4 @@ def test_an_iou_of_exactly_a_threshold_does_not_exceed_it() -> None:
 
 
 def test_every_metric_has_a_title() -> None:
-    assert set(TITLES) == set(METRICS)
+    assert set(METRIC_TITLES) == set(METRICS)

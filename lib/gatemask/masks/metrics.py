@@ -105,7 +105,6 @@ def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray
 
 
 # Values of `metric` in competition.yaml: the functions of that name, and their titles.
-TITLES = METRIC_TITLES
 METRICS: dict[str, Metric] = {name: globals()[name] for name in METRIC_TITLES}
 
 

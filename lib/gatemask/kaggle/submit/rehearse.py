@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from gatemask.config import Competition
+from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_test_images
@@ -35,7 +35,6 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit.package import require_package
-from gatemask.masks.metrics import TITLES
 from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
 from gatemask.stage import Outputs, Stage, Stamp
@@ -346,7 +345,7 @@ def print_rehearsal(result: RehearsalResult) -> None:
         "test_images": "images of the hidden test set",
         "expected_seconds": "duration for those, on this machine (s)",
         "expected_peak_megabytes": "peak memory for those (MB)",
-        "submission_score": f"{TITLES.get(result.metric, result.metric)} of the submission",
+        "submission_score": f"{METRIC_TITLES.get(result.metric, result.metric)} of the submission",
         "submission": "submission",
     }
     rows = [[label, getattr(result, name)] for name, label in labels.items() if getattr(result, name) is not None]
