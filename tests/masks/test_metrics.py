@@ -7,7 +7,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gatemask.config import METRIC_TITLES
 from gatemask.masks.metrics import METRICS, dice, dice_of_masks, total
 
 
@@ -67,7 +66,3 @@ def test_an_iou_of_exactly_a_threshold_does_not_exceed_it() -> None:
     intersection, area, truth = (np.array([[value]]) for value in (10.0, 10.0, 20.0))
     assert total(*METRICS["mean_precision"](intersection, area, truth)) == 0.0
     assert total(*METRICS["mean_precision"](intersection + 1, area + 1, truth)) == pytest.approx(0.1)
-
-
-def test_every_metric_has_a_title() -> None:
-    assert set(METRIC_TITLES) == set(METRICS)

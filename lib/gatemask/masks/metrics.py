@@ -104,7 +104,7 @@ def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray
     return scores, np.ones_like(scores)
 
 
-# Values of `metric` in competition.yaml: the functions of that name, and their titles.
+# Values of `metric` in competition.yaml, and the functions of the same names.
 METRICS: dict[str, Metric] = {name: globals()[name] for name in METRIC_TITLES}
 
 
