@@ -112,9 +112,9 @@ TILES, TABLED = "data prepare tiles", "data prepare tabled"
 CASES = {
     # run-length encodings
     "rle, odd count": Case(TABLED, ["are malformed", "odd count", "5 numbers", "rle.csv, row 3"], rle_row("1 2 9 2 5")),
-    "rle, no number": Case(TABLED, ["not a whole number", "x"], rle_row("1 x")),
+    "rle, not a number": Case(TABLED, ["not a whole number", "x"], rle_row("1 x")),
     "rle, decimal": Case(TABLED, ["not a whole number", "1.5"], rle_row("1.5 2")),
-    "rle, no pixels": Case(TABLED, ["without pixels", "length 0 in run 1"], rle_row("1 0")),
+    "rle, without pixels": Case(TABLED, ["without pixels", "length 0 in run 1"], rle_row("1 0")),
     "rle, negative length": Case(TABLED, ["without pixels", "length -2"], rle_row("1 -2")),
     "rle, overlap": Case(TABLED, ["overlap", "runs at 1 and 3"], rle_row("1 5 3 2")),
     "rle, past the end": Case(TABLED, ["past the end", "64 x 64 = 4096"], rle_row("4090 10")),

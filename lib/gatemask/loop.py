@@ -85,7 +85,7 @@ def _load_experiments(project: Project, ensemble: Ensemble, overrides: list[str]
 def _planned_stages(inputs: Inputs, experiments: list[Experiment]) -> Iterator[tuple[str, StageEntry, Inputs]]:
     """Yield the stages with their names and inputs; training appears once per experiment."""
     limits = [exp.hours for exp in experiments if exp.hours is not None]
-    budget = TimeBudget(min(limits, default=None))  # one session, whatever it trains
+    budget = TimeBudget(min(limits, default=None))  # one time limit for all experiments
     for entry in LOOP:
         assert entry.name is not None
         if "exp" in entry.takes:
