@@ -44,8 +44,6 @@ GROUND = FLOORS[0]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Figures are drawn from plain arrays.
 ONLY = {"plots": {*GROUND, "plots"}}
-# Imports that still break the rules. Remove lines as they are fixed; never add one.
-KNOWN: set[tuple[str, str]] = set()
 # Third-party packages of Kaggle's CPU/GPU image, which runs the submission without a network.
 OFFLINE = {
     "cv2",
@@ -133,26 +131,18 @@ def test_imports_point_down() -> None:
         for imported in own_imports(importer)
         if imported != "kaggle" and breaks_a_rule(importer, imported)
     }
-    assert broken - KNOWN == set(), "imports from the same floor or above"
+    assert broken == set(), "imports from the same floor or above"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    graph = {
-        module: {imported for imported in own_imports(module, with_types=False) if (module, imported) not in KNOWN}
-        for module in modules()
-    }
+    graph = {module: own_imports(module, with_types=False) for module in modules()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-def test_known_violations_still_exist() -> None:
-    gone = {edge for edge in KNOWN if edge[0] not in modules() or edge[1] not in own_imports(edge[0])}
-    assert gone == set(), "remove these from KNOWN"
-
-
-def test_inference_needs_only_what_kaggle_s_image_has() -> None:
+def test_inference_imports_only_packages_of_kaggles_image() -> None:
     reached: set[str] = set()
     ahead = {module for module in modules() if room(module) == "inference"}
     while ahead:
