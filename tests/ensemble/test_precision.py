@@ -22,7 +22,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    """The quick phantoms' records, and a gate and a mask network of random weights for each of their folds."""
+    """Return the quick phantoms' records, and a gate and a mask network of random weights for each of their folds."""
     from gatemask.builders import models
 
     project = Project(phantom_records, "phantom", quick=True)
@@ -56,7 +56,7 @@ def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return project, comp, ensemble, folder
 
 
-def test_it_tells_what_half_precision_costs(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_half_precision_is_reported(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     ids_of = precision._validation_images
     monkeypatch.setattr(
@@ -73,7 +73,7 @@ def test_it_tells_what_half_precision_costs(shipped: tuple[Any, ...], monkeypatc
     assert [{int(folds[one]) for one in ids} for ids in seen] == [{0}, {1}], "each member on its own validation images"
 
 
-def test_too_much_is_refused(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_high_a_cost_is_rejected(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "TOLERATED", -2.0)  # even a gain of less than that
     with pytest.raises(GatemaskError, match="Masks in float16 are worse"):
         precision.check_precision(*shipped, "float16")

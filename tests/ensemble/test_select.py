@@ -58,7 +58,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def costs(project: Project, comp: Competition, chosen: Ensemble) -> KernelEstimate:
-    """A second an image, and 100 images."""
+    """Return an estimate of one second per image and network, for 100 images."""
     shipped = [FOLDS if part.folds == "all" else part.folds for part in (chosen.gate, chosen.mask)]
     gate = MemberCosts({"g": 1.0}, shipped[0], chosen.gate.members)
     return KernelEstimate(
@@ -79,7 +79,7 @@ def tuned(
 
 
 def path(*taken: str, cut: int) -> MemberSelection:
-    """A greedy selection that rises by 0.01 per round up to its cut."""
+    """Return a greedy selection that rises by 0.01 per round up to its cut."""
     rounds = []
     for number, name in enumerate(taken, start=1):
         counts = {experiment: taken[:number].count(experiment) for experiment in "uv"}
@@ -105,7 +105,7 @@ def ensemble(weights: Any = "equal", folds: Any = "all") -> Ensemble:
 
 
 def shipped(project: Project, chosen: Ensemble) -> dict[str, float]:
-    """Weights by member, masks only."""
+    """Return the weights by member, masks only."""
     select.select_members(project, COMP, chosen)
     listed = read_yaml(project.runs / "ensemble/ensemble.yaml")
     assert [one["weight"] for one in listed["gate"]] == [1 / FOLDS] * FOLDS
@@ -132,7 +132,7 @@ def test_an_experiments_weight_is_shared_by_its_folds(
         assert [value for member, value in found.items() if member.startswith(name)] == [weight] * count
 
 
-def test_other_weights_make_it_stale(project: Project) -> None:
+def test_other_weights_make_it_outdated(project: Project) -> None:
     chosen = ensemble("tuned")
     before = shipped(project, chosen)
     assert select.select_members(project, COMP, chosen).current
@@ -143,7 +143,7 @@ def test_other_weights_make_it_stale(project: Project) -> None:
     assert shipped(project, chosen) != before
 
 
-def test_tuned_weights_do_not_count_where_they_were_not_asked_for(project: Project) -> None:
+def test_tuned_weights_are_ignored_unless_asked_for(project: Project) -> None:
     shipped(project, ensemble("equal"))
     tuned(project, [0.9, 0.1])
     assert select.select_members(project, COMP, ensemble("equal")).current
@@ -164,7 +164,7 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
         select.require_ensemble(project, COMP, ensemble("tuned"))
 
 
-def test_what_was_selected_is_shipped_in_the_order_in_which_it_was_taken(project: Project) -> None:
+def test_selected_experiments_are_shipped_in_the_order_they_were_taken(project: Project) -> None:
     tuned(project, [0.25, 0.75], selected=path("v", "v", "u", "v", "u", cut=4))
     found = shipped(project, ensemble("greedy", 2))
     assert list(found) == ["v-fold2", "v-fold1", "u-fold2", "u-fold1"], "v was first; of its folds the best"
@@ -185,7 +185,7 @@ def test_what_was_selected_is_shipped_in_the_order_in_which_it_was_taken(project
     assert list(shipped(project, ensemble("greedy", 2))) == ["v-fold2", "v-fold1"]
 
 
-def test_people_see_the_path(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_path_is_printed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
     select.print_ensemble(select.select_members(project, COMP, ensemble("greedy")))
     said = capsys.readouterr().err
@@ -208,7 +208,7 @@ def test_without_a_selection_each_experiments_best_comes_first(project: Project)
         ({"inference": {"hours": 0.1}}, ["inference.hours", "0.12 hours predicted for 100 images", "25%", "0.1"]),
     ],
 )
-def test_a_cap_that_is_broken_is_named(project: Project, cap: dict[str, Any], words: list[str]) -> None:
+def test_an_exceeded_cap_is_named(project: Project, cap: dict[str, Any], words: list[str]) -> None:
     given = ensemble().model_dump()
     chosen = Ensemble.model_validate({**given, **{name: {**given[name], **part} for name, part in cap.items()}})
     with pytest.raises(GatemaskError) as raised:

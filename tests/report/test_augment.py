@@ -1,4 +1,4 @@
-"""The contact sheet: real records, plain first, labels as they are trained on."""
+"""The contact sheet shows real records, plain first, with the labels that training uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of builders is what the code says, and making it needs nothing heavy."""
+"""The table of builders matches the code and is made without heavy imports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gatemask.report import builders
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_page_in_docs_is_the_code_s() -> None:
+def test_the_page_in_docs_is_up_to_date() -> None:
     said = (ROOT / "docs" / "builders.md").read_text(encoding="utf-8")
     assert said == builders.builders_markdown(), "run: gatemask builders --write docs/builders.md"
 
 
-def test_every_name_of_the_schema_has_a_row_that_says_something() -> None:
+def test_every_name_of_the_schema_has_a_description() -> None:
     table = builders.builder_tables()
     named = {
         "models": schema.Architecture,
@@ -36,7 +36,7 @@ def test_every_name_of_the_schema_has_a_row_that_says_something() -> None:
     assert {row["name"] for row in table["augment"]} == set(schema.Augment.model_fields)
     assert {row["name"] for row in table["model"]} == set(schema.Model.model_fields) - {"name", "encoder"}
     affine = next(row for row in table["augment"] if row["name"] == "affine")
-    assert "rotate: 7.0" in affine["bare name means"], "what a bare name stands for, not the keys' defaults"
+    assert "rotate: 7.0" in affine["bare name means"], "options of a bare name, not the defaults of its keys"
 
 
 @pytest.mark.integration

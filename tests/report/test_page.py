@@ -1,4 +1,4 @@
-"""The report: one file, complete, nothing fetched, nothing unescaped."""
+"""The report is one complete file that fetches nothing and escapes everything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def page(phantom_loop: Loop) -> str:
 
 
 class Balanced(HTMLParser):
-    """Refuses tags that are closed in the wrong order."""
+    """A parser that rejects tags closed in the wrong order."""
 
     VOID = frozenset({"meta", "img", "br", "link"})
 

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions as a training would have left them, drawn from the truth: no network needs to learn."""
+"""Out-of-fold predictions drawn from the truth, in the files of a training, without training a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = (256, 256)  # of the phantoms
 def write_predictions(
     project: Project, name: str, noise: float = 0.25, seed: int = 0, side: int = 64, size: tuple[int, int] = SIZE
 ) -> None:
-    """The folds of an experiment: a gate if its name says so, else masks.
+    """Write the folds of an experiment: a gate if its name begins with "gate", else masks.
 
     Args:
         noise: 0 for predictions that are nearly right.
@@ -44,7 +44,7 @@ def write_predictions(
 
 
 def stamp(project: Project, file: Path) -> None:
-    """The file that says that the fold is done."""
+    """Write the stamp of a finished fold."""
     made_from = {"folds": sha256(project.folds)}
     write_json(file.parent / "result.json", {"made_from": made_from, "outputs": {file.name: sha256(file)}})
 

@@ -1,4 +1,4 @@
-"""Small problems whose best rule can be found by force, and large ones whose hold-out score can be known."""
+"""Small problems whose best rule brute force can find, and large ones whose hold-out score can be computed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gatemask.oof.tables import Tables, count_levels, score
 
 
 def from_maps(maps: np.ndarray, truths: np.ndarray, gate: np.ndarray, folds: int = 3) -> Tables:
-    """Tables of uint8 maps and bool truths, both (n, height, width, classes)."""
+    """Return the tables of uint8 maps and bool truths, both (n, height, width, classes)."""
     n, _, _, classes = maps.shape
     pairs = [
         [
@@ -32,7 +32,7 @@ def from_maps(maps: np.ndarray, truths: np.ndarray, gate: np.ndarray, folds: int
 
 
 def tied(seed: int, images: int = 7, classes: int = 1) -> Tables:
-    """Few images, few pixels, few different gates and levels: many rules score the same."""
+    """Return tables of few images, pixels, gates and levels, on which many rules score the same."""
     rng = np.random.default_rng(seed)
     levels = np.array([0, 40, 90, 140, 200, 255], np.uint8)
     maps = levels[rng.integers(0, rng.integers(2, 7), (images, 4, 4, classes))]
@@ -43,7 +43,7 @@ def tied(seed: int, images: int = 7, classes: int = 1) -> Tables:
 
 
 def by_force(tables: Tables, metric: str, variant: Variant) -> float:
-    """The best score there is: every pair of levels that differ, every gate cut, every area cut."""
+    """Return the best score over all pairs of levels, gate cuts and area cuts."""
     levels = [40, 90, 140, 200, 255]
     gates = [*np.unique(tables.gate).tolist(), 1.0] if variant.gate else [0.0]
     best = -np.inf
@@ -58,7 +58,7 @@ def by_force(tables: Tables, metric: str, variant: Variant) -> float:
 
 
 def noisy(seed: int, images: int, positives: float = 0.22, folds: int = 5) -> Tables:
-    """A competition as its tables alone, drawn without maps: cheap enough for 100,000 images.
+    """Draw the tables of a competition without its maps: cheap enough for 100,000 images.
 
     Of each image its true area, how strong and how large its answer is, and how much of it is right, are drawn at
     random; area and hits fall smoothly with the level. The gate's AUC is about 0.97.

@@ -1,4 +1,4 @@
-"""A comparison says better, worse, or that it cannot tell; images of one patient count as one piece of evidence."""
+"""A comparison is better, worse or undecided; images of one patient count as one piece of evidence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def alone(n: int) -> np.ndarray:
 # --- the statistics ----------------------------------------------------------------------------------------
 
 
-def test_the_same_scores_cannot_be_told_apart() -> None:
+def test_the_same_scores_cannot_be_distinguished() -> None:
     scores = of_means(np.random.default_rng(0).random(50))
     found = compare_paired(scores, scores, alone(50), 200, 0)
     assert found.verdict == "cannot tell"
@@ -180,13 +180,13 @@ def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> 
     assert found.first == "unet_b0+unetpp_b0"
 
 
-def test_the_same_predictions_under_another_name_cannot_be_told_apart(project: Project) -> None:
+def test_the_same_predictions_under_another_name_cannot_be_distinguished(project: Project) -> None:
     found = compared(project, "unet_b0", "unet_late")
     assert (found.verdict, found.wilcoxon_p, found.equal) == ("cannot tell", 1.0, IMAGES)
 
 
-def test_gates_stand_in_front_of_the_ensembles_masks(project: Project) -> None:
-    for name in ("unet_b0", "unetpp_b0"):  # masks that cannot tell by themselves which images are empty
+def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> None:
+    for name in ("unet_b0", "unetpp_b0"):  # masks that do not recognize empty images
         write_predictions(project, name, 1.5)
     write_predictions(project, "gate_b0", 0.1, seed=3)
     write_predictions(project, "gate_late", 1.5, seed=4)
@@ -221,7 +221,7 @@ def test_mistakes(project: Project, first: str, second: str, words: list[str]) -
         assert word in str(raised.value)
 
 
-def test_a_missing_fold_and_other_images_are_refused(project: Project) -> None:
+def test_a_missing_fold_and_other_images_are_rejected(project: Project) -> None:
     folds = project.folds.read_text()
     shutil.rmtree(project.fold("unetpp_b0", 2))
     with pytest.raises(GatemaskError, match="gatemask train phantom/unetpp_b0 --fold 2"):
@@ -237,7 +237,7 @@ def test_a_missing_fold_and_other_images_are_refused(project: Project) -> None:
 
 
 @pytest.mark.integration
-def test_the_command_says_it_in_one_sentence(project: Project) -> None:
+def test_the_command_prints_one_sentence(project: Project) -> None:
     done = gatemask("compare", "phantom", "unet_b0", "unetpp_b0", root=project.root)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

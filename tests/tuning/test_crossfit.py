@@ -1,4 +1,4 @@
-"""The cross-fitted score is what new images will give, and never looks at the fold that it scores."""
+"""The cross-fitted score predicts that of new images and never uses the fold it scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HELD_OUT = 100_000
 
 
 def held_out_score(rule: Rule, seed: int = 900) -> float:
-    """Of 100,000 images that no tuning saw, drawn in parts."""
+    """Return the score on 100,000 new images, drawn in parts."""
     parts = [worths(noisy(seed + part, HELD_OUT // 10), rule) for part in range(10)]
     return total(np.concatenate([worth for worth, _ in parts]), np.concatenate([weight for _, weight in parts]))
 
@@ -73,7 +73,7 @@ def test_each_fold_is_scored_by_a_rule_of_the_others() -> None:
     assert fit.score == pytest.approx(np.mean([fit.by_fold[fold] for fold in range(3)]))
 
 
-def test_a_fold_has_no_say_in_its_own_rule() -> None:
+def test_a_fold_does_not_influence_its_own_rule() -> None:
     tables = noisy(4, 200, folds=4)
     other = noisy(5, 200, folds=4)
     mixed = tables.subset(np.arange(200))

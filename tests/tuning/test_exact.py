@@ -1,4 +1,4 @@
-"""The exact search equals force, on every metric, with ties everywhere; and it settles in the middle of a plateau."""
+"""The exact search equals brute force on every metric, with many ties, and picks the middle of a plateau."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_never_below_optuna(sampler: str) -> None:
             assert best >= search_with_optuna(tables, metric, sampler=sampler, trials=60, seed=seed).best
 
 
-def test_no_neighbouring_rule_is_better_on_a_large_problem() -> None:
+def test_no_neighboring_rule_is_better_on_a_large_problem() -> None:
     tables = noisy(1, 3000)
     rule, best = exact.search(tables, "mean_dice")
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_no_neighbouring_rule_is_better_on_a_large_problem() -> None:
         assert score(tables, near) <= best + 1e-9
 
 
-def test_the_rule_stands_in_the_middle_of_its_plateau() -> None:
+def test_the_rule_is_in_the_middle_of_its_plateau() -> None:
     maps = np.zeros((4, 10, 10, 1), np.uint8)
     maps[:2, :5] = 200  # two true masks of 50 pixels at 200
     maps[2, :2] = 200  # a false alarm of 20 pixels, with a gate as high as the others
@@ -116,7 +116,7 @@ def test_levels_can_be_fewer() -> None:
     assert coarse <= exact.search(tables, "mean_dice")[1]
 
 
-def test_a_ratio_over_several_classes_is_refused() -> None:
+def test_a_ratio_over_several_classes_is_rejected() -> None:
     tables = tied(0, classes=2)
     assert not exact.is_searchable(tables, "global_dice")
     with pytest.raises(GatemaskError, match="No exact search exists for global_dice"):

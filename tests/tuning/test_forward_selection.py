@@ -1,4 +1,4 @@
-"""The greedy path is the one that a plain search finds, ties and caps included."""
+"""The greedy path equals that of a plain search, ties and caps included."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Small:
 
 
 def by_force(small: Small, size: int, rounds: int) -> tuple[list[int], int]:
-    """The path and its cut, written down as plainly as possible: bags, rational numbers, nothing remembered."""
+    """The path and its cut, written down as plainly as possible: bags, rational numbers, no cache."""
     bag: list[int] = []
     reached: list[Fraction] = []
     for _ in range(rounds):
@@ -79,7 +79,7 @@ def test_what_is_kept_is_at_least_as_good_as_the_best_alone(seed: int, size: int
     assert path[best_length(path) - 1].score >= alone
 
 
-def test_of_equals_what_is_there_already_comes_first_and_then_the_order() -> None:
+def test_ties_prefer_experiments_taken_before_then_the_order() -> None:
     path = select_forward(3, lambda _: 0.5, 4)
     assert [one.taken for one in path] == [0, 0, 0, 0]
     assert best_length(path) == 1
@@ -95,5 +95,5 @@ def test_nothing_may_be_taken() -> None:
 @pytest.mark.parametrize(
     ("counts", "expected"), [((2, 2), (1, 1)), ((0, 3), (0, 1)), ((4, 6), (2, 3)), ((5,), (1,)), ((2, 1), (2, 1))]
 )
-def test_shares_are_what_counts(counts: Counts, expected: Counts) -> None:
+def test_counts_of_the_same_shares_are_equal(counts: Counts, expected: Counts) -> None:
     assert reduced(counts) == expected

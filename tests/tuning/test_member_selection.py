@@ -58,14 +58,14 @@ def test_it_is_at_least_as_good_as_its_best_member(tmp_path: Path, seed: int) ->
     assert set(found.per_fold) == {"0", "1", "2"}
 
 
-def test_what_knows_nothing_is_left_out(tmp_path: Path) -> None:
+def test_a_useless_experiment_is_left_out(tmp_path: Path) -> None:
     found = selected(tmp_path, [50, 4000, 60])
     assert found.weights[1] == 0
     assert found.left_out["v"] in ("did not help", "others helped more in every round")
     assert found.score > found.equal
 
 
-def test_each_weighting_is_counted_once_and_a_killed_selection_goes_on(
+def test_each_weighting_is_counted_once_and_a_killed_selection_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted, count_maps = [], weighted_tables.count_maps
@@ -81,14 +81,14 @@ def test_each_weighting_is_counted_once_and_a_killed_selection_goes_on(
 
 
 @pytest.mark.parametrize("fold", range(FOLDS))
-def test_a_fold_has_no_say_in_what_it_is_scored_by(tmp_path: Path, fold: int) -> None:
+def test_a_fold_does_not_influence_the_selection_it_is_scored_by(tmp_path: Path, fold: int) -> None:
     problem = Problem([80, 110, 90])
     own = [i for i in IDS if problem.fold_of[i] == fold]
     turned = {i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}
     before = selected(tmp_path / "before", [80, 110, 90])
     after = selected(tmp_path / "after", [80, 110, 90], truth={**problem.truth, **turned})
     assert after.per_fold[str(fold)] == before.per_fold[str(fold)]
-    assert after.rounds != before.rounds, "all images together do see it"
+    assert after.rounds != before.rounds, "scores on all images include the fold"
 
 
 def test_the_caps_hold(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_the_caps_hold(tmp_path: Path) -> None:
     assert "u: over the cap of 1 mask networks" in str(raised.value)
 
 
-def test_the_gates_that_know_something_are_taken(tmp_path: Path) -> None:
+def test_informative_gates_are_taken(tmp_path: Path) -> None:
     problem = Problem([150, 150])
     rng = np.random.default_rng(5)
     right = {i: float(np.clip(0.3 + 0.4 * problem.truth[i].any() + rng.normal(0, 0.1), 0, 1)) for i in IDS}
@@ -154,7 +154,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 
 def _light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without pictures, and with no network built to know what it costs."""
+    """Skip figures, and the building of networks to estimate their cost."""
     monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
     monkeypatch.setattr(kernel_time, "_trained_experiment", lambda *_: None)
     monkeypatch.setattr(kernel_time, "seconds_by_experiment", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
@@ -189,7 +189,7 @@ def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
     assert alone.gate_weights == [1.0]
 
 
-def test_the_headline_saw_no_fold_in_its_selection(project: Project) -> None:
+def test_no_fold_influences_the_selection_of_its_headline_score(project: Project) -> None:
     result = tuned(project, *GREEDY)
     comp = load_competition(project.experiments, quick=True)
     given = load_ensemble(project.experiments, quick=True, overrides=EXPERIMENTS)
@@ -204,7 +204,7 @@ def test_the_headline_saw_no_fold_in_its_selection(project: Project) -> None:
         assert result.per_fold[fold].score == pytest.approx(score(tables.subset(held), rule), abs=1e-12)
 
 
-def test_caps_and_rounds_make_it_stale_only_where_something_is_selected(project: Project) -> None:
+def test_caps_and_rounds_make_it_outdated_only_where_something_is_selected(project: Project) -> None:
     tuned(project, *GREEDY)
     assert tuned(project, *GREEDY).current
     for change in ("mask.members=2", "mask.folds=1", "inference.hours=2", "tune.rounds=2"):
@@ -218,7 +218,7 @@ def test_caps_and_rounds_make_it_stale_only_where_something_is_selected(project:
 def test_tiles_too(
     make_root: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool
 ) -> None:
-    """Colour tiles with a hold-out; the truth of the real ones, where they are, else drawn."""
+    """Color tiles with a hold-out; real masks where available, else drawn ones."""
     root = make_root("tiles")
     project, size = Project(root, "nuclei", quick=True), (128, 128)
     comp = load_competition(project.experiments, quick=True)
@@ -244,7 +244,7 @@ def test_one_experiment_is_taken_in_one_round(project: Project) -> None:
     assert found.nested == pytest.approx(found.score)
 
 
-def test_comparing_stands_behind_what_was_selected(project: Project) -> None:
+def test_comparison_uses_selected_weights(project: Project) -> None:
     comp = load_competition(project.experiments, quick=True)
     usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
     ensemble = load_ensemble(project.experiments, quick=True, overrides=[*usual, *GREEDY])

@@ -1,4 +1,4 @@
-"""Optuna's search: repeats itself, goes on where it was killed, and leaves no gate at an edge."""
+"""Optuna's search: repeatable, resumes after a kill, and leaves no gate at an edge."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_search_beats_hand_set_rules_and_repeats_itself(sampler: str, tmp_pa
     assert search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1).rule == found.rule
 
 
-def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_study_resumes(tmp_path: Path) -> None:
     tables, journal = noisy(0, 300), tmp_path / "study.log"
     first = search_with_optuna(tables, "mean_dice", trials=12, journal=journal)
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "worker')  # as a kill leaves it
@@ -47,7 +47,7 @@ def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
+def test_a_killed_study_resumes(tmp_path: Path) -> None:
     journal = tmp_path / "study.log"
     code = (
         "from pathlib import Path; from tests.tuning.problems import noisy\n"
@@ -68,7 +68,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
     assert before >= 20
 
 
-def test_the_exact_optimum_can_be_where_it_starts(tmp_path: Path) -> None:
+def test_the_search_can_start_from_the_exact_optimum(tmp_path: Path) -> None:
     tables = noisy(3, 300)
     rule, best = exact.search(tables, "mean_dice")
     found = search_with_optuna(tables, "mean_dice", trials=5, start=[rule])
@@ -76,7 +76,7 @@ def test_the_exact_optimum_can_be_where_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_gate_is_the_best_there_is_and_stands_in_the_middle_of_its_plateau(metric: str) -> None:
+def test_the_gate_is_optimal_and_in_the_middle_of_its_plateau(metric: str) -> None:
     for seed in range(8):
         tables = tied(seed, images=30, classes=1 + seed % 2)
         rule = settle_gate(tables, Rule(0.97, 0.5, 0.3, 2), metric)

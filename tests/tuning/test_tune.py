@@ -1,4 +1,4 @@
-"""`gatemask oof-tune` as a user meets it: one table, files that are whole, and errors that name what is wrong."""
+"""`gatemask oof-tune` as users see it: one table, complete files, and errors that name the fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ QUICK = ["--quick", "--set", "tune.trials=12", "--set", "tune.optima=3"]
 
 @pytest.fixture(scope="module")
 def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose three experiments have predicted."""
+    """A project with predictions of three experiments."""
     root = tmp_path_factory.mktemp("tuned")
     shutil.copytree(phantom_records, root, dirs_exist_ok=True)
     project = Project(root, "phantom", quick=True)
@@ -54,7 +54,7 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take longer than the rest; the command, in its own process, draws them."""
+    """Skip figures, which take longer than the rest; the command, in its own process, draws them."""
     monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
 
 
@@ -72,7 +72,7 @@ def tuned(project: Project, *settings: str) -> TunedResult:
     return tune(project, comp, ensemble)
 
 
-def test_it_writes_a_rule_and_says_what_it_is_worth(project: Project) -> None:
+def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
     done = gatemask("oof-tune", "phantom", *QUICK, "--json", root=project.root)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
@@ -102,7 +102,7 @@ def test_it_writes_a_rule_and_says_what_it_is_worth(project: Project) -> None:
     assert score(Tables.load(project.tuned / "tables.npz"), rules.Rule(**result["rule"])) == result["in_sample"]
 
 
-def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> None:
+def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     result = tuned(project)
     rule, truth = rules.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
     gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
@@ -116,7 +116,7 @@ def test_the_shipped_rule_on_the_maps_scores_what_was_said(project: Project) -> 
     assert np.mean(found) == pytest.approx(result.in_sample, abs=1e-9)
 
 
-def test_again_it_does_nothing_and_other_predictions_are_tuned_anew(project: Project) -> None:
+def test_a_second_run_is_current_and_other_predictions_are_tuned_again(project: Project) -> None:
     first = tuned(project)
     times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.suffix != ".lock"}
     again = tuned(project)
@@ -146,7 +146,7 @@ def test_component_rules_are_searched_and_kept_exact(project: Project, parts: li
 
 
 def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
-    write_predictions(project, "unetpp_b0", 3.0, seed=3)  # a member that knows nothing
+    write_predictions(project, "unetpp_b0", 3.0, seed=3)  # a useless member
     result = tuned(project, "mask.weights=tuned", "tune.weightings=6")
     assert result.weights[0] > result.weights[1]
     assert result.weighing.cross_fitted > result.weighing.equal_cross_fitted  # type: ignore[union-attr, operator]
@@ -156,7 +156,7 @@ def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
     assert fixed.in_sample >= 0.9 * result.in_sample
 
 
-def test_the_headline_saw_no_fold_in_its_weights(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_fold_influences_the_weights_of_its_headline_score(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"0": [1.0, 0.0], "1": [0.1, 0.9]}
     rule = RuleValues(gate=0.5, upper=0.5, lower=0.5, min_area=0)
     weighing = Weighing(
@@ -321,7 +321,7 @@ def test_bad_predictions_are_named(project: Project, spoil: Callable[[Project], 
     assert not (project.tuned / "result.json").exists()
 
 
-def test_people_are_told_without_a_traceback(project: Project) -> None:
+def test_errors_are_printed_without_a_traceback(project: Project) -> None:
     plant_nan(project)
     done = gatemask("oof-tune", "phantom", *QUICK, root=project.root)
     assert done.returncode == 1
@@ -367,7 +367,7 @@ def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str])
 
 
 @pytest.mark.parametrize("parts", [[], ["tune.rule.components=true"]])
-def test_a_component_rule_can_stand_beside(project: Project, parts: list[str]) -> None:
+def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str]) -> None:
     rule = rules.Rule(0.3, 0.6, 0.4, 30, min_component=20, hysteresis=True)
     rules.save_rule(rule, project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]", *parts)
@@ -382,7 +382,7 @@ def test_a_component_rule_can_stand_beside(project: Project, parts: list[str]) -
     assert (result.exact_gap is None) == bool(parts)
 
 
-def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
+def test_a_custom_rule_can_be_scored_beside(project: Project) -> None:
     rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]")
     assert result.beside["mine.yaml"].rule.min_area == 30
@@ -390,7 +390,7 @@ def test_a_rule_of_ones_own_can_stand_beside(project: Project) -> None:
     assert tuned(project, "tune.beside=[mine.yaml]").beside["mine.yaml"].rule.min_area == 40
 
 
-def test_killed_anywhere_it_ends_as_if_it_had_not_been(project: Project, made: Path, tmp_path: Path) -> None:
+def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Path, tmp_path: Path) -> None:
     settings = [*QUICK, "--set", "tune.trials=150"]
     whole = gatemask("oof-tune", "phantom", *settings, "--json", root=project.root)
     expected = json.loads(whole.stdout)
