@@ -156,7 +156,9 @@ def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
     assert fixed.in_sample >= 0.9 * result.in_sample
 
 
-def test_no_fold_influences_the_weights_of_its_headline_score(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_fold_influences_the_weights_of_its_headline_score(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = {"0": [1.0, 0.0], "1": [0.1, 0.9]}
     rule = RuleValues(gate=0.5, upper=0.5, lower=0.5, min_area=0)
     weighing = Weighing(
