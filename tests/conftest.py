@@ -26,8 +26,9 @@ needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM
 needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are missing")
 
 
-# Fixtures that start processes; tests that use them are integration tests.
+# Tests that use these fixtures, which start processes, or real data are integration tests.
 PROCESS_FIXTURES = {"phantom_loop", "phantom_records"}
+REAL_DATA = (needs_siim.mark, needs_nuclei.mark)
 unit_test: pytest.Item | None = None
 
 
@@ -39,7 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks: dict[Path, int] = {}
     for item in items:
         trains = item.get_closest_marker("trains") is not None
-        if trains or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+        real_data = any(mark in REAL_DATA for mark in item.iter_markers("skipif"))
+        if trains or real_data or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
         rank = 0 if trains else 1 if item.get_closest_marker("integration") else 2
         ranks[item.path] = min(rank, ranks.get(item.path, rank))
