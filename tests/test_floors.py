@@ -56,7 +56,7 @@ OFFLINE = {
     "pydantic_core",
     "pydicom",  # the TPU image lacks it; only DICOM files need it
     "rich",
-    "segmentation_models",  # shipped as a wheel beside the kernel, with the three packages it requires
+    "segmentation_models",  # shipped as a wheel next to the kernel, with the three packages it requires
     "tensorflow",
     "yaml",
 }

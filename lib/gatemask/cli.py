@@ -437,7 +437,7 @@ def submit_command(
     force: Annotated[
         bool, typer.Option("--force", help="Submit even if unrehearsed, or if the kernel had to drop members.")
     ] = False,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Text beside the local score.")] = None,
+    message: Annotated[str | None, typer.Option("--message", "-m", help="Text next to the local score.")] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave the score to the next call.")] = False,
     poll: Poll = 30.0,
     allow_dirty: Dirty = False,

@@ -34,7 +34,7 @@ def progress(
 
     Args:
         items: Items to yield.
-        what: Text beside the bar.
+        what: Text next to the bar.
         total: Length of the bar. Default: the number of items, if they are a sequence.
         size: Share of the total for an item. Default: 1.
     """

@@ -49,7 +49,7 @@ def built(folder: Path) -> dict[str, models.Network]:
 
 @pytest.fixture(scope="module")
 def jax(built: dict[str, models.Network], folder: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Results of the same networks on JAX, in a process that runs beside the tests that do not use them."""
+    """Results of the same networks on JAX, in a process that runs next to the tests that do not use them."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     command = [sys.executable, str(HERE / "steps.py"), str(folder)]
     env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}

@@ -1,4 +1,4 @@
-"""A fake of Kaggle's machine, which trains nothing, and a project beside it, so that tests of faults take seconds.
+"""A fake of Kaggle's machine, which trains nothing, and a project next to it, so that tests of faults take seconds.
 
 The kernel runs the real code around the training, `gatemask.kaggle.train.session`: inputs, account, earlier output.
 Only the training itself is faked by a few small files, stamped with the real hashes of what they are made from.

@@ -151,7 +151,7 @@ def test_a_killed_sync_resumes(project: Project, server: Server, lines: int) -> 
 
 
 def test_the_processes_of_an_upload_hold_the_lock(project: Project, server: Server) -> None:
-    """A sync that is killed alone leaves the client's processes; no other sync starts beside them."""
+    """A sync that is killed alone leaves the client's processes; no other sync starts next to them."""
     session(project, range(3))
     server.hang_s = 0.5
     command = [sys.executable, "-m", "gatemask", "sync", "phantom"]

@@ -22,10 +22,10 @@ def write_predictions(
     """Write the folds of an experiment: a gate if its name begins with "gate", else masks.
 
     Args:
-        noise: 0 for predictions that are nearly right.
-        seed: of the noise.
-        side: of the maps in pixels.
-        size: of the competition's masks.
+        noise: Amount of noise; 0 gives predictions that are nearly right.
+        seed: Seed of the noise.
+        side: Side of the maps, in pixels.
+        size: Height and width of the competition's masks.
     """
     frame = read_folds(project)
     truth, rng = Masks(project.data / "masks.csv", size), np.random.default_rng(seed)

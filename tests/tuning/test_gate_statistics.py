@@ -42,7 +42,7 @@ def test_confusion_by_hand() -> None:
 
 
 def test_band_by_hand() -> None:
-    # Of 20 positives one may lie below low, of 20 negatives one may reach high.
+    # One of 20 positives may be below low; one of 20 negatives may reach high.
     positive = [0.10, 0.30, *np.linspace(0.5, 0.95, 18)]
     negative = [*np.linspace(0.01, 0.2, 17), 0.45, 0.6, 0.8]
     found = gate_band(of_gate([*positive, *negative], [True] * 20 + [False] * 20))

@@ -90,7 +90,7 @@ def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "f
     """Return an optimizer for `compile`.
 
     Args:
-        config: The experiment's `optimizer:`. With `ema`, averaged weights are kept beside the weights and replace
+        config: The experiment's `optimizer:`. With `ema`, averaged weights are kept next to the weights and replace
             them only when the trainer decides.
         learning_rate: Learning rate of the first epoch.
         precision: Precision of the layers; with "float16", the loss is scaled to keep small gradients from vanishing.

@@ -1,4 +1,4 @@
-"""Load the members' networks: one graph per structure, with every member's weights beside it.
+"""Load the members' networks: one graph per structure, with every member's weights next to it.
 
 Folds of an experiment differ only in their weights. Each structure is therefore built and traced once, weights are
 arguments of its graph, and all members stay in memory, so a decoded batch goes through all of them.

@@ -28,7 +28,7 @@ class Geometry:
         size: Side of the square output, in pixels.
         motion: Matrix from the square to the square, (3, 3): the steps so far.
         scale: Matrix from the stored image to the square, (3, 3).
-        displacement: Offsets of x and y in the stored image beside what the matrix gives, float32 (size, size, 2);
+        displacement: Offsets of x and y in the stored image in addition to the matrix, float32 (size, size, 2);
             None where no step bends.
         mask: Mask as stored, uint8 (h, w), above 0 inside; None if it is empty or not needed.
     """

@@ -27,7 +27,7 @@ Listed = tuple[np.ndarray, np.ndarray, np.ndarray]  # size, peak, hits
 
 @dataclass(frozen=True)
 class Components:
-    """Components of n images at some levels, beside the threshold tables of the same maps.
+    """Components of n images at some levels, next to the threshold tables of the same maps.
 
     Args:
         tables: Threshold tables of the same images.

@@ -60,7 +60,7 @@ def write_maps_per_view(
     shape: tuple[int, int, int],
     views: int,
 ) -> list[Path]:
-    """Stream averaged maps to a file, and those of each TTA view to `<stem>-views.h5` beside it.
+    """Stream averaged maps to a file, and those of each TTA view to `<stem>-views.h5` next to it.
 
     Args:
         path: oof.h5.

@@ -20,7 +20,7 @@ class ScoredSubmission:
     """One submission with a local score.
 
     Args:
-        label: Short text beside its point.
+        label: Short text next to its point.
         local: Cross-fitted score.
         boards: Leaderboard scores by board ("public", "private"), those that are known.
     """

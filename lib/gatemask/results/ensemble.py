@@ -94,7 +94,7 @@ class ShippedMember(Frozen):
         task: Whether it is a gate or a mask network.
         size: Input size, in pixels.
         records: Size of the records it was trained on, in pixels.
-        tta: Test-time views beside the image as it is.
+        tta: Test-time views in addition to the original image.
         augment: Steps from which random views are drawn.
         model: Structure of the network.
         view_weights: Weights of the image as it is and of the views, where they differ.

@@ -93,7 +93,7 @@ class FoldAccount(_Document):
 
 
 class SessionAccount(_Document):
-    """What a session leaves beside its runs: gatemask-output.json.
+    """What a session leaves next to its runs: gatemask-output.json.
 
     Args:
         push: Id of the push.

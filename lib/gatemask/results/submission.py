@@ -92,7 +92,7 @@ class DroppedMember(CommandResult):
 
 
 class InferenceReport(CommandResult):
-    """Contents of inference.json, which the submission kernel writes beside submission.csv.
+    """Contents of inference.json, which the submission kernel writes next to submission.csv.
 
     Args:
         images: Number of images in the test set.

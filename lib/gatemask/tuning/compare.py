@@ -76,7 +76,7 @@ def compare_paired(first: Scored, second: Scored, groups: np.ndarray, times: int
     The interval is the middle 95 % of the difference over bootstrap resamples of groups, the same ones for both sides
     (the percentile interval of Efron and Tibshirani, An Introduction to the Bootstrap, 1993). It alone decides the
     verdict. The signed-rank test of Wilcoxon (Biometrics Bulletin 1, 1945) on the score of each image, its mean over
-    classes, is reported beside it. It treats images as independent, so its p-value is too small where groups are
+    classes, is reported next to it. It treats images as independent, so its p-value is too small where groups are
     large. Images on which both score the same are left out, as Wilcoxon did: most are rightly empty on both sides.
     Ranked along with the others (Pratt's way) they would raise all other ranks to nearly the same height, and the size
     of a difference would hardly count.

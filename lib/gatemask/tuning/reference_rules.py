@@ -1,4 +1,4 @@
-"""Published rules, set by hand or searched on a grid, to be scored beside the tuned one."""
+"""Published rules, set by hand or searched on a grid, to be scored next to the tuned one."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def threshold_surface(tables: Tables, counted: Scorable, rule: Rule, metric: str
         counted: Tables, or components where the rule uses them.
         rule: Rule in the middle of the surface.
         metric: Name in METRICS.
-        steps: Number of gate cuts and of upper thresholds, beside the rule's own. Default: 52.
+        steps: Number of gate cuts and of upper thresholds, in addition to the rule's own. Default: 52.
     """
     gates = np.union1d(np.linspace(0, 1, steps), [rule.gate])
     lowers = _lower_thresholds(counted, rule)

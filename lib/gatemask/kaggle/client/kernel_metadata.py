@@ -17,7 +17,7 @@ class KernelMetadata:
 
     Args:
         ref: Kernel, as owner/slug. The title is made from the slug, because Kaggle makes the slug from the title.
-        code_file: Name of the script beside the metadata.
+        code_file: Name of the script next to the metadata.
         machine_shape: Accelerator, such as "NvidiaTeslaT4". Default: None, the machine without one.
         gpu: Whether the accelerator is a GPU.
         tpu: Whether the accelerator is a TPU.

@@ -150,7 +150,7 @@ def _check_target(target: Path, record: Path, slug: str, force: bool) -> None:
 
 
 def _fetch_and_unpack(slug: str, work: Path, fresh: Path, lock: int) -> None:
-    """Fetch, and unpack beside the final folder. A damaged file is fetched once more, from the start."""
+    """Fetch, and unpack next to the final folder. A damaged file is fetched once more, from the start."""
     for tries_left in (1, 0):
         file = fetch_competition_file(slug, work, lock)
         try:
@@ -165,7 +165,7 @@ def _fetch_and_unpack(slug: str, work: Path, fresh: Path, lock: int) -> None:
 
 
 def _unpack_or_copy(file: Path, fresh: Path) -> None:
-    """Write the files of the competition into a new folder beside the final one."""
+    """Write the files of the competition into a new folder next to the final one."""
     if zipfile.is_zipfile(file):
         unpack_zip(file, fresh)
         return

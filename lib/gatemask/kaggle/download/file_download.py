@@ -18,7 +18,7 @@ from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import KaggleError
 
 STALL_S = 600.0  # exceeds the command's own pauses and time limits; its first request has none
-PARTIAL = ".kaggle-partial"  # suffix of the note that the command keeps beside an incomplete file
+PARTIAL = ".kaggle-partial"  # suffix of the note that the command keeps next to an incomplete file
 
 
 def fetch_competition_file(slug: str, work: Path, lock: int) -> Path:
@@ -94,12 +94,12 @@ def _files(work: Path) -> list[Path]:
 def _arrived_bytes(work: Path) -> int:
     try:
         return sum(path.stat().st_size for path in _files(work))
-    except FileNotFoundError:  # the note beside the file is deleted when the file is complete
+    except FileNotFoundError:  # the note next to the file is deleted when the file is complete
         return 0
 
 
 def _expected_bytes(work: Path) -> int | None:
-    """Return the size of the complete file, which the kaggle command notes beside an incomplete one."""
+    """Return the size of the complete file, which the kaggle command notes next to an incomplete one."""
     try:
         return json.loads(next(work.glob(f"*{PARTIAL}")).read_text()).get("size")
     except (StopIteration, OSError, ValueError):

@@ -106,7 +106,7 @@ def unsafe_because(info: zipfile.ZipInfo) -> str | None:
 
 
 def _unpack_inner(inner: Path, folder: Path, taken: TakenPaths) -> None:
-    """Unpack a zip from inside the zip, beside it or into a folder of its name, and remove it."""
+    """Unpack a zip from inside the zip, next to it or into a folder of its name, and remove it."""
     name = inner.relative_to(folder).as_posix()
     if not zipfile.is_zipfile(inner):
         return  # not a zip in spite of its name, such as files in __MACOSX; its CRC was right

@@ -12,7 +12,7 @@ from gatemask.files import fingerprint, sha256
 
 SOURCE = Path(__file__).resolve().parents[4]
 LIST = SOURCE / "kaggle_kernels" / "inference" / "wheels.txt"
-# Beside the environment that they belong to, out of reach of `make clean`.
+# Next to their environment, where `make clean` does not delete them.
 CACHE = Path(sys.prefix) / "wheels"
 
 

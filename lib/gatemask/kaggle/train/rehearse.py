@@ -190,7 +190,7 @@ def _measure_output(
     images = images[images["fold"] != HOLDOUT]
     predicted_images = read_json(run / "result.json")["validation_images"]
     folds = images["fold"].nunique()
-    # The newest two states hold weights and two moments, beside the best epochs' weights and the one being written.
+    # Two states with weights and two moments each, the weights of the best epochs, and the file being written.
     state = weights * (2 * 3 + exp.checkpoints.keep + 1)
     expected = folds * weights + predictions * len(images) / predicted_images + state
     if expected > WORKING_LIMIT:

@@ -208,7 +208,7 @@ def set_up_wandb(mode: str) -> None:
     os.environ["WANDB_MODE"] = "online" if key else "offline"
     if key:
         os.environ["WANDB_API_KEY"] = key
-    # Beside the image's packages, with its requirements: it must not replace a version that is there.
+    # Next to the image's packages, with its requirements: it must not replace an installed version.
     if importlib.util.find_spec("wandb") is None:
         error_text = _pip_install("--retries", "1", "--timeout", "20", WANDB)
         if error_text:
