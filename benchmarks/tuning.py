@@ -181,7 +181,7 @@ def plain_tables(folder: Path) -> float:
         for image_id in chosen:
             full = cv2.resize(reader[image_id][:, :, 0], (SCORED, SCORED), interpolation=cv2.INTER_LINEAR)
             mask = truth[image_id]
-            counted = [((full >= one).sum(), ((full >= one) & mask).sum()) for one in range(1, LEVELS)]
+            counted = [((full >= cut).sum(), ((full >= cut) & mask).sum()) for cut in range(1, LEVELS)]
             assert len(counted) == LEVELS - 1
         return (time.perf_counter() - started) * IMAGES / len(chosen)
 

@@ -364,8 +364,8 @@ def test_failing_check_is_a_finding(make_root: Callable[[str], Path]) -> None:
     def check_disk() -> Finding:
         raise GatemaskError("It is broken.", where="somewhere", received="bits", do="Fix it.")
 
-    found = "check failed: It is broken. Found bits. (somewhere)"
-    assert doctor.run_check(check_disk) == Finding("disk", "wrong", found, "Fix it.")
+    message = "check failed: It is broken. Found bits. (somewhere)"
+    assert doctor.run_check(check_disk) == Finding("disk", "wrong", message, "Fix it.")
 
     def check_git() -> Finding:
         raise PermissionError(13, "Permission denied")
@@ -392,9 +392,9 @@ def test_exit_code_0_if_nothing_is_wrong(
     monkeypatch.setenv("GATEMASK_ROOT", str(root))
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [finding for finding in found["findings"] if finding["state"] != "ok"] == []
-    assert (found["wrong"], found["warn"], ended.value.code) == (0, 0, 0)
+    result = json.loads(capsys.readouterr().out)
+    assert [finding for finding in result["findings"] if finding["state"] != "ok"] == []
+    assert (result["wrong"], result["warn"], ended.value.code) == (0, 0, 0)
     cloud.used["TPU"] = 20.0
     with pytest.raises(SystemExit) as ended:  # warnings do not count
         main(["doctor", "--json"])
@@ -419,12 +419,12 @@ def test_command_without_a_network(
     done = gatemask("doctor", "--json", root=make_root("doctor"))
     assert "Traceback" not in done.stderr
     assert KEY not in done.stdout + done.stderr
-    found = json.loads(done.stdout)
-    by_name = {finding["name"]: finding for finding in found["findings"]}
+    result = json.loads(done.stdout)
+    by_name = {finding["name"]: finding for finding in result["findings"]}
     assert "cannot be reached" in by_name["quota"]["found"]
     assert (by_name["quota"]["state"], by_name["credentials"]["state"]) == ("warn", "ok")
-    assert done.returncode == int(found["wrong"] > 0)
-    assert all(finding["do"] for finding in found["findings"] if finding["state"] != "ok")
+    assert done.returncode == int(result["wrong"] > 0)
+    assert all(finding["do"] for finding in result["findings"] if finding["state"] != "ok")
 
 
 @pytest.mark.integration

@@ -43,8 +43,8 @@ def test_folds_can_be_made_without_images(root: Path) -> None:
 
 def test_detected_label_format_matches_the_yaml(root: Path) -> None:
     before = (root / "experiments/siim-acr/competition.yaml").read_text()
-    found = run(root, "data", "labels", SIIM / "stage_2_train.csv", "--write", "siim-acr")
-    assert Path(str(found["written"])).read_text() != before, "comments inside the section are lost, the rest is kept"
+    report = run(root, "data", "labels", SIIM / "stage_2_train.csv", "--write", "siim-acr")
+    assert Path(str(report["written"])).read_text() != before, "comments inside the section are lost, the rest is kept"
     from gatemask.config import load_competition
 
     written = load_competition(root / "experiments/siim-acr")

@@ -157,5 +157,5 @@ def test_an_image_in_two_groups_is_rejected(tmp_path: Path) -> None:
 def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
     manifest = ["image_id,split,mask_area", "a,train,10", "b,train,0", "a,test,0"]
     file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
-    found = audit_file(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
-    assert found.balance.positives == 0.5
+    result = audit_file(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
+    assert result.balance.positives == 0.5

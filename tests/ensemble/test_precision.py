@@ -57,20 +57,20 @@ def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_cost_of_half_precision_is_reported(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
+    loaded: list[list[str]] = []
     ids_of = precision._validation_images
     monkeypatch.setattr(
-        precision, "_validation_images", lambda project, fold: seen.append(ids_of(project, fold)) or seen[-1]
+        precision, "_validation_images", lambda project, fold: loaded.append(ids_of(project, fold)) or loaded[-1]
     )
-    found = precision.check_precision(*shipped, "auto")
-    assert found is not None
-    assert found.precision == "float16", "of the submission's T4"
-    assert found.images == 2 * precision.IMAGES
-    assert 0 <= found.map_difference < 20
-    assert 0 <= found.pixels_changed < 0.2
-    assert abs(found.dice - found.dice_float32) < 0.1
+    comparison = precision.check_precision(*shipped, "auto")
+    assert comparison is not None
+    assert comparison.precision == "float16", "of the submission's T4"
+    assert comparison.images == 2 * precision.IMAGES
+    assert 0 <= comparison.map_difference < 20
+    assert 0 <= comparison.pixels_changed < 0.2
+    assert abs(comparison.dice - comparison.dice_float32) < 0.1
     folds = read_folds(shipped[0]).set_index("image_id")["fold"]
-    assert [{int(folds[one]) for one in ids} for ids in seen] == [{0}, {1}], "each member on its own validation images"
+    assert [{int(folds[name]) for name in ids} for ids in loaded] == [{0}, {1}], "own validation images"
 
 
 def test_too_high_a_cost_is_rejected(shipped: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,8 +108,8 @@ def shipped(project: Project, chosen: Ensemble) -> dict[str, float]:
     """Return the weights by member, masks only."""
     select.select_members(project, COMP, chosen)
     listed = read_yaml(project.runs / "ensemble/ensemble.yaml")
-    assert [one["weight"] for one in listed["gate"]] == [1 / FOLDS] * FOLDS
-    return {one["name"]: one["weight"] for one in listed["mask"]}
+    assert [member["weight"] for member in listed["gate"]] == [1 / FOLDS] * FOLDS
+    return {member["name"]: member["weight"] for member in listed["mask"]}
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_an_experiments_weight_is_shared_by_its_folds(
     project: Project, weights: Any, folds: Any, expected: dict[str, tuple[int, float]]
 ) -> None:
     tuned(project, [0.75, 0.25])
-    found = shipped(project, ensemble(weights, folds))
-    assert {name.split("-")[0] for name in found} == set(expected), "what has no weight is not shipped"
+    weights_by_member = shipped(project, ensemble(weights, folds))
+    assert {name.split("-")[0] for name in weights_by_member} == set(expected), "what has no weight is not shipped"
     for name, (count, weight) in expected.items():
-        assert [value for member, value in found.items() if member.startswith(name)] == [weight] * count
+        assert [value for member, value in weights_by_member.items() if member.startswith(name)] == [weight] * count
 
 
 def test_other_weights_make_it_outdated(project: Project) -> None:
@@ -156,7 +156,7 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
     assert shipped(project, ensemble("tuned")) == pytest.approx(
         {f"{n}-fold{k}": 0.5 / FOLDS for n in "uv" for k in range(FOLDS)}
     )
-    listed = {one["name"]: one for one in read_yaml(project.runs / "ensemble/ensemble.yaml")["mask"]}
+    listed = {member["name"]: member for member in read_yaml(project.runs / "ensemble/ensemble.yaml")["mask"]}
     assert listed["u-fold1"]["view_weights"] == [0.4, 0.1]
     assert "view_weights" not in listed["v-fold1"], "of the same weight: as without"
     tuned(project, [0.3, 0.2, 0.25, 0.25], views=(2, 2))
@@ -166,18 +166,18 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
 
 def test_selected_experiments_are_shipped_in_the_order_they_were_taken(project: Project) -> None:
     tuned(project, [0.25, 0.75], selected=path("v", "v", "u", "v", "u", cut=4))
-    found = shipped(project, ensemble("greedy", 2))
-    assert list(found) == ["v-fold2", "v-fold1", "u-fold2", "u-fold1"], "v was first; of its folds the best"
-    assert found == pytest.approx({"v-fold2": 0.375, "v-fold1": 0.375, "u-fold2": 0.125, "u-fold1": 0.125})
+    weights_by_member = shipped(project, ensemble("greedy", 2))
+    assert list(weights_by_member) == ["v-fold2", "v-fold1", "u-fold2", "u-fold1"], "v was first; of its folds the best"
+    assert weights_by_member == pytest.approx({"v-fold2": 0.375, "v-fold1": 0.375, "u-fold2": 0.125, "u-fold1": 0.125})
     folder = project.runs / "ensemble"
     written = read_yaml(folder / "ensemble.yaml")
-    why = {one["experiment"]: one["why"] for one in written["mask"]}
+    why = {member["experiment"]: member["why"] for member in written["mask"]}
     assert why["v"] == ("round 1: alone 0.7100, round 2: 0.7100 -> 0.7200, round 4: 0.7300 -> 0.7400; among its best 2")
     assert why["u"] == "round 3: 0.7200 -> 0.7300; among its best 2"
     assert written["selection"]["mask"]["path"] == ["v 0.7100", "v 0.7200", "u 0.7300", "v 0.7400"]
     assert written["selection"]["gate"] is None
     assert written["passing_share"] == 0.25
-    assert {one["seconds_per_image"] for one in written["mask"]} == {1.0}
+    assert {member["seconds_per_image"] for member in written["mask"]} == {1.0}
     assert "selection.png" in read_json(folder / "result.json")["outputs"]
     tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
     with pytest.raises(GatemaskError, match="older than its rule"):
@@ -188,11 +188,11 @@ def test_selected_experiments_are_shipped_in_the_order_they_were_taken(project: 
 def test_the_path_is_printed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     tuned(project, [0.0, 1.0], selected=path("v", "u", cut=1))
     select.print_ensemble(select.select_members(project, COMP, ensemble("greedy")))
-    said = capsys.readouterr().err
+    messages = capsys.readouterr().err
     for words in ("round by round", "1 *", "all equally", "u is left out: did not help", "3 gates, 3 mask networks"):
-        assert words in said
+        assert words in messages
     # 100 images: 3 gates see each, 3 mask networks every fourth.
-    assert "100 test images, without reading: 6.2 minutes" in said
+    assert "100 test images, without reading: 6.2 minutes" in messages
 
 
 def test_without_a_selection_each_experiments_best_comes_first(project: Project) -> None:

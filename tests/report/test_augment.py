@@ -33,10 +33,10 @@ def test_sheets_of_phantoms_but_not_without_records(root: Path) -> None:
         arguments = ["--quick", "--json", "--images", 4, "--set", f"augment=[{steps}]"]
         done = gatemask("augment", "show", f"phantom/{name}", *arguments, root=root)
         assert done.returncode == 0, done.stderr
-        found = json.loads(done.stdout)
-        assert (found["images"], found["positives"]) == (4, 2)
-        assert found["picture"] == str(root / "runs/phantom-quick" / name / "augment.png")
-        picture = cv2.imread(found["picture"])
+        sheet = json.loads(done.stdout)
+        assert (sheet["images"], sheet["positives"]) == (4, 2)
+        assert sheet["picture"] == str(root / "runs/phantom-quick" / name / "augment.png")
+        picture = cv2.imread(sheet["picture"])
         assert picture.shape[1] > picture.shape[0] > 300
 
 
@@ -44,7 +44,7 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[10:30, 10:30] = 255
-    data = [cv2.imencode(".png", one)[1].tobytes() for one in (image, mask)]
+    data = [cv2.imencode(".png", array)[1].tobytes() for array in (image, mask)]
     examples = [Example(f"i{n}", *data, 1 - n % 2) for n in range(4)]
     exp = Experiment.model_validate(
         {
@@ -64,6 +64,6 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
     assert plain.masks is not None
     assert plain.masks[0].sum() == 400
     assert not plain.masks[1].any(), "of an image without a label, no mask is shown"
-    assert all((one.images != plain.images).any() for one in others)
+    assert all((batch.images != plain.images).any() for batch in others)
     assert all((a == b).all() for a, b in zip(others[0], augmented_versions(examples, exp, 1)[1], strict=True))
-    assert any(0 < value < 1 for one in others for value in one.labels[:, 0])
+    assert any(0 < value < 1 for batch in others for value in batch.labels[:, 0])

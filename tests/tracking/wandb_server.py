@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         return {}
 
     def _upsert(self, given: dict[str, Any]) -> dict[str, Any]:
-        known = given["name"] in self.server.runs
+        exists = given["name"] in self.server.runs
         run = self.server.runs.setdefault(given["name"], Run())
         run.fields.update({key: value for key, value in given.items() if value is not None})
         project = given.get("project") or "uncategorized"
@@ -189,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             "historyLineCount": len(run.lines),
             "project": {"id": "p", "name": project, "entity": ME},
         }
-        return {"upsertBucket": {"bucket": bucket, "inserted": not known}}
+        return {"upsertBucket": {"bucket": bucket, "inserted": not exists}}
 
     def _held(self, name: str) -> dict[str, Any] | None:
         run = self.server.runs.get(name)

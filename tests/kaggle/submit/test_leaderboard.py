@@ -49,20 +49,20 @@ def store(
     """Write records as `gatemask submit` does."""
     records = []
     for number, (local, public, private) in enumerate(scores, start=1):
-        at = f"2026-11-{number:02d}T12:00:00+00:00"
+        date = f"2026-11-{number:02d}T12:00:00+00:00"
         record = SubmissionRecord(
             id=f"{number:012x}",
             package=f"package{number}",
             competition=COMPETITION,
             description=f"gatemask {number:012x}: local {local}",
-            at=at,
+            date=date,
             local=local,
             public=public,
             private=private,
             state="scored",
             ref=KERNEL,
             version=number,
-            submitted_at=at,
+            submitted_at=date,
             members=["unet_b0-fold0", "gate_b0-fold0"],
             experiments=["unet_b0", "gate_b0"],
         )
