@@ -41,33 +41,33 @@ def alone(n: int) -> np.ndarray:
 
 def test_the_same_scores_cannot_be_distinguished() -> None:
     scores = of_means(np.random.default_rng(0).random(50))
-    found = compare_paired(scores, scores, alone(50), 200, 0)
-    assert found.verdict == "cannot tell"
-    assert found.wilcoxon_p == 1.0
-    assert found.ci95 == (0.0, 0.0)
-    assert (found.difference, found.better, found.worse, found.equal) == (0.0, 0, 0, 50)
+    comparison = compare_paired(scores, scores, alone(50), 200, 0)
+    assert comparison.verdict == "cannot tell"
+    assert comparison.wilcoxon_p == 1.0
+    assert comparison.ci95 == (0.0, 0.0)
+    assert (comparison.difference, comparison.better, comparison.worse, comparison.equal) == (0.0, 0, 0, 50)
 
 
 def test_numbers_by_hand() -> None:
     first, second = np.array([0.5, 0.5, 1.0, 0.0]), np.array([0.9, 0.4, 1.0, 0.5])
-    found = compare_paired(of_means(first), of_means(second), np.array(["a", "a", "b", "c"]), 100, 0)
-    assert found.first_score == pytest.approx(0.5)
-    assert found.second_score == pytest.approx(0.7)
-    assert found.difference == pytest.approx(0.2)
-    assert (found.better, found.worse, found.equal) == (2, 1, 1)
-    assert (found.images, found.groups) == (4, 3)
+    comparison = compare_paired(of_means(first), of_means(second), np.array(["a", "a", "b", "c"]), 100, 0)
+    assert comparison.first_score == pytest.approx(0.5)
+    assert comparison.second_score == pytest.approx(0.7)
+    assert comparison.difference == pytest.approx(0.2)
+    assert (comparison.better, comparison.worse, comparison.equal) == (2, 1, 1)
+    assert (comparison.images, comparison.groups) == (4, 3)
     # Signed ranks of 0.4, -0.1, 0.5: 2, -1, 3. Of the 8 equally likely sign patterns 4 are as far from the middle.
-    assert found.wilcoxon_p == pytest.approx(0.5)
+    assert comparison.wilcoxon_p == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("shift", "verdict"), [(0.1, "better"), (-0.1, "worse"), (0.0, "cannot tell")])
 def test_a_clear_difference_is_seen_and_noise_is_not(shift: float, verdict: str) -> None:
     rng = np.random.default_rng(1)
     first = rng.random(400)
-    found = compare_paired(of_means(first), of_means(first + shift + rng.normal(0, 0.2, 400)), alone(400), 1000, 0)
-    assert found.verdict == verdict
-    assert (found.wilcoxon_p < 0.001) == (verdict != "cannot tell")
-    assert found.ci95[0] < found.difference < found.ci95[1]
+    comparison = compare_paired(of_means(first), of_means(first + shift + rng.normal(0, 0.2, 400)), alone(400), 1000, 0)
+    assert comparison.verdict == verdict
+    assert (comparison.wilcoxon_p < 0.001) == (verdict != "cannot tell")
+    assert comparison.ci95[0] < comparison.difference < comparison.ci95[1]
 
 
 def test_pairing_sees_what_two_intervals_cannot() -> None:
@@ -109,10 +109,10 @@ def test_ratios_of_sums_are_compared_too() -> None:
     rng = np.random.default_rng(4)
     weight = rng.integers(0, 500, (200, 2)).astype(float)
     first, second = (rng.beta(a, 3, (200, 2)) * weight for a in (5, 9))
-    found = compare_paired((first, weight), (second, weight), alone(200), 500, 0)
-    assert found.verdict == "better"
-    assert found.first_score == pytest.approx(np.mean(first.sum(axis=0) / weight.sum(axis=0)))
-    assert found.ci95[0] < found.difference < found.ci95[1]
+    comparison = compare_paired((first, weight), (second, weight), alone(200), 500, 0)
+    assert comparison.verdict == "better"
+    assert comparison.first_score == pytest.approx(np.mean(first.sum(axis=0) / weight.sum(axis=0)))
+    assert comparison.ci95[0] < comparison.difference < comparison.ci95[1]
 
 
 # --- on predictions ----------------------------------------------------------------------------------------
@@ -152,37 +152,37 @@ def compared(project: Project, first: str, second: str, *overrides: str) -> Comp
 
 
 def test_masks_without_a_gate_and_behind_one(project: Project) -> None:
-    found = compared(project, "unet_b0", "unetpp_b0")
-    assert found.verdict == "worse"
-    assert (found.gate, found.mask) == ("none", "compared")
-    assert (found.images, found.groups, found.metric) == (IMAGES, IMAGES // 2, "mean_dice")
-    assert found.better + found.worse + found.equal == IMAGES
-    assert found.ci95[0] < found.difference < found.ci95[1] < 0
+    comparison = compared(project, "unet_b0", "unetpp_b0")
+    assert comparison.verdict == "worse"
+    assert (comparison.gate, comparison.mask) == ("none", "compared")
+    assert (comparison.images, comparison.groups, comparison.metric) == (IMAGES, IMAGES // 2, "mean_dice")
+    assert comparison.better + comparison.worse + comparison.equal == IMAGES
+    assert comparison.ci95[0] < comparison.difference < comparison.ci95[1] < 0
     back = compared(project, "unetpp_b0", "unet_b0")
     assert back.verdict == "better"
-    assert back.difference == -found.difference
-    assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
+    assert back.difference == -comparison.difference
+    assert back.ci95 == pytest.approx((-comparison.ci95[1], -comparison.ci95[0]))
 
     write_predictions(project, "gate_b0", 0.15)
     behind = compared(project, "unet_b0", "unetpp_b0")
     assert behind.gate == "gate_b0"
-    assert behind.second_score > found.second_score, "the gate keeps bad masks away"
+    assert behind.second_score > comparison.second_score, "the gate keeps bad masks away"
 
 
 def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> None:
     write_predictions(project, "gate_b0", 0.2)
     comp, ensemble = load_competition(project.experiments), load_ensemble(project.experiments)
-    found = compare(project, comp, ensemble, "unet_b0+unetpp_b0", "unet_b0")
+    comparison = compare(project, comp, ensemble, "unet_b0+unetpp_b0", "unet_b0")
     fold_of = {f"i{n:02d}": n // 2 % FOLDS for n in range(IMAGES)}
     tables = members.build_tables(project, comp, ensemble, fold_of)  # its masks are those of the first side
     fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", levels=COARSE)[0])
-    assert found.first_score == fit.score
-    assert found.first == "unet_b0+unetpp_b0"
+    assert comparison.first_score == fit.score
+    assert comparison.first == "unet_b0+unetpp_b0"
 
 
 def test_the_same_predictions_under_another_name_cannot_be_distinguished(project: Project) -> None:
-    found = compared(project, "unet_b0", "unet_late")
-    assert (found.verdict, found.wilcoxon_p, found.equal) == ("cannot tell", 1.0, IMAGES)
+    comparison = compared(project, "unet_b0", "unet_late")
+    assert (comparison.verdict, comparison.wilcoxon_p, comparison.equal) == ("cannot tell", 1.0, IMAGES)
 
 
 def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> None:
@@ -190,15 +190,15 @@ def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> N
         write_predictions(project, name, 1.5)
     write_predictions(project, "gate_b0", 0.1, seed=3)
     write_predictions(project, "gate_late", 1.5, seed=4)
-    found = compared(project, "gate_late", "gate_b0")
-    assert found.verdict == "better"
-    assert (found.gate, found.mask) == ("compared", "unet_b0+unetpp_b0")
+    comparison = compared(project, "gate_late", "gate_b0")
+    assert comparison.verdict == "better"
+    assert (comparison.gate, comparison.mask) == ("compared", "unet_b0+unetpp_b0")
     for fold in range(FOLDS):  # views of its own that could be weighed apart
         folder = project.fold("unet_b0", fold)
         shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
         write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
     again = compared(project, "gate_late", "gate_b0", "mask.weights=tuned")
-    assert again.model_copy(update={"seconds": found.seconds}) == found, "masks are averaged by equal weights"
+    assert again.model_copy(update={"seconds": comparison.seconds}) == comparison, "masks are averaged by equal weights"
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,13 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
 
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     tables = noisy(13, 5000)
-    found = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
-    best = found[choose_candidate(found, "best")]
+    candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
+    best = candidates[choose_candidate(candidates, "best")]
     held_out = held_out_score(best.rule)
     assert abs(best.fit.score - held_out) < 0.005
     assert best.in_sample > best.fit.score
     assert best.in_sample > held_out
-    assert found["exact"].in_sample >= found["median"].in_sample
+    assert candidates["exact"].in_sample >= candidates["median"].in_sample
 
 
 def test_the_optimism_of_small_samples_is_in_sample_only() -> None:
@@ -47,10 +47,10 @@ def test_the_optimism_of_small_samples_is_in_sample_only() -> None:
     cross_fitted, in_sample = [], []
     for seed in range(12):
         tables = noisy(seed, 300)
-        rule, found = exact.search(tables, "mean_dice", levels=range(4, 256, 4))
+        rule, best = exact.search(tables, "mean_dice", levels=range(4, 256, 4))
         fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", levels=range(4, 256, 4))[0])
         truly = score(hold_out, rule)
-        in_sample.append(found - truly)
+        in_sample.append(best - truly)
         cross_fitted.append(fit.score - truly)
     assert np.mean(in_sample) > 0.01
     assert abs(np.mean(cross_fitted)) < np.mean(in_sample) / 2
@@ -99,10 +99,10 @@ def test_resampled_scores_are_those_of_resampled_images(metric: str) -> None:
     tables = tied(3, images=9, classes=2)
     rule = Rule(0.2, 0.5, 0.3, 2)
     groups = np.array(["a", "a", "b", "c", "c", "c", "d", "e", "e"])
-    found = bootstrap_scores(*worths(tables, rule, metric), groups, 300, seed=5)
-    for counts, one in zip(resample_counts(groups, 300, 5), found, strict=True):
+    scores = bootstrap_scores(*worths(tables, rule, metric), groups, 300, seed=5)
+    for counts, resampled in zip(resample_counts(groups, 300, 5), scores, strict=True):
         copies = tables.subset(np.repeat(np.arange(9), counts))
-        assert one == pytest.approx(score(copies, rule, metric), abs=1e-12)
+        assert resampled == pytest.approx(score(copies, rule, metric), abs=1e-12)
 
 
 def test_groups_are_drawn_whole() -> None:
@@ -136,16 +136,16 @@ def test_copies_of_an_image_make_the_interval_no_narrower_when_they_are_one_grou
 def test_the_candidate_asked_for_is_shipped() -> None:
     tables = noisy(7, 300)
     group_of = {i: i for i in tables.ids}
-    found = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
-    assert set(found) == {"exact", "median", "optuna"}
-    assert choose_candidate(found, "optuna") == "optuna"
-    assert found[choose_candidate(found, "best")].fit.score == max(one.fit.score for one in found.values())
+    candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
+    assert set(candidates) == {"exact", "median", "optuna"}
+    assert choose_candidate(candidates, "optuna") == "optuna"
+    assert candidates[choose_candidate(candidates, "best")].fit.score == max(c.fit.score for c in candidates.values())
 
 
 def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     tables = tied(1, images=12, classes=2)
-    found = find_candidates(TuningImages(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
-    assert list(found) == ["optuna"]
+    candidates = find_candidates(TuningImages(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
+    assert list(candidates) == ["optuna"]
 
 
 def test_bootstrap_optima_draw_whole_groups() -> None:
@@ -170,8 +170,8 @@ def test_masks_alone_are_scored_without_a_gate() -> None:
 def test_optuna_starts_from_the_exact_optimum_of_the_images_it_is_given() -> None:
     tables = noisy(9, 200)
     settings = Tune(trials=4, ship="optuna", enqueue_exact=True)
-    found = find_candidates(TuningImages(tables), "mean_dice", settings, {i: i for i in tables.ids})
-    assert found["optuna"].in_sample == pytest.approx(found["exact"].in_sample, abs=2e-3)
-    for fold, rule in found["optuna"].fit.rules.items():
+    candidates = find_candidates(TuningImages(tables), "mean_dice", settings, {i: i for i in tables.ids})
+    assert candidates["optuna"].in_sample == pytest.approx(candidates["exact"].in_sample, abs=2e-3)
+    for fold, rule in candidates["optuna"].fit.rules.items():
         others = tables.subset(tables.folds != fold)
         assert score(others, rule) == pytest.approx(exact.search(others, "mean_dice")[1], abs=2e-3)

@@ -26,9 +26,9 @@ def test_equals_brute_force_on_small_problems_with_ties(metric: str) -> None:
         tables = tied(seed, classes=classes)
         if not exact.is_searchable(tables, metric):
             continue
-        rule, found = exact.search(tables, metric, variant)
-        assert found == score(tables, rule, metric)
-        assert found == pytest.approx(by_force(tables, metric, variant), abs=1e-9), (seed, variant)
+        rule, best = exact.search(tables, metric, variant)
+        assert best == score(tables, rule, metric)
+        assert best == pytest.approx(by_force(tables, metric, variant), abs=1e-9), (seed, variant)
         assert variant.gate or rule.gate == 0
         assert variant.thresholds == 2 or rule.upper == rule.lower
 
@@ -84,13 +84,13 @@ def test_the_rule_is_in_the_middle_of_its_plateau() -> None:
     moved = [
         replace(rule, gate=0.25), replace(rule, gate=0.8), replace(rule, min_area=21), replace(rule, min_area=50)
     ]  # fmt: skip
-    assert all(score(tables, one) == 1.0 for one in moved)
+    assert all(score(tables, rule) == 1.0 for rule in moved)
 
 
 def test_the_same_rule_each_time_whatever_the_order_of_the_images() -> None:
     tables = noisy(3, 500)
-    found = {exact.search(tables.subset(np.random.default_rng(n).permutation(500)), "mean_dice")[0] for n in range(4)}
-    assert len(found) == 1
+    optima = {exact.search(tables.subset(np.random.default_rng(n).permutation(500)), "mean_dice")[0] for n in range(4)}
+    assert len(optima) == 1
 
 
 def test_where_nothing_helps_everything_is_emptied() -> None:
@@ -112,7 +112,7 @@ def test_images_with_a_gate_of_nothing_can_still_pass() -> None:
 def test_levels_can_be_fewer() -> None:
     tables = noisy(5, 300)
     rule, coarse = exact.search(tables, "mean_dice", levels=range(4, 256, 4))
-    assert {rule.upper, rule.lower} <= {probability(one) for one in range(4, 256, 4)}
+    assert {rule.upper, rule.lower} <= {probability(cut) for cut in range(4, 256, 4)}
     assert coarse <= exact.search(tables, "mean_dice")[1]
 
 

@@ -26,7 +26,7 @@ NAMES = ["surface", "slices", "gate", "confusion", "dice", "folds", "optuna"]
 def two_classes(seed: int, images: int = 40) -> Tables:
     parts = [random_problem(seed + k, images)[0] for k in range(2)]
     names = ("area", "intersection", "truth")
-    return replace(parts[0], **{name: np.concatenate([getattr(one, name) for one in parts], 1) for name in names})
+    return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts], 1) for name in names})
 
 
 def shown(tables: Tables, counted: Scorable, rule: Rule, metric: str = "mean_dice") -> figures.FigureInput:
@@ -51,20 +51,20 @@ def test_confusion_counts_an_image_once_whatever_its_classes() -> None:
 def test_every_gate_at_once_scores_as_one_by_one(metric: str) -> None:
     for tables in (random_problem(1)[0], two_classes(2)):
         cuts = np.unique(np.concatenate([tables.gate, np.linspace(0, 1, 21)]))
-        found = scores_over_gates(tables, tables, RULE, metric, cuts)
-        assert found == pytest.approx([score(tables, replace(RULE, gate=float(g)), metric) for g in cuts], abs=1e-12)
+        scores = scores_over_gates(tables, tables, RULE, metric, cuts)
+        assert scores == pytest.approx([score(tables, replace(RULE, gate=float(g)), metric) for g in cuts], abs=1e-12)
 
 
 def test_surface_holds_the_other_numbers_and_the_chosen_point() -> None:
     tables, _, _ = random_problem(5)
-    cuts, uppers, found = threshold_surface(tables, tables, RULE, "mean_dice", steps=5)
-    assert found.shape == (6, 6)
+    cuts, uppers, scores = threshold_surface(tables, tables, RULE, "mean_dice", steps=5)
+    assert scores.shape == (6, 6)
     assert RULE.gate in cuts
     assert RULE.upper in uppers
-    assert found[list(cuts).index(RULE.gate), list(uppers).index(RULE.upper)] == pytest.approx(score(tables, RULE))
+    assert scores[list(cuts).index(RULE.gate), list(uppers).index(RULE.upper)] == pytest.approx(score(tables, RULE))
     low = Rule(0.25, float(uppers[1]), float(uppers[1]), RULE.min_area)
     assert uppers[1] < RULE.lower, "here lower has to follow"
-    assert found[list(cuts).index(0.25), 1] == pytest.approx(score(tables, low))
+    assert scores[list(cuts).index(0.25), 1] == pytest.approx(score(tables, low))
 
 
 def test_the_contour_surrounds_what_is_nearly_the_best() -> None:
@@ -87,20 +87,20 @@ def test_slices_pass_through_the_chosen_rule() -> None:
     drawn = figures.slices_figure(shown(tables, tables, RULE))
     for ax, name in zip(drawn.axes, ("gate", "upper", "lower", "min_area"), strict=True):
         line, chosen = ax.lines
-        at = list(line.get_xdata()).index(getattr(RULE, name))
+        index = list(line.get_xdata()).index(getattr(RULE, name))
         assert chosen.get_xdata()[0] == getattr(RULE, name)
-        assert line.get_ydata()[at] == pytest.approx(score(tables, RULE))
+        assert line.get_ydata()[index] == pytest.approx(score(tables, RULE))
 
 
 def test_dice_by_area_shows_the_mean_of_each_decile() -> None:
     tables, _, _ = random_problem(7, images=300)
     positive = tables.truth[:, 0] > 0
-    found, area = dice_per_image(tables, RULE)[positive, 0], tables.truth[positive, 0]
+    dice, area = dice_per_image(tables, RULE)[positive, 0], tables.truth[positive, 0]
     left, right = figures.dice_figure(tables, RULE).axes
     assert sum(bar.get_height() for bar in left.patches) == positive.sum()
     means = [float(line.get_ydata()[0]) for line in right.lines if line.get_marker() == "o"]
     parts = quantile_groups(area, 10, figures.FEW)
-    assert means == pytest.approx([found[part].mean() for part in parts])
+    assert means == pytest.approx([dice[part].mean() for part in parts])
     assert len(means) > 5
     names = [text.get_text() for text in right.get_xticklabels()]
     assert names[0].startswith(f"{area.min()} to ")
@@ -195,19 +195,19 @@ def test_the_picture_says_why_there_is_no_curve(kind: str, said: str) -> None:
 def test_rules_by_component_are_scored_on_components(tmp_path: Path) -> None:
     tables, maps, truths = random_problem(11, images=60)
     levels = (60, 90, 120)
-    listed = [list_components(one, truth, levels) for one, truth in zip(maps, truths, strict=True)]
+    listed = [list_components(image_map, truth, levels) for image_map, truth in zip(maps, truths, strict=True)]
     parts: dict[str, dict[int, np.ndarray]] = {name: {} for name in ("item", "size", "peak", "hits")}
-    for one in levels:
-        there = [(n, found[one]) for n, found in enumerate(listed) if one in found]
-        parts["item"][one] = np.concatenate([np.full(len(found[0]), n) for n, found in there])
-        for at, name in enumerate(("size", "peak", "hits")):
-            parts[name][one] = np.concatenate([found[at] for _, found in there])
+    for cut in levels:
+        there = [(n, components[cut]) for n, components in enumerate(listed) if cut in components]
+        parts["item"][cut] = np.concatenate([np.full(len(components[0]), n) for n, components in there])
+        for field, name in enumerate(("size", "peak", "hits")):
+            parts[name][cut] = np.concatenate([components[field] for _, components in there])
     components = Components(tables, levels, **parts)
     rule = Rule(0.4, probability(150), probability(90), 3, min_component=3)
     assert len(draw(tmp_path, tables, components, rule)) == len(NAMES)
-    cuts, uppers, found = threshold_surface(tables, components, rule, "mean_dice", steps=20)
+    cuts, uppers, surface = threshold_surface(tables, components, rule, "mean_dice", steps=20)
     assert level(uppers[0]) >= 60, "no component is known below"
-    assert found[list(cuts).index(0.4), list(uppers).index(rule.upper)] == pytest.approx(score(components, rule))
+    assert surface[list(cuts).index(0.4), list(uppers).index(rule.upper)] == pytest.approx(score(components, rule))
     assert score(components, rule) != score(tables, replace(rule, min_component=0))
     lower = figures.slices_figure(shown(tables, components, rule)).axes[2].lines[0]
     assert [level(t) for t in lower.get_xdata()] == [60, 90, 120]

@@ -25,12 +25,12 @@ class Small:
 
     def exactly(self, bag: list[int]) -> Fraction:
         """The score of a bag of experiments, in rational numbers."""
-        means = [Fraction(sum(self.answers[one][at] for one in bag), len(bag)) for at in range(5)]
+        means = [Fraction(sum(self.answers[member][image] for member in bag), len(bag)) for image in range(5)]
         return -sum((abs(mean - wanted) for mean, wanted in zip(means, self.target, strict=True)), Fraction(0))
 
     def score(self, counts: Counts) -> float:
         self.asked.append(counts)
-        return float(self.exactly([one for one, times in enumerate(counts) for _ in range(times)]))
+        return float(self.exactly([member for member, times in enumerate(counts) for _ in range(times)]))
 
     def refuse(self, counts: Counts) -> str | None:
         return "too many" if sum(count > 0 for count in counts) > self.limit else None
@@ -61,13 +61,13 @@ def test_the_path_is_that_of_brute_force(seed: int, size: int, rounds: int) -> N
     small = Small(seed, size)
     path = select_forward(size, small.score, rounds, small.refuse)
     taken, kept = by_force(small, size, rounds)
-    assert [one.taken for one in path] == taken
+    assert [step.taken for step in path] == taken
     assert best_length(path) == kept
     assert len(small.asked) == len(set(small.asked)), "each weighting is scored once"
-    for at, one in enumerate(path):
-        assert list(one.counts) == [taken[: at + 1].count(n) for n in range(size)]
-        assert {*one.scores, *one.refused} == set(range(size))
-        assert one.score == one.scores[one.taken]
+    for index, step in enumerate(path):
+        assert list(step.counts) == [taken[: index + 1].count(n) for n in range(size)]
+        assert {*step.scores, *step.refused} == set(range(size))
+        assert step.score == step.scores[step.taken]
 
 
 @settings(max_examples=50, deadline=None)
@@ -75,17 +75,17 @@ def test_the_path_is_that_of_brute_force(seed: int, size: int, rounds: int) -> N
 def test_what_is_kept_is_at_least_as_good_as_the_best_alone(seed: int, size: int, rounds: int) -> None:
     small = Small(seed, size)
     path = select_forward(size, small.score, rounds)
-    alone = max(small.score(tuple(int(n == one) for n in range(size))) for one in range(size))
+    alone = max(small.score(tuple(int(n == member) for n in range(size))) for member in range(size))
     assert path[best_length(path) - 1].score >= alone
 
 
 def test_ties_prefer_experiments_taken_before_then_the_order() -> None:
     path = select_forward(3, lambda _: 0.5, 4)
-    assert [one.taken for one in path] == [0, 0, 0, 0]
+    assert [step.taken for step in path] == [0, 0, 0, 0]
     assert best_length(path) == 1
     scores = {(0, 1, 0): 0.9, (0, 1, 1): 0.9 + 1e-13, (1, 1, 0): 0.9}
     path = select_forward(3, lambda counts: scores.get(counts, 0.1), 2)
-    assert [one.taken for one in path] == [1, 1], "a difference of rounding is none"
+    assert [step.taken for step in path] == [1, 1], "a difference of rounding is none"
 
 
 def test_nothing_may_be_taken() -> None:

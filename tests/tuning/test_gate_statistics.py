@@ -45,17 +45,17 @@ def test_band_by_hand() -> None:
     # One of 20 positives may be below low; one of 20 negatives may reach high.
     positive = [0.10, 0.30, *np.linspace(0.5, 0.95, 18)]
     negative = [*np.linspace(0.01, 0.2, 17), 0.45, 0.6, 0.8]
-    found = gate_band(of_gate([*positive, *negative], [True] * 20 + [False] * 20))
-    assert found.low == 0.30
-    assert found.high == np.nextafter(0.6, 1)
+    band = gate_band(of_gate([*positive, *negative], [True] * 20 + [False] * 20))
+    assert band.low == 0.30
+    assert band.high == np.nextafter(0.6, 1)
     inside = [g for g in positive if 0.3 <= g <= 0.6], [g for g in negative if 0.3 <= g <= 0.6]
-    assert (found.positives, found.images) == (len(inside[0]), len(inside[0]) + 2)
-    assert found.share == found.images / 40
+    assert (band.positives, band.images) == (len(inside[0]), len(inside[0]) + 2)
+    assert band.share == band.images / 40
     decided = 20 - len(inside[0])
-    assert found.decided == decided + 18
-    assert (found.missed, found.false_alarms) == (1, 1)
-    assert found.sensitivity == pytest.approx((decided - 1) / decided)
-    assert found.specificity == pytest.approx(17 / 18)
+    assert band.decided == decided + 18
+    assert (band.missed, band.false_alarms) == (1, 1)
+    assert band.sensitivity == pytest.approx((decided - 1) / decided)
+    assert band.specificity == pytest.approx(17 / 18)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -63,45 +63,45 @@ def test_band_is_what_trying_every_threshold_finds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     positive = rng.random(150) < 0.3
     gate = np.clip(rng.normal(0.35 + 0.25 * positive, 0.2), 0, 1).round(2)  # rounded: many are equal
-    found = gate_band(of_gate(gate.tolist(), positive.tolist()))
+    band = gate_band(of_gate(gate.tolist(), positive.tolist()))
     cuts = np.unique(np.concatenate([gate, np.nextafter(gate, 2)]))
     sensitive = [t for t in cuts if (gate[positive] >= t).mean() >= 0.95]
     specific = [t for t in cuts if (gate[~positive] < t).mean() >= 0.95]
-    assert (found.low, found.high) == (max(sensitive), min(specific))
-    assert found.images == ((gate >= max(sensitive)) & (gate < min(specific))).sum() > 0
+    assert (band.low, band.high) == (max(sensitive), min(specific))
+    assert band.images == ((gate >= max(sensitive)) & (gate < min(specific))).sum() > 0
 
 
 def test_gates_that_tell_all_apart_have_no_band() -> None:
-    found = gate_band(of_gate([0.9, 0.8, 0.2, 0.1], [True, True, False, False]))
-    assert found.low == 0.8
-    assert found.high == np.nextafter(0.2, 1)
-    assert (found.images, found.share, found.decided) == (0, 0.0, 4)
-    assert (found.missed, found.false_alarms) == (0, 0)
-    assert found.sensitivity == found.specificity == 1.0
+    band = gate_band(of_gate([0.9, 0.8, 0.2, 0.1], [True, True, False, False]))
+    assert band.low == 0.8
+    assert band.high == np.nextafter(0.2, 1)
+    assert (band.images, band.share, band.decided) == (0, 0.0, 4)
+    assert (band.missed, band.false_alarms) == (0, 0)
+    assert band.sensitivity == band.specificity == 1.0
 
 
 def test_without_a_band_the_middle_decides() -> None:
-    found = gate_band(of_gate([0.4, *[0.8] * 19, 0.7, *[0.2] * 19], [True] * 20 + [False] * 20))
-    assert (found.low, found.high) == (0.8, np.nextafter(0.2, 1))
-    assert (found.images, found.missed, found.false_alarms) == (0, 1, 1)
+    band = gate_band(of_gate([0.4, *[0.8] * 19, 0.7, *[0.2] * 19], [True] * 20 + [False] * 20))
+    assert (band.low, band.high) == (0.8, np.nextafter(0.2, 1))
+    assert (band.images, band.missed, band.false_alarms) == (0, 1, 1)
 
 
 @pytest.mark.parametrize("kind", [True, False])
 def test_one_kind_of_image_has_neither_band_nor_auc(kind: bool) -> None:
     tables = of_gate([0.1, 0.6, 0.9], [kind] * 3)
-    found = gate_numbers(tables, Rule(0.5, 0.5, 0.5, 0))
-    assert found.auc is found.band.low is found.band.share is None
-    assert found.band.images == 0
-    assert found.accuracy == pytest.approx(2 / 3 if kind else 1 / 3)
+    numbers = gate_numbers(tables, Rule(0.5, 0.5, 0.5, 0))
+    assert numbers.auc is numbers.band.low is numbers.band.share is None
+    assert numbers.band.images == 0
+    assert numbers.accuracy == pytest.approx(2 / 3 if kind else 1 / 3)
 
 
 def test_a_constant_gate_is_inconclusive_everywhere() -> None:
-    found = gate_numbers(of_gate([0.5] * 4, [True, False, False, False]), Rule(0.5, 0.5, 0.5, 0))
-    assert found.auc == 0.5
-    assert (found.sensitivity, found.specificity, found.precision) == (1.0, 0.0, 0.25)
-    assert (found.band.images, found.band.share, found.band.decided) == (4, 1.0, 0)
-    assert found.band.sensitivity is found.band.specificity is None
-    assert found.ece == found.brier == pytest.approx(0.25)  # half against a quarter; (3 * 0.5² + 0.5²) / 4
+    numbers = gate_numbers(of_gate([0.5] * 4, [True, False, False, False]), Rule(0.5, 0.5, 0.5, 0))
+    assert numbers.auc == 0.5
+    assert (numbers.sensitivity, numbers.specificity, numbers.precision) == (1.0, 0.0, 0.25)
+    assert (numbers.band.images, numbers.band.share, numbers.band.decided) == (4, 1.0, 0)
+    assert numbers.band.sensitivity is numbers.band.specificity is None
+    assert numbers.ece == numbers.brier == pytest.approx(0.25)  # half against a quarter; (3 * 0.5² + 0.5²) / 4
 
 
 def test_calibration_by_hand() -> None:
@@ -112,9 +112,9 @@ def test_calibration_by_hand() -> None:
     assert predicted == pytest.approx([0.0, 0.2, 0.9])
     assert observed == pytest.approx([0.1, 0.2, 0.8])
     assert images.tolist() == [10, 5, 5]
-    found = gate_numbers(tables, Rule(0.5, 0.5, 0.5, 0))
-    assert found.ece == pytest.approx((10 * 0.1 + 5 * 0.0 + 5 * 0.1) / 20)
-    assert found.brier == pytest.approx((1 + (0.8**2 + 4 * 0.2**2) + (4 * 0.1**2 + 0.9**2)) / 20)
+    numbers = gate_numbers(tables, Rule(0.5, 0.5, 0.5, 0))
+    assert numbers.ece == pytest.approx((10 * 0.1 + 5 * 0.0 + 5 * 0.1) / 20)
+    assert numbers.brier == pytest.approx((1 + (0.8**2 + 4 * 0.2**2) + (4 * 0.1**2 + 0.9**2)) / 20)
 
 
 def test_bins_of_different_probabilities_hold_equally_many() -> None:
@@ -137,16 +137,16 @@ def test_bins_of_different_probabilities_hold_equally_many() -> None:
     ],
 )
 def test_quantiles(values: list[int], parts: int, least: int, expected: list[list[int]]) -> None:
-    found = quantile_groups(np.array(values), parts, least)
-    assert [np.array(values)[part].tolist() for part in found] == expected
+    groups = quantile_groups(np.array(values), parts, least)
+    assert [np.array(values)[part].tolist() for part in groups] == expected
 
 
 def test_numbers_survive_json() -> None:
     tables, _, truths = random_problem(3, images=200)
-    found = gate_numbers(tables, RULE)
-    assert GateNumbers.model_validate_json(found.model_dump_json()) == found
+    numbers = gate_numbers(tables, RULE)
+    assert GateNumbers.model_validate_json(numbers.model_dump_json()) == numbers
     positive = truths.any(axis=(1, 2))
-    assert found.sensitivity == pytest.approx((tables.gate[positive] >= RULE.gate).mean())
-    assert found.specificity == pytest.approx((tables.gate[~positive] < RULE.gate).mean())
+    assert numbers.sensitivity == pytest.approx((tables.gate[positive] >= RULE.gate).mean())
+    assert numbers.specificity == pytest.approx((tables.gate[~positive] < RULE.gate).mean())
     pairs = tables.gate[positive][:, None] - tables.gate[~positive][None]
-    assert found.auc == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert numbers.auc == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())

@@ -46,23 +46,23 @@ def selected(
 
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_at_least_as_good_as_its_best_member(tmp_path: Path, seed: int) -> None:
-    found = selected(tmp_path, [60, 80, 110], seed)
-    first = found.rounds[0]
-    assert found.score >= found.best_member.score == max(first.scores.values())
-    assert found.score == max(one.score for one in found.rounds)
-    assert len(found.rounds) == TUNE.rounds
-    assert sum(found.weights) == pytest.approx(1)
-    kept = found.counts
-    assert found.weights == pytest.approx([kept[name] / found.cut for name in "uvw"])
-    assert set(found.left_out) == {name for name in "uvw" if not kept[name]}
-    assert set(found.per_fold) == {"0", "1", "2"}
+    selection = selected(tmp_path, [60, 80, 110], seed)
+    first = selection.rounds[0]
+    assert selection.score >= selection.best_member.score == max(first.scores.values())
+    assert selection.score == max(step.score for step in selection.rounds)
+    assert len(selection.rounds) == TUNE.rounds
+    assert sum(selection.weights) == pytest.approx(1)
+    kept = selection.counts
+    assert selection.weights == pytest.approx([kept[name] / selection.cut for name in "uvw"])
+    assert set(selection.left_out) == {name for name in "uvw" if not kept[name]}
+    assert set(selection.per_fold) == {"0", "1", "2"}
 
 
 def test_a_useless_experiment_is_left_out(tmp_path: Path) -> None:
-    found = selected(tmp_path, [50, 4000, 60])
-    assert found.weights[1] == 0
-    assert found.left_out["v"] in ("did not help", "others helped more in every round")
-    assert found.score > found.equal
+    selection = selected(tmp_path, [50, 4000, 60])
+    assert selection.weights[1] == 0
+    assert selection.left_out["v"] in ("did not help", "others helped more in every round")
+    assert selection.score > selection.equal
 
 
 def test_each_weighting_is_counted_once_and_a_killed_selection_resumes(
@@ -70,13 +70,13 @@ def test_each_weighting_is_counted_once_and_a_killed_selection_resumes(
 ) -> None:
     counted, count_maps = [], weighted_tables.count_maps
     monkeypatch.setattr(weighted_tables, "count_maps", lambda *args: counted.append(1) or count_maps(*args))
-    whole = selected(tmp_path, [60, 80])
+    uninterrupted = selected(tmp_path, [60, 80])
     files = sorted(tmp_path.iterdir())
     assert len(counted) == len(files)
     for path in files[::2]:
         path.unlink()
     counted.clear()
-    assert selected(tmp_path, [60, 80]) == whole
+    assert selected(tmp_path, [60, 80]) == uninterrupted
     assert len(counted) == len(files[::2])
 
 
@@ -93,14 +93,14 @@ def test_a_fold_does_not_influence_the_selection_it_is_scored_by(tmp_path: Path,
 
 def test_the_caps_hold(tmp_path: Path) -> None:
     mask = MemberCosts({"u": 1.0, "v": 1.0, "w": 1.0}, 2, cap=2)
-    found = selected(tmp_path / "networks", [60, 80, 70], kernel=KernelEstimate(ROOMY.gate, mask, 100, 9.0))
-    assert sorted(found.weights) == [0, 0, 1]
-    assert set(found.left_out.values()) == {"over the cap of 2 mask networks"}
+    selection = selected(tmp_path / "networks", [60, 80, 70], kernel=KernelEstimate(ROOMY.gate, mask, 100, 9.0))
+    assert sorted(selection.weights) == [0, 0, 1]
+    assert set(selection.left_out.values()) == {"over the cap of 2 mask networks"}
     dear = MemberCosts({"u": 100.0, "v": 1.0, "w": 1.0}, 2)
     hours = KernelEstimate(ROOMY.gate, dear, 100, 0.3)
-    found = selected(tmp_path / "hours", [60, 80, 70], kernel=hours)
-    assert found.weights[0] == 0
-    assert found.left_out["u"] == "over 0.3 hours"
+    selection = selected(tmp_path / "hours", [60, 80, 70], kernel=hours)
+    assert selection.weights[0] == 0
+    assert selection.left_out["u"] == "over 0.3 hours"
     with pytest.raises(GatemaskError, match="No experiment can be shipped") as raised:
         selected(
             tmp_path / "none", [60, 80], kernel=KernelEstimate(ROOMY.gate, MemberCosts(dear.seconds, 2, 1), 100, 9.0)
@@ -114,16 +114,16 @@ def test_informative_gates_are_taken(tmp_path: Path) -> None:
     right = {i: float(np.clip(0.3 + 0.4 * problem.truth[i].any() + rng.normal(0, 0.1), 0, 1)) for i in IDS}
     predictions = problem.predictions(gates=[problem.gate, right]).gated([1.0, 1.0])
     weighted, masks = WeightedTables(predictions, tmp_path, "a"), [0.5, 0.5]
-    found = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, {})
-    assert found.best_member.name == "h"
-    assert found.weights[1] > found.weights[0]
-    assert found.score >= found.best_member.score
+    selection = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, {})
+    assert selection.best_member.name == "h"
+    assert selection.weights[1] > selection.weights[0]
+    assert selection.score >= selection.best_member.score
     # Where the other folds chose other masks, the gates in front of them are chosen and scored by those.
     others = {fold: [1.0, 0.0] for fold in range(FOLDS)}
     apart = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "uv", masks, others)
     alone = select_gates(predictions, weighted, "mean_dice", TUNE, ROOMY, "gh", "u", [1.0, 0.0], {})
     assert (apart.nested, apart.per_fold) == (alone.nested, alone.per_fold)
-    assert apart.rounds == found.rounds
+    assert apart.rounds == selection.rounds
 
 
 # --- as `gatemask oof-tune` does it ----------------------------------------------------------------------
@@ -173,10 +173,10 @@ def tuned(project: Project, *settings: str) -> TunedResult:
 def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
     result = tuned(project, *GREEDY)
     for kind, poor in (("mask", "poor"), ("gate", "gate_poor")):
-        found = result.selection.of(kind)
-        assert found is not None
-        assert found.score >= found.best_member.score
-        assert poor in found.left_out
+        selection = result.selection.of(kind)
+        assert selection is not None
+        assert selection.score >= selection.best_member.score
+        assert poor in selection.left_out
     made = result.selection.made()
     assert (result.weights, result.gate_weights) == (made["mask"].weights, made["gate"].weights)
     tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load_rule(project.tuned / "rule.yaml")
@@ -193,8 +193,8 @@ def test_no_fold_influences_the_selection_of_its_headline_score(project: Project
     result = tuned(project, *GREEDY)
     comp = load_competition(project.experiments, quick=True)
     given = load_ensemble(project.experiments, quick=True, overrides=EXPERIMENTS)
-    whole = Tables.load(project.tuned / "tables.npz")
-    fold_of = dict(zip(whole.ids.tolist(), whole.folds.tolist(), strict=True))
+    tables = Tables.load(project.tuned / "tables.npz")
+    fold_of = dict(zip(tables.ids.tolist(), tables.folds.tolist(), strict=True))
     for fold in ("0", "1"):
         masks, gates = (result.selection.made()[kind].per_fold[fold] for kind in ("mask", "gate"))
         part = given.gate.model_copy(update={"weights": gates})
@@ -232,16 +232,16 @@ def test_tiles_too(
     chosen = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[good,fair,poor]"]
     both = [*chosen, "gate.weights=greedy", "mask.weights=greedy", "tune.trials=3", "tune.optima=2", "tune.rounds=4"]
     result = tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=both))
-    for found in result.selection.made().values():
-        assert found.score >= found.best_member.score
+    for selection in result.selection.made().values():
+        assert selection.score >= selection.best_member.score
     assert result.weights[2] < max(result.weights)
 
 
 def test_one_experiment_is_taken_in_one_round(project: Project) -> None:
     result = tuned(project, "mask.experiments=[unet_b0]", "mask.weights=greedy")
-    found = result.selection.mask
-    assert (len(found.rounds), found.cut, found.weights) == (1, 1, [1.0])
-    assert found.nested == pytest.approx(found.score)
+    selection = result.selection.mask
+    assert (len(selection.rounds), selection.cut, selection.weights) == (1, 1, [1.0])
+    assert selection.nested == pytest.approx(selection.score)
 
 
 def test_comparison_uses_selected_weights(project: Project) -> None:
@@ -250,14 +250,14 @@ def test_comparison_uses_selected_weights(project: Project) -> None:
     ensemble = load_ensemble(project.experiments, quick=True, overrides=[*usual, *GREEDY])
     assert with_selected_weights(project, comp, ensemble) == ensemble, "nothing was selected yet"
     result = tuned(project, *GREEDY)
-    found = with_selected_weights(project, comp, ensemble)
-    assert found.gate.weights == result.gate_weights
-    assert found.mask.weights == result.weights
+    selection = with_selected_weights(project, comp, ensemble)
+    assert selection.gate.weights == result.gate_weights
+    assert selection.mask.weights == result.weights
 
 
 def test_gates_average_as_one_by_one() -> None:
     gates = [{"a": 0.1, "b": 0.7}, {"a": 0.4, "b": 0.2}, {"a": 0.9, "b": 0.3}]
     shares = [2, 0, 1]
-    found = average_gates(gates, shares, ["a", "b"])
-    assert found == pytest.approx({i: np.average([gate[i] for gate in gates], weights=shares) for i in ("a", "b")})
+    selection = average_gates(gates, shares, ["a", "b"])
+    assert selection == pytest.approx({i: np.average([gate[i] for gate in gates], weights=shares) for i in ("a", "b")})
     assert average_gates([], [], ["a"]) == {"a": 1.0}

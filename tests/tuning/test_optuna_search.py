@@ -28,11 +28,11 @@ from tests.tuning.problems import noisy, tied
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_the_search_beats_hand_set_rules_and_repeats_itself(sampler: str, tmp_path: Path) -> None:
     tables = noisy(0, 300)
-    found = search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1, journal=tmp_path / "study.log")
-    assert len(found.values) == 60
-    assert found.best == max(found.values)
-    assert score(tables, found.rule) >= found.best > score(tables, Rule(0.6, 0.75, 0.4, 200))
-    assert search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1).rule == found.rule
+    search = search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1, journal=tmp_path / "study.log")
+    assert len(search.values) == 60
+    assert search.best == max(search.values)
+    assert score(tables, search.rule) >= search.best > score(tables, Rule(0.6, 0.75, 0.4, 200))
+    assert search_with_optuna(tables, "mean_dice", sampler=sampler, trials=60, seed=1).rule == search.rule
 
 
 def test_a_study_resumes(tmp_path: Path) -> None:
@@ -63,16 +63,16 @@ def test_a_killed_study_resumes(tmp_path: Path) -> None:
     started.send_signal(signal.SIGKILL)
     started.wait()
     before = len(optuna.load_study(study_name="rule", storage=JournalStorage(JournalFileBackend(str(journal)))).trials)
-    found = search_with_optuna(noisy(0, 300), "mean_dice", trials=before + 5, journal=journal)
-    assert len(found.values) == before + 5
+    search = search_with_optuna(noisy(0, 300), "mean_dice", trials=before + 5, journal=journal)
+    assert len(search.values) == before + 5
     assert before >= 20
 
 
 def test_the_search_can_start_from_the_exact_optimum(tmp_path: Path) -> None:
     tables = noisy(3, 300)
     rule, best = exact.search(tables, "mean_dice")
-    found = search_with_optuna(tables, "mean_dice", trials=5, start=[rule])
-    assert found.values[0] == pytest.approx(best, abs=2e-3)
+    search = search_with_optuna(tables, "mean_dice", trials=5, start=[rule])
+    assert search.values[0] == pytest.approx(best, abs=2e-3)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -137,5 +137,5 @@ def test_weightings_are_shares_and_repeat_themselves() -> None:
     assert listed[4:] != weightings(3, 20, seed=6)[4:]
     assert listed[:10] == weightings(3, 10, seed=5), "more of them begin with the same ones"
     assert np.sum(listed, axis=1) == pytest.approx(np.ones(20))
-    assert len({tuple(one) for one in listed}) == 20
+    assert len({tuple(weights) for weights in listed}) == 20
     assert np.mean(listed[4:], axis=0) == pytest.approx([1 / 3] * 3, abs=0.06), "spread evenly"
