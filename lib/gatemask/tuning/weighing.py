@@ -118,7 +118,7 @@ def count_for_held_out_folds(
     counted = [(members.weights, images)]
     by_fold = {}
     for fold, (weights, gate_weights) in members.by_held_out_fold().items():
-        same = next((images for known, images in counted if known == weights), None)
+        same = next((shared for other, shared in counted if other == weights), None)
         if same is None:
             same = count_for_tuning(weighted, weights, members.gate_weights, levels)
             counted.append((weights, same))
