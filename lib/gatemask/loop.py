@@ -65,9 +65,10 @@ def run_loop(
 
 
 def _load_experiments(project: Project, ensemble: Ensemble, overrides: list[str]) -> list[Experiment]:
-    tasks = dict.fromkeys(ensemble.gate.experiments, "gate") | dict.fromkeys(ensemble.mask.experiments, "mask")
+    tasks = [(name, "gate") for name in ensemble.gate.experiments]
+    tasks += [(name, "mask") for name in ensemble.mask.experiments]
     experiments = []
-    for name, task in tasks.items():
+    for name, task in tasks:
         path = project.experiments / f"{name}.yaml"
         exp = load_experiment(path, quick=project.quick, overrides=overrides)
         if exp.task != task or exp.name != name:
