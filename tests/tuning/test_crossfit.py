@@ -31,6 +31,7 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
     return total(np.concatenate([worth for worth, _ in parts]), np.concatenate([weight for _, weight in parts]))
 
 
+@pytest.mark.integration
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     tables = noisy(13, 5000)
     candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})

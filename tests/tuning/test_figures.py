@@ -152,6 +152,7 @@ def tables_of_kind(kind: str) -> Tables:
     }[kind]
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("kind", "metric"),
