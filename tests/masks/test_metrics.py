@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from gatemask.masks.metrics import METRICS, dice, dice_of_masks, total
+from gatemask.masks.metrics import METRICS, dice_of_masks, dice_score, total
 
 
 def by_sets(truth: np.ndarray, mask: np.ndarray) -> float:
@@ -46,7 +46,7 @@ def plainly(metric: str, truths: np.ndarray, masks: np.ndarray) -> float:
 
 def test_empty_images_score_one_or_zero() -> None:
     area, truth = np.array([[0.0], [4], [0]]), np.array([[0.0], [0], [9]])
-    assert dice(np.zeros((3, 1)), area, truth)[:, 0].tolist() == [1, 0, 0]
+    assert dice_score(np.zeros((3, 1)), area, truth)[:, 0].tolist() == [1, 0, 0]
     for metric in ("mean_dice", "mean_iou", "mean_precision"):
         assert total(*METRICS[metric](np.zeros((3, 1)), area, truth)) == pytest.approx(1 / 3)
 

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from gatemask.builders.tensor import Tensor
-from gatemask.masks.metrics import dice
+from gatemask.masks.metrics import dice_score
 from gatemask.masks.rule import LEVELS
 
 
@@ -43,7 +43,7 @@ class BestThresholdDice(keras.metrics.Metric):
         weight = ops.cast(weight, "float32")
         if self.positives_only:
             weight = weight * ops.cast(truth_area[:, 0] > 0, "float32")
-        scores = dice(intersection, area, truth_area)
+        scores = dice_score(intersection, area, truth_area)
         self.sums.assign(self.sums + ops.sum(scores * weight[:, None], axis=0))
         self.count.assign(self.count + ops.sum(weight))
 

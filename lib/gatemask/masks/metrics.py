@@ -18,7 +18,7 @@ Worths = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes)
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], Worths]
 
 
-def dice(intersection: Any, area: Any, truth: Any) -> Any:
+def dice_score(intersection: Any, area: Any, truth: Any) -> Any:
     """Return the Dice score from pixel counts: 2 |truth and mask| / (|truth| + |mask|), and 1 where both are empty.
 
     Args:
@@ -29,7 +29,7 @@ def dice(intersection: Any, area: Any, truth: Any) -> Any:
     Returns:
         Scores in [0, 1]. Plain arithmetic, so numpy arrays and tensors of any backend are accepted.
 
-    >>> dice(np.array([2.0, 0.0]), np.array([4.0, 0.0]), np.array([4.0, 0.0])).tolist()
+    >>> dice_score(np.array([2.0, 0.0]), np.array([4.0, 0.0]), np.array([4.0, 0.0])).tolist()
     [0.5, 1.0]
     """
     total = area + truth
@@ -47,7 +47,7 @@ def dice_of_masks(truth: np.ndarray, mask: np.ndarray) -> float:
     >>> dice_of_masks(np.array([[True, True, False]]), np.array([[False, True, True]]))
     0.5
     """
-    return float(dice(float((truth & mask).sum()), float(mask.sum()), float(truth.sum())))
+    return float(dice_score(float((truth & mask).sum()), float(mask.sum()), float(truth.sum())))
 
 
 def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
@@ -56,7 +56,7 @@ def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> 
     >>> mean_dice(np.array([0.0, 3.0]), np.array([0.0, 3.0]), np.array([0.0, 9.0]))[0].tolist()
     [1.0, 0.5]
     """
-    scores = dice(intersection, area, truth)
+    scores = dice_score(intersection, area, truth)
     return scores, np.ones_like(scores)
 
 
@@ -67,7 +67,7 @@ def dice_positives(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray
     [0.0, 1.0]
     """
     positive = (truth > 0).astype(float)
-    return positive * dice(intersection, area, truth), positive
+    return positive * dice_score(intersection, area, truth), positive
 
 
 def global_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:

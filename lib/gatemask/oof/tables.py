@@ -19,7 +19,7 @@ from gatemask.console import progress
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.metrics import METRICS, dice, total
+from gatemask.masks.metrics import METRICS, dice_score, total
 from gatemask.masks.rule import LEVELS, Rule, average_maps, level, resize_map
 from gatemask.oof.store import MapReader
 from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
@@ -324,7 +324,7 @@ def dice_per_image(scorable: Scorable, rule: Rule) -> np.ndarray:
     >>> dice_per_image(tables, Rule(0.5, 0.5, 0.5, 1)).tolist()
     [[1.0]]
     """
-    scores: np.ndarray = dice(*scorable.counts(rule), scorable.truth)
+    scores: np.ndarray = dice_score(*scorable.counts(rule), scorable.truth)
     return scores
 
 

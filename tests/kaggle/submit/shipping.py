@@ -172,7 +172,7 @@ class Desk:
 
     def stored(self) -> dict[str, Any]:
         """Return the content of the only record."""
-        (path,) = submission_records.records_folder(self.project).glob("*.json")
+        (path,) = submission_records.submissions_folder(self.project).glob("*.json")
         content: dict[str, Any] = read_json(path)
         return content
 
@@ -209,6 +209,6 @@ def real_submission(cloud: Cloud, project: Project) -> dict[str, Any]:
         return submit.submit_package(project, comp, options).as_dict()
     except GatemaskError as error:
         logs = "\n".join(
-            p.read_text(errors="replace")[-3000:] for p in submission_records.records_folder(project).glob("*.log")
+            p.read_text(errors="replace")[-3000:] for p in submission_records.submissions_folder(project).glob("*.log")
         )
         raise AssertionError(f"{error}\n{logs}") from error

@@ -160,7 +160,7 @@ def test_scores_are_updated_from_kaggle(desk: Desk) -> None:
     (record,) = store(desk.project, [(0.8, 0.7, None)])
     put_on_kaggle(desk, record, 0.71, 0.69)
     desk.leaderboard()
-    stored = read_json(submission_records.records_folder(desk.project) / f"{record.id}.json")
+    stored = read_json(submission_records.submissions_folder(desk.project) / f"{record.id}.json")
     assert (stored["public"], stored["private"], stored["submission"]) == (0.71, 0.69, 1)
 
 

@@ -106,7 +106,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     again = desk.submit()
     assert again == {**result, "current": True}
     assert desk.cloud.methods()[asked_before:] == ["ListSubmissions"]
-    assert submission_records.log_path(desk.project, desk.record).read_text().endswith("here is a kernel\n")
+    assert submission_records.submission_log_path(desk.project, desk.record).read_text().endswith("here is a kernel\n")
 
 
 def test_the_packaged_kernel_is_not_changed(desk: Desk) -> None:
@@ -340,7 +340,7 @@ def test_the_number_of_a_version_is_found_after_a_lost_answer(desk: Desk) -> Non
     for local in (0.6, 0.7):
         ship(desk.project, local=local)
         desk.submit()
-    shutil.rmtree(submission_records.records_folder(desk.project))  # no record of earlier versions is left
+    shutil.rmtree(submission_records.submissions_folder(desk.project))  # no record of earlier versions is left
     for local in (0.75, 0.76, 0.77):
         ship(desk.project, local=local)
         desk.cloud.daily += 1
@@ -441,7 +441,7 @@ def test_a_failed_kernel_is_reported_with_the_end_of_its_log(desk: Desk) -> None
     assert "exited with code 3" in str(error)
     assert f"{KERNEL}, version 1" in str(error)
     assert desk.record.state == "failed"
-    assert "no such layer" in submission_records.log_path(desk.project, desk.record).read_text()
+    assert "no such layer" in submission_records.submission_log_path(desk.project, desk.record).read_text()
     assert not desk.descriptions()
     del desk.cloud.variables["CRASH"]
     desk.finishes(versions=2)

@@ -238,7 +238,7 @@ def test_push_with_a_wrong_answer_is_looked_up(world: World, fault: Fault, after
     if after:
         assert world.push().pushed[0].state == "pushed"
         completes(world)
-        assert kernel_records.log_path(world.project, world.kernel).exists(), (
+        assert kernel_records.kernel_log_path(world.project, world.kernel).exists(), (
             "though its version's number went with the answer"
         )
     else:
@@ -452,7 +452,7 @@ def test_crash_during_a_campaign(world: World) -> None:
     world.machine.sessions = [FakeSession(crash="the weights are of another shape")]
     result = world.campaign(TPU, folds=[0])
     assert world.kernel.last.outcome == "failed"
-    log = kernel_records.records_folder(world.project) / f"{world.kernel.slug}.v1.log"
+    log = kernel_records.kernels_folder(world.project) / f"{world.kernel.slug}.v1.log"
     assert "the weights are of another shape" in log.read_text()
     error = refusal(campaign.require_all_folds, result)
     assert "unet_b0/0: RuntimeError: the weights are of another shape" in str(error)
@@ -512,7 +512,7 @@ def test_session_without_any_output(world: World, log: str) -> None:
     if log:
         assert "MemoryError: no room for it" in str(error)
         assert (
-            "MemoryError" in (kernel_records.records_folder(world.project) / f"{world.kernel.slug}.v2.log").read_text()
+            "MemoryError" in (kernel_records.kernels_folder(world.project) / f"{world.kernel.slug}.v2.log").read_text()
         )
     assert world.campaign().sessions == 1
     assert world.done() == [0]

@@ -48,7 +48,7 @@ def compare_with_leaderboard(project: Project, comp: Competition) -> Leaderboard
     if not records:
         raise GatemaskError(
             "Nothing was submitted yet.",
-            where=submission_records.records_folder(project),
+            where=submission_records.submissions_folder(project),
             do=f"Run gatemask submit {project.comp}.",
         )
     ranks = {name: _ranks([_score(record, name) for record in records]) for name in SCORES}

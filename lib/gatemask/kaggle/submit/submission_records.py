@@ -21,16 +21,16 @@ from gatemask.project import Project
 from gatemask.results.submission import SubmissionRecord
 
 
-def records_folder(project: Project) -> Path:
+def submissions_folder(project: Project) -> Path:
     return project.runs / "submissions"
 
 
 def record_path(project: Project, record: SubmissionRecord) -> Path:
-    return records_folder(project) / f"{record.id}.json"
+    return submissions_folder(project) / f"{record.id}.json"
 
 
-def log_path(project: Project, record: SubmissionRecord) -> Path:
-    return records_folder(project) / f"{record.id}.log"
+def submission_log_path(project: Project, record: SubmissionRecord) -> Path:
+    return submissions_folder(project) / f"{record.id}.log"
 
 
 def save_record(project: Project, record: SubmissionRecord) -> None:
@@ -41,7 +41,7 @@ def save_record(project: Project, record: SubmissionRecord) -> None:
 def load_records(project: Project) -> list[SubmissionRecord]:
     """Return all records, oldest first."""
     # Names that begin with a dot are temporary files of a killed command.
-    paths = records_folder(project).glob("[!.]*.json")
+    paths = submissions_folder(project).glob("[!.]*.json")
     records = [SubmissionRecord.model_validate(read_json(path)) for path in paths]
     return sorted(records, key=lambda record: (record.at, record.id))
 

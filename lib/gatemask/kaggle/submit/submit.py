@@ -323,7 +323,7 @@ class Submitter:
         if not from_this_push and record.asked < attempts:  # from an earlier version, or not there yet
             self._save("running", asked=record.asked + 1)
             return
-        write_text(submission_records.log_path(self.project, record), log)
+        write_text(submission_records.submission_log_path(self.project, record), log)
         if not completed or not has_report:
             raise self._fail(self._kernel_failure(status, log))
         if report is None or fault:
@@ -344,7 +344,7 @@ class Submitter:
         lines = [line for line in log.splitlines() if line.strip()]
         received = [f"no {REPORT}" if completed else status.message or status.word]
         received += ["last lines of its log: " + " | ".join(lines[-3:])[-500:]] if lines else []
-        log_path = submission_records.log_path(self.project, self.record)
+        log_path = submission_records.submission_log_path(self.project, self.record)
         return KaggleError(
             f"The kernel completed, but did not write {REPORT}." if completed else "The kernel failed on Kaggle.",
             kind="kernel",

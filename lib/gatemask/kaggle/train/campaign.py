@@ -128,7 +128,7 @@ class _Campaign:
             if not todo or slots < 1:
                 continue
             owner = account.owner(self.comp)
-            for kernel in dispatch.assign_folds(self.kernels, self.project.label, owner, exp, todo, slots):
+            for kernel in dispatch.assign_to_kernels(self.kernels, self.project.label, owner, exp, todo, slots):
                 if not self._push(exp, kernel, dispatcher):
                     break
 

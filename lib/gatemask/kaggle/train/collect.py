@@ -21,7 +21,7 @@ from gatemask.files import read_json, set_aside, sha256, write_json, write_text
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS
-from gatemask.kaggle.train.kernel_records import TrainingKernel, log_path, records_folder, save_kernel
+from gatemask.kaggle.train.kernel_records import TrainingKernel, kernel_log_path, kernels_folder, save_kernel
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
 
@@ -35,7 +35,7 @@ def collect_output(project: Project, kernel: TrainingKernel) -> bool:
     Raises:
         GatemaskError: The files cannot be fetched whole. Kaggle keeps its copy, to be fetched again.
     """
-    push, folder = kernel.last, records_folder(project) / f"{kernel.slug}.fetched"
+    push, folder = kernel.last, kernels_folder(project) / f"{kernel.slug}.fetched"
     shown = _fetch(kernel, folder)
     account = shown if shown and shown.push == push.id else None
     # A completed session left an account. Where an earlier version's is shown, this one's may follow; and a kernel that
@@ -46,7 +46,7 @@ def collect_output(project: Project, kernel: TrainingKernel) -> bool:
         save_kernel(project, kernel)
         return False
     log = _log(kernel, folder)
-    write_text(log_path(project, kernel), log)
+    write_text(kernel_log_path(project, kernel), log)
     if account is None:
         reasons = [push.message, _end_of_log(log)]  # Kaggle's reason, such as an exit code, and the kernel's own
         push.outcome, push.message = "lost", " ".join(reason for reason in reasons if reason)

@@ -18,7 +18,13 @@ from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import dispatch
 from gatemask.kaggle.train.collect import collect_output
 from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
-from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels, log_path, records_folder, save_kernel
+from gatemask.kaggle.train.kernel_records import (
+    TrainingKernel,
+    kernel_log_path,
+    kernels_folder,
+    load_kernels,
+    save_kernel,
+)
 from gatemask.project import Project
 from gatemask.results.kaggle_training import FetchReport, KernelEntry, PushReport, StatusReport
 
@@ -90,7 +96,7 @@ def _push_folds(
         )
     owner = account.owner(comp)
     dispatcher = Dispatcher(project, comp, opts)
-    assigned = dispatch.assign_folds(kernels, project.label, owner, exp, folds, slots)
+    assigned = dispatch.assign_to_kernels(kernels, project.label, owner, exp, folds, slots)
     pushed = [dispatcher.push(exp, kernel, kernels) for kernel in assigned]
     if waiting := sorted(set(folds) - {fold for kernel in pushed for fold in kernel.folds}):
         say(f"{exp.name}: folds {_joined(waiting)} must wait, since no more kernels run at once; push again later")
@@ -212,9 +218,9 @@ def latest_log(project: Project, experiment: str | None, follow: bool) -> Iterat
     """
     kernels = _pushed_kernels(project, experiment)
     if not kernels:
-        raise GatemaskError("Nothing was pushed yet.", where=records_folder(project), do="Run gatemask push first.")
+        raise GatemaskError("Nothing was pushed yet.", where=kernels_folder(project), do="Run gatemask push first.")
     kernel = next((kernel for kernel in reversed(kernels) if kernel.active), kernels[-1])
-    log = log_path(project, kernel)
+    log = kernel_log_path(project, kernel)
     if kernel.active:
         say(f"{kernel.ref}, version {kernel.last.version}")
         yield from api.follow_log(kernel.ref) if follow else api.kernel_log(kernel.ref).splitlines()

@@ -82,7 +82,7 @@ def free_slots(kernels: Sequence[TrainingKernel], wanted: Machine) -> int:
     return wanted.at_once - sum(kernel.active and MACHINES[kernel.machine].kind == wanted.kind for kernel in kernels)
 
 
-def assign_folds(
+def assign_to_kernels(
     kernels: Sequence[TrainingKernel], label: str, owner: str, exp: Experiment, folds: Sequence[int], slots: int
 ) -> list[TrainingKernel]:
     """Distribute folds over kernels: each returns to the kernel that began it; new kernels share the others.

@@ -128,20 +128,20 @@ class TrainingKernel:
         )
 
 
-def records_folder(project: Project) -> Path:
+def kernels_folder(project: Project) -> Path:
     """Return the folder of all kernel records of a competition."""
     return project.runs / "kaggle"
 
 
 def save_kernel(project: Project, kernel: TrainingKernel) -> None:
     """Write a kernel's record."""
-    write_json(records_folder(project) / f"{kernel.slug}.json", asdict(kernel))
+    write_json(kernels_folder(project) / f"{kernel.slug}.json", asdict(kernel))
 
 
 def load_kernels(project: Project) -> list[TrainingKernel]:
     """Return all kernels of the competition, ordered by their last pushes."""
     # A leading dot marks a file that a killed command was writing.
-    kernels = [_kernel(read_json(path)) for path in sorted(records_folder(project).glob("[!.]*.json"))]
+    kernels = [_kernel(read_json(path)) for path in sorted(kernels_folder(project).glob("[!.]*.json"))]
     return sorted(kernels, key=lambda kernel: kernel.last.at if kernel.pushes else "")
 
 
@@ -149,9 +149,9 @@ def _kernel(record: Mapping[str, Any]) -> TrainingKernel:
     return TrainingKernel(**{**record, "pushes": [Push(**push) for push in record["pushes"]]})
 
 
-def log_path(project: Project, kernel: TrainingKernel) -> Path:
+def kernel_log_path(project: Project, kernel: TrainingKernel) -> Path:
     """Return the path of the log of a kernel's last push."""
-    return records_folder(project) / f"{kernel.slug}.v{kernel.last.version or kernel.last.id}.log"
+    return kernels_folder(project) / f"{kernel.slug}.v{kernel.last.version or kernel.last.id}.log"
 
 
 def furthest_kernel(kernels: Sequence[TrainingKernel], experiment: str, fold: int) -> TrainingKernel | None:
