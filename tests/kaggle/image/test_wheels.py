@@ -5,10 +5,13 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from gatemask.files import sha256
 from gatemask.kaggle.image import wheels
 
 
+@pytest.mark.integration
 def test_own_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
     wheel, same_wheel = (wheels.build_own(tmp_path / name) for name in "ab")
     assert wheel.name.endswith("-py3-none-any.whl")
