@@ -151,15 +151,15 @@ def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path:
     assert "tuned on other predictions" in stale.stderr
     tuned = gatemask("oof-tune", "phantom", "--quick", "--json", root=root)
     assert tuned.returncode == 0, tuned.stderr
-    assert json.loads(tuned.stdout).get("current") is None, "new predictions, new rule"
+    assert json.loads(tuned.stdout)["current"] is False, "new predictions, new rule"
 
 
 @pytest.mark.parametrize(
     ("damage", "command", "words"),
     [
         ("unet_b0/fold1/result.json", ["oof-tune"], ["no out-of-fold predictions", "unet_b0", "fold1"]),
-        ("tuned/result.json", ["ensemble"], ["no tuned rule", "gatemask oof-tune phantom"]),
-        ("tuned/result.json", ["report"], ["no tuned rule"]),
+        ("tuned/result.json", ["ensemble"], ["No rule has been tuned", "gatemask oof-tune phantom"]),
+        ("tuned/result.json", ["report"], ["No rule has been tuned"]),
         ("ensemble/result.json", ["package"], ["No ensemble", "gatemask ensemble phantom"]),
     ],
 )
