@@ -55,7 +55,7 @@ def store(
             package=f"package{number}",
             competition=COMPETITION,
             description=f"gatemask {number:012x}: local {local}",
-            date=date,
+            at=date,
             local=local,
             public=public,
             private=private,
