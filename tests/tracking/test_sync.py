@@ -249,7 +249,7 @@ def test_a_damaged_run_is_named_and_the_others_are_uploaded(project: Project, se
         ("metrics.jsonl", "{", "Expecting"),
         ("metrics.jsonl", '{"loss": 1}', "epoch"),
         ("metrics.jsonl", '{"epoch": 1}\n{"epoch": 1}', "not in order"),
-        ("result.json", "{", "cannot be read"),
+        ("result.json", "{", "Not valid JSON"),
         ("result.json", None, "neither"),
         ("config.yaml", "name: e", "validation error"),
     ],
