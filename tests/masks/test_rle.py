@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -63,6 +64,45 @@ def test_malformed_text_is_rejected_with_its_place(text: str, dialect: Rle, word
     with pytest.raises(GatemaskError, match=words) as caught:
         rle.decode(text, (4, 4), dialect, where="train.csv, row 7, image abc")
     assert "row 7, image abc" in str(caught.value)
+
+
+HUGE = ["-9223372036854775808", "9223372036854775807", "9223372036854775806", "-" + "9" * 30, "9" * 30, str(2**62)]
+
+
+@pytest.mark.parametrize("offsets", ["absolute", "relative"])
+@pytest.mark.parametrize("huge", HUGE)
+def test_numbers_out_of_range_are_rejected_before_any_arithmetic(huge: str, offsets: str) -> None:
+    for position in range(6):
+        words = ["1", "2", "4", "3", "9", "1"]
+        words[position] = huge
+        with pytest.raises(GatemaskError, match=r"past the end|before the image|steps back|without pixels"):
+            rle.decode(" ".join(words), (4, 4), Rle.model_validate({"offsets": offsets, "base": 0}))
+    # Three numbers whose sum wraps around to a valid one.
+    with pytest.raises(GatemaskError):
+        rle.decode("1 2 -9223372036854775808 3 5 1", (1024, 1024), Rle.model_validate({"offsets": offsets}))
+
+
+def test_blanks_of_unicode_separate_numbers() -> None:
+    expected = rle.decode("1 2 6 3", (4, 4))
+    for blank in ("\u00a0", "\u2003", "\u3000", "\u2028", "\x0b", "\x1c", "\x85", " \u00a0\t"):
+        assert (rle.decode(blank.join(["1", "2", "6", "3"]), (4, 4)) == expected).all(), ascii(blank)
+        assert rle.is_empty(blank, Rle())
+
+
+@pytest.mark.parametrize("word", ["1\u200b", "\ufeff1", "１", "²", "1\x00", "\ud800", "-", "--1", "+1", "1_0", "1e3", "0x1"])
+def test_words_that_only_look_like_numbers_are_rejected(word: str) -> None:
+    for text in (f"{word} 2", f"1 {word}", f"1 2 {word} 3"):
+        with pytest.raises(GatemaskError, match="not a whole number"):
+            rle.decode(text, (4, 4))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("0123456789- \t\u00a0x"), max_size=60), DIALECTS)
+def test_any_cell_is_decoded_or_rejected(text: str, dialect: Rle) -> None:
+    with suppress(GatemaskError):
+        starts, lengths = rle.parse(text, (30, 40), dialect)
+        assert lengths.sum() == rle.decode(text, (30, 40), dialect).sum() <= 1200
+        assert (starts[1:] >= (starts + lengths)[:-1]).all()
 
 
 def test_starts_out_of_order_are_sorted_when_absolute() -> None:

@@ -26,7 +26,8 @@ from gatemask.data.readers import list_images, read_image
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 
-RUNS = re.compile(r"\s*[0-9]{1,15}\s+[0-9]{1,15}(\s+[0-9]{1,15}\s+[0-9]{1,15})*\s*")
+# At most ten digits each: their sums cannot overflow, and no image has more pixels.
+RUNS = re.compile(r"\s*[0-9]{1,10}\s+[0-9]{1,10}(\s+[0-9]{1,10}\s+[0-9]{1,10})*\s*")
 SAMPLED_RUNS = 5_000
 SAMPLED_IMAGES = 40
 HIGHEST, LARGEST = 8192, 1 << 28  # pixels of a column, and of an image

@@ -108,29 +108,41 @@ def _gaps_and_lengths(text: str, shape: tuple[int, int], dialect: Rle, where: ob
         received = f"length {numbers[1::2][run]} in run {run + 1}"
         raise _malformed("has a run without pixels", where, received, "lengths of 1 or more")
     size = shape[0] * shape[1]
-    if numbers.max() > size + 1:  # checked first, since sums of huge numbers would overflow
-        raise _malformed("runs past the end of the image", where, numbers.max(), f"{shape[0]} x {shape[1]} = {size}")
+    # Both ends of the range are checked before any arithmetic, since sums of huge numbers would overflow.
+    if numbers.max() > size + 1:
+        received = text.split()[int(numbers.argmax())][:40]  # as it is written: it may exceed int64
+        raise _malformed("runs past the end of the image", where, received, f"{shape[0]} x {shape[1]} = {size}")
+    if numbers.min() < 0:
+        raise _negative_start(numbers[::2], dialect, where)
     if dialect.offsets == "absolute":
         numbers = _as_gaps(numbers, where)
     numbers[0] -= dialect.base
     if numbers[0] < 0:
         received = f"start {numbers[0] + dialect.base}"
         raise _malformed("starts before the image", where, received, f"starts from {dialect.base}")
-    if numbers[::2].min() < 0:
-        run = int(np.argmax(numbers[::2] < 0))
-        raise _malformed("steps back into an earlier run", where, f"offset {numbers[2 * run]} in run {run + 1}", ">= 0")
     if (end := int(numbers.sum())) > size:
         raise _malformed("runs past the end of the image", where, f"pixel {end}", f"{shape[0]} x {shape[1]} = {size}")
     return numbers
 
 
 def _numbers(text: str, where: object) -> np.ndarray:
-    # Checked first, since numpy before 2.3 stops silently at the first word that is not a number.
-    if text.encode().translate(None, b"0123456789 \t\r\n"):
+    """Return the numbers of a cell; those too large for int64 become its largest or smallest value."""
+    # Checked first, since numpy before 2.3 stops silently at the first word that is not a number. Surrogates stand for
+    # bytes that are not UTF-8.
+    if text.encode(errors="surrogatepass").translate(None, b"0123456789 \t\r\n"):
         words = text.split()
         if bad := [word for word in words if not (word.isascii() and word.removeprefix("-").isdigit())]:
             raise _malformed("contains a word that is not a whole number", where, bad[0], "start length start ...")
+        text = " ".join(words)  # Unicode has more blanks than numpy knows
     return np.fromstring(text, np.int64, sep=" ")  # four times as fast as int() on each word
+
+
+def _negative_start(starts: np.ndarray, dialect: Rle, where: object) -> GatemaskError:
+    run = int(np.argmax(starts < 0))
+    if run == 0 or dialect.offsets == "absolute":
+        received = f"start {starts[run]} in run {run + 1}"
+        return _malformed("starts before the image", where, received, f"starts from {dialect.base}")
+    return _malformed("steps back into an earlier run", where, f"offset {starts[run]} in run {run + 1}", ">= 0")
 
 
 def _as_gaps(numbers: np.ndarray, where: object) -> np.ndarray:
