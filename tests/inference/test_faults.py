@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 
 from gatemask.config import Inference
+from gatemask.data import submission_format
 from gatemask.data.phantom import as_dicom
+from gatemask.data.submission_format import SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks, runner
 from gatemask.inference.budget import Budget, TimeSpent
@@ -26,8 +28,6 @@ from gatemask.inference.networks import LoadedMember
 from gatemask.masks import rule as rules
 from gatemask.results.ensemble import ShippedMember
 from gatemask.results.submission import InferenceReport
-from gatemask.submission import file_format
-from gatemask.submission.file_format import SubmissionTable
 from tests.conftest import ROOT
 from tests.inference.fake_networks import (
     COUNT,
@@ -398,7 +398,7 @@ def test_a_disk_full_from_the_start(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(file_format.os, "posix_fallocate", full)
+    monkeypatch.setattr(submission_format.os, "posix_fallocate", full)
     with pytest.raises(GatemaskError, match="Not enough disk space"):
         script(False).main()
     report = rerun(script, kaggle)

@@ -89,7 +89,9 @@ def test_blanks_of_unicode_separate_numbers() -> None:
         assert rle.is_empty(blank, Rle())
 
 
-@pytest.mark.parametrize("word", ["1\u200b", "\ufeff1", "１", "²", "1\x00", "\ud800", "-", "--1", "+1", "1_0", "1e3", "0x1"])
+@pytest.mark.parametrize(
+    "word", ["1\u200b", "\ufeff1", "１", "²", "1\x00", "\ud800", "-", "--1", "+1", "1_0", "1e3", "0x1"]
+)
 def test_words_that_only_look_like_numbers_are_rejected(word: str) -> None:
     for text in (f"{word} 2", f"1 {word}", f"1 2 {word} 3"):
         with pytest.raises(GatemaskError, match="not a whole number"):

@@ -10,11 +10,11 @@ import pytest
 
 from gatemask.config import Competition, SubmissionSettings
 from gatemask.data.labels import Masks
+from gatemask.data.submission_format import Row, SubmissionFormat
 from gatemask.errors import GatemaskError
 from gatemask.results.submission import SubmissionSummary
 from gatemask.submission import check as checks
 from gatemask.submission.check import check_submission, score_submission
-from gatemask.submission.file_format import Row, SubmissionFormat
 from tests.conftest import ROOT, gatemask
 from tests.data.test_manifest import competition
 

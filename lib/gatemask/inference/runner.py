@@ -20,6 +20,7 @@ import numpy as np
 from gatemask.config import Inference
 from gatemask.console import progress, say
 from gatemask.data.readers import list_images
+from gatemask.data.submission_format import SubmissionFormat, SubmissionTable, reserve_disk_space
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.inference import networks
@@ -32,7 +33,6 @@ from gatemask.masks.rule import Rule
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import InferenceReport, MemberTiming
-from gatemask.submission.file_format import SubmissionFormat, SubmissionTable, reserve_disk_space
 
 MARGIN_H = 0.25  # hours before Kaggle's time limit, where no time budget is set
 MAX_UNREADABLE = 0.1  # share of unreadable images above which the images are not to blame

@@ -1,1 +1,1 @@
-"""The submission file: its format and its checks."""
+"""Checks of the submission file."""

@@ -15,13 +15,13 @@ from gatemask.console import progress, say, table
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_test_images
 from gatemask.data.split import read_manifest
+from gatemask.data.submission_format import Row, SubmissionFormat, allow_long_cells
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.masks import rle
 from gatemask.masks.metrics import METRICS, dice_of_masks, total
 from gatemask.project import Project
 from gatemask.results.submission import CheckResult, SubmissionDifference, SubmissionSummary
-from gatemask.submission.file_format import Row, SubmissionFormat, allow_long_cells
 
 LARGE_MB = 100.0  # Kaggle may reject larger files, and takes long to score them
 UNUSUAL_RATIO = 2.0  # between the share of images with a mask in the submission and in training

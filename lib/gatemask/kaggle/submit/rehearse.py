@@ -31,6 +31,7 @@ from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, read_test_images
+from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
 from gatemask.kaggle.image import sandbox
@@ -39,7 +40,6 @@ from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
 from gatemask.stage import Outputs, Stage, Stamp
 from gatemask.submission import check
-from gatemask.submission.file_format import Row, SubmissionFormat, SubmissionTable
 
 TIME_LIMIT_S = 9 * 3600
 MAX_IMAGES = 300  # enough to measure the time per image

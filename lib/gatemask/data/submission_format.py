@@ -1,4 +1,4 @@
-"""Describe, read and write the rows of a submission file."""
+"""Describe, read and write the rows of a submission file, and of the sample submission."""
 
 from __future__ import annotations
 
