@@ -208,12 +208,6 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         readers.read_image(tmp_path / name, 1)
 
 
-def test_apple_double_files_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"x")
-    (tmp_path / "._a.png").write_bytes(b"x")
-    assert [p.name for p in readers.list_images(tmp_path, "*.png")] == ["a.png"]
-
-
 def test_masks_of_instance_numbers_and_with_transparency(tmp_path: Path) -> None:
     instances = np.zeros((8, 8), np.uint16)
     instances[2:4, 2:4], instances[5:7, 5:7] = 1, 200

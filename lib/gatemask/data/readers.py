@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from gatemask.data.listing import list_images
 from gatemask.errors import GatemaskError
 
+__all__ = ["Window", "list_images", "read_image", "read_mask", "read_tags", "resize_image", "resize_mask"]
+
 Window = Literal["full", "file"] | tuple[float, float]
-
-
-def list_images(root: Path, pattern: str) -> Iterator[Path]:
-    """Return the files that match a glob, sorted, without AppleDouble junk (`._name`).
-
-    Args:
-        root: Folder to search.
-        pattern: Glob below it.
-
-    Raises:
-        GatemaskError: The pattern is absolute.
-    """
-    if Path(pattern).is_absolute():
-        raise GatemaskError("A glob of images is absolute.", received=pattern, expected="a path below the raw folder")
-    return (p for p in sorted(root.glob(pattern)) if p.is_file() and not p.name.startswith("._"))
 
 
 def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray:

@@ -1,0 +1,60 @@
+"""Globs of images: linked folders, loops of links, and files that are none of the images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatemask.data.listing import list_images
+from gatemask.errors import GatemaskError
+
+
+def names(root: Path, pattern: str) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in list_images(root, pattern)]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Return a raw folder: images in it, in a subfolder, and in a folder elsewhere that a link leads to."""
+    root, elsewhere = tmp_path / "raw", tmp_path / "disk2"
+    for path in (root / "a.png", root / "s1/b.png", root / "s1/deep/c.png", elsewhere / "d.png", elsewhere / "x/e.png"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (root / "s2").symlink_to(elsewhere, target_is_directory=True)
+    return root
+
+
+def test_linked_subfolders_are_searched(raw: Path) -> None:
+    assert names(raw, "**/*.png") == ["a.png", "s1/b.png", "s1/deep/c.png", "s2/d.png", "s2/x/e.png"]
+    assert names(raw, "*/*.png") == ["s1/b.png", "s2/d.png"]
+    assert names(raw, "s2/**/*.png") == ["s2/d.png", "s2/x/e.png"]
+    assert names(raw, "s1/**") == ["s1/b.png", "s1/deep/c.png"]
+    assert names(raw, "**/x/e.png") == ["s2/x/e.png"]
+    assert names(raw, "a.png") == ["a.png"]
+    assert names(raw, "s[12]/?.png") == ["s1/b.png", "s2/d.png"]
+    assert names(raw, "none/*.png") == names(raw, "a.png/*.png") == []
+
+
+def test_links_in_a_loop_end(raw: Path) -> None:
+    (raw / "s1/deep/up").symlink_to(raw, target_is_directory=True)
+    (raw / "s1/self").symlink_to("self")
+    expected = ["a.png", "s1/b.png", "s1/deep/c.png", "s2/d.png", "s2/x/e.png"]
+    assert names(raw, "**/*.png") == expected, "nothing is listed twice"
+
+
+def test_a_link_that_leads_nowhere_is_rejected(raw: Path) -> None:
+    (raw / "gone.png").symlink_to(raw / "deleted.png")
+    with pytest.raises(GatemaskError, match=r"leads nowhere[\s\S]*gone\.png[\s\S]*deleted\.png"):
+        names(raw, "*.png")
+
+
+def test_apple_double_files_and_folders_are_skipped(raw: Path) -> None:
+    (raw / "._a.png").write_bytes(b"x")
+    (raw / "folder.png").mkdir()
+    assert names(raw, "*.png") == ["a.png"]
+
+
+def test_an_absolute_glob_is_rejected(raw: Path) -> None:
+    with pytest.raises(GatemaskError, match="absolute"):
+        list_images(raw, "/data/*.png")
