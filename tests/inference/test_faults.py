@@ -1,7 +1,7 @@
 """Faults of images, files, members, disk or time: a valid submission all the same, or an error before the start.
 
-The kernel's own script runs here, but in this process and with fake networks. As a saved version it rejects a damaged
-package; in the hidden rerun it continues with what is usable.
+The kernel's own script runs here, but in this process and with fake networks; test_kernel.py tests its child process.
+As a saved version it rejects a damaged package; in the hidden rerun it continues with what is usable.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def script(kaggle: KaggleFolders, monkeypatch: pytest.MonkeyPatch) -> Callable[[
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        monkeypatch.setattr(module, "install", lambda dataset: None)
+        monkeypatch.setattr(module, "install", lambda wheels: None)
+        monkeypatch.setattr(module, "predict_in_child", module.attempt)
         return module
 
     return load
@@ -271,7 +272,7 @@ def test_without_any_gate_every_image_passes(
 def test_weights_that_do_not_load(kaggle: KaggleFolders, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights files hold a few bytes; structure and loader are the real ones."""
     monkeypatch.setattr(networks, "compile_forward", lambda *_: None)
-    with pytest.raises(GatemaskError, match="cannot be loaded"):
+    with pytest.raises(SystemExit, match="cannot be loaded"):
         script(False).main()
     report = rerun(script, kaggle)
     assert len([text for text in report.degraded if "cannot be loaded" in text]) == 4
@@ -288,6 +289,36 @@ def test_a_damaged_ensemble_yaml(kaggle: KaggleFolders, fakes: dict[str, FakeNet
     assert kaggle.submission.read_bytes() == (kaggle.competition / "sample.csv").read_bytes()
 
 
+def test_a_changed_rule_that_can_be_parsed_is_not_used(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script
+) -> None:
+    path = kaggle.dataset / "ensemble.yaml"
+    path.write_text(path.read_text().replace("gate: 0.4", "gate: 0.9"))
+    assert kaggle.ensemble.class_rules[0].gate == 0.9
+    assert_rejected(script, kaggle, "ensemble.yaml is damaged")
+    report = rerun(script, kaggle)
+    assert report.degraded == ["No prediction was possible: ensemble.yaml is damaged."]
+    assert fakes["g0"].predicted == 0
+    assert kaggle.submission.read_bytes() == (kaggle.competition / "sample.csv").read_bytes()
+
+
+@pytest.mark.parametrize("keep", ["m1", "ensemble.yaml"])
+def test_files_without_a_hash_are_not_used(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, keep: str
+) -> None:
+    sums = kaggle.dataset / "SHA256SUMS"
+    lines = sums.read_text().splitlines()
+    sums.write_text("\n".join([line for line in lines if keep not in line] + ["not a hash"]))
+    assert_rejected(script, kaggle, rf"{keep}\S* is not listed in SHA256SUMS")
+    report = rerun(script, kaggle)
+    assert any("is not listed in SHA256SUMS" in text for text in report.degraded)
+    if keep == "m1":
+        assert "SHA256SUMS is damaged." in report.degraded
+        assert fakes["m1"].predicted == 0 < fakes["m0"].predicted
+    else:
+        assert fakes["g0"].predicted == 0
+
+
 def test_a_wheel_that_is_missing(kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script) -> None:
     (kaggle.dataset / "gatemask-0-py3-none-any.whl").write_bytes(b"wheel")
     kaggle.write_sums()
@@ -301,7 +332,7 @@ def test_wheels_that_cannot_be_installed(
 ) -> None:
     module = script(True)
 
-    def fails(dataset: Path) -> None:
+    def fails(wheels: list[Path]) -> None:
         raise ModuleNotFoundError("No module named 'efficientnet'")
 
     monkeypatch.setattr(module, "install", fails)
@@ -384,7 +415,7 @@ def test_an_error_in_the_middle_keeps_the_masks_so_far(
         return apply(*given)
 
     monkeypatch.setattr(rules, "apply_rules", fails)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(SystemExit, match="RuntimeError: a bug"):
         script(False).main()
     calls.clear()
     report = rerun(script, kaggle)
@@ -399,7 +430,7 @@ def test_a_disk_full_from_the_start(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(submission_format.os, "posix_fallocate", full)
-    with pytest.raises(GatemaskError, match="Not enough disk space"):
+    with pytest.raises(SystemExit, match="Not enough disk space"):
         script(False).main()
     report = rerun(script, kaggle)
     assert "No space left on device" in report.degraded[0]
@@ -430,8 +461,30 @@ def test_a_disk_without_space_for_the_first_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(SubmissionTable, "write", full)
-    with pytest.raises(GatemaskError, match="Not enough disk space"):
-        script(False).main()
+    assert_rejected(script, kaggle, "Not enough disk space")
+    report = rerun(script, kaggle)
+    assert "the sample submission is in its place" in report.degraded[-1]
+    (kaggle.competition / "sample.csv").unlink()
+    kaggle.submission.unlink()
+    with pytest.raises(SystemExit, match=r"Not enough disk space.* No sample submission"):
+        script(True).main()
+
+
+def test_a_disk_without_space_for_the_fallback(
+    kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    module = script(True)
+    monkeypatch.setattr(module, "write_whole", full)
+    module.main()
+    assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED), "there was space later"
+    kaggle.submission.unlink()
+    monkeypatch.setattr(module, "find_dataset", lambda: module.sys.exit("no dataset"))
+    with pytest.raises(SystemExit, match=r"no dataset The fallback, a copy of sample.csv, could not be written"):
+        module.main()
+    assert not list(kaggle.working.glob("*submission*"))
 
 
 def test_a_report_that_cannot_be_written_costs_nothing(

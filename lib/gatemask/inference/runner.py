@@ -20,7 +20,7 @@ import numpy as np
 from gatemask.config import Inference
 from gatemask.console import progress, say
 from gatemask.data.readers import list_images
-from gatemask.data.submission_format import SubmissionFormat, SubmissionTable, reserve_disk_space
+from gatemask.data.submission_format import SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.inference import networks
@@ -28,6 +28,7 @@ from gatemask.inference.budget import Budget
 from gatemask.inference.decisions import Decider, LoadedEnsemble
 from gatemask.inference.images import InputSize, TestImageReader
 from gatemask.inference.networks import LoadedMember
+from gatemask.inference.output import SubmissionFile
 from gatemask.masks import rle
 from gatemask.masks.rule import Rule
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
@@ -88,28 +89,16 @@ def predict_test_set(
     degraded = [f"{name} {fault}." for name, fault in sorted(damaged.items())]
     facts, settings = ensemble.competition, ensemble.inference or Inference()
     test_set = _open_test_set(competition, facts, degraded, forgive)
-    output = working / "submission.csv"
-    _write_empty_submission(test_set.table, output, degraded, forgive)
+    output = SubmissionFile(working / "submission.csv", test_set.table)
+    output.prepare(degraded, forgive)
     device = networks.accelerator()
     precision = networks.precision_for(settings.precision, device)
     loaded = _load_ensemble(ensemble, dataset, precision, damaged, degraded, forgive)
-    devices = {network.device for network in loaded.networks.values()}
-    first = begun if started is None else started
-    budget = Budget(_limit_s(settings), first, ensemble.passing_share, clock, len(devices) or 1)
+    budget = _budget(ensemble, loaded, begun if started is None else started, clock)
     reader = TestImageReader(test_set.files, facts.image)
-    encoded: dict[tuple[str, int], str] = {}
-    total = len(test_set.ids)
-    try:
-        _predict_masks(encoded, loaded, reader, test_set, budget)
-    except Exception as error:
-        if not forgive:
-            raise
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        degraded.append(f"Prediction ended after {budget.gated} of {total} images: {reason}")
+    encoded = _predict_what_is_possible(loaded, reader, test_set, budget, forgive)
     speed = budget.seconds_per_image
-    if len(reader.unreadable) > MAX_UNREADABLE * total:
-        degraded.append(f"{len(reader.unreadable)} of {total} images could not be read.")
-    _write_submission(test_set.table, output, encoded, degraded)
+    output.replace(encoded, degraded)
     report = InferenceReport(
         **_counts(test_set, encoded, budget),
         odd_sizes=reader.odd_sizes,
@@ -122,7 +111,7 @@ def predict_test_set(
         seconds=round(clock() - begun, 1),
         seconds_per_image=round(speed, 6),
         peak_megabytes=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
-        submission=sha256(output),
+        submission=sha256(output.path),
         package=sha256(dataset / "SHA256SUMS"),
     )
     with suppress(OSError):  # what counts is the submission
@@ -203,38 +192,6 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
     return TestSet(files, table_of_images)
 
 
-# --- the submission -----------------------------------------------------------------------------------------
-
-
-def _write_empty_submission(table: SubmissionTable, output: Path, degraded: list[str], forgive: bool) -> None:
-    """Write a valid submission at once, and reserve disk space for a better one."""
-    try:
-        table.write(output, {})
-        reserve_disk_space(_reserve_path(output), len(table.rows))
-    except OSError as error:
-        raise GatemaskError(
-            "Not enough disk space for the submission.", where=output, received=error.strerror or str(error)
-        ) from None
-    except GatemaskError as error:
-        if not forgive:
-            raise
-        degraded.append(error.short())
-
-
-def _write_submission(
-    table: SubmissionTable, output: Path, encoded: Mapping[tuple[str, int], str], degraded: list[str]
-) -> None:
-    _reserve_path(output).unlink(missing_ok=True)
-    try:
-        table.write(output, encoded)
-    except OSError as error:
-        degraded.append(f"The submission could not be written, and an empty one is in its place: {error.strerror}.")
-
-
-def _reserve_path(output: Path) -> Path:
-    return output.with_name(".room")
-
-
 # --- the members --------------------------------------------------------------------------------------------
 
 
@@ -279,6 +236,33 @@ def _limit_s(settings: Inference) -> float:
     """Return the seconds after which the submission must be written: the time budget, but before Kaggle's limit."""
     limit_h = max(settings.hours - MARGIN_H, settings.hours / 2)
     return 3600 * min(limit_h, settings.time_budget or limit_h)
+
+
+def _budget(ensemble: ShippedEnsemble, loaded: LoadedEnsemble, started: float, clock: Callable[[], float]) -> Budget:
+    devices = {network.device for network in loaded.networks.values()}
+    limit_s = _limit_s(ensemble.inference or Inference())
+    return Budget(limit_s, started, ensemble.passing_share, clock, len(devices) or 1)
+
+
+# --- the masks ----------------------------------------------------------------------------------------------
+
+
+def _predict_what_is_possible(
+    ensemble: LoadedEnsemble, reader: TestImageReader, test_set: TestSet, budget: Budget, forgive: bool
+) -> dict[tuple[str, int], str]:
+    """Return the encoded masks that are not empty, by image id and class; with `forgive`, those before an error."""
+    encoded: dict[tuple[str, int], str] = {}
+    total = len(test_set.ids)
+    try:
+        _predict_masks(encoded, ensemble, reader, test_set, budget)
+    except Exception as error:
+        if not forgive:
+            raise
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ensemble.degraded.append(f"Prediction ended after {budget.gated} of {total} images: {reason}")
+    if len(reader.unreadable) > MAX_UNREADABLE * total:
+        ensemble.degraded.append(f"{len(reader.unreadable)} of {total} images could not be read.")
+    return encoded
 
 
 def _predict_masks(

@@ -64,7 +64,7 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
         shipped = ShippedEnsemble.load(source)
         fill_dataset(project, dataset, shipped, ensemble.inference)
         precision = check_precision(project, comp, shipped, dataset, ensemble.inference.precision)
-        fill_kernel(kernel, comp, owner, dataset_slug(project))
+        fill_kernel(kernel, comp, owner, dataset_slug(project), ensemble.inference.hours)
         _write_dataset_metadata(dataset, owner, dataset_slug(project))
         files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
         result = PackageResult(
@@ -142,7 +142,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
     write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in files))
 
 
-def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> None:
+def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str, hours: float = Inference().hours) -> None:
     """Write the script and its metadata.
 
     Args:
@@ -150,10 +150,13 @@ def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str) -> No
         comp: Competition.
         owner: Account that owns the kernel and the dataset.
         dataset: Slug of the dataset.
+        hours: Kaggle's time limit, in hours. Default: that of `inference.hours`.
     """
     script = (wheels.LIST.parent / "inference.py").read_text(encoding="utf-8")
-    sample = json.dumps(comp.submission.sample or "")
-    write_text(kernel / "inference.py", script.replace('SAMPLE = ""', f"SAMPLE = {sample}", 1))
+    for placeholder, value in (('SAMPLE = ""', comp.submission.sample or ""), ("HOURS = 9.0", float(hours))):
+        assert script.count(f"\n{placeholder}  #") == 1, placeholder
+        script = script.replace(placeholder, f"{placeholder.split()[0]} = {json.dumps(value)}", 1)
+    write_text(kernel / "inference.py", script)
     with_gpu = comp.kaggle.inference != "none"
     KernelMetadata(
         f"{owner}/{dataset}-inference",

@@ -1,0 +1,72 @@
+"""Write the submission: a complete, empty one at once, and a complete, predicted one in its place at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gatemask.errors import GatemaskError
+from gatemask.data.submission_format import SubmissionTable, reserve_disk_space
+
+
+class SubmissionFile:
+    """The file submission.csv. At any moment it is complete, or does not exist.
+
+    Args:
+        path: Name of the file. The kernel's script may have written a copy of the sample submission there.
+        table: Header and rows.
+    """
+
+    def __init__(self, path: Path, table: SubmissionTable) -> None:
+        self.path, self._table = path, table
+        self._room = path.with_name(".room")
+        self._present = "the sample submission" if path.exists() else ""
+
+    def prepare(self, degraded: list[str], forgive: bool) -> None:
+        """Write a valid submission with empty masks, and reserve disk space for a better one.
+
+        Args:
+            degraded: What went wrong; extended.
+            forgive: Whether to continue on a full disk: there may be space at the end.
+
+        Raises:
+            GatemaskError: The disk is full; only without `forgive`.
+        """
+        try:
+            self._write({})
+            self._present = "an empty one"
+            reserve_disk_space(self._room, len(self._table.rows))
+        except GatemaskError as error:
+            if not forgive:
+                raise
+            degraded.append(error.short())
+
+    def replace(self, encoded: Mapping[tuple[str, int], str], degraded: list[str]) -> None:
+        """Replace the file by one with the predicted masks; if that fails, the present one is kept.
+
+        Args:
+            encoded: Encoded masks by image id and class index.
+            degraded: What went wrong; extended.
+
+        Raises:
+            GatemaskError: The disk is full, and there is no file that could be kept.
+        """
+        self._room.unlink(missing_ok=True)
+        try:
+            self._write(encoded)
+        except GatemaskError as error:
+            if not self.path.exists():
+                raise
+            reason = error.details["received"]
+            degraded.append(f"The submission could not be written, and {self._present} is in its place: {reason}.")
+
+    def _write(self, encoded: Mapping[tuple[str, int], str]) -> None:
+        try:
+            self._table.write(self.path, encoded)
+        except OSError as error:
+            raise GatemaskError(
+                "Not enough disk space for the submission.",
+                where=self.path,
+                received=error.strerror or str(error),
+                do="Make room on the disk, and run it again.",
+            ) from None
