@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from gatemask.errors import GatemaskError
 from gatemask.data.submission_format import SubmissionTable, reserve_disk_space
+from gatemask.errors import GatemaskError
 
 
 class SubmissionFile:
