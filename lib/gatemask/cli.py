@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from gatemask import faults
 from gatemask.cli_support import (
     Comp,
     Data,
@@ -35,6 +36,7 @@ from gatemask.cli_support import (
     split_overrides,
 )
 from gatemask.errors import GatemaskError
+from gatemask.faults import print_out
 from gatemask.stages import ENSEMBLE, TABLE, Inputs, StageEntry, resolve
 
 app = typer.Typer(
@@ -362,7 +364,7 @@ def logs_command(
     from gatemask.kaggle.train import commands
 
     for line in commands.latest_log(*open_target(target, quick), follow):
-        print(line, flush=True)
+        print_out(line)
 
 
 @app.command("fetch")
@@ -401,7 +403,7 @@ def resume_command(
             failures.append((name, error))
     print_result(PushReport(current=not pushed, pushed=tuple(pushed)), json_, show=commands.print_kernels)
     for name, failure in failures:
-        print(f"error: {name}: {failure}", file=sys.stderr)
+        faults.say_error(f"error: {name}: {failure}")
     if failures:
         raise typer.Exit(1)
 
@@ -515,7 +517,7 @@ def builders_command(
     elif json_:
         print_json(page.builder_tables())
     else:
-        print(page.builders_markdown())
+        print_out(page.builders_markdown())
 
 
 @app.command("files", hidden=True)
@@ -527,18 +529,27 @@ def files_command(
     from gatemask.stages import files_page
 
     if write is None:
-        print(files_page(), end="")
+        print_out(files_page(), end="")
     else:
         write_text(write, files_page())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. A GatemaskError is printed without a traceback and exits with 1."""
+    """Run the command.
+
+    Exit codes: 0, done; 1, an error that the user can fix; 2, wrong arguments; 70, a fault of gatemask, with the path
+    of a log; 130, stopped with Ctrl-C. No error ends in a traceback.
+    """
+    code: str | int | None
     try:
         app(args=arguments)
-    except GatemaskError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = 0
+    except SystemExit as done:  # typer exits with 130 on Ctrl-C, and with 0 after success
+        code = done.code
     except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+        code = faults.STOPPED
+    except Exception as error:
+        code = faults.report(error)
+    if code == faults.STOPPED:
+        faults.say_error("stopped; run the same command again to resume")
+    sys.exit(faults.flush_output(code))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatemask.errors import GatemaskError, nearest
+from gatemask.faults import print_out
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -150,8 +152,13 @@ def print_result(result: CommandResult, as_json: bool, show: Callable[[Any], obj
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as JSON on stdout; characters that stdout cannot show are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    print_out(text)
 
 
 def _as_text(value: object, depth: int = 1) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """Print a line as it is, without markup."""
-    console().print(text, markup=False)
+    """Print a line as it is, without markup. A full disk behind stderr, or a closed terminal, ends no training."""
+    with suppress(OSError):
+        console().print(text, markup=False)
 
 
 def progress(
@@ -60,4 +62,5 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         grid.add_column(column, justify="left" if index == 0 or text else "right")
     for row in rows:
         grid.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
-    console().print(grid)
+    with suppress(OSError):
+        console().print(grid)

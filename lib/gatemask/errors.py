@@ -1,4 +1,4 @@
-"""The exception for errors that users can fix."""
+"""The exceptions for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -46,6 +46,33 @@ class GatemaskError(Exception):
         if received is None:
             return self.what
         return f"{self.what} Found {received}" + ("." if expected is None else f", not {expected}.")
+
+
+class StorageError(GatemaskError, OSError):
+    """A fault of the disk or the system, such as a full disk, in the words of a user.
+
+    It is an OSError too, so code that survives faults of the disk survives this one.
+
+    Args:
+        what, where, received, expected, do: As in GatemaskError.
+        number: Number of the fault, as in `errno`. Default: None.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        received: object = None,
+        expected: object = None,
+        do: str | None = None,
+        number: int | None = None,
+    ) -> None:
+        super().__init__(what, where=where, received=received, expected=expected, do=do)
+        self.errno, self.strerror = number, what
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, {**self.details, "number": self.errno})
 
 
 def _rebuild(kind: type[GatemaskError], what: str, details: dict[str, Any]) -> GatemaskError:

@@ -9,77 +9,237 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, StorageError
+from gatemask.storage import storage_error, storage_errors
 
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # part of temporary names, for shared disks
 LOCK_S = 10.0  # a process whose parent was killed needs a moment to end
 
 
-def write_with(path: Path, write: Callable[[Path], object]) -> Path:
+def write_with(path: Path, write: Callable[[Path], object], size: int | None = None) -> Path:
     """Call `write` with a temporary path, then rename its file to `path`.
 
-    The temporary name keeps the suffix, which some writers (Keras, NumPy) check. It is always the same, so the next
-    process overwrites what a killed one left.
+    The temporary name keeps the suffix, which some writers (Keras, NumPy) check. It names process and machine, so two
+    processes never write to the same one; the next process removes what a killed one left.
+
+    Args:
+        path: File to write; its folder is created.
+        write: Writes the file at the path it is given.
+        size: Size of the file, in bytes. Default: unknown. If the disk is full, the message names it.
+
+    Raises:
+        StorageError: The disk is full or read-only, or access is denied. The old file is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{MACHINE}-{path.name}")
+    written = False
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_strays(path.parent)
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        written = True
+    except Exception as error:
+        _name_final_file(error, temporary, path)
+        if (fault := storage_error(error, path, size)) is None or fault is error:
+            raise
+        raise fault from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if not written:
+            with suppress(OSError):  # of a disk that became read-only
+                temporary.unlink()
     return path
 
 
+def _name_final_file(error: Exception, temporary: Path, path: Path) -> None:
+    """Replace the temporary name in an error by the one that the user knows."""
+    if isinstance(error, StorageError):
+        if error.details["where"] == temporary:
+            error.details["where"] = path
+    elif isinstance(error, OSError) and str(temporary) in map(str, (error.filename, error.filename2)):
+        error.filename, error.filename2 = str(path), None
+
+
+_cleaned: set[tuple[int, Path]] = set()
+
+
+def remove_strays(folder: Path) -> None:
+    """Remove temporary files of killed processes from a folder; each process looks once."""
+    if (os.getpid(), folder) in _cleaned:
+        return
+    _cleaned.add((os.getpid(), folder))
+    for path in folder.glob(f".tmp-*-{MACHINE}-*"):
+        number = path.name.split("-")[1]
+        if number.isdigit() and not is_running(int(number)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> Path:
-    return write_with(path, lambda tmp: tmp.write_text(text, encoding="utf-8"))
+    """Write UTF-8 atomically.
+
+    Raises:
+        GatemaskError: The text holds a file name that is not UTF-8.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise not_utf8(_word_at(text, error.start), path) from None
+    return write_bytes(path, data)
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    return write_with(path, lambda tmp: tmp.write_bytes(data))
+    return write_with(path, lambda tmp: tmp.write_bytes(data), len(data))
 
 
 def write_json(path: Path, value: Any) -> Path:
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=json_default) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=json_default) + "\n"
+    # Bytes of file names that are not UTF-8 become escapes, which read_json turns into the same names.
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_yaml(path: Path, value: Any) -> Path:
     return write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110))
 
 
+def not_utf8(name: str, where: object) -> GatemaskError:
+    """Return the error about a file name whose bytes are not UTF-8."""
+    return GatemaskError(
+        "A file name is not UTF-8.",
+        where=where,
+        received=repr(os.fsencode(name))[1:] if _is_name(name) else ascii(name),
+        expected="names that tables and other programs can hold",
+        do="Rename the file, for example with convmv -f latin1 -t utf8 -r --notest FOLDER.",
+    )
+
+
+def require_utf8(paths: Iterable[Path]) -> None:
+    """Raise if the bytes of a file name are not UTF-8.
+
+    Raises:
+        GatemaskError: A name is not UTF-8.
+    """
+    for path in paths:
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError:
+            raise not_utf8(path.name, str(path.parent).encode("utf-8", "backslashreplace").decode()) from None
+
+
+def _is_name(name: str) -> bool:
+    return all(not "\ud800" <= character <= "\udfff" or "\udc80" <= character <= "\udcff" for character in name)
+
+
+def _word_at(text: str, position: int) -> str:
+    """Return the cell or word around a position, for messages."""
+    start = max(text.rfind(mark, 0, position) for mark in ",\n\"' ") + 1
+    ends = [end for mark in ",\n\"' " if (end := text.find(mark, position)) >= 0]
+    return text[start : min(ends, default=len(text))][:200]
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that gatemask wrote.
 
     Raises:
-        GatemaskError: The file is not valid JSON.
+        GatemaskError: The file is not valid JSON, or cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with storage_errors(path):
+            return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise GatemaskError(
             "Not valid JSON, though gatemask wrote this file.",
             where=path,
-            received=str(error),
+            received=str(error) or "an empty file",
             do=f"Delete {path} and run the command again; only its own stage is repeated.",
         ) from None
 
 
+def read_json_object(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that gatemask wrote.
+
+    Args:
+        path: The file.
+        keys: Keys that it must have.
+
+    Raises:
+        GatemaskError: The file is not a JSON object, or lacks a key.
+    """
+    value = read_json(path)
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if isinstance(value, dict) and not missing:
+        return value
+    raise GatemaskError(
+        "A file that gatemask wrote is damaged.",
+        where=path,
+        received=f"no '{missing[0]}'" if isinstance(value, dict) else json_kind(value),
+        expected=f"an object with {', '.join(keys)}" if keys else "an object",
+        do=f"Delete {path} and run the command again; only its own stage is repeated.",
+    )
+
+
+def json_kind(value: object) -> str:
+    """Return what a JSON value is, for messages.
+
+    >>> json_kind([]), json_kind(None)
+    ('a list', 'null')
+    """
+    if value is None:
+        return "null"
+    kinds = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
+    return kinds.get(type(value), type(value).__name__)
+
+
 def read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Read a YAML file that gatemask wrote.
+
+    Raises:
+        GatemaskError: The file is not valid YAML, or cannot be read.
+    """
+    try:
+        with storage_errors(path):
+            return yaml.safe_load(path.read_bytes().decode("utf-8"))
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML raises almost anything on odd tags and dates.
+        raise GatemaskError(
+            "Not valid YAML.",
+            where=path,
+            received=" ".join(str(error).split()) or type(error).__name__,
+            do="Restore the file, or run the command that writes it again.",
+        ) from None
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with storage_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -100,33 +260,52 @@ def listing_fingerprint(paths: Iterable[Path], root: Path) -> str:
 
 
 @contextmanager
-def locked(path: Path, busy: str) -> Iterator[int]:
-    """Hold a lock file while the block runs.
+def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
+    """Hold a lock file while the block runs. The file names the process that holds it.
 
     Args:
         path: Lock file.
         busy: Error message if another process holds the lock.
+        wait_s: How long to wait for it, in seconds. Default: LOCK_S.
 
     Yields:
         The file descriptor; a process that inherits it holds the lock as well.
 
     Raises:
-        GatemaskError: Another process has held the lock for LOCK_S seconds.
+        GatemaskError: Another process holds the lock, or the disk does not permit locks.
     """
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        deadline = time.monotonic() + LOCK_S
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        deadline = time.monotonic() + (LOCK_S if wait_s is None else wait_s)
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with storage_errors(path):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise GatemaskError(busy, where=path.parent, do="Wait until it ends, or stop it.") from None
+                    do = "Wait until it ends, or stop it."
+                    raise GatemaskError(busy, where=path.parent, received=_holder(path), do=do) from None
                 time.sleep(0.2)
-        yield file.fileno()
+        with suppress(OSError):  # a full disk; the lock holds without it
+            os.truncate(descriptor, 0)
+            note = f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+            os.pwrite(descriptor, note.encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _holder(lock: Path) -> str | None:
+    """Return which process holds a lock, as far as it is known."""
+    try:
+        return lock.read_text(encoding="utf-8", errors="replace").strip()[:200] or None
+    except OSError:
+        return None
 
 
 def fresh_folder(path: Path) -> Path:

@@ -7,17 +7,20 @@ again; one whose stamp matches its inputs and outputs does nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from gatemask.errors import GatemaskError
-from gatemask.files import locked, read_json, sha256, write_json
+from gatemask.errors import GatemaskError, StorageError
+from gatemask.files import locked, read_json_object, sha256, write_json
+from gatemask.storage import storage_errors
 
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 
@@ -27,7 +30,7 @@ M = TypeVar("M", bound=BaseModel)
 
 def _validated(model: type[M], stamp: Path) -> M:
     try:
-        return model.model_validate(read_json(stamp))
+        return model.model_validate(read_json_object(stamp))
     except ValidationError as error:
         first = error.errors()[0]
         raise GatemaskError(
@@ -100,6 +103,29 @@ class Stamp(CommandResult):
         return _validated(cls, path)
 
 
+def require_unchanged(stamp: Path, file: Path, do: str) -> None:
+    """Raise if a file differs from the one that its stage wrote. A file that the stamp does not list passes.
+
+    Args:
+        stamp: Stamp of the stage.
+        file: File that the stage made.
+        do: What the user should do then.
+
+    Raises:
+        GatemaskError: The file is missing, cut short or edited.
+    """
+    digest = Stamp.load(stamp).outputs.get(os.path.relpath(file, stamp.parent))
+    if digest is None or (file.is_file() and sha256(file) == digest):
+        return
+    raise GatemaskError(
+        "A file is not the one that gatemask wrote.",
+        where=file,
+        received="a file that was cut short or edited" if file.is_file() else "no file",
+        expected=f"the file with the hash in {stamp.name}",
+        do=do,
+    )
+
+
 def outputs_unchanged(stamp: Path) -> bool:
     """Return whether the files that a stamp lists exist with the recorded hashes."""
     recorded = Stamp.load(stamp).outputs
@@ -131,28 +157,48 @@ class Stage(Generic[R]):
         """Return the recorded result if inputs and outputs still match the stamp, else None."""
         if not self.stamp.exists():
             return None
-        stamp = read_json(self.stamp)
-        if stamp.get("made_from") != dict(self.made_from) or not outputs_unchanged(self.stamp):
-            return None
-        return self.result.load(self.stamp).model_copy(update={"current": True})
+        try:
+            if Stamp.load(self.stamp).made_from != self.made_from or not outputs_unchanged(self.stamp):
+                return None
+            return self.result.load(self.stamp).model_copy(update={"current": True})
+        except StorageError as error:
+            if error.errno == errno.ENOENT:  # another process has just begun to make the outputs again
+                return None
+            raise
 
-    def run(self, work: Callable[[], tuple[R, Outputs]]) -> R:
+    def run(self, work: Callable[[], tuple[R, Outputs]], tidy: Callable[[], object] = lambda: None) -> R:
         """Return the recorded result if it is current; otherwise do the work under a lock and write the stamp.
 
         Args:
             work: Makes the files. Returns the result and the files made, with their hashes if available.
+            tidy: Removes what only an unfinished stage needs. Called after the stamp is written, under the same lock.
+                Default: nothing.
 
         Raises:
             GatemaskError: Another process is running this stage.
+            StorageError: The disk is full or read-only, or access is denied. The stage can be run again.
         """
         if (done := self.current()) is not None:
             return done
-        with locked(self.stamp.with_name(f".{self.stamp.name}.lock"), f"Another process is running {self.name}."):
+        with self.locked():
             if (done := self.current()) is not None:  # finished by another process in the meantime
                 return done
             started = time.monotonic()
-            result, outputs = work()
-            return self.finish(result, outputs, started)
+            with storage_errors(self.stamp.parent):
+                result, outputs = work()
+                result = self.finish(result, outputs, started)
+                tidy()
+            return result
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of this stage while the block runs: two processes never write its files at once.
+
+        Raises:
+            GatemaskError: Another process holds it.
+        """
+        with locked(self.stamp.with_name(f".{self.stamp.name}.lock"), f"Another process is running {self.name}."):
+            yield
 
     def finish(self, result: R, outputs: Outputs, started: float) -> R:
         """Write the stamp, the last act of a stage, and return the result with its duration.

@@ -263,3 +263,79 @@ def test_two_at_once_take_turns(prepared: Prepared) -> None:
     results = [json.loads(process.communicate()[0]) for process in both]
     assert sorted(result.get("current", False) for result in results) == [False, True]
     assert shards(folder) == prepared.records
+
+
+SPOILED = {
+    "missing": lambda content: None,
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:900] + bytes([content[900] ^ 4]) + content[901:],
+    "of another kind": lambda content: b"<html>404</html>",
+    "longer": lambda content: content + content[:100],
+}
+
+
+@pytest.mark.parametrize("damage", SPOILED)
+def test_a_damaged_shard_is_named_where_records_are_read(project: Project, damage: str) -> None:
+    """As a training reads them: no image is silently left out, and no error of TensorFlow comes through."""
+    records.make_records(project, COMP)
+    shard = project.records(64) / "00001.tfrec"
+    sound = shard.read_bytes()
+    spoiled = SPOILED[damage](sound)
+    if spoiled is None:
+        shard.unlink()
+    else:
+        shard.write_bytes(spoiled)
+    with pytest.raises(GatemaskError, match=r"00001.tfrec") as caught:
+        records.read_records(project.records(64), ["tile013"])
+    assert ("does not exist" if damage == "missing" else "is damaged") in str(caught.value)
+    records.make_records(project, COMP)
+    assert shard.read_bytes() == sound
+
+
+@pytest.mark.parametrize(
+    "content", [b"x" * 100, b"\0" * 16, b"\xff" * 40, tfrecord.serialize({"image_id": b"a"})], ids=str
+)
+def test_a_shard_with_the_right_hash_and_other_contents_is_rejected(project: Project, content: bytes) -> None:
+    records.make_records(project, COMP)
+    folder = project.records(64)
+    shard = folder / "00000.tfrec"
+    if content.startswith(b"\n"):
+        tfrecord.write(shard, [{"image_id": b"a"}])
+    else:
+        shard.write_bytes(content)
+    index = json.loads((folder / "index.json").read_text())
+    index["outputs"]["00000.tfrec"] = sha256(shard)
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(GatemaskError, match=r"00000.tfrec"):
+        records.read_records(folder, ["tile013"])
+    with pytest.raises(GatemaskError, match=r"00000.tfrec: A shard of the records is damaged"):
+        records.check_records(project, COMP)
+
+
+def test_a_shard_damaged_after_an_interruption_is_made_again(project: Project) -> None:
+    records.make_records(project, COMP)
+    folder = project.records(64)
+    expected = shards(folder)
+    making = {"made_from": None, **json.loads((folder / "index.json").read_text())}["made_from"]
+    (folder / "making.json").write_text(json.dumps(making))
+    (folder / "index.json").unlink()
+    damaged = bytearray((folder / "00001.tfrec").read_bytes())
+    damaged[900] ^= 4
+    (folder / "00001.tfrec").write_bytes(damaged)
+    records.make_records(project, COMP)
+    assert shards(folder) == expected
+    assert sorted(path.suffix for path in folder.glob("[!.]*")) == [".json", ".tfrec", ".tfrec", ".tfrec"]
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"x"', "{", "", "[" * 100_000, '{"outputs": [], "seconds": 1}'])
+def test_a_damaged_index_is_named(project: Project, content: str) -> None:
+    records.make_records(project, COMP)
+    (project.records(64) / "index.json").write_text(content)
+    for read in (
+        lambda: records.make_records(project, COMP),
+        lambda: records.check_records(project, COMP),
+        lambda: records.read_records(project.records(64), ["tile013"]),
+    ):
+        with pytest.raises(GatemaskError, match=r"index.json"):
+            read()

@@ -7,6 +7,7 @@ data/<comp>/records-<px>/index.json        the stamp: counts, hashes, the settin
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ import numpy as np
 from gatemask import quiet
 from gatemask.config import Competition
 from gatemask.console import progress, say
+from gatemask.data import tfrecord
 from gatemask.data.encode import Example, RawImage, ShardPart, split_tasks, write_parts
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import raw_folder, require_images
@@ -29,6 +31,9 @@ from gatemask.files import fresh_folder, read_json, sha256, write_json, write_wi
 from gatemask.project import Project
 from gatemask.results.data import RecordsCheck, RecordsResult
 from gatemask.stage import Stage, Stamp
+from gatemask.storage import storage_errors
+
+INDEX = "index.json"
 
 
 def make_records(project: Project, comp: Competition) -> RecordsResult:
@@ -40,7 +45,7 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
         GatemaskError: There is no manifest with images, or an image can no longer be read.
     """
     folder = project.records(comp.records.size)
-    stage = Stage("records make", folder / "index.json", _made_from(project, comp), RecordsResult)
+    stage = Stage("records make", folder / INDEX, _made_from(project, comp), RecordsResult)
 
     def write() -> tuple[RecordsResult, dict[Path, str]]:
         raws = _raw_images(project, comp)
@@ -62,9 +67,7 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
         )
         return result, {shard: hashes[shard] for shard in shards}
 
-    result = stage.run(write)
-    (folder / "making.json").unlink(missing_ok=True)
-    return result
+    return stage.run(write, lambda: (folder / "making.json").unlink(missing_ok=True))
 
 
 def check_records(project: Project, comp: Competition) -> RecordsCheck:
@@ -83,7 +86,12 @@ def check_records(project: Project, comp: Competition) -> RecordsCheck:
         if not (folder / name).exists() or sha256(folder / name) != digest:
             problems.append(f"{name}: differs from the file that was written")
             continue
-        for example in _examples(folder / name):
+        try:
+            examples = list(_examples(folder / name, None))
+        except GatemaskError as error:
+            problems.append(f"{name}: {error.short()}")
+            continue
+        for example in examples:
             if complaint := _complaint(example, comp, labels):
                 problems.append(f"{name}, image {example.image_id}: {complaint}")
             elif example.image_id in checked:
@@ -112,7 +120,7 @@ def require_records(project: Project, comp: Competition) -> dict[str, str]:
     Raises:
         GatemaskError: There are no records, or they are older than manifest or masks.
     """
-    path = project.records(comp.records.size) / "index.json"
+    path = project.records(comp.records.size) / INDEX
     do = f"Run gatemask records make {project.comp}."
     if not path.exists():
         raise GatemaskError("There are no finished records.", where=path.parent, do=do)
@@ -130,14 +138,14 @@ def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
         ids: Image ids.
 
     Raises:
-        GatemaskError: There are no records, or they lack an image.
+        GatemaskError: There are no records, a shard is missing or damaged, or they lack an image.
     """
-    index = folder / "index.json"
+    index = folder / INDEX
     if not index.exists():
         raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records make.")
     wanted, examples = set(ids), {}
-    for shard in Stamp.load(index).outputs:
-        examples.update({e.image_id: e for e in _examples(folder / shard) if e.image_id in wanted})
+    for shard, digest in Stamp.load(index).outputs.items():
+        examples.update({e.image_id: e for e in _examples(folder / shard, digest) if e.image_id in wanted})
     if missing := [image_id for image_id in ids if image_id not in examples]:
         raise GatemaskError(
             "The records lack images that the folds list.",
@@ -173,11 +181,19 @@ def _keep_finished(stage: Stage[RecordsResult]) -> None:
         hashes = stamp.outputs
     same_inputs = hashes is not None or (making.exists() and read_json(making) == stage.made_from)
     for shard in folder.glob("*.tfrec"):
-        # A shard gets its name only when it is complete, so without a stamp its existence is proof enough.
-        if not same_inputs or (hashes is not None and sha256(shard) != hashes.get(shard.name)):
+        # A shard gets its name only when it is complete: without a stamp, its checksums are proof enough.
+        sound = _is_sound(shard) if hashes is None else sha256(shard) == hashes.get(shard.name)
+        if not (same_inputs and sound):
             shard.unlink()
     write_json(making, stage.made_from)
     stage.stamp.unlink(missing_ok=True)
+
+
+def _is_sound(shard: Path) -> bool:
+    try:
+        return all(True for _ in tfrecord.frames(shard.read_bytes(), checksums=True))
+    except ValueError:
+        return False
 
 
 def _make_shards(unfinished: list[tuple[Path, list[RawImage]]], scratch: Path, comp: Competition) -> dict[Path, str]:
@@ -193,7 +209,7 @@ def _make_shards(unfinished: list[tuple[Path, list[RawImage]]], scratch: Path, c
             hashes[shard] = sha256(shard)  # here, while the processes continue, instead of all at the end
     finally:
         written.close()  # ends the processes
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)  # on a disk that became read-only, the first error counts
     return hashes
 
 
@@ -210,13 +226,41 @@ def _join(shard: Path, parts: Iterator[ShardPart]) -> Path:
     return write_with(shard, write)
 
 
-def _examples(shard: Path) -> Iterator[Example]:
-    tf = quiet.tensorflow()
-    for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
-        features = tf.train.Example.FromString(record).features.feature
-        image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
-        image_id = features["image_id"].bytes_list.value[0].decode()
-        yield Example(image_id, image, mask, features["label"].int64_list.value[0])
+def _examples(shard: Path, digest: str | None) -> Iterator[Example]:
+    """Yield the examples of a shard.
+
+    Args:
+        shard: The file.
+        digest: SHA-256 of the file; None if it is unknown.
+
+    Raises:
+        GatemaskError: The file is missing, cut short, or not the one that was written.
+    """
+    from google.protobuf.message import DecodeError
+
+    with storage_errors(shard):
+        content = shard.read_bytes()
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(shard, f"{len(content)} bytes with another hash", f"the file with the hash in {INDEX}")
+    example_class = quiet.tensorflow().train.Example
+    try:
+        for record in tfrecord.frames(content):
+            features = example_class.FromString(record).features.feature
+            image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
+            image_id = features["image_id"].bytes_list.value[0].decode()
+            yield Example(image_id, image, mask, features["label"].int64_list.value[0])
+    except (ValueError, IndexError, TypeError, DecodeError) as error:
+        raise _damaged(shard, " ".join(str(error).split()) or type(error).__name__, "records of gatemask") from None
+
+
+def _damaged(shard: Path, received: str, expected: str) -> GatemaskError:
+    return GatemaskError(
+        "A shard of the records is damaged.",
+        where=shard,
+        received=received,
+        expected=expected,
+        do="Run gatemask records make: damaged shards are made again, all others are kept.",
+    )
 
 
 def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> str | None:

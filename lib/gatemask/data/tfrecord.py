@@ -1,4 +1,4 @@
-"""Write TFRecords without TensorFlow, whose import would take seconds in every worker process.
+"""Write and read TFRecords without TensorFlow, whose import would take seconds in every worker process.
 
 A file is a sequence of frames: length, checksum of the length, data, checksum of the data. The data are a
 `tf.train.Example`, a protocol buffer with a map from names to lists. A test compares this module with TensorFlow's own
@@ -8,7 +8,7 @@ reader.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 BYTES_LIST, INT64_LIST = 1, 3  # the fields of tf.train.Feature
@@ -27,6 +27,29 @@ def write(path: Path, examples: Iterable[Mapping[str, bytes | int]]) -> None:
             data = serialize(features)
             length = struct.pack("<Q", len(data))
             file.write(length + _checksum(length) + data + _checksum(data))
+
+
+def frames(content: bytes, checksums: bool = False) -> Iterator[bytes]:
+    """Yield the data of each frame of a file.
+
+    Args:
+        content: Bytes of the file.
+        checksums: Whether to verify the checksums of the data. Default: False, for files whose hash was compared.
+
+    Raises:
+        ValueError: The file is cut short, is not a TFRecord file, or a checksum differs.
+    """
+    position = 0
+    while position < len(content):
+        start = position + 12  # after the length and its checksum
+        size = int.from_bytes(content[position : position + 8], "little")
+        if start + size + 4 > len(content):
+            raise ValueError(f"cut short, or not a TFRecord file: {size} bytes are expected from byte {start} on")
+        position = start + size + 4
+        data = content[start : start + size]
+        if checksums and content[start + size : position] != _checksum(data):
+            raise ValueError(f"the record at byte {start} has another checksum")
+        yield data
 
 
 def serialize(features: Mapping[str, bytes | int]) -> bytes:

@@ -16,6 +16,8 @@ import pandas as pd
 
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text, write_with
+from gatemask.hdf5 import SafeFile, create_hdf5
+from gatemask.storage import storage_error
 
 
 def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Path:
@@ -41,11 +43,12 @@ def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape
     """
 
     def write(temporary: Path) -> None:
-        with _created(temporary, ids, shape) as store:
+        with _created(temporary, ids, shape) as (store, disk):
             written = 0
             for batch in maps:
                 store[written : written + len(batch)] = batch
                 written += len(batch)
+                disk.check()
             if written != len(ids):
                 received = f"{written} maps"
                 raise GatemaskError("Predictions are missing.", where=path, received=received, expected=len(ids))
@@ -83,13 +86,14 @@ def write_maps_per_view(
     views_path = path.with_name(f"{path.stem}-views.h5")
 
     def write(temporary: Path) -> None:
-        with _created(temporary, ids, (*shape[:2], views * shape[2])) as store:
+        with _created(temporary, ids, (*shape[:2], views * shape[2])) as (store, disk):
 
             def averaged_maps() -> Iterator[np.ndarray]:
                 written = 0
                 for averaged, per_view in maps:
                     store[written : written + len(per_view)] = per_view
                     written += len(per_view)
+                    disk.check()
                     yield averaged
 
             write_maps(path, ids, averaged_maps(), shape)
@@ -98,12 +102,13 @@ def write_maps_per_view(
 
 
 @contextmanager
-def _created(path: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Iterator[h5py.Dataset]:
-    with h5py.File(path, "w") as file:
+def _created(path: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Iterator[tuple[h5py.Dataset, SafeFile]]:
+    with create_hdf5(path) as (file, disk):
         file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
-        yield file.create_dataset(
+        store = file.create_dataset(
             "maps", (len(ids), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=1
         )
+        yield store, disk
 
 
 class MapReader:
@@ -161,6 +166,8 @@ class MapReader:
             maps = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(file.shape)
             return maps[:, :, self._view * self.classes : (self._view + 1) * self.classes]
         except (OSError, ValueError, zlib.error) as error:
+            if (fault := storage_error(error, file.path)) is not None:
+                raise fault from None
             raise _damaged(file.path, f"image {image_id}: {error}") from None
 
     def close(self) -> None:
@@ -201,7 +208,9 @@ def _open(path: Path) -> tuple[list[str], _MapFile]:
 
             maps.id.chunk_iter(note)
             return ids, _MapFile(path, os.open(path, os.O_RDONLY), offsets, sizes, maps.shape[1:])
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        if (fault := storage_error(error, path)) is not None:
+            raise fault from None
         raise _damaged(path, str(error)) from None
 
 
@@ -276,6 +285,8 @@ def _read_gates(path: Path) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
         received = None if list(frame.columns) == columns else ", ".join(map(str, frame.columns))
     except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
+        if (fault := storage_error(error, path)) is not None:
+            raise fault from None
         received = " ".join(str(error).split())
     if received is not None:
         raise GatemaskError(

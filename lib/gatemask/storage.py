@@ -1,0 +1,199 @@
+"""Faults of the disk and the system in one sentence: which file, which disk, how much is free and how much is needed.
+
+`storage_error` is the only place that turns an OSError into words.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import resource
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from gatemask.errors import GatemaskError, StorageError
+
+AGAIN = "then run the same command again: what was finished is kept."
+FREE_SPACE = f"Free some space on this disk, {AGAIN}"
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+ALMOST_NOTHING = 1 << 20  # bytes; a disk with less is full for our purposes
+
+# What went wrong, and what to do about it.
+SENTENCES: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("The disk is full.", FREE_SPACE),
+    errno.EDQUOT: ("The disk quota is used up.", f"Free some space, or ask for a larger quota, {AGAIN}"),
+    errno.EFBIG: ("The file is larger than the system allows.", f"Raise the limit or use another disk, {AGAIN}"),
+    errno.EROFS: ("The disk is read-only.", f"Make it writable, or move the project to another disk, {AGAIN}"),
+    errno.EACCES: ("Access to a file is denied.", f"Correct its owner or permissions, {AGAIN}"),
+    errno.EPERM: ("The system does not permit access to a file.", f"Correct its owner or permissions, {AGAIN}"),
+    errno.EIO: ("The disk failed to read or write a file.", "Check the disk (dmesg), and run the same command again."),
+    errno.ESTALE: ("A network disk has lost a file.", "Mount it again, and run the same command again."),
+    errno.ENXIO: ("A device is not available.", "Connect it, and run the same command again."),
+    errno.ENODEV: ("A device is not available.", "Connect it, and run the same command again."),
+    errno.ENOMEM: ("Memory ran out.", "Close other programs, and run the same command again."),
+    errno.EMFILE: ("This process has too many open files.", "Raise the limit with ulimit -n, and run it again."),
+    errno.ENFILE: ("This machine has too many open files.", "Close other programs, and run it again."),
+    errno.ENAMETOOLONG: ("A file name is too long for this disk.", "Shorten the name, or use another disk."),
+    errno.EILSEQ: ("The disk does not accept the characters of a file name.", "Rename the file."),
+    errno.ENOENT: ("A file does not exist, or vanished while it was needed.", "Restore it, and run it again."),
+    errno.EEXIST: ("A file is in the way.", "Move it away, and run it again."),
+    errno.ENOTDIR: ("A file is where a folder is expected.", "Move it away, and run it again."),
+    errno.EISDIR: ("A folder is where a file is expected.", "Move it away, and run it again."),
+    errno.ENOTEMPTY: (
+        "A folder that was to be removed holds new files.",
+        "Wait until no other program writes to it, and run it again.",
+    ),
+    errno.ELOOP: ("Symbolic links point at each other.", "Correct them, and run it again."),
+    errno.EXDEV: ("A file cannot be moved to another disk.", "Keep the folder on one disk, and run it again."),
+    errno.EBUSY: ("A file is in use by another program.", "Close the program, and run it again."),
+    errno.ETXTBSY: ("A file is in use by another program.", "Close the program, and run it again."),
+    errno.ENOLCK: ("This disk does not support locks.", "Move the project to a local disk."),
+    errno.EOPNOTSUPP: ("This disk lacks an operation that gatemask needs.", "Move the project to a local disk."),
+}
+# Libraries wrap faults of the disk in errors of their own: HDF5, shutil, TensorFlow and NumPy each in another way.
+WRAPPED = re.compile(r"\berrno = (\d+)|\[Errno (\d+)\]")
+IN_WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)}
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's tofile
+
+
+def storage_error(error: BaseException, path: Path | None = None, needed: int | None = None) -> StorageError | None:
+    """Return a fault of the disk or the system as a StorageError; None if the error is something else.
+
+    Args:
+        error: Any exception; those of HDF5, shutil and others that wrap a fault of the disk are recognized.
+        path: File or folder in use. Default: the one that the error names.
+        needed: Size of the file that could not be written, in bytes. Default: unknown.
+    """
+    if isinstance(error, GatemaskError):
+        return error if isinstance(error, StorageError) else None
+    if isinstance(error, MemoryError):
+        what, do = SENTENCES[errno.ENOMEM]
+        return StorageError(what, where=path, received=str(error) or None, do=do, number=errno.ENOMEM)
+    number = fault_number(error)
+    if number not in SENTENCES:
+        return None
+    what, do = SENTENCES[number]
+    where = _file_of(error) or path
+    if number == errno.ENOSPC and _file_of(error) is None:  # a library may write elsewhere, such as to /dev/shm
+        folders = [*([] if path is None else [path]), *_usual_folders()]
+        where = next((folder for folder in folders if _free(folder) < ALMOST_NOTHING), path)
+    received, expected = _circumstances(number, where, needed)
+    return StorageError(what, where=where, received=received, expected=expected, do=do, number=number)
+
+
+@contextmanager
+def storage_errors(path: Path | None = None) -> Iterator[None]:
+    """Raise faults of the disk and the system in the block as StorageError; `path` is the file or folder in use."""
+    try:
+        yield
+    except Exception as error:
+        if (fault := storage_error(error, path)) is None or fault is error:
+            raise
+        raise fault from error
+
+
+def fault_number(error: BaseException) -> int | None:
+    """Return the number of the system's fault behind an error, as in `errno`; None if there is none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if wrapped := WRAPPED.search(text):
+        number = int(wrapped[1] or wrapped[2])
+        return number if isinstance(error, OSError) or number in {*IN_WORDS.values(), errno.EIO, errno.EMFILE} else None
+    if isinstance(error, OSError) and SHORT_WRITE.search(text):
+        return errno.ENOSPC
+    return next((number for words, number in IN_WORDS.items() if words in text), None)
+
+
+def require_space(path: Path, size: int) -> None:
+    """Raise unless `size` bytes can be written to this file. For writers that crash when the disk is full.
+
+    Raises:
+        StorageError: There is too little space.
+    """
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink()
+        if (fault := storage_error(error, path, size)) is not None and error.errno in FULL:
+            raise fault from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a disk that cannot reserve
+            raise
+    path.unlink(missing_ok=True)
+
+
+def readable_size(size: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> readable_size(512), readable_size(20_480_000), readable_size(3.2e9)
+    ('512 B', '20.5 MB', '3.2 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _file_of(error: BaseException) -> Path | None:
+    """Return the file that an error names; of two, the second, which is the one that is written."""
+    for name in (getattr(error, "filename2", None), getattr(error, "filename", None)):
+        if isinstance(name, str | bytes | os.PathLike) and name:
+            return Path(os.fsdecode(name))
+    return None
+
+
+def _circumstances(number: int, where: Path | None, needed: int | None) -> tuple[str | None, str | None]:
+    """Return what was found and what is needed, as far as it is known."""
+    if number == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        found = None if limit == resource.RLIM_INFINITY else f"a limit of {readable_size(limit)} per file (ulimit -f)"
+        return found, _need(needed)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return (None if where is None else disk_of(where)), _need(needed)
+    if number == errno.EROFS and where is not None:
+        return disk_of(where), None
+    if number == errno.EMFILE:
+        return f"a limit of {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files", None
+    if number == errno.ENAMETOOLONG and where is not None:
+        longest = max((len(os.fsencode(part)) for part in where.parts), default=0)
+        return (
+            f"a name of {longest} bytes, a path of {len(os.fsencode(where))}",
+            "at most 230 and 4,000 bytes on most disks",
+        )
+    return None, None
+
+
+def _need(needed: int | None) -> str | None:
+    return None if needed is None else f"{readable_size(needed)} for this file"
+
+
+def disk_of(path: Path) -> str:
+    """Return the free space of the disk that holds a path, and where it is mounted."""
+    try:
+        folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
+        disk = os.statvfs(folder)
+    except (OSError, StopIteration):
+        return "a disk that does not respond"
+    free = f"{readable_size(disk.f_bavail * disk.f_frsize)} of {readable_size(disk.f_blocks * disk.f_frsize)} free"
+    if disk.f_files and not disk.f_favail:
+        free += ", but no room for another file (inodes)"
+    return f"{free} on the disk mounted at {mount}"
+
+
+def _free(path: Path) -> float:
+    with suppress(OSError):
+        disk = os.statvfs(path if path.exists() else path.parent)
+        return disk.f_bavail * disk.f_frsize if disk.f_favail or not disk.f_files else 0.0
+    return float("inf")
+
+
+def _usual_folders() -> list[Path]:
+    """Return folders that libraries write to without naming a file."""
+    return [Path.cwd(), Path(tempfile.gettempdir()), Path("/dev/shm")]
