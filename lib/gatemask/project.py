@@ -3,10 +3,58 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from gatemask.errors import GatemaskError, nearest
+
+QUICK = "-quick"
+# Names below runs/<comp>/ that belong to the pipeline; the rehearsal, for one, deletes its folder before it starts.
+PRODUCTS = frozenset(
+    ("audit", "ensemble", "kaggle", "leaderboard", "rehearsal", "rehearsal-train", "report", "submissions")
+    + ("summary.json", "tuned", "wandb", "wandb-synced.json")
+)
+SHARED_FOLDERS = frozenset(("audit",))  # below runs/, next to the competitions
+LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes are added
+
+
+def competition_name_fault(name: str) -> str | None:
+    """Return why a competition cannot have this name, with a way out; None if it can."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_NAME]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) or len(name) > LONGEST_NAME:
+        return (
+            f"'{name[:LONGEST_NAME]}' cannot name a competition: names are lowercase letters, digits and hyphens. "
+            f"Rename its folder below experiments/, or set 'name: {plain or 'my-competition'}' in competition.yaml"
+        )
+    return competition_folder_fault(name)
+
+
+def competition_folder_fault(name: str) -> str | None:
+    """Return why the generated files of a competition cannot go to folders of this name; None if they can."""
+    if name.casefold().endswith(QUICK):
+        return (
+            f"A competition cannot be called '{name}': its files would go to the folders of "
+            f"'{name[: -len(QUICK)]}' with --quick. Rename it, such as to '{name[: -len(QUICK)]}-fast'"
+        )
+    if name.casefold() in SHARED_FOLDERS or name.startswith("."):
+        return f"A competition cannot be called '{name}': gatemask keeps other files in runs/{name}/. Rename it"
+    return None
+
+
+def experiment_name_fault(name: str) -> str | None:
+    """Return why an experiment cannot have this name, with a way out; None if it can."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or len(name) > LONGEST_NAME:
+        return (
+            f"'{name[:LONGEST_NAME]}' cannot name an experiment: names start with a letter or digit, followed by "
+            f"letters, digits, '_', '.' and '-', {LONGEST_NAME} characters at most. Rename its YAML"
+        )
+    if name.casefold() in PRODUCTS:
+        return (
+            f"An experiment cannot be called '{name}': runs/<comp>/{name.lower()} holds what another command "
+            f"writes. Rename its YAML, such as to {name}_net.yaml"
+        )
+    return None
 
 
 @dataclass(frozen=True)
@@ -26,7 +74,7 @@ class Project:
     @property
     def label(self) -> str:
         """Name of the competition's folders for generated files."""
-        return f"{self.comp}-quick" if self.quick else self.comp
+        return f"{self.comp}{QUICK}" if self.quick else self.comp
 
     @property
     def experiments(self) -> Path:
@@ -63,10 +111,19 @@ def find_root() -> Path:
     """Return the project folder: GATEMASK_ROOT, or the nearest parent folder that contains `experiments/`.
 
     Raises:
-        GatemaskError: There is none.
+        GatemaskError: There is none, or GATEMASK_ROOT names another folder.
     """
     if named := os.environ.get("GATEMASK_ROOT"):
-        return Path(named).resolve()
+        root = Path(named).resolve()
+        if not (root / "experiments").is_dir():
+            raise GatemaskError(
+                "GATEMASK_ROOT does not name a gatemask project.",
+                where="environment variable GATEMASK_ROOT",
+                received=f"{named}, which {'has no folder experiments/' if root.is_dir() else 'is not a folder'}",
+                expected="a folder that contains experiments/",
+                do="Correct it, or unset it and change to the project folder.",
+            )
+        return root
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "experiments").is_dir():
@@ -97,6 +154,7 @@ def open_project(comp: str, *, quick: bool = False) -> Project:
             expected=", ".join(competitions) or "a folder that contains competition.yaml",
             do=f"Did you mean '{close}'?" if close else f"Create experiments/{name}/competition.yaml.",
         )
+    _require_own_folders(root, name)
     return Project(root, name, quick)
 
 
@@ -118,7 +176,13 @@ def open_experiment(path: str, *, quick: bool = False) -> tuple[Project, Path]:
             expected="a YAML below experiments/",
             do=f"Did you mean {close}?" if close else f"Available: {', '.join(experiments) or 'none'}",
         )
+    _require_own_folders(root, file.parent.name)
     return Project(root, file.parent.name, quick), file
+
+
+def _require_own_folders(root: Path, comp: str) -> None:
+    if fault := competition_folder_fault(comp):
+        raise GatemaskError(f"{fault}.", where=root / "experiments" / comp)
 
 
 def experiment_files(root: Path) -> list[str]:

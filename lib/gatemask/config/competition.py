@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
+from gatemask.config.base import LARGEST, Count, Natural, NotBool, Pair, Positive, Seed, Share, Size, Strict
 from gatemask.config.names import MetricName
+from gatemask.project import competition_name_fault
 
 
 class Rle(Strict):
     """Dialect of a run-length encoding. Most Kaggle competitions use absolute offsets, base 1, column-major order."""
 
     offsets: Literal["absolute", "relative"] = "absolute"
-    base: Literal[0, 1] = 1
+    base: Annotated[Literal[0, 1], NotBool] = 1
     order: Literal["column", "row"] = "column"
     empty: str = Field("", description="text of an empty mask: '', '-1', '1 0', ...")
 
 
-Column = str | Annotated[int, Field(ge=0, description="column number from 0, for a table without a header")]
+Column = str | Annotated[Natural, Field(description="column number from 0, for a table without a header")]
 Missing = Literal["problem", "empty"]
 
 
@@ -118,9 +120,9 @@ class Folds(Strict):
 
 
 class Picture(Strict):
-    size: tuple[Count, Count] = Field(description="height and width at which the competition scores")
-    channels: Literal[1, 3] = 1
-    window: Literal["full", "file"] | tuple[float, Positive] = Field(
+    size: Annotated[tuple[Count, Count], Pair] = Field(description="height and width at which the competition scores")
+    channels: Annotated[Literal[1, 3], NotBool] = 1
+    window: Literal["full", "file"] | Annotated[tuple[float, Positive], Pair] = Field(
         "full",
         description="gray levels mapped to 0 to 1: the full range of the file's bits; the DICOM's own VOI LUT or "
         "window; or [center, width] in rescaled units",
@@ -131,7 +133,8 @@ class Picture(Strict):
     def _a_window(cls, value: object) -> object:
         if isinstance(value, list | tuple) and len(value) == 2:
             center, width = value
-            if isinstance(center, int | float) and isinstance(width, int | float) and width > 0:
+            numbers = [n for n in (center, width) if isinstance(n, int | float) and not isinstance(n, bool)]
+            if len(numbers) == 2 and math.isfinite(sum(numbers)) and numbers[1] > 0:
                 return value
         elif value in ("full", "file"):
             return value
@@ -177,14 +180,14 @@ class Kaggle(Strict):
 class Phantom(Strict):
     images: Count = 540
     test_images: Count = 180
-    size: Annotated[int, Field(ge=64)] = 256
+    size: Annotated[int, Field(ge=64, le=LARGEST)] = 256
     positives: Share = 0.22
     skin_folds: Share = Field(0.0, description="share of negatives with a skin fold, which resembles a lesion")
     seed: Seed = 0
 
 
 class Competition(Strict):
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(description="lowercase letters, digits and hyphens; default: the folder's name")
     title: str
     raw: str = Field(description="folder of the raw files, unless --data names another")
     image: Picture
@@ -201,6 +204,13 @@ class Competition(Strict):
     kaggle: Kaggle = Kaggle()
     phantom: Phantom | None = None
     quick: dict[str, JsonValue] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if fault := competition_name_fault(name):
+            raise ValueError(fault)
+        return name
 
     @model_validator(mode="after")
     def _test_or_holdout(self) -> Competition:

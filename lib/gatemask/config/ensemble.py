@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from gatemask.config.base import Count, Positive, Seed, Strict, Weight
+from gatemask.config.base import Count, NotBool, NotNegative, Positive, Seed, Strict
 
 
 class Members(Strict):
     experiments: list[str] = Field(min_length=1)
     folds: Literal["all"] | Count = Field("all", description="all folds of each experiment, or its best n")
-    weights: list[Weight] | Literal["equal", "greedy", "tuned"] = Field(
+    weights: list[NotNegative] | Literal["equal", "greedy", "tuned"] = Field(
         "equal",
         description="one number per experiment; 'greedy': repeatedly add the experiment that helps most; "
         "'tuned': masks only, searched by Optuna, including the weights of views that are kept apart",
@@ -36,7 +36,7 @@ class Variant(Strict):
     """Parts of the decision rule to search."""
 
     gate: bool = Field(True, description="false: every image passes the gate")
-    thresholds: Literal[1, 2] = Field(2, description="1: one level decides both whether there is a mask, and where")
+    thresholds: Annotated[Literal[1, 2], NotBool] = Field(2, description="1: one level decides both whether there is a mask, and where")
     components: bool = Field(False, description="search the minimum size of a connected component")
     hysteresis: bool = Field(False, description="also try keeping only components that reach the upper threshold")
 

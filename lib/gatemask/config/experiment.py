@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gatemask.config.base import Count, Positive, Seed, Share, Size, Strict
+from gatemask.config.base import LARGEST, Count, Natural, NotNegative, Pair, Positive, Seed, Share, Size, Strict
 from gatemask.config.encoders import ENCODERS
 from gatemask.config.names import (
     CROSS_ENTROPIES,
@@ -18,6 +18,7 @@ from gatemask.config.names import (
     OptimizerName,
     ScheduleName,
 )
+from gatemask.project import experiment_name_fault
 
 
 class Model(Strict):
@@ -80,12 +81,12 @@ class Input(Strict):
 class Sampling(Strict):
     """Images in an epoch. A number is constant; a pair changes linearly from the first epoch to the last."""
 
-    positives: Share | tuple[Share, Share] | None = Field(None, description="share of positive images")
+    positives: Share | Annotated[tuple[Share, Share], Pair] | None = Field(None, description="share of positive images")
     drop_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epoch: Count | None = Field(None, description="images per epoch; default: as many as the shares allow")
 
 
-Range = tuple[Positive, Positive]
+Range = Annotated[tuple[Positive, Positive], Pair]
 
 
 def _require_ascending(name: str, pair: tuple[float, float]) -> None:
@@ -202,7 +203,7 @@ class LossPart(Strict):
     """A loss with its options. A bare number is its weight."""
 
     weight: Positive = 1.0
-    gamma: Annotated[float, Field(ge=0)] | None = Field(None, description="focal: 2 by default")
+    gamma: NotNegative | None = Field(None, description="focal: 2 by default")
     alpha: Positive | None = Field(None, description="tversky: weight of a false positive, 0.3 by default")
     beta: Positive | None = Field(None, description="tversky: weight of a false negative, 0.7 by default")
 
@@ -212,13 +213,13 @@ class Optimizer(Strict):
     clipnorm: Positive | None = Field(None, description="limit on each variable's gradient norm")
     global_clipnorm: Positive | None = Field(None, description="limit on the norm of all gradients together")
     clipvalue: Positive | None = None
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    weight_decay: NotNegative | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="sgd and rmsprop")
     nesterov: bool | None = Field(None, description="sgd")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="momentum of an exponential moving average of the weights; the average is validated and kept"
     )
-    accumulate: Annotated[int, Field(ge=2)] | None = Field(None, description="number of batches per update")
+    accumulate: Annotated[int, Field(ge=2, le=LARGEST)] | None = Field(None, description="number of batches per update")
 
     @model_validator(mode="after")
     def _options_fit(self) -> Optimizer:
@@ -238,16 +239,16 @@ class Schedule(Strict):
     name: ScheduleName = "constant"
     peak: Positive = 1e-3
     start: Positive | None = Field(None, description="first learning rate of the warm-up; default: peak / (warmup + 1)")
-    floor: Annotated[float, Field(ge=0)] = 1e-6
-    warmup: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
-    hold: Annotated[int, Field(ge=0)] = Field(0, description="epochs")
+    floor: NotNegative = 1e-6
+    warmup: Natural = Field(0, description="epochs")
+    hold: Natural = Field(0, description="epochs")
     decay: Annotated[float, Field(gt=0, le=1)] = Field(0.8, description="warmup_hold_decay: factor per epoch")
     cycle: Count | None = Field(None, description="cosine: epochs until the first restart; default: never")
     grow: Annotated[float, Field(ge=1)] = Field(1.0, description="cosine: factor from each cycle's length to the next")
     restart: Share = Field(1.0, description="cosine: peak of each cycle, as a share of the peak before")
     patience: Count = Field(3, description="plateau: epochs without a better score")
     factor: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="plateau: factor applied after that")
-    min_delta: Annotated[float, Field(ge=0)] = Field(0.0, description="plateau: minimum improvement")
+    min_delta: NotNegative = Field(0.0, description="plateau: minimum improvement")
 
     @model_validator(mode="after")
     def _floor_is_below(self) -> Schedule:
@@ -284,7 +285,7 @@ class Runtime(Strict):
         "float32", description="precision of the layers; sums stay float32"
     )
     deterministic: bool = Field(False, description="bitwise reproducible, at some cost in speed")
-    workers: Annotated[int, Field(ge=0)] = Field(0, description="threads that decode and augment; 0: one per core")
+    workers: Natural = Field(0, description="threads that decode and augment; 0: one per core")
 
     @model_validator(mode="before")
     @classmethod
@@ -321,7 +322,7 @@ class View(Strict):
 
 
 class Experiment(Strict):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(description="letters, digits, '_', '.' and '-'; default: the file's name without .yaml")
     task: Literal["gate", "mask"]
     model: Model
     input: Input
@@ -346,6 +347,13 @@ class Experiment(Strict):
     runtime: Runtime = Runtime()
     tracking: Tracking = Tracking()
     quick: dict[str, JsonValue] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if fault := experiment_name_fault(name):
+            raise ValueError(fault)
+        return name
 
     @model_validator(mode="before")
     @classmethod

@@ -39,6 +39,25 @@ OptimizerName = Literal[
     "sgd",
 ]
 ScheduleName = Literal["constant", "cosine", "plateau", "warmup_hold_decay"]
+# Options of a section that only some of its names have; all others belong to every name.
+OPTIONS_OF_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
+    "model": {
+        "block": ("unet", "unetpp", "linknet"),
+        "filters": ("unet", "unetpp", "linknet"),
+        "deep_supervision": ("unetpp",),
+        "gate_head": ("unet", "unetpp", "fpn", "linknet"),
+    },
+    "optimizer": {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",)},
+    "schedule": {
+        "decay": ("warmup_hold_decay",),
+        "cycle": ("cosine",),
+        "grow": ("cosine",),
+        "restart": ("cosine",),
+        "patience": ("plateau",),
+        "factor": ("plateau",),
+        "min_delta": ("plateau",),
+    },
+}
 
 if TYPE_CHECKING:  # type checkers cannot read a Literal from a table
     Encoder = str
