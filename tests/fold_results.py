@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gatemask.config import Experiment
 from gatemask.results.training import FoldResult
 
 
@@ -25,3 +26,16 @@ def fold_result(**changes: Any) -> FoldResult:
         "validation_images": 4,
     }
     return FoldResult(**{**fields, **changes})
+
+
+def mask_settings(**changes: Any) -> dict[str, Any]:
+    """Return the config.yaml of a mask network's run, with some keys changed."""
+    fields: dict[str, Any] = {
+        "name": "unet_b0",
+        "task": "mask",
+        "model": {"name": "unet", "encoder": "resnet18"},
+        "input": {"size": 64},
+        "loss": {"bce": 1},
+        "epochs": 1,
+    }
+    return Experiment.model_validate({**fields, **changes}).settings

@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.storage import storage_error, storage_errors
+from gatemask.yaml12 import dump_yaml, parse_yaml
 
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # part of temporary names, for shared disks
 LOCK_S = 10.0  # a process whose parent was killed needs a moment to end
@@ -121,7 +120,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 def write_yaml(path: Path, value: Any) -> Path:
-    return write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110))
+    return write_text(path, dump_yaml(value))
 
 
 def not_utf8(name: str, where: object) -> GatemaskError:
@@ -227,15 +226,15 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         with storage_errors(path):
-            return yaml.safe_load(path.read_bytes().decode("utf-8"))
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        # PyYAML raises almost anything on odd tags and dates.
+            text = path.read_bytes().decode("utf-8")
+    except ValueError as error:
         raise GatemaskError(
             "Not valid YAML.",
             where=path,
-            received=" ".join(str(error).split()) or type(error).__name__,
+            received=" ".join(str(error).split()),
             do="Restore the file, or run the command that writes it again.",
         ) from None
+    return parse_yaml(text, path).value
 
 
 def sha256(path: Path) -> str:

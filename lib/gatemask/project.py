@@ -12,8 +12,18 @@ from gatemask.errors import GatemaskError, nearest
 QUICK = "-quick"
 # Names below runs/<comp>/ that belong to the pipeline; the rehearsal, for one, deletes its folder before it starts.
 PRODUCTS = frozenset(
-    ("audit", "ensemble", "kaggle", "leaderboard", "rehearsal", "rehearsal-train", "report", "submissions")
-    + ("summary.json", "tuned", "wandb", "wandb-synced.json")
+    {
+        "ensemble",
+        "kaggle",
+        "leaderboard",
+        "rehearsal",
+        "rehearsal-train",
+        "report",
+        "submissions",
+        "summary.json",
+        "tuned",
+        "wandb-synced.json",
+    }
 )
 SHARED_FOLDERS = frozenset(("audit",))  # below runs/, next to the competitions
 LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes are added

@@ -251,7 +251,7 @@ class _Reader:
             value = _resolve(text)
             if not _fits(tag.removeprefix(_CORE), value):
                 self._reject(f"'{text[:40]}' as {tag.removeprefix(_CORE)}", event)
-            value = float(value) if tag == _CORE + "float" else value
+            value = float(value) if isinstance(value, int) and tag == _CORE + "float" else value
         if isinstance(value, str):
             return _Node(self._clean(value, event))
         if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:

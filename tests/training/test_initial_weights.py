@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from gatemask.config import Experiment
 from gatemask.errors import GatemaskError
-from gatemask.files import sha256
+from gatemask.files import sha256, write_yaml
 from gatemask.project import Project
 from gatemask.training.initial_weights import find_initial_weights
+from tests.fold_results import mask_settings
 
 
 def experiment(weights: str, encoder: str = "resnet18") -> Experiment:
@@ -35,7 +35,7 @@ def project(tmp_path: Path) -> Project:
     project.folds.write_text("image_id,fold\na,0\n")
     folder = project.fold("earlier", 1)
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
+    write_yaml(folder / "config.yaml", mask_settings(name="earlier"))
     stamp = {"made_from": {"folds": sha256(project.folds)}, "outputs": {"best.weights.h5": "abc"}}
     (folder / "result.json").write_text(json.dumps(stamp))
     return project

@@ -21,6 +21,7 @@ from gatemask.tuning import exact, members
 from gatemask.tuning.compare import COARSE, compare, compare_paired, verdict_sentence
 from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
 from tests.conftest import gatemask
+from tests.fold_results import mask_settings
 from tests.tuning.predictions import SIZE, write_predictions
 
 IMAGES, FOLDS = 90, 3
@@ -196,7 +197,7 @@ def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> N
     for fold in range(FOLDS):  # views of its own that could be weighed apart
         folder = project.fold("unet_b0", fold)
         shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
-        write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
+        write_yaml(folder / "config.yaml", mask_settings(tta=["hflip"]))
     again = compared(project, "gate_late", "gate_b0", "mask.weights=tuned")
     assert again.model_copy(update={"seconds": comparison.seconds}) == comparison, "masks are averaged by equal weights"
 

@@ -32,6 +32,7 @@ from gatemask.tuning import exact
 from gatemask.tuning.members import build_tables
 from gatemask.tuning.tune import load_counted, tune
 from tests.conftest import environment, gatemask
+from tests.fold_results import mask_settings
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
 pytestmark = pytest.mark.integration
@@ -224,7 +225,7 @@ def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
         files = store.write_maps_per_view(folder / "oof.h5", ids, iter(both), (64, 64, 1), 2)
         outputs = {file.name: sha256(file) for file in files}
         write_json(folder / "result.json", {**read_json(folder / "result.json"), "outputs": outputs})
-        write_yaml(folder / "config.yaml", {"tta": [{"hflip": True}]})
+        write_yaml(folder / "config.yaml", mask_settings(tta=["hflip"]))
     result = tuned(project, "mask.weights=tuned", "mask.experiments=[unet_b0]", "tune.weightings=5")
     assert result.views == [2]
     assert result.weights == [1.0, 0.0]

@@ -44,7 +44,7 @@ from gatemask.config.experiment import (
     ZoomToMask,
     encoder_in_name,
 )
-from gatemask.config.loading import load_competition, load_ensemble, load_experiment
+from gatemask.config.loading import load_competition, load_ensemble, load_experiment, load_run_config
 from gatemask.config.names import (
     CROSS_ENTROPIES,
     LOSS_OPTIONS,
@@ -115,4 +115,5 @@ __all__ = [
     "load_competition",
     "load_ensemble",
     "load_experiment",
+    "load_run_config",
 ]

@@ -36,7 +36,9 @@ class Variant(Strict):
     """Parts of the decision rule to search."""
 
     gate: bool = Field(True, description="false: every image passes the gate")
-    thresholds: Annotated[Literal[1, 2], NotBool] = Field(2, description="1: one level decides both whether there is a mask, and where")
+    thresholds: Annotated[Literal[1, 2], NotBool] = Field(
+        2, description="1: one level decides both whether there is a mask, and where"
+    )
     components: bool = Field(False, description="search the minimum size of a connected component")
     hysteresis: bool = Field(False, description="also try keeping only components that reach the upper threshold")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -31,9 +31,13 @@ def explain(error: ValidationError, document: Document, schema: type[BaseModel],
         where: File, for complaints about the whole document.
     """
     complaints = error.errors(include_url=False)
-    complaint = next((c for c in complaints if c["type"] == "extra_forbidden"), complaints[0])
-    # pydantic adds names of union branches to the location: keep the parts that are keys of the YAML.
-    loc = tuple(_real_keys(complaint["loc"], document.values))
+    complaint = next((c for c in complaints if c["type"] == "extra_forbidden"), None)
+    if complaint is None:  # of a value with several forms, explain the form that fits best
+        same = [c for c in complaints if c["loc"][:1] == complaints[0]["loc"][:1]]
+        complaint = max(same, key=lambda c: len(_real_keys(c["loc"], document.values)))
+    loc = _real_keys(complaint["loc"], document.values)
+    if complaint["type"] in ("missing", "extra_forbidden"):
+        loc = (*_real_keys(complaint["loc"][:-1], document.values), complaint["loc"][-1])
     places = document.places
     place = next((places[loc[:n]] for n in range(len(loc), 0, -1) if loc[:n] in places), str(where))
     name = ".".join(str(part) for part in loc) or "the file"
@@ -45,7 +49,7 @@ def explain(error: ValidationError, document: Document, schema: type[BaseModel],
     if kind == "value_error":
         text = f"{complaint['ctx']['error']!s}".removesuffix(".")
         return GatemaskError(f"{text}.", where=place, do=_way_to_remove(text, place))
-    expected = complaint.get("ctx", {}).get("expected") or complaint["msg"]
+    expected = complaint.get("ctx", {}).get("expected") or complaint["msg"].removeprefix("Input should be ")
     return GatemaskError(
         f"Invalid value for '{name}'.",
         where=place,
@@ -77,9 +81,7 @@ def _shown(received: object, text: str | None) -> str:
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
-def _way_to_correct(
-    kind: str, name: str, received: object, text: str | None, expected: str, place: str
-) -> str | None:
+def _way_to_correct(kind: str, name: str, received: object, text: str | None, expected: str, place: str) -> str | None:
     """Return what to write instead, where that is clear."""
     key = name.split(".")[-1]
     if kind == "string_type" and isinstance(received, int | float):
@@ -93,16 +95,16 @@ def _way_to_correct(
         if isinstance(received, float) and received.is_integer():
             return f"Write {received:.0f}."
         if isinstance(received, str):
-            return _way_to_number(received)
+            return _way_to_number(received, whole=kind.startswith("int"))
     if kind == "bool_type" and str(received).lower() in _YES:
         return f"Write {_YES[str(received).lower()]}."
     close = nearest(str(received)[:_SHOWN], expected.replace("'", "").replace(" or ", ", ").split(", "))
     return f"Did you mean '{close}'?" if close and kind == "literal_error" else None
 
 
-def _way_to_number(text: str) -> str | None:
+def _way_to_number(text: str, whole: bool) -> str | None:
     plain = text.strip().replace("_", "")
-    if re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?", plain):
+    if not whole and re.fullmatch(r"[-+]?\d+,\d+([eE][-+]?\d+)?", plain):
         return f"Write {plain.replace(',', '.')}, with a decimal point."
     if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", plain):
         return f"Write {plain}, without quotes or underscores."
@@ -117,15 +119,18 @@ def _way_to_remove(text: str, place: str) -> str | None:
     return f"Add --set {option[1]}=null to drop it."
 
 
-def _real_keys(loc: tuple[str | int, ...], values: Any) -> Iterator[str | int]:
-    for index, part in enumerate(loc):
-        last = index == len(loc) - 1
-        if isinstance(values, dict) and (part in values or last):
-            yield part
-            values = values.get(part)
-        elif isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values):
-            yield part
+def _real_keys(loc: Key, values: Any) -> Key:
+    """Return the parts of a location that are keys of the YAML: pydantic adds names of union branches."""
+    keys: list[str | int] = []
+    for part in loc:
+        if isinstance(values, dict) and part in values:
             values = values[part]
+        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            continue
+        keys.append(part)
+    return tuple(keys)
 
 
 def _keys_at(schema: Any, loc: Key, values: Any) -> set[str]:
@@ -138,8 +143,8 @@ def _keys_at(schema: Any, loc: Key, values: Any) -> set[str]:
         return _keys_at(schema, loc[1:], inner)
     models = list(_models_in(schema))
     fields = [m.model_fields[key].annotation for m in models if key in m.model_fields]
-    if not models:  # a mapping with free keys, such as `loss`: its values may be sections
-        fields = [schema]
+    if get_origin(schema) is dict:  # free keys, such as the losses: their values may be sections
+        fields = [get_args(schema)[1]]
     return set().union(*(_keys_at(field, loc[1:], inner) for field in fields)) if fields else set()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +15,7 @@ from gatemask.config.explaining import explain
 from gatemask.config.merging import Document, YamlMapping
 from gatemask.config.siblings import require_own_name
 from gatemask.errors import GatemaskError
+from gatemask.storage import storage_error
 from gatemask.yaml12 import parse_yaml
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -39,6 +39,24 @@ def load_competition(
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
     """Load the ensemble.yaml in a folder."""
     return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
+
+
+def load_run_config(folder: Path) -> Experiment:
+    """Load the config.yaml of a run: the settings it was trained with.
+
+    Raises:
+        GatemaskError: The file is missing, or is not what training wrote.
+    """
+    path = folder / "config.yaml"
+    try:
+        return _validate(_read(path, extended_by=None), Experiment, path)
+    except GatemaskError as error:
+        raise GatemaskError(
+            "A run's settings cannot be read, though gatemask wrote them.",
+            where=error.details["where"],
+            received=f"{error.what} {error.details['received'] or ''}".strip(),
+            do=f"Restore it from a copy, or move {folder} away and train this fold again.",
+        ) from None
 
 
 def _load(path: Path, schema: type[Schema], defaults: YamlMapping, quick: bool, overrides: Sequence[str]) -> Schema:
@@ -89,7 +107,7 @@ def _read_extended(path: Path, chain: list[Path]) -> Document:
         return document
     if not isinstance(base, str):
         raise GatemaskError("'extends' takes one file.", where=document.places[("extends",)], received=base)
-    merged = _read_extended(Path(os.path.abspath(path.parent / base)), [*chain, path])
+    merged = _read_extended((path.parent / base).resolve(), [*chain, path])
     if "name" in merged.values and "name" not in document.values:
         del merged.values["name"]  # it belongs to that file: two files of one name would share a folder
     merged.extend(document)
@@ -107,8 +125,8 @@ def _read(path: Path, extended_by: Path | None) -> Document:
         raise GatemaskError("No such file.", where=path, received=by, do="Create it, or correct the path.") from None
     except UnicodeDecodeError as error:
         raise GatemaskError("Not valid YAML.", where=path, received=error, do="Save the file as UTF-8.") from None
-    except (OSError, ValueError) as error:
-        raise GatemaskError("A file cannot be read.", where=path, received=error, expected=by) from None
+    except OSError as error:
+        raise storage_error(error, path) or GatemaskError("A file cannot be read.", where=path, received=error) from None
     parsed = parse_yaml(text, path)
     if not isinstance(parsed.value, dict):
         raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from gatemask import quiet
-from gatemask.config import Competition, Ensemble, Experiment, Members
+from gatemask.config import Competition, Ensemble, Experiment, Members, load_run_config
 from gatemask.cost import devices
 from gatemask.cost.devices import Device, ForwardPass
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
-from gatemask.files import fingerprint, read_json, read_yaml, write_json
+from gatemask.files import fingerprint, read_json, write_json
 from gatemask.project import Project
 from gatemask.training.fold_inputs import count_views
 
@@ -179,7 +179,7 @@ def _count_forward_pass(exp: Experiment, channels: int, classes: int) -> Forward
 
 
 def _trained_experiment(project: Project, name: str) -> Experiment:
-    return Experiment.model_validate(read_yaml(project.fold(name, _folds(project)[0]) / "config.yaml"))
+    return load_run_config(project.fold(name, _folds(project)[0]))
 
 
 def _folds(project: Project) -> list[int]:

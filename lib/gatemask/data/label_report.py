@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import yaml
 
 from gatemask.config import Rle, RleLabels, load_competition
 from gatemask.console import progress, say, table
@@ -24,6 +23,7 @@ from gatemask.files import write_text
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.data import BadRow, GuessedDialect, ImageSize, LabelColumns, LabelCounts, LabelReport, LabelYaml
+from gatemask.yaml12 import dump_yaml
 
 
 class LabelTable(NamedTuple):
@@ -132,7 +132,7 @@ def write_labels_section(project: Project, report: LabelReport) -> Path:
     labels = report.yaml.labels.model_dump(mode="json", exclude_unset=True)
     if comp.labels.missing == "empty":
         labels["missing"] = "empty"
-    section = yaml.safe_dump({"labels": labels}, sort_keys=False, default_flow_style=None, width=110)
+    section = dump_yaml({"labels": labels}, flow_style=None)
     changed = _replace_section(text, "labels", section, path)
     trial = path.with_name(".tmp-competition.yaml")
     write_text(trial, changed)
@@ -171,7 +171,7 @@ def print_label_report(report: LabelReport) -> None:
         say(f"row {bad.row}, image {bad.image_id}: {bad.problem}")
     say("For competition.yaml (or --write COMP):\n")
     sections = report.yaml.model_dump(mode="json", exclude_unset=True)
-    say(yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=110))
+    say(dump_yaml(sections, flow_style=None))
 
 
 # --- the table ---------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, Members
+from gatemask.config import METRIC_TITLES, Competition, Ensemble, Members, load_run_config
 from gatemask.console import say, table
 from gatemask.cost.kernel_time import KernelEstimate, count_test_images, estimate_kernel
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, read_yaml, sha256
+from gatemask.files import fingerprint, sha256
 from gatemask.masks import rule as rules
 from gatemask.project import Project
 from gatemask.results.ensemble import (
@@ -266,7 +266,7 @@ def _rounds_text(selection: MemberSelection, name: str) -> str:
 
 def _member(project: Project, comp: Competition, run: _Run, why: str, weight: float, seconds: float) -> ShippedMember:
     name, fold = run.result.experiment, run.result.fold
-    exp = Experiment.model_validate(read_yaml(project.fold(name, fold) / "config.yaml"))
+    exp = load_run_config(project.fold(name, fold))
     # Random views are drawn from the augmentation, which is shipped only for them.
     augment = {"augment": exp.augment} if any(view.random for view in exp.tta) else {}
     return ShippedMember(

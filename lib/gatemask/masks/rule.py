@@ -15,7 +15,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
@@ -276,7 +275,7 @@ def load_rule(path: Path) -> Rule:
     except GatemaskError as error:
         error.details["where"] = path
         raise
-    except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, TypeError, UnicodeDecodeError) as error:
         raise GatemaskError(
             "The file does not hold a rule.",
             where=path,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-import yaml
 from pydantic import Field, JsonValue, ValidationError, field_serializer
 
 from gatemask.config import Augment, Competition, Inference, Model, Picture, SubmissionSettings, View
@@ -180,8 +179,10 @@ class ShippedEnsemble(Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             received = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             received = " ".join(str(error).split())
+        except GatemaskError as error:  # not YAML
+            received = f"{error.what} {error.details['received']} in {error.details['where']}"
         raise GatemaskError(
             "This file does not describe an ensemble.",
             where=path,

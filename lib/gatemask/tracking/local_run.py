@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatemask import files
-from gatemask.config import Experiment
+from gatemask.config import Experiment, load_run_config
 from gatemask.errors import GatemaskError
-from gatemask.files import read_yaml
 from gatemask.project import Project
 from gatemask.stage import Stamp
 from gatemask.tracking.run_folder import read_metrics
@@ -95,7 +94,7 @@ def read_run(project: Project, folder: Path) -> LocalRun:
     try:
         rows = read_metrics(folder / "metrics.jsonl")
         epochs = [int(row["epoch"]) for row in rows]
-        exp = Experiment.model_validate(read_yaml(folder / "config.yaml"))
+        exp = load_run_config(folder)
         fold = int(str(made_from.get("fold", 0)))
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, str(error).splitlines()[0]) from None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from gatemask.builders import encoder_weights
-from gatemask.config import Experiment
+from gatemask.config import Experiment, load_run_config
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, read_yaml, sha256
+from gatemask.files import read_json, sha256
 from gatemask.project import Project
 from gatemask.stage import Stamp
 
@@ -66,7 +66,7 @@ def _weights_of_run(project: Project, exp: Experiment, name: str, fold: int) -> 
             received=exp.model.weights,
             do=f"Run gatemask train {project.comp}/{name} --fold {fold} first.",
         )
-    stamp, config = Stamp.load(folder / "result.json"), read_yaml(folder / "config.yaml")
+    stamp, config = Stamp.load(folder / "result.json"), load_run_config(folder)
     if stamp.made_from["folds"] != sha256(project.folds):
         raise GatemaskError(
             "The run to start from was trained on another split and may have seen this fold's validation images.",
@@ -74,11 +74,11 @@ def _weights_of_run(project: Project, exp: Experiment, name: str, fold: int) -> 
             expected=f"a run made from {project.folds}",
             do=f"Train {name} again on the present split.",
         )
-    if config["model"]["encoder"] != exp.model.encoder:
+    if config.model.encoder != exp.model.encoder:
         raise GatemaskError(
             "The run to start from has another encoder.",
             where=folder,
-            received=config["model"]["encoder"],
+            received=config.model.encoder,
             expected=exp.model.encoder,
         )
     return InitialWeights("run", folder / "best.weights.h5", stamp.outputs["best.weights.h5"])

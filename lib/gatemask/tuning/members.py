@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gatemask.config import Competition, Ensemble, Members
+from gatemask.config import Competition, Ensemble, Members, load_run_config
 from gatemask.data.labels import Masks
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import read_yaml, sha256
+from gatemask.files import sha256
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project
@@ -202,7 +202,7 @@ def _count_views(project: Project, name: str, folds: Sequence[int]) -> int:
     folders = [project.fold(name, fold) for fold in folds]
     if not all((folder / "oof-views.h5").exists() for folder in folders):
         return 1
-    return 1 + len(read_yaml(folders[0] / "config.yaml")["tta"])
+    return 1 + len(load_run_config(folders[0]).tta)
 
 
 def _require_maps(name: str, reader: MapReader, expected: set[str], classes: int) -> None:

@@ -17,8 +17,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from gatemask.config import Competition, Experiment
 from gatemask.files import fresh_folder, write_text
 from gatemask.kaggle.client import secret_scan
@@ -27,6 +25,7 @@ from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import Project
 from gatemask.results.kaggle_training import SessionRequest
+from gatemask.yaml12 import dump_yaml
 
 SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
 SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
@@ -117,7 +116,7 @@ def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:
 
 def _resolved(config: Competition | Experiment) -> bytes:
     values = config.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    return dump_yaml(values).encode()
 
 
 def _script(push: str, payload: bytes, encoded: str) -> str:
