@@ -123,13 +123,10 @@ def _real_keys(loc: Key, values: Any) -> Key:
     """Return the parts of a location that are keys of the YAML: pydantic adds names of union branches."""
     keys: list[str | int] = []
     for part in loc:
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        else:
-            continue
-        keys.append(part)
+        items = dict(enumerate(values)) if isinstance(values, list | tuple) else values
+        if isinstance(items, dict) and part in items:
+            values = items[part]
+            keys.append(part)
     return tuple(keys)
 
 

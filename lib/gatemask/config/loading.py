@@ -126,7 +126,9 @@ def _read(path: Path, extended_by: Path | None) -> Document:
     except UnicodeDecodeError as error:
         raise GatemaskError("Not valid YAML.", where=path, received=error, do="Save the file as UTF-8.") from None
     except OSError as error:
-        raise storage_error(error, path) or GatemaskError("A file cannot be read.", where=path, received=error) from None
+        raise storage_error(error, path) or GatemaskError(
+            "A file cannot be read.", where=path, received=error
+        ) from None
     parsed = parse_yaml(text, path)
     if not isinstance(parsed.value, dict):
         raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")
