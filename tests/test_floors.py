@@ -46,6 +46,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ONLY = {"plots": {*GROUND, "plots"}}
 # Third-party packages of Kaggle's CPU/GPU image, which runs the submission without a network.
 OFFLINE = {
+    "PIL",
     "cv2",
     "h5py",
     "jax",
@@ -58,6 +59,7 @@ OFFLINE = {
     "rich",
     "segmentation_models",  # shipped as a wheel next to the kernel, with the three packages it requires
     "tensorflow",
+    "tifffile",  # through scikit-image
     "yaml",
 }
 

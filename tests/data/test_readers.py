@@ -215,7 +215,7 @@ def test_masks_of_instance_numbers_and_with_transparency(tmp_path: Path) -> None
     assert readers.read_mask(tmp_path / "m.png").sum() == 8
     opaque = np.dstack([instances.astype(np.uint8)] * 3 + [np.full((8, 8), 255, np.uint8)])
     cv2.imwrite(str(tmp_path / "rgba.png"), opaque)
-    assert readers.read_mask(tmp_path / "rgba.png").sum() == 8
+    assert readers.read_mask(tmp_path / "rgba.png", 0).sum() == 8
 
 
 def test_color_instead_of_gray_is_rejected(tmp_path: Path) -> None:

@@ -47,7 +47,12 @@ class PngLabels(Strict):
 
     format: Literal["png"]
     masks: str = Field(description="glob of an image's masks, containing {id}", pattern=r"^[^{}]*\{id\}[^{}]*$")
-    threshold: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="pixels above this value are mask")
+    threshold: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="pixels above this value are mask; default: those of the only value above 0, or else above half "
+        "of the file's range",
+    )
+    invert: bool = Field(False, description="whether the files show the background instead of the mask")
     missing: Missing = Field(
         "problem", description="how to treat an image without a mask file: leave it out, or as empty"
     )
@@ -127,6 +132,15 @@ class Picture(Strict):
         description="gray levels mapped to 0 to 1: the full range of the file's bits; the DICOM's own VOI LUT or "
         "window; or [center, width] in rescaled units",
     )
+    orientation: Literal["stored", "upright"] = Field(
+        "stored",
+        description="whether pixels are used as stored, or rotated as EXIF or TIFF tags say; images and masks alike",
+    )
+
+    @property
+    def upright(self) -> bool:
+        """Whether images and masks are rotated as their files say."""
+        return self.orientation == "upright"
 
     @field_validator("window", mode="before")
     @classmethod

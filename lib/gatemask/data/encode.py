@@ -74,7 +74,7 @@ def encode_example(raw: RawImage, picture: Picture, records: Records) -> Example
     Raises:
         GatemaskError: The image can no longer be read, or has another size than before.
     """
-    image = read_image(raw.path, picture.channels, picture.window)
+    image = read_image(raw.path, picture.channels, picture.window, picture.upright)
     if image.shape[:2] != picture.size:
         raise GatemaskError(
             "An image has changed since the manifest was made.",

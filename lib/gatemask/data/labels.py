@@ -13,7 +13,8 @@ import pandas as pd
 
 from gatemask.config import PngLabels, Rle, RleLabels
 from gatemask.console import progress
-from gatemask.data.readers import list_images, read_mask
+from gatemask.data.findings import MaskSurvey
+from gatemask.data.readers import inspect_mask, list_images
 from gatemask.data.tables import Table, plain_id, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
@@ -34,7 +35,9 @@ class ParsedLabels(NamedTuple):
     problems: list[tuple[str, str, str]]
 
 
-def read_labels(labels: RleLabels | PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int]) -> ParsedLabels:
+def read_labels(
+    labels: RleLabels | PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int], upright: bool = False
+) -> ParsedLabels:
     """Read all labels; a single bad one is reported, and never ends the run.
 
     Args:
@@ -42,12 +45,16 @@ def read_labels(labels: RleLabels | PngLabels, raw: Path, ids: Sequence[str], si
         raw: The raw folder.
         ids: Image ids, by which mask files are found.
         size: Height and width of every mask, in pixels.
+        upright: Whether to rotate mask files as their orientation says. Default: False.
 
     Raises:
-        GatemaskError: The table or a column is missing, an image is both empty and masked, or so many rows are
-            malformed that the dialect must be wrong.
+        GatemaskError: The table or a column is missing, an image is both empty and masked, so many rows are malformed
+            that the dialect must be wrong, or it is not clear which pixels of mask files are mask.
     """
-    parsed = _read_rle_table(labels, raw, size) if isinstance(labels, RleLabels) else _read_pngs(labels, raw, ids, size)
+    if isinstance(labels, RleLabels):
+        parsed = _read_rle_table(labels, raw, size)
+    else:
+        parsed = _read_pngs(labels, raw, ids, size, upright)
     if labels.missing == "empty":
         rejected = {image_id for image_id, _, _ in parsed.problems}
         parsed.masks.update({i: "" for i in ids if i not in parsed.masks and i not in rejected})
@@ -120,12 +127,16 @@ def _reject_contradictions(table: Table, ids: Sequence[str], empty: Sequence[boo
         )
 
 
-def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int]) -> ParsedLabels:
+def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int], upright: bool) -> ParsedLabels:
+    survey = MaskSurvey(labels)
+
     def unite_files(image_id: str) -> str | GatemaskError | None:
         united: np.ndarray | None = None
         try:
             for path in list_images(raw, labels.masks.format(id=escape(image_id))):
-                mask = read_mask(path, labels.threshold)
+                mask, facts = inspect_mask(path, labels.threshold, upright)
+                survey.add(path, facts)
+                mask ^= labels.invert
                 if mask.shape != tuple(size):
                     raise GatemaskError(
                         "A mask has the wrong size.", where=path, received=mask.shape, expected=tuple(size)
@@ -143,6 +154,7 @@ def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int
                 problems.append((image_id, place, united.short()))
             elif united is not None:
                 masks[image_id] = united
+    survey.report()
     return ParsedLabels(masks, problems)
 
 

@@ -18,6 +18,7 @@ from gatemask.config import MANIFEST_COLUMNS, Competition, PngLabels
 from gatemask.console import say, table
 from gatemask.data import groups
 from gatemask.data.duplicates import find_copies
+from gatemask.data.findings import report_images
 from gatemask.data.labels import ParsedLabels, read_labels, write_masks
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
@@ -81,7 +82,10 @@ def _write_manifest(
     sources = groups.group_sources(comp.groups, raw)
     check_tags(comp)
     images, problems = scan_images(files, raw, comp)
-    labels = read_labels(comp.labels, raw, _train_ids(images, raw, comp, labels_only), comp.image.size)
+    report_images([image.facts for image in images if image.facts is not None], comp.image)
+    labels = read_labels(
+        comp.labels, raw, _train_ids(images, raw, comp, labels_only), comp.image.size, comp.image.upright
+    )
     if labels_only:
         images = [ScannedImage(image_id, "train") for image_id in labels.masks]
     images = _with_labels(images, labels, comp.image.size, problems)
@@ -311,7 +315,7 @@ def _test_truth(images: list[ScannedImage], raw: Path, comp: Competition) -> dic
     ids = [image.image_id for image in images if image.split == "test"]
     if comp.test is None or comp.test.labels is None or not ids:
         return None
-    return read_labels(comp.test.labels, raw, ids, comp.image.size).masks
+    return read_labels(comp.test.labels, raw, ids, comp.image.size, comp.image.upright).masks
 
 
 def _write_tables(

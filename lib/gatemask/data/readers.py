@@ -1,52 +1,69 @@
-"""Read images from files as uint8: DICOM through pydicom, everything else through OpenCV."""
+"""Read images and masks from files, the same way in training and in inference.
+
+What a file is follows from its content, not its suffix. Pixels are used as they are stored: masks and run-length
+encodings are made from stored pixels, so a rotation noted in EXIF or TIFF tags is only applied on request.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import cv2
 import numpy as np
 
+from gatemask.data.dicom import is_dicom, read_dicom, read_tags
 from gatemask.data.listing import list_images
+from gatemask.data.mask_files import MaskFacts, interpret_mask
+from gatemask.data.pictures import decode_picture
+from gatemask.data.stored import ImageFacts, Window, facts_of, show, turn_upright
 from gatemask.errors import GatemaskError
 
-__all__ = ["Window", "list_images", "read_image", "read_mask", "read_tags", "resize_image", "resize_mask"]
+__all__ = [
+    "Window",
+    "inspect_image",
+    "inspect_mask",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "read_tags",
+    "resize_image",
+    "resize_mask",
+]
 
-Window = Literal["full", "file"] | tuple[float, float]
 
-
-def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray:
+def read_image(path: Path, channels: int, window: Window = "full", upright: bool = False) -> np.ndarray:
     """Read one image.
 
     Args:
-        path: PNG, JPEG, TIFF or DICOM file.
+        path: PNG, JPEG, TIFF, DICOM, BMP, GIF or WebP file.
         channels: 1 or 3; gray is repeated for 3.
         window: Gray levels that become 0 to 255: "full" for the whole range of the file's bits, "file" for the DICOM's
             own VOI LUT or window, (center, width) for a window in rescaled units (DICOM PS3.3 C.11.2.1.2).
             Default: "full".
+        upright: Whether to rotate as the file's orientation says. Default: False, pixels as stored.
 
     Returns:
         uint8 (height, width, channels); 3 channels are red, green, blue.
 
     Raises:
-        GatemaskError: The file is not an image, is cut short, has several frames, or has color instead of gray.
+        GatemaskError: The file is not an image, is cut short, has several frames, has color instead of gray (DICOM),
+            or holds what cannot be understood.
     """
+    return inspect_image(path, channels, window, upright)[0]
+
+
+def inspect_image(
+    path: Path, channels: int, window: Window = "full", upright: bool = False
+) -> tuple[np.ndarray, ImageFacts]:
+    """Read one image as `read_image` does, and return facts about its file, too."""
     try:
-        dicom = path.suffix.lower() in (".dcm", ".dicom")
-        image = _read_dicom(path, window) if dicom else _read_picture(path, channels, window)
+        image, facts = _read(path, channels, window)
     except GatemaskError:
         raise
     except Exception as error:  # pydicom and its decoders raise almost anything on a damaged file
-        first = str(error).splitlines()[0] if str(error) else ""
-        raise GatemaskError(
-            "An image cannot be read.",
-            where=path,
-            received=f"{type(error).__name__}: {first}",
-            do="Download the file again, or leave it out.",
-        ) from None
+        raise _unreadable(path, error) from None
+    if upright:
+        image = turn_upright(image, facts.orientation)
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim == 3 and image.shape[2] == 1 and channels == 3:
@@ -58,23 +75,61 @@ def read_image(path: Path, channels: int, window: Window = "full") -> np.ndarray
             received=f"{image.dtype} {image.shape}",
             expected=f"one frame of {channels} channel(s), 8 or 16 bits",
         )
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image), facts
 
 
-def read_mask(path: Path, threshold: int = 0) -> np.ndarray:
+def _read(path: Path, channels: int, window: Window) -> tuple[np.ndarray, ImageFacts]:
+    data = path.read_bytes()
+    if is_dicom(data, path):
+        return read_dicom(data, path, window)
+    stored = decode_picture(data, path, channels)
+    return show(stored, channels, window, path), facts_of(stored)
+
+
+def _unreadable(path: Path, error: Exception) -> GatemaskError:
+    first = str(error).splitlines()[0] if str(error) else ""
+    return GatemaskError(
+        "An image cannot be read.",
+        where=path,
+        received=f"{type(error).__name__}: {first}",
+        do="Download the file again, or leave it out.",
+    )
+
+
+def read_mask(path: Path, threshold: int | None = None, upright: bool = False) -> np.ndarray:
     """Read a mask from an image file.
 
-    Values are taken unscaled, so 16-bit instance numbers count too; transparency is ignored.
-
     Args:
-        path: PNG, JPEG or TIFF file.
-        threshold: Value above which a pixel of any color belongs to the mask. Default: 0.
+        path: PNG, JPEG, TIFF or other image file.
+        threshold: Value above which a pixel of any color belongs to the mask; values are taken unscaled. Default: the
+            only value above 0, or else half of the file's range.
+        upright: Whether to rotate as the file's orientation says. Default: False, pixels as stored.
 
     Returns:
         bool (height, width).
+
+    Raises:
+        GatemaskError: The file cannot be read, or it is not clear which of its pixels are mask.
     """
-    mask = _decode(path, cv2.IMREAD_UNCHANGED)
-    return mask > threshold if mask.ndim == 2 else mask[:, :, :3].max(axis=2) > threshold
+    mask, facts = inspect_mask(path, threshold, upright)
+    if facts.doubt:
+        raise facts.error(path)
+    return mask
+
+
+def inspect_mask(path: Path, threshold: int | None = None, upright: bool = False) -> tuple[np.ndarray, MaskFacts]:
+    """Read a mask as `read_mask` does, and return facts about its file; doubts are among them, and not raised."""
+    try:
+        data = path.read_bytes()
+        if is_dicom(data, path):
+            raise GatemaskError("A mask is a DICOM file.", where=path, expected="PNG, or another image file")
+        stored = decode_picture(data, path)
+        mask, facts = interpret_mask(stored, threshold, path)
+    except GatemaskError:
+        raise
+    except Exception as error:  # decoders raise almost anything on a damaged file
+        raise _unreadable(path, error) from None
+    return turn_upright(mask, stored.orientation) if upright else mask, facts
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -105,105 +160,3 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
         return np.ascontiguousarray(resize_mask(mask.T, size).T)
     small = resize_image(mask.astype(np.uint8)[:, :, None] * np.uint8(255), size)
     return (small[:, :, 0] >= 128).astype(np.uint8)
-
-
-def _read_picture(path: Path, channels: int, window: Window) -> np.ndarray:
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    image = _decode(path, flag | cv2.IMREAD_ANYDEPTH)
-    if isinstance(window, str):
-        return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
-    return _scale(image, *_edges(window))
-
-
-def _decode(path: Path, flags: int) -> np.ndarray:
-    # Through memory, since cv2.imread returns None for missing and damaged files alike.
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, flags) if len(data) else None
-    if image is None:
-        raise GatemaskError(
-            "An image cannot be read.",
-            where=path,
-            received=f"{len(data)} bytes that are not an image",
-            expected="PNG, JPEG, TIFF or DICOM",
-            do="Download the file again, or leave it out.",
-        )
-    return image
-
-
-def _read_dicom(path: Path, window: Window) -> np.ndarray:
-    import pydicom
-
-    # Odd tags are common and harmless; whatever matters raises an error.
-    warnings.filterwarnings("ignore", module="pydicom")
-    dataset = pydicom.dcmread(path)
-    kind = dataset.get("PhotometricInterpretation")
-    if int(dataset.get("NumberOfFrames") or 1) != 1:
-        raise GatemaskError("A DICOM file has several frames.", where=path, received=dataset.NumberOfFrames, expected=1)
-    if kind not in ("MONOCHROME1", "MONOCHROME2"):
-        if not str(kind).startswith(("RGB", "YBR")):
-            expected = "MONOCHROME1, MONOCHROME2, RGB or YBR"
-            raise GatemaskError("Unsupported kind of DICOM image.", where=path, received=kind, expected=expected)
-        return pydicom.pixels.pixel_array(dataset)  # as RGB, in whatever color space it was stored
-    gray = _gray_levels(dataset, window)
-    return 255 - gray if kind == "MONOCHROME1" else gray
-
-
-def _gray_levels(dataset: Any, window: Window) -> np.ndarray:
-    """Return stored values, rescaled by the modality, windowed, as uint8: the order of DICOM PS3.4 N.2."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
-    bits, signed = int(dataset.BitsStored), bool(dataset.PixelRepresentation)
-    lowest = -(1 << (bits - 1)) if signed else 0
-    limits = np.array([lowest, lowest + (1 << bits) - 1])
-    pixels = dataset.pixel_array
-    if window == "file":
-        shown = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset)
-        for table in ("VOILUTSequence", "ModalityLUTSequence"):
-            if table in dataset:
-                return _scale(shown, 0, float((1 << int(dataset[table][0].LUTDescriptor[2])) - 1))
-        # pydicom spreads a window over the rescaled range of stored values; without one, nothing is inverted.
-        limits = apply_modality_lut(limits, dataset)
-        limits = limits if "WindowCenter" in dataset else np.sort(limits)
-        return _scale(shown, float(limits[0]), float(limits[1]))
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-    if window == "full":
-        # A linear rescale cancels out over the full range, unless it inverts the gray levels.
-        gray = _scale(pixels, float(limits[0]), float(limits[1]))
-        return 255 - gray if slope < 0 else gray
-    low, high = _edges(window)
-    return _scale(pixels * slope + intercept, low, high)
-
-
-def _edges(window: tuple[float, float]) -> tuple[float, float]:
-    center, width = window
-    return center - width / 2, center + width / 2
-
-
-def _scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map `low` to `high` linearly to 0 to 255, clipped; pixels already in that range are returned unchanged."""
-    if (low, high) == (0, 255) and pixels.dtype == np.uint8:
-        return pixels
-    return np.clip((pixels.astype(np.float32) - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
-
-
-def read_tags(path: Path, tags: Sequence[str]) -> list[str]:
-    """Read DICOM tags without the pixels.
-
-    Args:
-        path: DICOM file.
-        tags: Keywords, such as PatientID.
-
-    Returns:
-        Value of each tag; "" for a missing one.
-
-    Raises:
-        GatemaskError: The file is not DICOM.
-    """
-    import pydicom
-
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-    except pydicom.errors.InvalidDicomError:
-        expected = ", ".join(tags)
-        raise GatemaskError("A DICOM tag is needed, but a file is not DICOM.", where=path, expected=expected) from None
-    return [str(value).strip() if (value := dataset.get(tag)) is not None else "" for tag in tags]

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Picture
 from gatemask.console import progress
 from gatemask.data.duplicates import NO_SIGNATURE, Signature, compute_signature
-from gatemask.data.readers import read_image, read_tags
+from gatemask.data.readers import inspect_image, read_tags
+from gatemask.data.stored import ImageFacts
 from gatemask.errors import GatemaskError, nearest
 
 Problems = list[tuple[str, str]]  # file, complaint
@@ -31,6 +32,7 @@ class ScannedImage:
         mask_area: Area of the mask, in pixels.
         group: Name of its group.
         extra: Further columns of the manifest.
+        facts: Facts about the file; None where only the label is available.
     """
 
     image_id: str
@@ -43,6 +45,7 @@ class ScannedImage:
     mask_area: int = 0
     group: str = ""
     extra: dict[str, str] = field(default_factory=dict)
+    facts: ImageFacts | None = None
 
     @property
     def key(self) -> str:
@@ -101,10 +104,10 @@ def scan_images(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> 
 
 
 def _scan_image(path: Path, split: str, raw: Path, comp: Competition) -> ScannedImage:
-    pixels = read_image(path, comp.image.channels, comp.image.window)
-    size = tuple(comp.image.size)
-    if pixels.shape[:2] != size:
-        raise GatemaskError("An image has the wrong size.", received=pixels.shape[:2], expected=size)
+    picture = comp.image
+    pixels, facts = inspect_image(path, picture.channels, picture.window, picture.upright)
+    if pixels.shape[:2] != picture.size:
+        raise wrong_size(pixels.shape[:2], picture, facts)
     tags = _wanted_tags(comp)
     return ScannedImage(
         path.stem,
@@ -113,4 +116,20 @@ def _scan_image(path: Path, split: str, raw: Path, comp: Competition) -> Scanned
         hashlib.sha256(path.read_bytes()).hexdigest(),
         compute_signature(pixels),
         dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {},
+        facts=facts,
     )
+
+
+def wrong_size(size: tuple[int, ...], picture: Picture, facts: ImageFacts) -> GatemaskError:
+    """Return the error for an image of another size; one that lies on its side gets a hint.
+
+    Args:
+        size: Height and width of the image, in pixels.
+        picture: Section `image` of competition.yaml.
+        facts: Facts about the file.
+    """
+    received = str(tuple(size))
+    if facts.orientation >= 5 and size[::-1] == picture.size:
+        other = "stored" if picture.upright else "upright"
+        received += f", which image.orientation: {other} would turn to {picture.size}"
+    return GatemaskError("An image has the wrong size.", received=received, expected=picture.size)

@@ -106,7 +106,9 @@ class TestImageReader:
         try:
             if image_id not in self._files:
                 raise GatemaskError("A test image is missing.", received=image_id)
-            pixels = read_image(self._files[image_id], self._picture.channels, self._picture.window)
+            pixels = read_image(
+                self._files[image_id], self._picture.channels, self._picture.window, self._picture.upright
+            )
         except GatemaskError as error:
             say(f"{error}\n  its mask stays empty")
             self.unreadable[image_id] = error.short()

@@ -87,7 +87,8 @@ class Gallery:
 
     def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            image = read_image(self._raw / self._paths[name], self._comp.image.channels, self._comp.image.window)
+            picture = self._comp.image
+            image = read_image(self._raw / self._paths[name], picture.channels, picture.window, picture.upright)
         except GatemaskError:  # the raw files may be on another machine
             return np.full(shape, 128, np.uint8)
         return image[:, :, 0] if image.shape[2] == 1 else image
