@@ -115,8 +115,8 @@ def scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
         return pixels
     # Half of the range of 32-bit integers has more digits than float32.
     precise = np.float64 if pixels.dtype.itemsize > 2 else np.float32
-    shifted: np.ndarray = np.asarray(pixels, dtype=precise) - low
-    return np.clip(shifted * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
+    levels: np.ndarray = pixels.astype(precise)
+    return np.clip((levels - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
