@@ -1,4 +1,4 @@
-"""Decode picture files as they are stored: PNG and JPEG through OpenCV, TIFF in its own module, others through Pillow.
+"""Decode picture files other than TIFF as they are stored: PNG and JPEG through OpenCV, others through Pillow.
 
 Each decoder's output is checked against the file's own header, and nothing is rotated.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from gatemask.data.headers import JPEG, ORIENTATION, PNG, TIFF, Header, jpeg_header, png_header
+from gatemask.data.headers import JPEG, ORIENTATION, PNG, Header, jpeg_header, png_header
 from gatemask.data.stored import StoredImage
 from gatemask.errors import GatemaskError
 
@@ -28,7 +28,7 @@ LOSSY = ("JPEG", "WEBP", "JPEG2000", "MPO")
 
 
 def decode_picture(data: bytes, where: Path, channels: int | None = None) -> StoredImage:
-    """Decode a picture file.
+    """Decode a picture file other than TIFF.
 
     Args:
         data: Contents of the file.
@@ -38,10 +38,6 @@ def decode_picture(data: bytes, where: Path, channels: int | None = None) -> Sto
     Raises:
         GatemaskError: The file is not a picture, is cut short, has several frames, or holds what cannot be understood.
     """
-    if data.startswith(TIFF):
-        from gatemask.data.tiff import decode_tiff
-
-        return decode_tiff(data, where)
     if data.startswith((PNG, JPEG)):
         try:
             header = png_header(data) if data.startswith(PNG) else jpeg_header(data)

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 
 from gatemask.data.dicom import is_dicom, read_dicom, read_tags
+from gatemask.data.headers import TIFF
 from gatemask.data.listing import list_images
 from gatemask.data.mask_files import MaskFacts, interpret_mask
 from gatemask.data.pictures import decode_picture
-from gatemask.data.stored import ImageFacts, Window, facts_of, show, turn_upright
+from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
+from gatemask.data.tiff import decode_tiff
 from gatemask.errors import GatemaskError
 
 __all__ = [
@@ -82,8 +84,12 @@ def _read(path: Path, channels: int, window: Window) -> tuple[np.ndarray, ImageF
     data = path.read_bytes()
     if is_dicom(data, path):
         return read_dicom(data, path, window)
-    stored = decode_picture(data, path, channels)
+    stored = _decode(data, path, channels)
     return show(stored, channels, window, path), facts_of(stored)
+
+
+def _decode(data: bytes, path: Path, channels: int | None = None) -> StoredImage:
+    return decode_tiff(data, path) if data.startswith(TIFF) else decode_picture(data, path, channels)
 
 
 def _unreadable(path: Path, error: Exception) -> GatemaskError:
@@ -123,7 +129,7 @@ def inspect_mask(path: Path, threshold: int | None = None, upright: bool = False
         data = path.read_bytes()
         if is_dicom(data, path):
             raise GatemaskError("A mask is a DICOM file.", where=path, expected="PNG, or another image file")
-        stored = decode_picture(data, path)
+        stored = _decode(data, path)
         mask, facts = interpret_mask(stored, threshold, path)
     except GatemaskError:
         raise
