@@ -31,11 +31,12 @@ LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes ar
 
 def competition_name_fault(name: str) -> str | None:
     """Return why a competition cannot have this name, with a way out; None if it can."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:LONGEST_NAME]
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].rstrip("-") or "my-competition"
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", name) or len(name) > LONGEST_NAME:
         return (
-            f"'{name[:LONGEST_NAME]}' cannot name a competition: names are lowercase letters, digits and hyphens. "
-            f"Rename its folder below experiments/, or set 'name: {plain or 'my-competition'}' in competition.yaml"
+            f"'{name[:LONGEST_NAME]}' cannot name a competition: names are lowercase letters, digits and hyphens, "
+            f"{LONGEST_NAME} characters at most. Rename its folder below experiments/, or set 'name: {plain}' in "
+            "competition.yaml"
         )
     return competition_folder_fault(name)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from gatemask.config import load_competition, load_ensemble, load_experiment
+from gatemask.config import LossPart, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
+from gatemask.project import PRODUCTS, open_project
+from gatemask.stages import TABLE
 
 GATE = """task: gate
 model: {name: gate, encoder: efficientnetb0}
@@ -120,6 +123,156 @@ def test_invalid_overrides_are_rejected_by_name(write, override: str) -> None:
         load_experiment(write(GATE), overrides=[override])
 
 
+def test_a_renamed_section_says_which_options_it_does_not_inherit(write, capfd) -> None:
+    write(MASK + "optimizer: {name: sgd, momentum: 0.9, clipnorm: 1.0}\n", "base.yaml")
+    path = write("extends: base.yaml\noptimizer: {name: adamw}\n")
+    assert load_experiment(path).optimizer.clipnorm is None
+    shown = capfd.readouterr().err
+    assert "optimizer 'adamw' starts afresh, without clipnorm" in shown
+    assert "momentum" not in shown, "it belongs to sgd alone"
+
+
+RECIPE = MASK + (
+    "schedule: {name: warmup_hold_decay, peak: 0.1, warmup: 1}\n"
+    "optimizer: {name: sgd, momentum: 0.9, clipnorm: 1.0, ema: 0.9, weight_decay: 0.1}\n"
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["schedule.peak=1e-4", "schedule.name=cosine"],
+        ["schedule.name=cosine", "schedule.peak=1e-4"],
+        ["schedule={name: cosine}", "schedule.peak=1e-4"],
+        ["schedule.peak=1e-4", "schedule={name: cosine, peak: 0.5}"],
+        ["schedule.peak=1e-4", "schedule.peak=1e-4", "schedule.name=cosine"],
+    ],
+)
+def test_the_order_of_overrides_does_not_matter(write, overrides: list[str]) -> None:
+    schedule = load_experiment(write(RECIPE), overrides=overrides).schedule
+    assert (schedule.name, schedule.peak, schedule.warmup) == ("cosine", 1e-4, 1)
+
+
+def test_two_values_for_one_key_are_rejected(write) -> None:
+    with pytest.raises(GatemaskError, match=r"'schedule\.peak' twice"):
+        load_experiment(write(RECIPE), overrides=["schedule.peak=1e-4", "schedule.peak=1e-3"])
+
+
+def test_overrides_change_only_what_they_name(write) -> None:
+    text = RECIPE.replace("bce: 1", "bce: 1, dice: 2, focal: {weight: 3, gamma: 1}")
+    loss = load_experiment(write(text), overrides=["loss.bce=3", "loss.focal=4", "loss.dice.weight=5"]).loss
+    assert loss == {"bce": 3, "dice": LossPart(weight=5), "focal": LossPart(weight=4, gamma=1)}
+    optimizer = load_experiment(write(text), overrides=["optimizer.name=adamw", "optimizer.momentum=null"]).optimizer
+    assert (optimizer.name, optimizer.clipnorm, optimizer.ema, optimizer.weight_decay) == ("adamw", 1, 0.9, 0.1)
+    with pytest.raises(GatemaskError, match=r"--set optimizer\.momentum=null"):
+        load_experiment(write(text), overrides=["optimizer.name=adamw"])
+    assert load_experiment(write(text), overrides=["loss={dice: 1}"]).loss == {"dice": 1}
+    assert load_experiment(write(MASK), overrides=["loss.bce=3"]).settings["loss"] == {"bce": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "override"), [("tpu", "runtime.precision=bfloat16"), ("{precision: bfloat16}", "runtime=tpu")]
+)
+def test_a_word_for_a_section_merges_with_its_keys(write, text: str, override: str) -> None:
+    runtime = load_experiment(write(MASK + f"runtime: {text}\n"), overrides=[override]).runtime
+    assert (runtime.accelerator, runtime.precision) == ("tpu", "bfloat16")
+
+
+def test_an_override_changes_one_of_two_sections_that_share_an_anchor(tmp_path: Path, write) -> None:
+    text = COMPETITION.replace("{format: png, ", '{format: rle, file: x.csv, rle: &rle {base: 0, empty: "-1"}}  # ')
+    write("name: c\n" + text + "submission: {rle: *rle}\n", "competition.yaml")
+    loaded = load_competition(tmp_path, overrides=["labels.rle.base=1", 'labels.rle.empty=""'])
+    assert (loaded.labels.rle.base, loaded.labels.rle.empty) == (1, "")  # type: ignore[union-attr]
+    assert (loaded.submission.rle.base, loaded.submission.rle.empty) == (0, "-1")
+
+
+def test_a_name_is_not_inherited(write) -> None:
+    write("name: parent\n" + MASK, "parent.yaml")
+    assert load_experiment(write("extends: parent.yaml\n", "child.yaml")).name == "child"
+
+
+@pytest.mark.parametrize("other", ["exp2.yaml", "EXP2.yaml"])
+def test_two_files_of_one_name_are_rejected(write, other: str) -> None:
+    write(MASK, other)
+    with pytest.raises(GatemaskError, match="Two experiments are called 'exp2'"):
+        load_experiment(write("name: exp2\n" + MASK))
+    write("name: exp2\n" + MASK, other)
+    with pytest.raises(GatemaskError, match="would share a folder"):
+        load_experiment(write("name: exp2\n" + MASK))
+
+
+@pytest.mark.parametrize("name", sorted(PRODUCTS | {"Report", "TUNED", "a b", "ä", "x" * 101, "-x"}))
+def test_names_of_other_products_are_rejected(write, name: str) -> None:
+    with pytest.raises(GatemaskError, match=r"cannot (be called|name an experiment).*Rename its YAML"):
+        load_experiment(write(MASK, f"{name}.yaml"))
+
+
+def test_products_are_those_of_the_stages() -> None:
+    files = [part for entry in TABLE for paths in entry.files for part in re.split(r",\s*", paths)]
+    below = {part.split("/")[2] for part in files if part.startswith("runs/<comp>/")}
+    assert below - {"<experiment>"} == PRODUCTS
+
+
+WRONG_TYPES = {
+    "true for a probability": ("augment: [{hflip: true}]", ["augment.0.hflip", "true", "not numbers"]),
+    "yes for a probability": ("augment: [{hflip: yes}]", ["augment.0.hflip", "'yes'"]),
+    "true in a range": ("augment: [{gamma: [true, 2]}]", ["augment.0.gamma.0", "true"]),
+    "true for a share": ("sampling: {positives: true}", ["sampling.positives", "true"]),
+    "true for a count": ("seed: true", ["seed", "true"]),
+    "a number for true": ("tta_apart: 1", ["tta_apart", "1"]),
+    "yes for true": ("checkpoints: {average: yes}", ["checkpoints.average", "Write true."]),
+    "infinity": ("hours: .inf", ["hours", ".inf", "finite"]),
+    "infinity by overflow": ("hours: 1e999", ["hours", "finite"]),
+    "not a number": ("gate_loss: .nan", ["gate_loss", "finite"]),
+    "infinity in a range": ("augment: [{affine: {zoom: [1, .inf]}}]", ["augment.0.affine.zoom.1", "finite"]),
+    "infinity in a loss": ("gate_loss: -.inf", ["gate_loss", "-.inf"]),
+    "sexagesimals": ("seed: 8:30", ["seed", "'8:30'"]),
+    "underscores": ("seed: 1_000", ["seed", "Write 1000, without"]),
+    "a quoted number": ('seed: "1"', ["seed", "Write 1, without quotes"]),
+    "a float for a count": ("seed: 1e1", ["seed", "Write 10."]),
+    "a decimal comma": ("hours: 8,5", ["hours", "Write 8.5, with a decimal point"]),
+    "a decimal comma in braces": ("schedule: {peak: 0,001}", ["'schedule.001'", "decimal point: 0.001"]),
+    "a number beyond 32 bits": ("seed: 4294967296", ["seed", "2147483647"]),
+    "an unknown option of a loss": ("quick: {loss: {bce: {weigth: 2}}}", ["loss.bce.weigth", "Write 'weight'"]),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_TYPES)
+def test_values_of_another_type_are_rejected(write, what: str) -> None:
+    text, words = WRONG_TYPES[what]
+    with pytest.raises(GatemaskError) as caught:
+        load_experiment(write(MASK + text + "\n"))
+    for word in [*words, "exp.yaml, line 6"]:
+        assert word in str(caught.value), str(caught.value)
+
+
+QUICK = {
+    "no mapping": ("quick: 5", ["'quick'", "line 6", "5"]),
+    "a list": ("quick: [epochs]", ["'quick'", "line 6"]),
+    "an unknown key": ("quick: {epoch: 1}", ["'epoch'", "line 6", "'epochs'"]),
+    "an invalid value": ("quick: {epochs: 0}", ["'epochs'", "line 6"]),
+    "a name": ("quick: {name: other}", ["'name' cannot be part of 'quick'", "line 6"]),
+    "itself": ("quick: {quick: {epochs: 1}}", ["'quick' cannot be part of 'quick'", "line 6"]),
+    "a contradiction": ("freeze: {epochs: 2}\nquick: {epochs: 1}", ["nothing would be unfrozen", "with 'quick'"]),
+}
+
+
+@pytest.mark.parametrize("what", QUICK)
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_inside_of_quick_is_validated_with_the_file(write, what: str, quick: bool) -> None:
+    text, words = QUICK[what]
+    with pytest.raises(GatemaskError) as caught:
+        load_experiment(write(MASK + text + "\n"), quick=quick)
+    for word in words[: 1 if quick else None]:
+        assert word in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("base", [".", "..", "/dev/null", "x" * 300, "exp.yaml/deeper"])
+def test_extends_of_no_file_is_rejected(write, base: str) -> None:
+    with pytest.raises(GatemaskError):
+        load_experiment(write(f"extends: {base}\n"))
+
+
 COMPETITION = """title: T
 raw: here
 image: {size: [8, 8]}
@@ -147,6 +300,12 @@ def test_competition_name_defaults_to_its_folder(write, tmp_path: Path) -> None:
         (COMPETITION.replace("true}", "true, stratify: [view]}"), ["folds.stratify names 'view'"]),
         (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window must", "not [40, 0]", "line 3"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
+        (COMPETITION + "submission: {rle: {empty: -1}}\n", ["submission.rle.empty", "line 7", 'empty: "-1"']),
+        (COMPETITION + "classes: [1, 2]\n", ["classes.0", 'in quotes: "1"']),
+        (COMPETITION + "submission: {rle: {base: true}}\n", ["not true", "line 7"]),
+        (COMPETITION.replace("[8, 8]", "[true, 8]"), ["image.size.0", "true", "line 3"]),
+        (COMPETITION.replace("image: {", "image: {window: [true, 9], "), ["image.window must", "line 3"]),
+        (COMPETITION.replace("image: {", "image: {window: [0, .inf], "), ["image.window must", "line 3"]),
     ],
 )
 def test_invalid_competitions_are_rejected(write, tmp_path: Path, text: str, words: list[str]) -> None:
@@ -157,6 +316,32 @@ def test_invalid_competitions_are_rejected(write, tmp_path: Path, text: str, wor
     for word in words:
         word = f"line {int(word[5:]) + offset}" if word.startswith("line ") else word
         assert word in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("My_Comp", ["lowercase letters, digits and hyphens", "my-comp", "Rename its folder"]),
+        ("x-quick", ["the folders of 'x' with --quick", "Rename it"]),
+        ("audit", ["runs/audit/", "Rename it"]),
+        ("x" * 101, ["100 characters"]),
+    ],
+)
+def test_competition_names_that_collide_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    folder = tmp_path / "experiments" / name
+    folder.mkdir(parents=True)
+    (folder / "competition.yaml").write_text(COMPETITION)
+    with pytest.raises(GatemaskError) as caught:
+        load_competition(folder)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    monkeypatch.setenv("GATEMASK_ROOT", str(tmp_path))
+    (folder / "competition.yaml").write_text(COMPETITION + "name: fine\n")  # folders still carry the folder's name
+    if name in ("x-quick", "audit"):
+        with pytest.raises(GatemaskError, match="cannot be called"):
+            open_project(name)
 
 
 def test_ensemble_requires_experiments(write, tmp_path: Path) -> None:
