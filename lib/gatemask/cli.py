@@ -93,7 +93,7 @@ def data_phantom(comp: Comp = "phantom", set_: Set = None, quick: Quick = False,
             expected="a section 'phantom:'",
         )
     from gatemask.data import phantom
-    from gatemask.data.manifest import default_raw
+    from gatemask.data.raw_folder import default_raw
 
     print_result(phantom.make_phantoms(default_raw(project, config), config.phantom), json_)
 

@@ -111,6 +111,10 @@ class Project:
     def tuned(self) -> Path:
         return self.runs / "tuned"
 
+    def relative(self, path: Path) -> str:
+        """Return a path to keep in a file: relative to the project if it is inside, so the project can move."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
     def records(self, size: int) -> Path:
         return self.data / f"records-{size}"
 

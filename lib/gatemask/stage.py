@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -59,6 +59,8 @@ class StageResult(CommandResult):
         seconds: Duration of the run that made the outputs, in seconds.
     """
 
+    paths: ClassVar[tuple[str, ...]] = ()  # fields that hold a path; stamps keep those below them as relative
+
     current: bool = False
     seconds: float = 0.0
 
@@ -69,15 +71,26 @@ class StageResult(CommandResult):
         Raises:
             GatemaskError: The stamp cannot be read, or lacks a field.
         """
-        return _validated(cls, stamp)
+        result = _validated(cls, stamp)
+        found = {name: str(stamp.parent / getattr(result, name)) for name in cls.paths}
+        return result.model_copy(update=found) if found else result
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain JSON values, `current` first. Optional fields that were never set are left out."""
         return {"current": self.current, **self.model_dump(mode="json", exclude_unset=True, exclude={"current"})}
 
-    def stamped(self) -> dict[str, JsonValue]:
-        """Return the fields that go into the stamp."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude={"current", "seconds"})
+    def stamped(self, folder: Path | None = None) -> dict[str, JsonValue]:
+        """Return the fields that go into the stamp.
+
+        Args:
+            folder: Folder of the stamp, for paths below it. Default: paths stay as they are.
+        """
+        fields = self.model_dump(mode="json", exclude_unset=True, exclude={"current", "seconds"})
+        if folder is not None:
+            for name in self.paths:
+                if (path := Path(str(fields[name]))).is_relative_to(folder):
+                    fields[name] = path.relative_to(folder).as_posix()
+        return fields
 
 
 class Stamp(CommandResult):
@@ -211,7 +224,8 @@ class Stage(Generic[R]):
         digests = outputs if isinstance(outputs, Mapping) else {path: sha256(path) for path in outputs}
         names = {os.path.relpath(path, self.stamp.parent): digest for path, digest in digests.items()}
         seconds = round(time.monotonic() - started, 2)
-        fields = {"made_from": dict(self.made_from), "outputs": names, "seconds": seconds, **result.stamped()}
+        reported = result.stamped(self.stamp.parent)
+        fields = {"made_from": dict(self.made_from), "outputs": names, "seconds": seconds, **reported}
         write_json(self.stamp, fields)
         return result.model_copy(update={"seconds": seconds})
 

@@ -43,7 +43,7 @@ class Inputs:
 
     @property
     def raw(self) -> Path:
-        from gatemask.data.manifest import default_raw
+        from gatemask.data.raw_folder import default_raw
 
         return default_raw(self.project, self.comp)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from gatemask.config import Competition
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import prepare, raw_folder
+from gatemask.data.manifest import prepare, require_images
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
@@ -314,12 +316,12 @@ def test_a_failure_leaves_the_old_tables(project: Project) -> None:
     labels = {"format": "rle", "file": "test.csv"}
     comp = competition(test={"images": "test/*.png", "labels": labels}, folds={"k": 2})
     prepare(project, comp)
-    before = {path.name: path.read_bytes() for path in project.data.iterdir()}
+    before = {path.name: path.read_bytes() for path in project.data.iterdir() if path.suffix != ".lock"}
     (raw / "masks/tile001.png").write_bytes((raw / "masks/tile002.png").read_bytes())
     (raw / "test.csv").write_text("ImageId,EncodedPixels\nx,1 2\nx,\n")
     with pytest.raises(GatemaskError, match="both empty and masked"):
         prepare(project, comp)
-    assert {path.name: path.read_bytes() for path in project.data.iterdir()} == before
+    assert {name: (project.data / name).read_bytes() for name in before} == before
 
 
 def test_ids_in_tables_may_be_names_of_files(project: Project) -> None:
@@ -345,3 +347,52 @@ def test_masks_must_be_below_the_raw_folder(project: Project) -> None:
     table = str(project.root / "raw/labels.csv")
     settings = {"file": table, "id": "id", "column": "group_image"}
     assert prepare(project, competition(groups=settings)).groups == 12, "a table has one path, and that may be any"
+
+
+def copy_project(project: Project, name: str) -> Project:
+    shutil.copytree(project.root, project.root.with_name(name))
+    return Project(project.root.with_name(name), project.comp)
+
+
+@pytest.mark.parametrize("raw", ["raw", "../outside/raw", "{data}/raw"])
+def test_a_copied_project_reads_its_own_files(project: Project, tmp_path: Path, raw: str) -> None:
+    comp = competition(raw=raw)
+    inner, text = Project(tmp_path / "inner", "comp"), raw.replace("{data}", "data/comp")
+    folder = inner.root / text
+    inner.root.mkdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(project.root / "raw", folder)
+    prepare(inner, comp)
+    assert raw_folder(inner, comp) == folder
+    copy = copy_project(inner, "copy")
+    assert raw_folder(copy, comp) == copy.root / text
+    assert str(inner.root) not in (copy.data / "manifest.json").read_text()
+
+
+def test_data_inside_the_project_is_remembered_relative_to_it(project: Project) -> None:
+    (project.root / "raw").rename(project.root / "elsewhere")
+    prepare(project, competition(), data=project.root / "elsewhere")
+    copy = copy_project(project, f"{project.root.name}-copy")
+    assert raw_folder(copy, competition()) == copy.root / "elsewhere"
+
+
+def test_data_outside_the_project_is_remembered_as_it_is(project: Project, tmp_path_factory) -> None:
+    outside = tmp_path_factory.mktemp("outside") / "raw"
+    (project.root / "raw").rename(outside)
+    prepare(project, competition(), data=outside)
+    copy = copy_project(project, f"{project.root.name}-copy")
+    assert raw_folder(copy, competition()) == outside
+
+
+def test_a_changed_raw_takes_effect(project: Project) -> None:
+    prepare(project, competition(), data=project.root / "raw")
+    other = shutil.copytree(project.root / "raw", project.root / "other")
+    next((other / "images").glob("*.png")).unlink()
+    changed = competition(raw="other")
+    assert raw_folder(project, changed) == other
+    with pytest.raises(GatemaskError, match="another raw folder than"):
+        require_images(project, changed)
+    assert not prepare(project, changed).current
+    require_images(project, changed)
+    assert prepare(project, changed).current
+    assert raw_folder(project, competition()) == project.root / "raw", "and back"

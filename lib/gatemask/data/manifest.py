@@ -20,6 +20,7 @@ from gatemask.data import groups
 from gatemask.data.duplicates import find_copies
 from gatemask.data.findings import report_images
 from gatemask.data.labels import ParsedLabels, read_labels, write_masks
+from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
@@ -70,9 +71,10 @@ def prepare(
     result = stage.run(lambda: _write_manifest(project, comp, raw, files, strict, labels_only))
     if strict and result.problems:  # of a run without `strict`
         raise _unusable(result.problems, project.data / "problems.csv")
-    if result.raw != str(raw):  # the same files, moved
-        write_json(stamp, {**read_json(stamp), "raw": str(raw)})
-        result = result.model_copy(update={"raw": str(raw)})
+    place = remembered(project, comp, raw)
+    if (result.raw, result.raw_in_yaml) != (place["raw"], place["raw_in_yaml"]):  # the same files, moved
+        write_json(stamp, {**read_json(stamp), **place})
+        result = result.model_copy(update=place)
     return result
 
 
@@ -113,24 +115,9 @@ def _write_manifest(
         groups=len({image.group for image in train}),
         duplicates=len(copies),
         problems=len(problems),
-        raw=str(raw),
+        **remembered(project, comp, raw),
     )
     return result, outputs
-
-
-def raw_folder(project: Project, comp: Competition, data: Path | None = None) -> Path:
-    """Return the raw folder: `data` if given, otherwise the one used last time, otherwise competition.yaml's."""
-    stamp = project.data / "manifest.json"
-    if data is not None:
-        return data.resolve()
-    if stamp.exists():
-        return Path(ManifestResult.load(stamp).raw)
-    return default_raw(project, comp)
-
-
-def default_raw(project: Project, comp: Competition) -> Path:
-    """Return the raw folder of competition.yaml, with `{data}` filled in."""
-    return project.root / comp.raw.replace("{data}", project.data.relative_to(project.root).as_posix())
 
 
 def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
@@ -151,7 +138,8 @@ def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
 
 
 def require_images(project: Project, comp: Competition) -> None:
-    """Raise if the manifest was made from the labels alone, or with other settings of `image`."""
+    """Raise if the manifest was made from the labels alone, from another folder, or with other settings of `image`."""
+    require_same_raw(project, comp)
     made_from = Stamp.load(project.data / "manifest.json").made_from
     if made_from.get("labels_only"):
         raise GatemaskError(

@@ -24,7 +24,8 @@ from gatemask.console import progress, say
 from gatemask.data import tfrecord
 from gatemask.data.encode import Example, RawImage, ShardPart, split_tasks, write_parts
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, require_images
+from gatemask.data.manifest import require_images
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with

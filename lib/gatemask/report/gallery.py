@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from gatemask.config import Competition
-from gatemask.data.manifest import raw_folder
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.readers import read_image
 from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError

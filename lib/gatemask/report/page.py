@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gatemask.config import METRIC_TITLES, Competition, Ensemble
-from gatemask.data.manifest import raw_folder
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.ensemble.select import selection_paths
 from gatemask.files import fingerprint, read_json, sha256, write_text

@@ -16,6 +16,8 @@ class PhantomResult(StageResult):
         folder: The raw folder.
     """
 
+    paths = ("folder",)
+
     images: int
     positives: int
     folder: str
@@ -31,7 +33,8 @@ class ManifestResult(StageResult):
         groups: Number of groups among the training images.
         duplicates: Number of pairs of copies.
         problems: Number of files or labels that were left out.
-        raw: The raw folder.
+        raw: The raw folder, relative to the project if it is inside.
+        raw_in_yaml: The key `raw` of competition.yaml at that time. Default: unknown.
     """
 
     images: int
@@ -41,6 +44,7 @@ class ManifestResult(StageResult):
     duplicates: int
     problems: int
     raw: str
+    raw_in_yaml: str | None = None
 
 
 class FoldSummary(Frozen):

@@ -17,6 +17,8 @@ class DownloadResult(StageResult):
         folder: Folder of the files.
     """
 
+    paths = ("folder",)
+
     competition: str
     files: int
     megabytes: float
@@ -28,7 +30,7 @@ class DownloadedFiles(CommandResult):
 
     Args:
         competition: Name of the competition on Kaggle.
-        folder: Folder of the files.
+        folder: Folder of the files, relative to the project if it is inside.
         moving: Whether files were being moved into the folder when this was written.
         files: Size of each file in bytes, by path.
     """

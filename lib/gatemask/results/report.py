@@ -8,6 +8,8 @@ from gatemask.stage import CommandResult, StageResult
 class ReportResult(StageResult):
     """Result of `gatemask report`: the path of the page."""
 
+    paths = ("report",)
+
     report: str
 
 

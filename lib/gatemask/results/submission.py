@@ -183,6 +183,8 @@ class PackageResult(StageResult):
         precision: Comparison with float32; None if the kernel runs in float32.
     """
 
+    paths = ("dataset", "kernel")
+
     dataset: str
     kernel: str
     files: int
@@ -229,6 +231,8 @@ class RehearsalResult(StageResult, KernelRun):
         submission: Path of the submission for the visible test images.
         submission_score: Score of that submission; not set where their masks are unknown.
     """
+
+    paths = ("submission",)
 
     images: int
     hidden_images: int

@@ -13,7 +13,8 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_test_images
+from gatemask.data.manifest import read_test_images
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
 from gatemask.data.submission_format import Row, SubmissionFormat, allow_long_cells
 from gatemask.errors import GatemaskError

@@ -24,7 +24,7 @@ from gatemask.kaggle.download.file_download import fetch_competition_file
 from gatemask.kaggle.download.unpack import DamagedFileError, unpack_zip
 from gatemask.project import Project
 from gatemask.results.download import DownloadedFiles, DownloadResult
-from gatemask.stage import Stage
+from gatemask.stage import Stage, Stamp
 
 BUSY = "Another download of this competition, or a kaggle command that it left, is running."
 
@@ -48,19 +48,18 @@ def download_competition(
     target = _raw_folder(project, comp) if data is None else data.resolve()
     record, work = project.data / "download-files.json", project.data / "download"
     fresh = target.with_name(f".{target.name}.gatemask-download")
-    made_from = {"competition": slug, "folder": str(target)}
-    stage = Stage("data download", project.data / "download.json", made_from, DownloadResult)
+    stage = _stage(project, slug, target)
     # Not `stage.run`: the kaggle command must inherit the lock, in case it outlives this process.
     with _report_disk_errors(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
         # Names and sizes are compared; ten gigabytes are not hashed again on every call.
         if not force and (result := stage.current()) and _count_differences(_read_record(record), target) == (0, 0):
-            return result
+            return result.model_copy(update={"folder": str(target)})
         started = time.monotonic()
-        _check_target(target, record, slug, force)
+        _check_target(project, target, record, slug, force)
         _fetch_and_unpack(slug, work / slug, fresh, lock)
         files = {p.relative_to(fresh).as_posix(): p.stat().st_size for p in sorted(fresh.rglob("*")) if p.is_file()}
         stage.stamp.unlink(missing_ok=True)
-        downloaded = DownloadedFiles(competition=slug, folder=str(target), moving=True, files=files)
+        downloaded = DownloadedFiles(competition=slug, folder=project.relative(target), moving=True, files=files)
         write_json(record, downloaded.as_dict())
         _move(fresh, target)
         write_json(record, downloaded.model_copy(update={"moving": False}).as_dict())
@@ -84,8 +83,15 @@ def _slug(comp: Competition) -> str:
     return slug
 
 
+def _stage(project: Project, slug: str, target: Path) -> Stage[DownloadResult]:
+    stamp, folder = project.data / "download.json", project.relative(target)
+    if stamp.exists() and Stamp.load(stamp).made_from.get("folder") == str(target):  # as earlier versions wrote it
+        folder = str(target)
+    return Stage("data download", stamp, {"competition": slug, "folder": folder}, DownloadResult)
+
+
 def _raw_folder(project: Project, comp: Competition) -> Path:
-    from gatemask.data.manifest import default_raw
+    from gatemask.data.raw_folder import default_raw
 
     return default_raw(project, comp).resolve()
 
@@ -127,7 +133,7 @@ def _count_differences(downloaded: DownloadedFiles | None, target: Path) -> tupl
     return missing, changed
 
 
-def _check_target(target: Path, record: Path, slug: str, force: bool) -> None:
+def _check_target(project: Project, target: Path, record: Path, slug: str, force: bool) -> None:
     """Reject a folder with files that this command did not write, or that have changed since."""
     if target.exists() and not target.is_dir():
         raise GatemaskError("The raw folder is a file.", where=target, do="Name another folder with --data.")
@@ -137,7 +143,7 @@ def _check_target(target: Path, record: Path, slug: str, force: bool) -> None:
     # After a kill while files were moved, old and new ones are mixed, and their sizes mean nothing.
     if (
         downloaded is not None
-        and (downloaded.competition, downloaded.folder) == (slug, str(target))
+        and (downloaded.competition, project.root / downloaded.folder) == (slug, target)
         and (downloaded.moving or _count_differences(downloaded, target)[1] == 0)
     ):
         return

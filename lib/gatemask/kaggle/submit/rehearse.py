@@ -30,7 +30,8 @@ import pandas as pd
 from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import raw_folder, read_test_images
+from gatemask.data.manifest import read_test_images
+from gatemask.data.raw_folder import raw_folder
 from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256

@@ -394,7 +394,8 @@ class Submitter:
 
     def _check(self, submission: Path) -> None:
         """Check a submission as strictly as Kaggle does if the visible test ids are known, else only its masks."""
-        from gatemask.data.manifest import raw_folder, read_test_images
+        from gatemask.data.manifest import read_test_images
+        from gatemask.data.raw_folder import raw_folder
 
         raw, manifest = raw_folder(self.project, self.comp), self.project.data / "manifest.json"
         sample = self.comp.submission.sample and (raw / self.comp.submission.sample).exists()
