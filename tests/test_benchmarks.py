@@ -112,6 +112,13 @@ def test_the_reference_reads_the_same_examples(monkeypatch: pytest.MonkeyPatch) 
     assert 60 < images.mean() < 180
 
 
+def test_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("onednn", monkeypatch)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "_seconds_per_step", lambda setting: bench.measure(32, 2, 1, "resnet18"))
+    assert [set(row) for row in bench.rows()] == [KEYS]
+
+
 def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("tuning", monkeypatch)
     small = {

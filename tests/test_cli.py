@@ -122,7 +122,7 @@ def test_user_errors_are_reported_without_a_traceback(root: Path, arguments: lis
 def test_invalid_ensemble_stops_the_loop_before_its_first_stage(root: Path) -> None:
     path = root / "experiments/phantom/ensemble.yaml"
     good = path.read_text()
-    path.write_text(good.replace("[gate_b0]", "[unet_b0]"))
+    path.write_text(good.replace("[gate_r18]", "[unet_b0]"))
     done = gatemask("loop", "phantom", root=root)
     path.write_text(good)
     assert done.returncode == 1

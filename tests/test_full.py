@@ -20,6 +20,9 @@ def test_demo_beats_all_empty_and_its_score_holds_on_test_images(make_root: Call
     summary = json.loads(done.stdout)
     assert summary["cross_fitted"] > summary["all_empty"] + 0.08
     assert abs(summary["submission_score"] - summary["cross_fitted"]) < 0.05
+    tuned = json.loads((root / "runs/phantom/tuned/result.json").read_text())
+    assert tuned["passing"] < 0.5, "the gate passes most images"
+    assert tuned["cross_fitted"] > tuned["masks_alone"], "the gate does not help"
 
 
 @needs_nuclei
@@ -32,7 +35,7 @@ def test_nuclei_tiles_reach_their_score(make_root: Callable[[str], Path]) -> Non
     assert abs(summary["submission_score"] - summary["cross_fitted"]) < 0.05
 
 
-@pytest.mark.parametrize("name", ["gate_b0", "unetpp_b0"])
+@pytest.mark.parametrize("name", ["gate_r18", "unetpp_b0"])
 def test_yaml_trains_on_jax(make_root: Callable[[str], Path], name: str) -> None:
     root = make_root(f"jax-{name}")
     for command in ("data phantom", "data prepare", "folds make", "records make"):

@@ -16,12 +16,12 @@ from tests.conftest import Loop, gatemask, stamps
 
 pytestmark = pytest.mark.trains
 
-EXPERIMENTS = ["gate_b0", "unet_b0", "unetpp_b0"]
+EXPERIMENTS = ["gate_r18", "unet_b0", "unetpp_b0"]
 
 
 def test_finished_stages_are_not_repeated_after_a_kill(phantom_loop: Loop) -> None:
     after = stamps(phantom_loop.root)
-    assert "runs/phantom-quick/gate_b0/fold1/result.json" in phantom_loop.killed_at
+    assert "runs/phantom-quick/gate_r18/fold1/result.json" in phantom_loop.killed_at
     assert "runs/phantom-quick/unet_b0/fold0/result.json" not in phantom_loop.killed_at
     for name, written in phantom_loop.killed_at.items():
         assert after[name] == written, f"{name} was made twice"
@@ -89,7 +89,7 @@ def test_each_stage_alone_is_current_after_the_loop(phantom_loop: Loop, command:
 def test_folders_of_folds_are_complete(phantom_loop: Loop, name: str) -> None:
     for fold in (0, 1):
         folder = phantom_loop.runs / name / f"fold{fold}"
-        oof = {"oof.csv"} if name == "gate_b0" else {"oof.h5", "tables.npz"}
+        oof = {"oof.csv"} if name == "gate_r18" else {"oof.h5", "tables.npz"}
         wanted = {"config.yaml", "environment.json", "metrics.jsonl", "best.weights.h5", "result.json"} | oof
         assert wanted == {p.name for p in folder.iterdir()} - {"wandb"}
         assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == name
@@ -99,7 +99,7 @@ def test_folders_of_folds_are_complete(phantom_loop: Loop, name: str) -> None:
 
 
 def test_each_image_has_one_out_of_fold_gate_prediction(phantom_loop: Loop) -> None:
-    parts = [pd.read_csv(phantom_loop.runs / f"gate_b0/fold{fold}/oof.csv") for fold in (0, 1)]
+    parts = [pd.read_csv(phantom_loop.runs / f"gate_r18/fold{fold}/oof.csv") for fold in (0, 1)]
     folds = pd.read_csv(phantom_loop.root / "folds/phantom-quick.csv")
     for fold, part in enumerate(parts):
         assert sorted(part["image_id"]) == sorted(folds["image_id"][folds["fold"] == fold])
@@ -139,12 +139,23 @@ def test_package_hashes_match_and_it_holds_no_training_data(phantom_loop: Loop) 
 def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
-    arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "epochs=1", "--set", "seed=5", "--json"]
+    arguments = [
+        "train",
+        "phantom/gate_r18",
+        "--quick",
+        "--fold",
+        "0",
+        "--set",
+        "epochs=1",
+        "--set",
+        "seed=5",
+        "--json",
+    ]
     done = gatemask(*arguments, root=root)
     assert done.returncode == 0, done.stderr
-    runs = root / "runs/phantom-quick/gate_b0"
+    runs = root / "runs/phantom-quick/gate_r18"
     assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1
-    old = (phantom_loop.runs / "gate_b0/fold0/result.json").read_text()
+    old = (phantom_loop.runs / "gate_r18/fold0/result.json").read_text()
     assert (runs / "fold0.replaced1/result.json").read_text() == old
     stale = gatemask("report", "phantom", "--quick", root=root)
     assert stale.returncode == 1
@@ -214,10 +225,10 @@ def test_damaged_weights_fail_the_rehearsal(phantom_loop: Loop, tmp_path: Path) 
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal"))
     dataset = root / "dist/phantom-quick/dataset"
-    weights = dataset / "gate_b0-fold0.weights.h5"
+    weights = dataset / "gate_r18-fold0.weights.h5"
     weights.write_bytes(weights.read_bytes()[:-100])
     done = gatemask("rehearse", "phantom", "--quick", root=root)
     assert done.returncode == 1
-    assert "gate_b0-fold0.weights.h5 is damaged" in done.stderr
+    assert "gate_r18-fold0.weights.h5 is damaged" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (root / "runs/phantom-quick/rehearsal/result.json").exists()

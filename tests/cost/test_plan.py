@@ -86,7 +86,7 @@ def test_larger_batches_need_more_memory_and_half_precision_less() -> None:
 @pytest.mark.integration
 def test_before_folds_exist_the_plan_says_what_is_missing(make_root, capsys) -> None:
     root = make_root("plan")
-    done = gatemask("plan", "phantom/gate_b0", "--quick", "--json", root=root)
+    done = gatemask("plan", "phantom/gate_r18", "--quick", "--json", root=root)
     assert done.returncode == 0, done.stderr[-2000:]
     printed = json.loads(done.stdout)
     assert "gatemask folds make phantom" in printed["note"]

@@ -29,7 +29,7 @@ def test_sheets_of_phantoms_but_not_without_records(root: Path) -> None:
     assert "gatemask records make phantom" in done.stderr
     for command in (["data", "phantom"], ["data", "prepare"], ["records", "make"]):
         assert gatemask(*command, "phantom", "--quick", root=root).returncode == 0
-    for name, steps in (("unet_b0", "hflip, elastic"), ("gate_b0", "turn, mixup, cutmix")):
+    for name, steps in (("unet_b0", "hflip, elastic"), ("gate_r18", "turn, mixup, cutmix")):
         arguments = ["--quick", "--json", "--images", 4, "--set", f"augment=[{steps}]"]
         done = gatemask("augment", "show", f"phantom/{name}", *arguments, root=root)
         assert done.returncode == 0, done.stderr

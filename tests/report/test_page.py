@@ -48,7 +48,7 @@ def test_all_sections_are_there(page: str) -> None:
     wanted = ["Rule", "Members", "Learning curves", "Thresholds", "Gate", "Masks", "Gallery", "Folds", "Submission"]
     assert re.findall(r"<h2>(.*?)</h2>", page) == wanted
     assert page.count("<figure>") >= 9
-    for word in ("ensitivity", "cross-fitted", "95 % from", "(shipped)", "all empty", "gate_b0", "unetpp_b0"):
+    for word in ("ensitivity", "cross-fitted", "95 % from", "(shipped)", "all empty", "gate_r18", "unetpp_b0"):
         assert word in page
 
 

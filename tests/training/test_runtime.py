@@ -71,12 +71,12 @@ def test_the_error_comes_before_anything_heavy_is_imported(phantom_records: Path
         "heavy = {'tensorflow', 'keras', 'jax'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    arguments = ["train", "phantom/gate_b0", "--quick", "--fold", "0", "--set", "runtime.accelerator=tpu"]
+    arguments = ["train", "phantom/gate_r18", "--quick", "--fold", "0", "--set", "runtime.accelerator=tpu"]
     env = {**os.environ, "GATEMASK_ROOT": str(phantom_records)}
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "requires a TPU, and this machine has none" in done.stderr
-    assert not (phantom_records / "runs/phantom-quick/gate_b0/fold0/metrics.jsonl").exists()
+    assert not (phantom_records / "runs/phantom-quick/gate_r18/fold0/metrics.jsonl").exists()
 
 
 def test_fewer_devices_than_asked_for(machine) -> None:
@@ -137,7 +137,7 @@ def test_two_devices_of_tensorflow_take_the_step_of_one() -> None:
 
 @pytest.mark.integration
 def test_the_devices_are_recorded(phantom_loop) -> None:
-    facts = json.loads((phantom_loop.runs / "gate_b0/fold0/environment.json").read_text())["runtime"]
+    facts = json.loads((phantom_loop.runs / "gate_r18/fold0/environment.json").read_text())["runtime"]
     assert (facts["backend"], facts["accelerator"], facts["precision"]) == ("tensorflow", "cpu", "float32")
-    done = gatemask("train", "phantom/gate_b0", "--quick", "--fold", 9, root=phantom_loop.root)
+    done = gatemask("train", "phantom/gate_r18", "--quick", "--fold", 9, root=phantom_loop.root)
     assert "Unknown fold" in done.stderr

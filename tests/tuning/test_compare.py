@@ -134,7 +134,7 @@ def made(make_root: Callable[[str], Path]) -> Path:
         masks[image_id] = rle.encode(mask)
     write_masks(project.data / "masks.csv", masks, "lesion")
     (project.experiments / "unet_late.yaml").write_text("extends: unet_b0.yaml\n")
-    (project.experiments / "gate_late.yaml").write_text("extends: gate_b0.yaml\n")
+    (project.experiments / "gate_late.yaml").write_text("extends: gate_r18.yaml\n")
     write_predictions(project, "unet_b0", 0.25, seed=1)
     write_predictions(project, "unetpp_b0", 0.8, seed=2, side=32)
     write_predictions(project, "unet_late", 0.25, seed=1)
@@ -164,14 +164,14 @@ def test_masks_without_a_gate_and_behind_one(project: Project) -> None:
     assert back.difference == -comparison.difference
     assert back.ci95 == pytest.approx((-comparison.ci95[1], -comparison.ci95[0]))
 
-    write_predictions(project, "gate_b0", 0.15)
+    write_predictions(project, "gate_r18", 0.15)
     behind = compared(project, "unet_b0", "unetpp_b0")
-    assert behind.gate == "gate_b0"
+    assert behind.gate == "gate_r18"
     assert behind.second_score > comparison.second_score, "the gate keeps bad masks away"
 
 
 def test_each_side_is_scored_by_its_own_cross_fitted_rules(project: Project) -> None:
-    write_predictions(project, "gate_b0", 0.2)
+    write_predictions(project, "gate_r18", 0.2)
     comp, ensemble = load_competition(project.experiments), load_ensemble(project.experiments)
     comparison = compare(project, comp, ensemble, "unet_b0+unetpp_b0", "unet_b0")
     fold_of = {f"i{n:02d}": n // 2 % FOLDS for n in range(IMAGES)}
@@ -189,16 +189,16 @@ def test_the_same_predictions_under_another_name_cannot_be_distinguished(project
 def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> None:
     for name in ("unet_b0", "unetpp_b0"):  # masks that do not recognize empty images
         write_predictions(project, name, 1.5)
-    write_predictions(project, "gate_b0", 0.1, seed=3)
+    write_predictions(project, "gate_r18", 0.1, seed=3)
     write_predictions(project, "gate_late", 1.5, seed=4)
-    comparison = compared(project, "gate_late", "gate_b0")
+    comparison = compared(project, "gate_late", "gate_r18")
     assert comparison.verdict == "better"
     assert (comparison.gate, comparison.mask) == ("compared", "unet_b0+unetpp_b0")
     for fold in range(FOLDS):  # views of its own that could be weighed apart
         folder = project.fold("unet_b0", fold)
         shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
         write_yaml(folder / "config.yaml", mask_settings(tta=["hflip"]))
-    again = compared(project, "gate_late", "gate_b0", "mask.weights=tuned")
+    again = compared(project, "gate_late", "gate_r18", "mask.weights=tuned")
     assert again.model_copy(update={"seconds": comparison.seconds}) == comparison, "masks are averaged by equal weights"
 
 
@@ -210,9 +210,9 @@ def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> N
         ("unet_b0", "unet_b0", ["cannot be compared with itself"]),
         ("unet_b0+unetpp_b0", "unetpp_b0+unet_b0", ["cannot be compared with itself"]),
         ("unet_b0", "unetpp_b0+unetpp_b0", ["nor count twice"]),
-        ("gate_b0", "unet_b0", ["compared with gates", "gate_b0 (gate), unet_b0 (mask)"]),
-        ("unet_b0", "gate_b0+unetpp_b0", ["compared with gates"]),
-        ("gate_b0", "gate_late", ["no out-of-fold predictions yet", "gatemask train phantom/gate_b0 --fold 0"]),
+        ("gate_r18", "unet_b0", ["compared with gates", "gate_r18 (gate), unet_b0 (mask)"]),
+        ("unet_b0", "gate_r18+unetpp_b0", ["compared with gates"]),
+        ("gate_r18", "gate_late", ["no out-of-fold predictions yet", "gatemask train phantom/gate_r18 --fold 0"]),
     ],
 )
 def test_mistakes(project: Project, first: str, second: str, words: list[str]) -> None:

@@ -136,7 +136,7 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(phantom_records, root, dirs_exist_ok=True)
     project = Project(root, "phantom", quick=True)
     for name, noise, seed, side in (
-        ("gate_b0", 0.2, 0, 64),
+        ("gate_r18", 0.2, 0, 64),
         ("gate_poor", 2.0, 3, 64),
         ("unet_b0", 0.2, 1, 64),
         ("unetpp_b0", 0.3, 2, 32),
@@ -160,7 +160,7 @@ def _light(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_time, "seconds_by_experiment", lambda _, __, ___, names: dict.fromkeys(names, 0.01))
 
 
-EXPERIMENTS = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[unet_b0,unetpp_b0,poor]"]
+EXPERIMENTS = ["gate.experiments=[gate_r18,gate_poor]", "mask.experiments=[unet_b0,unetpp_b0,poor]"]
 GREEDY = [*EXPERIMENTS, "gate.weights=greedy", "mask.weights=greedy"]
 
 
@@ -184,7 +184,7 @@ def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
     assert result.passing == pytest.approx((tables.gate >= rule.gate).mean())
     assert not (project.tuned / "weights").exists()
     print_tuned(result)
-    alone = tuned(project, "gate.experiments=[gate_b0]", "mask.experiments=[unet_b0]")
+    alone = tuned(project, "gate.experiments=[gate_r18]", "mask.experiments=[unet_b0]")
     assert alone.selection.made() == {}
     assert alone.gate_weights == [1.0]
 
@@ -225,11 +225,11 @@ def test_tiles_too(
     prepare(project, comp, SHARED / "nuclei" if real else write_tiles(tmp_path / "raw", 60))
     folds.make_folds(project, comp)
     for number, (name, noise) in enumerate(
-        {"gate_b0": 0.2, "gate_poor": 1.0, "good": 0.3, "fair": 0.4, "poor": 3.0}.items()
+        {"gate_r18": 0.2, "gate_poor": 1.0, "good": 0.3, "fair": 0.4, "poor": 3.0}.items()
     ):
         write_predictions(project, name, noise, number, size=size)
     _light(monkeypatch)
-    chosen = ["gate.experiments=[gate_b0,gate_poor]", "mask.experiments=[good,fair,poor]"]
+    chosen = ["gate.experiments=[gate_r18,gate_poor]", "mask.experiments=[good,fair,poor]"]
     both = [*chosen, "gate.weights=greedy", "mask.weights=greedy", "tune.trials=3", "tune.optima=2", "tune.rounds=4"]
     result = tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=both))
     for selection in result.selection.made().values():

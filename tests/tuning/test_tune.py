@@ -47,7 +47,7 @@ def made(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("tuned")
     shutil.copytree(phantom_records, root, dirs_exist_ok=True)
     project = Project(root, "phantom", quick=True)
-    write_predictions(project, "gate_b0", 0.2)
+    write_predictions(project, "gate_r18", 0.2)
     write_predictions(project, "unet_b0", 0.2, seed=1)
     write_predictions(project, "unetpp_b0", 0.4, seed=2, side=32)
     return root
@@ -106,7 +106,7 @@ def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
 def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     result = tuned(project)
     rule, truth = rules.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
-    gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
+    gates = store.read_gates([project.fold("gate_r18", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
     for name, gate in gates.items():
@@ -240,22 +240,22 @@ def test_other_metrics(project: Project, metric: str) -> None:
 
 
 def spell(project: Project, text: str) -> None:
-    (project.fold("gate_b0", 0) / "oof.csv").write_text(text)
+    (project.fold("gate_r18", 0) / "oof.csv").write_text(text)
 
 
 def drop_a_row(project: Project) -> None:
-    path = project.fold("gate_b0", 1) / "oof.csv"
+    path = project.fold("gate_r18", 1) / "oof.csv"
     pd.read_csv(path).iloc[1:].to_csv(path, index=False)
 
 
 def repeat_a_row(project: Project) -> None:
-    path = project.fold("gate_b0", 1) / "oof.csv"
+    path = project.fold("gate_r18", 1) / "oof.csv"
     frame = pd.read_csv(path)
     pd.concat([frame, frame.iloc[:1]]).to_csv(path, index=False)
 
 
 def plant_nan(project: Project) -> None:
-    path = project.fold("gate_b0", 0) / "oof.csv"
+    path = project.fold("gate_r18", 0) / "oof.csv"
     frame = pd.read_csv(path)
     frame.loc[2, "probability"] = np.nan
     frame.to_csv(path, index=False, na_rep="NaN")
@@ -284,7 +284,7 @@ def lose_the_maps(project: Project) -> None:
 
 
 def other_split(project: Project) -> None:
-    path = project.fold("gate_b0", 0) / "result.json"
+    path = project.fold("gate_r18", 0) / "result.json"
     path.write_text(path.read_text().replace('"folds": "', '"folds": "0'))
 
 
@@ -299,19 +299,19 @@ def two_classes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_b0/fold0/oof.csv, line 2", "abc"]),
+        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_r18/fold0/oof.csv, line 2", "abc"]),
         (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "line 3"]),
-        (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_b0/fold0/oof.csv"]),
+        (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_r18/fold0/oof.csv"]),
         (lambda p: spell(p, "id,value\na,1\n"), ["not hold gate probabilities", "id, value"]),
-        (drop_a_row, ["do not match the images", "gate_b0", "1 missing"]),
-        (repeat_a_row, ["two out-of-fold gate probabilities", "gate_b0/fold1/oof.csv, line"]),
-        (plant_nan, ["outside", "gate_b0/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
+        (drop_a_row, ["do not match the images", "gate_r18", "1 missing"]),
+        (repeat_a_row, ["two out-of-fold gate probabilities", "gate_r18/fold1/oof.csv, line"]),
+        (plant_nan, ["outside", "gate_r18/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
         (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
         (rename_a_map, ["do not match the images", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
         (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
         (forget_a_fold, ["no out-of-fold predictions yet", "unetpp_b0, fold 1", "gatemask train"]),
         (lose_the_maps, ["missing", "unet_b0/fold1/oof.h5", "gatemask train"]),
-        (other_split, ["another split", "gate_b0/fold0"]),
+        (other_split, ["another split", "gate_r18/fold0"]),
         (two_classes, ["number of classes", "unet_b0", "received: 2"]),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str
     rules.save_rule(rule, project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]", *parts)
     truth = Masks(project.data / "masks.csv", SIZE)
-    gates = store.read_gates([project.fold("gate_b0", fold) / "oof.csv" for fold in (0, 1)])
+    gates = store.read_gates([project.fold("gate_r18", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
     for name, gate in gates.items():

@@ -408,10 +408,10 @@ def test_campaign_takes_over_running_kernels(world: World) -> None:
     world.machine.sessions = [FakeSession(until=release)]
     world.push()
     release.set()
-    (comp, unet), (_, gate) = world.load(), world.load("gate_b0")
+    (comp, unet), (_, gate) = world.load(), world.load("gate_r18")
     result = campaign.run_campaign(world.project, comp, [gate, unet], None, options())
     assert {name: sorted(scores) for name, scores in result.experiments.items()} == {
-        "gate_b0": ["fold0", "fold1"],
+        "gate_r18": ["fold0", "fold1"],
         "unet_b0": ["fold0", "fold1"],
     }
     assert result.sessions == 3

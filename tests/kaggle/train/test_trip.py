@@ -46,7 +46,7 @@ def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.rmtree(root / "runs", ignore_errors=True)
     # One experiment with W&B is enough: its start takes longer than the training itself.
     silent = {"tracking": {"wandb": "disabled"}}
-    gate = {"extends": "gate_b0.yaml", "quick": {"epochs": 1}, **silent}
+    gate = {"extends": "gate_r18.yaml", "quick": {"epochs": 1}, **silent}
     long = {"extends": "unet_b0.yaml", "quick": {"epochs": 3}, **silent}
     for name, settings in {"gate": gate, "long": long}.items():
         (root / f"experiments/phantom/{name}.yaml").write_text(yaml.safe_dump(settings))
