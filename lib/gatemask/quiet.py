@@ -10,8 +10,8 @@ from typing import Any
 def tensorflow() -> Any:
     """Import and return TensorFlow. Some native messages obey no setting, so stderr is redirected while it loads.
 
-    TensorFlow uses oneDNN by default only on CPUs with AVX-512 VNNI. It is requested on all others too: a ResNet-18
-    step at 64 px then takes half the time on AVX2 (`make bench ONLY=onednn`). Set TF_ENABLE_ONEDNN_OPTS=0 to do without.
+    TensorFlow uses oneDNN by default only on CPUs with AVX-512 VNNI. It is requested on all others too: a step of a
+    ResNet-18 then takes half the time with AVX2 (`make bench ONLY=onednn`). TF_ENABLE_ONEDNN_OPTS=0 turns it off.
     """
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
