@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
 _console: Console | None = None
 
@@ -23,10 +26,25 @@ def console() -> Console:
     return _console
 
 
+def plain(text: object, style: str = "") -> Text:
+    """Return data for the console as it is: titles, names of files and folds, texts of others.
+
+    Square brackets are no markup, `:names:` no emoji, and control characters, which could move the cursor or change
+    colors, are shown as escapes. All data that is printed goes through this function.
+
+    Args:
+        text: Data; anything but text is converted.
+        style: Style of rich, such as "dim". Default: none.
+    """
+    from rich.text import Text
+
+    return Text(CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text)), style=style)
+
+
 def say(text: str) -> None:
-    """Print a line as it is, without markup. A full disk behind stderr, or a closed terminal, ends no training."""
+    """Print a line as it is. A full disk behind stderr, or a closed terminal, ends no training."""
     with suppress(OSError):
-        console().print(text, markup=False)
+        console().print(plain(text))
 
 
 def progress(
@@ -43,9 +61,9 @@ def progress(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     total = total if total is not None else len(items) if isinstance(items, Sequence) else None
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(plain(what).plain, total=total)
         for item in items:
             yield item
             bar.advance(task, size(item))
@@ -56,11 +74,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     from rich.table import Table
 
     rows = list(rows)
-    grid = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    grid = Table(title=plain(title), title_justify="left", title_style="bold", header_style="bold")
     for index, column in enumerate(columns):
         text = any(isinstance(cell := row[index], str) and " " in cell for row in rows)
-        grid.add_column(column, justify="left" if index == 0 or text else "right")
+        grid.add_column(plain(column), justify="left" if index == 0 or text else "right")
     for row in rows:
-        grid.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+        grid.add_row(*(plain(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row))
     with suppress(OSError):
         console().print(grid)

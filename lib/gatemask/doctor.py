@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gatemask.console import console
+from gatemask.console import console, plain
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.kaggle.client import api, cli
@@ -89,9 +89,9 @@ def print_findings(result: DoctorResult) -> None:
 
     for finding in result.findings:
         state = (f"{finding.state:<6}", COLORS[finding.state])
-        console().print(Text.assemble(state, f"{finding.name:<13}{finding.found}"))
+        console().print(Text.assemble(state, plain(f"{finding.name:<13}{finding.found}")))
         if finding.do:
-            console().print(Text.assemble(" " * 19, (finding.do, "dim")))
+            console().print(Text.assemble(" " * 19, plain(finding.do, "dim")))
 
 
 def run_check(check: Check) -> Finding:

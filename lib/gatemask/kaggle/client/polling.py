@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
-from gatemask.console import console, say
+from gatemask.console import console, plain, say
 from gatemask.kaggle.client.cli import RETRIED, KaggleError
 
 # A kernel's status changes before its output does, so an output may be missing at first.
@@ -32,7 +32,7 @@ def poll(condition: Callable[[], T], every_s: float, message: str | None = None,
         The last value of `condition`; it is false only after a timeout.
     """
     deadline = time.monotonic() + timeout_s
-    with console().status(message) if message else nullcontext():
+    with console().status(plain(message)) if message else nullcontext():
         while not (value := condition()) and time.monotonic() <= deadline:
             time.sleep(every_s)
     return value
