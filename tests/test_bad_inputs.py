@@ -137,14 +137,30 @@ CASES = {
         TABLED, ["lacks the column 'rle'", "rel", "Did you mean"], rewrite("raw/rle.csv", "rle", "rel")
     ),
     "table, semicolons": Case(
-        TABLED, ["lacks the column", "image_id;rle"], put("raw/rle.csv", "image_id;rle\na;1 2\n")
+        TABLED,
+        ["lacks the column", "image_id;rle", "separated by semicolons", "sep=';'"],
+        put("raw/rle.csv", "image_id;rle\na;1 2\n"),
     ),
+    "table, COCO": Case(
+        TABLED, ["is JSON", "COCO annotations", "docs/data.md"], put("raw/rle.csv", '{"images": [], "annotations": []}')
+    ),
+    "table, tabs": Case(TABLED, ["separated by tabs"], put("raw/rle.csv", "image_id\trle\na\t1 2\n")),
     "table, not text": Case(TABLED, ["cannot be read", "UTF-8"], put("raw/rle.csv", b"image_id,rle\n\xff\xfe,1\n")),
     "table, header asked as numbers": Case(TABLED + " --set labels.id=0", ["both names, or both numbers"]),
     "table, other ids": Case(
         TABLED, ["No training image is left", "no label"], put("raw/rle.csv", "image_id,rle\nother,1 2\n")
     ),
     "labels, no encodings": Case("data labels {root}/raw/labels.csv", ["No column holds run-length encodings"]),
+    "labels, COCO": Case(
+        "data labels {root}/coco.json", ["is JSON", "PNG mask"], put("coco.json", '{"info": {}, "licenses": []}')
+    ),
+    "labels, polygons": Case(
+        "data labels {root}/p.json", ["polygons", "PNG mask"], put("p.json", '[{"points": [[1, 2], [3, 4]]}]')
+    ),
+    "labels, semicolons": Case(
+        "data labels {root}/s.csv", ["one column only", "semicolons"], put("s.csv", "image_id;rle\na;1 2\n")
+    ),
+    "labels, format COCO": Case(TILES + " --set labels.format=coco", ["'labels'", "coco", "PNG masks"]),
     "labels, absent": Case("data labels {root}/raw/nothing.csv", ["table does not exist", "nothing.csv"]),
     "labels, a wrong size": Case("data labels {root}/raw/rle.csv --size 64", ["height and width", "1024x1024"]),
     "labels, no such images": Case("data labels {root}/raw/rle.csv --images *.jpg", ["No image was found", "*.jpg"]),
@@ -265,8 +281,6 @@ def test_invalid_input_is_reported(
 ) -> None:
     root, case = tmp_path / "root", CASES[name]
     shutil.copytree(sound, root)
-    for stamp in root.glob("data/*/manifest.json"):  # it remembers where the raw files are
-        stamp.write_text(stamp.read_text().replace(str(sound), str(root)))
     monkeypatch.setenv("GATEMASK_ROOT", str(root))
     monkeypatch.setenv("COLUMNS", "300")
     case.spoil(root)

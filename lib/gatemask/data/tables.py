@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Table:
             f"A table lacks the column '{name}'.",
             where=self.file,
             received=", ".join(self.header),
-            do=f"Did you mean '{close}'?" if close else "Correct the column's name in competition.yaml.",
+            do=_separator_hint(self.header)
+            or (f"Did you mean '{close}'?" if close else "Correct the column's name in competition.yaml."),
         )
 
 
@@ -76,11 +78,15 @@ def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = Tru
         raise GatemaskError(
             "The table does not exist.", where=file, do="Correct the path in competition.yaml, or name --data."
         )
+    _reject_json(file)
     lines, rows = _read_rows(file)
     if not rows:
         raise GatemaskError("A table is empty.", where=file, expected="a header and rows", do="Download it again.")
     names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
     table = Table(file, names, rows, lines[1:] if header else lines)
+    if not columns and (hint := _separator_hint(rows[0] if rows and not header else names)):
+        received = (rows[0] if rows and not header else names)[0]
+        raise GatemaskError("A table has one column only.", where=file, received=received[:80], do=hint)
     for number, cells in enumerate(rows):
         if len(cells) != len(names):
             raise GatemaskError(
@@ -88,13 +94,45 @@ def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = Tru
                 where=table.where(number),
                 received=f"{len(cells)}: {','.join(cells)[:60]}",
                 expected=f"{len(names)}: {','.join(names)[:60]}",
-                do="Correct the row. If it is the last one, the file was cut short: download it again.",
+                do=_separator_hint(names)
+                or "Correct the row. If it is the last one, the file was cut short: download it again.",
             )
     for name in columns:
         table.column(name)
         if names.count(str(name)) > 1:
             raise GatemaskError(f"The column '{name}' is repeated.", where=file, received=", ".join(names))
     return table
+
+
+def _separator_hint(header: list[str]) -> str | None:
+    """Return what to do about a table whose only column seems to be several, separated by something else."""
+    found = next((mark for mark in (";", "\t", "|") if mark in header[0]), None)
+    if found is None or (found != ";" and len(header) > 1):
+        return None
+    name = {";": "semicolons", "\t": "tabs", "|": "bars"}[found]
+    return (
+        f"The columns are separated by {name}; save the table with commas, and numbers with decimal points: "
+        f"python -c \"import pandas; pandas.read_csv('OLD', sep={found!r}, decimal=',', dtype=str)"
+        ".to_csv('NEW', index=False)\"."
+    )
+
+
+def _reject_json(file: Path) -> None:
+    """Raise if a table is JSON, such as COCO annotations or polygons."""
+    with file.open("rb") as opened:
+        start = opened.read(4096).decode("utf-8-sig", "replace").lstrip()
+    if not re.match(r'\{\s*"|\[\s*[\[{"]', start):
+        return
+    kinds = {"COCO annotations": '"(annotations|categories|licenses)"', "polygons": '"(shapes|points|regions|polygon)"'}
+    kind = next((kind for kind, keys in kinds.items() if re.search(keys, start)), "JSON")
+    raise GatemaskError(
+        "A table is JSON, not comma-separated values.",
+        where=file,
+        received=kind,
+        expected="a table of run-length encodings, or masks as PNG files",
+        do="Draw the annotations of each image into a PNG mask, and set labels: {format: png, masks: ...}. "
+        "docs/data.md has a script for COCO and for polygons.",
+    )
 
 
 def _read_rows(file: Path) -> tuple[list[int], list[list[str]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gatemask.config import Experiment
 from gatemask.console import say
+from gatemask.tracking.mode import tracking_mode
 
 
 class WandbRun:
@@ -28,7 +29,7 @@ class WandbRun:
         self._run: Any = None
         self._id = run_id
         self.is_online = False
-        mode = os.environ.get("WANDB_MODE", exp.tracking.wandb)
+        mode = tracking_mode(exp)
         if mode == "disabled":
             return
         for name in ("CACHE", "DATA", "CONFIG"):  # by default below the home folder

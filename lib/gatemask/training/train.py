@@ -25,6 +25,7 @@ from gatemask.files import set_aside, write_text
 from gatemask.project import Project
 from gatemask.results.training import FoldResult, TrainingResult
 from gatemask.stage import Stamp
+from gatemask.tracking.mode import tracking_mode
 from gatemask.training.fold_inputs import TrainingInputs, count_views
 from gatemask.training.time_budget import TimeBudget
 
@@ -48,6 +49,7 @@ def train(
     Raises:
         GatemaskError: A fold does not exist, or its inputs are missing or invalid.
     """
+    tracking_mode(exp)  # a mistake there is reported before hours of work
     inputs = TrainingInputs(project, comp, exp)
     budget = budget or TimeBudget(exp.hours)
     results: dict[int, FoldResult] = {}

@@ -22,7 +22,9 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.kaggle.client import account, cli
+from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image.machines import machine_for
+from gatemask.kaggle.submit.package import dataset_slug
 from gatemask.kaggle.train import bundle, commands
 from gatemask.kaggle.train.dispatch import PushOptions
 from gatemask.project import Project, experiment_files
@@ -126,10 +128,17 @@ def test_metadata_set_every_key(tmp_path: Path) -> None:
     "parts", [("phantom", "unet_b0", "f0"), ("a-competition-of-a-very-long-name", "unetpp_b4_480.late", "f0-1-2-3-4")]
 )
 def test_slugs_match_their_titles_on_kaggle(parts: tuple[str, ...]) -> None:
-    slug = bundle.kaggle_slug(*parts)
+    slug = kaggle_slug(*parts)
     assert slug == slugify(slug.replace("-", " "))
     assert 6 <= len(slug) <= 50
-    assert slug != bundle.kaggle_slug(*parts[:-1], "f1")
+    assert slug != kaggle_slug(*parts[:-1], "f1")
+
+
+def test_long_competitions_get_datasets_of_their_own(tmp_path: Path) -> None:
+    names = ["a" * 60, "a" * 60 + "b", "a" * 39]
+    slugs = [dataset_slug(Project(tmp_path, name, quick)) for name in names for quick in (False, True)]
+    assert len(set(slugs)) == len(slugs)
+    assert all(len(f"{slug}-inference") <= 50 for slug in slugs)
 
 
 def test_another_payload_ends_the_kernel_at_once(tmp_path: Path) -> None:

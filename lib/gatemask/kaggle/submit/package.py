@@ -25,6 +25,7 @@ from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
+from gatemask.kaggle.client.slugs import LONGEST_SLUG, kaggle_slug
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
@@ -107,9 +108,8 @@ def require_package(project: Project, comp: Competition) -> str:
 
 
 def dataset_slug(project: Project) -> str:
-    """Return the dataset's name on Kaggle, 6 to 50 characters; the kernel's name adds `-inference`."""
-    suffix = "-quick" if project.quick else ""
-    return f"gatemask-{project.comp}"[: 39 - len(suffix)].rstrip("-") + suffix
+    """Return the dataset's name on Kaggle; the kernel's name adds `-inference`."""
+    return kaggle_slug(project.label, longest=LONGEST_SLUG - len("-inference"))
 
 
 def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, settings: Inference) -> None:

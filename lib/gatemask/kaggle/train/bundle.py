@@ -12,7 +12,6 @@ import base64
 import hashlib
 import io
 import lzma
-import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,18 +28,6 @@ from gatemask.yaml12 import dump_yaml
 
 SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
 SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
-LONGEST_SLUG = 50  # characters of a title, and so of a slug
-
-
-def kaggle_slug(*parts: str) -> str:
-    """Return a name as Kaggle makes it from a title: lowercase letters, digits and dashes, at most 50 characters.
-
-    Longer names are cut and end in a hash that keeps them apart.
-    """
-    plain = re.sub(r"[^a-z0-9]+", "-", "-".join(["gatemask", *parts]).lower()).strip("-")
-    if len(plain) <= LONGEST_SLUG:
-        return plain
-    return f"{plain[: LONGEST_SLUG - 7].rstrip('-')}-{hashlib.sha256(plain.encode()).hexdigest()[:6]}"
 
 
 def build_payload(

@@ -15,6 +15,7 @@ from gatemask.files import fingerprint, read_json, sha256, write_bytes
 from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
+from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import wheels
 from gatemask.kaggle.image.machines import MACHINES, Machine, machine_for
 from gatemask.kaggle.train import bundle
@@ -113,7 +114,7 @@ def assign_to_kernels(
         assigned[-1].folds = assigned[-1].folds + new
     for number in range(count):
         part = new[number::count]
-        ref = f"{owner}/{bundle.kaggle_slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
+        ref = f"{owner}/{kaggle_slug(label, exp.name, 'f' + '-'.join(map(str, part)))}"
         pushes = by_ref[ref].pushes if ref in by_ref else []
         assigned.append(TrainingKernel(ref, exp.name, part, "", pushes))
     return assigned

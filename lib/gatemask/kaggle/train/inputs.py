@@ -10,8 +10,8 @@ from gatemask.data import records as record_store
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.kaggle.client.datasets import Dataset
+from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import wheels
-from gatemask.kaggle.train import bundle
 from gatemask.project import Project
 from gatemask.training.fold_inputs import with_record_size
 from gatemask.training.initial_weights import find_initial_weights
@@ -42,7 +42,7 @@ def payload_dataset(kernel: str, path: Path) -> Dataset:
         kernel: Slug of the kernel.
         path: The payload, a file named payload.bin.
     """
-    return Dataset("payload", bundle.kaggle_slug(kernel, "payload"), {path.name: path}, {path.name: sha256(path)})
+    return Dataset("payload", kaggle_slug(kernel, "payload"), {path.name: path}, {path.name: sha256(path)})
 
 
 def records_dataset(project: Project, comp: Competition) -> Dataset:
@@ -51,7 +51,7 @@ def records_dataset(project: Project, comp: Competition) -> Dataset:
     files = {name: folder / name for name in [*hashes, "index.json"]}
     tables = {name: project.data / name for name in ("manifest.csv", "masks.csv")}
     others = {name: sha256(path) for name, path in {"index.json": folder / "index.json", **tables}.items()}
-    slug = bundle.kaggle_slug(project.label, "records", str(comp.records.size))
+    slug = kaggle_slug(project.label, "records", str(comp.records.size))
     return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, {"size": comp.records.size})
 
 
@@ -81,7 +81,7 @@ def _weights_dataset(project: Project, exp: Experiment, folds: Sequence[int]) ->
     hashes = {name: sha256(path) for name, path in files.items()}
     # Each fold starts from its own fold of another run: parallel kernels must not change each other's dataset.
     fold_part = [] if "start.h5" in places else ["f" + "-".join(map(str, folds))]
-    slug = bundle.kaggle_slug(project.label, exp.name, "start", *fold_part)
+    slug = kaggle_slug(project.label, exp.name, "start", *fold_part)
     return Dataset("weights", slug, files, hashes, {"places": places})
 
 

@@ -26,6 +26,7 @@ from gatemask.data.split import HOLDOUT, pick_half_positive, read_folds, read_ma
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, write_bytes
 from gatemask.kaggle.client.datasets import Dataset, write_upload_folder
+from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import bundle
@@ -58,7 +59,7 @@ def rehearse_training(project: Project, comp: Competition, exp: Experiment, fold
     datasets = input_datasets(project, comp, short, [fold])
     request = SessionRequest(
         push="rehearsal",
-        ref=f"rehearsal/{bundle.kaggle_slug(project.label, exp.name)}",
+        ref=f"rehearsal/{kaggle_slug(project.label, exp.name)}",
         comp=comp.name,
         quick=project.quick,
         experiment=exp.name,
