@@ -124,6 +124,29 @@ def test_a_file_without_pixels_and_unusual_bits_are_rejected(tmp_path: Path) -> 
         readers.read_image(path, 1)
 
 
+def test_pixels_outside_of_the_declared_bits_are_not_clipped_silently(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.dcm", np.array([[0, 2048, 5000]], np.uint16), 12)
+    with pytest.raises(GatemaskError, match=r"outside of its range[\s\S]*0 to 5000 in 12 bits[\s\S]*image\.window"):
+        readers.read_image(path, 1)
+    assert readers.read_image(path, 1, (2500, 5000)).tolist() == [[[0], [104], [255]]]
+    dataset = pydicom.dcmread(path)
+    dataset.add_new("PixelPaddingValue", "US", 5000)
+    dataset.save_as(path)
+    assert readers.read_image(path, 1).tolist() == [[[0], [128], [255]]], "padding"
+
+
+def test_unused_bits_may_hold_an_overlay_or_no_sign(tmp_path: Path) -> None:
+    pixels = np.array([[0, 2048, 4095]], np.uint16)
+    path = write(tmp_path / "x.dcm", pixels | 0x8000, 12)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new((0x6000, 0x0102), "US", 15)
+    dataset.save_as(path)
+    assert readers.read_image(path, 1).tolist() == [[[0], [128], [255]]]
+    signed = np.array([[-2048, 0, 2047]], np.int16)
+    for stored in (signed, signed & 0x0FFF):  # with the sign in all bits, or only in those stored
+        assert readers.read_image(write(path, stored, 12), 1).tolist() == [[[0], [128], [255]]]
+
+
 def test_facts_are_in_the_units_of_a_window(tmp_path: Path) -> None:
     path = write(tmp_path / "x.dcm", np.array([[0, 1024, 2048]], np.int16), 16)
     dataset = pydicom.dcmread(path)

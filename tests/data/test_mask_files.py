@@ -71,6 +71,11 @@ def test_palettes_whose_numbers_and_colors_agree(tmp_path: Path) -> None:
     assert (readers.read_mask(save(tmp_path, indexed)) == MASK).all()
 
 
+def test_masks_in_gif_files(tmp_path: Path) -> None:
+    for image in (Image.fromarray(MASK), Image.fromarray(WHITE)):
+        assert (readers.read_mask(save(tmp_path, image, "m.gif")) == MASK).all()
+
+
 def test_numbers_of_objects_in_16_bits(tmp_path: Path) -> None:
     numbers = disc(8, (20, 20)).astype(np.uint16) + 300 * disc(8, (70, 70)).astype(np.uint16)
     mask, facts = readers.inspect_mask(save(tmp_path, numbers))

@@ -41,6 +41,13 @@ def test_gray_with_transparency_and_a_transparent_color(tmp_path: Path) -> None:
     assert (readers.read_image(path, 3) == COLOR).all()
 
 
+def test_icons_and_other_files_of_several_pictures_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(COLOR).save(path, "ICO", sizes=[(16, 16), (32, 32)])
+    with pytest.raises(GatemaskError, match="unknown kind"):
+        readers.read_image(path, 3)
+
+
 def test_palettes_and_one_bit(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     indexed = Image.fromarray(COLOR).quantize(100)

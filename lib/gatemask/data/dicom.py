@@ -70,6 +70,8 @@ def read_dicom(data: bytes, where: Path, window: Window) -> tuple[np.ndarray, Im
             expected=f"HighBit {dataset.BitsStored - 1}",
         )
     pixels = _decode(dataset, where)
+    if window == "full":
+        _require_known_range(dataset, pixels, where)
     gray = _gray_levels(dataset, pixels, window)
     return 255 - gray if kind == "MONOCHROME1" else gray, _facts(dataset, pixels)
 
@@ -91,7 +93,7 @@ def _decode(dataset: Any, where: Path) -> np.ndarray:
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
-        return pixel_array(dataset)
+        return _read_plain(dataset)
     try:
         available = get_decoder(syntax).available_plugins
     except NotImplementedError:
@@ -113,11 +115,43 @@ def _decode(dataset: Any, where: Path) -> np.ndarray:
     )
 
 
+def _read_plain(dataset: Any) -> np.ndarray:
+    """Return uncompressed pixels; bits above BitsStored count unless they hold an overlay or a sign.
+
+    pydicom removes them, which wraps values that do not fit the declared bits.
+    """
+    from pydicom.pixels import pixel_array
+
+    pixels = pixel_array(dataset)
+    overlay = any((group, 0x0102) in dataset and (group, 0x3000) not in dataset for group in range(0x6000, 0x6020, 2))
+    if dataset.BitsStored == dataset.BitsAllocated or overlay:
+        return pixels
+    whole = pixel_array(dataset, correct_unused_bits=False)
+    unused = whole.view(f"u{whole.itemsize}") >> dataset.BitsStored
+    return pixels if dataset.PixelRepresentation and not unused.any() else whole
+
+
 def _advice(syntax: str) -> str:
     package = next((package for words, package in PACKAGES.items() if syntax.startswith(words)), None)
     if package is None:
         return "Convert the file to an uncompressed transfer syntax."
     return f"Run pip install {package}. If Kaggle's image lacks it, convert the test images for inference."
+
+
+def _require_known_range(dataset: Any, pixels: np.ndarray, where: Path) -> None:
+    """Raise if pixels lie outside of the bits that the file declares, where "full" would clip them."""
+    low, high = _limits(dataset)
+    if low <= pixels.min() and pixels.max() <= high:
+        return
+    outside = pixels[(pixels < low) | (pixels > high)]
+    if (outside != dataset.get("PixelPaddingValue")).any():
+        raise GatemaskError(
+            "A DICOM file has pixels outside of its range.",
+            where=where,
+            received=f"values from {pixels.min()} to {pixels.max()} in {dataset.BitsStored} bits",
+            expected=f"{low} to {high}",
+            do="Set image.window to [center, width] in competition.yaml.",
+        )
 
 
 def _facts(dataset: Any, pixels: np.ndarray) -> ImageFacts:

@@ -25,6 +25,7 @@ BYTE, WORD = (0.0, 255.0), (0.0, 65535.0)
 # As stored: EXIF rotation would turn images, but not their masks.
 AS_STORED = cv2.IMREAD_UNCHANGED
 LOSSY = ("JPEG", "WEBP", "JPEG2000", "MPO")
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "WEBP")  # others may hold layers or several sizes
 
 
 def decode_picture(data: bytes, where: Path, channels: int | None = None) -> StoredImage:
@@ -82,7 +83,7 @@ def _decode_with_pillow(data: bytes, where: Path) -> StoredImage:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings(), Image.open(BytesIO(data)) as image:
+        with warnings.catch_warnings(), Image.open(BytesIO(data), formats=FORMATS) as image:
             warnings.simplefilter("ignore")  # odd metadata is common and harmless
             kind = image.format
             require_one_frame(1 if kind == "MPO" else getattr(image, "n_frames", 1), where)
@@ -93,9 +94,9 @@ def _decode_with_pillow(data: bytes, where: Path) -> StoredImage:
         raise GatemaskError(
             "An image cannot be read.",
             where=where,
-            received=f"{len(data)} bytes that are not an image",
-            expected="PNG, JPEG, TIFF, DICOM, BMP, GIF or WebP",
-            do="Download the file again, or leave it out.",
+            received=f"{len(data)} bytes of an unknown kind",
+            expected="PNG, JPEG, TIFF, DICOM, BMP, GIF, WebP, JPEG 2000 or PNM",
+            do="Download the file again, or convert it.",
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise damaged(where, str(error)) from None
