@@ -16,7 +16,7 @@ LIB = ROOT / "lib"
 # From the ground up. Rooms that share a floor may not import each other; modules of one room may.
 FLOORS = [
     ["errors", "storage", "yaml12", "files", "hdf5", "faults", "console", "quiet", "parallel", "project", "stage"],
-    ["config"],
+    ["config", "secrets"],
     ["results"],
     ["masks"],
     ["data"],

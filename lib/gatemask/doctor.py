@@ -27,6 +27,7 @@ from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 from gatemask.results.doctor import DoctorResult, Finding
+from gatemask.secrets.known import kaggle_credential_files
 
 PYTHON = (3, 11)
 OLDEST = (2, 2, 3)  # earlier kaggle commands print no JSON for `quota`
@@ -225,7 +226,7 @@ def check_credentials(account: KaggleAccount) -> Finding:
         return Finding("credentials", "wrong", "none for Kaggle", cli.MEANING["login"][1])
     if account.error is not None and account.error.kind == "login":
         return Finding("credentials", "wrong", "rejected by Kaggle: wrong or expired", cli.MEANING["login"][1])
-    if exposed := [str(file) for file in cli.credential_files() if file.exists() and file.stat().st_mode & 0o044]:
+    if exposed := [str(file) for file in kaggle_credential_files() if file.exists() and file.stat().st_mode & 0o044]:
         return Finding(
             "credentials", "warn", f"readable by other users: {', '.join(exposed)}", f"chmod 600 {' '.join(exposed)}"
         )

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gatemask.builders.weights_files import require_self_contained
 from gatemask.config import ENCODERS, PublishedWeights
 from gatemask.console import say
 from gatemask.errors import GatemaskError
@@ -200,12 +201,13 @@ def load_run_weights(network: Network, path: Path) -> str:
         A description of what was loaded: the whole network if it fits, else its encoder.
 
     Raises:
-        GatemaskError: Neither fits.
+        GatemaskError: Neither fits, or the file refers to other files.
     """
     import h5py
 
     previous = [np.asarray(variable) for variable in network.model.variables]
     try:
+        require_self_contained(path)
         with h5py.File(path) as file:
             fits = _stored_shapes(file) == _weight_shapes(network.model)
         if fits:
@@ -223,6 +225,7 @@ def _load_encoder(encoder: keras.Model, packaged: keras.Model, name: str, path: 
     import h5py
 
     try:
+        require_self_contained(path)
         with h5py.File(path) as file, tempfile.TemporaryDirectory() as folder:
             is_legacy = "layer_names" in file.attrs or "model_weights" in file
             if is_legacy:

@@ -127,7 +127,7 @@ class _Loader:
         self._graphs: dict[tuple[str, str | None], Forward] = {}
 
     def load(self, member: ShippedMember, device: str | None) -> LoadedMember:
-        from gatemask.builders import models
+        from gatemask.builders import models, weights_files
 
         size = member.size
         config = member.model.model_copy(update={"weights": "none"})
@@ -135,7 +135,7 @@ class _Loader:
         if key not in self._models:
             self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).model
         model = self._models[key]
-        model.load_weights(weights_path(self._folder, member))
+        weights_files.load_weights(model, weights_path(self._folder, member))
         forward = self._graphs.get((key, device)) or compile_forward(model, device)
         loaded = LoadedMember(forward, copy_weights(model, device), batch_for(size, self._batch), device)
         if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it

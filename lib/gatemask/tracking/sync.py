@@ -22,6 +22,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import locked, read_json, write_json
 from gatemask.project import Project
 from gatemask.results.tracking import SyncResult, UploadedRun
+from gatemask.secrets.guard import refuse_secrets
 from gatemask.tracking import wandb_server
 from gatemask.tracking.local_run import LocalRun, find_runs, is_being_written, read_run
 from gatemask.tracking.wandb_server import Account, UnreachableError
@@ -142,7 +143,7 @@ class _Upload:
                 self.later[name] = "W&B can no longer be reached."
                 continue
             try:
-                uploaded, sent = _send(account, run, self.lock, self.gaps)
+                uploaded, sent = _send(account, run, self.lock, self.gaps, self.project.root)
             except GatemaskError as error:
                 self.failed[name] = _in_one_line(error)
                 unreachable = isinstance(error, UnreachableError)
@@ -158,7 +159,7 @@ def _in_one_line(error: GatemaskError) -> str:
     return f"{error.what}{received} {error.details['do']}"
 
 
-def _send(account: Account, run: LocalRun, lock: int, gaps: bool) -> tuple[UploadedRun, bool]:
+def _send(account: Account, run: LocalRun, lock: int, gaps: bool, root: Path) -> tuple[UploadedRun, bool]:
     """Send the epochs of a run that the server lacks, and wait until it shows them.
 
     Args:
@@ -166,12 +167,13 @@ def _send(account: Account, run: LocalRun, lock: int, gaps: bool) -> tuple[Uploa
         run: Run with at least one epoch.
         lock: File number of the lock.
         gaps: Whether the run may begin later than with its first epoch.
+        root: Project folder.
 
     Returns:
         The run on W&B, and whether anything had to be sent.
 
     Raises:
-        GatemaskError: The beginning of the run is missing, or W&B did not accept all epochs.
+        GatemaskError: The beginning of the run is missing, the run contains a secret, or W&B did not accept all epochs.
     """
     place = (os.environ.get("WANDB_ENTITY") or account.entity, run.project, run.id)
     uploaded = UploadedRun(run="/".join(place), server=account.server, epochs=len(run.rows))
@@ -186,6 +188,8 @@ def _send(account: Account, run: LocalRun, lock: int, gaps: bool) -> tuple[Uploa
             received=f"Its metrics.jsonl begins with epoch {run.first_epoch + 1}",
             do="Fetch the complete run; if its beginning is lost, sync with --gaps.",
         )
+    contents: dict[str, bytes | Path] = {name: run.folder / name for name in ("config.yaml", "metrics.jsonl")}
+    refuse_secrets({**contents, "the name of the run": uploaded.run.encode()}, root)
     output = _replay(account, place[0], run, last, lock)
     deadline = time.monotonic() + SETTLE_S
     while (remote := wandb_server.ask_run(account, *place)).last_epoch != run.last_epoch:

@@ -14,11 +14,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
+from gatemask.secrets.known import kaggle_credential_files
 
 PAUSES = (5.0, 20.0, 60.0)  # seconds between attempts where another one can help
 
@@ -257,16 +257,7 @@ def _competition(arguments: Sequence[str]) -> str:
 def has_credentials() -> bool:
     """Return whether there is anything that the kaggle command would read as credentials, valid or not."""
     token, username, key = map(os.environ.get, ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"))
-    return bool(token or (username and key)) or any(path.exists() for path in credential_files())
-
-
-def credential_files() -> list[Path]:
-    """Return the files in which the kaggle command looks for credentials."""
-    usual, variables = Path.home() / ".kaggle", os.environ
-    config = Path(variables.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    chosen = Path(variables.get("KAGGLE_CONFIG_DIR") or config)
-    names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
-    return list(dict.fromkeys([*(usual / name for name in names), chosen / "kaggle.json"]))
+    return bool(token or (username and key)) or any(path.exists() for path in kaggle_credential_files())
 
 
 def printable(text: str) -> str:

@@ -14,10 +14,11 @@ from pathlib import Path
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, fresh_folder, read_json, write_json
-from gatemask.kaggle.client import api, secret_scan
+from gatemask.kaggle.client import api
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import poll
 from gatemask.project import Project
+from gatemask.secrets.guard import refuse_secrets_in
 
 UPLOAD_ATTEMPTS = 3  # uploads of one version in which Kaggle lost files
 PROCESSING_LIMIT_S = 3600.0  # for Kaggle to process a version; minutes are usual
@@ -73,8 +74,6 @@ def write_upload_folder(project: Project, dataset: Dataset, owner: str) -> Path:
     for name, path in dataset.files.items():
         (folder / name).symlink_to(path.resolve())
     write_json(folder / dataset.marker, {"digest": dataset.digest, "files": dataset.hashes, **dataset.facts})
-    for path in (folder / dataset.marker, *(p for p in folder.iterdir() if p.suffix in (".csv", ".json"))):
-        secret_scan.refuse_secrets({path.name: path.read_bytes()}, project.root)
     title = dataset.slug.replace("-", " ")
     metadata = {"id": f"{owner}/{dataset.slug}", "title": title, "licenses": [{"name": "unknown"}]}
     write_json(folder / api.METADATA, metadata)
@@ -91,7 +90,8 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
         poll_s: Pause between two requests to Kaggle, in seconds.
 
     Raises:
-        GatemaskError: Kaggle refuses the files, loses some repeatedly, or does not finish processing them.
+        GatemaskError: A file contains a secret, or Kaggle refuses the files, loses some repeatedly, or does not finish
+            processing them.
     """
     ref, record = f"{owner}/{dataset.slug}", project.root / "runs" / ".kaggle" / f"{dataset.slug}.json"
     folder = write_upload_folder(project, dataset, owner)
@@ -103,6 +103,7 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
             write_json(record, {**asdict(upload), "whole": True})
             say(f"{ref}: version {status.version} is already there")
             return upload.version
+    refuse_secrets_in([folder], project.root)
     for _ in range(UPLOAD_ATTEMPTS):
         version = _upload(ref, folder, dataset, record, poll_s)
         if not (lost := _lost_files(ref, folder)):

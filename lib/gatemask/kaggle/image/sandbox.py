@@ -54,6 +54,13 @@ ON_KAGGLE = [
     "tqdm",
 ]
 
+LAUNCHER = Path(__file__).with_name("launcher.py")
+PROBE_LIMIT_S = 30
+# Levels of isolation in the launcher, strictest first; docs/inference.md states what each of them guarantees.
+LEVELS = {
+    "view": "no network, no other files of this machine, no privileges (namespaces of its own)",
+    "network": "no network and no privileges (a separate network namespace)",
+}
 VERSIONS = ".venv-kaggle"  # environment with the package versions of requirements-kaggle.txt
 # Messages of failed network access, from the hook below and from network libraries.
 NETWORK_MESSAGES = (
@@ -73,13 +80,20 @@ sys.addaudithook(refuse)
 
 
 def isolation() -> tuple[list[str], str]:
-    """Return how the network is cut off: a command prefix, and a description."""
-    for prefix in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+    """Return how a kernel is isolated here: a command prefix for this process, and a description.
+
+    The first level that works is used: not every system lets its users enter namespaces. An empty prefix means that
+    there are none.
+    """
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER)]
+    for level, description in LEVELS.items():
+        prefix = [*launcher, level, str(os.getpid())]
         try:
-            if subprocess.run([*prefix, "true"], capture_output=True, timeout=10).returncode == 0:
-                return prefix, "no network (a separate network namespace)"
+            done = subprocess.run([*prefix, sys.executable, "-c", "pass"], capture_output=True, timeout=PROBE_LIMIT_S)
         except (OSError, subprocess.TimeoutExpired):
             break
+        if done.returncode == 0:
+            return prefix, description
     return [], "no network (sockets refused inside Python)"
 
 
@@ -148,8 +162,10 @@ def _installed(python: Path | None) -> dict[str, metadata.Distribution]:
 def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **variables: str) -> int | None:
     """Run a kernel's script with a bare environment, without keys, tokens or PYTHONPATH of this machine.
 
+    It ends with this process, even if that is killed.
+
     Args:
-        command: Python of the sandbox and the script.
+        command: Prefix of `isolation`, Python of the sandbox, and the script.
         kaggle: Stand-in for /kaggle; the script runs in its working/.
         folder: Folder for log.txt, and for a home and temporary folder that is removed at the end.
         limit_s: Time limit, in seconds; the kernel is killed then, as on Kaggle.
@@ -171,6 +187,8 @@ def run(command: list[str], kaggle: Path, folder: Path, limit_s: float, **variab
         **variables,
     }
     with (folder / "log.txt").open("w") as log, console().status("Running the kernel"):
+        if LAUNCHER.name not in [Path(part).name for part in command[:4]]:
+            command = [sys.executable, "-I", "-S", str(LAUNCHER), "plain", str(os.getpid()), *command]
         process = subprocess.Popen(
             command,
             cwd=kaggle / "working",

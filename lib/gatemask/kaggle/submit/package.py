@@ -18,6 +18,7 @@ import os
 import shutil
 from pathlib import Path
 
+from gatemask.builders.weights_files import require_self_contained
 from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
 from gatemask.ensemble.precision import check_precision
@@ -30,6 +31,7 @@ from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
 from gatemask.results.submission import PackageResult
+from gatemask.secrets.guard import refuse_secrets_in
 from gatemask.stage import Outputs, Stage, Stamp
 
 UNKNOWN_OWNER = "owner-not-set"
@@ -44,7 +46,8 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
         ensemble: Contents of the experiments' ensemble.yaml.
 
     Raises:
-        GatemaskError: No ensemble was selected, it is outdated, or half precision costs too much Dice.
+        GatemaskError: No ensemble was selected, it is outdated, half precision costs too much Dice, or a file contains
+            a secret.
     """
     source = require_ensemble(project, comp, ensemble)
     owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN_OWNER
@@ -67,6 +70,7 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
         precision = check_precision(project, comp, shipped, dataset, ensemble.inference.precision)
         fill_kernel(kernel, comp, owner, dataset_slug(project), ensemble.inference.hours)
         _write_dataset_metadata(dataset, owner, dataset_slug(project))
+        refuse_secrets_in([dataset, kernel], project.root)
         files = [path for folder in (dataset, kernel) for path in sorted(folder.rglob("*")) if path.is_file()]
         result = PackageResult(
             dataset=str(dataset),
@@ -122,10 +126,11 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
         settings: Inference settings, added to ensemble.yaml.
 
     Raises:
-        GatemaskError: Weights have changed since the ensemble was selected.
+        GatemaskError: Weights have changed since the ensemble was selected, or refer to other files.
     """
     for member in progress(shipped.members, "weights", len(shipped.members)):
         original = weights_file(project, member)
+        require_self_contained(original)
         target = dataset / f"{member.name}.weights.h5"
         shutil.copyfile(original, target)
         if sha256(target) != member.sha256:

@@ -27,13 +27,14 @@ from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_text
-from gatemask.kaggle.client import account, api, cli, datasets, reconcile, secret_scan
+from gatemask.kaggle.client import account, api, cli, datasets, reconcile
 from gatemask.kaggle.client.cli import KaggleError, printable
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
 from gatemask.kaggle.submit import package, rehearse, submission_records
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.submission import InferenceReport, SubmissionRecord, SubmissionResult
+from gatemask.secrets.guard import refuse_secrets_in
 from gatemask.stage import outputs_unchanged
 from gatemask.submission import check
 
@@ -482,7 +483,6 @@ class Submitter:
 def _package_dataset(project: Project) -> datasets.Dataset:
     files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
     files.pop(api.METADATA, None)  # written again for this account's dataset
-    secret_scan.refuse_secrets({"ensemble.yaml": files["ensemble.yaml"].read_bytes()}, project.root)
     hashes = {name: sha256(path) for name, path in files.items()}
     return datasets.Dataset("submission", package.dataset_slug(project), files, hashes)
 
@@ -499,9 +499,9 @@ def _write_marked_kernel(project: Project, owner: str, push_id: str) -> tuple[st
     folder = fresh_folder(project.dist / "kaggle" / name)
     script = metadata["code_file"]
     source = insert_mark((packaged / script).read_text(encoding="utf-8"), push_id)
-    secret_scan.refuse_secrets({script: source.encode()}, project.root)
     write_text(folder / script, source)
     write_json(folder / "kernel-metadata.json", metadata)
+    refuse_secrets_in([folder], project.root)
     return metadata["id"], folder
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 from gatemask.config import Competition, Experiment
 from gatemask.files import fresh_folder, write_text
-from gatemask.kaggle.client import secret_scan
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import Project
 from gatemask.results.kaggle_training import SessionRequest
+from gatemask.secrets.guard import refuse_secrets
 from gatemask.yaml12 import dump_yaml
 
 SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
@@ -50,7 +50,7 @@ def build_payload(
     files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(_pinned_to_machine(exp, request))
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
     files["session.json"] = request.to_json()
-    secret_scan.refuse_secrets(files, project.root)
+    refuse_secrets(files, project.root)
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
