@@ -34,7 +34,7 @@ RERUN = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 SAMPLE = ""  # name of the sample submission
 HOURS = 9.0  # Kaggle's time limit
 LAST_S = 180.0  # before that limit: a child that still runs has missed its own time limit, and is killed
-UNFINISHED = (".room", ".tmp-submission.csv", ".tmp-inference.json")  # files that a killed child may leave
+UNFINISHED = (".room", ".tmp-*")  # files that a killed child may leave
 SUMS = "SHA256SUMS"
 PR_SET_PDEATHSIG = 1
 
@@ -134,7 +134,7 @@ def attempt() -> dict:
         return {"failure": str(error)}
     except BaseException as error:
         traceback.print_exc()
-        kind = "" if type(error).__name__ == "GatemaskError" else f"{type(error).__name__}: "
+        kind = "" if hasattr(error, "details") else f"{type(error).__name__}: "
         return {"failure": " ".join(f"{kind}{error}".split())}
 
 
@@ -221,8 +221,8 @@ def main() -> None:
         report = predict_in_child()
     except OSError as error:  # no process can be started
         report = {"failure": f"The prediction could not be started: {error}"}
-    for name in UNFINISHED:
-        (WORKING / name).unlink(missing_ok=True)
+    for path in [path for pattern in UNFINISHED for path in WORKING.glob(pattern)]:
+        path.unlink(missing_ok=True)
     if failure := report.get("failure"):
         if not RERUN:
             sys.exit(failure)

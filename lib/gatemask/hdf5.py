@@ -1,4 +1,4 @@
-"""Write HDF5 files on disks that may be full.
+"""Write HDF5 files on disks that may be full, and read only those that are what they seem: arrays in one file.
 
 The HDF5 library does not survive a failed write: it keeps the file open, fails again whenever it tries to close it, and
 may crash the process at exit. Here, Python writes the file. After a failed write, HDF5 is told that all is well, what
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gatemask.errors import GatemaskError
 from gatemask.storage import require_space
 
 
@@ -131,3 +132,61 @@ def save_weights(model: Any, path: Path) -> None:
     size = sum(variable.value.nbytes for variable in model.weights)
     require_space(path, round(1.05 * size) + (1 << 20))
     model.save_weights(path)
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load weights into a Keras model of the same structure; the file may come from elsewhere.
+
+    Raises:
+        GatemaskError: The file refers to anything outside of it.
+        Exception: Whatever Keras and h5py raise for a damaged file or another structure.
+    """
+    require_self_contained(path)
+    model.load_weights(path)
+
+
+def require_self_contained(path: Path) -> None:
+    """Verify that an HDF5 file holds all of its data, each object under its own name.
+
+    HDF5 follows external links, external storage and virtual datasets to any file that this user may read, without a
+    word. Soft links stay in the file, but no program that writes weights makes them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        GatemaskError: It contains a link, an array that is stored elsewhere, or a virtual array.
+        OSError: It is not an HDF5 file.
+    """
+    import h5py
+
+    kinds = {h5py.h5l.TYPE_SOFT: "a soft link", h5py.h5l.TYPE_EXTERNAL: "a link to another file"}
+    links: list[tuple[bytes, int]] = []
+    with h5py.File(path, "r") as file:
+        file.id.links.visit(lambda name, link: links.append((name, link.type)), info=True)  # follows no link
+        for name, kind in links:
+            if kind != h5py.h5l.TYPE_HARD:
+                raise _refusal(path, name, kinds.get(kind, f"a link of type {kind}"))
+        for name, _ in links:
+            item = h5py.h5o.open(file.id, name)
+            if not isinstance(item, h5py.h5d.DatasetID):
+                continue
+            settings = item.get_create_plist()
+            if settings.get_external_count():
+                raise _refusal(path, name, f"an array that is stored in {_text(settings.get_external(0)[0])}")
+            if settings.get_layout() == h5py.h5d.VIRTUAL:
+                raise _refusal(path, name, "a virtual array")
+
+
+def _refusal(path: Path, name: bytes, received: str) -> GatemaskError:
+    return GatemaskError(
+        "This weights file refers to data outside of its own arrays.",
+        where=f"{path}, {_text(name)}",
+        received=received,
+        expected="plain arrays, as Keras saves them",
+        do="Do not use this file. Save the weights again with model.save_weights.",
+    )
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gatemask.builders.weights_files import require_self_contained
 from gatemask.config import ENCODERS, PublishedWeights
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
+from gatemask.hdf5 import require_self_contained
 
 if TYPE_CHECKING:
     import h5py

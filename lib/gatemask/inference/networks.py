@@ -16,6 +16,7 @@ import numpy as np
 from gatemask import quiet
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
+from gatemask.hdf5 import load_weights
 from gatemask.results.ensemble import ShippedMember
 
 # Images per step at 256 pixels; fewer for larger ones. The number is halved when memory runs out.
@@ -127,7 +128,7 @@ class _Loader:
         self._graphs: dict[tuple[str, str | None], Forward] = {}
 
     def load(self, member: ShippedMember, device: str | None) -> LoadedMember:
-        from gatemask.builders import models, weights_files
+        from gatemask.builders import models
 
         size = member.size
         config = member.model.model_copy(update={"weights": "none"})
@@ -135,7 +136,7 @@ class _Loader:
         if key not in self._models:
             self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).model
         model = self._models[key]
-        weights_files.load_weights(model, weights_path(self._folder, member))
+        load_weights(model, weights_path(self._folder, member))
         forward = self._graphs.get((key, device)) or compile_forward(model, device)
         loaded = LoadedMember(forward, copy_weights(model, device), batch_for(size, self._batch), device)
         if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it

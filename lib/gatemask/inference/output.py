@@ -57,7 +57,7 @@ class SubmissionFile:
         except GatemaskError as error:
             if not self.path.exists():
                 raise
-            reason = error.details["received"]
+            reason = str(error.details["received"]).rstrip(".")
             degraded.append(f"The submission could not be written, and {self._present} is in its place: {reason}.")
 
     def _write(self, encoded: Mapping[tuple[str, int], str]) -> None:

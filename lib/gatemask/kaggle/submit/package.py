@@ -18,13 +18,13 @@ import os
 import shutil
 from pathlib import Path
 
-from gatemask.builders.weights_files import require_self_contained
 from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
 from gatemask.ensemble.precision import check_precision
 from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
+from gatemask.hdf5 import require_self_contained
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.client.slugs import LONGEST_SLUG, kaggle_slug
 from gatemask.kaggle.image import wheels

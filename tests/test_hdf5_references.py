@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from gatemask.builders import encoder_weights
-from gatemask.builders.weights_files import load_weights, require_self_contained
 from gatemask.errors import GatemaskError
+from gatemask.hdf5 import load_weights, require_self_contained
 
 
 @pytest.fixture
