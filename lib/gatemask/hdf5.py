@@ -180,11 +180,11 @@ def require_self_contained(path: Path) -> None:
 
 def _refusal(path: Path, name: bytes, received: str) -> GatemaskError:
     return GatemaskError(
-        "This weights file refers to data outside of its own arrays.",
+        "An HDF5 file refers to data outside of its own arrays.",
         where=f"{path}, {_text(name)}",
         received=received,
-        expected="plain arrays, as Keras saves them",
-        do="Do not use this file. Save the weights again with model.save_weights.",
+        expected="plain arrays, as Keras and gatemask save them",
+        do="Do not use this file; save it again, or train again.",
     )
 
 

@@ -231,6 +231,19 @@ def test_a_server_that_stops_accepting_rows(project: Project, server: Server) ->
     assert received(server) == rows(0, 1, 2, 3)
 
 
+def test_a_run_with_a_secret_is_not_uploaded(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "vT9-plantedQ4x7mZ"
+    monkeypatch.setenv("DB_PASS", secret)
+    bad = session(project, range(1), run="bad", fold="fold1")
+    (bad / "metrics.jsonl").write_text(json.dumps({**row(0), secret: 1.0}) + "\n")
+    session(project, range(1), run="good")
+    result = sync(project)
+    assert "A secret would be uploaded. the value of DB_PASS" in result.failed["gate/fold1"]
+    assert secret not in str(result)
+    assert received(server, "good") == rows(0)
+    assert wandb_id("bad") not in server.runs
+
+
 def test_a_damaged_run_is_named_and_the_others_are_uploaded(project: Project, server: Server) -> None:
     bad = session(project, range(1), run="bad", fold="fold1")
     session(project, range(2), run="good")

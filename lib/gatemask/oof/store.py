@@ -16,7 +16,7 @@ import pandas as pd
 
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text, write_with
-from gatemask.hdf5 import SafeFile, create_hdf5
+from gatemask.hdf5 import SafeFile, create_hdf5, require_self_contained
 from gatemask.storage import storage_error
 
 
@@ -197,6 +197,7 @@ class _MapFile:
 
 def _open(path: Path) -> tuple[list[str], _MapFile]:
     try:
+        require_self_contained(path)
         with h5py.File(path, "r") as file:
             ids, maps = [str(image_id) for image_id in file["ids"].asstr()[:]], file["maps"]
             if maps.shape[0] != len(ids) or maps.chunks != (1, *maps.shape[1:]) or maps.compression != "gzip":

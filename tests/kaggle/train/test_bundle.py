@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import lzma
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +21,9 @@ from slugify import slugify
 
 from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint
+from gatemask.files import fingerprint, sha256
 from gatemask.kaggle.client import account, cli
+from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
 from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.submit.package import dataset_slug
@@ -239,6 +241,24 @@ def test_no_uploaded_or_written_file_holds_a_secret(
         for part in contents(data):
             assert not any(secret in part for secret in secrets), f"a secret in {name}"
     assert any(b"def payload" in part for _, data in searched for part in contents(data)), "archives were not searched"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "a.whl", "a.tfrec", "a.tar.gz", "a.yaml"])
+def test_secret_in_a_dataset_is_rejected_before_the_upload(
+    planted: tuple[Project, Cloud, list[bytes]], tmp_path: Path, name: str
+) -> None:
+    project, cloud, secrets = planted
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("module.py", secrets[2])
+    packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".whl": lambda _: packed.getvalue()}
+    path = tmp_path / name
+    path.write_bytes(packers.get(path.suffix, lambda secret: b"data: " + secret)(secrets[2]))
+    dataset = Dataset("extra", "gatemask-extra", {name: path}, {name: sha256(path)})
+    with pytest.raises(GatemaskError, match="A secret would be uploaded") as rejected:
+        ensure_uploaded(project, dataset, "someone", 0.05)
+    assert name in str(rejected.value.details["where"])
+    assert not cloud.datasets
 
 
 @pytest.mark.parametrize("name", PLANTED)
