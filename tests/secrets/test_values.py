@@ -40,7 +40,9 @@ def test_the_names_of_variables(home: Path, monkeypatch: pytest.MonkeyPatch, nam
     assert known_secrets(home) == {VALUE: name}
 
 
-@pytest.mark.parametrize("name", ["PWD", "OLDPWD", "PATH", "PATTERN", "TOKEN_URL", "SECRET_NAME", "KEY_FILE", "COMPAT"])
+@pytest.mark.parametrize(
+    "name", ["PWD", "OLDPWD", "PATH", "PATTERN", "TOKEN_URL", "SECRET_NAME", "KEY_FILE", "COMPAT", "GIT_AUTHOR_DATE"]
+)
 def test_names_of_settings_that_are_public(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, VALUE)
     assert VALUE not in known_secrets(home)
