@@ -157,5 +157,5 @@ sync: setup ## upload offline W&B runs, each row once
 doctor: setup ## check this machine and the Kaggle account
 	@$(GATEMASK) doctor $(ARGS)
 
-clean: ## delete data, runs, dist and generated folds; keep .venv
-	rm -rf data runs dist folds/phantom*.csv folds/*-quick.csv
+clean: ## delete what can be made again in minutes; list the rest, which CONFIRM=yes deletes too
+	@$(PYTHON) -I lib/gatemask/clean.py $(if $(filter yes,$(CONFIRM)),--all)

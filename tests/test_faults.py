@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import urllib.error
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,8 @@ def test_without_any_log_the_place_of_the_error_is_printed(
         (GatemaskError("No."), 1, "error: No."),
         (OSError(28, "No space left on device", "a.csv"), 1, "error: The disk is full."),
         (OSError(30, "Read-only file system", "a.csv"), 1, "error: The disk is read-only."),
+        (ConnectionResetError(104, "Connection reset by peer"), 1, "error: A network connection failed."),
+        (urllib.error.URLError(OSError(111, "Connection refused")), 1, "error: A network connection failed."),
         (MemoryError(), 1, "error: Memory ran out."),
         (KeyboardInterrupt(), 130, "stopped; run the same command again to resume"),
         (RecursionError("too deep"), 70, "RecursionError: too deep"),

@@ -36,7 +36,7 @@ FLOORS = [
     ["kaggle.download", "kaggle.train", "kaggle.submit"],
     ["report"],
     ["stages"],
-    ["doctor", "loop", "cli_support"],
+    ["doctor", "loop", "cli_support", "clean"],
     ["cli"],
     ["__main__"],
 ]

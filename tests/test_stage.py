@@ -9,7 +9,7 @@ import pytest
 
 from gatemask import files
 from gatemask.errors import GatemaskError
-from gatemask.stage import Stage, StageResult, Stamp
+from gatemask.stage import Stage, StageResult, Stamp, require_unchanged
 
 
 class Counted(StageResult):
@@ -88,3 +88,36 @@ def test_a_stamp_gives_its_inputs_and_the_hashes_of_its_outputs(tmp_path: Path) 
     assert stamp.made_from == {"settings": "a"}
     assert stamp.outputs == {"out.txt": files.sha256(tmp_path / "out.txt")}
     assert stamp.seconds == result.seconds
+
+
+DAMAGED = ["[]", "null", "3", '"x"', "true", "", "{", "\x00", "[" * 100_000, "1" * 5000, '{"made_from": []}', "{}x"]
+DAMAGED += ['{"outputs": {"out.txt": 5}}', '{"seconds": "long"}', '{"outputs": null}']
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_stamp_is_named(content: str, tmp_path: Path) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    (tmp_path / "result.json").write_text(content)
+    for read in (
+        lambda: stage(tmp_path).current(),
+        lambda: stage(tmp_path).run(lambda: work(tmp_path)),
+        lambda: Stamp.load(tmp_path / "result.json"),
+        lambda: Counted.load(tmp_path / "result.json"),
+    ):
+        with pytest.raises(GatemaskError, match=r"result\.json[\s\S]*Delete .*result\.json and run the command again"):
+            read()
+    (tmp_path / "result.json").unlink()
+    assert not stage(tmp_path).run(lambda: work(tmp_path)).current
+
+
+def test_outputs_of_a_stage_can_be_required_unchanged(tmp_path: Path) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    stamp, output = tmp_path / "result.json", tmp_path / "out.txt"
+    require_unchanged(stamp, output, "Count.")
+    require_unchanged(stamp, tmp_path / "another.txt", "Count.")
+    for content in ("thre", "four", None):
+        output.unlink(missing_ok=True)
+        if content is not None:
+            output.write_text(content)
+        with pytest.raises(GatemaskError, match=r"not the one that gatemask wrote[\s\S]*out\.txt[\s\S]*Count\."):
+            require_unchanged(stamp, output, "Count.")

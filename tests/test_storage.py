@@ -7,8 +7,7 @@ import os
 import pickle
 import resource
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -18,20 +17,11 @@ import pytest
 from gatemask import files
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.hdf5 import create_hdf5, save_weights
+from gatemask.kaggle.image.sandbox import kernel_failure
 from gatemask.oof import store
 from gatemask.oof.tables import Tables
-from gatemask.storage import SENTENCES, require_space, storage_error, storage_errors
-
-
-@contextmanager
-def limited_files(size: int) -> Iterator[None]:
-    """Let this process write no file beyond `size` bytes, as on a disk that fills up."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from gatemask.storage import SENTENCES, full_disk, require_space, storage_error, storage_errors
+from tests.full_disk import limited_files
 
 
 @pytest.mark.parametrize("number", SENTENCES)
@@ -205,3 +195,13 @@ def test_space_can_be_required(tmp_path: Path) -> None:
     with limited_files(100), pytest.raises(StorageError, match=r"1.0 kB for this file"):
         require_space(tmp_path / "a", 1000)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_kernel_that_met_a_full_disk_did_not_fail_for_a_reason_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("Traceback ...\nOSError: [Errno 28] No space left on device: 'x'\n")
+    fault = kernel_failure(log, "exit 1", "rehearse again")
+    assert fault.what == "The disk is full."
+    log.write_text("ValueError: x\n")
+    assert kernel_failure(log, "exit 1", "rehearse again").what == "The kernel failed in the rehearsal."
+    assert full_disk(log, "all is well") is None

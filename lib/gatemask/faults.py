@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -14,9 +16,10 @@ from pathlib import Path
 
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text
-from gatemask.storage import storage_error
+from gatemask.storage import fault_number, storage_error
 
 USER_ERROR, FAULT, STOPPED = 1, 70, 130  # 70 is EX_SOFTWARE of sysexits.h
+NETWORK = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT}
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|PAT$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; shorter values would match by chance
 CREDENTIALS = re.compile(r"(?<=//)[^/\s@]+(?=@)")  # of a URL
@@ -28,7 +31,7 @@ def report(error: Exception) -> int:
     A GatemaskError and a fault of the disk are printed as they are. Anything else is a fault of gatemask: its
     traceback goes to a log, whose path is printed.
     """
-    known = error if isinstance(error, GatemaskError) else storage_error(error)
+    known = error if isinstance(error, GatemaskError) else storage_error(error) or _network_error(error)
     if known is not None:
         say_error(f"error: {known}")
         return USER_ERROR
@@ -41,6 +44,13 @@ def report(error: Exception) -> int:
     fault.details["log"] = write_log(error) or "could not be written"
     say_error(f"error: {fault}")
     return FAULT
+
+
+def _network_error(error: Exception) -> GatemaskError | None:
+    if not isinstance(error, ConnectionError | TimeoutError | socket.gaierror) and fault_number(error) not in NETWORK:
+        return None
+    do = "Check the connection, and run the same command again: what was finished is kept."
+    return GatemaskError("A network connection failed.", received=_one_line(error), do=do)
 
 
 def write_log(error: BaseException) -> Path | None:

@@ -113,6 +113,11 @@ def write_bytes(path: Path, data: bytes) -> Path:
     return write_with(path, lambda tmp: tmp.write_bytes(data), len(data))
 
 
+def copy_file(source: Path, target: Path) -> Path:
+    """Copy the contents of a file atomically."""
+    return write_with(target, lambda tmp: shutil.copyfile(source, tmp), source.stat().st_size)
+
+
 def write_json(path: Path, value: Any) -> Path:
     text = json.dumps(value, indent=2, ensure_ascii=False, default=json_default) + "\n"
     # Bytes of file names that are not UTF-8 become escapes, which read_json turns into the same names.
@@ -158,8 +163,12 @@ def _word_at(text: str, position: int) -> str:
     return text[start : min(ends, default=len(text))][:200]
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, do: str | None = None) -> Any:
     """Read a JSON file that gatemask wrote.
+
+    Args:
+        path: The file.
+        do: What the user should do if it is damaged. Default: delete it, as fits the stamp of a stage.
 
     Raises:
         GatemaskError: The file is not valid JSON, or cannot be read.
@@ -172,21 +181,22 @@ def read_json(path: Path) -> Any:
             "Not valid JSON, though gatemask wrote this file.",
             where=path,
             received=str(error) or "an empty file",
-            do=f"Delete {path} and run the command again; only its own stage is repeated.",
+            do=do or f"Delete {path} and run the command again; only its own stage is repeated.",
         ) from None
 
 
-def read_json_object(path: Path, *keys: str) -> dict[str, Any]:
+def read_json_object(path: Path, *keys: str, do: str | None = None) -> dict[str, Any]:
     """Read a JSON object that gatemask wrote.
 
     Args:
         path: The file.
         keys: Keys that it must have.
+        do: What the user should do if it is damaged. Default: delete it, as fits the stamp of a stage.
 
     Raises:
         GatemaskError: The file is not a JSON object, or lacks a key.
     """
-    value = read_json(path)
+    value = read_json(path, do)
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if isinstance(value, dict) and not missing:
         return value
@@ -195,7 +205,7 @@ def read_json_object(path: Path, *keys: str) -> dict[str, Any]:
         where=path,
         received=f"no '{missing[0]}'" if isinstance(value, dict) else json_kind(value),
         expected=f"an object with {', '.join(keys)}" if keys else "an object",
-        do=f"Delete {path} and run the command again; only its own stage is repeated.",
+        do=do or f"Delete {path} and run the command again; only its own stage is repeated.",
     )
 
 

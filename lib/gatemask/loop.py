@@ -5,15 +5,17 @@ runs/<comp>/summary.json   the most important numbers, and where to look
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, load_experiment
 from gatemask.console import say, table
-from gatemask.errors import GatemaskError
-from gatemask.files import read_json, write_json
+from gatemask.errors import GatemaskError, StorageError
+from gatemask.files import locked, read_json, write_json
 from gatemask.project import Project
 from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
 from gatemask.results.report import ReportResult
@@ -41,16 +43,35 @@ def run_loop(
         The summary, or a report of where a time limit ended the training.
 
     Raises:
-        GatemaskError: A YAML is invalid (checked before the first stage), or a stage failed.
+        GatemaskError: A YAML is invalid (checked before the first stage), another loop of this competition is running,
+            or a stage failed.
     """
-    started = time.monotonic()
     experiments = _load_experiments(project, ensemble, overrides)
+    with _exclusive(project):
+        return _run_stages(Inputs(project, comp, ensemble, data), experiments)
+
+
+@contextmanager
+def _exclusive(project: Project) -> Iterator[None]:
+    """Let one loop at a time run for a competition. Where nothing can be written, nothing needs a lock."""
+    with ExitStack() as held:
+        try:
+            busy = f"Another process is running gatemask loop for {project.label}."
+            held.enter_context(locked(project.runs / ".loop.lock", busy))
+        except StorageError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise
+        yield
+
+
+def _run_stages(inputs: Inputs, experiments: list[Experiment]) -> LoopResult | StoppedLoop:
+    started, project = time.monotonic(), inputs.project
     rows: list[tuple[str, ...]] = []
     results: dict[str, StageResult | TrainingResult] = {}
     seconds: dict[str, float] = {}
-    for name, entry, inputs in _planned_stages(Inputs(project, comp, ensemble, data), experiments):
+    for name, entry, stage_inputs in _planned_stages(inputs, experiments):
         say(f"[{len(rows) + 1}] {name}")
-        result = entry.run(inputs)
+        result = entry.run(stage_inputs)
         results[name] = result
         seconds[name] = _seconds(result)
         if isinstance(result, TrainingResult) and result.stopped:
@@ -59,7 +80,7 @@ def run_loop(
         rows.append((name, "current" if result.current else "done", f"{seconds[name]:.1f}", entry.headline(result)))
     summary = _write_summary(project, results, seconds)
     current = all(result.current for result in results.values())
-    table(comp.title, ["stage", "", "seconds", ""], rows)
+    table(inputs.comp.title, ["stage", "", "seconds", ""], rows)
     _print_summary(project, summary, current, time.monotonic() - started)
     return LoopResult(current=current, **{name: getattr(summary, name) for name in summary.model_fields_set})
 
@@ -128,9 +149,18 @@ def _write_summary(
         stages=seconds,
     )
     path = project.runs / "summary.json"
-    if not path.exists() or read_json(path) != summary.as_dict():
+    if not _holds(path, summary):
         write_json(path, summary.as_dict())
     return summary
+
+
+def _holds(path: Path, summary: LoopSummary) -> bool:
+    try:
+        return path.exists() and bool(read_json(path) == summary.as_dict())
+    except StorageError:
+        raise
+    except GatemaskError:  # damaged: written again
+        return False
 
 
 def _print_summary(project: Project, summary: LoopSummary, current: bool, seconds: float) -> None:

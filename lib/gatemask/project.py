@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatemask.errors import GatemaskError, nearest
+from gatemask.files import require_utf8
 
 QUICK = "-quick"
 # Names below runs/<comp>/ that belong to the pipeline; the rehearsal, for one, deletes its folder before it starts.
@@ -126,7 +127,7 @@ def find_root() -> Path:
     """Return the project folder: GATEMASK_ROOT, or the nearest parent folder that contains `experiments/`.
 
     Raises:
-        GatemaskError: There is none, or GATEMASK_ROOT names another folder.
+        GatemaskError: There is none, GATEMASK_ROOT names another folder, or its path is not UTF-8.
     """
     if named := os.environ.get("GATEMASK_ROOT"):
         root = Path(named).resolve()
@@ -138,10 +139,12 @@ def find_root() -> Path:
                 expected="a folder that contains experiments/",
                 do="Correct it, or unset it and change to the project folder.",
             )
+        require_utf8([root])
         return root
     here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if (folder / "experiments").is_dir():
+            require_utf8([folder])
             return folder
     raise GatemaskError(
         "Not a gatemask project.",

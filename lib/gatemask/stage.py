@@ -28,16 +28,26 @@ Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 M = TypeVar("M", bound=BaseModel)
 
 
-def _validated(model: type[M], stamp: Path) -> M:
+def load_document(kind: type[M], path: Path, do: str | None = None) -> M:
+    """Read a JSON file that gatemask wrote.
+
+    Args:
+        kind: Class of its contents.
+        path: The file.
+        do: What the user should do if it is damaged. Default: delete it, as fits the stamp of a stage.
+
+    Raises:
+        GatemaskError: The file cannot be read, or lacks a field.
+    """
     try:
-        return model.model_validate(read_json_object(stamp))
+        return kind.model_validate(read_json_object(path, do=do))
     except ValidationError as error:
         first = error.errors()[0]
         raise GatemaskError(
-            "Missing or invalid field in a stamp.",
-            where=stamp,
+            "Missing or invalid field in a file that gatemask wrote.",
+            where=path,
             received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
-            do=f"Delete {stamp} and run the command again; only its own stage is repeated.",
+            do=do or f"Delete {path} and run the command again; only its own stage is repeated.",
         ) from None
 
 
@@ -71,7 +81,7 @@ class StageResult(CommandResult):
         Raises:
             GatemaskError: The stamp cannot be read, or lacks a field.
         """
-        result = _validated(cls, stamp)
+        result = load_document(cls, stamp)
         found = {name: str(stamp.parent / getattr(result, name)) for name in cls.paths}
         return result.model_copy(update=found) if found else result
 
@@ -113,7 +123,7 @@ class Stamp(CommandResult):
         Raises:
             GatemaskError: The file is not a stamp.
         """
-        return _validated(cls, path)
+        return load_document(cls, path)
 
 
 def require_unchanged(stamp: Path, file: Path, do: str) -> None:

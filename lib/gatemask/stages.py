@@ -242,6 +242,9 @@ TABLE = [
         headline=lambda result: str(result.report),
         summary="Write one HTML page: curves, thresholds, masks.",
     ),
+    StageEntry(
+        "any command", {"runs/.logs/": "tracebacks of unexpected errors, which end a command with exit code 70"}
+    ),
     StageEntry("loop", {"runs/<comp>/summary.json": "most important numbers of the competition"}),
 ]
 LOOP = [entry for entry in TABLE if entry.name is not None]
@@ -256,7 +259,9 @@ _HEAD = """# Files
 """
 _TAIL = """
 Each stage ends by writing a JSON stamp with the hashes of its inputs and outputs. A stage whose stamp matches does
-nothing; one that was killed has no stamp and runs again. Probability maps are uint8: 0 to 255 for 0 to 1.
+nothing; one that was killed, or whose disk was full, has no stamp and runs again. A lock file next to the stamp names
+the process that works on the stage; a second one waits for ten seconds and is then refused. Probability maps are uint8:
+0 to 255 for 0 to 1.
 
 The decision rule, how it is tuned, and what the scores mean: [tuning.md](tuning.md). In `summary.json`,
 `cross_fitted`, `in_sample` and `all_empty` come from `oof-tune`; `submission_score` is the score of the rehearsed

@@ -17,6 +17,7 @@ from pathlib import Path
 from gatemask.errors import GatemaskError, StorageError
 
 AGAIN = "then run the same command again: what was finished is kept."
+RETRY = "and run the same command again."
 FREE_SPACE = f"Free some space on this disk, {AGAIN}"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 ALMOST_NOTHING = 1 << 20  # bytes; a disk with less is full for our purposes
@@ -29,30 +30,33 @@ SENTENCES: dict[int, tuple[str, str]] = {
     errno.EROFS: ("The disk is read-only.", f"Make it writable, or move the project to another disk, {AGAIN}"),
     errno.EACCES: ("Access to a file is denied.", f"Correct its owner or permissions, {AGAIN}"),
     errno.EPERM: ("The system does not permit access to a file.", f"Correct its owner or permissions, {AGAIN}"),
-    errno.EIO: ("The disk failed to read or write a file.", "Check the disk (dmesg), and run the same command again."),
-    errno.ESTALE: ("A network disk has lost a file.", "Mount it again, and run the same command again."),
-    errno.ENXIO: ("A device is not available.", "Connect it, and run the same command again."),
-    errno.ENODEV: ("A device is not available.", "Connect it, and run the same command again."),
-    errno.ENOMEM: ("Memory ran out.", "Close other programs, and run the same command again."),
-    errno.EMFILE: ("This process has too many open files.", "Raise the limit with ulimit -n, and run it again."),
-    errno.ENFILE: ("This machine has too many open files.", "Close other programs, and run it again."),
+    errno.EIO: ("The disk failed to read or write a file.", f"Check the disk (dmesg), {RETRY}"),
+    errno.ESTALE: ("A network disk has lost a file.", f"Mount it again, {RETRY}"),
+    errno.ENXIO: ("A device is not available.", f"Connect it, {RETRY}"),
+    errno.ENODEV: ("A device is not available.", f"Connect it, {RETRY}"),
+    errno.ENOMEM: ("Memory ran out.", f"Close other programs, {RETRY}"),
+    errno.EMFILE: ("This process has too many open files.", f"Raise the limit with ulimit -n, {RETRY}"),
+    errno.ENFILE: ("This machine has too many open files.", f"Close other programs, {RETRY}"),
     errno.ENAMETOOLONG: ("A file name is too long for this disk.", "Shorten the name, or use another disk."),
     errno.EILSEQ: ("The disk does not accept the characters of a file name.", "Rename the file."),
-    errno.ENOENT: ("A file does not exist, or vanished while it was needed.", "Restore it, and run it again."),
-    errno.EEXIST: ("A file is in the way.", "Move it away, and run it again."),
-    errno.ENOTDIR: ("A file is where a folder is expected.", "Move it away, and run it again."),
-    errno.EISDIR: ("A folder is where a file is expected.", "Move it away, and run it again."),
+    errno.ENOENT: ("A file does not exist, or vanished while it was needed.", f"Restore it, {RETRY}"),
+    errno.EEXIST: ("A file is in the way.", f"Move it away, {RETRY}"),
+    errno.ENOTDIR: ("A file is where a folder is expected.", f"Move it away, {RETRY}"),
+    errno.EISDIR: ("A folder is where a file is expected.", f"Move it away, {RETRY}"),
     errno.ENOTEMPTY: (
         "A folder that was to be removed holds new files.",
-        "Wait until no other program writes to it, and run it again.",
+        f"Wait until no other program writes to it, {RETRY}",
     ),
-    errno.ELOOP: ("Symbolic links point at each other.", "Correct them, and run it again."),
-    errno.EXDEV: ("A file cannot be moved to another disk.", "Keep the folder on one disk, and run it again."),
-    errno.EBUSY: ("A file is in use by another program.", "Close the program, and run it again."),
-    errno.ETXTBSY: ("A file is in use by another program.", "Close the program, and run it again."),
+    errno.ELOOP: ("Symbolic links point at each other.", f"Correct them, {RETRY}"),
+    errno.EXDEV: ("A file cannot be moved to another disk.", f"Keep the folder on one disk, {RETRY}"),
+    errno.EBUSY: ("A file is in use by another program.", f"Close the program, {RETRY}"),
+    errno.ETXTBSY: ("A file is in use by another program.", f"Close the program, {RETRY}"),
     errno.ENOLCK: ("This disk does not support locks.", "Move the project to a local disk."),
     errno.EOPNOTSUPP: ("This disk lacks an operation that gatemask needs.", "Move the project to a local disk."),
 }
+# Faults of the machine rather than of one file: a file that meets one is sound, and another try may succeed.
+MACHINE_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV}
+MACHINE_FAULTS |= {errno.EACCES, errno.EPERM}
 # Libraries wrap faults of the disk in errors of their own: HDF5, shutil, TensorFlow and NumPy each in another way.
 WRAPPED = re.compile(r"\berrno = (\d+)|\[Errno (\d+)\]")
 IN_WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)}
@@ -82,6 +86,16 @@ def storage_error(error: BaseException, path: Path | None = None, needed: int | 
         where = next((folder for folder in folders if _free(folder) < ALMOST_NOTHING), path)
     received, expected = _circumstances(number, where, needed)
     return StorageError(what, where=where, received=received, expected=expected, do=do, number=number)
+
+
+def raise_machine_fault(error: Exception, path: Path) -> None:
+    """Raise a StorageError if a file cannot be read because of a fault of the machine; otherwise do nothing.
+
+    For code that leaves out files that are damaged: it must not leave out sound ones.
+    """
+    fault = storage_error(error, path)
+    if fault is not None and fault.errno in MACHINE_FAULTS:
+        raise fault from None
 
 
 @contextmanager
@@ -125,6 +139,19 @@ def require_space(path: Path, size: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a disk that cannot reserve
             raise
     path.unlink(missing_ok=True)
+
+
+def full_disk(path: Path, log: str) -> StorageError | None:
+    """Return the error of a process that met a full disk; None if it seems to have failed for another reason.
+
+    Args:
+        path: File or folder that the process wrote to.
+        log: What it printed; on a full disk, it may be cut short.
+    """
+    number = fault_number(RuntimeError(log))
+    if number not in FULL:
+        number = errno.ENOSPC if _free(path) < ALMOST_NOTHING else None
+    return None if number is None else storage_error(OSError(number, os.strerror(number)), path)
 
 
 def readable_size(size: float) -> str:

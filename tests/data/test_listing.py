@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,20 @@ def test_apple_double_files_and_folders_are_skipped(raw: Path) -> None:
 def test_an_absolute_glob_is_rejected(raw: Path) -> None:
     with pytest.raises(GatemaskError, match="absolute"):
         list_images(raw, "/data/*.png")
+
+
+def test_names_that_are_not_utf8_are_rejected(raw: Path) -> None:
+    """Such a name fits in no table, and other programs do not find its file."""
+    try:
+        (raw / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("the disk does not accept such a name")
+    with pytest.raises(GatemaskError, match=r"not UTF-8[\s\S]*caf\\xe9.png[\s\S]*convmv"):
+        list_images(raw, "*.png")
+    folder = raw / os.fsdecode(b"\xff")
+    folder.mkdir()
+    (folder / "a.tif").write_bytes(b"")
+    with pytest.raises(GatemaskError, match="not UTF-8"):
+        list_images(raw, "**/*.tif")
+    (raw / "café.bmp").write_bytes(b"")
+    assert names(raw, "*.bmp") == ["café.bmp"]

@@ -78,3 +78,27 @@ def test_levels_stay_contiguous_in_memory(tmp_path: Path) -> None:
     for copy in (tables, tables.subset(np.arange(5)), Tables.load(tables.save(tmp_path / "t.npz"))):
         assert copy.area.flags.f_contiguous
         assert copy.intersection.flags.f_contiguous
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut short", "flipped", "text", "array", "missing", "a name less"])
+def test_damaged_tables_are_named(tmp_path: Path, damage: str) -> None:
+    tables = random_problem(0)[0]
+    path = tables.save(tmp_path / "tables.npz")
+    sound = path.read_bytes()
+    spoiled = {
+        "empty": b"",
+        "cut short": sound[: len(sound) // 2],
+        "flipped": sound[:300] + bytes([sound[300] ^ 1]) + sound[301:],
+        "text": b"not a zip",
+    }
+    if damage in spoiled:
+        path.write_bytes(spoiled[damage])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        np.savez(path, ids=tables.ids, area=tables.area)
+    with pytest.raises(GatemaskError, match=r"tables\.npz"):
+        Tables.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from gatemask.config import Variant
+from gatemask.errors import GatemaskError, StorageError
 from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score
 from gatemask.tuning import exact
+from gatemask.tuning.journal import storage_of
 from gatemask.tuning.optuna_search import largest_area, search_with_optuna, settle_gate
 from tests.conftest import ROOT
+from tests.full_disk import limited_files
 from tests.tuning.problems import noisy, tied
 
 
@@ -44,6 +48,90 @@ def test_a_study_resumes(tmp_path: Path) -> None:
     assert len(second.values) == 20
     assert search_with_optuna(tables, "mean_dice", trials=20, journal=journal).values == second.values
     assert len(search_with_optuna(tables, "mean_dice", trials=5, journal=journal, name="another").values) == 5
+
+
+WRONG_RECORDS = {
+    "a list": "[]",
+    "null": "null",
+    "a number": "7",
+    "a text": '"x"',
+    "not JSON": "{broken",
+    "empty": "{}",
+    "an unknown operation": '{"op_code": 99, "worker_id": "a"}',
+    "an operation that is no number": '{"op_code": "x", "worker_id": "a"}',
+    "an operation without its fields": '{"op_code": 4, "worker_id": "a"}',
+    "a trial of no study": '{"op_code": 4, "worker_id": "a", "study_id": 77, "datetime_start": "x"}',
+    "a parameter of no trial": '{"op_code": 5, "worker_id": "a", "trial_id": 900, "param_name": "gate", '
+    '"param_value_internal": 0.5, "distribution": "?"}',
+    "not UTF-8": "\udcff",
+    "deep": "[" * 100_000,
+}
+
+
+def spoil_first_trial(text: str, kind: str) -> str:
+    """Change a field of the first trial in a journal."""
+    lines = text.splitlines()
+    index = next(number for number, line in enumerate(lines) if '"params"' in line)
+    record = json.loads(lines[index])
+    if kind == "score":
+        record["value"] = 5.0
+    elif kind == "no score":
+        record["value"] = None
+    elif kind == "bounds":
+        record["params"]["gate"] = 7.0
+    elif kind == "parameter":
+        del record["params"]["gate"], record["distributions"]["gate"]
+    elif kind == "distribution":
+        record["distributions"]["gate"] = "{}"
+    lines[index] = json.dumps(record)
+    return "\n".join(lines) + "\n"
+
+
+IGNORED = {"a trial of no study", "a parameter of no trial"}  # Optuna passes over what another worker got wrong
+
+
+@pytest.mark.parametrize("record", WRONG_RECORDS)
+def test_a_journal_with_a_wrong_record_is_set_aside(
+    record: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tables, journal = noisy(0, 30), tmp_path / "study.log"
+    expected = search_with_optuna(tables, "mean_dice", trials=3, journal=journal).values
+    lines = journal.read_bytes().splitlines(keepends=True)
+    wrong = WRONG_RECORDS[record].encode("utf-8", "surrogateescape") + b"\n"
+    places = (0, len(lines) // 2, len(lines))
+    lines.insert(places[list(WRONG_RECORDS).index(record) % 3], wrong)
+    journal.write_bytes(b"".join(lines))
+    assert search_with_optuna(tables, "mean_dice", trials=3, journal=journal).values == expected
+    if record not in IGNORED:
+        assert (tmp_path / "study.log.replaced1").read_bytes() == b"".join(lines)
+        assert "is damaged" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["score", "no score", "bounds", "parameter", "distribution"])
+def test_a_journal_with_an_edited_trial_is_set_aside(kind: str, tmp_path: Path) -> None:
+    tables, journal = noisy(0, 30), tmp_path / "study.log"
+    expected = search_with_optuna(tables, "mean_dice", trials=3, journal=journal).values
+    journal.write_text(spoil_first_trial(journal.read_text(), kind))
+    assert search_with_optuna(tables, "mean_dice", trials=3, journal=journal).values == expected
+    assert (tmp_path / "study.log.replaced1").exists()
+
+
+def test_a_full_disk_stops_the_study_and_it_resumes(tmp_path: Path) -> None:
+    tables, journal = noisy(0, 30), tmp_path / "study.log"
+    first = search_with_optuna(tables, "mean_dice", trials=3, journal=journal)
+    size = journal.stat().st_size
+    with limited_files(size + 500), pytest.raises(StorageError, match=r"larger than the system allows[\s\S]*study.log"):
+        search_with_optuna(tables, "mean_dice", trials=6, journal=journal)
+    again = search_with_optuna(tables, "mean_dice", trials=6, journal=journal)
+    assert again.values[:3] == first.values
+    assert len(again.values) == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["study.log"]
+
+
+def test_the_dashboard_rejects_a_damaged_study(tmp_path: Path) -> None:
+    (tmp_path / "study.log").write_text("[]\n")
+    with pytest.raises(GatemaskError, match=r"study cannot be read[\s\S]*study.log[\s\S]*oof-tune"):
+        storage_of(tmp_path / "study.log")
 
 
 @pytest.mark.integration

@@ -23,7 +23,7 @@ import numpy as np
 
 from gatemask.config import ENCODERS, PublishedWeights
 from gatemask.console import say
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_with
 from gatemask.hdf5 import require_self_contained
 
@@ -109,6 +109,8 @@ def _download_published(published: PublishedWeights, root: Path) -> Path:
     say(f"downloading {published.url} into {path.parent}")
     try:
         return write_with(path, lambda temporary: _download(published, temporary))
+    except StorageError:  # a full disk is no reason to look for the file elsewhere
+        raise
     except (OSError, urllib.error.URLError) as error:
         searched = ", ".join(map(str, [*weights_folders(root), f"everything below {KAGGLE_INPUT}"]))
         raise GatemaskError(

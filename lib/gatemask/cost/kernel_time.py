@@ -19,7 +19,7 @@ from gatemask.config import Competition, Ensemble, Experiment, Members, load_run
 from gatemask.cost import devices
 from gatemask.cost.devices import Device, ForwardPass
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
-from gatemask.files import fingerprint, read_json, write_json
+from gatemask.files import fingerprint, read_json_object, write_json
 from gatemask.project import Project
 from gatemask.training.fold_inputs import count_views
 
@@ -147,7 +147,7 @@ class _CostsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
+        self._entries: dict[str, dict[str, Any]] = read_json_object(path) if path.exists() else {}
 
     def cpu(self) -> Device:
         if "cpu" not in self._entries:

@@ -22,10 +22,11 @@ from gatemask.console import say
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest, reject_leak
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256, write_json, write_text
+from gatemask.files import read_json_object, sha256, write_json, write_text
 from gatemask.project import Project
 from gatemask.results.data import FoldsResult, FoldSummary
 from gatemask.stage import Stage
+from gatemask.storage import storage_errors
 
 
 def make_folds(project: Project, comp: Competition) -> FoldsResult:
@@ -84,10 +85,12 @@ def import_folds(project: Project, comp: Competition, file: Path, force: bool = 
     frame = _fold_table(manifest, fold_column, comp.folds)
     _require_same_holdout(frame, comp.folds, file)
     reject_leak(frame, file)
-    _write(project, frame)
-    count, per_fold = _summarize(frame, manifest)
-    result = FoldsResult(adopted=True, imported=str(file), folds=count, per_fold=per_fold)
-    return _stage(project, comp).finish(result, [project.folds], started)
+    stage = _stage(project, comp)
+    with stage.locked(), storage_errors(project.folds):
+        _write(project, frame)
+        count, per_fold = _summarize(frame, manifest)
+        result = FoldsResult(adopted=True, imported=str(file), folds=count, per_fold=per_fold)
+        return stage.finish(result, [project.folds], started)
 
 
 def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
@@ -245,7 +248,7 @@ def _is_foreign(project: Project) -> bool:
     if not project.folds.exists():
         return False
     note, stamp = _note(project), project.data / "folds.json"
-    made_here = note.exists() and read_json(note)["sha256"] == sha256(project.folds)
+    made_here = note.exists() and read_json_object(note).get("sha256") == sha256(project.folds)
     return not made_here or (stamp.exists() and FoldsResult.load(stamp).adopted)
 
 

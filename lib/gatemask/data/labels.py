@@ -16,9 +16,11 @@ from gatemask.console import progress
 from gatemask.data.findings import MaskSurvey
 from gatemask.data.readers import inspect_mask, list_images
 from gatemask.data.tables import Table, plain_id, read_table
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text
 from gatemask.masks import rle
+from gatemask.stage import require_unchanged
+from gatemask.storage import storage_errors
 
 TOLERATED = 0.1  # share of malformed rows above which the dialect is wrong, not the rows
 
@@ -142,6 +144,8 @@ def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int
                         "A mask has the wrong size.", where=path, received=mask.shape, expected=tuple(size)
                     )
                 united = mask if united is None else united | mask
+        except StorageError:  # of the machine: the file may be sound
+            raise
         except GatemaskError as error:
             return error
         return None if united is None else rle.encode(united)
@@ -177,11 +181,22 @@ class Masks:
     Args:
         path: masks.csv.
         size: Height and width, in pixels.
+
+    Raises:
+        GatemaskError: The file is missing, cut short or edited.
     """
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        self._texts = dict(zip(frame["image_id"], frame["rle"], strict=True))
+        do = "Run gatemask data prepare: it is made again."
+        if (stamp := path.with_name("manifest.json")).exists():
+            require_unchanged(stamp, path, do)  # a mask that a cut-short file lacks would count as empty
+        try:
+            with storage_errors(path):
+                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+            self._texts = dict(zip(frame["image_id"], frame["rle"], strict=True))
+        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+            received = " ".join(str(error).split())
+            raise GatemaskError("The masks cannot be read.", where=path, received=received, do=do) from None
         self._size = size
 
     def text(self, image_id: str) -> str:

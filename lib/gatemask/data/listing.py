@@ -9,6 +9,7 @@ from glob import has_magic
 from pathlib import Path
 
 from gatemask.errors import GatemaskError
+from gatemask.files import require_utf8
 
 
 def list_images(root: Path, pattern: str) -> Iterator[Path]:
@@ -21,7 +22,7 @@ def list_images(root: Path, pattern: str) -> Iterator[Path]:
         pattern: Glob below it.
 
     Raises:
-        GatemaskError: The pattern is absolute, or a link that matches it leads nowhere.
+        GatemaskError: The pattern is absolute, a link that matches it leads nowhere, or a name is not UTF-8.
     """
     if Path(pattern).is_absolute():
         raise GatemaskError("A glob of images is absolute.", received=pattern, expected="a path below the raw folder")
@@ -29,6 +30,7 @@ def list_images(root: Path, pattern: str) -> Iterator[Path]:
     if parts and parts[-1] == "**":  # all files below, as newer versions of Python understand it
         parts.append("*")
     found = sorted(set(_matches(root, parts, ())))
+    require_utf8(path.relative_to(root) for path in found)
     return (path for path in found if not path.name.startswith("._") and _is_file(path))
 
 

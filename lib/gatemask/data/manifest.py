@@ -26,7 +26,7 @@ from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.tables import plain_id, read_table
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, listing_fingerprint, read_json, write_json, write_text
+from gatemask.files import fingerprint, listing_fingerprint, read_json_object, write_json, write_text
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.data import ManifestResult
@@ -59,7 +59,7 @@ def prepare(
         )
     stamp, raw = project.data / "manifest.json", raw_folder(project, comp, data)
     if not raw.is_dir():
-        if data is None and stamp.exists() and Stamp.load(stamp).made_from["settings"] == _settings(comp):
+        if data is None and stamp.exists() and Stamp.load(stamp).made_from.get("settings") == _settings(comp):
             say(f"The raw files are not available ({raw}); the manifest made from them is kept.")
             return ManifestResult.load(stamp).model_copy(update={"current": True})
         raise GatemaskError(
@@ -73,7 +73,7 @@ def prepare(
         raise _unusable(result.problems, project.data / "problems.csv")
     place = remembered(project, comp, raw)
     if (result.raw, result.raw_in_yaml) != (place["raw"], place["raw_in_yaml"]):  # the same files, moved
-        write_json(stamp, {**read_json(stamp), **place})
+        write_json(stamp, {**read_json_object(stamp), **place})
         result = result.model_copy(update=place)
     return result
 

@@ -19,6 +19,7 @@ from gatemask.data.pictures import decode_picture
 from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
 from gatemask.data.tiff import decode_tiff
 from gatemask.errors import GatemaskError
+from gatemask.storage import raise_machine_fault
 
 __all__ = [
     "Window",
@@ -63,6 +64,7 @@ def inspect_image(
     except GatemaskError:
         raise
     except Exception as error:  # pydicom and its decoders raise almost anything on a damaged file
+        raise_machine_fault(error, path)
         raise _unreadable(path, error) from None
     if upright:
         image = turn_upright(image, facts.orientation)
@@ -134,6 +136,7 @@ def inspect_mask(path: Path, threshold: int | None = None, upright: bool = False
     except GatemaskError:
         raise
     except Exception as error:  # decoders raise almost anything on a damaged file
+        raise_machine_fault(error, path)
         raise _unreadable(path, error) from None
     return turn_upright(mask, stored.orientation) if upright else mask, facts
 

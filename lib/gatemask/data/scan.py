@@ -12,7 +12,7 @@ from gatemask.console import progress
 from gatemask.data.duplicates import NO_SIGNATURE, Signature, compute_signature
 from gatemask.data.readers import inspect_image, read_tags
 from gatemask.data.stored import ImageFacts
-from gatemask.errors import GatemaskError, nearest
+from gatemask.errors import GatemaskError, StorageError, nearest
 
 Problems = list[tuple[str, str]]  # file, complaint
 
@@ -85,6 +85,8 @@ def scan_images(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> 
     def scan(item: tuple[Path, str]) -> ScannedImage | GatemaskError:
         try:
             return _scan_image(*item, raw, comp)
+        except StorageError:  # of the machine: the file may be sound
+            raise
         except GatemaskError as error:
             return error
 

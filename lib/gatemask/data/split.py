@@ -11,6 +11,8 @@ import pandas as pd
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.stage import require_unchanged
+from gatemask.storage import storage_errors
 
 HOLDOUT = -1  # fold of the images that are never trained on
 
@@ -23,13 +25,22 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
         split: "train" or "test"; None for both.
 
     Raises:
-        GatemaskError: There is no finished manifest.
+        GatemaskError: There is no finished manifest, or it was cut short or edited.
     """
     path = project.data / "manifest.csv"
     if not (project.data / "manifest.json").exists():
         raise GatemaskError("There is no manifest yet.", where=path, do=f"Run gatemask data prepare {project.comp}.")
+    do = f"Run gatemask data prepare {project.comp}: it is made again."
+    require_unchanged(project.data / "manifest.json", path, do)
     numbers = {"label": int, "mask_area": int, "height": int, "width": int}
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(numbers)
+    try:
+        with storage_errors(path):
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(numbers)
+        if missing := sorted({"image_id", "path", "split", "group"} - set(frame.columns)):
+            raise ValueError(f"no column {', '.join(missing)}")
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        received = " ".join(str(error).split())
+        raise GatemaskError("The manifest cannot be read.", where=path, received=received, do=do) from None
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
 
 

@@ -18,7 +18,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.rule import Rule, connected_components, level
 from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, map_images
+from gatemask.oof.tables import Tables, map_images, read_arrays, select_arrays
 
 COLUMNS = {"item": np.int32, "size": np.int32, "peak": np.uint8, "hits": np.int32}
 TABLE_NAMES = [field.name for field in fields(Tables)]
@@ -119,11 +119,16 @@ class Components:
 
     @classmethod
     def load(cls, path: Path) -> Components:
-        """Read components written by `save`."""
-        with np.load(path, allow_pickle=False) as arrays:
-            levels = tuple(arrays["levels"].tolist())
-            columns = {name: {number: arrays[f"{name}_{number}"] for number in levels} for name in COLUMNS}
-            return cls(Tables(**{name: arrays[name] for name in TABLE_NAMES}), levels, **columns)
+        """Read components written by `save`.
+
+        Raises:
+            GatemaskError: The file is missing or damaged.
+        """
+        arrays = read_arrays(path)
+        levels = tuple(select_arrays(arrays, ["levels"], path)["levels"].tolist())
+        select_arrays(arrays, [f"{name}_{number}" for name in COLUMNS for number in levels], path)
+        columns = {name: {number: arrays[f"{name}_{number}"] for number in levels} for name in COLUMNS}
+        return cls(Tables(**select_arrays(arrays, TABLE_NAMES, path)), levels, **columns)
 
 
 def count_components(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -23,6 +23,7 @@ from gatemask.masks.metrics import METRICS, dice_score, total
 from gatemask.masks.rule import LEVELS, Rule, average_maps, level, resize_map
 from gatemask.oof.store import MapReader
 from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
+from gatemask.storage import storage_error
 
 AHEAD = 16  # images in flight, which bounds memory
 
@@ -102,9 +103,48 @@ class Tables:
 
     @classmethod
     def load(cls, path: Path) -> Tables:
-        """Read tables written by `save`."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
+        """Read tables written by `save`.
+
+        Raises:
+            GatemaskError: The file is missing or damaged.
+        """
+        arrays = read_arrays(path)
+        return cls(**select_arrays(arrays, [field.name for field in fields(cls)], path))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an .npz.
+
+    Raises:
+        GatemaskError: The file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile and NumPy raise almost anything on a damaged file
+        if (fault := storage_error(error, path)) is not None:
+            raise fault from None
+        raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from None
+
+
+def select_arrays(arrays: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of some names; `path` is their file, for messages.
+
+    Raises:
+        GatemaskError: One is missing.
+    """
+    if missing := [name for name in names if name not in arrays]:
+        raise _damaged(path, f"no array '{missing[0]}'")
+    return {name: arrays[name] for name in names}
+
+
+def _damaged(path: Path, received: str) -> GatemaskError:
+    return GatemaskError(
+        "A file of counted pixels cannot be read.",
+        where=path,
+        received=received,
+        do=f"Delete {path}, and run the command that made it again.",
+    )
 
 
 def count_levels(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

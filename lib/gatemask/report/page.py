@@ -16,7 +16,7 @@ from gatemask.config import METRIC_TITLES, Competition, Ensemble
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.ensemble.select import selection_paths
-from gatemask.files import fingerprint, read_json, sha256, write_text
+from gatemask.files import fingerprint, read_json_object, sha256, write_text
 from gatemask.masks import rule as rules
 from gatemask.plots import curves, style
 from gatemask.plots.selection import draw_selection
@@ -137,7 +137,7 @@ def _page(
 def _read_rehearsal(project: Project, comp: Competition) -> dict[str, object]:
     """Read the result of the rehearsal, empty if there is none; without its score if the metric has changed since."""
     path = project.runs / "rehearsal" / "result.json"
-    rehearsed: dict[str, object] = read_json(path) if path.exists() else {}
+    rehearsed: dict[str, object] = read_json_object(path) if path.exists() else {}
     if rehearsed.get("metric") != comp.metric:
         rehearsed.pop("submission_score", None)
     return rehearsed

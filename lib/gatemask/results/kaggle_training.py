@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from gatemask.errors import GatemaskError
-from gatemask.files import read_json, write_json
-from gatemask.stage import CommandResult, StageResult
+from gatemask.files import write_json
+from gatemask.stage import CommandResult, StageResult, load_document
 
 ACCOUNT_FILE = "gatemask-output.json"
 
@@ -27,15 +26,7 @@ class _Document(BaseModel):
         Raises:
             GatemaskError: The file is damaged.
         """
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise GatemaskError(
-                "A file that gatemask wrote is damaged.",
-                where=path,
-                received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
-            ) from None
+        return load_document(cls, path, do="Run the command that wrote it again.")
 
     def write(self, path: Path) -> Path:
         """Write the file; fields that were never set are left out."""

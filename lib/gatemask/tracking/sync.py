@@ -19,7 +19,7 @@ from pathlib import Path
 
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
-from gatemask.files import locked, read_json, write_json
+from gatemask.files import locked, read_json_object, write_json
 from gatemask.project import Project
 from gatemask.results.tracking import SyncResult, UploadedRun
 from gatemask.secrets.guard import refuse_secrets
@@ -76,7 +76,9 @@ class _SyncedRuns:
 
     def __init__(self, path: Path, server: str) -> None:
         self._path = path
-        self._servers: dict[str, dict[str, Mapping[str, object]]] = read_json(path) if path.exists() else {}
+        do = f"Restore it from a backup, or delete {path}: all runs are then compared with the server again."
+        known = read_json_object(path, do=do) if path.exists() else {}
+        self._servers: dict[str, dict[str, Mapping[str, object]]] = known
         self._entries = self._servers.setdefault(server, {})
 
     def __contains__(self, run: LocalRun) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 from gatemask.builders import encoder_weights
 from gatemask.config import Experiment, load_run_config
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256
+from gatemask.files import read_json_object, sha256
 from gatemask.project import Project
 from gatemask.stage import Stamp
 
@@ -46,7 +46,7 @@ def find_initial_weights(project: Project, exp: Experiment, fold: int) -> Initia
         return _weights_of_run(project, exp, wanted.removeprefix("run:"), fold)
     path = encoder_weights.find_weights_file(exp.model, project.root)
     assert path is not None
-    if (stamp := path.with_name("result.json")).exists() and "fold" in read_json(stamp):
+    if (stamp := path.with_name("result.json")).exists() and "fold" in read_json_object(stamp):
         raise GatemaskError(
             "This file was trained on one fold of a run, so it has seen the validation images of the other folds.",
             where="model.weights",
@@ -67,7 +67,7 @@ def _weights_of_run(project: Project, exp: Experiment, name: str, fold: int) -> 
             do=f"Run gatemask train {project.comp}/{name} --fold {fold} first.",
         )
     stamp, config = Stamp.load(folder / "result.json"), load_run_config(folder)
-    if stamp.made_from["folds"] != sha256(project.folds):
+    if stamp.made_from.get("folds") != sha256(project.folds):
         raise GatemaskError(
             "The run to start from was trained on another split and may have seen this fold's validation images.",
             where=folder,

@@ -7,6 +7,7 @@ import socket
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.tuning.journal import storage_of
 
 HOST = "127.0.0.1"
 
@@ -20,16 +21,15 @@ def serve_dashboard(project: Project, port: int, browser: bool) -> None:
         browser: Whether to open a browser.
 
     Raises:
-        GatemaskError: No study exists yet, or the port is taken.
+        GatemaskError: No study exists yet, it is damaged, or the port is taken.
     """
     journal = project.tuned / "study.log"
     if not journal.exists():
         raise GatemaskError("No study exists yet.", where=journal, do=f"Run gatemask oof-tune {project.comp}.")
     port = _usable_port(port)
-    import optuna
     import optuna_dashboard
 
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    storage = storage_of(journal)
     say(f"http://{HOST}:{port}/ shows {project.label}; stop with Ctrl-C")
     if browser:
         import webbrowser

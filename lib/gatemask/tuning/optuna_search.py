@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +14,14 @@ from gatemask.console import progress
 from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import Rule, probability
 from gatemask.oof.tables import Scorable, score
+from gatemask.storage import storage_errors
+from gatemask.tuning.journal import Params, Space, complete_trials, open_study
 
 if TYPE_CHECKING:
     import optuna
 
 FULL = Variant()
 BATCH = 20  # trials between two writes of the journal
-Space = dict[str, tuple[float, float] | tuple[bool, bool]]  # bounds, or choices, by name
-Params = Mapping[str, float]  # values by name; choices are 0 or 1
 # Obvious starting points: no gate and no minimum, and the thresholds of well-known solutions.
 STARTS = (Rule(0.0, 0.5, 0.5, 0), Rule(0.6, 0.75, 0.4, 200))
 
@@ -74,8 +74,13 @@ def search_with_optuna(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kept = None if journal is None else _open_study(journal, name)
-    before = [] if kept is None else _complete_trials(kept)
+    space = _space(counted, variant, start)
+
+    def score_of(params: Params) -> float:
+        return score(counted, _rule(params, counted.levels), metric)
+
+    kept = None if journal is None else open_study(journal, name, space, score_of)
+    before = [] if kept is None else complete_trials(kept)
     # Trials run in memory and reach the journal in batches: it flushes each parameter of each trial to disk.
     study = optuna.create_study(
         direction="maximize",
@@ -83,19 +88,16 @@ def search_with_optuna(
         sampler=_sampler(sampler, seed + len(before)),  # the same seed would only repeat the first trials
     )
     study.add_trials(before)
-    space = _space(counted, variant, start)
     for rule in start if not before else ():
         study.enqueue_trial(_params(rule, space), skip_if_exists=True)
     for first in progress(range(len(before), trials, BATCH), name, -(-max(0, trials - len(before)) // BATCH)):
-        study.optimize(
-            lambda trial: score(counted, _rule(_suggest(trial, space), counted.levels), metric),
-            n_trials=min(BATCH, trials - first),
-        )
+        study.optimize(lambda trial: score_of(_suggest(trial, space)), n_trials=min(BATCH, trials - first))
         if kept is not None:
-            kept.add_trials(_complete_trials(study)[first:])
+            with storage_errors(journal):
+                kept.add_trials(complete_trials(study)[first:])
     rule = _rule(study.best_params, counted.levels)
     settled = settle_gate(counted, rule, metric) if variant.gate else rule
-    values = [float(trial.value or 0.0) for trial in _complete_trials(study)]
+    values = [float(trial.value or 0.0) for trial in complete_trials(study)]
     return StudyResult(settled, float(study.best_value), values)
 
 
@@ -215,32 +217,3 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "cmaes":
         return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
     return optuna.samplers.TPESampler(seed=seed)
-
-
-def _open_study(journal: Path, name: str) -> optuna.Study:
-    """Open the study in the journal. A half-written last line is cut off; another study is removed."""
-    import optuna
-
-    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
-    if journal.exists():
-        text = journal.read_bytes()
-        if not text.endswith(b"\n"):
-            journal.write_bytes(text[: text.rfind(b"\n") + 1])
-        if f'"{name}"'.encode() not in text:
-            journal.unlink()
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    except ValueError:  # damaged in the middle: the search starts over
-        journal.unlink()
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-    return optuna.create_study(direction="maximize", storage=storage, study_name=name, load_if_exists=True)
-
-
-def _complete_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    import optuna
-
-    trials: list[optuna.trial.FrozenTrial] = study.get_trials(
-        deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)
-    )
-    return trials

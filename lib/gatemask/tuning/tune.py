@@ -103,9 +103,7 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult
         outputs: dict[Path, str | None] = {path: sha256(path) for path in files}
         return _result(project, comp, ensemble, tuned), {**outputs, project.tuned / JOURNAL: None}
 
-    result = stage.run(work)
-    shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True)
-    return result
+    return stage.run(work, lambda: shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True))
 
 
 def require_tuned(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:

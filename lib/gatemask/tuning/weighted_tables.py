@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.tuning.members import MemberPredictions
@@ -33,7 +32,7 @@ class WeightedTables:
         path = self._file(weights)
         if path.exists():
             # A damaged table is counted again.
-            with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            with suppress(GatemaskError):
                 return Tables.load(path)
         given = self.predictions
         used = [index for index, weight in enumerate(weights) if weight > 0]  # members without weight need no reading

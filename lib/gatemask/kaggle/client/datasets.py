@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, fresh_folder, read_json, write_json
+from gatemask.files import fingerprint, fresh_folder, read_json_object, write_json
 from gatemask.kaggle.client import api
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import poll
@@ -95,7 +95,7 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
     """
     ref, record = f"{owner}/{dataset.slug}", project.root / "runs" / ".kaggle" / f"{dataset.slug}.json"
     folder = write_upload_folder(project, dataset, owner)
-    upload = _Upload(**read_json(record)) if record.exists() else None
+    upload = _read_upload(record)
     if upload and (upload.ref, upload.digest) == (ref, dataset.digest):
         # Recorded before the upload: a command that was killed during it finds its version here, and verifies it.
         status = _wait_until_processed(ref, 0, poll_s)
@@ -116,6 +116,14 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
         received=f"after {UPLOAD_ATTEMPTS} uploads, {', '.join(lost)} missing or of another size",
         do="Run it again later.",
     )
+
+
+def _read_upload(record: Path) -> _Upload | None:
+    """Return the upload that a record describes; None if it is missing or damaged, after which Kaggle is asked."""
+    try:
+        return _Upload(**read_json_object(record)) if record.exists() else None
+    except (GatemaskError, TypeError):
+        return None
 
 
 def _upload(ref: str, folder: Path, dataset: Dataset, record: Path, poll_s: float) -> int:

@@ -18,13 +18,14 @@ from pathlib import Path
 from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, locked, read_json, write_json
+from gatemask.files import fresh_folder, locked, write_json
 from gatemask.kaggle.client.cli import printable
 from gatemask.kaggle.download.file_download import fetch_competition_file
 from gatemask.kaggle.download.unpack import DamagedFileError, unpack_zip
 from gatemask.project import Project
 from gatemask.results.download import DownloadedFiles, DownloadResult
-from gatemask.stage import Stage, Stamp
+from gatemask.stage import Stage, Stamp, load_document
+from gatemask.storage import storage_errors
 
 BUSY = "Another download of this competition, or a kaggle command that it left, is running."
 
@@ -50,7 +51,7 @@ def download_competition(
     fresh = target.with_name(f".{target.name}.gatemask-download")
     stage = _stage(project, slug, target)
     # Not `stage.run`: the kaggle command must inherit the lock, in case it outlives this process.
-    with _report_disk_errors(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
+    with storage_errors(target), locked(project.data / ".download-lock", BUSY) as lock, _removed_after(fresh):
         # Names and sizes are compared; ten gigabytes are not hashed again on every call.
         if not force and (result := stage.current()) and _count_differences(_read_record(record), target) == (0, 0):
             return result.model_copy(update={"folder": str(target)})
@@ -97,20 +98,6 @@ def _raw_folder(project: Project, comp: Competition) -> Path:
 
 
 @contextmanager
-def _report_disk_errors(target: Path) -> Iterator[None]:
-    """Raise errors of the disk as GatemaskError."""
-    try:
-        yield
-    except OSError as error:
-        raise GatemaskError(
-            "The files cannot be written.",
-            where=error.filename2 or error.filename or target,
-            received=error.strerror or error,
-            do="Free disk space or fix the permissions and run it again, or name another folder with --data.",
-        ) from None
-
-
-@contextmanager
 def _removed_after(folder: Path) -> Iterator[None]:
     try:
         yield
@@ -119,7 +106,7 @@ def _removed_after(folder: Path) -> Iterator[None]:
 
 
 def _read_record(path: Path) -> DownloadedFiles | None:
-    return DownloadedFiles.model_validate(read_json(path)) if path.exists() else None
+    return load_document(DownloadedFiles, path) if path.exists() else None
 
 
 def _count_differences(downloaded: DownloadedFiles | None, target: Path) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle.image import wheels
+from gatemask.storage import full_disk
 
 # The relevant packages of Kaggle's TPU image (2026-05).
 ON_TPU = [
@@ -231,14 +232,17 @@ def require_success(code: int | None, log: Path, retry: str) -> None:
 
 
 def kernel_failure(log: Path, received: str, retry: str) -> GatemaskError:
-    """Return the error for a failed kernel; network access is reported before anything else.
+    """Return the error for a failed kernel; a full disk and network access are reported before anything else.
 
     Args:
         log: Log of the kernel.
         received: What went wrong, as far as known.
         retry: What to do after fixing the cause, such as "rehearse again".
     """
-    network_access = re.search(rf"^.*({NETWORK_MESSAGES}).*$", log.read_text(errors="replace"), re.MULTILINE)
+    text = log.read_text(errors="replace")
+    if (fault := full_disk(log, text)) is not None:  # of this machine, not of Kaggle
+        return fault
+    network_access = re.search(rf"^.*({NETWORK_MESSAGES}).*$", text, re.MULTILINE)
     if network_access:
         return GatemaskError(
             "The kernel tried to use the network, which is not available in the hidden rerun.",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 from gatemask.config import Competition, Ensemble, Inference
@@ -23,7 +22,7 @@ from gatemask.console import progress, say
 from gatemask.ensemble.precision import check_precision
 from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, fresh_folder, read_json, sha256, write_json, write_text
+from gatemask.files import copy_file, fingerprint, fresh_folder, read_json_object, sha256, write_json, write_text
 from gatemask.hdf5 import require_self_contained
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.client.slugs import LONGEST_SLUG, kaggle_slug
@@ -100,7 +99,8 @@ def require_package(project: Project, comp: Competition) -> str:
         raise GatemaskError("Nothing is packaged yet.", where=project.dist, do=do)
     if not selected.exists() or Stamp.load(stamp).made_from.get("ensemble") != sha256(selected):
         raise GatemaskError("The package is older than the ensemble.", where=stamp, do=do)
-    metadata = read_json(project.dist / "kernel" / "kernel-metadata.json")
+    written = project.dist / "kernel" / "kernel-metadata.json"
+    metadata = read_json_object(written, "competition_sources", do=f"Delete {stamp}. {do}")
     sources = [comp.kaggle.competition] if comp.kaggle.competition else []
     packaged_facts = ShippedEnsemble.load(selected).competition
     if packaged_facts != CompetitionFacts.of(comp) or metadata["competition_sources"] != sources:
@@ -132,7 +132,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
         original = weights_file(project, member)
         require_self_contained(original)
         target = dataset / f"{member.name}.weights.h5"
-        shutil.copyfile(original, target)
+        copy_file(original, target)
         if sha256(target) != member.sha256:
             raise GatemaskError(
                 "A member's weights have changed since the ensemble was selected.",
@@ -142,7 +142,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
     shipped.model_copy(update={"inference": settings}).save(dataset / "ensemble.yaml")
     wheels.build_own(dataset)
     for wheel in wheels.shipped():
-        shutil.copyfile(wheel, dataset / wheel.name)
+        copy_file(wheel, dataset / wheel.name)
     files = [path for path in sorted(dataset.iterdir()) if path.is_file()]
     write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in files))
 

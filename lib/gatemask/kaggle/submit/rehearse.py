@@ -34,7 +34,7 @@ from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256
+from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit.package import require_package
 from gatemask.project import Project
@@ -77,7 +77,7 @@ def require_rehearsal(project: Project, comp: Competition) -> None:
     stamp, do = _stamp_path(project), f"Run gatemask rehearse {project.comp}."
     if not stamp.exists():
         raise GatemaskError("The package was not rehearsed.", where=stamp, do=do)
-    if Stamp.load(stamp).made_from["package"] != package:
+    if Stamp.load(stamp).made_from.get("package") != package:
         raise GatemaskError("The rehearsal belongs to another package.", where=stamp, do=do)
 
 
@@ -162,7 +162,9 @@ class _Rehearsal:
         Returns:
             Visible ids by hidden id; the first few visible images occur twice.
         """
-        dataset_id = read_json(self.project.dist / "dataset" / "dataset-metadata.json")["id"]
+        metadata = self.project.dist / "dataset" / "dataset-metadata.json"
+        do = f"Delete {self.project.dist}, then {AGAIN}."
+        dataset_id = read_json_object(metadata, "id", do=do)["id"]
         dataset = self.kaggle / "input" / "datasets" / dataset_id
         shutil.copytree(self.project.dist / "dataset", dataset)
         (dataset / "dataset-metadata.json").unlink()  # Kaggle does not mount it

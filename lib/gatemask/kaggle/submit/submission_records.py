@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gatemask.console import say
-from gatemask.files import read_json, write_json
+from gatemask.files import write_json
 from gatemask.kaggle.client import api
 from gatemask.kaggle.client.api import Submission
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.project import Project
 from gatemask.results.submission import SubmissionRecord
+from gatemask.stage import load_document
+
+LOST = "Restore it from a backup. Without it, gatemask does not know what was submitted; Kaggle's website does."
 
 
 def submissions_folder(project: Project) -> Path:
@@ -42,7 +45,7 @@ def load_records(project: Project) -> list[SubmissionRecord]:
     """Return all records, oldest first."""
     # Names that begin with a dot are temporary files of a killed command.
     paths = submissions_folder(project).glob("[!.]*.json")
-    records = [SubmissionRecord.model_validate(read_json(path)) for path in paths]
+    records = [load_document(SubmissionRecord, path, do=LOST) for path in paths]
     return sorted(records, key=lambda record: (record.at, record.id))
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from gatemask.config import Competition
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_json, sha256, write_json, write_text
+from gatemask.files import fresh_folder, read_json_object, sha256, write_json, write_text
 from gatemask.kaggle.client import account, api, cli, datasets, reconcile
 from gatemask.kaggle.client.cli import KaggleError, printable
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
@@ -490,7 +490,8 @@ def _package_dataset(project: Project) -> datasets.Dataset:
 def _write_marked_kernel(project: Project, owner: str, push_id: str) -> tuple[str, Path]:
     """Copy the packaged kernel for this account, with the push's mark in its script; return its ref and folder."""
     packaged = project.dist / "kernel"
-    metadata = read_json(packaged / "kernel-metadata.json")
+    do = f"Delete {packaged.parent}, then package and rehearse again."
+    metadata = read_json_object(packaged / "kernel-metadata.json", "id", "dataset_sources", "code_file", do=do)
     dataset, name = package.dataset_slug(project), str(metadata["id"]).split("/")[-1]
     metadata["id"] = f"{owner}/{name}"
     metadata["dataset_sources"] = [

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json
+from gatemask.files import read_json_object
 from gatemask.kaggle.client import account
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import poll, tolerant
@@ -192,7 +192,7 @@ class _Campaign:
             unfinished = {f"fold{fold}" for fold in self._unfinished[exp.name]}
             results = sorted(self.project.runs.glob(f"{exp.name}/fold*/result.json"))
             current = [p for p in results if p.parent.name[4:].isdigit() and p.parent.name not in unfinished]
-            scores[exp.name] = {p.parent.name: read_json(p)["score"] for p in current}
+            scores[exp.name] = {p.parent.name: read_json_object(p, "score")["score"] for p in current}
         seconds = sum(push.seconds or 0 for kernel in self.kernels for push in kernel.pushes)
         waiting = {exp.name: "starts from one that is not done" for exp in self.experiments if self._waits(exp)}
         return CampaignReport(

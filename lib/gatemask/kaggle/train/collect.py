@@ -17,7 +17,7 @@ from typing import Any
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, set_aside, sha256, write_json, write_text
+from gatemask.files import read_json_object, set_aside, sha256, write_json, write_text
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS
@@ -144,7 +144,7 @@ def _place_run(project: Project, kernel: TrainingKernel, fold: int, folder: Path
 def _made_from(run: Path) -> Any:
     """Return what a run, finished or not, is made from."""
     stamp = next((path for name in ("result.json", "begun.json") if (path := run / name).exists()), None)
-    return read_json(stamp).get("made_from") if stamp else None
+    return read_json_object(stamp).get("made_from") if stamp else None
 
 
 def _newest_state(run: Path) -> str:

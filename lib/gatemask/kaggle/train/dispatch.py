@@ -11,7 +11,7 @@ from pathlib import Path
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, read_json, sha256, write_bytes
+from gatemask.files import fingerprint, read_json_object, sha256, write_bytes
 from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
@@ -269,7 +269,8 @@ def _hours_ahead(kernel: TrainingKernel) -> float:
 def _refuse_slug_clash(project: Project, exp: Experiment, kernel: TrainingKernel) -> None:
     """Raise if another experiment's name becomes the same slug: each push would take over the other's kernel."""
     for path in (project.root / "runs").glob(f"*/kaggle/{kernel.slug}.json"):
-        label, experiment = path.parts[-3], read_json(path)["experiment"]
+        record = read_json_object(path, "experiment", do=f"Restore {path} from a backup.")
+        label, experiment = path.parts[-3], record["experiment"]
         if (label, experiment) != (project.label, exp.name):
             raise GatemaskError(
                 "Two experiments have names that Kaggle cannot tell apart.",

@@ -10,12 +10,12 @@ taken for that of another push.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from gatemask.files import read_json, write_json
+from gatemask.errors import GatemaskError
+from gatemask.files import read_json_object, write_json
 from gatemask.project import Project
 from gatemask.results.kaggle_training import KernelEntry
 
@@ -141,12 +141,17 @@ def save_kernel(project: Project, kernel: TrainingKernel) -> None:
 def load_kernels(project: Project) -> list[TrainingKernel]:
     """Return all kernels of the competition, ordered by their last pushes."""
     # A leading dot marks a file that a killed command was writing.
-    kernels = [_kernel(read_json(path)) for path in sorted(kernels_folder(project).glob("[!.]*.json"))]
+    kernels = [_load_kernel(path) for path in sorted(kernels_folder(project).glob("[!.]*.json"))]
     return sorted(kernels, key=lambda kernel: kernel.last.at if kernel.pushes else "")
 
 
-def _kernel(record: Mapping[str, Any]) -> TrainingKernel:
-    return TrainingKernel(**{**record, "pushes": [Push(**push) for push in record["pushes"]]})
+def _load_kernel(path: Path) -> TrainingKernel:
+    do = "Restore it from a backup, or delete it: gatemask then no longer knows this kernel, whose runs stay on Kaggle."
+    record = read_json_object(path, "pushes", do=do)
+    try:
+        return TrainingKernel(**{**record, "pushes": [Push(**push) for push in record["pushes"]]})
+    except TypeError as error:
+        raise GatemaskError("The record of a kernel is damaged.", where=path, received=error, do=do) from None
 
 
 def kernel_log_path(project: Project, kernel: TrainingKernel) -> Path:

@@ -24,7 +24,7 @@ from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.data.split import HOLDOUT, pick_half_positive, read_folds, read_manifest
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_json, write_bytes
+from gatemask.files import fresh_folder, read_json_object, write_bytes
 from gatemask.kaggle.client.datasets import Dataset, write_upload_folder
 from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import sandbox
@@ -189,7 +189,7 @@ def _measure_output(
     predictions = sum(size for name, size in sizes.items() if "/oof" in name or name.endswith("tables.npz"))
     images = read_folds(project)
     images = images[images["fold"] != HOLDOUT]
-    predicted_images = read_json(run / "result.json")["validation_images"]
+    predicted_images = read_json_object(run / "result.json", "validation_images")["validation_images"]
     folds = images["fold"].nunique()
     # Two states with weights and two moments each, the weights of the best epochs, and the file being written.
     state = weights * (2 * 3 + exp.checkpoints.keep + 1)

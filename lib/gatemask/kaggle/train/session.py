@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json
+from gatemask.files import read_json_object
 from gatemask.kaggle.image.machines import MACHINES, Machine
 from gatemask.kaggle.train.session_inputs import find_inputs, link_project, restore_earlier_runs
 from gatemask.kaggle.train.session_output import SessionOutput
@@ -163,7 +163,7 @@ def install_missing_packages(wheels: Path | None) -> None:
     """
     if wheels is None:
         return
-    modules = read_json(wheels / "gatemask-wheels.json")["modules"]
+    modules = read_json_object(wheels / "gatemask-wheels.json", "modules")["modules"]
     missing = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
     if missing:
         packages = Path(os.environ.get("TMPDIR", "/tmp")) / "gatemask-packages"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_json, sha256, write_json
+from gatemask.files import fresh_folder, read_json_object, sha256, write_json
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest
 
@@ -34,7 +34,7 @@ def find_inputs(mounts: Path, digests: Mapping[str, str]) -> dict[str, Path]:
     for kind, digest in digests.items():
         for marker in _find_markers(mounts, f"gatemask-{kind}.json"):
             try:
-                mounted_digest = read_json(marker)["digest"]
+                mounted_digest = read_json_object(marker, "digest")["digest"]
             except GatemaskError:
                 rejected.append(f"{marker} is damaged")
                 continue
@@ -53,7 +53,7 @@ def find_inputs(mounts: Path, digests: Mapping[str, str]) -> dict[str, Path]:
         )
     for kind, folder in folders.items():
         do = "Delete the dataset on Kaggle and push again: it is uploaded again."
-        _verify(folder, read_json(folder / f"gatemask-{kind}.json")["files"], do)
+        _verify(folder, read_json_object(folder / f"gatemask-{kind}.json", "files", do=do)["files"], do)
     return folders
 
 
@@ -72,13 +72,13 @@ def link_project(root: Path, kaggle: Path, request: SessionRequest, inputs: Mapp
     for name in ("manifest.csv", "masks.csv"):
         (data / name).symlink_to(records / name)
     write_json(data / "manifest.json", {"made_from": {}})  # the original names folders that do not exist here
-    project.records(read_json(records / "gatemask-records.json")["size"]).symlink_to(records)
+    project.records(read_json_object(records / "gatemask-records.json", "size")["size"]).symlink_to(records)
     working = kaggle / "working" / "runs" / request.experiment
     working.mkdir(parents=True, exist_ok=True)
     project.runs.mkdir(parents=True)
     (project.runs / request.experiment).symlink_to(working)
     if "weights" in inputs:
-        for name, place in read_json(inputs["weights"] / "gatemask-weights.json")["places"].items():
+        for name, place in read_json_object(inputs["weights"] / "gatemask-weights.json", "places")["places"].items():
             link = root / place
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(inputs["weights"] / name)
