@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -126,7 +127,8 @@ def test_worker_processes_report_a_full_disk(made: Path, tmp_path: Path, monkeyp
 
 def test_a_package_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = tmp_path / "best.weights.h5"
-    weights.write_bytes(bytes(range(256)) * 40)
+    with h5py.File(weights, "w") as file:
+        file["kernel"] = np.arange(1000.0)
     wheel = files.write_bytes(tmp_path / "shipped.whl", bytes(5000))
     monkeypatch.setattr(wheels, "build_own", lambda folder: files.write_bytes(folder / "gatemask.whl", bytes(9000)))
     monkeypatch.setattr(wheels, "shipped", lambda: [wheel])
@@ -153,7 +155,12 @@ def test_a_package_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
         package.fill_dataset(None, dataset, Shipped(), None)  # type: ignore[arg-type]
         return StageResult(), sorted(dataset.iterdir())
 
-    whole = {"unet-fold0.weights.h5": 10240, "shipped.whl": 5000, "gatemask.whl": 9000, "ensemble.yaml": 300}
+    whole = {
+        "unet-fold0.weights.h5": weights.stat().st_size,
+        "shipped.whl": 5000,
+        "gatemask.whl": 9000,
+        "ensemble.yaml": 300,
+    }
     for size in (0, 100, 5100, 9500):
         with limited_files(size), pytest.raises(StorageError, match="larger than the system allows"):
             stage.run(work)
