@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +16,11 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from gatemask.errors import GatemaskError
+from gatemask.data.tables import Table, read_table
+from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text, write_with
 from gatemask.hdf5 import SafeFile, create_hdf5, require_self_contained
-from gatemask.storage import storage_error
+from gatemask.storage import storage_error, storage_errors
 
 
 def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Path:
@@ -260,35 +263,41 @@ def read_gates(paths: Sequence[Path]) -> dict[str, float]:
     """
     gates: dict[str, float] = {}
     for path in paths:
-        frame = _read_gates(path)
-        values = pd.to_numeric(frame["probability"], errors="coerce")
-        for line, (image_id, value) in enumerate(zip(frame["image_id"], values, strict=True), start=2):
+        table = _read_gates(path)
+        for row, (image_id, text) in enumerate(table.rows):
+            value = _number(text)
             if image_id in gates:
                 raise GatemaskError(
-                    "An image has two out-of-fold gate probabilities.", where=f"{path}, line {line}", received=image_id
+                    "An image has two out-of-fold gate probabilities.", where=table.where(row), received=image_id
                 )
             if not 0 <= value <= 1:
                 raise GatemaskError(
                     "Gate probability outside [0, 1].",
-                    where=f"{path}, line {line}, image {image_id}",
-                    received=frame["probability"][line - 2] or "nothing",
+                    where=f"{table.where(row)}, image {image_id}",
+                    received=text or "nothing",
                     expected="0 to 1",
                     do="Check the fold's metrics.jsonl: a diverged training predicts NaN. Train it again.",
                 )
-            gates[image_id] = float(value)
+            gates[image_id] = value
     return gates
 
 
-def _read_gates(path: Path) -> pd.DataFrame:
+def _number(text: str) -> float:
+    """Return a number as it is written by NumPy and others; NaN for anything else."""
+    return float(text) if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text, re.ASCII) else math.nan
+
+
+def _read_gates(path: Path) -> Table:
     """Read image_id and probability as text."""
     columns = ["image_id", "probability"]
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        received = None if list(frame.columns) == columns else ", ".join(map(str, frame.columns))
-    except (ValueError, OSError) as error:  # pandas' own errors are ValueErrors
-        if (fault := storage_error(error, path)) is not None:
-            raise fault from None
-        received = " ".join(str(error).split())
+        with storage_errors(path):
+            table = read_table(path)
+        received = None if table.header == columns else ", ".join(table.header)
+    except StorageError:
+        raise
+    except GatemaskError as error:
+        received = error.short()
     if received is not None:
         raise GatemaskError(
             "The file does not hold gate probabilities.",
@@ -297,4 +306,4 @@ def _read_gates(path: Path) -> pd.DataFrame:
             expected=", ".join(columns),
             do=f"Delete {path.parent} and train the fold again.",
         )
-    return frame
+    return table
