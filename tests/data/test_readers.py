@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -216,6 +217,32 @@ def test_masks_of_instance_numbers_and_with_transparency(tmp_path: Path) -> None
     opaque = np.dstack([instances.astype(np.uint8)] * 3 + [np.full((8, 8), 255, np.uint8)])
     cv2.imwrite(str(tmp_path / "rgba.png"), opaque)
     assert readers.read_mask(tmp_path / "rgba.png", 0).sum() == 8
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM", "JPEG2000", "tiff_lzw", "tiff_deflate", "jpeg", "DICOM"]
+)
+def test_damage_anywhere_raises_nothing_else(tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    from io import BytesIO
+
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (24, 36, 3), dtype=np.uint8)
+    buffer = BytesIO()
+    if kind.islower() or "_" in kind:
+        Image.fromarray(pixels).save(buffer, "TIFF", compression=kind)
+    elif kind != "DICOM":
+        Image.fromarray(pixels).save(buffer, kind)
+    content = buffer.getvalue() or as_dicom(GRAY, "1.2.3", 1, inverted=False)
+    path = tmp_path / "x"
+    for _ in range(60):
+        damaged = bytearray(content)
+        for at in rng.integers(0, min(len(content), rng.choice([64, 100_000])), 3):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        for read_file in (lambda: readers.read_image(path, 3), lambda: readers.read_mask(path)):
+            with suppress(GatemaskError):
+                assert read_file().size > 0
+    capfd.readouterr()  # what decoders print
 
 
 def test_color_instead_of_gray_is_rejected(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ def _doubt_about_colors(pixels: np.ndarray, mask: np.ndarray, lossy: bool) -> st
         off = cv2.erode(off.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     if not off.any():
         return ""
-    colors = np.unique(pixels[mask].reshape(-1, 3), axis=0)[:FEW].tolist()
-    return f"several colors, such as {', '.join(str(tuple(color)) for color in colors)}"
+    first = pixels[mask & ~off][0] if (mask & ~off).any() else pixels[mask][0]
+    return f"several colors, such as {tuple(first.tolist())} and {tuple(pixels[off][0].tolist())}"
 
 
 def _doubt_about_palette(mask: np.ndarray, stored: StoredImage) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BYTE, WORD = (0.0, 255.0), (0.0, 65535.0)
+MOST_PIXELS = 1 << 26  # a damaged header may claim any size
+GIF_PIXELS = 4096  # per byte: LZW codes of up to 12 bits cannot stand for more
 # As stored: EXIF rotation would turn images, but not their masks.
 AS_STORED = cv2.IMREAD_UNCHANGED
 LOSSY = ("JPEG", "WEBP", "JPEG2000", "MPO")
@@ -82,9 +84,12 @@ def _decode_with_opencv(data: bytes, header: Header, where: Path, channels: int 
 def _decode_with_pillow(data: bytes, where: Path) -> StoredImage:
     from PIL import Image, UnidentifiedImageError
 
+    warnings.filterwarnings("ignore", module="PIL")  # odd metadata is common and harmless
     try:
-        with warnings.catch_warnings(), Image.open(BytesIO(data), formats=FORMATS) as image:
-            warnings.simplefilter("ignore")  # odd metadata is common and harmless
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            most = min(MOST_PIXELS, GIF_PIXELS * len(data)) if image.format == "GIF" else MOST_PIXELS
+            if image.width * image.height > most:
+                raise damaged(where, f"{image.height} x {image.width} pixels in {len(data)} bytes")
             kind = image.format
             require_one_frame(1 if kind == "MPO" else getattr(image, "n_frames", 1), where)
             image.load()
