@@ -109,6 +109,7 @@ def test_misspelled_key_is_rejected_with_file_line_and_nearest_key(root: Path) -
         (["submit", "phantom", "--set", "kaggle.competition=null"], ["no kaggle.competition", "competition.yaml"]),
         (["leaderboard", "phantom"], ["Nothing was submitted", "gatemask submit phantom"]),
         (["rehearse", "phantom"], ["Nothing is packaged", "gatemask package phantom"]),
+        (["train", "phantom/unet_b0", "--set", "epochs=[/red]"], ["epochs", "[/red]", "valid integer"]),
     ],
 )
 def test_user_errors_are_reported_without_a_traceback(root: Path, arguments: list[str], words: list[str]) -> None:

@@ -35,6 +35,28 @@ def test_stage_runs_once_and_reports_the_same_result(tmp_path: Path) -> None:
     assert again.as_dict() == {"current": True, "rows": 3, "seconds": first.seconds}
 
 
+class Located(StageResult):
+    paths = ("inside", "outside")
+
+    inside: str
+    outside: str
+
+
+def test_paths_below_a_stamp_move_with_it(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    result = Located(inside=str(old / "deep/out.txt"), outside="/elsewhere/in.txt")
+    made = {"settings": "a"}
+    first = Stage("placing", old / "result.json", made, Located).run(
+        lambda: (result, [files.write_text(old / "deep/out.txt", "three")])
+    )
+    assert (first.inside, first.outside) == (result.inside, result.outside)
+    old.rename(new)
+    moved = Stage("placing", new / "result.json", made, Located).current()
+    assert moved is not None
+    assert (moved.inside, moved.outside) == (str(new / "deep/out.txt"), "/elsewhere/in.txt")
+    assert str(old) not in (new / "result.json").read_text()
+
+
 @pytest.mark.parametrize("change", ["inputs", "edited", "missing"])
 def test_changed_input_or_output_runs_the_stage_again(tmp_path: Path, change: str) -> None:
     stage(tmp_path).run(lambda: work(tmp_path))

@@ -26,6 +26,7 @@ from gatemask.cli_support import (
     Set,
     Target,
     competition_of_file,
+    finite,
     load_competition_inputs,
     load_ensemble_inputs,
     load_experiment_inputs,
@@ -261,7 +262,8 @@ def dashboard_command(
 def package_command(
     comp: Comp,
     time_budget: Annotated[
-        float | None, typer.Option(min=0.01, help="Limit, in hours. Drops the least important members.")
+        float | None,
+        typer.Option(min=0.01, callback=finite, help="Limit, in hours. Drops the least important members."),
     ] = None,
     set_: Set = None,
     quick: Quick = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +28,19 @@ Quick = Annotated[bool, typer.Option("--quick", help="Shrink everything to the s
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Fold = Annotated[str, typer.Option(help="Fold number, several separated by commas, or 'all'.")]
 Target = Annotated[str, typer.Argument(metavar="COMP", help="Competition, or COMP/NAME for one experiment.")]
-Hours = Annotated[float | None, typer.Option(help="Session limit. Default: the limit of the machine.", min=0.25)]
-Poll = Annotated[float, typer.Option(help="Seconds between status requests to Kaggle.", min=0.05)]
+
+
+def finite(value: float | None) -> float | None:
+    """Reject infinity and NaN, which pass every minimum, as the value of an option."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+Hours = Annotated[
+    float | None, typer.Option(help="Session limit. Default: the limit of the machine.", min=0.25, callback=finite)
+]
+Poll = Annotated[float, typer.Option(help="Seconds between status requests to Kaggle.", min=0.05, callback=finite)]
 Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Allow uncommitted changes.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw files.")]
 
