@@ -9,18 +9,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import cv2
 import numpy as np
 import pytest
 
+from tests.tiny import INSTALL, install
+from tests.warm import HEAVY, Call, Warm
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+UNPATCHED = dict(os.environ)  # before any test changes it
 
 needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are missing")
 needs_nuclei = pytest.mark.skipif(not (SHARED / "nuclei").is_dir(), reason="the nuclei tiles are missing")
@@ -72,10 +79,77 @@ def _reject_processes(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_reject_processes)
 
 
-def gatemask(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
-    """Run the gatemask command in a process of its own."""
-    command = [sys.executable, "-m", "gatemask", *map(str, arguments)]
-    return subprocess.run(command, env=environment(root), capture_output=True, text=True, timeout=limit_s)
+def gatemask(
+    *arguments: object, root: Path, limit_s: int = 900, tiny: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run the gatemask command in a process of its own.
+
+    Args:
+        arguments: Arguments of the command line.
+        root: Project folder.
+        limit_s: Time limit, in seconds.
+        tiny: Whether a tiny encoder replaces all encoders.
+    """
+    code = ["-c", INSTALL + "from gatemask.cli import main; main()"] if tiny else ["-m", "gatemask"]
+    return run_python(*code, *arguments, root=root, limit_s=limit_s)
+
+
+def run_python(*arguments: object, root: Path, limit_s: int = 900) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS`, which starts with -m or -c, without the seconds of its imports."""
+    with TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+        call = start_python(*arguments, root=root, stdout=output, stderr=errors)
+        try:
+            code = call.wait(limit_s)
+        finally:
+            call.kill()
+        return subprocess.CompletedProcess(arguments, code, contents(output), contents(errors))
+
+
+def start_python(*arguments: object, root: Path, stdout: IO[Any], stderr: IO[Any]) -> Call:
+    """Start `python ARGUMENTS` without the seconds of its imports, and lead a process group of its own."""
+    if unit_test is not None:
+        raise RuntimeError(f"{unit_test.nodeid} starts a process: mark it with @pytest.mark.integration.")
+    return warm_gatemask().start(list(map(str, arguments)), stdout=stdout, stderr=stderr, environment=environment(root))
+
+
+def kill_when(
+    condition: Callable[[int], object], *arguments: object, root: Path, group: bool = False, limit_s: int = 300
+) -> None:
+    """Start `python ARGUMENTS`, and kill it as soon as a condition holds.
+
+    Args:
+        condition: Called with the id of the process, again and again.
+        arguments: Arguments of Python, which start with -m or -c.
+        root: Project folder.
+        group: Whether the processes that it has started are killed too.
+        limit_s: Time limit of the condition, in seconds.
+    """
+    with TemporaryFile("w+") as errors:
+        process = start_python(*arguments, root=root, stdout=errors, stderr=errors)
+        deadline = time.monotonic() + limit_s
+        while not condition(process.pid):
+            assert process.poll() is None, f"It ended too early: {contents(errors)[-2000:]}"
+            assert time.monotonic() < deadline, f"It did not get that far in time: {contents(errors)[-2000:]}"
+            time.sleep(0.005)
+        (os.killpg if group else os.kill)(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def contents(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read()
+
+
+@cache
+def warm_gatemask() -> Warm:
+    """Return the process that has imported all that gatemask imports; it ends with the session."""
+    return Warm(Path(tempfile.mkdtemp(prefix="warm")), HEAVY, UNPATCHED)
+
+
+def pytest_sessionfinish() -> None:
+    if warm_gatemask.cache_info().currsize:
+        warm_gatemask().close()
+        shutil.rmtree(warm_gatemask().folder)
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -94,6 +168,25 @@ def make_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return root
 
     return make
+
+
+compiled_with_tiny_encoder: tuple[Any, str | None] = (None, None)
+
+
+@pytest.fixture
+def tiny_encoders(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replace all encoders in this process. Models compiled with them serve only tests that use this fixture."""
+    global compiled_with_tiny_encoder
+    from gatemask import quiet
+    from gatemask.training.trainer import COMPILED
+
+    quiet.tensorflow()
+    install(monkeypatch.setattr)
+    others = COMPILED.models, COMPILED._key
+    COMPILED.models, COMPILED._key = compiled_with_tiny_encoder
+    yield
+    compiled_with_tiny_encoder = COMPILED.models, COMPILED._key
+    COMPILED.models, COMPILED._key = others
 
 
 @pytest.fixture(scope="session")
@@ -139,12 +232,12 @@ def stamps(root: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="session")
-def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Loop:
+def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Loop:
     """Run `gatemask loop phantom --quick`, kill it between two epochs, and run it again to the end.
 
     All workers share the result, so tests must change only copies of it.
     """
-    if worker_id == "master":
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return _killed_loop(make_root("phantom"))
     shared = tmp_path_factory.getbasetemp().parent / "phantom-loop.json"
     with shared.with_suffix(".lock").open("w") as lock:
@@ -157,16 +250,9 @@ def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.Temp
 
 
 def _killed_loop(root: Path) -> Loop:
-    command = [sys.executable, "-m", "gatemask", "loop", "phantom", "--quick", "--json"]
-    first = subprocess.Popen(command, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
-    deadline = time.monotonic() + 600
-    while not list(state.glob("at-*.h5")):
-        assert first.poll() is None, f"The loop ended too early: {first.stderr.read().decode()[-2000:]}"  # type: ignore[union-attr]
-        assert time.monotonic() < deadline, "The loop did not reach the second experiment in time."
-        time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    command = ["-m", "gatemask", "loop", "phantom", "--quick", "--json"]
+    kill_when(lambda _: list(state.glob("at-*.h5")), *command, root=root, limit_s=600)
     killed_at = stamps(root)
     done = gatemask("loop", "phantom", "--quick", "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]

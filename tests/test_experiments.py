@@ -1,12 +1,14 @@
-"""Each shipped experiment trains for a step. Those of the phantoms run in tests/test_loop.py."""
+"""Each shipped experiment builds, and one of each kind trains. Those of the phantoms run in tests/test_loop.py."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from gatemask.config import load_competition, load_ensemble, load_experiment
@@ -49,14 +51,58 @@ def test_experiment_opens_with_its_command_and_has_a_quick_mode(path: str) -> No
     assert quick.input.size <= 32
 
 
+@pytest.mark.usefixtures("tiny_encoders")
 @pytest.mark.parametrize("path", FILES)
-def test_experiment_trains(path: str, request: pytest.FixtureRequest) -> None:
-    comp, name = Path(path).parent.name, Path(path).stem
-    if comp == "siim-acr":
-        result = train_quickly(request.getfixturevalue("siim"), path)
-    else:
-        loop = request.getfixturevalue({"phantom": "phantom_loop", "nuclei": "tiles_loop"}[comp])
-        result = json.loads((loop.runs / name / "fold0/result.json").read_text())
+def test_experiment_builds(path: str) -> None:
+    """The full settings build a network, a loss, an optimizer, an augmentation and a rate for each epoch."""
+    import keras
+
+    from gatemask.builders import models, optimizers, schedules, step
+    from gatemask.input import augment
+
+    comp = load_competition((ROOT / path).parent)
+    exp = load_experiment(ROOT / path)
+    network = models.build_network(exp.model, 64, comp.image.channels, len(comp.classes), seed=None)
+    model = step.training_model(network, exp)
+    truth = (2, 1) if exp.task == "gate" else (2, 64, 64, len(comp.classes))
+    heads = {name: keras.ops.full((2, *head.shape[1:]), 0.5) for name, head in network.heads.items()}
+    assert math.isfinite(float(model.compute_loss(y=np.zeros(truth, np.uint8), y_pred=heads)))
+    rates = [schedules.learning_rate(exp.schedule, epoch, exp.epochs, [0.5] * epoch) for epoch in range(exp.epochs)]
+    assert min(rates) > 0
+    optimizers.build_optimizer(exp.optimizer, rates[0], exp.runtime.precision).build(model.trainable_variables)
+    image, mask = np.zeros((64, 64, comp.image.channels), np.uint8), np.zeros((64, 64, len(comp.classes)), np.uint8)
+    augment.augment_image(image, mask[:, :, 0], 64, exp.augment, np.random.default_rng(0))
+
+
+def one_of_each_kind() -> set[str]:
+    """Return the first SIIM-ACR experiment of each combination of network, loss and optimizer."""
+    first: dict[tuple[object, ...], str] = {}
+    for path in FILES:
+        if "siim-acr" not in path:
+            continue
+        exp = load_experiment(ROOT / path, quick=True)
+        first.setdefault((exp.model.name, exp.model.block, *exp.loss, exp.optimizer.name), path)
+    return set(first.values())
+
+
+TRAINED = one_of_each_kind()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path in TRAINED else pytest.mark.slow) for path in FILES if "siim-acr" in path],
+)
+def test_experiment_trains(path: str, siim: Project, request: pytest.FixtureRequest) -> None:
+    if not request.node.get_closest_marker("slow"):
+        request.getfixturevalue("tiny_encoders")
+    result = train_quickly(siim, path)
+    assert result["epochs"] >= 1
+    assert 0 <= result["score"] <= 1
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "nuclei" in path])
+def test_experiment_of_the_nuclei_trains(path: str, tiles_loop: Loop) -> None:
+    result = json.loads((tiles_loop.runs / Path(path).stem / "fold0/result.json").read_text())
     assert result["epochs"] >= 1
     assert 0 <= result["score"] <= 1
 

@@ -139,19 +139,8 @@ def test_package_hashes_match_and_it_holds_no_training_data(phantom_loop: Loop) 
 def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
-    arguments = [
-        "train",
-        "phantom/gate_r18",
-        "--quick",
-        "--fold",
-        "0",
-        "--set",
-        "epochs=1",
-        "--set",
-        "seed=5",
-        "--json",
-    ]
-    done = gatemask(*arguments, root=root)
+    changes = ["--set", "epochs=1", "--set", "seed=5"]
+    done = gatemask("train", "phantom/gate_r18", "--quick", "--fold", 0, *changes, "--json", root=root, tiny=True)
     assert done.returncode == 0, done.stderr
     runs = root / "runs/phantom-quick/gate_r18"
     assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1

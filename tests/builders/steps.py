@@ -1,6 +1,9 @@
 """Build, train, save and load every architecture: as a module of the tests, and as a script on JAX.
 
-python steps.py FOLDER    write the results that the tests compare to FOLDER/<name>.json
+python steps.py FOLDER [--small]    write the results that the tests compare to FOLDER/<name>.json
+
+Small networks have all decoders and heads, and encoders that are traced in seconds: EfficientNet with one block per
+stage for the gate, the tiny one for masks.
 """
 
 from __future__ import annotations
@@ -9,10 +12,17 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests import tiny
 
 SIZE, BATCH = 32, 4
 ENCODERS = {
@@ -56,10 +66,31 @@ def batch(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return images, (rng.random(truth) < 0.5).astype(np.uint8), np.array([1, 1, 1, 0], np.float32)
 
 
-def build(name: str, seed: int) -> Any:
+def build(name: str, seed: int, small: bool) -> Any:
     from gatemask.builders import models
 
-    return models.build_network(experiment(name).model, SIZE, 3, seed=seed)
+    with small_encoder(name) if small else nullcontext():
+        return models.build_network(experiment(name).model, SIZE, 3, seed=seed)
+
+
+@contextmanager
+def small_encoder(name: str) -> Iterator[None]:
+    """Make the encoder of an architecture small while the block runs."""
+    from gatemask.builders import bridge
+
+    bridge.encoder_factory()  # prepares what the packages import
+    with ExitStack() as stack:
+        if name == "gate":
+            import efficientnet.model
+
+            # All kinds of blocks, each once: the builder copies this list.
+            blocks = efficientnet.model.DEFAULT_BLOCKS_ARGS
+            kept = list(blocks)
+            blocks[:] = [block._replace(num_repeat=1) for block in kept]
+            stack.callback(blocks.__setitem__, slice(None), kept)
+        else:
+            tiny.install(lambda *target: stack.enter_context(patch.object(*target)))
+        yield
 
 
 def perturb_statistics(model: Any) -> None:
@@ -127,10 +158,10 @@ def step(name: str, network: Any) -> dict[str, Any]:
     }
 
 
-def round_trip(name: str, network: Any, path: Path) -> tuple[int, int]:
+def round_trip(name: str, network: Any, path: Path, small: bool) -> tuple[int, int]:
     """Save, and load into a network of another seed: return how many weights differ before and after."""
     network.model.save_weights(path)
-    other = build(name, seed=2).model
+    other = build(name, 2, small).model
 
     def different() -> int:
         pairs = zip(other.weights, network.model.weights, strict=True)
@@ -141,14 +172,14 @@ def round_trip(name: str, network: Any, path: Path) -> tuple[int, int]:
     return before, different()
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, small: bool) -> None:
     for name in ENCODERS:
-        network = build(name, seed=1)
+        network = build(name, 1, small)
         facts: dict[str, Any] = {"drawn": drawn(network.model, 5)}
         network.model.load_weights(folder / f"{name}.weights.h5")
         facts["difference"] = float(np.abs(outputs(name, network.model) - np.load(folder / f"{name}.npy")).max())
         facts |= step(name, network)
-        facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5")
+        facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5", small)
         (folder / f"{name}.json").write_text(json.dumps(facts))
 
 
@@ -157,4 +188,4 @@ if __name__ == "__main__":
     from gatemask import quiet
 
     quiet.tensorflow()
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), "--small" in sys.argv)

@@ -159,7 +159,7 @@ def test_a_download_of_wrong_hash_is_not_kept(project: Path, server: str, monkey
 
 # --- loading ---------------------------------------------------------------------------------------------
 
-LEGACY = ["efficientnetb0", "efficientnetb1", "efficientnetb2", "efficientnetb3", "efficientnetb4"]
+LEGACY = ["efficientnetb0", "efficientnetb1"]  # make test-all loads those of all encoders
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def check_published(encoder: str) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("encoder", ["efficientnetb0", "resnet18", "seresnet50", "mobilenetv2", "vgg16", "densenet121"])
+@pytest.mark.parametrize("encoder", ["efficientnetb0", "resnet18", "mobilenetv2", "vgg16"])
 def test_the_table_names_the_files_that_the_packages_request(encoder: str) -> None:
     check_published(encoder)
 

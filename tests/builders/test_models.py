@@ -31,15 +31,21 @@ from gatemask.builders import bridge, models  # noqa: E402
 HERE = Path(__file__).parent
 
 
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["small", "whole"])
+def small(request: pytest.FixtureRequest) -> bool:
+    """Whether the encoders are small."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, small: bool) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="module")
-def built(folder: Path) -> dict[str, models.Network]:
+def built(folder: Path, small: bool) -> dict[str, models.Network]:
     """One network per architecture, with its weights and outputs in files."""
-    networks = {name: steps.build(name, seed=0) for name in steps.ENCODERS}
+    networks = {name: steps.build(name, 0, small) for name in steps.ENCODERS}
     for name, network in networks.items():
         steps.perturb_statistics(network.model)
         network.model.save_weights(folder / f"{name}.weights.h5")
@@ -48,10 +54,10 @@ def built(folder: Path) -> dict[str, models.Network]:
 
 
 @pytest.fixture(scope="module")
-def jax(built: dict[str, models.Network], folder: Path) -> Iterator[Callable[[str], dict[str, Any]]]:
+def jax(built: dict[str, models.Network], folder: Path, small: bool) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Results of the same networks on JAX, in a process that runs next to the tests that do not use them."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    command = [sys.executable, str(HERE / "steps.py"), str(folder)]
+    command = [sys.executable, str(HERE / "steps.py"), str(folder), *(["--small"] if small else [])]
     env = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
 
@@ -84,14 +90,14 @@ def test_networks_map_uint8_images_to_float32_probabilities(built, jax, name: st
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_a_step_updates_every_weight_and_is_traced_once_on_static_shapes(built, jax, name: str) -> None:
-    network = steps.build(name, seed=0)
+def test_a_step_updates_every_weight_and_is_traced_once_on_static_shapes(built, jax, small: bool, name: str) -> None:
+    network = steps.build(name, 0, small)
     _check(name, steps.step(name, network))
 
 
 @pytest.mark.parametrize("name", steps.ENCODERS)
-def test_a_weights_file_restores_all_weights(built, tmp_path, name: str) -> None:
-    before, after = steps.round_trip(name, built[name], tmp_path / "w.weights.h5")
+def test_a_weights_file_restores_all_weights(built, tmp_path, small: bool, name: str) -> None:
+    before, after = steps.round_trip(name, built[name], tmp_path / "w.weights.h5", small)
     assert before > 20
     assert after == 0
 

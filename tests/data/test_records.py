@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +23,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.input.decoding import decode_example
 from gatemask.project import Project
-from tests.conftest import environment, gatemask, write_tiles
+from tests.conftest import gatemask, kill_when, run_python, write_tiles
 from tests.data.test_manifest import competition
 
 COMP = competition(records={"size": 64, "format": "png", "per_shard": 10})
@@ -140,15 +137,15 @@ def test_a_killed_run_resumes_to_the_same_bytes(prepared: Prepared, victim: str)
     """Kill `gatemask records make` while its processes work."""
     folder = prepared.root / "data/tiles/records-64"
     shutil.rmtree(folder)
-    command = [sys.executable, "-m", "gatemask", "records", "make", "tiles"]
-    first = subprocess.Popen(command, env=environment(prepared.root), stderr=subprocess.PIPE, start_new_session=True)
+    workers: list[int] = []
+
+    def working(pid: int) -> bool:
+        workers[:] = children(pid)
+        return len(list(folder.glob("0*.tfrec"))) >= 3
+
+    arguments = ["-m", "gatemask", "records", "make", "tiles"]
+    kill_when(working, *arguments, root=prepared.root, group=victim == "the whole group")
     deadline = time.monotonic() + 60
-    while len(list(folder.glob("0*.tfrec"))) < 3:
-        assert first.poll() is None and time.monotonic() < deadline, first.stderr.read()  # type: ignore[union-attr]
-        time.sleep(0.005)
-    workers = children(first.pid)
-    (os.killpg if victim == "the whole group" else os.kill)(first.pid, signal.SIGKILL)
-    first.wait()
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("0*.tfrec")}
     assert 3 <= len(kept) < 20
     assert not (folder / "index.json").exists()
@@ -258,9 +255,11 @@ def test_settings_of_the_image_must_be_those_of_the_manifest(project: Project) -
 def test_two_at_once_take_turns(prepared: Prepared) -> None:
     folder = prepared.root / "data/tiles/records-64"
     shutil.rmtree(folder)
-    command = [sys.executable, "-m", "gatemask", "records", "make", "tiles", "--json"]
-    both = [subprocess.Popen(command, env=environment(prepared.root), stdout=subprocess.PIPE, text=True) for _ in "ab"]
-    results = [json.loads(process.communicate()[0]) for process in both]
+    code = "import sys; from gatemask import cli, files; files.LOCK_S = 300; cli.main(sys.argv[1:])"
+    command = ["-c", code, "records", "make", "tiles", "--json"]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: run_python(*command, root=prepared.root), "ab"))
+    results = [json.loads(done.stdout) for done in both]
     assert sorted(result.get("current", False) for result in results) == [False, True]
     assert shards(folder) == prepared.records
 

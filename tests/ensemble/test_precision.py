@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gatemask import quiet
 from gatemask.config import Competition, Model, View, load_competition
 from gatemask.data.split import read_folds
 from gatemask.ensemble import precision
@@ -14,14 +16,23 @@ from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.rules import RuleValues
+from tests import tiny
 
 pytestmark = pytest.mark.integration
 
 SIZE = 32
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_encoders() -> Iterator[None]:
+    quiet.tensorflow()
+    with pytest.MonkeyPatch.context() as patched:
+        tiny.install(patched.setattr)
+        yield
+
+
 @pytest.fixture(scope="module")
-def shipped(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+def shipped(tiny_encoders: None, phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
     """Return the quick phantoms' records, and a gate and a mask network of random weights for each of their folds."""
     from gatemask.builders import models
 

@@ -269,6 +269,7 @@ def test_without_any_gate_every_image_passes(
     assert all(kaggle.encoded[image_id] != "-1" for image_id in MASKED)
 
 
+@pytest.mark.integration
 def test_weights_that_do_not_load(kaggle: KaggleFolders, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights files hold a few bytes; structure and loader are the real ones."""
     monkeypatch.setattr(networks, "compile_forward", lambda *_: None)

@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from gatemask import quiet
 from gatemask.config import Model
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.results.ensemble import ShippedMember
+from tests import tiny
+from tests.conftest import run_python
 
 pytestmark = pytest.mark.integration
 
@@ -43,8 +47,16 @@ class SavedNetworks(NamedTuple):
     predictions: dict[str, np.ndarray]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_encoders() -> Iterator[None]:
+    quiet.tensorflow()
+    with pytest.MonkeyPatch.context() as patched:
+        tiny.install(patched.setattr)
+        yield
+
+
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> SavedNetworks:
+def saved(tiny_encoders: None, tmp_path_factory: pytest.TempPathFactory) -> SavedNetworks:
     from gatemask.builders import models
 
     folder = tmp_path_factory.mktemp("weights")
@@ -97,7 +109,7 @@ def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
         "np.savez(work / 'predictions.npz', **{k: v.predict_on_batch(images) for k, v in loaded.items()})\n"
         "print(networks.accelerator())\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path), str(folder)]
+    command = [sys.executable, "-c", tiny.INSTALL + code, str(tmp_path), str(folder)]
     done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1] == "cpu"
@@ -127,8 +139,7 @@ def test_members_are_distributed_over_devices(saved: SavedNetworks, tmp_path: Pa
         "predictions = decisions.predict_members(ensemble, members, images, Budget(None, 0.0))\n"
         "np.savez(work / 'predictions.npz', **{member.name: values for member, values in predictions})\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python("-c", tiny.INSTALL + code, tmp_path, folder, root=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = done.stdout.split()[-2:]
     assert first.endswith("CPU:0") and second.endswith("CPU:1")

@@ -212,6 +212,7 @@ def input_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("gatemask-input")]
 
 
+@pytest.mark.integration
 def test_a_finished_epoch_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     sources: list[weakref.ref] = []
     record_source = pipeline.record_source
@@ -228,6 +229,7 @@ def test_a_finished_epoch_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [source() for source in sources] == [None] * 3
 
 
+@pytest.mark.integration
 def test_threads_end_with_their_epoch() -> None:
     exp, records = experiment("mask"), examples(40)
     order, opencv_threads = epoch_order(records, exp, 4, 0, 0), cv2.getNumThreads()

@@ -11,7 +11,6 @@ import json
 import lzma
 import os
 import shutil
-import sys
 import threading
 import time
 import zipfile
@@ -41,7 +40,6 @@ from gatemask.results.kaggle_training import (
 )
 from gatemask.training import train
 from gatemask.training.fold_inputs import TrainingInputs
-from tests.conftest import environment
 from tests.fold_results import fold_result
 from tests.kaggle.cloud import OWNER, Cloud, Run, Version
 
@@ -290,14 +288,11 @@ class World:
         return run
 
     def command(self, *arguments: str) -> list[str]:
-        """Return a command line of the real gatemask."""
+        """Return the arguments of Python that run the real gatemask."""
         sets = ["--set", f"kaggle.owner={OWNER}", "--set", CPU] if arguments[0] in ("push", "campaign") else []
         more = ["--allow-dirty", *sets] if sets else []
         poll = [] if arguments[0] == "fetch" else ["--poll", "0.05"]
-        return [sys.executable, "-m", "gatemask", *arguments, "--quick", *poll, *more, "--json"]
-
-    def environment(self) -> dict[str, str]:
-        return environment(self.project.root)
+        return ["-m", "gatemask", *arguments, "--quick", *poll, *more, "--json"]
 
 
 def ref(fold: int | str = 0) -> str:

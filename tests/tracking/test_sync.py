@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +17,7 @@ from gatemask.tracking import local_run, wandb_server
 from gatemask.tracking import sync as syncing
 from gatemask.tracking.sync import sync
 from gatemask.tracking.wandb_run import supports_finish_timeout
-from tests.conftest import environment, gatemask
+from tests.conftest import gatemask, kill_when
 from tests.tracking.conftest import finish, received, remote, row, rows, session, wandb_id
 from tests.tracking.wandb_server import KEY, Run, Server
 
@@ -131,15 +128,12 @@ def test_a_killed_sync_resumes(project: Project, server: Server, lines: int) -> 
     """It is killed with all its processes while it sends the rows, or the end of the run."""
     session(project, range(3))
     server.lines_at_most = lines
-    command = [sys.executable, "-m", "gatemask", "sync", "phantom"]
-    child = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while wandb_id() not in server.runs or len(remote(server).lines) < lines:
-        assert time.monotonic() < deadline, "nothing was uploaded"
-        time.sleep(0.02)
+
+    def uploaded(_: int) -> bool:
+        return wandb_id() in server.runs and len(remote(server).lines) >= lines
+
+    kill_when(uploaded, "-m", "gatemask", "sync", "phantom", root=project.root, group=True)
     assert len(remote(server).lines) == lines
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
     assert not (project.runs / "wandb-synced.json").exists()
     server.lines_at_most = None
     done = gatemask("sync", "phantom", "--json", root=project.root)
@@ -154,14 +148,11 @@ def test_the_processes_of_an_upload_hold_the_lock(project: Project, server: Serv
     """A sync that is killed alone leaves the client's processes; no other sync starts next to them."""
     session(project, range(3))
     server.hang_s = 0.5
-    command = [sys.executable, "-m", "gatemask", "sync", "phantom"]
-    child = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not any("UpsertBucket" in request for request in server.requests):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    child.kill()
-    child.wait()
+    kill_when(
+        lambda _: any("UpsertBucket" in request for request in server.requests),
+        *("-m", "gatemask", "sync", "phantom"),
+        root=project.root,
+    )
     with pytest.MonkeyPatch.context() as patch, pytest.raises(GatemaskError, match="still running"):
         patch.setattr(files, "LOCK_S", 0.3)
         sync(project)

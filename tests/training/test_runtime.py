@@ -13,7 +13,7 @@ import pytest
 from gatemask.config import Runtime
 from gatemask.errors import GatemaskError
 from gatemask.training import runtime
-from tests.conftest import ROOT, gatemask
+from tests.conftest import gatemask, run_python
 
 
 @pytest.fixture()
@@ -124,9 +124,9 @@ print(json.dumps(results))
 
 
 @pytest.mark.integration
-def test_two_devices_of_tensorflow_take_the_step_of_one() -> None:
+def test_two_devices_of_tensorflow_take_the_step_of_one(tmp_path: Path) -> None:
     """Loss and gradient are the same, and a padded validation averages only its real images."""
-    done = subprocess.run([sys.executable, "-c", MIRRORED], capture_output=True, text=True, cwd=ROOT)
+    done = run_python("-c", MIRRORED, root=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(done.stdout.splitlines()[-1])
     assert set(results) == {"one device", "MirroredStrategy"}

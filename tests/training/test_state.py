@@ -48,6 +48,7 @@ def progress_at(epoch: int, step: int = 0, best: tuple[tuple[float, int], ...] =
     return Progress(batch=8, epoch=epoch, step=step, scores=(0.5,) * epoch, best=best)
 
 
+@pytest.mark.integration
 def test_a_resumed_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     uninterrupted = model()
     for _ in range(4):
@@ -98,6 +99,7 @@ def test_without_a_state_nothing_is_loaded(tmp_path: Path) -> None:
     assert state.load_state(tmp_path) is None
 
 
+@pytest.mark.integration
 def test_the_best_epochs_are_averaged(tmp_path: Path) -> None:
     trained = model()
     saved = []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -20,7 +22,8 @@ import pytest
 from gatemask.config import Experiment, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
-from tests.conftest import environment, gatemask
+from tests.conftest import environment, gatemask, start_python
+from tests.tiny import INSTALL
 
 pytestmark = pytest.mark.trains
 
@@ -77,59 +80,79 @@ def states(folder: Path) -> list[str]:
     return sorted(p.name for p in (folder / "state").glob("at-*"))
 
 
-def test_killed_five_times_it_ends_with_the_same_bits(phantom_records: Path) -> None:
-    """SIGKILL at five random moments: the last resume ends with the same weights as a run without kills."""
+@pytest.mark.parametrize(
+    ("kills", "tiny"),
+    [([True, False], True), pytest.param([True, False, True, True, False], False, marks=pytest.mark.slow)],
+    ids=["twice", "five times"],
+)
+def test_a_killed_training_ends_with_the_same_bits(phantom_records: Path, kills: list[bool], tiny: bool) -> None:
+    """SIGKILL at random moments: the last resume ends with the same weights as a run without kills."""
     optimizer = {"name": "radam", "ema": 0.9, "accumulate": 2, "clipnorm": 1.0}
-    whole, killed = (write(phantom_records, name, optimizer=optimizer) for name in ("whole", "killed"))
+    whole, killed = (write(phantom_records, f"{name}{len(kills)}", optimizer=optimizer) for name in ("whole", "killed"))
     started = time.monotonic()
-    done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records)
+    done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records, tiny=tiny)
     assert done.returncode == 0, done.stderr[-3000:]
     seconds = time.monotonic() - started
+    python = ["-c", INSTALL + "from gatemask.cli import main; main()"] if tiny else ["-m", "gatemask"]
     rng = random.Random(time.time_ns())
     runs = phantom_records / "runs/phantom-quick"
-    for number in range(5):
-        command = [sys.executable, "-m", "gatemask", "train", str(killed), "--quick", "--fold", "0"]
-        process = subprocess.Popen(
-            command, env=environment(phantom_records), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if number in (1, 4):  # at any moment
-            time.sleep(rng.uniform(0.2, 1.0) * seconds)
-        else:  # at any moment after it has made progress
-            before = states(runs / "killed/fold0")
-            while process.poll() is None and states(runs / "killed/fold0") == before:
+    folder = runs / killed.stem / "fold0"
+    for after_progress in kills:
+        command = ("train", killed, "--quick", "--fold", 0)
+        with Path(os.devnull).open("w") as nowhere:
+            process = start_python(*python, *command, root=phantom_records, stdout=nowhere, stderr=nowhere)
+        if after_progress:
+            before = states(folder)
+            while process.poll() is None and states(folder) == before:
                 time.sleep(0.02)
-            time.sleep(rng.uniform(0, 2))
-        process.send_signal(signal.SIGKILL)
+            time.sleep(rng.uniform(0, seconds / 8))
+        else:  # at any moment
+            time.sleep(rng.uniform(0.2, 1.0) * seconds)
+        process.kill()
         process.wait()
-    done = gatemask("train", killed, "--quick", "--fold", 0, "--json", root=phantom_records)
+    done = gatemask("train", killed, "--quick", "--fold", 0, "--json", root=phantom_records, tiny=tiny)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [row["epoch"] for row in rows(runs / "killed/fold0")] == list(range(5))
-    assert_identical(runs / "whole/fold0", runs / "killed/fold0")
-    assert not (runs / "killed/fold0/state").exists()
+    assert [row["epoch"] for row in rows(folder)] == list(range(5))
+    assert_identical(runs / whole.stem / "fold0", folder)
+    assert not (folder / "state").exists()
 
 
-def test_hours_stop_the_training_and_the_next_call_resumes(phantom_records: Path) -> None:
-    path = write(phantom_records, "hours", epochs=14, checkpoints={"keep": 1})
-    arguments = ["train", path, "--quick", "--fold", "0", "--json"]
-    first = gatemask(*arguments, "--set", "hours=0.005", root=phantom_records)
-    assert first.returncode == 0, first.stderr[-3000:]
-    result = json.loads(first.stdout)
+@pytest.mark.usefixtures("tiny_encoders")
+def test_hours_stop_the_training_and_the_next_call_resumes(
+    phantom_records: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gatemask import cli
+
+    path = write(phantom_records, "hours", epochs=3, checkpoints={"keep": 1}, runtime={}, hours=1)
+    folder = phantom_records / "runs/phantom-quick/hours/fold0"
+    monkeypatch.setenv("GATEMASK_ROOT", str(phantom_records))
+
+    def command() -> tuple[dict[str, Any], str]:
+        with contextlib.suppress(SystemExit):
+            cli.main(["train", str(path), "--quick", "--fold", "0", "--json"])
+        printed = capsys.readouterr()
+        return json.loads(printed.out), printed.err
+
+    def clock() -> float:
+        return time.monotonic() + (3600 if (folder / "metrics.jsonl").exists() else 0)
+
+    with monkeypatch.context() as late:
+        late.setattr("gatemask.training.time_budget.time", SimpleNamespace(monotonic=clock))
+        result, log = command()
     assert result["stopped"] is True
     assert not result["folds"]
-    assert "of 14 epochs" in result["left"]["0"]
-    assert "Run the same command again" in first.stderr
-    folder = phantom_records / "runs/phantom-quick/hours/fold0"
+    assert "2 of 3 epochs" in result["left"]["0"]
+    assert "Run the same command again" in log
     before = rows(folder)
-    assert 0 < len(before) < 14
-    second = gatemask(*arguments, root=phantom_records)
-    assert second.returncode == 0, second.stderr[-3000:]
-    assert f"resumes at epoch {len(before) + 1}" in second.stderr
-    assert [row["epoch"] for row in rows(folder)] == list(range(14))
-    assert rows(folder)[: len(before)] == before
+    assert len(before) == 1
+    _, log = command()
+    assert "resumes at epoch 2" in log
+    assert [row["epoch"] for row in rows(folder)] == list(range(3))
+    assert rows(folder)[:1] == before
 
 
 @pytest.fixture()
-def trained(phantom_records: Path):
+def trained(phantom_records: Path, tiny_encoders: None):
     """Train in this process."""
     from gatemask.training.train import train
 
@@ -177,6 +200,7 @@ def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
     return [examples[i].image_id for i in order[step * 4 : step * 4 + 4]]
 
 
+@pytest.mark.usefixtures("tiny_encoders")
 def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pandas as pd
 
@@ -363,7 +387,7 @@ comp = load_competition(project.experiments, quick=True)
 for settings in json.load(sys.stdin):
     train(project, comp, Experiment.model_validate(settings), [0])
     network = trainer.COMPILED.models.network
-    print(len(network.model.variables[0].value.sharding.device_set), "devices hold the weights")
+    print(settings["name"], len(network.model.variables[0].value.sharding.device_set), "devices hold the weights")
 """
 DECODER = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -374,52 +398,51 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "unet": {"task": "mask", "model": {"name": "unet", **DECODER}, "loss": {"bce": 1, "dice": 1}},
     "unetpp": {"task": "mask", "model": {"name": "unetpp", **DECODER}, "loss": {"bce": 1, "dice": 1}},
 }
+# Relative tolerances of loss and val_loss in the first and second epoch: sums over a batch are added in another order,
+# and each BatchNorm propagates the rounding.
+NOISE = (1e-5, 1e-4, 1e-3, 5e-3)
 
 
-def on_jax(root: Path, devices: int, per_device: int, names: Sequence[str]) -> subprocess.Popen[str]:
-    """Start a training of two epochs on some of eight simulated devices."""
+# U-Net++ and the real encoders take minutes to compile.
+@pytest.mark.parametrize(
+    ("names", "tiny"), [(("gate", "unet"), True), pytest.param(tuple(NETWORKS), False, marks=pytest.mark.slow)]
+)
+def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[str], tiny: bool) -> None:
+    """Data-parallel JAX: the same global batch gives the same losses on eight simulated devices and on one of them."""
     recipe = {
         **TINY,
         "input": {"size": 64},  # at 32 px, the last BatchNorms average 8 numbers and amplify rounding
         "epochs": 2,
         "optimizer": {"name": "sgd"},  # Adam turns noise around 0 into full steps
         "schedule": {"name": "constant", "peak": 1e-4},
-        "batch": {"per_device": per_device},
-        "runtime": {"backend": "jax", "devices": devices},
     }
-    settings = [{**recipe, **NETWORKS[name], "name": f"{name}_on_{devices}"} for name in names]
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command, pipe = [sys.executable, "-c", SEVERAL], subprocess.PIPE
-    env = {**environment(root), **flags}
-    process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    assert process.stdin
-    process.stdin.write(json.dumps(settings))
-    process.stdin.close()
-    process.stdin = None
-    return process
-
-
-# U-Net++ takes as long to compile as the other two together.
-@pytest.mark.parametrize("names", [("gate", "unet"), pytest.param(("unetpp",), marks=pytest.mark.slow)])
-def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[str]) -> None:
-    """Data-parallel JAX on eight simulated devices: the same global batch gives the same losses."""
-    running = {8: on_jax(phantom_records, 8, 1, names), 1: on_jax(phantom_records, 1, 8, names)}
-    losses: dict[int, dict[str, list[float]]] = {}
-    for devices, process in running.items():
-        printed, log = process.communicate(timeout=900)
-        assert process.returncode == 0, log[-3000:]
-        assert f"{devices} x cpu by {'DataParallel' if devices > 1 else 'one device'}" in log
-        assert printed.splitlines() == [f"{devices} devices hold the weights"] * len(names)
-        runs = phantom_records / "runs/phantom-quick"
-        losses[devices] = {
-            name: [row[key] for row in rows(runs / f"{name}_on_{devices}/fold0") for key in ("loss", "val_loss")]
-            for name in names
+    settings = [
+        {
+            **recipe,
+            **NETWORKS[name],
+            "name": f"{name}_on_{devices}_{'tiny' if tiny else 'whole'}",
+            "batch": {"per_device": 8 // devices},
+            "runtime": {"backend": "jax", "devices": devices},
         }
-    for name in names:
-        for of_eight, of_one, noise in zip(losses[8][name], losses[1][name], NOISE, strict=True):
-            assert of_eight == pytest.approx(of_one, rel=noise), name
-
-
-# Relative tolerances of loss and val_loss in the first and second epoch: sums over a batch are added in another order,
-# and each BatchNorm propagates the rounding.
-NOISE = (1e-5, 1e-4, 1e-3, 5e-3)
+        for devices in (8, 1)
+        for name in names
+    ]
+    quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {quickly}", "JAX_PLATFORMS": "cpu"}
+    env = {**environment(phantom_records), **flags, "KERAS_BACKEND": "jax"}
+    code = (INSTALL if tiny else "") + SEVERAL
+    command, given = [sys.executable, "-c", code], json.dumps(settings)
+    done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        f"{exp['name']} {exp['runtime']['devices']} devices hold the weights" for exp in settings
+    ]
+    for words in ("8 x cpu by DataParallel", "1 x cpu by one device"):
+        assert words in done.stderr
+    runs = phantom_records / "runs/phantom-quick"
+    losses = [
+        [row[key] for row in rows(runs / exp["name"] / "fold0") for key in ("loss", "val_loss")] for exp in settings
+    ]
+    for name, of_eight, of_one in zip(names, losses, losses[len(names) :], strict=False):
+        for left, right, noise in zip(of_eight, of_one, NOISE, strict=True):
+            assert left == pytest.approx(right, rel=noise), name

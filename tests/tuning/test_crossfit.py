@@ -43,6 +43,7 @@ def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     assert candidates["exact"].in_sample >= candidates["median"].in_sample
 
 
+@pytest.mark.integration
 def test_the_optimism_of_small_samples_is_in_sample_only() -> None:
     hold_out = noisy(901, 20_000)
     cross_fitted, in_sample = [], []
@@ -168,6 +169,7 @@ def test_masks_alone_are_scored_without_a_gate() -> None:
     assert score_masks_alone(TuningImages(tied(1, classes=2)), "global_dice", Tune()) is None
 
 
+@pytest.mark.integration
 def test_optuna_starts_from_the_exact_optimum_of_the_images_it_is_given() -> None:
     tables = noisy(9, 200)
     settings = Tune(trials=4, ship="optuna", enqueue_exact=True)

@@ -19,6 +19,7 @@ from tests.tuning.problems import by_force, from_maps, noisy, tied
 VARIANTS = [Variant(), Variant(gate=False), Variant(thresholds=1), Variant(gate=False, thresholds=1)]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("metric", METRICS)
 def test_equals_brute_force_on_small_problems_with_ties(metric: str) -> None:
     for seed in range(44):
@@ -33,6 +34,7 @@ def test_equals_brute_force_on_small_problems_with_ties(metric: str) -> None:
         assert variant.thresholds == 2 or rule.upper == rule.lower
 
 
+@pytest.mark.integration
 def test_counts_weigh_images_as_copies_would() -> None:
     for seed in range(20):
         tables = tied(seed, images=6)
@@ -45,6 +47,7 @@ def test_counts_weigh_images_as_copies_would() -> None:
             assert weighed == pytest.approx(exact.search(copies, metric)[1], abs=1e-12)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_never_below_optuna(sampler: str) -> None:
     for seed in range(3):

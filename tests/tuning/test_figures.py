@@ -178,6 +178,7 @@ def test_any_tables_make_whole_pictures(kind: str, metric: str, tmp_path: Path) 
         assert picture.std() > 1, f"{path.name} is empty"
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("error")
 def test_a_rule_that_keeps_nothing_and_no_trials(tmp_path: Path) -> None:
     tables, _, _ = random_problem(9)
@@ -193,6 +194,7 @@ def test_the_picture_says_why_there_is_no_curve(kind: str, said: str) -> None:
     assert said in " ".join([ax.get_title(loc="left"), *(text.get_text() for text in ax.texts)])
 
 
+@pytest.mark.integration
 def test_rules_by_component_are_scored_on_components(tmp_path: Path) -> None:
     tables, maps, truths = random_problem(11, images=60)
     levels = (60, 90, 120)

@@ -31,7 +31,7 @@ from gatemask.results.tuning import FoldWeighting, TunedResult, Weighing
 from gatemask.tuning import exact
 from gatemask.tuning.members import build_tables
 from gatemask.tuning.tune import load_counted, tune
-from tests.conftest import environment, gatemask
+from tests.conftest import environment, gatemask, kill_when
 from tests.fold_results import mask_settings
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
@@ -394,23 +394,21 @@ def test_a_custom_rule_can_be_scored_beside(project: Project) -> None:
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Path, tmp_path: Path) -> None:
-    settings = [*QUICK, "--set", "tune.trials=150"]
+    settings = ["--quick", "--set", "tune.optima=3", "--set", "tune.trials=100"]
     whole = gatemask("oof-tune", "phantom", *settings, "--json", root=project.root)
+    assert whole.returncode == 0, whole.stderr
     expected = json.loads(whole.stdout)
     shutil.rmtree(project.tuned)
-    command = [sys.executable, "-m", "gatemask", "oof-tune", "phantom", *settings, "--json"]
-    for size in (1, 20_000, 60_000):  # of the study: before it, and twice within
-        started = subprocess.Popen(
-            command, env=environment(project.root), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        journal = project.tuned / "study.log"
-        while started.poll() is None and not (journal.exists() and journal.stat().st_size >= size):
-            time.sleep(0.01)
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+    journal = project.tuned / "study.log"
+    for size in (1, 20_000):  # of the study: before it, and within
+
+        def grown(_: int, size: int = size) -> bool:
+            return journal.exists() and journal.stat().st_size >= size
+
+        kill_when(grown, "-m", "gatemask", "oof-tune", "phantom", *settings, root=project.root)
         assert not (project.tuned / "result.json").exists()
     result = json.loads(gatemask("oof-tune", "phantom", *settings, "--json", root=project.root).stdout)
-    assert result["trials"] == 150
+    assert result["trials"] == 100
     for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "candidates"):
         assert result[key] == expected[key]
     made = {"tables.npz", "rule.yaml", "study.log"} | PICTURES

@@ -75,6 +75,7 @@ def test_a_useless_member_gets_little_weight_and_the_score_rises(tmp_path: Path)
     assert best.in_sample > weighing.tried[0].in_sample
 
 
+@pytest.mark.integration
 def test_equal_weights_stay_where_tuned_ones_are_not_better(tmp_path: Path) -> None:
     taken = 0
     for seed in range(4):

@@ -19,15 +19,23 @@ from gatemask.kaggle.client.api import DatasetStatus, KernelStatus
 from gatemask.kaggle.client.cli import KaggleError
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, stand_in
 from tests.kaggle.cloud_http import requests_of
+from tests.kaggle.warm import warm
 
 pytestmark = pytest.mark.integration
 
 REF, WEIGHTS = "someone/train-it", "someone/weights"
 
 
+@pytest.fixture(scope="module")
+def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with warm(tmp_path_factory.mktemp("warm")) as start:
+        yield start
+
+
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any) -> Iterator[Cloud]:
     with stand_in(tmp_path, monkeypatch) as cloud:
+        monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)  # logs are followed by real processes
         yield cloud
 
 

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +20,7 @@ from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, submission_records, submit
 from gatemask.project import Project
 from gatemask.submission import check
-from tests.conftest import Loop, environment, gatemask
+from tests.conftest import Loop, gatemask, kill_when
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
 from tests.kaggle.cloud_http import requests_of
 from tests.kaggle.submit.shipping import (
@@ -307,20 +302,8 @@ def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
     """A real process, killed after Kaggle has carried out the request and before it answers."""
     desk.cloud.faults.append(Fault(method, None, hang_s=20, after=True))
     arguments = ["submit", "phantom", "--quick", "--allow-dirty", "--poll", "0.05", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gatemask", *arguments],
-        env=environment(desk.project.root),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
     made = desk.versions if method == "SaveKernel" else desk.descriptions
-    deadline = time.monotonic() + 60
-    while not made():
-        assert process.poll() is None, process.stderr.read().decode()[-2000:]  # type: ignore[union-attr]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_when(lambda _: made(), "-m", "gatemask", *arguments, root=desk.project.root)
     assert desk.stored()["state"] == ("pushing" if method == "SaveKernel" else "submitting")
     done = gatemask(*arguments, root=desk.project.root)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -11,11 +11,11 @@ import lzma
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ from gatemask.kaggle.client import api, datasets
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
-from tests.conftest import gatemask
+from tests.conftest import kill_when, run_python
 from tests.kaggle.cloud import KEY, OWNER, Fault, stand_in
 from tests.kaggle.fakes import (
     COMP,
@@ -761,19 +761,7 @@ def was_requested(world: World, method: str) -> bool:
 
 def kill(world: World, when: Callable[[], bool], *arguments: str) -> None:
     """Start the real command, and kill it as soon as a condition holds."""
-    command = world.command(*arguments)
-    process = subprocess.Popen(
-        command, env=world.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    assert process.stderr is not None
-    deadline = time.monotonic() + 120
-    while not when():
-        assert process.poll() is None, process.stderr.read().decode()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    kill_when(lambda _: when(), *world.command(*arguments), root=world.project.root)
 
 
 KILL_POINTS = [
@@ -877,8 +865,7 @@ def test_fetch_killed_while_it_places_a_run(world: World, moment: str) -> None:
     world.wait()  # leaves an older state here
     world.push()
     world.finish()
-    command = [sys.executable, "-c", DIES % KILLED_AT[moment]]
-    done = subprocess.run(command, env=world.environment(), capture_output=True, text=True)
+    done = run_python("-c", DIES % KILLED_AT[moment], root=world.project.root)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert world.fold().exists() == (moment == "between placing and recording")
     assert world.fetch().fetched
@@ -891,32 +878,29 @@ def test_two_commands_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
     world.push()
-    waiting = subprocess.Popen(
-        world.command("wait", COMP), env=world.environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        while not was_requested(world, "GetKernelSessionStatus"):
-            assert waiting.poll() is None
-            time.sleep(0.01)
-        monkeypatch.setattr("gatemask.files.LOCK_S", 0.0)
-        for command in (partial(world.push, folds=[1]), world.fetch, world.wait, world.campaign, world.resume):
-            assert "Another gatemask command" in str(refusal(command))
-        (kernel,) = commands.kernel_statuses(world.project, None).kernels
-        assert kernel.state == "running", "asking for the status needs no lock"
-        assert len(world.cloud.kernels) == 1
-        release.set()
-        answer = json.loads(waiting.communicate(timeout=120)[0])
-    finally:
-        waiting.kill()
-        waiting.wait()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run_python, *world.command("wait", COMP), root=world.project.root)
+        try:
+            while not was_requested(world, "GetKernelSessionStatus"):
+                assert not waiting.done()
+                time.sleep(0.01)
+            monkeypatch.setattr("gatemask.files.LOCK_S", 0.0)
+            for command in (partial(world.push, folds=[1]), world.fetch, world.wait, world.campaign, world.resume):
+                assert "Another gatemask command" in str(refusal(command))
+            (kernel,) = commands.kernel_statuses(world.project, None).kernels
+            assert kernel.state == "running", "asking for the status needs no lock"
+            assert len(world.cloud.kernels) == 1
+        finally:
+            release.set()
+        answer = json.loads(waiting.result().stdout)
     assert [kernel["done"] for kernel in answer["fetched"]] == [[0]]
     completes(world)
 
 
 def test_exit_code_1_after_a_fold_was_given_up(world: World) -> None:
     world.machine.sessions = [FakeSession(crash="no more of this")]
-    arguments = world.command("campaign", COMP, "--experiments", EXP, "--fold", "0")[3:]
-    done = gatemask(*arguments, root=world.project.root)
+    arguments = world.command("campaign", COMP, "--experiments", EXP, "--fold", "0")
+    done = run_python(*arguments, root=world.project.root)
     assert done.returncode == 1
     assert "no more of this" in done.stderr
     assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ import yaml
 
 from gatemask.files import sha256
 from gatemask.kaggle.image import sandbox
+from tests import tiny
 from tests.conftest import gatemask
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.trains
 
 COMP = "phantom-quick"
 FLAGS = ["--quick", "--set", "kaggle.accelerator=none", "--set", "runtime.deterministic=true"]
-POLL = ["--poll", "0.3"]
+POLL = ["--poll", "1"]
 
 # Makes the time budget see a day pass as soon as a first session has finished its first epoch.
 FAST_CLOCK = '''"""Make the time budget see a day pass."""
@@ -36,6 +37,20 @@ def monotonic():
     return real() + (86400.0 if late else 0.0)
 
 time.monotonic = monotonic
+'''
+
+# Replaces the encoders as soon as the kernel is about to import what builds networks.
+TINY_ENCODERS = '''"""Replace the encoders before networks are built."""
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gatemask.builders.models":
+            sys.meta_path.remove(self)
+            import _tiny
+            _tiny.install()
+
+sys.meta_path.insert(0, Finder())
 '''
 
 
@@ -61,7 +76,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
     site = next((folder / "image").glob("lib/python*/site-packages"))
     (site / "_fast_clock.py").write_text(FAST_CLOCK)
-    (site / "_fast_clock.pth").write_text("import _fast_clock\n")
+    (site / "_tiny_encoders.py").write_text(TINY_ENCODERS)
+    (site / "_tiny.py").write_text(Path(tiny.__file__).read_text())
+    (site / "_test.pth").write_text("import _fast_clock, _tiny_encoders\n")
 
     def machine(run: Run) -> int:
         script = run.folder / "script.py"
@@ -83,7 +100,7 @@ def kaggle(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clo
 
 
 def run(root: Path, *arguments: str) -> dict[str, Any]:
-    done = gatemask(*arguments, "--json", root=root)
+    done = gatemask(*arguments, "--json", root=root, tiny=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 

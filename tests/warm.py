@@ -1,0 +1,197 @@
+"""Start commands without the seconds of their imports: a warm process forks for each call.
+
+Like a process that is started directly, each call has its own environment and folder, reads and writes the caller's
+files, and can be killed. For tests that do not concern the start itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+# Modules that the commands of gatemask import where they need them.
+HEAVY = ["tensorflow", "keras", "pandas", "cv2", "h5py", "pydicom", "optuna", "wandb", "matplotlib.pyplot"]
+HEAVY += ["sklearn.metrics", "gatemask.cli", "gatemask.training.fold_run", "gatemask.builders.models"]
+
+PR_SET_PDEATHSIG = 1
+
+
+class Call:
+    """A started call, with the part of `Popen` that is used."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.pid = self._receive()
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("warm", timeout or 0)
+            self.returncode = self._receive()
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def _receive(self) -> int:
+        """Return the next number that the other side sends."""
+        data = self._connection.recv(8, socket.MSG_WAITALL)
+        if len(data) < 8:
+            raise RuntimeError("The warm process has ended.")
+        return int.from_bytes(data, "big", signed=True)
+
+
+class Warm:
+    """A process that has imported some modules and forks for each call.
+
+    Args:
+        folder: Folder of its socket.
+        modules: Modules to import; `kaggle` reads the environment again in each call.
+        environment: Environment of the imports. Default: that of this process.
+    """
+
+    def __init__(self, folder: Path, modules: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self._place = folder / "warm.socket"
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self._place))
+            listening.listen()
+            command = [sys.executable, "-P", __file__, str(listening.fileno()), *modules]
+            self._helper = subprocess.Popen(
+                command, pass_fds=[listening.fileno()], env=environment, stdout=subprocess.DEVNULL
+            )
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdout: IO[Any],
+        stderr: IO[Any] | int,
+        environment: Mapping[str, str],
+        folder: Path | None = None,
+    ) -> Call:
+        """Start `python ARGUMENTS`, where the first argument is -m or -c.
+
+        Args:
+            arguments: Arguments of Python.
+            stdout: File for its output.
+            stderr: File for its error output, or `subprocess.STDOUT`.
+            environment: All environment variables.
+            folder: Working directory. Default: the present one.
+        """
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(str(self._place))
+        message = json.dumps([list(arguments), dict(environment), str(folder or Path.cwd())]).encode()
+        errors = stdout if isinstance(stderr, int) else stderr
+        head = len(message).to_bytes(4, "big") + message
+        socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno()])
+        return Call(connection)
+
+    def close(self) -> None:
+        self._helper.kill()
+        self._helper.wait()
+
+
+Request = tuple[list[str], dict[str, str], str]
+
+
+def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
+    """Import the modules, fork for each call, and report the calls' exit codes.
+
+    Returns:
+        The request, in the process that shall run it. The process that serves never returns.
+    """
+    with suppress(AttributeError):  # ends with its parent, where the system can do that
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    before = dict(os.environ)
+    for name in modules:
+        if name == "tensorflow":
+            importlib.import_module("gatemask.quiet").tensorflow()
+        importlib.import_module(name)
+    added = {name: value for name, value in os.environ.items() if name not in before}  # by the imports
+    for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
+        del sys.modules[name]  # they read the environment, which is not that of a call
+    gc.collect()
+    gc.freeze()
+    running: dict[int, socket.socket] = {}
+
+    def reap(*_: object) -> None:
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                with running.pop(ended[0]) as connection, suppress(OSError):
+                    connection.sendall(_as_bytes(os.waitstatus_to_exitcode(ended[1])))
+
+    signal.signal(signal.SIGCHLD, reap)
+    while True:
+        connection, _ = listening.accept()
+        data, files, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+        size, message = int.from_bytes(data[:4], "big"), data[4:]
+        while len(message) < size:
+            message += connection.recv(size - len(message))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # until the call is noted
+        if (pid := os.fork()) == 0:
+            for inherited in (listening, connection, *running.values()):
+                inherited.close()
+            for stream, file in enumerate(files, 1):
+                os.dup2(file, stream)
+                os.close(file)
+            os.setsid()  # its whole group can be killed
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+            arguments, environment, folder = json.loads(message)
+            return arguments, {**added, **environment}, folder
+        for file in files:
+            os.close(file)
+        running[pid] = connection
+        connection.sendall(_as_bytes(pid))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def _as_bytes(number: int) -> bytes:
+    return number.to_bytes(8, "big", signed=True)
+
+
+def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+    """Do what `python ARGUMENTS` does."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None  # read from the environment again
+    for text in (sys.stdout, sys.stderr):
+        text.reconfigure(encoding="utf-8", errors="replace", write_through=True)  # type: ignore[union-attr]
+    kind, code, *sys.argv[1:] = arguments
+    if kind == "-m":
+        sys.argv[0] = code
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[0] = kind
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
+if __name__ == "__main__":
+    run(*serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))
