@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gatemask.config import Rle, RleLabels, load_competition, load_ensemble, load_experiment, load_run_config
 from gatemask.data import tfrecord
@@ -38,6 +39,8 @@ from gatemask.stage import Stage, Stamp
 from gatemask.yaml12 import parse_yaml
 from tests.conftest import ROOT
 from tests.fold_results import mask_settings
+
+pytestmark = pytest.mark.integration
 
 TIMES = int(os.environ.get("GATEMASK_FUZZ", "1"))
 SEED = int(os.environ.get("GATEMASK_FUZZ_SEED", "0"))

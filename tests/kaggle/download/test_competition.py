@@ -118,6 +118,16 @@ def test_files_arrive_completely_and_once(project: Project, kaggle: Kaggle, caps
     assert SIGNATURE not in everything
 
 
+def test_a_moved_project_keeps_its_download(project: Project, kaggle: Kaggle) -> None:
+    download_competition(project, competition())
+    moved = Project(project.root.with_name("moved"), project.comp)
+    project.root.rename(moved.root)
+    asked = list(kaggle.asked)
+    again = download_competition(moved, competition())
+    assert (again.current, again.folder) == (True, str(moved.data / "raw"))
+    assert kaggle.asked == asked
+
+
 def test_a_missing_file_is_fetched_again_and_a_changed_one_is_not_overwritten(project: Project, kaggle: Kaggle) -> None:
     raw = project.data / "raw"
     download_competition(project, competition())
