@@ -44,6 +44,7 @@ def test_the_passing_share_is_only_computed_if_it_matters() -> None:
     assert tight.excess(["g"], ["u"], unneeded) == "over the cap of 4 mask networks"
 
 
+@pytest.mark.integration
 def test_networks_are_built_once_per_structure_and_views_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project, built = Project(tmp_path, "c"), []
     original = kernel_time._count_forward_pass

@@ -150,6 +150,7 @@ def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     assert list(candidates) == ["optuna"]
 
 
+@pytest.mark.integration
 def test_bootstrap_optima_draw_whole_groups() -> None:
     tables, tune = noisy(8, 120), Tune(optima=3)
     optimum = exact.median_rule([exact.search(tables, "mean_dice", levels=COARSE)[0]])

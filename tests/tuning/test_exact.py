@@ -57,6 +57,7 @@ def test_never_below_optuna(sampler: str) -> None:
             assert best >= search_with_optuna(tables, metric, sampler=sampler, trials=60, seed=seed).best
 
 
+@pytest.mark.integration
 def test_no_neighboring_rule_is_better_on_a_large_problem() -> None:
     tables = noisy(1, 3000)
     rule, best = exact.search(tables, "mean_dice")

@@ -89,6 +89,7 @@ def test_equal_weights_stay_where_tuned_ones_are_not_better(tmp_path: Path) -> N
     assert taken < 4
 
 
+@pytest.mark.integration
 def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, scratch = Problem([60, 90]), tmp_path / "scratch"
     expected = problem.search(scratch)
@@ -111,6 +112,7 @@ def test_a_single_member_has_all_the_weight(tmp_path: Path) -> None:
     assert not (tmp_path / "scratch").exists(), "nothing was counted"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("fold", range(FOLDS))
 def test_a_fold_does_not_influence_the_weights_it_is_scored_by(tmp_path: Path, fold: int) -> None:
     problem = Problem([80, 110, 90])
