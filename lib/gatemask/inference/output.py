@@ -57,7 +57,7 @@ class SubmissionFile:
         except GatemaskError as error:
             if not self.path.exists():
                 raise
-            reason = str(error.details["received"]).rstrip(".")
+            reason = error.details["received"]
             degraded.append(f"The submission could not be written, and {self._present} is in its place: {reason}.")
 
     def _write(self, encoded: Mapping[tuple[str, int], str]) -> None:
@@ -67,6 +67,6 @@ class SubmissionFile:
             raise GatemaskError(
                 "Not enough disk space for the submission.",
                 where=self.path,
-                received=error.strerror or str(error),
+                received=(error.strerror or str(error)).rstrip("."),
                 do="Make room on the disk, and run it again.",
             ) from None
