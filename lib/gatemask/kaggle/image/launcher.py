@@ -27,13 +27,11 @@ from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    *(1, 2, 4, 8, 32, 4096, 16384, 1 << 18),
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 CAPABILITY_VERSION = 0x20080522
-LEVELS = ("view", "network", "plain")
 FAILED = 125  # exit code if the namespaces cannot be set up
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/sys")
@@ -70,11 +68,11 @@ def main(level: str, parent: int, command: list[str]) -> int:
     call = Caller()
     die_with_parent(call, signal.SIGKILL, parent)
     if level == "network":
-        enter(call, CLONE_NEWUSER | CLONE_NEWNET)
+        enter(call, CLONE_NEWNET)
         drop_privileges(call)
         return run_plainly(parent, command, call)
     files = View(command, os.environ)  # before anything is hidden
-    enter(call, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
+    enter(call, CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
     die_with_parent(call, signal.SIGKILL, parent)  # entering a namespace may reset this
     alive, held = os.pipe()
     first = os.fork()
@@ -155,9 +153,15 @@ def encode(code: int) -> int:
 
 
 def enter(call: Caller, namespaces: int) -> None:
-    """Enter new namespaces, keeping this user and group."""
+    """Enter new namespaces and a user namespace that owns them, keeping this user and group."""
     user, group = os.geteuid(), os.getegid()
-    call("unshare", namespaces)
+    try:
+        call("unshare", CLONE_NEWUSER | namespaces)
+    except OSError:
+        if user:
+            raise
+        call("unshare", namespaces)  # root can do without a user namespace where they are switched off
+        return
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
