@@ -23,6 +23,8 @@ import pytest
 from gatemask.results.submission import InferenceReport
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.integration
+
 SAMPLE = "ImageId,EncodedPixels\n" + "".join(f"i{n},-1\n" for n in range(15))
 BETTER = SAMPLE.replace("-1", "1 2")
 SCRIPT = ROOT / "kaggle_kernels/inference/inference.py"
@@ -159,7 +161,6 @@ def test_the_sample_is_found_by_its_name_or_by_the_word(kaggle: Path, load: Load
     assert module.find_sample() == deep
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("limit", [len(SAMPLE) - 1, len(SAMPLE) + 1])
 def test_a_file_size_limit(kaggle: Path, limit: int) -> None:
     """Without space for all rows there is no submission, rather than a part of one."""
