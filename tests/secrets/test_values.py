@@ -11,7 +11,7 @@ import pytest
 from gatemask.secrets import values
 from gatemask.secrets.known import kaggle_credential_files, known_secrets
 
-VALUE = "vT9-plantedQ4x7mZ"
+VALUE = "vT9-plantedQ4x7mZ"  # no id of a test may hold it: PYTEST_CURRENT_TEST is a variable too
 
 
 @pytest.fixture
@@ -73,23 +73,23 @@ def test_random_values_and_passphrases_are_secrets(home: Path, monkeypatch: pyte
     assert known_secrets(home) == {value: "MY_SECRET"}
 
 
-@pytest.mark.parametrize(
-    ("value", "secret"),
-    [
-        (f"postgres://me:{VALUE}@db.example/base", VALUE),
-        ("postgres://me:p%40ss%2Fw0rd77@db.example/base", "p@ss/w0rd77"),
-        ("redis://:p4ss@cache-7.example:6379", ":p4ss@cache-7.example:6379"),
-        (f"https://{VALUE}:x@host.example", f"{VALUE}:x@host.example"),
-        (f"AccountName=me;AccountKey={VALUE}==;EndpointSuffix=core", f"{VALUE}=="),
-        (f"Server=a;User=b;Pwd={VALUE};", VALUE),
-        ("ghp_0123456789abcdefghijABCDEFGHIJ456789", "ghp_0123456789abcdefghijABCDEFGHIJ456789"),
-        ("hf_abcdefghijklmnopqrstuvwxyz012345", "hf_abcdefghijklmnopqrstuvwxyz012345"),
-        ("AKIA0123456789ABCDEF", "AKIA0123456789ABCDEF"),
-        ("KGAT_0123456789abcdef", "KGAT_0123456789abcdef"),
-        ("https://user@host.example/path", None),
-        ("just some words and 2024-01-15", None),
-    ],
-)
+SHAPES = [
+    (f"postgres://me:{VALUE}@db.example/base", VALUE),
+    ("postgres://me:p%40ss%2Fw0rd77@db.example/base", "p@ss/w0rd77"),
+    ("redis://:p4ss@cache-7.example:6379", ":p4ss@cache-7.example:6379"),
+    (f"https://{VALUE}:x@host.example", f"{VALUE}:x@host.example"),
+    (f"AccountName=me;AccountKey={VALUE}==;EndpointSuffix=core", f"{VALUE}=="),
+    (f"Server=a;User=b;Pwd={VALUE};", VALUE),
+    ("ghp_0123456789abcdefghijABCDEFGHIJ456789", "ghp_0123456789abcdefghijABCDEFGHIJ456789"),
+    ("hf_abcdefghijklmnopqrstuvwxyz012345", "hf_abcdefghijklmnopqrstuvwxyz012345"),
+    ("AKIA0123456789ABCDEF", "AKIA0123456789ABCDEF"),
+    ("KGAT_0123456789abcdef", "KGAT_0123456789abcdef"),
+    ("https://user@host.example/path", None),
+    ("just some words and 2024-01-15", None),
+]
+
+
+@pytest.mark.parametrize(("value", "secret"), SHAPES, ids=range(len(SHAPES)))
 def test_secrets_that_show_what_they_are(
     home: Path, monkeypatch: pytest.MonkeyPatch, value: str, secret: str | None
 ) -> None:
@@ -98,23 +98,23 @@ def test_secrets_that_show_what_they_are(
     assert secret in found if secret else found == {}
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        f"DB_PASS={VALUE}",
-        f"export DB_PASS = '{VALUE}'",
-        f'DB_PASS="{VALUE}"  # of the test server',
-        f"DB_PASS={VALUE}  # of the test server",
-        f"# DB_PASS={VALUE}",
-        f"  #old: DB_PASS={VALUE}",
-        f"A=1 DB_PASS={VALUE} B=2",
-        f"DATABASE_URL=mysql://me:{VALUE}@host/base",
-        f"# see mysql://me:{VALUE}@host/base",
-        f"# token: {VALUE}",
-        f'{{"aws": {{"prod": [{{"secret": "{VALUE}"}}]}}}}',
-        f"aws:\n  secret_key: {VALUE}",
-    ],
-)
+LINES = [
+    f"DB_PASS={VALUE}",
+    f"export DB_PASS = '{VALUE}'",
+    f'DB_PASS="{VALUE}"  # of the test server',
+    f"DB_PASS={VALUE}  # of the test server",
+    f"# DB_PASS={VALUE}",
+    f"  #old: DB_PASS={VALUE}",
+    f"A=1 DB_PASS={VALUE} B=2",
+    f"DATABASE_URL=mysql://me:{VALUE}@host/base",
+    f"# see mysql://me:{VALUE}@host/base",
+    f"# token: {VALUE}",
+    f'{{"aws": {{"prod": [{{"secret": "{VALUE}"}}]}}}}',
+    f"aws:\n  secret_key: {VALUE}",
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
 @pytest.mark.parametrize("name", [".env", ".env.local", "prod.env", "my-secrets.yaml"])
 def test_files_of_settings(home: Path, line: str, name: str) -> None:
     (home / name).write_text(f"COLOR=blue\n{line}\n" if not line.startswith("{") else line)
