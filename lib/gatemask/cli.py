@@ -14,6 +14,7 @@ import typer
 
 from gatemask import faults
 from gatemask.cli_support import (
+    AsTrained,
     Comp,
     Data,
     Dirty,
@@ -66,14 +67,18 @@ for group_name, group in GROUPS.items():
 def _register(entry: StageEntry) -> None:
     """Add the command of a stage with no options beyond the common ones."""
 
-    def command(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
-        if entry.takes == ENSEMBLE:
-            inputs = Inputs(*load_ensemble_inputs(comp, quick, set_))
-        else:
-            inputs = Inputs(*load_competition_inputs(comp, quick, set_))
-        result = entry.run(inputs)
-        print_result(result, json_, show=resolve(entry.printer) if entry.printer else None)
+    def run(inputs: Inputs, json_: bool) -> None:
+        print_result(entry.run(inputs), json_, show=resolve(entry.printer) if entry.printer else None)
 
+    def of_competition(comp: Comp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+        run(Inputs(*load_competition_inputs(comp, quick, set_)), json_)
+
+    def of_ensemble(
+        comp: Comp, as_trained: AsTrained = False, set_: Set = None, quick: Quick = False, json_: Json = False
+    ) -> None:
+        run(Inputs(*load_ensemble_inputs(comp, quick, set_, as_trained)), json_)
+
+    command = of_ensemble if entry.takes == ENSEMBLE else of_competition
     *group, name = entry.command.split()
     (GROUPS[group[0]] if group else app).command(name, help=entry.summary)(command)
 
@@ -233,12 +238,13 @@ def compare_command(
     comp: Comp,
     first: Annotated[str, typer.Argument(metavar="FIRST", help="Name of an experiment, or several joined by +.")],
     second: Annotated[str, typer.Argument(metavar="SECOND", help="The candidate, in the same form.")],
+    as_trained: AsTrained = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Compare two experiments on the same out-of-fold images: better, worse, or cannot tell."""
-    project, config, ensemble = load_ensemble_inputs(comp, quick, set_)
+    project, config, ensemble = load_ensemble_inputs(comp, quick, set_, as_trained)
     from gatemask.tuning import compare
 
     print_result(compare.compare(project, config, ensemble, first, second), json_, show=compare.print_comparison)
@@ -265,13 +271,14 @@ def package_command(
         float | None,
         typer.Option(min=0.01, callback=finite, help="Limit, in hours. Drops the least important members."),
     ] = None,
+    as_trained: AsTrained = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Package weights, wheels and kernel for Kaggle."""
     budget = [] if time_budget is None else [f"inference.time_budget={time_budget}"]
-    project, config, chosen = load_ensemble_inputs(comp, quick, [*(set_ or []), *budget])
+    project, config, chosen = load_ensemble_inputs(comp, quick, [*(set_ or []), *budget], as_trained)
     from gatemask.kaggle.submit.package import write_package
 
     print_result(write_package(project, config, chosen), json_)
@@ -484,9 +491,16 @@ def sync_command(
 
 
 @app.command("loop")
-def loop_command(comp: Comp, data: Data = None, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+def loop_command(
+    comp: Comp,
+    data: Data = None,
+    as_trained: AsTrained = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
     """Run all stages in order; each does only what is not done yet."""
-    project, config, ensemble = load_ensemble_inputs(comp, quick, set_)
+    project, config, ensemble = load_ensemble_inputs(comp, quick, set_, as_trained)
     from gatemask import loop
 
     result = loop.run_loop(project, config, ensemble, split_overrides(set_)["experiment"], data)

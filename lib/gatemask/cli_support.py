@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,9 @@ Hours = Annotated[
 ]
 Poll = Annotated[float, typer.Option(help="Seconds between status requests to Kaggle.", min=0.05, callback=finite)]
 Dirty = Annotated[bool, typer.Option("--allow-dirty", help="Allow uncommitted changes.")]
+AsTrained = Annotated[
+    bool, typer.Option("--as-trained", help="Use runs that differ from the YAMLs and data as they are now; say so.")
+]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the raw files.")]
 
 
@@ -94,13 +98,16 @@ def open_target(target: str, quick: bool) -> tuple[Project, str | None]:
     return open_project(target, quick=quick), None
 
 
-def load_ensemble_inputs(comp: str, quick: bool, overrides: list[str] | None) -> tuple[Project, Competition, Ensemble]:
-    """Return project, competition.yaml and ensemble.yaml."""
+def load_ensemble_inputs(
+    comp: str, quick: bool, overrides: list[str] | None, as_trained: bool = False
+) -> tuple[Project, Competition, Ensemble]:
+    """Return project, competition.yaml and ensemble.yaml. Runs are compared with the `--set` of experiments, too."""
     from gatemask.config import load_ensemble
 
     project, config = load_competition_inputs(comp, quick, overrides)
-    overrides = split_overrides(overrides)["ensemble"]
-    return project, config, load_ensemble(project.experiments, quick=quick, overrides=overrides)
+    split = split_overrides([*(overrides or []), *(["as_trained=true"] if as_trained else [])])
+    ensemble = load_ensemble(project.experiments, quick=quick, overrides=split["ensemble"])
+    return replace(project, overrides=tuple(split["experiment"])), config, ensemble
 
 
 def split_overrides(overrides: list[str] | None) -> dict[str, list[str]]:

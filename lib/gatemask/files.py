@@ -317,6 +317,20 @@ def _holder(lock: Path) -> str | None:
         return None
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds this lock file."""
+    import fcntl
+
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def fresh_folder(path: Path) -> Path:
     """Create an empty folder, deleting its previous content, and return it."""
     if path.exists():

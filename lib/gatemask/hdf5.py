@@ -1,13 +1,19 @@
-"""Write HDF5 files on disks that may be full, and read only those that are what they seem: arrays in one file.
+"""Write HDF5 files on disks that may be full, and read only those that are sound: whole, unchanged, without links.
 
 The HDF5 library does not survive a failed write: it keeps the file open, fails again whenever it tries to close it, and
 may crash the process at exit. Here, Python writes the file. After a failed write, HDF5 is told that all is well, what
 it writes goes to memory, and the fault is raised when the file is closed, or at the next `check`.
+
+Nor does it survive every damaged file: a flipped bit may make it hang. It leaves the first 512 bytes of a file, its
+user block, to the application. Here they hold one line of text with the SHA-256 of the rest, and zeros. HDF5's own
+checksums (fletcher32) would cover the arrays, but neither their shapes nor their places in the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +22,14 @@ from typing import Any
 
 from gatemask.errors import GatemaskError
 from gatemask.storage import require_space
+
+BLOCK = 512  # bytes
+TITLE = b"gatemask sha256 "
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how a file without a user block begins
+
+
+class DamagedFileError(Exception):
+    """The content of a file does not match its hash."""
 
 
 class SafeFile(io.RawIOBase):
@@ -102,8 +116,12 @@ class SafeFile(io.RawIOBase):
 
 
 @contextmanager
-def create_hdf5(path: Path) -> Iterator[tuple[Any, SafeFile]]:
+def create_hdf5(path: Path, user_block: int = 0) -> Iterator[tuple[Any, SafeFile]]:
     """Create an HDF5 file; yield it, and the file on disk, whose `check` raises the fault of an earlier write.
+
+    Args:
+        path: File to create.
+        user_block: Bytes to leave at its beginning: a power of two from 512. Default: none.
 
     Raises:
         OSError: The file cannot be written.
@@ -112,11 +130,49 @@ def create_hdf5(path: Path) -> Iterator[tuple[Any, SafeFile]]:
 
     disk = SafeFile(path)
     try:
-        with h5py.File(disk, "w") as file:
+        with h5py.File(disk, "w", userblock_size=user_block or None) as file:
             yield file, disk
     finally:
         disk.close()
     disk.check()
+
+
+@contextmanager
+def create_hashed(path: Path) -> Iterator[tuple[Any, SafeFile]]:
+    """Create an HDF5 file as `create_hdf5` does, and write its hash in the end."""
+    with create_hdf5(path, BLOCK) as created:
+        yield created
+    with path.open("r+b") as file:
+        block = _block(file)
+        file.seek(0)
+        file.write(block)
+
+
+def verify_hash(path: Path, required: bool = False) -> None:
+    """Compare the content of an HDF5 file with its hash.
+
+    Args:
+        path: The file.
+        required: Whether to reject files without a hash, as earlier versions wrote them. Default: False.
+
+    Raises:
+        DamagedFileError: The file was changed since it was written.
+    """
+    with path.open("rb") as file:
+        block = file.read(BLOCK)
+        if block.startswith(HDF5) and not required:
+            return
+        if not block.startswith(TITLE):
+            raise DamagedFileError("it has no hash: it is damaged, or an earlier version of gatemask wrote it")
+        if block != _block(file):
+            raise DamagedFileError("its content does not match its hash")
+
+
+def _block(file: Any) -> bytes:
+    """Return the user block of an open file."""
+    file.seek(BLOCK)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return (TITLE + digest.encode() + b"\n").ljust(BLOCK, b"\0")
 
 
 def save_weights(model: Any, path: Path) -> None:
@@ -129,7 +185,7 @@ def save_weights(model: Any, path: Path) -> None:
     Raises:
         StorageError: There is too little space.
     """
-    size = sum(variable.value.nbytes for variable in model.weights)
+    size = sum(4 * math.prod(variable.shape) for variable in model.weights)  # float32 at most
     require_space(path, round(1.05 * size) + (1 << 20))
     model.save_weights(path)
 

@@ -46,7 +46,8 @@ def run_loop(
         GatemaskError: A YAML is invalid (checked before the first stage), another loop of this competition is running,
             or a stage failed.
     """
-    experiments = _load_experiments(project, ensemble, overrides)
+    project = replace(project, overrides=tuple(overrides))  # later stages compare the runs with these settings
+    experiments = _load_experiments(project, ensemble)
     with _exclusive(project):
         return _run_stages(Inputs(project, comp, ensemble, data), experiments)
 
@@ -85,13 +86,13 @@ def _run_stages(inputs: Inputs, experiments: list[Experiment]) -> LoopResult | S
     return LoopResult(current=current, **{name: getattr(summary, name) for name in summary.model_fields_set})
 
 
-def _load_experiments(project: Project, ensemble: Ensemble, overrides: list[str]) -> list[Experiment]:
+def _load_experiments(project: Project, ensemble: Ensemble) -> list[Experiment]:
     tasks = [(name, "gate") for name in ensemble.gate.experiments]
     tasks += [(name, "mask") for name in ensemble.mask.experiments]
     experiments = []
     for name, task in tasks:
         path = project.experiments / f"{name}.yaml"
-        exp = load_experiment(path, quick=project.quick, overrides=overrides)
+        exp = load_experiment(path, quick=project.quick, overrides=project.overrides)
         if exp.task != task or exp.name != name:
             raise GatemaskError(
                 f"ensemble.yaml names '{name}' as a {task}.",

@@ -77,11 +77,13 @@ class Project:
         root: Folder of the project, which contains `experiments/`.
         comp: Name of the competition.
         quick: Whether all outputs carry the suffix `-quick`, so a quick run never overwrites a real one.
+        overrides: `--set` options for the experiments, which count as part of their YAMLs. Default: none.
     """
 
     root: Path
     comp: str
     quick: bool = False
+    overrides: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -161,7 +161,7 @@ TABLE = [
         {
             "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "
             "result.json; masks: oof.h5, tables.npz and, for views kept apart, oof-views.h5; gates: oof.csv; "
-            "state/ while it runs"
+            "kept/ where several epochs are kept; state/ while it runs"
         },
         name="train",
         function="training.train:train",

@@ -11,11 +11,13 @@ from gatemask.config import Competition, Ensemble, Experiment
 from gatemask.cost.kernel_time import KernelEstimate, MemberCosts
 from gatemask.ensemble import select
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, read_yaml, write_json, write_text, write_yaml
+from gatemask.files import read_json, read_yaml, sha256, write_json, write_text, write_yaml
 from gatemask.masks import rule as rules
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.tuning import BestMember, MemberSelection, SelectionRound, Selections, TunedResult
+from gatemask.tracking import run_folder
+from gatemask.training.fold_inputs import TrainingInputs, written_settings
 from tests.fold_results import fold_result
 from tests.tuned_results import tuned_result
 
@@ -43,18 +45,25 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         gate = name == "g"
         exp = {"name": name, "task": "gate" if gate else "mask", "input": {"size": 64}, "epochs": 1}
         exp |= {"model": {"name": "gate" if gate else "unet", "encoder": "efficientnetb0"}, "loss": {"bce": 1}}
+        write_yaml(made.experiments / f"{name}.yaml", exp)
         for fold in range(FOLDS):
-            settings = Experiment.model_validate(exp).model_dump(mode="json", exclude={"quick"}, exclude_none=True)
-            write_yaml(made.fold(name, fold) / "config.yaml", settings)
-            run = fold_result(experiment=name, fold=fold, task=exp["task"], score=0.5 + fold / 10)
-            outputs = {"best.weights.h5": f"{name}{fold}"}
-            write_json(made.fold(name, fold) / "result.json", {**run.as_dict(), "outputs": outputs})
+            write_run(made, Experiment.model_validate(exp), fold)
     rules.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
     monkeypatch.setattr(select, "require_tuned", lambda *_: TunedResult.load(made.tuned / "result.json"))
     monkeypatch.setattr(select, "count_test_images", lambda *_: 100)
     monkeypatch.setattr(select, "estimate_kernel", costs)
     return made
+
+
+def write_run(project: Project, exp: Experiment, fold: int) -> None:
+    """Write the settings and the stamp of a trained fold."""
+    folder = project.fold(exp.name, fold)
+    config = run_folder.write_config(folder, written_settings(exp))
+    outputs = {"best.weights.h5": f"{exp.name}{fold}", "config.yaml": sha256(config)}
+    run = fold_result(experiment=exp.name, fold=fold, task=exp.task, score=0.5 + fold / 10)
+    made_from = TrainingInputs(project, COMP, exp).comparable(fold)
+    write_json(folder / "result.json", {**run.as_dict(), "made_from": made_from, "outputs": outputs})
 
 
 def costs(project: Project, comp: Competition, chosen: Ensemble) -> KernelEstimate:
@@ -217,6 +226,32 @@ def test_an_exceeded_cap_is_named(project: Project, cap: dict[str, Any], words: 
         assert word in str(raised.value)
     fewer = {"gate": {**given["gate"], "folds": 1}, "mask": {**given["mask"], "folds": 1}}
     select.select_members(project, COMP, Ensemble.model_validate({**chosen.model_dump(), **fewer}))
+
+
+def test_members_that_differ_from_the_yaml_are_shipped_as_trained_or_not_at_all(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ensemble()
+    select.select_members(project, COMP, chosen)
+    path = project.experiments / "u.yaml"
+    path.write_text(path.read_text().replace("epochs: 1", "epochs: 2"))
+    for function in (select.select_members, select.require_ensemble):
+        with pytest.raises(GatemaskError, match="u fold 0: epochs: 1, now 2"):
+            function(project, COMP, chosen)
+    allowed = chosen.model_copy(update={"as_trained": True})
+    with pytest.raises(GatemaskError, match="older than its rule"):
+        select.require_ensemble(project, COMP, allowed)
+    select.print_ensemble(select.select_members(project, COMP, allowed))
+    assert "as trained, not as the YAMLs and data say now: u fold 2: epochs: 1, now 2" in capsys.readouterr().err
+    written = ShippedEnsemble.load(select.require_ensemble(project, COMP, allowed))
+    assert written.as_trained == [f"u fold {fold}: epochs: 1, now 2" for fold in range(FOLDS)]
+
+
+def test_a_run_whose_settings_were_edited_is_not_shipped(project: Project) -> None:
+    path = project.fold("u", 1) / "config.yaml"
+    path.write_text(path.read_text().replace("size: 64", "size: 96"))
+    with pytest.raises(GatemaskError, match="settings of a run are missing or were edited"):
+        select.select_members(project, COMP, ensemble().model_copy(update={"as_trained": True}))
 
 
 def test_the_file_is_read_as_it_was_written(project: Project) -> None:

@@ -244,7 +244,7 @@ def test_threads_end_with_their_epoch() -> None:
     assert len(input_threads()) <= 2 * 3
     batches.close()
     gc.collect()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while input_threads() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert input_threads() == []

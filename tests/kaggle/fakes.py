@@ -100,7 +100,7 @@ class FakeMachine:
         require = session.require_machine
         monkeypatch.setattr(session, "train_folds", self._train)
         monkeypatch.setattr(session, "install_missing_packages", lambda wheels: None)
-        monkeypatch.setattr(session, "finish_wandb", lambda: None)
+        monkeypatch.setattr(session, "finish_client", lambda: None)
         monkeypatch.setattr(
             session, "require_machine", lambda wanted: require(wanted) if self._current.plan.checks_machine else None
         )

@@ -6,6 +6,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -68,7 +69,30 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
             reader[image_id]
     reader = store.MapReader([store.write_maps(path, IDS, iter([MAPS]), (8, 8, 1))])
     chunk = data.index(zlib.compress(MAPS[2].tobytes(), 1))
-    path.write_bytes(data[: chunk + 9] + b"\0\0\0\0" + data[chunk + 13 :])
+    with path.open("r+b") as file:  # damaged after it was opened
+        file.seek(chunk + 9)
+        file.write(b"\0\0\0\0")
     with pytest.raises(GatemaskError, match="image c"):
-        store.MapReader([path])["c"]
+        reader["c"]
+    reader.close()
+
+
+def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
+    path = store.write_maps(tmp_path / "oof.h5", IDS, iter([MAPS]), (8, 8, 1))
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [*range(0, 600, 7), *rng.integers(0, len(content), 100).tolist()]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(changed)
+        with pytest.raises(GatemaskError, match="cannot be read"):
+            store.MapReader([path])
+
+
+def test_a_store_of_an_earlier_version_has_no_hash_and_is_read(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "oof.h5", "w") as file:
+        file.create_dataset("ids", data=IDS, dtype=h5py.string_dtype())
+        file.create_dataset("maps", data=MAPS, chunks=(1, 8, 8, 1), compression="gzip")
+    reader = store.MapReader([tmp_path / "oof.h5"])
+    assert all((reader[name] == maps).all() for name, maps in zip(IDS, MAPS, strict=True))
     reader.close()

@@ -14,10 +14,11 @@ import pytest
 
 from gatemask.masks.rule import Rule
 from gatemask.report.gallery import choose_images
-from gatemask.report.page import band_text, rule_section
+from gatemask.report.page import _members, band_text, rule_section
 from gatemask.results.rules import RuleValues
 from gatemask.results.tuning import CandidateSummary, FoldRule
 from tests.conftest import Loop
+from tests.fold_results import fold_result
 from tests.oof.test_tables import random_problem
 from tests.tuned_results import tuned_result
 
@@ -69,6 +70,14 @@ def test_its_pictures_decode(page: str) -> None:
 def test_its_headline_is_the_cross_fitted_score(page: str, phantom_loop: Loop) -> None:
     tuned = json.loads((phantom_loop.runs / "tuned/result.json").read_text())
     assert re.search(r'class="card first"><b>([0-9.]+)<', page).group(1) == f"{tuned['cross_fitted']:.4f}"  # type: ignore[union-attr]
+
+
+def test_members_used_as_trained_are_listed() -> None:
+    runs = {("gate_b0", 0): fold_result()}
+    section = _members(runs, ["gate_b0 fold 0: tta: <none>, now [hflip]"])
+    assert "Used as trained, not as the YAMLs and data say now:" in section
+    assert "<li>gate_b0 fold 0: tta: &lt;none&gt;, now [hflip]</li>" in section
+    assert "as trained" not in _members(runs)
 
 
 def test_the_shipped_rule_comes_first() -> None:

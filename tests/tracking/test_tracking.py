@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from gatemask.tracking import run_folder
-from gatemask.tracking.wandb_run import WandbRun
+from gatemask.errors import GatemaskError
+from gatemask.tracking import run_folder, wandb_run
+from gatemask.tracking.wandb_run import WandbRun, finish_client
 from tests.input.test_pipeline import experiment
 
 
@@ -47,11 +49,8 @@ def test_an_offline_run_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run = WandbRun(experiment("gate"), "tiles", 0, tmp_path, "run0")
     run.log({"epoch": 0, "loss": 0.5})
     run.finish({"best": 0.9})
+    finish_client()  # the client's own process closes the file
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    # The client's own process closes the file, on a busy machine a moment after finish() returned.
-    deadline = time.monotonic() + 20
-    while log.stat().st_size < 1000 and time.monotonic() < deadline:
-        time.sleep(0.1)
     assert log.stat().st_size > 1000
 
 
@@ -68,16 +67,109 @@ def test_without_key_and_network_it_falls_back_to_offline(
     assert "the run is kept locally" in capsys.readouterr().err
 
 
-def test_a_broken_run_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    run = WandbRun(experiment("gate"), "tiles", 0, tmp_path, "run0")
+class FakeRun:
+    """A run of W&B's client.
 
-    class Broken:
-        def log(self, row: dict, **_: object) -> None:
-            raise OSError("no space left")
+    Args:
+        log: What its `log` does.
+        finish: What its `finish` does.
+    """
 
-    run._run = Broken()
+    def __init__(self, log: Callable[[], object] = lambda: None, finish: Callable[[], object] = lambda: None) -> None:
+        self.rows: list[int] = []
+        self.summary: dict[str, float] = {}
+        self._log, self.finish = log, finish
+
+    def log(self, row: dict[str, int], step: int, commit: bool) -> None:
+        self.rows.append(step)
+        self._log()
+
+
+def raises(error: BaseException) -> Callable[[], object]:
+    def call() -> None:
+        raise error
+
+    return call
+
+
+def hangs() -> None:
+    threading.Event().wait()
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeRun], WandbRun]:
+    monkeypatch.setattr(wandb_run, "LOG_S", 600.0)
+
+    def start(fake: FakeRun) -> WandbRun:
+        with monkeypatch.context() as patch:
+            patch.setattr(WandbRun, "_start", lambda *_: fake)
+            return WandbRun(experiment("gate"), "tiles", 0, tmp_path, "run0")
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    return start
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), SystemExit(3), GeneratorExit()], ids=type)
+@pytest.mark.parametrize("where", ["log", "finish"])
+def test_a_client_that_raises_is_dropped(started, error: BaseException, where: str, capsys) -> None:
+    fake = FakeRun(**{where: raises(error)})
+    run = started(fake)
     run.log({"epoch": 1})
-    run.log({"epoch": 2})
     run.finish({"x": 1})
-    assert run._run is None
+    run.log({"epoch": 2})
+    assert fake.rows == [1]
+    assert not run.is_online
+    assert f"W&B {where} failed: {type(error).__name__}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["log", "finish"])
+def test_a_client_that_never_returns_is_left_behind(started, where: str, monkeypatch, capsys) -> None:
+    run = started(FakeRun(**{where: hangs}))
+    monkeypatch.setattr(wandb_run, "LOG_S", 0.05 if where == "log" else 600.0)
+    monkeypatch.setattr(wandb_run, "_limit_s", lambda _: 0.05)
+    for epoch in range(3):
+        run.log({"epoch": epoch})
+    run.finish({})
+    assert f"W&B {where} did not return" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", [raises(SystemExit(1)), hangs], ids=["exit", "hangs"])
+def test_a_client_that_does_not_start_is_left_out(tmp_path: Path, monkeypatch, start, capsys) -> None:
+    monkeypatch.setattr(wandb_run, "_limit_s", lambda _: 0.05)
+    monkeypatch.setattr(WandbRun, "_start", lambda *_: start())
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = WandbRun(experiment("gate"), "tiles", 0, tmp_path, "run0")
+    run.log({"epoch": 0})
+    run.finish({})
+    assert "the run is kept locally" in capsys.readouterr().err
+
+
+def test_rows_arrive_in_order_before_the_end(started) -> None:
+    order: list[str] = []
+    fake = FakeRun(log=lambda: order.append("log"), finish=lambda: order.append("finish"))
+    run = started(fake)
+    for epoch in range(20):
+        assert run._calls.wait()
+        run.log({"epoch": epoch})
+    assert run._calls.wait()
+    run.finish({"best": 0.5})
+    assert (fake.rows, fake.summary) == (list(range(20)), {"best": 0.5})
+    assert order == ["log"] * 20 + ["finish"]
+
+
+def test_an_interrupt_still_stops_the_training(started) -> None:
+    run = started(FakeRun(log=raises(KeyboardInterrupt())))
+    run.log({"epoch": 0})
+    with pytest.raises(KeyboardInterrupt):
+        run.finish({})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"loss": 1}', '{"epoch": "x"}', '{"epoch": 0, "loss": "a"}', "[" * 5000])
+def test_a_line_that_is_no_row_is_named_or_left_out(tmp_path: Path, text: str, capsys) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 0, "loss": 1.5}\n' + text)
+    with pytest.raises(GatemaskError, match="not the row of an epoch") as caught:
+        run_folder.read_metrics(path)
+    assert "line 2" in str(caught.value)
+    assert run_folder.read_readable_metrics(path) == [{"epoch": 0, "loss": 1.5}]
+    assert "1 lines cannot be read" in capsys.readouterr().err

@@ -65,7 +65,8 @@ class Server(ThreadingHTTPServer):
         status: Status of every answer; 0 for regular answers.
         keys: Valid API keys.
         refuses: Status for any other key; with 200 the answer has no viewer, as from some versions.
-        hang_s: Delay before each answer, in seconds.
+        hang_s: Delay before each answer, in seconds; 0 releases those that wait.
+        hang_on: Part of the requests that are delayed.
         lines_at_most: Number of history lines to accept per run; then its file stream is answered with 500.
     """
 
@@ -79,6 +80,7 @@ class Server(ThreadingHTTPServer):
         self.refuses = 401
         self.status = 0
         self.hang_s = 0.0
+        self.hang_on = ""
         self.lines_at_most: int | None = None
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -113,9 +115,12 @@ class Handler(BaseHTTPRequestHandler):
             import gzip
 
             body = gzip.decompress(body)
+        request = f"{self.command} {self.path} {_operation(body)}".strip()
         with self.server.lock:
-            self.server.requests.append(f"{self.command} {self.path} {_operation(body)}".strip())
-        time.sleep(self.server.hang_s)
+            self.server.requests.append(request)
+        released = time.monotonic() + self.server.hang_s
+        while self.server.hang_on in request and self.server.hang_s and time.monotonic() < released:
+            time.sleep(0.02)
         if self.server.status:
             return self._answer(self.server.status, {"errors": [{"message": "set by the test"}]})
         if self.path.startswith("/storage/"):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -261,42 +262,159 @@ def test_frozen_layers_change_only_after_the_thaw(trained, monkeypatch) -> None:
     assert len(moved) > len(first) * 0.9
 
 
-def test_a_frozen_training_resumes_across_the_thaw(trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the last frozen epoch, the optimizer of all layers starts fresh, as it does without the stop."""
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture()
+def stopped(trained, phantom_records: Path, monkeypatch: pytest.MonkeyPatch):
+    """Train until an epoch begins, and return the folder of the fold."""
     from gatemask.training.fold_run import FoldRun
 
+    def run(name: str, epoch: int, **changes: Any) -> Path:
+        original = FoldRun._train_epoch
+
+        def stopping(self, progress):
+            if progress.epoch == epoch:
+                raise StoppedError
+            return original(self, progress)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FoldRun, "_train_epoch", stopping)
+            with pytest.raises(StoppedError):
+                trained(name, **changes)
+        return Project(phantom_records, "phantom", quick=True).fold(name, 0)
+
+    return run
+
+
+def test_a_frozen_training_resumes_across_the_thaw(trained, stopped) -> None:
+    """After the last frozen epoch, the optimizer of all layers starts fresh, as it does without the stop."""
     recipe = {"epochs": 3, "freeze": {"epochs": 2}, "runtime": {}}
     _, whole = trained("thaw_whole", **recipe)
-    original = FoldRun._train_epoch
-
-    class StoppedError(Exception):
-        pass
-
-    def stopping(self, progress):
-        if progress.epoch == 2:
-            raise StoppedError
-        return original(self, progress)
-
-    monkeypatch.setattr(FoldRun, "_train_epoch", stopping)
-    with pytest.raises(StoppedError):
-        trained("thaw_parts", **recipe)
-    monkeypatch.undo()
+    stopped("thaw_parts", 2, **recipe)
     _, parts = trained("thaw_parts", **recipe)
     assert_identical(whole, parts)
 
 
-def test_another_batch_size_does_not_resume(trained, phantom_records: Path) -> None:
-    from gatemask.training import state
+def test_another_number_of_devices_does_not_resume(trained, stopped, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatemask.training.trainer import Trainer
 
-    _, folder = trained("sizes")
-    (folder / "result.json").unlink()
-    (folder / "state").mkdir()
-    with h5py.File(folder / "state/at-0001-00000.h5", "w") as file:
-        progress = {"batch": 32, "epoch": 1, "step": 0, "loss": 0, "seconds": 0, "scores": [0.5], "best": []}
-        file.attrs["progress"] = json.dumps(progress)
-    assert state.load_state(folder / "state")[1].batch == 32
+    stopped("sizes", 1)
+    monkeypatch.setattr(Trainer, "batch", 8)
     with pytest.raises(GatemaskError, match="another batch size"):
         trained("sizes")
+
+
+@pytest.mark.parametrize("log", [None, "{", '{"epoch": 0, "loss": 1}\n{"epoch": 0}\n', "[]\n"])
+def test_a_log_that_was_lost_or_edited_decides_nothing(trained, stopped, log: str | None, capsys) -> None:
+    folder = stopped(f"log{abs(hash(log))}", 2, epochs=3)
+    before = rows(folder)
+    (folder / "metrics.jsonl").unlink() if log is None else (folder / "metrics.jsonl").write_text(log)
+    result, _ = trained(folder.parent.name, epochs=3)
+    assert "differs from the state" in capsys.readouterr().err
+    assert rows(folder)[:2] == before
+    assert result["folds"]["0"]["epochs"] == len(rows(folder)) == 3
+
+
+def test_a_training_survives_the_loss_of_its_states(trained, stopped, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {"epochs": 3, "checkpoints": {"keep": 1}}
+    folder = stopped("lost", 2, **recipe)
+    damaged = sorted((folder / "state").glob("at-*.h5"))
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert len(damaged) == 2
+    result, _ = trained("lost", **recipe)
+    assert capsys.readouterr().err.count("cannot be read") == 2
+    assert result["folds"]["0"]["epochs"] == 3
+    assert not (folder / "state").exists()
+
+
+def test_without_its_best_weights_a_training_ends_with_its_last(trained, monkeypatch, phantom_records, capsys) -> None:
+    from gatemask.training.fold_run import FoldRun
+
+    def stop(self, progress):
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(FoldRun, "finish", stop)
+        trained("bare")
+    folder = phantom_records / "runs/phantom-quick/bare/fold0"
+    for path in (folder / "state").glob("best-*.h5"):
+        path.write_bytes(b"?")
+    result, _ = trained("bare")
+    messages = capsys.readouterr().err
+    assert "cannot be read" in messages
+    assert "the last epoch is used" in messages
+    assert result["folds"]["0"]["best_epochs"] == [1]
+
+
+@pytest.fixture()
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail on any training."""
+    from gatemask.training.fold_run import FoldRun
+
+    def train(self):
+        raise AssertionError("the fold is trained again")
+
+    monkeypatch.setattr(FoldRun, "train", train)
+
+
+def test_a_trained_fold_is_chosen_and_predicted_again(trained, request, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe: dict[str, Any] = {"epochs": 3, "checkpoints": {"keep": 2}}
+    first, folder = trained("again", **recipe)
+    request.getfixturevalue("no_training")
+    weights_before, oof = (folder / "best.weights.h5").read_bytes(), (folder / "oof.csv").read_bytes()
+
+    viewed, _ = trained("again", tta=["hflip"], **recipe)
+    assert "tta" in capsys.readouterr().err
+    assert (folder / "oof.csv").read_bytes() != oof
+    assert (folder / "best.weights.h5").read_bytes() == weights_before
+    assert viewed["folds"]["0"]["score"] == first["folds"]["0"]["score"]
+    trained("again", **recipe)
+    assert (folder / "oof.csv").read_bytes() == oof
+    capsys.readouterr()
+
+    single, _ = trained("again", **{**recipe, "checkpoints": {"keep": 1}})
+    assert "checkpoints.keep: 2, now 1" in capsys.readouterr().err
+    assert single["folds"]["0"]["best_epochs"] == [first["folds"]["0"]["best_epoch"]]
+    assert single["folds"]["0"]["score"] == pytest.approx(first["folds"]["0"]["best_single"], abs=1e-6)
+    averaged, _ = trained("again", **recipe)
+    assert averaged["folds"]["0"]["best_epochs"] == first["folds"]["0"]["best_epochs"]
+    assert averaged["folds"]["0"]["score"] == first["folds"]["0"]["score"]
+    trained("again", **{**recipe, "checkpoints": {"keep": 3}})
+    assert "Weights of 2 epochs were kept" in capsys.readouterr().err
+    assert trained("again", **{**recipe, "checkpoints": {"keep": 3}})[0]["current"]
+
+
+def test_edited_files_of_a_trained_fold_are_made_again(trained, request, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe: dict[str, Any] = {"epochs": 3, "checkpoints": {"keep": 2}}
+    _, folder = trained("again", **recipe)
+    request.getfixturevalue("no_training")
+    capsys.readouterr()
+    for name in ("oof.csv", "best.weights.h5", "config.yaml"):
+        before = weights(folder) if name == "best.weights.h5" else (folder / name).read_bytes()
+        (folder / name).write_bytes(b"edited")
+        trained("again", **recipe)
+        assert f"{name} is missing or differs" in capsys.readouterr().err
+        if isinstance(before, dict):
+            assert all((weights(folder)[key] == value).all() for key, value in before.items())
+        else:
+            assert (folder / name).read_bytes() == before
+    (folder / "metrics.jsonl").unlink()
+    assert trained("again", **recipe)[0]["current"]
+
+
+def test_lost_weights_are_not_trained_again_without_asking(trained, request, phantom_records: Path) -> None:
+    _, folder = trained("sizes")
+    request.getfixturevalue("no_training")
+    (folder / "best.weights.h5").write_bytes(b"?")
+    oof = (folder / "oof.csv").read_bytes()
+    (folder / "kept").exists() and shutil.rmtree(folder / "kept")
+    with pytest.raises(GatemaskError, match="weights of a trained fold are missing or damaged") as caught:
+        trained("sizes")
+    assert "Restore the file" in str(caught.value)
+    assert (folder / "oof.csv").read_bytes() == oof
 
 
 def test_the_best_epochs_are_averaged_and_scored_again(trained) -> None:
@@ -352,6 +470,24 @@ def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path
     naive = [dice_of_masks(truth[i], resize_map(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
     assert fold["dice_full"] == pytest.approx(np.mean(naive), abs=1e-9)
     reader.close()
+
+
+def test_another_monitor_does_not_train_again(trained, request) -> None:
+    mask = {
+        "task": "mask",
+        "model": {"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
+        "loss": {"bce": 1, "dice": 1},
+        "checkpoints": {"keep": 2},
+    }
+    constant = {"schedule": {"name": "constant", "peak": 1e-3}}
+    result, folder = trained("monitored", **mask, **constant)
+    request.getfixturevalue("no_training")
+    other, _ = trained("monitored", **mask, **constant, monitor="dice_positives")
+    fold, history = other["folds"]["0"], rows(folder)
+    assert result["folds"]["0"]["monitor"] == "dice"
+    assert fold["monitor"] == "dice_positives"
+    assert fold["best_single"] == max(row["dice_positives"] for row in history)
+    assert fold["score"] == fold["dice_positives"]
 
 
 def test_tta_apart_keeps_each_view(trained) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gatemask.config import load_competition, load_experiment
 from gatemask.data.labels import Masks
 from gatemask.data.split import read_folds
 from gatemask.files import sha256, write_json
 from gatemask.oof import store
 from gatemask.project import Project
+from gatemask.tracking import run_folder
+from gatemask.training.fold_inputs import TrainingInputs, written_settings
 
 SIZE = (256, 256)  # of the phantoms
 
@@ -43,10 +46,22 @@ def write_predictions(
         stamp(project, file)
 
 
-def stamp(project: Project, file: Path) -> None:
-    """Write the stamp of a finished fold."""
-    made_from = {"folds": sha256(project.folds)}
-    write_json(file.parent / "result.json", {"made_from": made_from, "outputs": {file.name: sha256(file)}})
+def stamp(project: Project, *files: Path) -> None:
+    """Write config.yaml and the stamp of a finished fold, as made from the present YAML and data.
+
+    An experiment without a YAML gets one.
+    """
+    folder = files[0].parent
+    name, fold = folder.parent.name, int(folder.name.removeprefix("fold"))
+    path = project.experiments / f"{name}.yaml"
+    if not path.exists():
+        other = min(project.experiments.glob("gate_*.yaml" if name.startswith("gate") else "unet_*.yaml"))
+        path.write_text(f"extends: {other.name}\n")
+    exp = load_experiment(path, quick=project.quick, overrides=project.overrides)
+    inputs = TrainingInputs(project, load_competition(project.experiments, quick=project.quick), exp)
+    written = [*files, run_folder.write_config(folder, written_settings(exp))]
+    outputs = {file.name: sha256(file) for file in written}
+    write_json(folder / "result.json", {"made_from": inputs.comparable(fold), "outputs": outputs})
 
 
 def _map(mask: np.ndarray, noise: float, side: int, rng: np.random.Generator) -> np.ndarray:

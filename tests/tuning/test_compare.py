@@ -13,7 +13,6 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import write_masks
 from gatemask.errors import GatemaskError
-from gatemask.files import write_yaml
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.tuning import ComparisonResult, PairedComparison
@@ -21,8 +20,7 @@ from gatemask.tuning import exact, members
 from gatemask.tuning.compare import COARSE, compare, compare_paired, verdict_sentence
 from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
 from tests.conftest import gatemask
-from tests.fold_results import mask_settings
-from tests.tuning.predictions import SIZE, write_predictions
+from tests.tuning.predictions import SIZE, stamp, write_predictions
 
 IMAGES, FOLDS = 90, 3
 Scored = tuple[np.ndarray, np.ndarray]
@@ -196,8 +194,7 @@ def test_gates_are_scored_in_front_of_the_ensembles_masks(project: Project) -> N
     assert (comparison.gate, comparison.mask) == ("compared", "unet_b0+unetpp_b0")
     for fold in range(FOLDS):  # views of its own that could be weighed apart
         folder = project.fold("unet_b0", fold)
-        shutil.copy(folder / "oof.h5", folder / "oof-views.h5")
-        write_yaml(folder / "config.yaml", mask_settings(tta=["hflip"]))
+        stamp(project, folder / "oof.h5", shutil.copy(folder / "oof.h5", folder / "oof-views.h5"))
     again = compared(project, "gate_late", "gate_r18", "mask.weights=tuned")
     assert again.model_copy(update={"seconds": comparison.seconds}) == comparison, "masks are averaged by equal weights"
 
@@ -232,7 +229,7 @@ def test_a_missing_fold_and_other_images_are_rejected(project: Project) -> None:
     project.folds.write_text(folds)
     write_predictions(project, "unetpp_b0")
     for fold in range(FOLDS):
-        shutil.copy(project.fold("unetpp_b0", fold) / "result.json", project.fold("unet_b0", fold))
+        stamp(project, project.fold("unet_b0", fold) / "oof.h5")
     with pytest.raises(GatemaskError, match=r"2 missing \['i88'\], 0 unknown"):
         compared(project, "unet_b0", "unetpp_b0")
 

@@ -143,7 +143,7 @@ def test_a_killed_study_resumes(tmp_path: Path) -> None:
         f"search_with_optuna(noisy(0, 300), 'mean_dice', trials=5000, journal=Path({str(journal)!r}))"
     )
     started = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not journal.exists() or journal.stat().st_size < 30_000:
         assert started.poll() is None
         assert time.monotonic() < deadline

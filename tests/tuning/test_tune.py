@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -20,7 +21,7 @@ import pytest
 from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, read_yaml, sha256, write_json, write_yaml
+from gatemask.files import read_json, read_yaml, write_json
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
@@ -29,10 +30,10 @@ from gatemask.project import Project
 from gatemask.results.rules import RuleValues
 from gatemask.results.tuning import FoldWeighting, TunedResult, Weighing
 from gatemask.tuning import exact
-from gatemask.tuning.members import build_tables
+from gatemask.tuning.members import build_tables, prediction_hashes
+from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import load_counted, tune
 from tests.conftest import environment, gatemask, kill_when
-from tests.fold_results import mask_settings
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
 pytestmark = pytest.mark.integration
@@ -216,6 +217,8 @@ def test_a_study_that_is_gone_or_damaged_is_made_again(project: Project) -> None
 
 
 def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
+    path = project.experiments / "unet_b0.yaml"
+    path.write_text(path.read_text() + "\ntta: [hflip]\ntta_apart: true\n")
     for fold in (0, 1):
         folder = project.fold("unet_b0", fold)
         with h5py.File(folder / "oof.h5") as file:
@@ -223,9 +226,7 @@ def test_views_that_were_kept_apart_are_weighed_apart(project: Project) -> None:
         spoiled = np.random.default_rng(fold).permutation(good)  # maps of other images
         both = [(good // 2 + spoiled // 2, np.concatenate([good, spoiled], 3))]
         files = store.write_maps_per_view(folder / "oof.h5", ids, iter(both), (64, 64, 1), 2)
-        outputs = {file.name: sha256(file) for file in files}
-        write_json(folder / "result.json", {**read_json(folder / "result.json"), "outputs": outputs})
-        write_yaml(folder / "config.yaml", mask_settings(tta=["hflip"]))
+        stamp(project, *files)
     result = tuned(project, "mask.weights=tuned", "mask.experiments=[unet_b0]", "tune.weightings=5")
     assert result.views == [2]
     assert result.weights == [1.0, 0.0]
@@ -240,18 +241,22 @@ def test_other_metrics(project: Project, metric: str) -> None:
 
 
 def spell(project: Project, text: str) -> None:
-    (project.fold("gate_r18", 0) / "oof.csv").write_text(text)
+    path = project.fold("gate_r18", 0) / "oof.csv"
+    path.write_text(text)
+    stamp(project, path)
 
 
 def drop_a_row(project: Project) -> None:
     path = project.fold("gate_r18", 1) / "oof.csv"
     pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+    stamp(project, path)
 
 
 def repeat_a_row(project: Project) -> None:
     path = project.fold("gate_r18", 1) / "oof.csv"
     frame = pd.read_csv(path)
     pd.concat([frame, frame.iloc[:1]]).to_csv(path, index=False)
+    stamp(project, path)
 
 
 def plant_nan(project: Project) -> None:
@@ -259,20 +264,24 @@ def plant_nan(project: Project) -> None:
     frame = pd.read_csv(path)
     frame.loc[2, "probability"] = np.nan
     frame.to_csv(path, index=False, na_rep="NaN")
+    stamp(project, path)
 
 
 def same_maps_twice(project: Project) -> None:
-    shutil.copy(project.fold("unet_b0", 0) / "oof.h5", project.fold("unet_b0", 1) / "oof.h5")
+    stamp(project, shutil.copy(project.fold("unet_b0", 0) / "oof.h5", project.fold("unet_b0", 1) / "oof.h5"))
 
 
 def rename_a_map(project: Project) -> None:
-    with h5py.File(project.fold("unetpp_b0", 0) / "oof.h5", "r+") as file:
-        file["ids"][0] = "stranger"
+    path = project.fold("unetpp_b0", 0) / "oof.h5"
+    with h5py.File(path) as file:
+        ids, maps = [str(i) for i in file["ids"].asstr()[:]], file["maps"][:]
+    stamp(project, store.write_maps(path, ["stranger", *ids[1:]], iter([maps]), maps.shape[1:]))
 
 
 def cut_the_maps(project: Project) -> None:
     path = project.fold("unet_b0", 0) / "oof.h5"
     path.write_bytes(path.read_bytes()[:3000])
+    stamp(project, path)
 
 
 def forget_a_fold(project: Project) -> None:
@@ -322,6 +331,79 @@ def test_bad_predictions_are_named(project: Project, spoil: Callable[[Project], 
     for word in words:
         assert word in str(raised.value)
     assert not (project.tuned / "result.json").exists()
+
+
+def edit_gates(project: Project) -> None:
+    path = project.fold("gate_r18", 1) / "oof.csv"
+    pd.read_csv(path).assign(probability=0.5).to_csv(path, index=False)
+
+
+def edit_config(project: Project) -> None:
+    path = project.fold("unet_b0", 0) / "config.yaml"
+    path.write_text(path.read_text() + "# edited\n")
+
+
+def other_settings(project: Project) -> None:
+    stamp(replace(project, overrides=("epochs=7",)), project.fold("unet_b0", 1) / "oof.h5")
+
+
+def edit_yaml(project: Project) -> None:
+    path = project.experiments / "unet_b0.yaml"
+    path.write_text(path.read_text() + "\nseed: 77\n")
+
+
+def other_views(project: Project) -> None:
+    stamp(replace(project, overrides=("tta=[hflip]",)), project.fold("unetpp_b0", 0) / "oof.h5")
+
+
+def other_records(project: Project) -> None:
+    path = project.fold("gate_r18", 0) / "result.json"
+    fields = read_json(path)
+    write_json(path, {**fields, "made_from": {**fields["made_from"], "records": "others"}})
+
+
+def no_yaml(project: Project) -> None:
+    (project.experiments / "unetpp_b0.yaml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (edit_gates, ["gate_r18 fold 1: oof.csv differs from the file that was written"]),
+        (edit_config, ["unet_b0 fold 0: config.yaml differs from the file that was written"]),
+        (other_settings, ["unet_b0 fold 1: epochs: 7, now 2"]),
+        (edit_yaml, ["unet_b0 fold 0: seed: 0, now 77", "unet_b0 fold 1: seed: 0, now 77"]),
+        (other_views, ["unetpp_b0 fold 0: tta"]),
+        (other_records, ["gate_r18 fold 0: other records"]),
+        (no_yaml, ["unetpp_b0 fold 0: its YAML no longer exists"]),
+    ],
+)
+def test_folds_that_differ_from_the_yaml_are_rejected_or_used_as_trained(
+    project: Project, change: Callable[[Project], None], words: list[str]
+) -> None:
+    comp = load_competition(project.experiments, quick=True)
+    ensemble = load_ensemble(project.experiments, quick=True)
+    assert as_trained_notes(project, comp, ensemble) == []
+    change(project)
+    with pytest.raises(GatemaskError, match="not made from what the YAMLs and the data say now") as raised:
+        prediction_hashes(project, comp, ensemble)
+    for word in [*words, "gatemask train phantom/", "--as-trained"]:
+        assert word in str(raised.value)
+    notes = as_trained_notes(project, comp, ensemble.model_copy(update={"as_trained": True}))
+    assert [word for word in words if any(note.startswith(word) for note in notes)] == words
+
+
+def test_overrides_count_as_part_of_the_yaml(project: Project) -> None:
+    """Folds that were all trained with --set are current under the same --set."""
+    changed = replace(project, overrides=("epochs=7",))
+    for name in ("gate_r18", "unet_b0", "unetpp_b0"):
+        for fold in (0, 1):
+            stamp(changed, project.fold(name, fold) / ("oof.csv" if name == "gate_r18" else "oof.h5"))
+    comp = load_competition(project.experiments, quick=True)
+    ensemble = load_ensemble(project.experiments, quick=True)
+    assert as_trained_notes(changed, comp, ensemble) == []
+    with pytest.raises(GatemaskError, match="epochs: 7, now"):
+        as_trained_notes(project, comp, ensemble)
 
 
 def test_errors_are_printed_without_a_traceback(project: Project) -> None:

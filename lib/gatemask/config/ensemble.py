@@ -89,6 +89,11 @@ class Ensemble(Strict):
     mask: Members
     tune: Tune = Tune()
     inference: Inference = Inference()
+    as_trained: bool = Field(
+        False,
+        description="use runs that differ from the YAMLs and data as they are now; the report and the shipped "
+        "ensemble.yaml say so",
+    )
     quick: dict[str, JsonValue] = {}
 
     @model_validator(mode="after")

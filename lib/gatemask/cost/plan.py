@@ -192,10 +192,10 @@ def _count_images(project: Project, comp: Competition, exp: Experiment) -> Image
 
 def _measured_epoch(project: Project, exp: Experiment) -> str | None:
     """Describe how long an epoch of this experiment took, where it has run before."""
-    from gatemask.tracking.run_folder import read_metrics
+    from gatemask.tracking.run_folder import read_readable_metrics
 
     for path in sorted((project.runs / exp.name).glob("fold*/metrics.jsonl")):
-        if rows := read_metrics(path):
-            minutes = np.median([row["seconds"] for row in rows]) / 60
-            return f"{minutes:.2f} minutes per epoch in {path.parent.name} ({len(rows)} epochs)"
+        if seconds := [row["seconds"] for row in read_readable_metrics(path) if "seconds" in row]:
+            minutes = np.median(seconds) / 60
+            return f"{minutes:.2f} minutes per epoch in {path.parent.name} ({len(seconds)} epochs)"
     return None

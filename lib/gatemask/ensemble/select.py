@@ -35,6 +35,7 @@ from gatemask.results.training import FoldResult
 from gatemask.results.tuning import Kind, MemberSelection, Selections, TunedResult
 from gatemask.stage import Stage, Stamp
 from gatemask.tuning.members import given_weights
+from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import require_tuned
 
 if TYPE_CHECKING:
@@ -62,18 +63,20 @@ def select_members(project: Project, comp: Competition, ensemble: Ensemble) -> E
         GatemaskError: The rule or a run is missing or outdated, or a cap is exceeded.
     """
     tuned = require_tuned(project, comp, ensemble)
-    runs = _read_runs(project, ensemble)
-    stage = _stage(project, comp, ensemble, tuned, runs)
+    runs, notes = _read_runs(project, ensemble), as_trained_notes(project, comp, ensemble)
+    stage = _stage(project, comp, ensemble, tuned, runs, notes)
 
     def work() -> tuple[EnsembleResult, list[Path]]:
         costs = estimate_kernel(project, comp, ensemble)
         gates, masks = (_names_with_weight(ensemble, kind, tuned) for kind in KINDS)
         _require_caps(costs, ensemble, gates, masks, tuned.passing)
         shipped = _ship(project, comp, ensemble, tuned, runs, costs)
+        if notes:
+            shipped = shipped.model_copy(update={"as_trained": notes})
         folder = project.runs / "ensemble"
         outputs = [shipped.save(folder / "ensemble.yaml"), *_write_figure(folder, tuned)]
         seconds = costs.seconds(gates, masks, tuned.passing)
-        return _result(shipped, tuned, costs.images, seconds), outputs
+        return _result(shipped, tuned, costs.images, seconds, notes), outputs
 
     return stage.run(work)
 
@@ -85,7 +88,8 @@ def require_ensemble(project: Project, comp: Competition, ensemble: Ensemble) ->
         GatemaskError: The ensemble is missing, or older than its rule or runs.
     """
     tuned = require_tuned(project, comp, ensemble)
-    stage = _stage(project, comp, ensemble, tuned, _read_runs(project, ensemble))
+    notes = as_trained_notes(project, comp, ensemble)
+    stage = _stage(project, comp, ensemble, tuned, _read_runs(project, ensemble), notes)
     stage.require(
         "No ensemble has been chosen yet.",
         "The ensemble is older than its rule or its runs.",
@@ -100,13 +104,18 @@ def weights_file(project: Project, member: ShippedMember) -> Path:
 
 
 def _stage(
-    project: Project, comp: Competition, ensemble: Ensemble, tuned: TunedResult, runs: Mapping[str, Sequence[_Run]]
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    tuned: TunedResult,
+    runs: Mapping[str, Sequence[_Run]],
+    notes: Sequence[str],
 ) -> Stage[EnsembleResult]:
     facts = CompetitionFacts.of(comp).model_dump(mode="json")
     inference = ensemble.inference
     selections = tuned.selection.model_dump(mode="json")
     made_from = {
-        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune", "inference"}), facts]),
+        "settings": fingerprint([ensemble.model_dump(exclude={"quick", "tune", "inference", "as_trained"}), facts]),
         "kernel": fingerprint(
             [inference.hours, inference.precision, comp.kaggle.inference, count_test_images(project, comp)]
         ),
@@ -117,6 +126,8 @@ def _stage(
         "views": fingerprint(_view_weights(ensemble, tuned)),
         "runs": fingerprint([run.outputs for folds in runs.values() for run in folds]),
     }
+    if notes:
+        made_from["as_trained"] = fingerprint(list(notes))
     return Stage("ensemble", project.runs / "ensemble" / "result.json", made_from, EnsembleResult)
 
 
@@ -266,7 +277,15 @@ def _rounds_text(selection: MemberSelection, name: str) -> str:
 
 def _member(project: Project, comp: Competition, run: _Run, why: str, weight: float, seconds: float) -> ShippedMember:
     name, fold = run.result.experiment, run.result.fold
-    exp = load_run_config(project.fold(name, fold))
+    config = project.fold(name, fold) / "config.yaml"
+    if not config.exists() or sha256(config) != run.outputs.get("config.yaml"):
+        raise GatemaskError(
+            "The settings of a run are missing or were edited: what it was trained with is unknown.",
+            where=config,
+            expected="the file with the hash in result.json",
+            do=f"Run gatemask train {project.comp}/{name} --fold {fold}: it writes the file again and trains nothing.",
+        )
+    exp = load_run_config(config.parent)
     # Random views are drawn from the augmentation, which is shipped only for them.
     augment = {"augment": exp.augment} if any(view.random for view in exp.tta) else {}
     return ShippedMember(
@@ -298,7 +317,9 @@ def _summary(selection: MemberSelection) -> SelectionSummary:
     )
 
 
-def _result(shipped: ShippedEnsemble, tuned: TunedResult, images: int, seconds: float) -> EnsembleResult:
+def _result(
+    shipped: ShippedEnsemble, tuned: TunedResult, images: int, seconds: float, notes: list[str]
+) -> EnsembleResult:
     return EnsembleResult(
         gates=len(shipped.gate),
         masks=len(shipped.mask),
@@ -309,6 +330,7 @@ def _result(shipped: ShippedEnsemble, tuned: TunedResult, images: int, seconds: 
         selection=tuned.selection,
         test_images=images,
         predicted_minutes=seconds / 60,
+        **({"as_trained": notes} if notes else {}),
     )
 
 
@@ -352,6 +374,8 @@ def print_ensemble(result: EnsembleResult) -> None:
     table(f"{result.gates} gates, {result.masks} mask networks", ["member", "weight", "why"], rows)
     minutes, images = result.predicted_minutes, result.test_images
     duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.2g} seconds"
+    for note in result.as_trained:
+        say(f"as trained, not as the YAMLs and data say now: {note}")
     say(f"cross-fitted {result.cross_fitted:.4f}; predicted for {images} test images, without reading: {duration}")
 
 

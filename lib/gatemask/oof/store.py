@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ import pandas as pd
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text, write_with
-from gatemask.hdf5 import SafeFile, create_hdf5, require_self_contained
+from gatemask.hdf5 import DamagedFileError, SafeFile, create_hashed, require_self_contained, verify_hash
 from gatemask.storage import storage_error, storage_errors
+
+AGAIN = "Restore the file, or run gatemask train again: it predicts the fold again and trains nothing."
 
 
 def write_maps(path: Path, ids: Sequence[str], maps: Iterable[np.ndarray], shape: tuple[int, int, int]) -> Path:
@@ -106,7 +109,7 @@ def write_maps_per_view(
 
 @contextmanager
 def _created(path: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Iterator[tuple[h5py.Dataset, SafeFile]]:
-    with create_hdf5(path) as (file, disk):
+    with create_hashed(path) as (file, disk):
         file.create_dataset("ids", data=list(ids), dtype=h5py.string_dtype())
         store = file.create_dataset(
             "maps", (len(ids), *shape), np.uint8, chunks=(1, *shape), compression="gzip", compression_opts=1
@@ -200,6 +203,7 @@ class _MapFile:
 
 def _open(path: Path) -> tuple[list[str], _MapFile]:
     try:
+        _verify(path, path.stat().st_mtime_ns, path.stat().st_size)
         require_self_contained(path)
         with h5py.File(path, "r") as file:
             ids, maps = [str(image_id) for image_id in file["ids"].asstr()[:]], file["maps"]
@@ -212,19 +216,20 @@ def _open(path: Path) -> tuple[list[str], _MapFile]:
 
             maps.id.chunk_iter(note)
             return ids, _MapFile(path, os.open(path, os.O_RDONLY), offsets, sizes, maps.shape[1:])
-    except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+    except (DamagedFileError, OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         if (fault := storage_error(error, path)) is not None:
             raise fault from None
         raise _damaged(path, str(error)) from None
 
 
+@lru_cache(maxsize=1024)
+def _verify(path: Path, changed: int, size: int) -> None:
+    """Compare a file with its hash, once per process and version. HDF5 may hang on a damaged file."""
+    verify_hash(path)
+
+
 def _damaged(path: Path, received: str) -> GatemaskError:
-    return GatemaskError(
-        "Out-of-fold maps cannot be read.",
-        where=path,
-        received=received,
-        do=f"Delete {path.parent} and train the fold again.",
-    )
+    return GatemaskError("Out-of-fold maps cannot be read.", where=path, received=received, do=AGAIN)
 
 
 def write_gates(path: Path, ids: Sequence[str], probabilities: np.ndarray) -> Path:
@@ -304,6 +309,6 @@ def _read_gates(path: Path) -> Table:
             where=path,
             received=received,
             expected=", ".join(columns),
-            do=f"Delete {path.parent} and train the fold again.",
+            do=AGAIN,
         )
     return table

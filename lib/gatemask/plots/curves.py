@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -23,9 +24,11 @@ def draw_learning_curves(histories: Mapping[str, History], monitors: Mapping[str
     for (name, folds), (left, right) in zip(histories.items(), axes, strict=True):
         for (fold, rows), color in zip(folds.items(), style.CYCLE * 3, strict=False):
             epochs = [row["epoch"] + 1 for row in rows]
-            left.plot(epochs, [row["loss"] for row in rows], color=color, label=f"fold {fold}")
-            left.plot(epochs, [row["val_loss"] for row in rows], color=color, linestyle="--")
-            right.plot(epochs, [row[monitors[name]] for row in rows], color=color, marker="o", markersize=3)
+            left.plot(epochs, [row.get("loss", math.nan) for row in rows], color=color, label=f"fold {fold}")
+            left.plot(epochs, [row.get("val_loss", math.nan) for row in rows], color=color, linestyle="--")
+            right.plot(
+                epochs, [row.get(monitors[name], math.nan) for row in rows], color=color, marker="o", markersize=3
+            )
         style.label(left, "epoch", "loss", f"{name}: training, and validation (dashed)")
         style.label(right, "epoch", MONITORS[monitors[name]], f"{name}: validation, threshold-free")
         left.legend(fontsize=8, frameon=False)

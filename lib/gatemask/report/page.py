@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +27,9 @@ from gatemask.results.rules import RuleValues
 from gatemask.results.training import FoldResult
 from gatemask.results.tuning import CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
 from gatemask.stage import Stage
-from gatemask.tracking.run_folder import read_metrics
+from gatemask.tracking.run_folder import read_readable_metrics
 from gatemask.tuning.members import open_members
+from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import load_counted, require_tuned
 
 GATE_NOTE = (
@@ -87,8 +88,8 @@ def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> Rep
     """
     tuned = require_tuned(project, comp, ensemble)
     rehearsed = _read_rehearsal(project, comp)
-    runs = _read_runs(project, ensemble)
-    made_from = {
+    runs, notes = _read_runs(project, ensemble), as_trained_notes(project, comp, ensemble)
+    made_from: dict[str, object] = {
         "title": comp.title,
         "tuned": fingerprint(tuned.stamped()),
         "folds": sha256(project.folds),
@@ -96,10 +97,12 @@ def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> Rep
         "runs": fingerprint([run.stamped() for run in runs.values()]),
         "raw files": raw_folder(project, comp).is_dir(),  # without them the gallery is gray
     }
+    if notes:
+        made_from["as_trained"] = fingerprint(notes)
     stage = Stage("report", project.runs / "report" / "result.json", made_from, ReportResult)
 
     def work() -> tuple[ReportResult, list[Path]]:
-        page = _page(project, comp, ensemble, tuned, runs, rehearsed)
+        page = _page(project, comp, ensemble, tuned, runs, rehearsed, notes)
         output = write_text(stage.stamp.with_name("report.html"), page)
         return ReportResult(report=str(output)), [output]
 
@@ -113,11 +116,12 @@ def _page(
     tuned: TunedResult,
     runs: Runs,
     rehearsed: Mapping[str, object],
+    notes: Sequence[str],
 ) -> str:
     sections = [
         _headline(comp, tuned, rehearsed.get("submission_score")),
         rule_section(tuned),
-        _members(runs),
+        _members(runs, notes),
         *_selection(tuned.selection, tuned.metric),
         _learning_curves(project, runs),
         _thresholds(project, tuned),
@@ -211,13 +215,15 @@ def _cells(rule: RuleValues) -> list[object]:
     return [("yes" if value else "no") if isinstance(value, bool) else value for _, value in rule]
 
 
-def _members(runs: Runs) -> str:
+def _members(runs: Runs, notes: Sequence[str] = ()) -> str:
     rows = [
         [name, str(fold), run.best_epoch + 1, run.monitor, run.score, f"{run.seconds_training:.0f} s"]
         for (name, fold), run in runs.items()
     ]
     columns = ["experiment", "fold", "best epoch", "monitor", "score", "training"]
-    return "<h2>Members</h2>" + style.table_html(columns, rows)
+    text = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    warning = f"<p>Used as trained, not as the YAMLs and data say now:</p><ul>{text}</ul>" if notes else ""
+    return "<h2>Members</h2>" + warning + style.table_html(columns, rows)
 
 
 def _selection(selections: Selections, metric: str) -> list[str]:
@@ -243,7 +249,7 @@ def _selection(selections: Selections, metric: str) -> list[str]:
 def _learning_curves(project: Project, runs: Runs) -> str:
     histories: dict[str, dict[int, list[dict[str, float]]]] = {}
     for name, fold in runs:
-        histories.setdefault(name, {})[fold] = read_metrics(project.fold(name, fold) / "metrics.jsonl")
+        histories.setdefault(name, {})[fold] = read_readable_metrics(project.fold(name, fold) / "metrics.jsonl")
     monitors = {name: run.monitor for (name, _), run in runs.items()}
     figure = curves.draw_learning_curves(histories, monitors)
     caption = "Loss and validation score, epoch by epoch, one color per fold."

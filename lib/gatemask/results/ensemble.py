@@ -140,6 +140,8 @@ class ShippedEnsemble(Frozen):
         gate: Gates, most important first.
         mask: Mask networks, most important first.
         inference: How the kernel runs; added by `gatemask package`.
+        as_trained: How members differ from the YAMLs and data at the time they were chosen, one text per fold; empty
+            where they do not.
     """
 
     competition: CompetitionFacts
@@ -150,6 +152,7 @@ class ShippedEnsemble(Frozen):
     gate: list[ShippedMember]
     mask: list[ShippedMember]
     inference: Inference | None = None
+    as_trained: list[str] = Field(default_factory=list)
 
     @field_serializer("inference")
     def _inference_as_written(self, settings: Inference | None) -> dict[str, JsonValue] | None:
@@ -208,6 +211,7 @@ class EnsembleResult(StageResult):
         selection: Greedy selections.
         test_images: Number of images in the hidden test set.
         predicted_minutes: Predicted duration of the kernel, without reading images.
+        as_trained: How members differ from the present YAMLs and data, one text per fold.
     """
 
     gates: int
@@ -219,3 +223,4 @@ class EnsembleResult(StageResult):
     selection: Selections
     test_images: int
     predicted_minutes: float
+    as_trained: list[str] = Field(default_factory=list)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 
 from gatemask.stage import CommandResult, StageResult
+
+# Entries of a fold's `made_from` that are applied after the last epoch, to a fold that is trained already.
+AFTER_TRAINING = ("selection", "prediction")
+
+
+def trained_from(made_from: Mapping[str, object]) -> dict[str, object]:
+    """Return the part of a fold's `made_from` that decides its training, without what is applied after it.
+
+    >>> trained_from({"settings": "a", "selection": "b", "prediction": "c"})
+    {'settings': 'a'}
+    """
+    return {key: value for key, value in made_from.items() if key not in AFTER_TRAINING}
 
 
 class FoldResult(StageResult):

@@ -12,8 +12,9 @@ from gatemask import files
 from gatemask.config import Experiment, load_run_config
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.results.training import trained_from
 from gatemask.stage import Stamp
-from gatemask.tracking.run_folder import read_metrics
+from gatemask.tracking.run_folder import fold_lock, read_metrics
 
 QUIET_S = 60.0  # without changes for this long, a run without a result is taken for interrupted
 NO_RUNS = ("kaggle", "rehearsal-train", "rehearsal")  # folders below runs/<comp> that hold no finished runs
@@ -71,8 +72,11 @@ class LocalRun:
 
 
 def run_id(label: str, experiment: str, made_from: Mapping[str, object]) -> str:
-    """Return the id of a run on W&B: a resumed training keeps it, one of other settings or data gets another."""
-    return files.fingerprint([label, experiment, made_from])
+    """Return the id of a run on W&B: a resumed training keeps it, one of other settings or data gets another.
+
+    Its states carry it too, so that none continues another run.
+    """
+    return files.fingerprint([label, experiment, trained_from(made_from)])
 
 
 def find_runs(project: Project) -> list[Path]:
@@ -96,15 +100,19 @@ def read_run(project: Project, folder: Path) -> LocalRun:
         epochs = [int(row["epoch"]) for row in rows]
         exp = load_run_config(folder)
         fold = int(str(made_from.get("fold", 0)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, str(error).splitlines()[0]) from None
+    except (GatemaskError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, " ".join(str(error).split())) from None
     if epochs != sorted(set(epochs)):
         raise _damaged(folder, "the epochs of metrics.jsonl are not in order")
     return LocalRun(folder, project.label, exp, fold, made_from, rows, stamp.name == "result.json")
 
 
 def is_being_written(folder: Path) -> bool:
-    """Return whether an unfinished run seems to be in training: it changed lately, or its W&B files are open."""
+    """Return whether an unfinished run seems to be in training: its lock is held, it changed lately (on another
+    machine that shares the folder), or its W&B files are open.
+    """
+    if files.is_locked(fold_lock(folder)):
+        return True
     # A fetch from Kaggle writes kaggle.json last.
     changed, was_fetched = max(
         (path.stat().st_mtime, path.name == "kaggle.json") for path in folder.rglob("*") if path.is_file()

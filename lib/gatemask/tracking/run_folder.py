@@ -5,13 +5,36 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from gatemask.files import read_json, write_json, write_text, write_yaml
+from gatemask.console import say
+from gatemask.errors import GatemaskError
+from gatemask.files import locked, read_json, write_json, write_text, write_yaml
 
 PACKAGES = ["gatemask", "tensorflow", "keras", "jax", "numpy", "segmentation-models", "efficientnet"]
+
+
+def fold_lock(folder: Path) -> Path:
+    """Return the lock file of a run. It lies next to the folder, so it survives when the folder is set aside."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+@contextmanager
+def locked_run(folder: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a run, so that no other process trains it, or moves or replaces its folder.
+
+    Args:
+        folder: Folder of the run.
+        name: Name of the run for messages.
+
+    Raises:
+        GatemaskError: Another process holds it.
+    """
+    with locked(fold_lock(folder), f"Another process is training or fetching {name}."):
+        yield
 
 
 def begin_run(folder: Path, settings: Mapping[str, object], runtime: Mapping[str, object], root: Path) -> None:
@@ -23,7 +46,7 @@ def begin_run(folder: Path, settings: Mapping[str, object], runtime: Mapping[str
         runtime: Backend and devices.
         root: Project root, whose commit is recorded.
     """
-    write_yaml(folder / "config.yaml", dict(settings))
+    write_config(folder, settings)
     environment = {
         "python": platform.python_version(),
         "machine": platform.platform(),
@@ -34,17 +57,63 @@ def begin_run(folder: Path, settings: Mapping[str, object], runtime: Mapping[str
     write_json(folder / "environment.json", environment)
 
 
+def write_config(folder: Path, settings: Mapping[str, object]) -> Path:
+    """Write config.yaml, the resolved settings of a run."""
+    return write_yaml(folder / "config.yaml", dict(settings))
+
+
 def append_metrics(path: Path, row: Mapping[str, float]) -> None:
-    """Append the row of an epoch. A row of the same epoch, left by a run that was killed, is replaced."""
-    kept = [old for old in read_metrics(path) if old["epoch"] < row["epoch"]]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in [*kept, row]))
+    """Append the row of an epoch. Rows of the same and of later epochs, left by a run that was killed, are dropped."""
+    write_metrics(path, [*(old for old in read_metrics(path) if old["epoch"] < row["epoch"]), row])
+
+
+def write_metrics(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
+    """Write metrics.jsonl, one row per epoch. It is a log: nothing but figures and W&B are made from it."""
+    write_text(path, "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.jsonl; none if the file does not exist."""
+    """Return the rows of a metrics.jsonl; none if the file does not exist.
+
+    Raises:
+        GatemaskError: A line is not the row of an epoch.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _row(line)
+        if row is None:
+            raise GatemaskError(
+                "A line of this log is not the row of an epoch.",
+                where=f"{path}, line {number}",
+                received=line[:80],
+                expected='such as {"epoch": 0, "loss": 0.5}',
+                do="Delete the line. Only figures and W&B are made from this file.",
+            )
+        rows.append(row)
+    return rows
+
+
+def read_readable_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a metrics.jsonl for a figure; lines that cannot be read are reported and left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    read = [_row(line) for line in lines if line.strip()]
+    rows = [row for row in read if row is not None]
+    if len(rows) < len(read):
+        say(f"{path}: {len(read) - len(rows)} lines cannot be read and are left out.")
+    return rows
+
+
+def _row(line: str) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    valid = isinstance(row, dict) and isinstance(row.get("epoch"), int)
+    return row if valid and all(isinstance(value, int | float) for value in row.values()) else None
 
 
 def commit(root: Path) -> str | None:

@@ -1,15 +1,27 @@
-"""Mirror a local run to W&B. Every call is guarded: whatever goes wrong there, the training continues."""
+"""Mirror a local run to W&B. Every call is guarded: whatever goes wrong there, the training continues.
+
+Calls are made in a thread of their own. The training waits for none of them but the first and the last, and for these
+no longer than their limits.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gatemask.config import Experiment
 from gatemask.console import say
+from gatemask.tracking.guarded import GuardedCalls, call_guarded, kill_children
 from gatemask.tracking.mode import tracking_mode
+
+LOG_S = 30.0  # limit of a call that sends a row
+MARGIN_S = 60.0  # between the client's own limit of a call, and ours
+TEARDOWN_S = 10.0  # after its process was killed
+CLIENT_S = 60.0  # limits given to the client; its own are up to several days
 
 
 class WandbRun:
@@ -27,6 +39,7 @@ class WandbRun:
 
     def __init__(self, exp: Experiment, comp: str, fold: int, folder: Path, run_id: str) -> None:
         self._run: Any = None
+        self._calls = GuardedCalls()
         self._id = run_id
         self.is_online = False
         mode = tracking_mode(exp)
@@ -34,24 +47,40 @@ class WandbRun:
             return
         for name in ("CACHE", "DATA", "CONFIG"):  # by default below the home folder
             os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / "wandb"))
-        try:
-            (folder / "wandb").mkdir(parents=True, exist_ok=True)
-            if mode == "online" and not supports_finish_timeout():
-                say("This W&B client has no time limit for its last upload: the run is kept locally for gatemask sync.")
-                mode = "offline"
-            self._run = self._start(exp, comp, fold, folder, mode)
-            self.is_online = mode == "online"
-        except Exception as error:  # no network, no key, a full disk: training matters more
-            say(f"W&B cannot be reached ({type(error).__name__}: {error}); the run is kept locally.")
-            if mode == "online":
-                self._fall_back(exp, comp, fold, folder)
+        begun: list[tuple[Any, bool]] = []  # what begins after its limit is not used
+        start = partial(self._begin, exp, comp, fold, folder, mode, begun)
+        if (error := call_guarded("W&B", start, _limit_s("init"))) is None:
+            ((self._run, self.is_online),) = begun
+            return
+        say(f"W&B cannot be reached ({error}); the run is kept locally.")  # training matters more
+        if mode == "online":
+            begun = []
+            start = partial(self._begin_offline, exp, comp, fold, folder, begun)
+            if (error := call_guarded("W&B offline", start, _limit_s("init"))) is None:
+                ((self._run, _),) = begun
+            else:
+                say(f"{error}.")
+
+    def _begin(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: Any, begun: list[Any]) -> None:
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)
+        if mode == "online" and not supports_finish_timeout():
+            say("This W&B client has no time limit for its last upload: the run is kept locally for gatemask sync.")
+            mode = "offline"
+        begun.append((self._start(exp, comp, fold, folder, mode), mode == "online"))
+
+    def _begin_offline(self, exp: Experiment, comp: str, fold: int, folder: Path, begun: list[Any]) -> None:
+        import wandb
+
+        wandb.teardown()  # otherwise the same id cannot be started again
+        begun.append((self._start(exp, comp, fold, folder, "offline"), False))
 
     def _start(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: Any) -> Any:
         import wandb
 
-        # The client's own limits are up to several days. The environment may set others.
-        names = ("init_timeout", "finish_timeout")
-        options: dict[str, object] = {name: 60.0 for name in names if f"WANDB_{name.upper()}" not in os.environ}
+        names = ("init_timeout", "finish_timeout")  # the environment may set others
+        options: dict[str, object] = {name: CLIENT_S for name in names if f"WANDB_{name.upper()}" not in os.environ}
+        if mode == "offline":  # no server limits it, only the speed of this machine
+            options["init_timeout"] = CLIENT_S
         options |= {"x_service_wait": 120, "x_transaction_log_flush_interval": 2}
         options |= {"console": "off", "disable_git": True, "silent": True}
         # Kaggle's image has an older client, which rejects settings that it does not know.
@@ -73,37 +102,53 @@ class WandbRun:
         run.define_metric("*", step_metric="epoch")
         return run
 
-    def _fall_back(self, exp: Experiment, comp: str, fold: int, folder: Path) -> None:
-        try:
-            import wandb
-
-            wandb.teardown()  # otherwise the same id cannot be started again
-            self._run = self._start(exp, comp, fold, folder, "offline")
-        except Exception as error:
-            say(f"W&B offline failed too ({type(error).__name__}: {error}).")
-
     def log(self, row: Mapping[str, float]) -> None:
         """Log the row of an epoch, at the step of its number: an epoch that is trained again is not counted twice.
 
         Offline sessions do not know each other's rows; there, `gatemask sync` takes care of it. `commit` writes the
         row at once; given a step, the client would otherwise hold it back until the next one.
         """
-        self._guarded(lambda run: run.log(dict(row), step=row["epoch"], commit=True), "log")
+        if self._run is not None:
+            run, values = self._run, dict(row)
+            self._calls.add("W&B log", lambda: run.log(values, step=values["epoch"], commit=True), LOG_S)
+            self._drop_if_failed()
 
     def finish(self, summary: Mapping[str, float | None]) -> None:
         """Close the run. The numbers of `summary` are added to the run's summary, not logged as a row."""
-        numbers = {name: value for name, value in summary.items() if value is not None}
-        self._guarded(lambda run: run.summary.update(numbers), "summary")
-        self._guarded(lambda run: run.finish(), "finish")
+        if self._run is not None:
+            run, numbers = self._run, {name: value for name, value in summary.items() if value is not None}
+            self._calls.add("W&B summary", lambda: run.summary.update(numbers), LOG_S)
+            self._calls.add("W&B finish", run.finish, _limit_s("finish"))
+            self._calls.wait()
+            self._drop_if_failed()
 
-    def _guarded(self, call: Callable[[Any], object], what: str) -> None:
-        if self._run is None:
-            return
-        try:
-            call(self._run)
-        except Exception as error:
-            say(f"W&B {what} failed ({type(error).__name__}: {error}); the run is kept locally.")
+    def _drop_if_failed(self) -> None:
+        if self._calls.failure is not None:
+            say(f"{self._calls.failure}; the run is kept locally.")
             self._run, self.is_online = None, False
+            if "did not return" in self._calls.failure:
+                _end_service()
+
+
+def finish_client() -> None:
+    """Let the client write what it holds; its separate process would otherwise change files later."""
+    if (wandb := sys.modules.get("wandb")) is not None and call_guarded("W&B", wandb.teardown, _limit_s("finish")):
+        _end_service()
+
+
+def _end_service() -> None:
+    """Kill the client's separate process: the end of this one would wait for it. The next run starts a new one."""
+    kill_children("wandb-core")
+    if (wandb := sys.modules.get("wandb")) is not None:
+        call_guarded("W&B", wandb.teardown, TEARDOWN_S)
+
+
+def _limit_s(call: str) -> float:
+    """Return our limit for a call that the client itself should end earlier."""
+    try:
+        return float(os.environ.get(f"WANDB_{call.upper()}_TIMEOUT", CLIENT_S)) + MARGIN_S
+    except ValueError:
+        return CLIENT_S + MARGIN_S
 
 
 def supports_finish_timeout() -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from gatemask.config import Competition, Experiment
 from gatemask.data import records
@@ -14,8 +17,8 @@ from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.project import Project
-from gatemask.results.training import FoldResult
-from gatemask.stage import Stage
+from gatemask.results.training import FoldResult, trained_from
+from gatemask.stage import Stage, Stamp
 from gatemask.training.initial_weights import InitialWeights, find_initial_weights
 
 if TYPE_CHECKING:
@@ -27,6 +30,29 @@ def with_record_size(comp: Competition, exp: Experiment) -> Competition:
     if exp.input.records is None:
         return comp
     return comp.model_copy(update={"records": comp.records.model_copy(update={"size": exp.input.records})})
+
+
+SELECTION = ("monitor", "checkpoints")  # keys that choose among the trained epochs
+PREDICTION = ("tta", "tta_apart")  # keys that decide how the validation fold is predicted
+
+
+def settings_of(exp: Experiment, keys: Sequence[str]) -> dict[str, JsonValue]:
+    """Return some of the settings that decide the outcome of a run."""
+    return {key: value for key, value in exp.settings.items() if key in keys}
+
+
+def written_settings(exp: Experiment) -> dict[str, JsonValue]:
+    """Return the resolved settings as config.yaml of a run holds them."""
+    return exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
+
+
+def training_settings(exp: Experiment) -> dict[str, JsonValue]:
+    """Return the settings that decide the training itself. Others are applied again without another training.
+
+    A plateau schedule lowers the learning rate by `monitor`.
+    """
+    later = {*SELECTION, *PREDICTION} - ({"monitor"} if exp.schedule.name == "plateau" else set())
+    return {key: value for key, value in exp.settings.items() if key not in later}
 
 
 def count_views(exp: Experiment) -> int:
@@ -75,15 +101,47 @@ class TrainingInputs:
         return find_initial_weights(self.project, self.exp, fold)
 
     def made_from(self, fold: int) -> dict[str, object]:
-        """Return the hashes of everything that decides the outcome of a fold."""
-        shards = records.require_records(self.project, with_record_size(self.comp, self.exp))
+        """Return the hashes of everything that decides the outcome of a fold; see `trained_from`."""
         return {
-            "settings": fingerprint(self.exp.settings),
+            **self._settings(),
             "weights": self.initial_weights(fold).identity,
             "fold": fold,
             "folds": sha256(self.project.folds),
-            "records": fingerprint(shards),
+            "records": fingerprint(self._shards),
         }
+
+    def comparable(self, fold: int) -> dict[str, object]:
+        """Return `made_from` as far as this disk can tell: records and initial weights may be elsewhere."""
+        made_from: dict[str, object] = {**self._settings(), "fold": fold, "folds": sha256(self.project.folds)}
+        if (self.project.records(with_record_size(self.comp, self.exp).records.size) / "index.json").exists():
+            try:
+                made_from["records"] = fingerprint(self._shards)
+            except GatemaskError:  # they are older than the manifest, and so is the run
+                made_from["records"] = None
+        with suppress(GatemaskError):
+            made_from["weights"] = self.initial_weights(fold).identity
+        return made_from
+
+    def is_trained(self, fold: int) -> bool:
+        """Return whether a fold is trained for the present settings and data, even if it must be predicted again."""
+        stage = self.stage(fold)
+        if not stage.stamp.exists():
+            return False
+        stamp, weights = Stamp.load(stage.stamp), stage.stamp.with_name("best.weights.h5")
+        if trained_from(stamp.made_from) != trained_from(stage.made_from) or not weights.exists():
+            return False
+        return stamp.outputs.get(weights.name) == sha256(weights)
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            "settings": fingerprint(training_settings(self.exp)),
+            "selection": fingerprint(settings_of(self.exp, SELECTION)),
+            "prediction": fingerprint(settings_of(self.exp, PREDICTION)),
+        }
+
+    @cached_property
+    def _shards(self) -> dict[str, str]:
+        return records.require_records(self.project, with_record_size(self.comp, self.exp))
 
     def stage(self, fold: int) -> Stage[FoldResult]:
         """Return the stage that trains a fold."""

@@ -8,7 +8,6 @@ that was interrupted ends with exactly the weights of one that was not.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -20,16 +19,14 @@ from gatemask.config import Experiment
 from gatemask.console import progress as progress_bar
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import write_with
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
-from gatemask.training import state
+from gatemask.training import finishing, state
+from gatemask.training.fold_inputs import written_settings
 from gatemask.training.out_of_fold import predict_out_of_fold
 from gatemask.training.state import Progress
 from gatemask.training.time_budget import TimeBudget
 from gatemask.training.trainer import Trainer
-
-SCORES = ("auc", "sensitivity", "specificity", "dice", "dice_positives", "val_loss")
 
 
 class FoldRun:
@@ -62,18 +59,19 @@ class FoldRun:
         """Train until the last epoch or the end of the time budget, and return the progress.
 
         Raises:
-            GatemaskError: The loss became NaN or infinite (the last state is kept), or the state on disk was
-                written with another batch size.
+            GatemaskError: The loss became NaN or infinite (the last state is kept), or the state on disk belongs to
+                another run or was written with another batch size.
         """
         from gatemask.tracking.local_run import run_id
         from gatemask.tracking.wandb_run import WandbRun
 
         exp, inputs = self.exp, self.trainer.inputs
-        settings = exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
-        run_folder.begin_run(self.folder, settings, self.trainer.models.devices.facts(), inputs.project.root)
-        progress = self._resume()
-        wandb_id = run_id(inputs.project.label, exp.name, inputs.made_from(self.fold))
-        wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, wandb_id)
+        run = run_id(inputs.project.label, exp.name, inputs.made_from(self.fold))
+        run_folder.begin_run(
+            self.folder, written_settings(exp), self.trainer.models.devices.facts(), inputs.project.root
+        )
+        progress = self._resume(run)
+        wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, run)
         while progress.epoch < exp.epochs:
             epoch = progress.epoch
             model = self.trainer.training_model(epoch)
@@ -82,50 +80,54 @@ class FoldRun:
             if progress.step < steps:
                 break  # the time is up
             with self.trainer.layers_as_in(epoch), state.averaged(model):
-                scores, progress = self._close_epoch(progress, steps)
-            row = {"epoch": epoch, "loss": scores.pop("loss"), "learning_rate": learning_rate, **scores}
-            run_folder.append_metrics(self.folder / "metrics.jsonl", row)
+                progress = self._close_epoch(progress, steps, learning_rate)
+            run_folder.write_metrics(self._log, progress.rows)
             state.save_state(self.state_folder, model, progress)
-            wandb_run.log(row)
-            self._say_epoch(row)
-        wandb_run.finish({"best": progress.best[0][0] if progress.best else None, "epochs": progress.epoch})
+            wandb_run.log(progress.rows[-1])
+            self._say_epoch(progress.rows[-1])
+        score = progress.rows[progress.best[0]][exp.monitor] if progress.best else None
+        wandb_run.finish({"best": score, "epochs": progress.epoch})
         return progress
 
     def finish(self, progress: Progress) -> tuple[FoldResult, list[Path]]:
         """Write the final weights and out-of-fold predictions; return the result and the files made."""
-        exp, evaluator = self.exp, self.trainer.models.evaluator
-        best = [epoch for _, epoch in progress.best]
-        kept = best if exp.checkpoints.average else best[:1]
-        state.assign(evaluator.weights, state.average_best_weights(self.state_folder, kept))
-        # The evaluator has no optimizer, whose moments would make the file three times as large.
-        write_with(self.folder / "best.weights.h5", evaluator.save_weights)
-        rows = run_folder.read_metrics(self.folder / "metrics.jsonl")
-        best_row = next(row for row in rows if row["epoch"] == best[0])
-        scores = self.trainer.evaluate(self.validation) if len(kept) > 1 else best_row
+        exp, rows = self.exp, progress.rows
+        best = progress.best or self._last_epoch(progress)
+        choice = finishing.Choice.of(best, {epoch: rows[epoch] for epoch in best}, exp)
+        finishing.write_weights(self.trainer, self.folder, self.state_folder, choice)
+        state.copy_weights(self.state_folder, self.folder / finishing.KEPT, best if len(best) > 1 else ())
+        scores = self.trainer.evaluate(self.validation) if len(choice.epochs) > 1 else rows[best[0]]
         out_of_fold = predict_out_of_fold(self.trainer, self.fold, self.validation)
         result = FoldResult.model_validate(
             {
                 "experiment": exp.name,
                 "fold": self.fold,
                 "task": exp.task,
-                "best_epoch": best[0],
-                "best_epochs": sorted(kept),
-                "monitor": exp.monitor,
-                "score": scores[exp.monitor],
-                "best_single": best_row[exp.monitor],
-                "epochs": len(rows),
-                "batch": self.trainer.batch,
-                **{name: scores[name] for name in SCORES if name in scores},
+                **choice.fields(scores),
                 **out_of_fold.scores,
+                "epochs": progress.epoch,
+                "batch": self.trainer.batch,
                 "seconds_training": round(sum(row["seconds"] for row in rows), 2),
                 "train_images": len(self.training),
                 "validation_images": len(self.validation),
             }
         )
-        names = ["best.weights.h5", "metrics.jsonl", "config.yaml", *out_of_fold.files]
-        return result, [self.folder / name for name in names]
+        return result, [self.folder / name for name in (*finishing.FILES, *out_of_fold.files)]
 
-    def _say_epoch(self, row: dict[str, float]) -> None:
+    def _last_epoch(self, progress: Progress) -> tuple[int, ...]:
+        """Keep the weights of the last epoch, which the state holds: those of the best epochs are lost."""
+        epoch = progress.epoch - 1
+        say(f"{self.exp.name} fold {self.fold}: no weights of its best epochs can be read; the last epoch is used.")
+        with state.averaged(self.trainer.training_model(epoch)):
+            weights = self.trainer.models.evaluator.weights
+            state.save_best_weights(self.state_folder, weights, epoch, progress.rows[epoch])
+        return (epoch,)
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def _say_epoch(self, row: state.Row) -> None:
         """Log an epoch in one line: progress bars vanish, and log files have none."""
         exp = self.exp
         say(
@@ -133,12 +135,17 @@ class FoldRun:
             f"{exp.monitor} {row[exp.monitor]:.4f}, {row['seconds']:.0f} s"
         )
 
-    def _resume(self) -> Progress:
-        """Restore the newest state on disk, if there is one, and return its progress."""
+    def _resume(self, run: str) -> Progress:
+        """Restore the newest state on disk, if there is one, and return its progress.
+
+        Args:
+            run: Fingerprint of this run. States of other runs are rejected.
+        """
         exp, batch = self.exp, self.trainer.batch
-        loaded = state.load_state(self.state_folder)
+        loaded = state.load_state(self.state_folder, run)
         if loaded is None:
-            return Progress(batch)
+            self._restore_log(())
+            return Progress(batch, run=run)
         arrays, progress = loaded
         if progress.batch != batch:
             raise GatemaskError(
@@ -152,15 +159,30 @@ class FoldRun:
         # After the last frozen epoch, the optimizer of all layers starts fresh: the saved one is the other's.
         saved_in = progress.epoch if progress.step else progress.epoch - 1
         state.restore(self.trainer.training_model(saved_in), arrays)
+        self._restore_log(progress.rows)
         if progress.epoch < exp.epochs:
             say(f"{exp.name} fold {self.fold}: resumes at epoch {progress.epoch + 1}, step {progress.step + 1}")
-        return progress
+        # `monitor` and `checkpoints` may have changed since.
+        best = finishing.rank({epoch: progress.rows[epoch] for epoch in progress.best}, exp.monitor)
+        return replace(progress, best=best[: exp.checkpoints.keep])
+
+    def _restore_log(self, rows: tuple[state.Row, ...]) -> None:
+        """Write metrics.jsonl as the state has it: it is a log, and the state alone says what was trained."""
+        if not rows and not self._log.exists():
+            return
+        try:
+            logged = run_folder.read_metrics(self._log)[: len(rows)]
+        except GatemaskError:
+            logged = []
+        if logged != list(rows):
+            say(f"{self._log} differs from the state and was written again from it.")
+        run_folder.write_metrics(self._log, rows)
 
     def _learning_rate(self, progress: Progress) -> float:
         from gatemask.builders import schedules
 
         exp = self.exp
-        rate = schedules.learning_rate(exp.schedule, progress.epoch, exp.epochs, progress.scores)
+        rate = schedules.learning_rate(exp.schedule, progress.epoch, exp.epochs, progress.scores(exp.monitor))
         return rate * self.trainer.models.devices.count if exp.batch.scale_learning_rate else rate
 
     def _train_epoch(self, progress: Progress) -> tuple[Progress, int]:
@@ -177,9 +199,9 @@ class FoldRun:
                 leg_steps = stop - progress.step
                 if not self.budget.allows(steps=leg_steps, validations=int(stop == steps)):
                     break
-                started = time.monotonic()
+                started = self.budget.clock()
                 loss = self._train_leg(order, progress, stop, on_step)
-                seconds = time.monotonic() - started
+                seconds = self.budget.clock() - started
                 self.budget.record_steps(seconds, leg_steps)
                 progress = replace(
                     progress, step=stop, loss=progress.loss + loss * leg_steps, seconds=progress.seconds + seconds
@@ -226,19 +248,20 @@ class FoldRun:
             )
         return loss
 
-    def _close_epoch(self, progress: Progress, steps: int) -> tuple[dict[str, float], Progress]:
-        """Validate, keep the weights if they are among the best, and return the scores and the new progress."""
-        exp, started = self.exp, time.monotonic()
+    def _close_epoch(self, progress: Progress, steps: int, learning_rate: float) -> Progress:
+        """Validate, keep the weights if they are among the best, and return the new progress."""
+        exp, started = self.exp, self.budget.clock()
         scores = self.trainer.evaluate(self.validation)
-        seconds = time.monotonic() - started
+        seconds = self.budget.clock() - started
         self.budget.record_validation(seconds)
-        score = scores[exp.monitor]
-        ranked = sorted([*progress.best, (score, progress.epoch)], key=lambda entry: (-entry[0], entry[1]))
-        best = tuple(ranked[: exp.checkpoints.keep])
-        if (score, progress.epoch) in best:
-            state.save_best_weights(self.state_folder, self.trainer.models.evaluator.weights, progress.epoch)
-        row = {"loss": progress.loss / steps, **scores, "steps": steps, "seconds": round(progress.seconds + seconds, 2)}
-        return row, Progress(progress.batch, progress.epoch + 1, scores=(*progress.scores, score), best=best)
+        epoch, loss = progress.epoch, progress.loss / steps
+        row: dict[str, float] = {"epoch": epoch, "loss": loss, "learning_rate": learning_rate, **scores}
+        row |= {"steps": steps, "seconds": round(progress.seconds + seconds, 2)}
+        candidates = {**{best: progress.rows[best] for best in progress.best}, epoch: row}
+        best = finishing.rank(candidates, exp.monitor)[: exp.checkpoints.keep]
+        if epoch in best:
+            state.save_best_weights(self.state_folder, self.trainer.models.evaluator.weights, epoch, row)
+        return Progress(progress.batch, epoch + 1, rows=(*progress.rows, row), best=best, run=progress.run)
 
 
 @contextmanager

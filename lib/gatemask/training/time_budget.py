@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 MARGIN = 0.05  # share of the limit that is kept for work that is not measured
 
@@ -13,10 +14,12 @@ class TimeBudget:
 
     Args:
         hours: Time limit, in hours; None for no limit.
+        clock: Returns the time in seconds. Default: `time.monotonic`.
     """
 
-    def __init__(self, hours: float | None) -> None:
-        self._started = time.monotonic()
+    def __init__(self, hours: float | None, clock: Callable[[], float] | None = None) -> None:
+        self.clock = clock or time.monotonic
+        self._started = self.clock()
         self._limit_s = math.inf if hours is None else hours * 3600 * (1 - MARGIN)
         self._step_s = 0.0
         self._validation_s = 0.0
@@ -37,4 +40,4 @@ class TimeBudget:
             validations: Number of passes over the validation fold.
         """
         needed = steps * self._step_s + validations * self._validation_s
-        return time.monotonic() - self._started + needed < self._limit_s
+        return self.clock() - self._started + needed < self._limit_s

@@ -5,10 +5,12 @@ runs/<comp>/<experiment>/fold<k>/
     metrics.jsonl                  one row per epoch
     begun.json                     what the run is made from; removed when the fold is done
     state/                         state to resume from; removed when the fold is done
+    kept/                          weights of the best epochs, where `checkpoints.keep` keeps several
     best.weights.h5                weights of the best epoch by `monitor`, or the mean of the best few
     oof.h5 (gate: oof.csv)         out-of-fold predictions of these weights
     tables.npz                     masks: their threshold tables at the competition's own size
     result.json                    stamp, written last
+runs/<comp>/<experiment>/.fold<k>.lock   held by the process that trains the fold
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.files import set_aside, write_text
 from gatemask.project import Project
-from gatemask.results.training import FoldResult, TrainingResult
-from gatemask.stage import Stamp
+from gatemask.results.training import FoldResult, TrainingResult, trained_from
+from gatemask.stage import Stage, Stamp
+from gatemask.tracking import run_folder
 from gatemask.tracking.mode import tracking_mode
+from gatemask.training.differences import differences
 from gatemask.training.fold_inputs import TrainingInputs, count_views
 from gatemask.training.time_budget import TimeBudget
 
@@ -47,7 +51,7 @@ def train(
         budget: Time limit that is shared with other trainings of this session. Default: `hours`, starting now.
 
     Raises:
-        GatemaskError: A fold does not exist, or its inputs are missing or invalid.
+        GatemaskError: A fold does not exist, its inputs are missing or invalid, or another process is training it.
     """
     tracking_mode(exp)  # a mistake there is reported before hours of work
     inputs = TrainingInputs(project, comp, exp)
@@ -76,14 +80,33 @@ def _say_what_is_left(exp: Experiment, left: Mapping[int, str]) -> None:
 
 def _train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin: bool) -> FoldResult | str:
     """Return the result of a fold, or the work that is left if time runs out or the fold may not begin."""
-    exp, stage = inputs.exp, inputs.stage(fold)
+    stage = inputs.stage(fold)
     folder = stage.stamp.parent
     if (recorded := stage.current()) is not None:
         remove_resume_files(folder)
         return recorded
     if not may_begin or not budget.allows():
         return "not begun in this session"
-    claim_folder(folder, stage.made_from)
+    with run_folder.locked_run(folder, f"{inputs.exp.name} fold {fold}"):
+        if (recorded := stage.current()) is not None:  # finished by another process in the meantime
+            return recorded
+        if _has_same_training(stage):
+            from gatemask.training.finish_again import finish_again
+
+            return finish_again(inputs, fold, stage)
+        return _train_locked(inputs, fold, stage, budget)
+
+
+def _has_same_training(stage: Stage[FoldResult]) -> bool:
+    """Return whether the fold was finished with these settings and data, up to what is applied after training."""
+    if not stage.stamp.exists():
+        return False
+    return trained_from(Stamp.load(stage.stamp).made_from) == trained_from(stage.made_from)
+
+
+def _train_locked(inputs: TrainingInputs, fold: int, stage: Stage[FoldResult], budget: TimeBudget) -> FoldResult | str:
+    exp, folder = inputs.exp, stage.stamp.parent
+    claim_folder(folder, stage.made_from, exp)
     started = time.monotonic()
     from gatemask.training.fold_run import FoldRun
     from gatemask.training.trainer import Trainer
@@ -108,10 +131,21 @@ def remove_resume_files(folder: Path) -> None:
     (folder / "begun.json").unlink(missing_ok=True)
 
 
-def claim_folder(folder: Path, made_from: Mapping[str, object]) -> None:
-    """Mark the folder as the run of these inputs. A run of other inputs is set aside, never overwritten."""
+def claim_folder(folder: Path, made_from: Mapping[str, object], exp: Experiment | None = None) -> None:
+    """Mark the folder as the run of these inputs. A run of other inputs is set aside, never overwritten.
+
+    Call it while the run is locked: no other process may be using the folder.
+
+    Args:
+        folder: Folder of the run.
+        made_from: Hashes of the inputs.
+        exp: Experiment, to name the settings that differ. Default: they are not named.
+    """
     begun = folder / "begun.json"
     stamp = next((path for path in (folder / "result.json", begun) if path.exists()), None)
-    if stamp is not None and Stamp.load(stamp).made_from != made_from:
-        say(f"{folder} was made from other settings or data: moved to {set_aside(folder).name}.")
+    if stamp is not None:
+        recorded = Stamp.load(stamp).made_from
+        if trained_from(recorded) != trained_from(made_from):
+            changed = "; ".join(differences(folder, recorded, trained_from(made_from), exp))
+            say(f"{folder} was made from other settings or data ({changed}): moved to {set_aside(folder).name}.")
     write_text(begun, json.dumps({"made_from": dict(made_from)}))

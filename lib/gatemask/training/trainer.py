@@ -15,6 +15,7 @@ from gatemask.console import say
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
+from gatemask.stage import require_unchanged
 from gatemask.training.fold_inputs import TrainingInputs
 from gatemask.training.runtime import Devices
 
@@ -117,6 +118,8 @@ class Trainer:
         path = initial.path or encoder_weights.find_weights_file(self.exp.model, self.inputs.project.root)
         assert path is not None
         if initial.kind == "run":
+            do = f"Restore the file, or train {path.parent.parent.name} again."
+            require_unchanged(path.with_name("result.json"), path, do)
             loaded = encoder_weights.load_run_weights(network, path)
         else:
             loaded = encoder_weights.load_encoder_weights(network, self.exp.model, path, self.comp.image.channels)

@@ -54,7 +54,7 @@ def compare(project: Project, comp: Competition, ensemble: Ensemble, first: str,
     ensemble = with_selected_weights(project, comp, ensemble) if gated else ensemble
     sides = [_side(ensemble, task, part, gated) for part in names]
     for side in sides:  # everything that is missing is reported before the first map is read
-        prediction_hashes(project, side)
+        prediction_hashes(project, comp, side)
     fits = [_fit(project, comp, side, fold_of) for side in sides]
     groups = np.array([group_of[i] for i in sorted(fold_of)])
     scored = [(fit.worth, fit.weight) for fit in fits]

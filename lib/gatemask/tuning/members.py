@@ -10,13 +10,11 @@ import numpy as np
 
 from gatemask.config import Competition, Ensemble, Members, load_run_config
 from gatemask.data.labels import Masks
-from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import sha256
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project
-from gatemask.stage import Stamp
+from gatemask.tuning.outdated import read_folds_of
 
 
 @dataclass(frozen=True)
@@ -151,37 +149,13 @@ def count_tables(predictions: MemberPredictions, weights: Sequence[float]) -> Ta
     )
 
 
-def prediction_hashes(project: Project, ensemble: Ensemble) -> list[dict[str, str]]:
+def prediction_hashes(project: Project, comp: Competition, ensemble: Ensemble) -> list[dict[str, str]]:
     """Return the hashes of every member's out-of-fold files, by name, one entry per experiment and fold.
 
     Raises:
-        GatemaskError: A fold is missing or outdated.
+        GatemaskError: A fold is missing, or differs from what the YAMLs and the data say now.
     """
-    folds = sorted(set(read_folds(project)["fold"]) - {HOLDOUT})
-    names = [*ensemble.gate.experiments, *ensemble.mask.experiments]
-    return [_fold_hashes(project, name, fold) for name in names for fold in folds]
-
-
-def _fold_hashes(project: Project, name: str, fold: int) -> dict[str, str]:
-    path = project.fold(name, fold) / "result.json"
-    do = f"Run gatemask train {project.comp}/{name} --fold {fold}."
-    if not path.exists():
-        raise GatemaskError(
-            "A fold has no out-of-fold predictions yet.", where=path.parent, expected=f"{name}, fold {fold}", do=do
-        )
-    stamp = Stamp.load(path)
-    if stamp.made_from.get("folds") != sha256(project.folds):
-        raise GatemaskError(
-            "A fold was trained on another split than the present one.",
-            where=path.parent,
-            expected=f"a run made from {project.folds}",
-            do=f"Run gatemask train {project.comp}/{name} again, or restore the fold file.",
-        )
-    files = [path.parent / file for file in stamp.outputs if file.startswith("oof")]
-    if missing := [file for file in files if not file.exists()]:
-        raise GatemaskError("A fold's out-of-fold predictions are missing.", where=missing[0], do=do)
-    # Hashes of the present files, not those in the stamp: predictions may come from another machine.
-    return {file.name: sha256(file) for file in files}
+    return [fold.hashes for fold in read_folds_of(project, comp, ensemble)]
 
 
 def _require_ids(name: str, ids: set[str], expected: set[str]) -> None:
@@ -202,7 +176,15 @@ def _count_views(project: Project, name: str, folds: Sequence[int]) -> int:
     folders = [project.fold(name, fold) for fold in folds]
     if not all((folder / "oof-views.h5").exists() for folder in folders):
         return 1
-    return 1 + len(load_run_config(folders[0]).tta)
+    counts = {1 + len(load_run_config(folder).tta) for folder in folders}
+    if len(counts) > 1:
+        raise GatemaskError(
+            "The folds of an experiment keep different numbers of views.",
+            where=project.runs / name,
+            received=", ".join(map(str, sorted(counts))),
+            do=f"Run gatemask train {project.comp}/{name}: it predicts them again by the present YAML.",
+        )
+    return counts.pop()
 
 
 def _require_maps(name: str, reader: MapReader, expected: set[str], classes: int) -> None:

@@ -178,7 +178,7 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
         "beside": fingerprint([sha256(file) for file in files]),
         "masks": sha256(project.data / "masks.csv"),
         "folds": sha256(project.folds),
-        "predictions": fingerprint(prediction_hashes(project, ensemble)),
+        "predictions": fingerprint(prediction_hashes(project, comp, ensemble)),
     }
 
 

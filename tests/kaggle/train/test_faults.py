@@ -11,24 +11,27 @@ import lzma
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gatemask import files
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
 from gatemask.kaggle.client import api, datasets
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
+from gatemask.tracking import run_folder
 from tests.conftest import kill_when, run_python
 from tests.kaggle.cloud import KEY, OWNER, Fault, stand_in
 from tests.kaggle.fakes import (
@@ -46,7 +49,7 @@ from tests.kaggle.fakes import (
     seed,
     train_fold,
 )
-from tests.kaggle.warm import warm
+from tests.kaggle.warm import Call, warm
 
 pytestmark = pytest.mark.integration
 
@@ -82,6 +85,9 @@ def empty(world: World) -> World:
     world.cloud.datasets.clear()
     shutil.rmtree(world.project.root / "runs")
     return world
+
+
+wait = Call.wait
 
 
 def refusal(call: Callable[..., Any], *arguments: Any, **more: Any) -> GatemaskError:
@@ -246,6 +252,18 @@ def test_push_with_a_wrong_answer_is_looked_up(world: World, fault: Fault, after
         completes(world)
 
 
+HANGS_S = 1234.5  # a limit that stands for: once Kaggle has the request
+
+
+def wait_until_it_hangs(call: Call, world: World, arrives: bool, timeout: float | None = None) -> int:
+    """Give up a push when Kaggle has its request (and has carried it out, if it arrives), however long that takes."""
+    if timeout != HANGS_S:
+        return wait(call, timeout)
+    while world.cloud.faults or (arrives and not world.versions()):
+        time.sleep(0.02)
+    raise subprocess.TimeoutExpired("kaggle", timeout)
+
+
 @pytest.mark.parametrize("when", ["never", "at once", "late"])
 def test_hanging_push_is_looked_up(world: World, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kaggle never carries out the push; or at once, without an answer; or after gatemask gave up."""
@@ -253,7 +271,10 @@ def test_hanging_push_is_looked_up(world: World, when: str, monkeypatch: pytest.
     late = Fault("SaveKernel", None, hang_s=5)
     world.cloud.faults.append(late if when == "late" else Fault("SaveKernel", hang_s=30, break_off=True, after=after))
     with monkeypatch.context() as short:
-        short.setattr(api, "kaggle", lambda *a, **k: run_kaggle(*a, **{**k, "limit_s": 3 if "push" in a else 60}))
+        short.setattr(
+            api, "kaggle", lambda *a, **k: run_kaggle(*a, **{**k, "limit_s": HANGS_S if "push" in a else 600})
+        )
+        short.setattr(Call, "wait", partialmethod(wait_until_it_hangs, world, after))
         if after:
             world.push()
         else:
@@ -714,6 +735,17 @@ def test_run_of_other_settings_is_set_aside(world: World) -> None:
     assert world.done() == [0]
     aside = world.fold().with_name("fold0.replaced1")
     assert read_json(aside / "result.json")["made_from"] == world.inputs(FOUR).made_from(0)
+    completes(world)
+
+
+def test_run_in_training_here_is_not_replaced(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_fold(world.inputs(FOUR), 0, "me", epochs=1)
+    world.push()
+    with monkeypatch.context() as impatient, run_folder.locked_run(world.fold(), "unet_b0 fold 0"):
+        impatient.setattr(files, "LOCK_S", 0.0)
+        error = refusal(world.wait)
+    assert "Another process is training or fetching unet_b0 fold 0" in str(error)
+    assert not world.fold().with_name("fold0.replaced1").exists()
     completes(world)
 
 

@@ -17,13 +17,16 @@ from typing import Any
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json_object, set_aside, sha256, write_json, write_text
+from gatemask.files import set_aside, sha256, write_json, write_text
 from gatemask.kaggle.client import api, cli
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS
 from gatemask.kaggle.train.kernel_records import TrainingKernel, kernel_log_path, kernels_folder, save_kernel
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
+from gatemask.results.training import trained_from
+from gatemask.stage import Stamp
+from gatemask.tracking import run_folder
 
 
 def collect_output(project: Project, kernel: TrainingKernel) -> bool:
@@ -115,8 +118,18 @@ def _place_runs(project: Project, kernel: TrainingKernel, folder: Path, account:
 
 
 def _place_run(project: Project, kernel: TrainingKernel, fold: int, folder: Path, account: SessionAccount) -> None:
-    """Move a fold's run to its place in one step, setting aside an existing run of other settings."""
-    fetched, place = folder / "runs" / kernel.experiment / f"fold{fold}", project.fold(kernel.experiment, fold)
+    """Move a fold's run to its place in one step, setting aside an existing run of other settings.
+
+    Raises:
+        GatemaskError: A process on this machine is training the fold.
+    """
+    place = project.fold(kernel.experiment, fold)
+    with run_folder.locked_run(place, f"{kernel.experiment} fold {fold}"):
+        _place_locked(kernel, fold, folder, account, place)
+
+
+def _place_locked(kernel: TrainingKernel, fold: int, folder: Path, account: SessionAccount, place: Path) -> None:
+    fetched = folder / "runs" / kernel.experiment / f"fold{fold}"
     listed = account.files_of(fold)
     for path in sorted(fetched.rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() not in listed:
@@ -142,9 +155,9 @@ def _place_run(project: Project, kernel: TrainingKernel, fold: int, folder: Path
 
 
 def _made_from(run: Path) -> Any:
-    """Return what a run, finished or not, is made from."""
+    """Return what a run, finished or not, is trained from."""
     stamp = next((path for name in ("result.json", "begun.json") if (path := run / name).exists()), None)
-    return read_json_object(stamp).get("made_from") if stamp else None
+    return trained_from(Stamp.load(stamp).made_from) if stamp else None
 
 
 def _newest_state(run: Path) -> str:

@@ -57,7 +57,9 @@ def reconcile_pushes(project: Project, kernels: Sequence[TrainingKernel]) -> Non
 
 
 def unfinished_folds(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int] | None) -> list[int]:
-    """Return the folds without a result on this disk for the present settings and data.
+    """Return the folds that must be trained for the present settings and data.
+
+    A fold that must only be predicted again, on this machine, is not among them.
 
     Args:
         project, comp, exp: Experiment to train.
@@ -69,7 +71,12 @@ def unfinished_folds(project: Project, comp: Competition, exp: Experiment, folds
     from gatemask.training.fold_inputs import TrainingInputs
 
     inputs = TrainingInputs(project, comp, exp)
-    return [fold for fold in inputs.choose_folds(folds) if inputs.stage(fold).current() is None]
+    unfinished = [fold for fold in inputs.choose_folds(folds) if inputs.stage(fold).current() is None]
+    trained = [fold for fold in unfinished if inputs.is_trained(fold)]
+    for fold in trained:
+        do = f"run gatemask train {project.comp}/{exp.name} --fold {fold}"
+        say(f"{exp.name} fold {fold} is trained; to choose its epochs or predict it again, {do}.")
+    return [fold for fold in unfinished if fold not in trained]
 
 
 def folds_in_progress(kernels: Sequence[TrainingKernel], experiment: str) -> set[int]:

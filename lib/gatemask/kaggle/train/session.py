@@ -5,7 +5,6 @@ Runs on the packages of Kaggle's images. The image of the TPU machines lacks mos
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import os
@@ -23,6 +22,7 @@ from gatemask.kaggle.train.session_inputs import find_inputs, link_project, rest
 from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
 from gatemask.results.kaggle_training import FoldAccount, SessionRequest
+from gatemask.tracking.wandb_run import finish_client
 
 PIP_LIMIT_S = 600
 LEAST_MARGIN_H = 0.1  # between the end of training and the end of the session, for W&B, hashes and Kaggle
@@ -82,7 +82,7 @@ def work(payload: Path, kaggle: Path, started: float) -> int:
     except Exception as error:  # from any package, on a machine out of reach: the log must show everything
         traceback.print_exc()
         output.record_failure(f"{type(error).__name__}: {error}")
-    finish_wandb()
+    finish_client()
     output.remove_unwanted_files()
     output.write(all_folds=True)
     return output.exit_code
@@ -213,10 +213,3 @@ def set_up_wandb(mode: str) -> None:
         error_text = _pip_install("--retries", "1", "--timeout", "20", WANDB)
         if error_text:
             say(f"W&B: not in this image and not installable ({error_text}); the run's own files hold all of its data.")
-
-
-def finish_wandb() -> None:
-    """Let W&B write what it holds; its separate process would otherwise change files after they were hashed."""
-    if (wandb := sys.modules.get("wandb")) is not None:
-        with contextlib.suppress(Exception):
-            wandb.teardown()

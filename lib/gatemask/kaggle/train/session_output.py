@@ -113,8 +113,11 @@ class SessionOutput:
 
 
 def _is_kept(path: Path, root: Path) -> bool:
-    """Return whether a file is worth fetching. Of W&B's own files, rows and media are; caches and logs are not."""
-    if not path.is_file() or path.is_symlink() or path.name.startswith(".tmp-"):
+    """Return whether a file is worth fetching. Locks and unfinished files, whose names begin with a dot, are not.
+
+    Of W&B's own files, rows and media are; caches and logs are not.
+    """
+    if not path.is_file() or path.is_symlink() or path.name.startswith("."):
         return False
     parts = path.relative_to(root).parts
     return "wandb" not in parts or path.suffix == ".wandb" or "files" in parts
