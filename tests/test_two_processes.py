@@ -110,7 +110,8 @@ class Counted(StageResult):
     worker: str
 
 
-def test_the_second_waits_and_finds_the_work_done(tmp_path: Path) -> None:
+def test_the_second_waits_and_finds_the_work_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_S", 600.0)
     begun, release = threading.Event(), threading.Event()
     results: dict[str, Counted] = {}
 
@@ -122,15 +123,15 @@ def test_the_second_waits_and_finds_the_work_done(tmp_path: Path) -> None:
 
     def slow() -> tuple[Counted, list[Path]]:
         begun.set()
-        assert release.wait(60)
+        assert release.wait(600)
         return Counted(worker="first"), [files.write_text(tmp_path / "out.txt", "first")]
 
     first = worker("first", slow)
-    assert begun.wait(60)
+    assert begun.wait(600)
     second = worker("second", lambda: pytest.fail("the work is done twice"))
     release.set()
-    first.join(60)
-    second.join(60)
+    first.join(600)
+    second.join(600)
     assert [results[name].current for name in ("first", "second")] == [False, True]
     assert results["second"].worker == "first"
 
