@@ -146,10 +146,14 @@ def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path:
     assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1
     old = (phantom_loop.runs / "gate_r18/fold0/result.json").read_text()
     assert (runs / "fold0.replaced1/result.json").read_text() == old
-    stale = gatemask("report", "phantom", "--quick", root=root)
+    for options, words in (([], "gate_r18 fold 0: epochs: 1, now 2"), (changes, "gate_r18 fold 1: epochs: 2, now 1")):
+        mixed = gatemask("oof-tune", "phantom", "--quick", *options, root=root)
+        assert mixed.returncode == 1
+        assert words in mixed.stderr
+    stale = gatemask("report", "phantom", "--quick", "--as-trained", root=root)
     assert stale.returncode == 1
     assert "tuned on other predictions" in stale.stderr
-    tuned = gatemask("oof-tune", "phantom", "--quick", "--json", root=root)
+    tuned = gatemask("oof-tune", "phantom", "--quick", "--as-trained", "--json", root=root)
     assert tuned.returncode == 0, tuned.stderr
     assert json.loads(tuned.stdout)["current"] is False, "new predictions, new rule"
 

@@ -51,16 +51,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 MANIFEST = {"images": 10, "positives": 0, "test_images": 0, "groups": 10, "duplicates": 0, "problems": 0, "raw": "raw"}
 FAKES = {  # what a stage asks of the stages before it
-    "oof-tune": {"gatemask.tuning.tune.prediction_hashes": lambda project, ensemble: []},
+    "oof-tune": {"gatemask.tuning.tune.prediction_hashes": lambda *inputs: []},
     "ensemble": {
         "gatemask.ensemble.select.require_tuned": lambda *inputs: tuned_result(),
         "gatemask.ensemble.select._read_runs": lambda project, ensemble: {},
+        "gatemask.ensemble.select.as_trained_notes": lambda *inputs: [],
     },
     "package": {"gatemask.kaggle.submit.package.require_ensemble": lambda project, *_: project.runs / "ensemble.yaml"},
     "rehearse": {"gatemask.kaggle.submit.rehearse.require_package": lambda project, comp: "abc"},
     "report": {
         "gatemask.report.page.require_tuned": lambda *inputs: tuned_result(),
         "gatemask.report.page._read_runs": lambda project, ensemble: {},
+        "gatemask.report.page.as_trained_notes": lambda *inputs: [],
     },
 }
 LOCKS = {

@@ -175,7 +175,7 @@ def write(folder: Path) -> None:
         np.save(folder / f"{name}.npy", steps.outputs(name, network.model))
         np.savez(folder / f"{name}.npz", *map(np.asarray, network.model.weights))
         if model is not None:
-            state.save_state(folder / "state", model, state.Progress(batch=steps.BATCH, epoch=1, scores=(0.5,)))
+            state.save_state(folder / "state", model, state.Progress(batch=steps.BATCH, epoch=1, rows=({"epoch": 0},)))
             (folder / "next.json").write_text(json.dumps(one_step(model)))
     versions = {"keras": keras.__version__, "h5py": h5py.__version__, "backend": keras.backend.backend()}
     (folder / "versions.json").write_text(json.dumps(versions))
