@@ -76,24 +76,30 @@ def main(level: str, parent: int, command: list[str]) -> int:
     die_with_parent(call, signal.SIGKILL, parent)  # entering a namespace may reset this
     alive, held = os.pipe()
     first = os.fork()
-    if first:  # this process stays outside: those inside see neither it nor their parent
-        return wait(first)
-    with ended_by(FAILED):
+    if not first:
         os.close(held)
+        run_inside(call, alive, files, command)
+    return wait(first)  # this process stays outside: those inside see neither it nor its parent
+
+
+def run_inside(call: Caller, alive: int, files: View, command: list[str]) -> None:
+    """Run the command as the second process of the new namespaces, and end with its exit code.
+
+    This is the first one: signals do not end it by accident, and all others end with it.
+    """
+    with ended_by(FAILED):
         call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
         os.set_blocking(alive, False)
         with contextlib.suppress(BlockingIOError):
             if os.read(alive, 1) == b"":
-                os._exit(FAILED)  # the parent ended before it could be waited for
+                return  # the process outside ended before this one could be tied to it
         os.close(alive)
         files.mount(call)
         drop_privileges(call)
         child = os.fork()
         if not child:
             os.execvp(command[0], command)
-        # The first process of a namespace ignores signals, so the command is the second; with the first, all die.
         os._exit(encode(wait(child)))
-    return FAILED
 
 
 def run_plainly(parent: int, command: list[str], call: Caller | None) -> int:
@@ -218,7 +224,7 @@ class View:
 
     def _show_interpreter(self, python: Path) -> None:
         """Show an interpreter, the one that it is made from, and the packages that it links to."""
-        environment = python.parents[1]
+        environment = python.parent.parent
         self._show(str(python))
         settings = environment / "pyvenv.cfg"
         if not settings.exists():
