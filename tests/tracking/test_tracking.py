@@ -67,6 +67,23 @@ def test_without_key_and_network_it_falls_back_to_offline(
     assert "the run is kept locally" in capsys.readouterr().err
 
 
+def test_a_run_with_a_secret_stays_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret, modes = "vT9-plantedQ4x7mZ", []
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb_run, "supports_finish_timeout", lambda: True)
+    monkeypatch.setattr(WandbRun, "_start", lambda *given: modes.append(given[-1]))
+    exp = experiment("gate")
+    exp = exp.model_copy(update={"tracking": exp.tracking.model_copy(update={"project": secret})})
+    assert WandbRun(exp, "tiles", 0, tmp_path, "run0").is_online
+    monkeypatch.setenv("DB_PASS", secret)
+    assert not WandbRun(exp, "tiles", 0, tmp_path, "run1").is_online
+    assert modes == ["online", "offline"]
+    output = capsys.readouterr().err
+    assert "A secret would be uploaded" in output and secret not in output
+
+
 class FakeRun:
     """A run of W&B's client.
 

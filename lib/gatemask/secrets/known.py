@@ -87,7 +87,7 @@ def _files(root: Path) -> Iterator[tuple[Path, Reader]]:
                 if named and not path.name.endswith(EXAMPLES):
                     yield path, values.secrets_in_netrc if path.name == ".netrc" else values.secrets_in_text
     for path in kaggle_credential_files():
-        yield path, values.secrets_in_token_file
+        yield path, values.secrets_in_kaggle_file
     for netrc in dict.fromkeys([variables.get("NETRC") or home / ".netrc", home / ".netrc", home / "_netrc"]):
         yield Path(netrc), values.secrets_in_netrc
     yield Path(variables.get("PGPASSFILE") or home / ".pgpass"), values.secrets_in_pgpass

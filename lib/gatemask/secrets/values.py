@@ -133,15 +133,19 @@ def secrets_in_pgpass(text: str) -> Iterator[str]:
 
 
 def secrets_in_token_file(text: str) -> Iterator[str]:
-    """Yield all values but the names of users: of JSON, or of a file that is nothing but a token."""
-    values = _json(text)
-    if isinstance(values, dict):
-        yield from (v for k, v in values.items() if k not in ("username", "user_name") and isinstance(v, str))
-        yield from _secrets_in_json(values, "")
-    elif len(text.split()) == 1:
+    """Yield the content of a file that is nothing but a token; else what `secrets_in_text` finds."""
+    if len(text.split()) == 1 and _json(text) is None:
         yield text.strip()
     else:
         yield from secrets_in_text(text)
+
+
+def secrets_in_kaggle_file(text: str) -> Iterator[str]:
+    """Yield all values of Kaggle's credentials but the user's name."""
+    values = _json(text)
+    if isinstance(values, dict):
+        yield from (v for k, v in values.items() if k not in ("username", "user_name") and isinstance(v, str))
+    yield from secrets_in_token_file(text)
 
 
 def _json(text: str) -> object:

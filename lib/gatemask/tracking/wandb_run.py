@@ -6,6 +6,7 @@ no longer than their limits.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 from gatemask.config import Experiment
 from gatemask.console import say
+from gatemask.secrets.guard import refuse_secrets
 from gatemask.tracking.guarded import GuardedCalls, call_guarded, kill_children
 from gatemask.tracking.mode import tracking_mode
 
@@ -66,6 +68,9 @@ class WandbRun:
         if mode == "online" and not supports_finish_timeout():
             say("This W&B client has no time limit for its last upload: the run is kept locally for gatemask sync.")
             mode = "offline"
+        if mode == "online":  # offline runs are searched by `gatemask sync`
+            names = [exp.name, comp, exp.tracking.project, exp.settings]
+            refuse_secrets({"the run": json.dumps(names, default=str).encode()}, Path.cwd())
         begun.append((self._start(exp, comp, fold, folder, mode), mode == "online"))
 
     def _begin_offline(self, exp: Experiment, comp: str, fold: int, folder: Path, begun: list[Any]) -> None:
