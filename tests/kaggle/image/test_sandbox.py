@@ -150,6 +150,24 @@ def test_a_kernel_sees_only_what_it_needs(
     assert not (kaggle.parent / "tmp").exists(), "removed at the end"
 
 
+def test_folders_that_are_reached_through_links(kaggle: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Such as a home folder on another disk, or an environment that is a link."""
+    link = tmp_path_factory.mktemp("link") / "project"
+    link.symlink_to(kaggle.parent)
+    (link / "kaggle/input/again").symlink_to(link / "records/a.tfrec")
+    (link / "packages").mkdir()
+    (link / "packages/module.py").write_text("VALUE = 7")
+    python = link / "environment/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(link / "environment")], check=True)
+    site = next(link.glob("environment/lib/python*/site-packages"))
+    (site / "module.py").symlink_to(link / "packages/module.py")
+    code = "import module, pathlib, os; pathlib.Path('here').touch(); print(module.VALUE)"
+    code += "; print((pathlib.Path(os.environ['GATEMASK_KAGGLE']) / 'input/again').read_text())"
+    assert sandbox.run([*prefix("view"), str(python), "-c", code], link / "kaggle", link, 60) == 0
+    assert (link / "log.txt").read_text().split() == ["7", "records"]
+    assert (link / "kaggle/working/here").exists()
+
+
 @pytest.mark.parametrize("level", [*sandbox.LEVELS, "plain"])
 @pytest.mark.parametrize(("end", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), 9)", 137), ("1 / 0", 1)])
 def test_exit_codes_arrive(level: str, end: str, code: int) -> None:

@@ -213,14 +213,21 @@ class View:
                 self._allow(environment[name])
 
     def _show(self, path: str) -> None:
+        path = os.path.normpath(path)
         if path != "/" and Path(path).exists():
             real = os.path.realpath(path)
             self._readable |= {path: real, real: real}
 
+    def _show_target(self, link: str) -> None:
+        """Show what a link points to, by the path that is written there, which may lead through other links."""
+        self._show(os.path.join(os.path.dirname(link), os.readlink(link)))  # noqa: PTH115, PTH118, PTH120
+        self._show(os.path.realpath(link))
+
     def _allow(self, path: str) -> None:
+        path = os.path.normpath(path)
         if path != "/" and Path(path).is_dir():
-            self._readable[path] = path
-            self._writable.add(path)
+            self._show(path)
+            self._writable |= {path, os.path.realpath(path)}
 
     def _show_interpreter(self, python: Path) -> None:
         """Show an interpreter, the one that it is made from, and the packages that it links to."""
@@ -234,7 +241,7 @@ class View:
         for folder in ("bin", "lib/python*/site-packages"):
             for entry in environment.glob(f"{folder}/*"):
                 if entry.is_symlink():
-                    self._show(str(entry.resolve()))
+                    self._show_target(str(entry))
         lines = dict(line.partition("=")[::2] for line in settings.read_text().splitlines())
         home = next((value.strip() for key, value in lines.items() if key.strip() == "home"), "")
         for base in (home, str(python.resolve().parent)):
@@ -252,7 +259,7 @@ class View:
                     path = os.path.join(top, name)  # noqa: PTH118 - Path is slow over thousands of files
                     if os.path.islink(path) and (real := os.path.realpath(path)) not in seen:  # noqa: PTH114
                         seen.add(real)
-                        self._show(real)
+                        self._show_target(path)
                         waiting.append(real)
 
     def mount(self, call: Caller) -> None:
