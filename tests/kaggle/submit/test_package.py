@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gatemask.config import Ensemble, load_competition
+from gatemask.config import load_competition, load_ensemble
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 from gatemask.kaggle.submit import package
@@ -41,6 +41,7 @@ FILES = {
 def test_a_secret_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     project = Project(tmp_path, "phantom", quick=True)
     comp = load_competition(ROOT / "experiments/phantom", quick=True)
+    ensemble = load_ensemble(ROOT / "experiments/phantom")
     source = write_text(project.runs / "ensemble/ensemble.yaml", "")
 
     def fill(project: Project, dataset: Path, *_: Any) -> None:
@@ -54,10 +55,10 @@ def test_a_secret_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(package.wheels, "source_fingerprint", lambda: "code")
     monkeypatch.setattr(ShippedEnsemble, "load", lambda path: SimpleNamespace())
     if name is None:
-        assert package.write_package(project, comp, Ensemble()).files == len(FILES) + 3
+        assert package.write_package(project, comp, ensemble).files == len(FILES) + 3
         return
     with pytest.raises(GatemaskError, match="A secret would be uploaded") as refused:
-        package.write_package(project, comp, Ensemble())
+        package.write_package(project, comp, ensemble)
     assert name in str(refused.value.details["where"])
     assert SECRET not in str(refused.value)
     assert not package.package_stamp(project).exists()
