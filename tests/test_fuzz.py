@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from gatemask.project import Project
 from gatemask.results.data import RecordsResult
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.stage import Stage, Stamp
+from gatemask.training import state
 from gatemask.yaml12 import parse_yaml
 from tests.conftest import ROOT
 from tests.fold_results import mask_settings
@@ -499,3 +501,32 @@ def _valid_fields(model: Any) -> dict[str, Any]:
     values = {int: 3, float: 1.5, str: "text", bool: True}
     required = {name: field for name, field in model.model_fields.items() if field.is_required()}
     return {name: values.get(field.annotation, []) for name, field in required.items()}
+
+
+def test_states(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=size).astype(np.float32) for size in ((3, 4), (5,), ())]
+    optimizer = SimpleNamespace(variables=arrays[2:])
+    model: Any = SimpleNamespace(variables=arrays[:2], metrics_variables=[], optimizer=optimizer)
+    sound = tmp_path / "sound"
+    sound.mkdir()
+    state.save_state(sound, model, state.Progress(batch=4, epoch=2, rows=({"auc": 0.25}, {"auc": 0.5})))
+    loaded = state.load_state(sound)
+    assert loaded is not None
+    file = next(sound.glob("at-*.h5"))
+    data = file.read_bytes()
+
+    def attempt(rng: random.Random) -> None:
+        folder = tmp_path / "damaged"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / file.name).write_bytes(damaged_bytes(rng, data))
+        found = state.load_state(folder)
+        if found is None:
+            return
+        assert found[1] == loaded[1], "another progress"
+        for name, values in loaded[0].items():
+            for before, after in zip(values, found[0][name], strict=True):
+                np.testing.assert_array_equal(before, after)
+
+    fuzz(300, attempt)
