@@ -233,7 +233,7 @@ CASES = {
     ),
     "audit, groups of others": Case(
         "folds audit {root}/folds/tiles.csv --groups {root}/g.csv",
-        ["lists none of the images", "tile000"],
+        ["ids of two lists do not match", "tile000"],
         put("g.csv", "x,1\ny,2\n"),
     ),
     "audit, one column of groups": Case(

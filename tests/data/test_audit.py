@@ -10,7 +10,7 @@ import pytest
 
 from gatemask.data.audit import audit_folds
 from gatemask.data.fold_files import read_fold_file
-from gatemask.data.tables import plain_id
+from gatemask.data.ids import DEFAULT
 from gatemask.errors import GatemaskError
 from gatemask.report.audit import audit_file
 from gatemask.results.data import FoldBalance
@@ -62,7 +62,13 @@ def test_balance_of_positives_and_areas(tmp_path: Path) -> None:
 
 
 def test_ids_lose_folders_and_the_extensions_of_images_only() -> None:
-    assert [plain_id(name) for name in ("train/a.png", "b.DCM", " c ", UID, UID + ".png")] == ["a", "b", "c", UID, UID]
+    assert [DEFAULT.of_cell(name) for name in ("train/a.png", "b.DCM", " c ", UID, UID + ".png")] == [
+        "a",
+        "b",
+        "c",
+        UID,
+        UID,
+    ]
 
 
 def test_group_files_with_and_without_a_header(tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_group_files_with_and_without_a_header(tmp_path: Path) -> None:
 
 def test_a_group_file_of_other_images_is_rejected(tmp_path: Path) -> None:
     folds = written(tmp_path, ["id,fold", "a,0", "b,1"])
-    with pytest.raises(GatemaskError, match="lists none of the images"):
+    with pytest.raises(GatemaskError, match="ids of two lists do not match"):
         audit_file(folds, written(tmp_path, ["c,p", "d,p"], "groups.csv"), None, None, None)
 
 

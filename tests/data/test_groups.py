@@ -51,14 +51,14 @@ def test_near_copies_are_credible_while_few() -> None:
 def test_a_table_names_groups_by_a_prefix(tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("Kaggle_ID,NIH_ID\na,00000013_001.png\nb,00000013_002.png\nc,00000014_000.png\n")
     settings = Groups(file="g.csv", id="Kaggle_ID", column="NIH_ID", prefix=8)
-    (source,) = groups.group_sources(settings, tmp_path)
+    (source,) = groups.group_sources(settings, tmp_path, [])
     assert [source(name, {}) for name in "abcd"] == ["00000013", "00000013", "00000014", ""]
 
 
 def test_an_optional_table_may_be_absent(tmp_path: Path) -> None:
-    assert groups.group_sources(Groups(file="g.csv", optional=True), tmp_path) == []
+    assert groups.group_sources(Groups(file="g.csv", optional=True), tmp_path, []) == []
     with pytest.raises(GatemaskError, match="table does not exist"):
-        groups.group_sources(Groups(file="g.csv"), tmp_path)
+        groups.group_sources(Groups(file="g.csv"), tmp_path, [])
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_an_optional_table_may_be_absent(tmp_path: Path) -> None:
 def test_invalid_sources_are_rejected(tmp_path: Path, settings: dict[str, str], words: str) -> None:
     (tmp_path / "two.csv").write_text("image_id,group\na,1\na,2\n")
     with pytest.raises(GatemaskError, match=words):
-        groups.group_sources(Groups.model_validate(settings), tmp_path)
+        groups.group_sources(Groups.model_validate(settings), tmp_path, [])

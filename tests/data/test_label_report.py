@@ -113,6 +113,21 @@ def test_images_distinguish_rows_from_columns(tmp_path: Path, order: str, shape:
     assert report.guess.model_dump() == {**dialect.model_dump(), "size": shape}
 
 
+@pytest.mark.parametrize("written", ["{}.png", "images/{}.png", "{}.dcm", " {} "])
+def test_images_belong_to_ids_that_are_file_names(tmp_path: Path, written: str) -> None:
+    (tmp_path / "images").mkdir()
+    rows = ["ImageId,EncodedPixels"]
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"images/i{number}.png"), np.zeros((32, 48), np.uint8))
+        rows.append(f"{written.format(f'i{number}')},{40 * number + 35} 4 {40 * number + 67} 5")
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    report = inspect_labels(tmp_path / "t.csv", images="images/*.png")
+    assert "outlines follow edges" in report.because["order"]
+    (tmp_path / "t.csv").write_text("\n".join(rows).replace("i", "other") + "\n")
+    with pytest.raises(GatemaskError, match="two lists do not match"):
+        inspect_labels(tmp_path / "t.csv", images="images/*.png")
+
+
 def test_wide_images_without_a_size(tmp_path: Path) -> None:
     report = inspect_labels(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
     assert report.guess.size == (64, 192)

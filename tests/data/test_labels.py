@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from gatemask.config import PngLabels, Rle, RleLabels
+from gatemask.data.ids import DEFAULT
+from gatemask.data.image_files import ImageFile
 from gatemask.data.labels import read_labels
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
@@ -20,6 +22,11 @@ DIALECT = Rle(base=0, empty="-1")
 def table(folder: Path, lines: list[str], **settings: object) -> RleLabels:
     (folder / "t.csv").write_text("\n".join(lines) + "\n")
     return RleLabels.model_validate({"format": "rle", "file": "t.csv", "rle": DIALECT.model_dump(), **settings})
+
+
+def images(folder: Path, *ids: str) -> list[ImageFile]:
+    """Return stand-ins for images; labels are matched by id, so the files need not exist."""
+    return [ImageFile(folder / f"images/{name}.png", f"images/{name}.png", name, DEFAULT) for name in ids]
 
 
 def areas(masks: dict[str, str]) -> dict[str, int]:
@@ -40,14 +47,14 @@ def test_a_table_without_a_header(tmp_path: Path) -> None:
 
 def test_images_without_a_row_are_empty_if_the_yaml_says_so(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", "a,0 4"]
-    assert areas(read_labels(table(tmp_path, lines), tmp_path, ["a", "b"], SIZE).masks) == {"a": 4}
-    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["a", "b"], SIZE)
+    assert areas(read_labels(table(tmp_path, lines), tmp_path, images(tmp_path, "a", "b"), SIZE).masks) == {"a": 4}
+    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, images(tmp_path, "a", "b"), SIZE)
     assert areas(parsed.masks) == {"a": 4, "b": 0}
 
 
 def test_one_malformed_row_affects_only_its_image(tmp_path: Path) -> None:
     lines = ["ImageId,EncodedPixels", *(f"i{n},0 4" for n in range(30)), "i7,5", ",0 1"]
-    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, ["i7", "i8"], SIZE)
+    parsed = read_labels(table(tmp_path, lines, missing="empty"), tmp_path, images(tmp_path, "i7", "i8"), SIZE)
     assert len(parsed.masks) == 29
     assert [(name, place) for name, place, _ in parsed.problems] == [("i7", "t.csv, row 32"), ("", "t.csv, row 33")]
     assert "odd count" in parsed.problems[0][2]
@@ -80,7 +87,7 @@ def instances(tmp_path: Path) -> PngLabels:
 
 
 def test_mask_files_of_single_objects_are_united(instances: PngLabels, tmp_path: Path) -> None:
-    ids = ["a", "b", "c[1]"]
+    ids = images(tmp_path, "a", "b", "c[1]")
     assert areas(read_labels(instances, tmp_path, ids, SIZE).masks) == {"a": 17, "c[1]": 4}
     empty = instances.model_copy(update={"missing": "empty"})
     assert areas(read_labels(empty, tmp_path, ids, SIZE).masks) == {"a": 17, "b": 0, "c[1]": 4}
@@ -93,7 +100,7 @@ def test_a_bad_mask_file_affects_only_its_image(instances: PngLabels, tmp_path: 
         path.write_bytes(path.read_bytes()[:30])
     else:
         cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
-    parsed = read_labels(instances, tmp_path, ["a", "c[1]"], SIZE)
+    parsed = read_labels(instances, tmp_path, images(tmp_path, "a", "c[1]"), SIZE)
     assert areas(parsed.masks) == {"c[1]": 4}
     ((name, place, complaint),) = parsed.problems
     assert (name, place) == ("a", "masks/a/1.png")

@@ -56,6 +56,15 @@ def test_apple_double_files_and_folders_are_skipped(raw: Path) -> None:
     assert names(raw, "*.png") == ["a.png"]
 
 
+def test_hidden_and_checkpoint_folders_are_not_searched(raw: Path) -> None:
+    for name in (".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/s1/b.png", "s1/.thumbs/c.png", ".hidden.png"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(b"x")
+    assert names(raw, "**/*.png") == ["a.png", "s1/b.png", "s1/deep/c.png", "s2/d.png", "s2/x/e.png"]
+    assert names(raw, "*/{name}.png") == ["s1/b.png", "s2/d.png"]
+    assert names(raw, ".hidden.png") == [".hidden.png"], "a name that is given in full"
+
+
 def test_an_absolute_glob_is_rejected(raw: Path) -> None:
     with pytest.raises(GatemaskError, match="absolute"):
         list_images(raw, "/data/*.png")

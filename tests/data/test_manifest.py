@@ -231,11 +231,9 @@ def test_all_problems_are_reported_together(project: Project, capsys: pytest.Cap
     cv2.imwrite(str(raw / "masks/tile005.png"), np.zeros((64, 64), np.uint8))
     (raw / "images/tile006.png").unlink()
     (raw / "masks/tile007.png").unlink()
-    (raw / "images/deeper").mkdir()
-    (raw / "images/deeper/tile008.png").write_bytes((raw / "images/tile008.png").read_bytes())
     table = (raw / "labels.csv").read_text()
     (raw / "labels.csv").write_text(table.replace("tile009,picture4", "tile009,"))
-    result = prepare(project, competition(train={"images": "images/**/*.png"}))
+    result = prepare(project, competition())
     problems = dict(pd.read_csv(project.data / "problems.csv").itertuples(index=False))
     assert result.problems == len(problems) == 6
     for file, words in {
@@ -243,13 +241,13 @@ def test_all_problems_are_reported_together(project: Project, capsys: pytest.Cap
         "images/tile003.png": "wrong size. Found (64, 128), not (128, 128).",
         "masks/tile005.png": "wrong size. Found (64, 64), not (128, 128). (image tile005)",
         "images/tile007.png": "no label",
-        "images/tile008.png": "A second file has the id tile008",
+        "masks/tile006.png": "The mask has no image",
         "images/tile009.png": "no group",
     }.items():
         assert words in problems[file], problems
     assert "6 left out" in capsys.readouterr().err
     with pytest.raises(GatemaskError, match="cannot be used"):
-        prepare(project, competition(train={"images": "images/**/*.png"}), strict=True)
+        prepare(project, competition(), strict=True)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gatemask.config import Competition, SubmissionSettings
+from gatemask.data.ids import IdRule
 from gatemask.data.labels import Masks
 from gatemask.data.submission_format import Row, SubmissionFormat
 from gatemask.errors import GatemaskError
@@ -123,6 +124,24 @@ def test_ids_and_classes_that_contain_one_another(name: str, image_id: str, clas
     row = layout.parse_row({"id": name}, "here")
     assert (row.image_id, classes[row.class_index]) == (image_id, class_name)
     assert layout.rename_row(row, "new").name == renamed
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("c1_s1", "hidden_s1"),
+        ("c1_s1.png", "hidden_s1.png"),
+        ("c1/s1", "hidden/s1"),
+        ("test\\c1\\s1.PNG", "test/hidden/s1.PNG"),
+    ],
+)
+def test_rows_that_name_paths_are_renamed(name: str, renamed: str) -> None:
+    layout = SubmissionFormat(SubmissionSettings(id="id"), ["x"], IdRule("test/{case}/{slice}.png", "{case}_{slice}"))
+    row = layout.parse_row({"id": name}, "here")
+    assert row.image_id == "c1_s1"
+    assert layout.rename_row(row, "hidden_s1", "test/hidden/s1.png") == Row(renamed, "hidden_s1", 0)
+    with pytest.raises(GatemaskError, match="cannot be renamed"):
+        layout.rename_row(row, "hidden_s1.png", "")
 
 
 def test_classes_in_a_column(tmp_path: Path) -> None:

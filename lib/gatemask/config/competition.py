@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from gatemask.config.base import LARGEST, Count, Natural, NotBool, Pair, Positive, Seed, Share, Size, Strict
 from gatemask.config.names import MetricName
+from gatemask.config.path_patterns import part_names
 from gatemask.project import competition_name_fault
 
 
@@ -46,7 +48,7 @@ class PngLabels(Strict):
     """Masks as image files: one per image or, with a * in the pattern, one per object. Masks of an image are united."""
 
     format: Literal["png"]
-    masks: str = Field(description="glob of an image's masks, containing {id}", pattern=r"^[^{}]*\{id\}[^{}]*$")
+    masks: str = Field(description="glob of an image's masks, containing {id} or named parts of the images' pattern")
     threshold: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None,
         description="pixels above this value are mask; default: those of the only value above 0, or else above half "
@@ -62,7 +64,41 @@ Labels = Annotated[RleLabels | PngLabels, Field(discriminator="format")]
 
 
 class Images(Strict):
-    images: str = Field(description="glob below the raw folder; the file's stem is the image id")
+    images: str = Field(
+        description="glob below the raw folder; {name} matches like *, and names a part of the path for 'id'"
+    )
+    id: str | None = Field(
+        None,
+        description="how a path becomes an id: a template such as '{case}_{slice}' of named parts and {stem}, or a "
+        "regular expression for the path, whose parentheses are joined by _; default: {id} if 'images' names it, "
+        "otherwise the file's name without its extension",
+    )
+
+    @model_validator(mode="after")
+    def _id_of_known_parts(self) -> Images:
+        names = part_names(self.images)
+        if self.id is None:
+            if names and "id" not in names:
+                raise ValueError(
+                    f"'images' names {{{names[0]}}}, so 'id' must be set, e.g. id: '{{{'}_{'.join(names)}}}'"
+                )
+        elif "(" in self.id:
+            try:
+                compiled = re.compile(self.id)
+            except re.error as error:
+                raise ValueError(f"id is not a regular expression: {error}") from None
+            if not compiled.groups:
+                raise ValueError("id has no parenthesis that captures: write e.g. '(case[0-9]+)/(slice_[0-9]+)'")
+        else:
+            parts = part_names(self.id)
+            if unknown := [name for name in parts if name not in (*names, "stem")]:
+                known = ", ".join(f"{{{name}}}" for name in (*names, "stem"))
+                raise ValueError(f"id names {{{unknown[0]}}}, but 'images' has only {known}")
+            if not parts:
+                raise ValueError("id needs named parts such as {case}, or a regular expression with a parenthesis")
+            if "/" in self.id:
+                raise ValueError(f"an id has no slash: write '{self.id.replace('/', '_')}'; cells with folders fit too")
+        return self
 
 
 class TestImages(Images):
@@ -232,6 +268,26 @@ class Competition(Strict):
             raise ValueError("either 'test' names the test images, or 'folds.holdout: true' sets some aside")
         if unknown := [name for name in self.folds.stratify if name not in self.extra.names]:
             raise ValueError(f"folds.stratify names '{unknown[0]}', which is not a column of 'extra'")
+        return self
+
+    @model_validator(mode="after")
+    def _known_parts_of_masks(self) -> Competition:
+        for images, labels in ((self.train, self.labels), (self.test, self.test and self.test.labels)):
+            if images is None or not isinstance(labels, PngLabels):
+                continue
+            known = ["id", "stem", *part_names(images.images)]
+            names = part_names(labels.masks)
+            if not names:
+                raise ValueError(f"labels.masks must name the image, e.g. 'masks/{{id}}.png', not '{labels.masks}'")
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"labels.masks names {{{unknown[0]}}}, which is not a part of '{images.images}'")
+        return self
+
+    @model_validator(mode="after")
+    def _test_ids_like_training_ids(self) -> Competition:
+        test = self.test
+        if test and self.train.id is not None and test.id is None and "id" not in part_names(test.images):
+            raise ValueError("train has an 'id', so test needs one too, e.g. id: '{stem}' for the file's name")
         return self
 
     @model_validator(mode="after")

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from gatemask.data.fold_files import read_fold_file
+from gatemask.data.ids import DEFAULT
 from gatemask.data.split import HOLDOUT
-from gatemask.data.tables import plain_id
 from gatemask.results.data import AuditResult, FoldAudit, FoldBalance
 
 HOLDOUT_NAME = str(HOLDOUT)
@@ -38,11 +38,13 @@ def audit_folds(
     fold_file = read_fold_file(file)
     folds = fold_file.folds
     frame = pd.DataFrame({"image_id": list(folds), "fold": list(folds.values())})
-    group_of = {plain_id(name): group for name, group in groups.items()} if groups is not None else fold_file.groups
+    group_of = (
+        {DEFAULT.of_cell(name): group for name, group in groups.items()} if groups is not None else fold_file.groups
+    )
     group_of = {image_id: group for image_id, group in group_of.items() if group}
     frame["group"] = [group_of.get(image_id, f"{NO_GROUP}{image_id}") for image_id in frame["image_id"]]
     frame["leaks"] = _leaks(frame)
-    area_of = {plain_id(name): area for name, area in areas.items()} if areas is not None else fold_file.areas
+    area_of = {DEFAULT.of_cell(name): area for name, area in areas.items()} if areas is not None else fold_file.areas
     frame["area"] = frame["image_id"].map(area_of)
     frame["label"] = (frame["area"] > 0).astype(float).where(frame["area"].notna()) if area_of else np.nan
     if not area_of and fold_file.labels:

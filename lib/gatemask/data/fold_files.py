@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatemask.data.groups import group_names
+from gatemask.data.ids import DEFAULT, IdRule
 from gatemask.data.split import HOLDOUT
-from gatemask.data.tables import Table, parse_area, plain_id, read_table
+from gatemask.data.tables import Table, parse_area, read_table
 from gatemask.errors import GatemaskError
 
 
@@ -30,14 +31,18 @@ class FoldFile:
     areas: dict[str, int]
 
 
-def read_fold_file(file: Path) -> FoldFile:
+def read_fold_file(file: Path, rule: IdRule = DEFAULT) -> FoldFile:
     """Read any CSV with an id in its first column and a column `fold`.
+
+    Args:
+        file: The CSV.
+        rule: How ids are made. Default: from the name of the file.
 
     Raises:
         GatemaskError: The file is not such a table, a fold is blank, or there are fewer than two folds.
     """
     table = read_table(file, ["fold"])
-    ids = [plain_id(name) for name in table.column(0)]
+    ids = table.ids(0, rule)
     folds: dict[str, str] = {}
     duplicated = set()
     for row, (image_id, text) in enumerate(zip(ids, table.column("fold"), strict=True)):
@@ -49,7 +54,7 @@ def read_fold_file(file: Path) -> FoldFile:
     if len(set(folds.values()) - {str(HOLDOUT)}) < 2:
         received = ", ".join(sorted(set(folds.values())))
         raise GatemaskError("A fold file has fewer than two folds.", where=file, received=received)
-    groups = group_names(table, 0, "group") if "group" in table.header else {}
+    groups = group_names(table, 0, "group", rule=rule) if "group" in table.header else {}
     areas = {}
     if "mask_area" in table.header:
         cells = zip(ids, table.column("mask_area"), strict=True)

@@ -20,6 +20,8 @@ import pandas as pd
 from gatemask.config import Competition, Folds
 from gatemask.console import say
 from gatemask.data.fold_files import read_fold_file
+from gatemask.data.ids import train_rule
+from gatemask.data.joins import IdList, join_ids
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest, reject_leak
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256, write_json, write_text
@@ -71,7 +73,7 @@ def import_folds(project: Project, comp: Competition, file: Path, force: bool = 
         raise GatemaskError(
             "There are folds already.", where=project.folds, do="Use --force to replace them; their runs are kept."
         )
-    fold_file = read_fold_file(file)
+    fold_file = read_fold_file(file, train_rule(comp))
     if fold_file.duplicated:
         received = f"{len(fold_file.duplicated)} images, such as {fold_file.duplicated[0]}"
         raise GatemaskError("An image is in several folds.", where=file, received=received, do="Correct the file.")
@@ -271,14 +273,13 @@ def _numbered(folds: dict[str, str], file: Path) -> dict[str, int]:
 
 
 def _require_same_images(expected: set[str], received: set[str], where: Path) -> None:
-    if expected != received:
-        raise GatemaskError(
-            "The fold file lists other images than the manifest.",
-            where=where,
-            received=f"{len(received - expected)} unknown ids, {len(expected - received)} missing ids",
-            expected=f"{len(expected)} ids",
-            do="Delete it to make new folds, or restore the data it was made from.",
-        )
+    join_ids(
+        IdList("images of the manifest", expected),
+        IdList("ids of the fold file", received, where),
+        "Delete it to make new folds, or restore the data it was made from.",
+        fault="The fold file lists other images than the manifest.",
+        complete=True,
+    )
 
 
 def _require_same_holdout(frame: pd.DataFrame, settings: Folds, where: Path) -> None:

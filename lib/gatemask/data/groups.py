@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from gatemask.config import Groups
 from gatemask.console import say
-from gatemask.data.tables import Table, plain_id, read_table
+from gatemask.data.ids import DEFAULT, IdRule
+from gatemask.data.joins import IdList, join_ids
+from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 
 # Copies come in twos and threes. Where "copies" chain up to this share of all images, the images are merely similar.
@@ -20,25 +22,31 @@ CREDIBLE = 0.02
 GroupSource = Callable[[str, Mapping[str, str]], str]
 
 
-def group_sources(settings: Groups, raw: Path) -> list[GroupSource]:
+def group_sources(settings: Groups, raw: Path, train_ids: Collection[str], rule: IdRule = DEFAULT) -> list[GroupSource]:
     """Return the sources of groups that competition.yaml lists, in the order in which they name groups.
 
     Args:
         settings: Section `groups` of competition.yaml.
         raw: The raw folder.
+        train_ids: Ids of the training images; empty where they are unknown.
+        rule: How the ids of training images are made. Default: from the name of the file.
 
     Raises:
-        GatemaskError: The table is missing and not optional, lacks a column, or names two groups for an image; or the
-            pattern is invalid.
+        GatemaskError: The table is missing and not optional, lacks a column, names two groups for an image, or names
+            (almost) no training image; or the pattern is invalid.
     """
     sources: list[GroupSource] = []
     prefix = settings.prefix
     if settings.file:
         file = raw / settings.file
         if settings.optional and not file.exists():
-            say(f"{settings.file} does not exist in {raw}: groups come from the other sources.")
+            others = settings.dicom or settings.regex
+            consequence = "groups come from the other sources" if others else "no source tells which images are related"
+            say(f"{settings.file} does not exist in {raw}: {consequence}.")
         else:
-            names = group_names(read_table(file, [settings.id, settings.column]), settings.id, settings.column, prefix)
+            table = read_table(file, [settings.id, settings.column])
+            names = group_names(table, settings.id, settings.column, prefix, rule)
+            _join_table(names, file, train_ids)
             sources.append(lambda image_id, _: names.get(image_id, ""))
     if tag := settings.dicom:
         sources.append(lambda _, tags: tags.get(tag, "")[:prefix])
@@ -53,8 +61,20 @@ def group_sources(settings: Groups, raw: Path) -> list[GroupSource]:
     return sources
 
 
+def _join_table(names: Mapping[str, str], file: Path, train_ids: Collection[str]) -> None:
+    """Report how many training images a table of groups names; reject a table that names (almost) none."""
+    if not train_ids:
+        return
+    join = join_ids(
+        IdList("training images", train_ids),
+        IdList(f"ids with a group in {file.name}", [image_id for image_id, name in names.items() if name], file),
+        "Correct groups.id or the table, or remove groups.file if it belongs to other images.",
+    )
+    join.report()
+
+
 def group_names(
-    table: Table, id_column: str | int, group_column: str | int, prefix: int | None = None
+    table: Table, id_column: str | int, group_column: str | int, prefix: int | None = None, rule: IdRule = DEFAULT
 ) -> dict[str, str]:
     """Return the group of each image in a table.
 
@@ -63,13 +83,14 @@ def group_names(
         id_column: Column of the ids, by name or number.
         group_column: Column of the groups, by name or number.
         prefix: Number of leading characters that name a group. Default: all.
+        rule: How ids are made. Default: from the name of the file.
 
     Raises:
         GatemaskError: A column is missing, or an image is in two groups.
     """
     names: dict[str, str] = {}
-    cells = zip(table.column(id_column), table.column(group_column), strict=True)
-    for row, (image_id, group) in enumerate((plain_id(name), group[:prefix]) for name, group in cells):
+    cells = zip(table.ids(id_column, rule), table.column(group_column), strict=True)
+    for row, (image_id, group) in enumerate((image_id, group[:prefix]) for image_id, group in cells):
         if names.setdefault(image_id, group) != group:
             raise GatemaskError(
                 "An image is in two groups.",

@@ -16,6 +16,9 @@ import numpy as np
 from gatemask.config import Rle, RleLabels, load_competition
 from gatemask.console import progress, say, table
 from gatemask.data import rle_dialect
+from gatemask.data.ids import DEFAULT, IdRule
+from gatemask.data.joins import IdList, join_ids
+from gatemask.data.listing import list_images
 from gatemask.data.rle_dialect import RUNS
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
@@ -58,8 +61,10 @@ def inspect_labels(file: Path, size: tuple[int, int] | None = None, images: str 
         GatemaskError: The table does not exist, or has no column of run-length encodings.
     """
     labels = _read_label_table(file)
-    masked = {i: t for i, t in zip(labels.ids, labels.texts, strict=True) if RUNS.fullmatch(t) and t != labels.marker}
+    ids = [DEFAULT.of_cell(name) for name in labels.ids]
+    masked = {i: t for i, t in zip(ids, labels.texts, strict=True) if RUNS.fullmatch(t) and t != labels.marker}
     if images:
+        _join_images(file, images, ids)
         size = size or rle_dialect.first_image_size(file.parent, images)
     encodings = [text for text in labels.texts if RUNS.fullmatch(text) and text != labels.marker]
     guess = rle_dialect.guess_dialect(encodings, labels.marker, size)
@@ -76,6 +81,15 @@ def inspect_labels(file: Path, size: tuple[int, int] | None = None, images: str 
         because=guess.because,
         yaml=LabelYaml(labels=section, **image),
     )
+
+
+def _join_images(file: Path, images: str, ids: list[str]) -> None:
+    """Reject images of another data set: their edges would say nothing about the masks."""
+    rule = IdRule(images)
+    found = {rule.of_file(path.relative_to(file.parent).as_posix()) for path in list_images(file.parent, images)}
+    if found:
+        do = "Correct --images: files need the names of the ids."
+        join_ids(IdList("images", found, images), IdList(f"ids of {file.name}", ids, file), do, strict=False).report()
 
 
 def mask_areas(file: Path) -> dict[str, int]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from glob import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +11,13 @@ import numpy as np
 import pandas as pd
 
 from gatemask.config import PngLabels, Rle, RleLabels
-from gatemask.console import progress
+from gatemask.console import progress, say
 from gatemask.data.findings import MaskSurvey
+from gatemask.data.ids import DEFAULT, IdRule
+from gatemask.data.image_files import ImageFile, MaskOwners
+from gatemask.data.joins import IdList, examples, join_ids
 from gatemask.data.readers import inspect_mask, list_images
-from gatemask.data.tables import Table, plain_id, read_table
+from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text
 from gatemask.masks import rle
@@ -31,42 +33,71 @@ class ParsedLabels(NamedTuple):
     Args:
         masks: United mask of each labeled image as RLE (`rle.INTERNAL`; "" for an empty mask).
         problems: Image id, place and complaint of each unusable label; its image is not in `masks`.
+        alone: Mask files that belong to no image, below the raw folder. Default: none.
+        found: Ids of images that have a label, usable or not; the others are in `masks` only if `missing` is empty.
     """
 
     masks: dict[str, str]
     problems: list[tuple[str, str, str]]
+    alone: Sequence[str] = ()
+    found: frozenset[str] = frozenset()
 
 
 def read_labels(
-    labels: RleLabels | PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int], upright: bool = False
+    labels: RleLabels | PngLabels,
+    raw: Path,
+    images: Sequence[ImageFile],
+    size: tuple[int, int],
+    others: Sequence[ImageFile] = (),
+    rule: IdRule = DEFAULT,
+    upright: bool = False,
 ) -> ParsedLabels:
     """Read all labels; a single bad one is reported, and never ends the run.
 
     Args:
         labels: Section `labels` of competition.yaml.
         raw: The raw folder.
-        ids: Image ids, by which mask files are found.
+        images: The images whose labels are wanted; none if a table alone is read.
         size: Height and width of every mask, in pixels.
+        others: Images of the other split: a mask or row of theirs belongs to none of `images`. Default: none.
+        rule: How ids are made. Default: from the name of the file.
         upright: Whether to rotate mask files as their orientation says. Default: False.
 
     Raises:
-        GatemaskError: The table or a column is missing, an image is both empty and masked, so many rows are malformed
-            that the dialect must be wrong, or it is not clear which pixels of mask files are mask.
+        GatemaskError: The table or a column is missing, (almost) no label belongs to an image, a mask fits several
+            images, an image is both empty and masked, so many rows are malformed that the dialect must be wrong, or
+            it is not clear which pixels of mask files are mask.
     """
     if isinstance(labels, RleLabels):
-        parsed = _read_rle_table(labels, raw, size)
+        parsed = _read_rle_table(labels, raw, size, rule)
+        if images:
+            _join_table(labels, raw, {*parsed.masks, *(image_id for image_id, _, _ in parsed.problems)}, images, others)
     else:
-        parsed = _read_pngs(labels, raw, ids, size, upright)
+        parsed = _read_pngs(labels, raw, images, size, others, upright)
+    found = frozenset([*parsed.masks, *(image_id for image_id, _, _ in parsed.problems)])
     if labels.missing == "empty":
-        rejected = {image_id for image_id, _, _ in parsed.problems}
-        parsed.masks.update({i: "" for i in ids if i not in parsed.masks and i not in rejected})
-    return parsed
+        parsed.masks.update({image.image_id: "" for image in images if image.image_id not in found})
+    return parsed._replace(found=found)
 
 
-def _read_rle_table(labels: RleLabels, raw: Path, size: tuple[int, int]) -> ParsedLabels:
+def _join_table(
+    labels: RleLabels, raw: Path, rows: set[str], images: Sequence[ImageFile], others: Sequence[ImageFile]
+) -> None:
+    """Report how many images and rows match; rows of the other split count as neither."""
+    ids = {image.image_id for image in images}
+    elsewhere = {image.image_id for image in others} - ids
+    join = join_ids(
+        IdList("images", ids, raw),
+        IdList(f"ids of {labels.file}", rows - elsewhere - {""}, raw / labels.file),
+        "Correct the table, labels.id, or the pattern and id of the images.",
+    )
+    join.report("Images without a row count as empty." if join.first_only and labels.missing == "empty" else "")
+
+
+def _read_rle_table(labels: RleLabels, raw: Path, size: tuple[int, int], rule: IdRule) -> ParsedLabels:
     file = raw / labels.file
     table = read_table(file, [labels.id, labels.mask], header=not isinstance(labels.id, int))
-    ids, texts = [plain_id(name) for name in table.column(labels.id)], table.column(labels.mask)
+    ids, texts = table.ids(labels.id, rule), table.column(labels.mask)
     empty = [rle.is_empty(text, labels.rle) for text in texts]
     _reject_contradictions(table, ids, empty)
     # Rows of one image need not be neighbors.
@@ -129,13 +160,21 @@ def _reject_contradictions(table: Table, ids: Sequence[str], empty: Sequence[boo
         )
 
 
-def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int, int], upright: bool) -> ParsedLabels:
+def _read_pngs(
+    labels: PngLabels,
+    raw: Path,
+    images: Sequence[ImageFile],
+    size: tuple[int, int],
+    others: Sequence[ImageFile],
+    upright: bool,
+) -> ParsedLabels:
+    files, alone = _mask_files(labels, raw, images, others)
     survey = MaskSurvey(labels)
 
     def unite_files(image_id: str) -> str | GatemaskError | None:
         united: np.ndarray | None = None
         try:
-            for path in list_images(raw, labels.masks.format(id=escape(image_id))):
+            for path in files.get(image_id, ()):
                 mask, facts = inspect_mask(path, labels.threshold, upright)
                 survey.add(path, facts)
                 mask ^= labels.invert
@@ -150,7 +189,9 @@ def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int
             return error
         return None if united is None else rle.encode(united)
 
-    masks, problems = {}, []
+    ids = [image.image_id for image in images]
+    masks: dict[str, str] = {}
+    problems = []
     with ThreadPoolExecutor() as pool:
         for image_id, united in zip(ids, progress(pool.map(unite_files, ids), "masks", len(ids)), strict=True):
             if isinstance(united, GatemaskError):
@@ -159,7 +200,61 @@ def _read_pngs(labels: PngLabels, raw: Path, ids: Sequence[str], size: tuple[int
             elif united is not None:
                 masks[image_id] = united
     survey.report()
-    return ParsedLabels(masks, problems)
+    return ParsedLabels(masks, problems, alone)
+
+
+def _mask_files(
+    labels: PngLabels, raw: Path, images: Sequence[ImageFile], others: Sequence[ImageFile]
+) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the mask files of each image, and those that belong to no image of either split.
+
+    Raises:
+        GatemaskError: A mask fits several images equally well, or (almost) no image has a mask.
+    """
+    owners, image_paths = MaskOwners(labels.masks, [*images, *others]), {image.path for image in [*images, *others]}
+    wanted, owned = set(images), dict[str, list[Path]]()
+    alone: list[str] = []
+    contested: list[str] = []
+    for path in list_images(raw, labels.masks):
+        if path in image_paths:
+            continue  # an image that fits the pattern of its own masks
+        name = path.relative_to(raw).as_posix()
+        found = owners.of(name)
+        if len(in_split := [image for image in found if image in wanted] or found) > 1:
+            raise GatemaskError(
+                "A mask file fits several images equally well.",
+                where=path,
+                received=", ".join(image.name for image in in_split[:3]),
+                expected=f"one image per mask of the pattern {labels.masks}",
+                do="Make the pattern more specific, such as masks/{id}_[0-9]*.png, or name the folder of the images.",
+            )
+        if not found:
+            alone.append(name)
+        elif (owner := in_split[0]) in wanted:
+            owned.setdefault(owner.image_id, []).append(path)
+            if len(owners.all(name)) > len(found):
+                contested.append(f"{name} to {owner.image_id}")
+    if contested:
+        say(
+            f"{len(contested)} mask files fit the ids of several images; each belongs to the longest id, such as "
+            f"{examples(contested)}."
+        )
+    _join_masks(labels, raw, owned, alone, images)
+    return owned, alone
+
+
+def _join_masks(
+    labels: PngLabels, raw: Path, owned: Collection[str], alone: Sequence[str], images: Sequence[ImageFile]
+) -> None:
+    """Report how many images have masks; files without an image count as ids of their own."""
+    if not images:
+        return
+    ids = {image.image_id for image in images}
+    strays = {name if (stem := DEFAULT.of_cell(name)) in ids else stem for name in alone}
+    join = join_ids(
+        IdList("images", ids, raw), IdList("mask files", {*owned, *strays}, raw / labels.masks), "Correct labels.masks."
+    )
+    join.report("Images without a mask file count as empty." if join.first_only and labels.missing == "empty" else "")
 
 
 def write_masks(path: Path, masks: dict[str, str], class_name: str) -> Path:

@@ -8,25 +8,29 @@ from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
 
+from gatemask.config.path_patterns import as_glob
 from gatemask.errors import GatemaskError
 from gatemask.files import require_utf8
 
+JUNK = {"__MACOSX", "$RECYCLE.BIN", "@eaDir", "lost+found"}  # folders of operating systems, which hold no images
+
 
 def list_images(root: Path, pattern: str) -> Iterator[Path]:
-    """Return the files that match a glob, sorted, without AppleDouble junk (`._name`).
+    """Return the files that match a glob, sorted, without hidden files and folders (`._name`, `.ipynb_checkpoints`).
 
     Links to files and folders are followed, below `**` too; a link to a folder that contains it is not entered again.
+    A hidden file or folder is listed only if the pattern gives its full name.
 
     Args:
         root: Folder to search.
-        pattern: Glob below it.
+        pattern: Glob below it; named parts such as {case} match like *.
 
     Raises:
         GatemaskError: The pattern is absolute, a link that matches it leads nowhere, or a name is not UTF-8.
     """
     if Path(pattern).is_absolute():
         raise GatemaskError("A glob of images is absolute.", received=pattern, expected="a path below the raw folder")
-    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    parts = [part for part in as_glob(pattern).split("/") if part not in ("", ".")]
     if parts and parts[-1] == "**":  # all files below, as newer versions of Python understand it
         parts.append("*")
     found = sorted(set(_matches(root, parts, ())))
@@ -69,4 +73,5 @@ def _matches(folder: Path, parts: Sequence[str], entered: tuple[str, ...]) -> It
 
 
 def _names(folder: Path) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    names = os.listdir(folder) if os.path.isdir(folder) else []  # noqa: PTH112, PTH208
+    return [name for name in names if not name.startswith(".") and name not in JUNK]

@@ -10,6 +10,7 @@ data/<comp>/manifest.json    the stamp; holds the raw folder, too
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -19,12 +20,15 @@ from gatemask.console import say, table
 from gatemask.data import groups
 from gatemask.data.duplicates import find_copies
 from gatemask.data.findings import report_images
+from gatemask.data.ids import reject_shared_ids, test_rule, train_rule
+from gatemask.data.image_files import ImageFiles, find_images, image_files
+from gatemask.data.joins import examples
 from gatemask.data.labels import ParsedLabels, read_labels, write_masks
+from gatemask.data.manifest_inputs import check_unlabeled, join_sample, label_files, read_extra_columns
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
-from gatemask.data.tables import plain_id, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, listing_fingerprint, read_json_object, write_json, write_text
 from gatemask.masks import rle
@@ -65,8 +69,8 @@ def prepare(
         raise GatemaskError(
             "The raw files do not exist.", where=raw, do="Name their folder with --data (make: DATA=folder)."
         )
-    files = [] if labels_only else _image_files(raw, comp)
-    made_from = _made_from(raw, comp, [path for path, _ in files]) | {"labels_only": labels_only}
+    files = ImageFiles([], []) if labels_only else find_images(raw, comp)
+    made_from = _made_from(raw, comp, files) | {"labels_only": labels_only}
     stage = Stage("data prepare", stamp, made_from, ManifestResult)
     result = stage.run(lambda: _write_manifest(project, comp, raw, files, strict, labels_only))
     if strict and result.problems:  # of a run without `strict`
@@ -79,22 +83,28 @@ def prepare(
 
 
 def _write_manifest(
-    project: Project, comp: Competition, raw: Path, files: list[tuple[Path, str]], strict: bool, labels_only: bool
+    project: Project, comp: Competition, raw: Path, files: ImageFiles, strict: bool, labels_only: bool
 ) -> tuple[ManifestResult, list[Path]]:
-    sources = groups.group_sources(comp.groups, raw)
     check_tags(comp)
-    images, problems = scan_images(files, raw, comp)
-    report_images([image.facts for image in images if image.facts is not None], comp.image)
+    train_files = label_files(raw, comp) if labels_only else files.train
     labels = read_labels(
-        comp.labels, raw, _train_ids(images, raw, comp, labels_only), comp.image.size, comp.image.upright
+        comp.labels, raw, train_files, comp.image.size, files.test, train_rule(comp), comp.image.upright
     )
+    if not labels_only:
+        check_unlabeled(files, labels, raw, comp)
+        join_sample(files, raw, comp)
+    train_ids = list(labels.masks) if labels_only else [file.image_id for file in files.train]
+    sources = groups.group_sources(comp.groups, raw, train_ids, train_rule(comp))
+    columns = read_extra_columns(raw, comp, train_ids)
+    images, problems = scan_images(files, comp)
+    report_images([image.facts for image in images if image.facts is not None], comp.image)
     if labels_only:
         images = [ScannedImage(image_id, "train") for image_id in labels.masks]
-    images = _with_labels(images, labels, comp.image.size, problems)
+    images = _with_labels(images, labels, set(train_ids), comp.image.size, problems)
     images = _with_names(images, comp, sources, problems)
     copies = _find_copies(images, comp)
     _assign_groups(images, sources, copies)
-    _add_extra_columns(images, raw, comp)
+    _add_extra_columns(images, comp, columns)
     _write_problems(problems, project.data / "problems.csv", strict)
     train = [image for image in images if image.split == "train"]
     if not train:
@@ -105,7 +115,7 @@ def _write_manifest(
             expected="images with labels",
             do=f"See {project.data / 'problems.csv'}.",
         )
-    truth = _test_truth(images, raw, comp)
+    truth = _test_truth(files, raw, comp)
     (project.data / "manifest.json").unlink(missing_ok=True)  # the tables below are replaced one by one
     outputs = _write_tables(project.data, comp, images, labels.masks, truth, copies)
     result = ManifestResult(
@@ -127,7 +137,8 @@ def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
     """
     if comp.test is not None and not (project.data / "manifest.json").exists():
         raw = raw_folder(project, comp)
-        rows = [(path.stem, path.relative_to(raw).as_posix()) for path in list_images(raw, comp.test.images)]
+        rows = [(file.image_id, file.name) for file in image_files(raw, test_rule(comp))]
+        reject_shared_ids(rows, raw)
         return pd.DataFrame(rows, columns=["image_id", "path"])
     manifest = read_manifest(project)
     test = manifest[manifest["split"] == "test"]
@@ -160,57 +171,26 @@ def require_images(project: Project, comp: Competition) -> None:
 # --- inputs ------------------------------------------------------------------------------------------------
 
 
-def _image_files(raw: Path, comp: Competition) -> list[tuple[Path, str]]:
-    files = [(path, "train") for path in list_images(raw, comp.train.images)]
-    if comp.test is not None:
-        files += [(path, "test") for path in list_images(raw, comp.test.images)]
-    if not files:
-        raise GatemaskError(
-            "No image was found.",
-            where=raw,
-            expected=comp.train.images,
-            do="Correct train.images, or --data; without images, --labels-only is enough for folds.",
-        )
-    return files
-
-
-def _made_from(raw: Path, comp: Competition, images: list[Path]) -> dict[str, object]:
+def _made_from(raw: Path, comp: Competition, images: ImageFiles) -> dict[str, object]:
     sources = (comp.labels, comp.test and comp.test.labels, comp.groups, comp.extra)
-    tables = [raw / name for source in sources if (name := getattr(source, "file", None))]
-    existing = [path for path in tables if path.exists()]
+    names = [getattr(source, "file", None) for source in sources] + [comp.submission.sample]
+    existing = [raw / name for name in names if name and (raw / name).exists()]
     png_labels = [source for source in sources if isinstance(source, PngLabels)]
-    masks = [path for source in png_labels for path in list_images(raw, source.masks.format(id="*"))]
-    files = listing_fingerprint([*images, *existing, *masks], raw)
+    masks = [path for source in png_labels for path in list_images(raw, source.masks)]
+    files = listing_fingerprint([*(file.path for file, _ in images.all), *existing, *masks], raw)
     return {"settings": _settings(comp), "image": comp.image.model_dump(mode="json"), "files": files}
 
 
 def _settings(comp: Competition) -> str:
-    return fingerprint(comp.model_dump(include={"image", "train", "test", "labels", "classes", "groups", "extra"}))
-
-
-def _train_ids(images: list[ScannedImage], raw: Path, comp: Competition, labels_only: bool) -> list[str]:
-    if not labels_only:
-        return [image.image_id for image in images if image.split == "train"]
-    if comp.labels.missing == "empty":
-        raise GatemaskError(
-            "--labels-only cannot find images that have no label.",
-            received="labels.missing: empty",
-            do="Run it where the images are available.",
-        )
-    if isinstance(comp.labels, PngLabels):
-        before, after = comp.labels.masks.split("{id}")
-        if "*" in before + after:
-            raise GatemaskError("--labels-only needs a table, or one mask per image.", received=comp.labels.masks)
-        paths = list_images(raw, f"{before}*{after}")
-        return [p.relative_to(raw).as_posix()[len(before) :].removesuffix(after) for p in paths]
-    return []
+    sections = {"image", "train", "test", "labels", "classes", "groups", "extra"}
+    return fingerprint({**comp.model_dump(include=sections), "sample": comp.submission.sample})
 
 
 # --- labels, groups, columns -------------------------------------------------------------------------------
 
 
 def _with_labels(
-    images: list[ScannedImage], labels: ParsedLabels, size: tuple[int, int], problems: Problems
+    images: list[ScannedImage], labels: ParsedLabels, train_ids: set[str], size: tuple[int, int], problems: Problems
 ) -> list[ScannedImage]:
     """Fill in label and area; report images without a label and labels without an image."""
     rejected = {image_id for image_id, _, _ in labels.problems}
@@ -225,8 +205,8 @@ def _with_labels(
             _, lengths = rle.parse(labels.masks[image.image_id], size, rle.INTERNAL)
             image.mask_area, image.label = int(lengths.sum()), int(len(lengths) > 0)
         kept.append(image)
-    train_ids = {image.image_id for image in images if image.split == "train"}
     problems += [(image_id, "The label has no image.") for image_id in labels.masks if image_id not in train_ids]
+    problems += [(name, "The mask has no image.") for name in labels.alone]
     return kept
 
 
@@ -250,15 +230,29 @@ def _with_names(
     images: list[ScannedImage], comp: Competition, sources: list[groups.GroupSource], problems: Problems
 ) -> list[ScannedImage]:
     """Leave out training images that a source should name, but none does."""
-    if not sources or comp.groups.optional:
+    if not sources:
         return images
-    kept = []
-    for image in images:
-        if image.split == "train" and not any(source(image.image_id, image.tags) for source in sources):
-            problems.append((image.path or image.image_id, "The image has no group."))
-        else:
-            kept.append(image)
-    return kept
+    train = [image for image in images if image.split == "train"]
+    nameless = [image for image in train if not any(source(image.image_id, image.tags) for source in sources)]
+    if comp.groups.optional:
+        if train and len(nameless) == len(train) and train[0].path:  # the labels alone have no tags
+            raise GatemaskError(
+                "No training image has a group.",
+                where="groups in competition.yaml",
+                received=f"{len(sources)} sources of groups that name none of {len(train)} images",
+                expected="a table, tag or pattern that fits the images",
+                do="Correct groups, or remove the sources: each image is then a group of its own.",
+            )
+        if nameless:
+            say(
+                f"{len(nameless)} of {len(train)} training images have no group, such as "
+                f"{examples(image.image_id for image in nameless)}: each is a group of its own, so images of one "
+                "patient may be in training and validation."
+            )
+        return images
+    problems += [(image.path or image.image_id, "The image has no group.") for image in nameless]
+    left_out = {image.key for image in nameless}
+    return [image for image in images if image.key not in left_out]
 
 
 def _assign_groups(images: list[ScannedImage], sources: list[groups.GroupSource], copies: Copies) -> None:
@@ -269,12 +263,7 @@ def _assign_groups(images: list[ScannedImage], sources: list[groups.GroupSource]
         image.group = joined[image.key].removeprefix("train/").removeprefix("test/")
 
 
-def _add_extra_columns(images: list[ScannedImage], raw: Path, comp: Competition) -> None:
-    columns: dict[str, dict[str, str]] = {}
-    if comp.extra.file:
-        file = read_table(raw / comp.extra.file, [comp.extra.id, *comp.extra.columns])
-        ids = [plain_id(name) for name in file.column(comp.extra.id)]
-        columns = {name: dict(zip(ids, file.column(name), strict=True)) for name in comp.extra.columns}
+def _add_extra_columns(images: list[ScannedImage], comp: Competition, columns: Mapping[str, Mapping[str, str]]) -> None:
     for image in images:
         image.extra = {tag: image.tags.get(tag, "") for tag in comp.extra.dicom}
         image.extra |= {name: values.get(image.image_id, "") for name, values in columns.items()}
@@ -298,12 +287,12 @@ def _unusable(count: int, path: Path) -> GatemaskError:
     return GatemaskError("Some files cannot be used.", where=path, received=count, do="Fix them, or drop --strict.")
 
 
-def _test_truth(images: list[ScannedImage], raw: Path, comp: Competition) -> dict[str, str] | None:
+def _test_truth(files: ImageFiles, raw: Path, comp: Competition) -> dict[str, str] | None:
     """Return the masks of the test images, where they are known."""
-    ids = [image.image_id for image in images if image.split == "test"]
-    if comp.test is None or comp.test.labels is None or not ids:
+    if comp.test is None or comp.test.labels is None or not files.test:
         return None
-    return read_labels(comp.test.labels, raw, ids, comp.image.size, comp.image.upright).masks
+    size, rule, upright = comp.image.size, test_rule(comp), comp.image.upright
+    return read_labels(comp.test.labels, raw, files.test, size, files.train, rule, upright).masks
 
 
 def _write_tables(

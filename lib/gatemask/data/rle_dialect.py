@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gatemask.config import Rle
+from gatemask.data.ids import IdRule
 from gatemask.data.readers import list_images, read_image
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
@@ -229,12 +230,14 @@ def guess_order_from_images(guess: DialectGuess, folder: Path, pattern: str, tex
     size = guess.size or (0, 0)
     contrast: dict[Order, float] = {"column": 0.0, "row": 0.0}
     compared = 0
-    for path in (path for path in list_images(folder, pattern) if path.stem in texts):
+    rule = IdRule(pattern)
+    files = ((path, rule.of_file(path.relative_to(folder).as_posix())) for path in list_images(folder, pattern))
+    for path, image_id in ((path, image_id) for path, image_id in files if image_id in texts):
         image = cv2.GaussianBlur(read_image(path, 1)[:, :, 0], (0, 0), 2).astype(np.float32)
         if image.shape != tuple(size):
             raise GatemaskError("The images differ in size.", where=path, received=image.shape, expected=tuple(size))
         edges = np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
-        outlines = {order: _outline(texts[path.stem], size, guess.rle, order) for order in contrast}
+        outlines = {order: _outline(texts[image_id], size, guess.rle, order) for order in contrast}
         if not all(outline.any() for outline in outlines.values()):
             continue  # malformed, or a mask without an edge
         for order, outline in outlines.items():

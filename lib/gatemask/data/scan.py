@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gatemask.config import Competition, Picture
 from gatemask.console import progress
 from gatemask.data.duplicates import NO_SIGNATURE, Signature, compute_signature
+from gatemask.data.image_files import ImageFile, ImageFiles
 from gatemask.data.readers import inspect_image, read_tags
 from gatemask.data.stored import ImageFacts
 from gatemask.errors import GatemaskError, StorageError, nearest
@@ -22,7 +22,7 @@ class ScannedImage:
     """An image of the manifest, as far as it is known.
 
     Args:
-        image_id: Stem of the file's name.
+        image_id: Id of the image.
         split: "train" or "test".
         path: File relative to the raw folder; "" where only the label is available.
         sha256: Hash of the file.
@@ -73,48 +73,44 @@ def _wanted_tags(comp: Competition) -> list[str]:
     return [*([comp.groups.dicom] if comp.groups.dicom else []), *comp.extra.dicom]
 
 
-def scan_images(files: list[tuple[Path, str]], raw: Path, comp: Competition) -> tuple[list[ScannedImage], Problems]:
+def scan_images(files: ImageFiles, comp: Competition) -> tuple[list[ScannedImage], Problems]:
     """Open each image once; a bad file becomes a problem and never ends the run.
 
     Args:
-        files: Path and split of each image.
-        raw: The raw folder.
+        files: The images, each with an id of its own.
         comp: competition.yaml.
     """
 
-    def scan(item: tuple[Path, str]) -> ScannedImage | GatemaskError:
+    def scan(item: tuple[ImageFile, str]) -> ScannedImage | GatemaskError:
         try:
-            return _scan_image(*item, raw, comp)
+            return _scan_image(*item, comp)
         except StorageError:  # of the machine: the file may be sound
             raise
         except GatemaskError as error:
             return error
 
-    images: dict[str, ScannedImage] = {}
+    images: list[ScannedImage] = []
     problems: Problems = []
     with ThreadPoolExecutor() as pool:
-        scanned = progress(pool.map(scan, files), "scanning", len(files))
-        for (path, _), image in zip(files, scanned, strict=True):
-            name = path.relative_to(raw).as_posix()
+        scanned = progress(pool.map(scan, files.all), "scanning", len(files.all))
+        for (file, _), image in zip(files.all, scanned, strict=True):
             if isinstance(image, GatemaskError):
-                problems.append((name, image.short()))
-            elif image.key in images:
-                problems.append((name, f"A second file has the id {image.image_id}: {images[image.key].path}."))
+                problems.append((file.name, image.short()))
             else:
-                images[image.key] = image
-    return list(images.values()), problems
+                images.append(image)
+    return images, problems
 
 
-def _scan_image(path: Path, split: str, raw: Path, comp: Competition) -> ScannedImage:
-    picture = comp.image
+def _scan_image(file: ImageFile, split: str, comp: Competition) -> ScannedImage:
+    path, picture = file.path, comp.image
     pixels, facts = inspect_image(path, picture.channels, picture.window, picture.upright)
     if pixels.shape[:2] != picture.size:
         raise wrong_size(pixels.shape[:2], picture, facts)
     tags = _wanted_tags(comp)
     return ScannedImage(
-        path.stem,
+        file.image_id,
         split,
-        path.relative_to(raw).as_posix(),
+        file.name,
         hashlib.sha256(path.read_bytes()).hexdigest(),
         compute_signature(pixels),
         dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gatemask.config import Competition, SubmissionSettings
-from gatemask.data.tables import plain_id
+from gatemask.data.ids import ADVICE, DEFAULT, IdRule, shared_ids, test_rule, without_extension
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 
@@ -39,15 +40,17 @@ class SubmissionFormat:
     Args:
         settings: Section `submission` of competition.yaml.
         classes: Names of the classes, in order.
+        rule: How ids of test images are made. Default: from the name of the file.
     """
 
     settings: SubmissionSettings
     classes: Sequence[str]
+    rule: IdRule = DEFAULT
 
     @classmethod
     def of(cls, comp: Competition) -> SubmissionFormat:
         """Return the format of a competition."""
-        return cls(comp.submission, comp.classes)
+        return cls(comp.submission, comp.classes, test_rule(comp))
 
     @property
     def columns(self) -> list[str]:
@@ -73,33 +76,56 @@ class SubmissionFormat:
                 raise _unknown_class(where, name, [joint + label for label in self.classes])
             # Of classes such as "bowel" and "large_bowel" both match; an id that ends like a class is the rarer case.
             label = max(matching, key=len)
-            return Row(name, plain_id(name[len(prefix) : -len(joint + label)]), list(self.classes).index(label))
+            image_id = self.rule.of_cell(name[len(prefix) : -len(joint + label)])
+            return Row(name, image_id, list(self.classes).index(label))
         if not self.settings.class_column:
-            return Row(name, plain_id(name), 0)
+            return Row(name, self.rule.of_cell(name), 0)
         label = (cells[self.settings.class_column] or "").strip()
         if label not in self.classes:
             raise _unknown_class(where, label, self.classes)
-        return Row(name, plain_id(name), list(self.classes).index(label))
+        return Row(name, self.rule.of_cell(name), list(self.classes).index(label))
 
-    def rename_row(self, row: Row, image_id: str) -> Row:
-        """Return the same row for another image; folder, extension and class in the name are kept."""
+    def rename_row(self, row: Row, image_id: str, file: str = "") -> Row:
+        """Return the same row for another image; folder, extension and class in the name are kept.
+
+        Args:
+            row: The row.
+            image_id: Id of the other image.
+            file: Path of the other image, for names that are the end of a path. Default: none.
+
+        Raises:
+            GatemaskError: No such name gives the other image's id.
+        """
         prefix = suffix = ""
         if self.settings.joined:
             prefix, joint = self._joints()
             suffix = joint + self.classes[row.class_index]
-        file_name = row.name[len(prefix) : len(row.name) - len(suffix)]
-        start = file_name.rfind("/") + 1  # some samples name files with their folders
-        renamed = file_name[:start] + image_id + file_name[start + len(row.image_id) :]
-        return Row(prefix + renamed + suffix, image_id, row.class_index)
+        old = row.name[len(prefix) : len(row.name) - len(suffix)]
+        *folders, last = re.split(r"(?<=[/\\])", old)
+        extension = last[len(without_extension(last)) :]
+        # The name is an id, perhaps behind a folder; or it is a path that ends like the image's.
+        end = "/".join(file.split("/")[-1 - len(folders) :])
+        names = ["".join(folders) + image_id + extension, without_extension(end) + extension]
+        for name in names:
+            if self.rule.of_cell(name) == image_id:
+                return Row(prefix + name + suffix, image_id, row.class_index)
+        raise GatemaskError(
+            "A row of the sample submission cannot be renamed for a hidden image.",
+            where=row.name,
+            received=" or ".join(names),
+            expected=f"a name with the id {image_id}",
+            do="Correct test.images and test.id in competition.yaml.",
+        )
 
-    def read_sample(self, path: Path) -> SubmissionTable:
+    def read_sample(self, path: Path, shared_allowed: bool = False) -> SubmissionTable:
         """Read header and rows of the sample submission, each row once, in its order.
 
         Args:
             path: The sample submission.
+            shared_allowed: Whether different rows may become one id. Default: False.
 
         Raises:
-            GatemaskError: The file or a column is missing, or a class is unknown.
+            GatemaskError: The file or a column is missing, a class is unknown, or two rows become one id.
         """
         if not path.is_file():
             raise GatemaskError("The sample submission is missing.", where=path.parent, expected=path.name)
@@ -113,7 +139,17 @@ class SubmissionFormat:
         header = [(name or "").strip() for name in reader.fieldnames or []]
         self._check_header(header, path)
         rows = [self.parse_row({(name or "").strip(): value for name, value in line.items()}, path) for line in lines]
-        return SubmissionTable(self, header, list(dict.fromkeys(rows)))
+        table = SubmissionTable(self, header, list(dict.fromkeys(rows)))
+        if (shared := table.shared_ids()) and not shared_allowed:
+            image_id, names = next(iter(shared.items()))
+            raise GatemaskError(
+                "Several rows of the sample submission have one id.",
+                where=path,
+                received=f"{len(shared)} such ids, the first {image_id}: {', '.join(names[:3])}",
+                expected="one image per id",
+                do=ADVICE,
+            )
+        return table
 
     def table_of(self, image_ids: Iterable[str]) -> SubmissionTable:
         """Return the table for the given images, for competitions without a sample submission."""
@@ -164,6 +200,11 @@ class SubmissionTable:
     format: SubmissionFormat
     header: Sequence[str]
     rows: Sequence[Row]
+
+    def shared_ids(self) -> dict[str, list[str]]:
+        """Return the names of each image that several rows of one class have."""
+        rows = [(f"{row.class_index} {row.image_id}", row.name) for row in self.rows]
+        return {key.split(" ", 1)[1]: names for key, names in shared_ids(rows).items()}
 
     def write(self, path: Path, encoded: Mapping[tuple[str, int], str]) -> Path:
         """Write the file.

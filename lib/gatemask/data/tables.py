@@ -7,12 +7,10 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from gatemask.data.ids import DEFAULT, IdRule, ids_of_cells
 from gatemask.errors import GatemaskError, nearest
-
-# An id may look as if it had an extension (DICOM UIDs do), so only extensions of images are removed.
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom"}
 
 
 @dataclass
@@ -42,6 +40,18 @@ class Table:
         """
         index = self._index(name)
         return [row[index] for row in self.rows]
+
+    def ids(self, name: str | int, rule: IdRule = DEFAULT) -> list[str]:
+        """Return the image ids in a column.
+
+        Args:
+            name: Name of the column, or its number from 0.
+            rule: How ids are made. Default: from the name of the file.
+
+        Raises:
+            GatemaskError: The column does not exist, or paths of different folders become one id.
+        """
+        return ids_of_cells(self.column(name), rule, self.where)
 
     def where(self, row: int) -> str:
         """Return the place of a row, for messages."""
@@ -155,12 +165,6 @@ def _read_rows(file: Path) -> tuple[list[int], list[list[str]]]:
             do="Save it as such, or download it again.",
         ) from None
     return lines, rows
-
-
-def plain_id(name: str) -> str:
-    """Return an id without folders and without an image's extension: tables may name files instead of ids."""
-    path = PurePosixPath(name.strip())
-    return path.stem if path.suffix.lower() in EXTENSIONS else path.name
 
 
 def parse_area(text: str, table: Table, row: int) -> int:

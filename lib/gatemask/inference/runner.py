@@ -19,6 +19,7 @@ import numpy as np
 
 from gatemask.config import Inference
 from gatemask.console import progress, say
+from gatemask.data.joins import examples
 from gatemask.data.readers import list_images
 from gatemask.data.submission_format import SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
@@ -29,6 +30,7 @@ from gatemask.inference.decisions import Decider, LoadedEnsemble
 from gatemask.inference.images import InputSize, TestImageReader
 from gatemask.inference.networks import LoadedMember
 from gatemask.inference.output import SubmissionFile
+from gatemask.inference.test_files import id_rule, join_rows, list_test_files
 from gatemask.masks import rle
 from gatemask.masks.rule import Rule
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
@@ -175,14 +177,14 @@ def find_competition(mounted: Path, dataset: Path, facts: CompetitionFacts) -> P
 
 def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool) -> TestSet:
     """List images and rows: the sample's rows, or one per image and class for competitions without a sample."""
-    files = {path.stem: path for path in list_images(competition, facts.test_images)}
-    layout = SubmissionFormat(facts.submission, facts.classes)
+    files = list_test_files(competition, facts, degraded, forgive)
+    layout = SubmissionFormat(facts.submission, facts.classes, id_rule(facts))
     table_of_images = layout.table_of(sorted(files))
     try:
         sample = facts.submission.sample
-        table = layout.read_sample(competition / sample) if sample else table_of_images
+        table = layout.read_sample(competition / sample, shared_allowed=forgive) if sample else table_of_images
         if table.rows:
-            return TestSet(files, table)
+            return _joined(files, table, competition, degraded, forgive)
         fault = GatemaskError("There is nothing to predict.", where=competition, received="no rows")
     except GatemaskError as error:
         fault = error
@@ -190,6 +192,22 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
         raise fault
     degraded.append(f"{fault.short()} The rows are those of the images in the test folder.")
     return TestSet(files, table_of_images)
+
+
+def _joined(
+    files: dict[str, Path], table: SubmissionTable, competition: Path, degraded: list[str], forgive: bool
+) -> TestSet:
+    """Return the test set; rows that share an id, or match no image, are rejected or reported."""
+    if shared := table.shared_ids():
+        degraded.append(f"{len(shared)} ids belong to several rows; their masks are empty: {examples(shared)}.")
+        files = {image_id: path for image_id, path in files.items() if image_id not in shared}
+    try:
+        join_rows(files, table, competition)
+    except GatemaskError as error:
+        if not forgive:
+            raise
+        degraded.append(error.short())
+    return TestSet(files, table)
 
 
 # --- the members --------------------------------------------------------------------------------------------

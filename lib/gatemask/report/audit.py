@@ -11,6 +11,8 @@ from gatemask.data import label_report
 from gatemask.data.audit import audit_folds
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.groups import group_names
+from gatemask.data.ids import DEFAULT
+from gatemask.data.joins import IdList, join_ids
 from gatemask.data.tables import parse_area, read_table
 from gatemask.errors import GatemaskError
 from gatemask.plots.audit import FoldBars, draw_audit
@@ -43,7 +45,7 @@ def audit_file(
     result, frame = audit_folds(
         file,
         _read_groups(groups, ids, prefix) if groups else None,
-        _areas(source) if source else None,
+        _areas(source, ids) if source else None,
         _copies(data / "duplicates.csv") if data and (data / "duplicates.csv").exists() else None,
     )
     if not result.groups:
@@ -99,18 +101,28 @@ def _read_groups(file: Path, ids: set[str], prefix: int | None) -> dict[str, str
     if len(read.header) < 2:
         raise GatemaskError("A group file has one column.", where=file, expected="image_id, group")
     names = group_names(read, 0, 1, prefix)
-    if not ids & set(names):
-        raise GatemaskError(
-            "The group file lists none of the images.",
-            where=file,
-            received=f"ids such as {read.rows[-1][0]}",
-            expected=f"ids such as {min(ids)}",
-        )
+    join = join_ids(
+        IdList("images of the fold file", ids),
+        IdList(f"ids of {file.name}", names, file),
+        "Name a table of image ids and groups with --groups.",
+    )
+    join.report()
     return names
 
 
-def _areas(file: Path) -> dict[str, int]:
-    """Read mask areas from a manifest or a competition's label table."""
+def _areas(file: Path, ids: set[str]) -> dict[str, int]:
+    """Read the mask areas of the images in a fold file from a manifest or a competition's label table."""
+    areas = _read_areas(file)
+    join = join_ids(
+        IdList("images of the fold file", ids),
+        IdList(f"ids of {file.name}", {DEFAULT.of_cell(name) for name in areas}, file),
+        "Name the label table of these images with --labels.",
+    )
+    join.report()
+    return areas
+
+
+def _read_areas(file: Path) -> dict[str, int]:
     read = read_table(file)
     if "mask_area" in read.header:
         splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)

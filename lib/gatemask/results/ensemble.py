@@ -25,6 +25,7 @@ class CompetitionFacts(Frozen):
         name: Name of the competition's folder.
         image: Size, channels and gray levels of the images.
         test_images: Glob of the test images below the raw folder.
+        test_id: How the path of a test image becomes an id; see `id` in competition.yaml. Default: its file name.
         classes: Names of the classes.
         submission: Format of the submission.
     """
@@ -34,13 +35,19 @@ class CompetitionFacts(Frozen):
     test_images: str
     classes: list[str]
     submission: SubmissionSettings
+    test_id: str | None = None
 
     @classmethod
     def of(cls, comp: Competition) -> Self:
         """Return the facts of a competition."""
         test = comp.test or comp.train
         return cls(
-            name=comp.name, image=comp.image, test_images=test.images, classes=comp.classes, submission=comp.submission
+            name=comp.name,
+            image=comp.image,
+            test_images=test.images,
+            test_id=test.id,
+            classes=comp.classes,
+            submission=comp.submission,
         )
 
     @field_serializer("image", "submission")

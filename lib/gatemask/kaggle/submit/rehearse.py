@@ -16,8 +16,6 @@ submission is checked as strictly as Kaggle does, and translated back to the vis
 from __future__ import annotations
 
 import csv
-import hashlib
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,8 @@ import pandas as pd
 
 from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
+from gatemask.data.ids import test_rule
+from gatemask.data.joins import IdList, join_ids
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
@@ -36,6 +36,7 @@ from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTab
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
+from gatemask.kaggle.submit.hidden_names import HiddenName, hidden_name
 from gatemask.kaggle.submit.package import require_package
 from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
@@ -170,33 +171,40 @@ class _Rehearsal:
         (dataset / "dataset-metadata.json").unlink()  # Kaggle does not mount it
         raw = raw_folder(self.project, self.comp)
         paths = dict(zip(images["image_id"], images["path"], strict=True))
-        affixes = _affixes((self.comp.test or self.comp.train).images)
-        visible_ids = {_hidden_id(image_id, 0, affixes): image_id for image_id in paths}
-        visible_ids |= {_hidden_id(image_id, 1, affixes): image_id for image_id in list(paths)[:REPEATED]}
-        for hidden_id, image_id in visible_ids.items():
-            source = raw / paths[image_id]
+        hidden: dict[str, HiddenName] = {}
+        for image_id, copy in [*((name, 0) for name in paths), *((name, 1) for name in list(paths)[:REPEATED])]:
+            named = hidden_name(test_rule(self.comp), image_id, paths[image_id], copy, {*paths, *hidden})
+            hidden[named.image_id] = named
+        for named in hidden.values():
+            source = raw / named.visible_name
             if not source.exists():
                 do = "Restore the raw files, or name their folder with --data."
                 raise GatemaskError("A test image is missing.", where=source, do=do)
-            target = self.competition / Path(paths[image_id]).with_name(hidden_id + source.suffix)
+            target = self.competition / named.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         if sample := self.comp.submission.sample:
-            self._write_sample(raw / sample, self.competition / sample, visible_ids)
+            self._write_sample(raw / sample, self.competition / sample, hidden)
         (self.kaggle / "working").mkdir()
-        return visible_ids
+        return {hidden_id: named.visible_id for hidden_id, named in hidden.items()}
 
-    def _write_sample(self, source: Path, target: Path, visible_ids: Mapping[str, str]) -> None:
+    def _write_sample(self, source: Path, target: Path, hidden: Mapping[str, HiddenName]) -> None:
         """Write the sample submission of the hidden images: rows of the visible sample under other ids."""
         layout = SubmissionFormat.of(self.comp)
         sample = layout.read_sample(source)
         rows_of_image: dict[str, list[Row]] = {}
         for row in sample.rows:
             rows_of_image.setdefault(row.image_id, []).append(row)
+        if rows_of_image:
+            join_ids(
+                IdList("rehearsed images", {named.visible_id for named in hidden.values()}),
+                IdList("ids of the sample submission", rows_of_image, source),
+                "Correct test.images, test.id, submission.id or submission.sample.",
+            ).report("Images without a row are not predicted.")
         rows = [
-            layout.rename_row(row, hidden_id)
-            for hidden_id, image_id in sorted(visible_ids.items())
-            for row in rows_of_image.get(image_id, [])
+            layout.rename_row(row, hidden_id, named.name)
+            for hidden_id, named in sorted(hidden.items())
+            for row in rows_of_image.get(named.visible_id, [])
         ]
         target.parent.mkdir(parents=True, exist_ok=True)
         SubmissionTable(layout, sample.header, rows).write(target, {})
@@ -300,18 +308,6 @@ def _empty_folder(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.suffix != ".lock":
             path.unlink()
-
-
-def _hidden_id(image_id: str, copy: int, affixes: tuple[str, str]) -> str:
-    """Return an unknown id; hidden ids are ordered differently from the visible ones."""
-    return f"{affixes[0]}hidden{hashlib.sha256(f'{image_id} {copy}'.encode()).hexdigest()[:16]}{affixes[1]}"
-
-
-def _affixes(pattern: str) -> tuple[str, str]:
-    """Return the texts around the wildcard of a file name pattern; hidden file names must match it too."""
-    file_name = pattern.split("/")[-1]
-    parts = re.split(r"[*?]|\[[^\]]*\]", file_name)
-    return (parts[0], parts[-1].partition(".")[0]) if len(parts) > 1 else ("", "")
 
 
 def _truth_files(project: Project) -> list[Path]:

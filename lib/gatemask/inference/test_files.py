@@ -1,0 +1,60 @@
+"""List the test images of the hidden test set by id, with the same rule as the manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gatemask.data.ids import IdRule, reject_shared_ids, shared_ids
+from gatemask.data.joins import IdList, examples, join_ids
+from gatemask.data.readers import list_images
+from gatemask.data.submission_format import SubmissionTable
+from gatemask.errors import GatemaskError
+from gatemask.results.ensemble import CompetitionFacts
+
+
+def id_rule(facts: CompetitionFacts) -> IdRule:
+    """Return how the ids of test images are made."""
+    return IdRule(facts.test_images, facts.test_id)
+
+
+def list_test_files(competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool) -> dict[str, Path]:
+    """Return the paths of the test images by id.
+
+    Args:
+        competition: Folder with the test images.
+        facts: Facts of the competition.
+        degraded: What went wrong, one sentence each; extended here.
+        forgive: Leave out images that share an id, or have none, instead of raising an error: their masks stay empty.
+
+    Raises:
+        GatemaskError: Two files have one id, or a file has none; not with `forgive`.
+    """
+    rule, named = id_rule(facts), list[tuple[str, str]]()
+    for path in list_images(competition, rule.images):
+        name = path.relative_to(competition).as_posix()
+        try:
+            named.append((rule.of_file(name), name))
+        except GatemaskError as error:
+            if not forgive:
+                raise
+            degraded.append(f"{name}: {error.short()}")
+    if not forgive:
+        reject_shared_ids(named, competition)
+    elif shared := shared_ids(named):
+        degraded.append(f"{len(shared)} ids belong to several files; their masks are empty: {examples(shared)}.")
+        named = [(image_id, name) for image_id, name in named if image_id not in shared]
+    return {image_id: competition / name for image_id, name in named}
+
+
+def join_rows(files: dict[str, Path], table: SubmissionTable, competition: Path) -> None:
+    """Report how many rows of the sample submission have an image.
+
+    Raises:
+        GatemaskError: (Almost) no row has an image.
+    """
+    ids = {row.image_id for row in table.rows}
+    join_ids(
+        IdList("rows of the sample submission", ids),
+        IdList("test images", files, competition),
+        "Correct test.images and test.id in competition.yaml, and package again.",
+    ).report("Rows without an image have empty masks.")
