@@ -47,11 +47,13 @@ def list_test_files(competition: Path, facts: CompetitionFacts, degraded: list[s
 
 
 def join_rows(files: dict[str, Path], table: SubmissionTable, competition: Path) -> None:
-    """Report how many rows of the sample submission have an image.
+    """Report how many rows of the sample submission have an image; a folder without images is reported by its readers.
 
     Raises:
         GatemaskError: (Almost) no row has an image.
     """
+    if not files:
+        return
     ids = {row.image_id for row in table.rows}
     join_ids(
         IdList("rows of the sample submission", ids),
