@@ -25,6 +25,8 @@ import pytest
 from gatemask.config import Rle, RleLabels, load_competition, load_ensemble, load_experiment, load_run_config
 from gatemask.data import tfrecord
 from gatemask.data.fold_files import read_fold_file
+from gatemask.data.ids import DEFAULT
+from gatemask.data.image_files import ImageFile
 from gatemask.data.labels import read_labels
 from gatemask.data.records import read_records
 from gatemask.data.split import read_folds
@@ -384,11 +386,12 @@ def test_label_tables(tmp_path: Path) -> None:
     text = "ImageId,EncodedPixels\n" + "".join(f"image{n},{cell}\n" for n, cell in enumerate(cells))
     labels = RleLabels(format="rle", file="labels.csv")
     ids = [f"image{n}" for n in range(len(cells))]
+    images = [ImageFile(tmp_path / name, name, name, DEFAULT) for name in ids]
 
     def attempt(rng: random.Random) -> None:
         data = damaged(rng, text)
         (tmp_path / "labels.csv").write_bytes(data)
-        parsed = read_labels(labels, tmp_path, ids, (6, 6))
+        parsed = read_labels(labels, tmp_path, images, (6, 6))
         truth: dict[str, set[tuple[int, int]]] = {}
         for image_id, cell in rows_of(data, ["ImageId", "EncodedPixels"]) or []:
             truth[image_id] = truth.get(image_id, set()) | (pixels(cell, 6, 6, labels.rle) or set())

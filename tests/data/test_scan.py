@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from gatemask.data import readers, scan
+from gatemask.data.ids import train_rule
+from gatemask.data.image_files import ImageFiles, image_files
 from gatemask.errors import StorageError
 from tests.conftest import write_tiles
 from tests.data.test_manifest import competition
@@ -16,8 +18,7 @@ COMP = competition()
 
 
 def scanned(raw: Path) -> tuple[int, list[str]]:
-    files = [(path, "train") for path in sorted((raw / "images").iterdir())]
-    images, problems = scan.scan_images(files, raw, COMP)[:2]
+    images, problems = scan.scan_images(ImageFiles(image_files(raw, train_rule(COMP)), []), COMP)
     return len(images), [name for name, _ in problems]
 
 
