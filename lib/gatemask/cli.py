@@ -125,17 +125,30 @@ def data_labels(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Table of run-length encodings.")],
     images: Annotated[str | None, typer.Option(help="Glob of images below FILE's folder, for the order.")] = None,
     size: Annotated[str | None, typer.Option(help="Height and width if known, such as 1024x1024.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of image ids.")] = None,
+    mask: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of masks.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Read only rows with this value (repeatable).")
+    ] = None,
     write: Annotated[str | None, typer.Option(metavar="COMP", help="Write the result to competition.yaml.")] = None,
     json_: Json = False,
 ) -> None:
     """Inspect a label table and detect how its masks are encoded."""
     from gatemask.data import label_report
+    from gatemask.project import open_project
 
-    result = label_report.inspect_labels(file, label_report.parse_size(size) if size else None, images)
-    if write:
-        from gatemask.project import open_project
-
-        written = label_report.write_labels_section(open_project(write), result)
+    project = open_project(write) if write else None
+    known = label_report.Known(
+        size=label_report.parse_size(size) if size else None,
+        images=images,
+        id=id_,
+        mask=mask,
+        where=label_report.parse_where(where or []),
+    )
+    known = label_report.with_declared(known, project) if project else known
+    result = label_report.inspect_labels(file, known=known)
+    if project:
+        written = label_report.write_labels_section(project, result)
         result = result.model_copy(update={"written": str(written)})
     print_result(result, json_, show=label_report.print_label_report)
 
@@ -175,17 +188,18 @@ def folds_import(
 
 @folds_app.command("audit")
 def folds_audit(
-    file: Annotated[Path, typer.Argument(metavar="FOLDS", help="CSV: id in the first column, and a column 'fold'.")],
+    file: Annotated[Path, typer.Argument(metavar="FOLDS", help="CSV: image ids, and a column 'fold'.")],
     groups: Annotated[Path | None, typer.Option(help="CSV of image ids and groups. Default: those in FOLDS.")] = None,
     prefix: Annotated[int | None, typer.Option(min=1, help="Number of leading characters that name a group.")] = None,
     labels: Annotated[Path | None, typer.Option(help="manifest.csv or label table, for positives and areas.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Figure to write. Default: runs/audit/<name>.png.")] = None,
+    id_: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of image ids in FOLDS.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure leaks and balance of a fold file. Exits with 1 if it leaks."""
     from gatemask.report import audit
 
-    result = audit.audit_file(file, groups, prefix, labels, picture)
+    result = audit.audit_file(file, groups, prefix, labels, picture, id_)
     print_result(result, json_, show=audit.print_audit)
     if result.leak or result.duplicates:
         raise typer.Exit(1)
@@ -289,7 +303,7 @@ def rehearse_command(
     target: Annotated[str, typer.Argument(metavar="COMP", help="Competition; with --train, an experiment.")],
     train: Annotated[bool, typer.Option("--train", help="Rehearse a training kernel for a few steps.")] = False,
     fold: Annotated[int, typer.Option(min=0, help="With --train: fold to train.")] = 0,
-    images: Annotated[int, typer.Option(min=1, help="Maximum number of test images.")] = 300,
+    images: Annotated[int | None, typer.Option(min=1, help="Maximum number of test images. Default: 300.")] = None,
     image: Annotated[bool, typer.Option("--image", help="Use the package versions of Kaggle's image.")] = False,
     set_: Set = None,
     quick: Quick = False,

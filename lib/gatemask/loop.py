@@ -14,6 +14,8 @@ from pathlib import Path
 
 from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, load_experiment
 from gatemask.console import say, table
+from gatemask.data.raw_folder import raw_folder
+from gatemask.data.submission_dialect import dialect_notes
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import locked, read_json, write_json
 from gatemask.project import Project
@@ -24,6 +26,7 @@ from gatemask.results.training import TrainingResult
 from gatemask.results.tuning import TunedResult
 from gatemask.stage import StageResult
 from gatemask.stages import LOOP, Inputs, StageEntry
+from gatemask.submission.check import inspect_submission
 from gatemask.training.time_budget import TimeBudget
 
 
@@ -79,9 +82,12 @@ def _run_stages(inputs: Inputs, experiments: list[Experiment]) -> LoopResult | S
             say("Stopped before the time limit. Run the same command again to resume.")
             return StoppedLoop(current=False, stopped=name, left=result.left)
         rows.append((name, "current" if result.current else "done", f"{seconds[name]:.1f}", entry.headline(result)))
+    notes = _check_submission(project, inputs.comp, results["rehearse"])
     summary = _write_summary(project, results, seconds)
     current = all(result.current for result in results.values())
     table(inputs.comp.title, ["stage", "", "seconds", ""], rows)
+    for note in notes:
+        say(f"note: {note}")
     _print_summary(project, summary, current, time.monotonic() - started)
     return LoopResult(current=current, **{name: getattr(summary, name) for name in summary.model_fields_set})
 
@@ -125,6 +131,19 @@ def _seconds(result: StageResult | TrainingResult) -> float:
     return result.seconds
 
 
+def _check_submission(project: Project, comp: Competition, rehearsed: StageResult | TrainingResult) -> list[str]:
+    """Check the rehearsed submission as `gatemask submission check` does, and return what is unusual about it.
+
+    Raises:
+        GatemaskError: The submission is not valid.
+    """
+    assert isinstance(rehearsed, RehearsalResult)
+    advice = [rehearsed.advice] if rehearsed.advice else []
+    if not rehearsed.complete:
+        return [*advice, *dialect_notes(comp, raw_folder(project, comp))]
+    return [*advice, *inspect_submission(project, comp, Path(rehearsed.submission)).notes]
+
+
 def _write_summary(
     project: Project, results: Mapping[str, StageResult | TrainingResult], seconds: dict[str, float]
 ) -> LoopSummary:
@@ -145,6 +164,7 @@ def _write_summary(
         rule=tuned.rule,
         submission=rehearsed.submission,
         **({} if score is None else {"submission_score": score}),
+        **({"warning": tuned.warning} if tuned.warning else {}),
         report=report.report,
         seconds=round(sum(seconds.values()), 1),
         stages=seconds,
@@ -170,6 +190,8 @@ def _print_summary(project: Project, summary: LoopSummary, current: bool, second
         f"cross-fitted {title} {summary.cross_fitted:.4f}, 95 % from {low:.4f} to {high:.4f} "
         f"(in-sample {summary.in_sample:.4f}, all empty {summary.all_empty:.4f})"
     )
+    if summary.warning:
+        say(f"warning: {summary.warning}")
     if summary.submission_score is not None:
         say(f"submission {title} {summary.submission_score:.4f} on test images that were never used in training")
     say(f"report:     {summary.report}")

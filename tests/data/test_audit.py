@@ -165,3 +165,36 @@ def test_test_images_of_a_manifest_do_not_count(tmp_path: Path) -> None:
     file = written(tmp_path, ["id,fold,group", "a,0,p", "b,1,q"])
     result = audit_file(file, None, None, written(tmp_path, manifest, "manifest.csv"), None)
     assert result.balance.positives == 0.5
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["fold,ImageId,group", "0,a,p", "1,b,p", "1,c,q"],
+        [",ImageId,fold,group", "0,a,0,p", "1,b,1,p", "2,c,1,q"],
+        ["Fish,image,Flower,fold,group", "1,a.png,0,0,p", "0,b.png,1,1,p", "1,c.png,1,1,q"],
+        ["patient,fold,file,group", "p,0,x/a.png,p", "p,1,x/b.png,p", "q,1,x/c.png,q"],
+    ],
+)
+def test_the_ids_may_be_in_any_column(tmp_path: Path, lines: list[str]) -> None:
+    result, frame = audit_folds(written(tmp_path, lines))
+    assert sorted(frame["image_id"]) == ["a", "b", "c"]
+    assert (result.leak, result.groups) == (pytest.approx(2 / 3), 2)
+    assert result.chosen[0].startswith("Image ids: column ")
+
+
+def test_two_columns_that_could_hold_the_ids_are_a_question(tmp_path: Path) -> None:
+    file = written(tmp_path, ["Kaggle_ID,NIH_ID,fold,group", "a,x,0,p", "b,y,1,q"])
+    with pytest.raises(GatemaskError, match=r"(?s)Several columns.*Kaggle_ID.*NIH_ID.*--id COLUMN"):
+        read_fold_file(file)
+    assert set(read_fold_file(file, id_column="NIH_ID").folds) == {"x", "y"}
+    assert set(read_fold_file(file, known={"a", "b"}).folds) == {"a", "b"}
+
+
+def test_columns_of_zeros_and_ones_are_named(tmp_path: Path) -> None:
+    named = read_fold_file(written(tmp_path, ["id,sex,exist,fold", "a,0,1,0", "b,1,0,1"]))
+    assert named.labels == {"a": 1, "b": 0}
+    assert any("'sex' is ignored" in sentence for sentence in named.chosen)
+    unnamed = read_fold_file(written(tmp_path, ["id,fish,flower,fold", "a,0,1,0", "b,1,0,1"]))
+    assert unnamed.labels == {}
+    assert "several hold zeros and ones (fish, flower)" in unnamed.chosen[-1]

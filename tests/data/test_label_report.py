@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gatemask.config import Rle, load_competition
-from gatemask.data.label_report import inspect_labels, mask_areas, parse_size, write_labels_section
+from gatemask.data.label_report import Known, inspect_labels, mask_areas, parse_size, write_labels_section
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
@@ -131,7 +131,54 @@ def test_images_belong_to_ids_that_are_file_names(tmp_path: Path, written: str) 
 def test_wide_images_without_a_size(tmp_path: Path) -> None:
     report = inspect_labels(tabled(tmp_path / "t.csv", blobs(200, (64, 192)), Rle()))
     assert report.guess.size == (64, 192)
+    assert "masks end with column 192" in report.because["size"]
+    inner = {name: mask for name, mask in blobs(200, (64, 192)).items() if not mask[:, -1].any()}
+    report = inspect_labels(tabled(tmp_path / "t.csv", inner, Rle()))
+    assert report.guess.size == (64, 192)
     assert "rounded up" in report.because["size"]
+
+
+def salt(count: int, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Return masks below a curve, bands and whole images: most of their runs are longer than a column."""
+    rng = np.random.default_rng(0)
+    masks = {}
+    for number in range(count):
+        mask = np.zeros(shape, bool)
+        if number % 5 == 0:
+            mask[:] = True
+        elif number % 5 == 1:
+            first, last = sorted(rng.integers(0, shape[1], 2).tolist())
+            mask[:, first : last + 1] = True
+        else:
+            columns = np.arange(shape[1])
+            curve = shape[0] * rng.uniform(-0.3, 1.1) + rng.uniform(-0.5, 0.5) * columns + 8 * np.sin(columns / 9)
+            mask = np.arange(shape[0])[:, None] >= curve
+        masks[f"salt{number:03d}"] = mask
+    return masks
+
+
+@pytest.mark.parametrize("shape", [(101, 101), (60, 101)])
+@pytest.mark.parametrize("dialect", [Rle(), Rle(offsets="relative", base=0)])
+def test_runs_over_whole_columns_do_not_hide_the_height(tmp_path: Path, shape: tuple[int, int], dialect: Rle) -> None:
+    report = inspect_labels(tabled(tmp_path / "t.csv", salt(80, shape), dialect))
+    assert (report.guess.size, report.guess.offsets, report.guess.base) == (shape, dialect.offsets, dialect.base)
+
+
+def test_a_few_full_masks_tell_the_size_of_a_square(tmp_path: Path) -> None:
+    full = {f"full{number}": np.ones((101, 101), bool) for number in range(3)}
+    report = inspect_labels(tabled(tmp_path / "t.csv", full, Rle()))
+    assert report.guess.size == (101, 101)
+    assert "assumed" in report.because["size"]
+
+
+def test_the_declared_size_is_used_unless_the_runs_contradict_it(tmp_path: Path) -> None:
+    file = tabled(tmp_path / "t.csv", salt(80, (101, 101)), Rle())
+    assert inspect_labels(file, known=Known(declared=(101, 101))).guess.size == (101, 101)
+    for other in ((100, 100), (128, 128)):
+        with pytest.raises(GatemaskError, match="another size"):
+            inspect_labels(file, known=Known(declared=other))
+    few = tabled(tmp_path / "few.csv", {"a": np.ones((5, 7), bool)}, Rle())
+    assert inspect_labels(few, known=Known(declared=(40, 30))).guess.size == (40, 30), "a single mask proves nothing"
 
 
 def test_whatever_the_table_leaves_open_is_marked_as_assumed(tmp_path: Path) -> None:
@@ -192,6 +239,7 @@ def test_the_guess_is_written_into_the_yaml_and_nothing_else_changes(tmp_path: P
         "id": "id",
         "mask": "rle",
         "rle": Rle(empty="-1").model_dump(),
+        "where": {},
     }
     after = (folder / "competition.yaml").read_text()
     gone = set(before.splitlines()) - set(after.splitlines())

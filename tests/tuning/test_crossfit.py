@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import html
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from gatemask.config import Tune, Variant
 from gatemask.masks.metrics import METRICS, total
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import score, worths
+from gatemask.oof.tables import all_empty_score, score, worths
+from gatemask.report.page import _headline
+from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
 from gatemask.tuning import exact
 from gatemask.tuning.candidates import (
     COARSE,
+    GATELESS,
     TuningImages,
     choose_candidate,
     find_candidates,
+    find_without_gate,
     score_given_rules,
-    score_masks_alone,
 )
 from gatemask.tuning.crossfit import bootstrap_interval, bootstrap_scores, cross_fit, resample_counts
+from gatemask.tuning.printing import print_tuned
 from gatemask.tuning.reference_rules import REFERENCE_RULES
+from tests.data.test_manifest import competition
+from tests.tuned_results import RULE, tuned_result
 from tests.tuning.problems import noisy, tied
 
 HELD_OUT = 100_000
@@ -139,7 +149,7 @@ def test_the_candidate_asked_for_is_shipped() -> None:
     tables = noisy(7, 300)
     group_of = {i: i for i in tables.ids}
     candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3, ship="optuna", trials=15), group_of)
-    assert set(candidates) == {"exact", "median", "optuna"}
+    assert set(candidates) == {"exact", "median", "optuna", EVERYTHING_PASSES, ALL_EMPTY}
     assert choose_candidate(candidates, "optuna") == "optuna"
     assert candidates[choose_candidate(candidates, "best")].fit.score == max(c.fit.score for c in candidates.values())
 
@@ -147,7 +157,7 @@ def test_the_candidate_asked_for_is_shipped() -> None:
 def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
     tables = tied(1, images=12, classes=2)
     candidates = find_candidates(TuningImages(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
-    assert list(candidates) == ["optuna"]
+    assert list(candidates) == ["optuna", EVERYTHING_PASSES, ALL_EMPTY]
 
 
 @pytest.mark.integration
@@ -162,12 +172,54 @@ def test_bootstrap_optima_draw_whole_groups() -> None:
 
 def test_masks_alone_are_scored_without_a_gate() -> None:
     tables = noisy(11, 300)
-    alone = score_masks_alone(TuningImages(tables), "mean_dice", Tune())
+    alone = find_without_gate(TuningImages(tables), "mean_dice", Tune()).fit.score
     gateless = Variant(gate=False)
     fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", gateless)[0])
     assert alone == fit.score
     assert all(rule.gate == 0 for rule in fit.rules.values())
-    assert score_masks_alone(TuningImages(tied(1, classes=2)), "global_dice", Tune()) is None
+    given = find_without_gate(TuningImages(tied(1, classes=2)), "global_dice", Tune())
+    assert given.rule in GATELESS, "chosen from a few where the metric cannot be searched"
+
+
+def test_a_tuned_rule_must_beat_the_two_without_any_knowledge() -> None:
+    tables = noisy(12, 200)
+    # Masks that have nothing to do with the truth, on images that are mostly empty.
+    useless = replace(tables, intersection=np.zeros_like(tables.intersection), gate=np.linspace(0, 1, 200))
+    candidates = find_candidates(TuningImages(useless), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
+    empty = candidates[ALL_EMPTY]
+    assert empty.in_sample == empty.fit.score == pytest.approx(all_empty_score(useless))
+    assert not useless.counts(empty.rule)[1].any()
+    assert candidates[choose_candidate(candidates, "best")].fit.score >= empty.fit.score
+    # A gate that says the opposite.
+    wrong = replace(tables, gate=(tables.truth.sum(axis=1) == 0) * 0.9)
+    candidates = find_candidates(TuningImages(wrong), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
+    assert candidates[EVERYTHING_PASSES].rule.gate == 0
+    assert candidates[choose_candidate(candidates, "best")].fit.score >= candidates[EVERYTHING_PASSES].fit.score
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shipped": ALL_EMPTY, "cross_fitted": 0.8, "all_empty": 0.8}, "leaves every mask empty"),
+        ({"cross_fitted": 0.7, "all_empty": 0.75}, "would score as well or better (0.7500)"),
+        ({"shipped": EVERYTHING_PASSES}, "lets every image pass"),
+        ({"cross_fitted": 0.7}, "Without a gate the masks would score better (0.7500)"),
+        ({}, None),
+    ],
+)
+def test_a_useless_rule_is_reported(
+    changes: dict[str, Any], words: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = {
+        "exact": CandidateSummary(cross_fitted=0.8, in_sample=0.9, rule=RULE),
+        EVERYTHING_PASSES: CandidateSummary(cross_fitted=0.75, in_sample=0.8, rule=RULE),
+        ALL_EMPTY: CandidateSummary(cross_fitted=0.5, in_sample=0.5, rule=RULE),
+    }
+    result = tuned_result(candidates=rules, **changes)
+    assert words in result.warning if words else result.warning is None  # type: ignore[operator]
+    print_tuned(result)
+    assert ("warning:" in capsys.readouterr().err) == bool(words)
+    assert (html.escape(str(result.warning)) in _headline(competition(), result, None)) == bool(words)
 
 
 @pytest.mark.integration

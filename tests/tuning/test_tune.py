@@ -94,7 +94,7 @@ def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
     assert result["in_sample"] > result["all_empty"]
     assert result["exact_gap"] >= 0
     assert result["trials"] == 12
-    assert set(result["candidates"]) == {"exact", "median"}
+    assert set(result["candidates"]) == {"exact", "median", "everything-passes", "all-empty"}
     assert result["cross_fitted"] == max(candidate["cross_fitted"] for candidate in result["candidates"].values())
     assert set(result["beside"]) == {"siim-seed", "siim-winner"}
     assert result["beside"]["siim-seed"]["rule"]["min_area"] == 12  # 200 pixels of 1024 x 1024, at 256 x 256

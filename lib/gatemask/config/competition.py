@@ -35,12 +35,17 @@ class RleLabels(Strict):
     id: Column = "ImageId"
     mask: Column = "EncodedPixels"
     rle: Rle = Rle()
+    where: dict[str, str | int | list[str | int]] = Field(
+        {}, description="values by column: only rows with these values are read, such as {ClassId: 3}"
+    )
     missing: Missing = Field("problem", description="how to treat an image without a row: leave it out, or as empty")
 
     @model_validator(mode="after")
     def _one_kind_of_column(self) -> RleLabels:
         if isinstance(self.id, int) != isinstance(self.mask, int):
             raise ValueError("'id' and 'mask' must be both names, or both numbers (for a table without a header)")
+        if self.where and isinstance(self.id, int):
+            raise ValueError("'where' names columns, but 'id' is a number, for a table without a header")
         return self
 
 
@@ -203,7 +208,7 @@ class SubmissionSettings(Strict):
 
     id: str = "ImageId"
     mask: str = "EncodedPixels"
-    rle: Rle = Rle()
+    rle: Rle = Field(Rle(), description="dialect of the masks; keys that are not named follow labels.rle")
     sample: str | None = Field(None, description="the sample submission below the raw folder")
     class_column: str | None = Field(None, description="several classes: the column that names the class")
     joined: str | None = Field(
@@ -288,6 +293,16 @@ class Competition(Strict):
         test = self.test
         if test and self.train.id is not None and test.id is None and "id" not in part_names(test.images):
             raise ValueError("train has an 'id', so test needs one too, e.g. id: '{stem}' for the file's name")
+        return self
+
+    @model_validator(mode="after")
+    def _dialect_of_the_labels(self) -> Competition:
+        """Fill in the keys that submission.rle does not name: competitions read masks as they publish them."""
+        named = self.submission.rle.model_fields_set
+        if isinstance(self.labels, RleLabels) and len(named) < len(Rle.model_fields):
+            values = {**self.labels.rle.model_dump(), **self.submission.rle.model_dump(include=named)}
+            dialect = Rle.model_construct(_fields_set=set(named), **values)
+            object.__setattr__(self, "submission", self.submission.model_copy(update={"rle": dialect}))
         return self
 
     @model_validator(mode="after")

@@ -22,20 +22,22 @@ def audit_folds(
     groups: dict[str, str] | None = None,
     areas: dict[str, int] | None = None,
     copies: list[tuple[str, str]] | None = None,
+    id_column: str | None = None,
 ) -> tuple[AuditResult, pd.DataFrame]:
     """Measure a fold file.
 
     Args:
-        file: CSV with an id in its first column (extensions are ignored) and a column `fold`; -1 is a hold-out.
+        file: CSV with a column of image ids (extensions are ignored) and a column `fold`; -1 is a hold-out.
         groups: Group by image id; an image without one is a group of its own. Default: the file's column `group`.
         areas: Mask area by image id, in pixels, 0 for empty. Default: the file's own columns.
         copies: Pairs of ids that are copies of each other.
+        id_column: Name of the column of image ids. Default: found by its contents.
 
     Returns:
         The result, and the table behind it: image_id, fold, group, leaks, label, area. The leak is the share of all
         images whose group is also in the training images of their fold; the hold-out is scored too, so it counts.
     """
-    fold_file = read_fold_file(file)
+    fold_file = read_fold_file(file, id_column=id_column)
     folds = fold_file.folds
     frame = pd.DataFrame({"image_id": list(folds), "fold": list(folds.values())})
     group_of = (
@@ -64,6 +66,7 @@ def audit_folds(
         duplicated=duplicated[:20],
         per_fold={str(fold): _audit_fold(part) for fold, part in frame.groupby("fold")},
         balance=_balance(validated),
+        chosen=fold_file.chosen,
     )
     return result, frame
 

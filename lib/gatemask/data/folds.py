@@ -61,7 +61,7 @@ def import_folds(project: Project, comp: Competition, file: Path, force: bool = 
     Args:
         project: Project folders.
         comp: competition.yaml.
-        file: CSV with an id in its first column (extensions are ignored) and a column `fold`.
+        file: CSV with a column of image ids (extensions are ignored) and a column `fold`.
         force: Replace existing folds.
 
     Raises:
@@ -73,7 +73,7 @@ def import_folds(project: Project, comp: Competition, file: Path, force: bool = 
         raise GatemaskError(
             "There are folds already.", where=project.folds, do="Use --force to replace them; their runs are kept."
         )
-    fold_file = read_fold_file(file, train_rule(comp))
+    fold_file = read_fold_file(file, train_rule(comp), known=set(manifest["image_id"]))
     if fold_file.duplicated:
         received = f"{len(fold_file.duplicated)} images, such as {fold_file.duplicated[0]}"
         raise GatemaskError("An image is in several folds.", where=file, received=received, do="Correct the file.")

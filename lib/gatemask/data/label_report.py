@@ -6,8 +6,7 @@ The guess is made once and written into competition.yaml; from then on the YAML 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +14,12 @@ import numpy as np
 
 from gatemask.config import Rle, RleLabels, load_competition
 from gatemask.console import progress, say, table
-from gatemask.data import rle_dialect
+from gatemask.data import rle_dialect, rle_size, table_columns
 from gatemask.data.ids import DEFAULT, IdRule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.listing import list_images
 from gatemask.data.rle_dialect import RUNS
+from gatemask.data.table_columns import Choice
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
@@ -39,6 +39,8 @@ class LabelTable(NamedTuple):
         ids: Image id of each row.
         texts: RLE or empty marker of each row.
         marker: Text of an empty mask.
+        because: Why each column was chosen, by its meaning.
+        ignored: Why other columns were not chosen, by name.
     """
 
     table: Table
@@ -47,54 +49,107 @@ class LabelTable(NamedTuple):
     ids: list[str]
     texts: list[str]
     marker: str
+    because: dict[str, str]
+    ignored: dict[str, str]
 
 
-def inspect_labels(file: Path, size: tuple[int, int] | None = None, images: str | None = None) -> LabelReport:
+class Known(NamedTuple):
+    """What the user knows about a label table; everything else is found out.
+
+    Args:
+        size: Height and width of the images, in pixels.
+        declared: The same as competition.yaml has it: used unless the runs contradict it.
+        images: Glob of images below the table's folder, which settle ids, size and order.
+        id: Column of image ids.
+        mask: Column of masks.
+        where: Values by column: only rows with these values are read.
+        class_name: Class whose rows are read from a table of several.
+    """
+
+    size: tuple[int, int] | None = None
+    declared: tuple[int, int] | None = None
+    images: str | None = None
+    id: str | None = None
+    mask: str | None = None
+    where: Mapping[str, str] = {}
+    class_name: str = ""
+
+
+def inspect_labels(
+    file: Path, size: tuple[int, int] | None = None, images: str | None = None, known: Known | None = None
+) -> LabelReport:
     """Inspect a label table and guess its dialect.
 
     Args:
         file: Path of the CSV.
         size: Height and width of the images, in pixels. Default: guessed.
         images: Glob of images below the table's folder, which settle size and order.
+        known: Everything that is known, in place of size and images. Default: nothing else.
 
     Raises:
-        GatemaskError: The table does not exist, or has no column of run-length encodings.
+        GatemaskError: The table does not exist, has no column of run-length encodings, has several columns that could
+            hold them or the ids, or has masks of several classes.
     """
-    labels = _read_label_table(file)
+    known = known or Known(size=size, images=images)
+    labels = _read_label_table(file, known)
     ids = [DEFAULT.of_cell(name) for name in labels.ids]
     masked = {i: t for i, t in zip(ids, labels.texts, strict=True) if RUNS.fullmatch(t) and t != labels.marker}
-    if images:
-        _join_images(file, images, ids)
-        size = size or rle_dialect.first_image_size(file.parent, images)
+    size = known.size
+    if known.images:
+        _join_images(file, known.images, ids)
+        size = size or rle_dialect.first_image_size(file.parent, known.images)
     encodings = [text for text in labels.texts if RUNS.fullmatch(text) and text != labels.marker]
+    if size is None and known.declared is not None:
+        size = _require_fit(encodings, known.declared, file)
     guess = rle_dialect.guess_dialect(encodings, labels.marker, size)
-    if images:
-        guess = rle_dialect.guess_order_from_images(guess, file.parent, images, masked)
+    if known.images:
+        guess = rle_dialect.guess_order_from_images(guess, file.parent, known.images, masked)
     columns, image = labels.columns, {"image": ImageSize(size=guess.size)} if guess.size else {}
     section = RleLabels(format="rle", file=file.name, id=columns.id, mask=columns.mask, rle=guess.rle)
+    if known.where:
+        section = section.model_copy(update={"where": dict(known.where)})
     return LabelReport(
         file=str(file),
         header=labels.header,
         columns=columns,
         **dict(_count(labels, guess)),
         guess=GuessedDialect(**guess.rle.model_dump(), size=guess.size),
-        because=guess.because,
+        because={**labels.because, **guess.because},
+        ignored=labels.ignored,
         yaml=LabelYaml(labels=section, **image),
     )
 
 
+def _ids_of_images(file: Path, images: str) -> set[str]:
+    rule = IdRule(images)
+    return {rule.of_file(path.relative_to(file.parent).as_posix()) for path in list_images(file.parent, images)}
+
+
 def _join_images(file: Path, images: str, ids: list[str]) -> None:
     """Reject images of another data set: their edges would say nothing about the masks."""
-    rule = IdRule(images)
-    found = {rule.of_file(path.relative_to(file.parent).as_posix()) for path in list_images(file.parent, images)}
-    if found:
+    if found := _ids_of_images(file, images):
         do = "Correct --images: files need the names of the ids."
         join_ids(IdList("images", found, images), IdList(f"ids of {file.name}", ids, file), do, strict=False).report()
 
 
+def _require_fit(encodings: list[str], size: tuple[int, int], file: Path) -> tuple[int, int]:
+    """Return a size that the masks do not contradict."""
+    offsets, _ = rle_dialect.guess_offsets([rle_dialect.parse_pairs(text) for text in encodings])
+    runs = rle_dialect.plausible_runs(encodings, offsets)
+    if runs and (reason := rle_size.contradicts(runs, size)):
+        raise GatemaskError(
+            "The table belongs to images of another size.",
+            where=file,
+            received=reason,
+            expected=f"image.size {list(size)} of competition.yaml",
+            do="Correct image.size, or name the size of the masks with --size.",
+        )
+    return size
+
+
 def mask_areas(file: Path) -> dict[str, int]:
-    """Return the area of each image's united mask, in pixels, 0 for an empty one, from any label table."""
-    labels = _read_label_table(file)
+    """Return the area of each image's united mask of all classes, in pixels, 0 for an empty one, from any table."""
+    labels = _read_label_table(file, one_class=False)
     encodings = [text for text in labels.texts if RUNS.fullmatch(text)]
     offsets, _ = rle_dialect.guess_offsets([rle_dialect.parse_pairs(text) for text in encodings])
     runs: dict[str, list[np.ndarray]] = {image_id: [] for image_id in labels.ids}
@@ -118,10 +173,24 @@ def _united_area(annotations: list[np.ndarray]) -> int:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Return height and width from a text such as "1024x1024"."""
-    match = re.fullmatch(r"(\d+)\s*[xX,]\s*(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,7})\s*[xX,]\s*([0-9]{1,7})", text.strip())
     if match is None or "0" in match.groups():
         raise GatemaskError("--size needs height and width.", received=text, expected="such as 1024x1024")
     return int(match.group(1)), int(match.group(2))
+
+
+def parse_where(options: list[str]) -> dict[str, str]:
+    """Return values by column from texts such as "ClassId=3"."""
+    pairs = [option.partition("=") for option in options]
+    if wrong := [option for option, (name, sign, _) in zip(options, pairs, strict=True) if not (name and sign)]:
+        raise GatemaskError("--where needs a column and a value.", received=wrong[0], expected="such as ClassId=3")
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def with_declared(known: Known, project: Project) -> Known:
+    """Add what competition.yaml says about size and class."""
+    comp = load_competition(project.experiments)
+    return known._replace(declared=comp.image.size, class_name=comp.classes[0])
 
 
 def write_labels_section(project: Project, report: LabelReport) -> Path:
@@ -179,8 +248,10 @@ def print_label_report(report: LabelReport) -> None:
     table(
         "the dialect, as guessed",
         ["", "guess", "because"],
-        [(name, str(getattr(report.guess, name)), reason) for name, reason in report.because.items()],
+        [(name, str(getattr(report.guess, name, "")), reason) for name, reason in report.because.items()],
     )
+    for name, reason in report.ignored.items():
+        say(f"column {name!r} is ignored: {reason}")
     for bad in report.bad:
         say(f"row {bad.row}, image {bad.image_id}: {bad.problem}")
     say("For competition.yaml (or --write COMP):\n")
@@ -191,40 +262,47 @@ def print_label_report(report: LabelReport) -> None:
 # --- the table ---------------------------------------------------------------------------------------------
 
 
-def _read_label_table(file: Path) -> LabelTable:
+def _read_label_table(file: Path, known: Known | None = None, one_class: bool = True) -> LabelTable:
     """Read a table and find its columns of ids and encodings; if the first row is data, there is no header."""
+    known = known or Known()
     read = read_table(file, header=False)
-    shares = [_share_of_encodings(read.column(number)) for number in range(len(read.header))]
-    if max(shares) == 0:
-        raise GatemaskError(
-            "No column holds run-length encodings.",
-            where=file,
-            received=", ".join(read.rows[0])[:120],
-            expected="a column of 'start length start length ...'",
-        )
-    mask = int(np.argmax(shares))
-    ids = next((number for number in range(len(shares)) if number != mask), None)
-    if ids is None:
-        raise GatemaskError("The table has no column of image ids.", where=file, expected="ids and encodings")
-    header = not (RUNS.fullmatch(read.rows[0][mask]) or read.rows[0][mask] in ("", "-1"))
-    columns = LabelColumns(id=ids, mask=mask)
+    header = bool(known.id or known.mask or known.where) or not _is_data(read)
     if header:
         read = read_table(file)
-        columns = LabelColumns(id=read.header[ids], mask=read.header[mask])
+    read = read.where_cells_are(known.where)
+    mask = table_columns.find_mask_column(read, "--mask COLUMN") if known.mask is None else Choice(known.mask, "named")
+    skip = {mask.column, *mask.ignored, *known.where}
+    files = _ids_of_images(file, known.images) if known.images else set()
+    ids = Choice(known.id, "named") if known.id else table_columns.find_id_column(read, skip, "--id COLUMN", files)
+    option = "Select the rows of one class with --where COLUMN=VALUE."
+    if one_class:
+        read = table_columns.rows_of_class(
+            read, ids.column, mask.column, known.where, class_name=known.class_name, do=option
+        )
+    columns = LabelColumns(id=ids.column, mask=mask.column)
     texts = read.column(columns.mask)
-    return LabelTable(read, columns, header, read.column(columns.id), texts, _empty_marker(texts))
+    because = {"id column": f"{ids.column!r}: {ids.why}", "mask column": f"{mask.column!r}: {mask.why}"}
+    apart = {
+        name: f"tells rows of one image apart ({count} values); their masks are united"
+        for name, count in table_columns.row_columns(read, ids.column, mask.column).items()
+        if name not in known.where
+    }
+    ignored = {**ids.ignored, **mask.ignored, **apart}
+    marker = rle_dialect.empty_marker(texts) or ""
+    return LabelTable(read, columns, header, read.column(columns.id), texts, marker, because, ignored)
 
 
-def _share_of_encodings(cells: Sequence[str]) -> float:
-    return sum(bool(RUNS.fullmatch(cell)) for cell in cells) / max(1, len(cells))
-
-
-def _empty_marker(texts: Iterable[str]) -> str:
-    """Return the most frequent cell without runs, or with runs of no pixels: the text of an empty mask."""
-    counted = Counter(text for text in texts if not RUNS.fullmatch(text) or set(text.split()[1::2]) == {"0"})
-    # A single cell with blanks in it is a malformed encoding, not a marker.
-    markers = [(count, text) for text, count in counted.items() if " " not in text or count > 1]
-    return max(markers)[1] if markers else ""
+def _is_data(read: Table) -> bool:
+    """Whether the first row of a table is data: each column of masks begins with one, or with the marker of none."""
+    if not read.rows:
+        return False
+    first = read.rows[0]
+    columns = [read.column(number) for number in range(len(first))]
+    masks = [number for number, cells in enumerate(columns) if any(map(RUNS.fullmatch, cells))]
+    markers = {number: {"", "-1", rle_dialect.empty_marker(columns[number][1:])} for number in masks}
+    return any(RUNS.fullmatch(first[number]) for number in masks) or (
+        bool(masks) and all(first[number] in markers[number] for number in masks)
+    )
 
 
 def _count(labels: LabelTable, guess: rle_dialect.DialectGuess) -> LabelCounts:

@@ -17,6 +17,7 @@ from gatemask.data.ids import DEFAULT, IdRule
 from gatemask.data.image_files import ImageFile, MaskOwners
 from gatemask.data.joins import IdList, examples, join_ids
 from gatemask.data.readers import inspect_mask, list_images
+from gatemask.data.table_columns import rows_of_class
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_text
@@ -51,6 +52,7 @@ def read_labels(
     others: Sequence[ImageFile] = (),
     rule: IdRule = DEFAULT,
     upright: bool = False,
+    class_name: str = "",
 ) -> ParsedLabels:
     """Read all labels; a single bad one is reported, and never ends the run.
 
@@ -62,14 +64,16 @@ def read_labels(
         others: Images of the other split: a mask or row of theirs belongs to none of `images`. Default: none.
         rule: How ids are made. Default: from the name of the file.
         upright: Whether to rotate mask files as their orientation says. Default: False.
+        class_name: Class whose rows are read from a table of several. Default: such a table is rejected.
 
     Raises:
         GatemaskError: The table or a column is missing, (almost) no label belongs to an image, a mask fits several
-            images, an image is both empty and masked, so many rows are malformed that the dialect must be wrong, or
-            it is not clear which pixels of mask files are mask.
+            images, the table has several classes of other names, an image is both empty and masked, so many rows are
+            malformed that the dialect must be wrong, or it is not clear which pixels of mask files are mask.
     """
     if isinstance(labels, RleLabels):
-        parsed = _read_rle_table(labels, raw, size, rule)
+        known = {image.image_id for image in [*images, *others]}
+        parsed = _read_rle_table(labels, raw, size, rule, known, class_name)
         if images:
             _join_table(labels, raw, {*parsed.masks, *(image_id for image_id, _, _ in parsed.problems)}, images, others)
     else:
@@ -94,9 +98,13 @@ def _join_table(
     join.report("Images without a row count as empty." if join.first_only and labels.missing == "empty" else "")
 
 
-def _read_rle_table(labels: RleLabels, raw: Path, size: tuple[int, int], rule: IdRule) -> ParsedLabels:
+def _read_rle_table(
+    labels: RleLabels, raw: Path, size: tuple[int, int], rule: IdRule, known: Collection[str], class_name: str
+) -> ParsedLabels:
     file = raw / labels.file
     table = read_table(file, [labels.id, labels.mask], header=not isinstance(labels.id, int))
+    table = table.where_cells_are(labels.where)
+    table = rows_of_class(table, labels.id, labels.mask, labels.where, known, class_name, rule=rule)
     ids, texts = table.ids(labels.id, rule), table.column(labels.mask)
     empty = [rle.is_empty(text, labels.rle) for text in texts]
     _reject_contradictions(table, ids, empty)

@@ -29,6 +29,7 @@ from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
+from gatemask.data.submission_dialect import dialect_notes
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, listing_fingerprint, read_json_object, write_json, write_text
 from gatemask.masks import rle
@@ -88,7 +89,14 @@ def _write_manifest(
     check_tags(comp)
     train_files = label_files(raw, comp) if labels_only else files.train
     labels = read_labels(
-        comp.labels, raw, train_files, comp.image.size, files.test, train_rule(comp), comp.image.upright
+        comp.labels,
+        raw,
+        train_files,
+        comp.image.size,
+        files.test,
+        train_rule(comp),
+        comp.image.upright,
+        comp.classes[0],
     )
     if not labels_only:
         check_unlabeled(files, labels, raw, comp)
@@ -98,6 +106,7 @@ def _write_manifest(
     columns = read_extra_columns(raw, comp, train_ids)
     images, problems = scan_images(files, comp)
     report_images([image.facts for image in images if image.facts is not None], comp.image)
+    left_out = _report_submission(files, images, raw, comp)
     if labels_only:
         images = [ScannedImage(image_id, "train") for image_id in labels.masks]
     images = _with_labels(images, labels, set(train_ids), comp.image.size, problems)
@@ -122,12 +131,27 @@ def _write_manifest(
         images=len(train),
         positives=sum(image.label for image in train),
         test_images=len(images) - len(train),
+        test_images_left_out=left_out,
         groups=len({image.group for image in train}),
         duplicates=len(copies),
         problems=len(problems),
         **remembered(project, comp, raw),
     )
     return result, outputs
+
+
+def _report_submission(files: ImageFiles, images: list[ScannedImage], raw: Path, comp: Competition) -> int:
+    """Report the dialect of submissions and test images that were left out; return the number of these."""
+    for note in dialect_notes(comp, raw):
+        say(f"note: {note}")
+    kept = {image.image_id for image in images if image.split == "test"}
+    left_out = {file.image_id for file in files.test} - kept
+    if left_out:
+        say(
+            f"{len(left_out)} of {len(files.test)} test images are left out, such as {examples(left_out)}. A "
+            "submission needs them all: the rehearsal shows what the kernel does with them."
+        )
+    return len(left_out)
 
 
 def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
@@ -142,7 +166,7 @@ def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
         return pd.DataFrame(rows, columns=["image_id", "path"])
     manifest = read_manifest(project)
     test = manifest[manifest["split"] == "test"]
-    if len(test):
+    if len(test) or comp.test is not None:  # no images: a test set that is entirely hidden
         return test
     folds = read_folds(project)
     return manifest[manifest["image_id"].isin(folds["image_id"][folds["fold"] == HOLDOUT])]
@@ -292,7 +316,7 @@ def _test_truth(files: ImageFiles, raw: Path, comp: Competition) -> dict[str, st
     if comp.test is None or comp.test.labels is None or not files.test:
         return None
     size, rule, upright = comp.image.size, test_rule(comp), comp.image.upright
-    return read_labels(comp.test.labels, raw, files.test, size, files.train, rule, upright).masks
+    return read_labels(comp.test.labels, raw, files.test, size, files.train, rule, upright, comp.classes[0]).masks
 
 
 def _write_tables(

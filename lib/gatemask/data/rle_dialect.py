@@ -3,8 +3,7 @@
 A table does not say how its runs are counted, but the runs reveal it:
 
 - *offsets*: absolute starts never fall into an earlier run; relative ones do all the time.
-- *height*: a run ends where its column ends. At the right height hardly any run crosses from one column into the next;
-  at other heights many do. And one column of a mask resembles the one before it.
+- *height*: see `gatemask.data.rle_size`.
 - *base*: masks that touch the edge of the image begin or end exactly at a column's edge. Counted from the wrong base,
   each of them would cross into the neighboring column.
 - *order*: transposing an image turns its rows into columns, so a table alone cannot decide. The images can: the outline
@@ -16,27 +15,29 @@ Whatever the runs leave open is filled in by Kaggle's conventions and marked as 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from gatemask.config import Rle
+from gatemask.data import rle_size
 from gatemask.data.ids import IdRule
 from gatemask.data.readers import list_images, read_image
+from gatemask.data.rle_size import crossings
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 
 # At most ten digits each: their sums cannot overflow, and no image has more pixels.
 RUNS = re.compile(r"\s*[0-9]{1,10}\s+[0-9]{1,10}(\s+[0-9]{1,10}\s+[0-9]{1,10})*\s*")
-SAMPLED_RUNS = 5_000
 SAMPLED_IMAGES = 40
-HIGHEST, LARGEST = 8192, 1 << 28  # pixels of a column, and of an image
+LARGEST = 1 << 28  # pixels of an image
 # Except for malformed rows, absolute encodings never overlap themselves; relative ones seem to, unless runs are few.
 OVERLAPPING = 0.2
-# A height is a candidate if runs cross it less than half as often as by chance, and that by four standard deviations.
-CONVINCING, SIGNIFICANT = 0.5, 4.0
-CANDIDATES, SAMPLED_MASKS = 20, 20
+# A dialect is contradicted where so many runs cross an edge, and so many times more than in another dialect.
+CROSSED, TIMES = 10, 3
 
 Offsets = Literal["absolute", "relative"]
 Order = Literal["column", "row"]
@@ -67,19 +68,18 @@ def guess_dialect(texts: list[str], marker: str, size: tuple[int, int] | None) -
     Raises:
         GatemaskError: No row holds a mask.
     """
-    encodings = [parse_pairs(text) for text in texts]
     because: dict[str, str] = {}
-    offsets, because["offsets"] = guess_offsets(encodings)
-    runs = _plausible([as_absolute(pairs) if offsets == "relative" else pairs for pairs in encodings])
+    offsets, because["offsets"] = guess_offsets([parse_pairs(text) for text in texts])
+    runs = plausible_runs(texts, offsets)
     if not runs:
         raise GatemaskError("No row of the table holds a mask.", expected="'start length start length ...'")
-    height, because["size"] = (size[0], "known") if size else _guess_height(runs)
-    last = max(int(pairs[-1].sum()) for pairs in runs)
+    height, because["size"] = (size[0], "known") if size else rle_size.guess_height(runs)
+    last = max(int(pairs.sum(axis=1).max()) for pairs in runs)
     order, because["order"] = _guess_order(runs, size)
     period = size[1] if size and order == "row" else height
     base, because["base"] = _guess_base(runs, period, offsets, last, size)
     if height and not size:
-        width, reason = _guess_width(height, last - base)
+        width, reason = rle_size.guess_width(height, runs, base)
         size, because["size"] = (height, width), f"{because['size']}; {reason}"
     return DialectGuess(Rle(offsets=offsets, base=base, order=order, empty=marker), size, because)
 
@@ -100,7 +100,9 @@ def guess_offsets(encodings: list[np.ndarray]) -> tuple[Offsets, str]:
 
 
 def _overlap(pairs: np.ndarray) -> bool:
-    """Whether runs overlap, read as absolute, in any order."""
+    """Whether runs overlap, read as absolute, in any order; two runs seldom would, but ascend if they are absolute."""
+    if len(pairs) == 2:
+        return bool(pairs[1, 0] < pairs[0].sum())
     ordered = pairs[np.argsort(pairs[:, 0], kind="stable")]
     return bool((ordered[1:, 0] < ordered[:-1].sum(axis=1)).any())
 
@@ -116,59 +118,67 @@ def as_absolute(pairs: np.ndarray) -> np.ndarray:
     return np.stack([starts, pairs[:, 1]], axis=1)
 
 
-def _crossings(starts: np.ndarray, ends: np.ndarray, height: int) -> int:
-    """Return how many column edges fall strictly inside a run; ends are exclusive."""
-    return int(((ends - 1) // height - starts // height).sum())
+def plausible_runs(texts: Iterable[str], offsets: Offsets) -> list[np.ndarray]:
+    """Return starts (absolute) and lengths of each mask, int64 (runs, 2).
 
+    Masks that end far behind all others are dropped: a wrong number must not decide about sizes.
 
-def _guess_height(runs: list[np.ndarray]) -> tuple[int | None, str]:
-    """Return the period that runs avoid to cross, among all up to HIGHEST pixels, for either base."""
-    joined = np.concatenate(runs)
-    step = -(-len(joined) // SAMPLED_RUNS)
-    starts, ends = joined[::step, 0], joined[::step].sum(axis=1)
-    inside = float((ends - starts - 1).sum())
-    # Only a run of whole columns is longer than a column; fewer than 5 expected crossings would prove nothing.
-    shortest = max(8, int(np.quantile(ends - starts, 0.9)))
-    heights = np.arange(shortest, 1 + min(HIGHEST, int(ends.max()), int(inside / 5)))
-    crossed = np.array([min(_crossings(starts - b, ends - b, h) for b in (0, 1)) for h in heights.tolist()])
-    by_chance = inside / heights
-    # Multiples of the height are avoided as well, but prove less, since fewer crossings are expected there.
-    strength = np.where(crossed <= CONVINCING * by_chance, (by_chance - crossed) / np.sqrt(by_chance), 0)
-    candidates = np.argsort(-strength, kind="stable")[:CANDIDATES]
-    candidates = candidates[strength[candidates] >= SIGNIFICANT]
-    if not len(candidates):
-        return None, "not found: too few runs, or images of several sizes"
-    # Fractions and multiples of the height are avoided too: fractions by luck, multiples less clearly.
-    repeats = np.array([_repeats(runs, int(height)) for height in heights[candidates]])
-    candidates = candidates[repeats >= 0.9 * repeats.max()]
-    strongest = candidates[strength[candidates] >= 0.99 * strength[candidates].max()]
-    best = max(strongest.tolist(), key=lambda index: _roundness(int(heights[index])))
-    expected = f"{by_chance[best]:.0f} are expected by chance"
-    return int(heights[best]), f"runs cross columns of {heights[best]} {crossed[best]} times; {expected}"
-
-
-def _repeats(runs: list[np.ndarray], height: int) -> float:
-    """Return the share of mask pixels that are mask again `height` pixels later, averaged over a few masks."""
-    shares = []
-    for pairs in runs[:: -(-len(runs) // SAMPLED_MASKS)]:
-        flat = np.zeros(int(pairs.sum(axis=1).max()), bool)
-        for start, length in pairs.tolist():
-            flat[start : start + length] = True
-        shares.append(float((flat[height:] & flat[:-height]).sum() / flat.sum()))
-    return float(np.mean(shares))
-
-
-def _roundness(number: int) -> int:
-    """Return the largest power of two that divides a number."""
-    return number & -number
-
-
-def _plausible(runs: list[np.ndarray]) -> list[np.ndarray]:
-    """Drop masks that end far behind all others: a wrong number must not decide about sizes."""
+    Args:
+        texts: Encodings of masks, each a match of RUNS.
+        offsets: How their starts are counted.
+    """
+    encodings = [parse_pairs(text) for text in texts]
+    runs = [as_absolute(pairs) if offsets == "relative" else pairs for pairs in encodings]
     ends = np.array([int(pairs.sum(axis=1).max()) for pairs in runs])
     if not len(ends):
         return []
     return [pairs for pairs, end in zip(runs, ends, strict=True) if end <= 20 * np.median(ends) and end <= LARGEST]
+
+
+def empty_marker(texts: Iterable[str]) -> str | None:
+    """Return the most frequent cell without runs, or with runs of no pixels: the text of an empty mask.
+
+    >>> empty_marker(["1 3", "-1", "-1"]), empty_marker(["1 3", ""]), empty_marker(["1 3"])
+    ('-1', '', None)
+    """
+    counted = Counter(text for text in texts if not RUNS.fullmatch(text) or set(text.split()[1::2]) == {"0"})
+    # A single cell with blanks in it is a malformed encoding, not a marker.
+    markers = [(count, text) for text, count in counted.items() if " " not in text or count > 1]
+    return max(markers)[1] if markers else None
+
+
+def contradicting_edges(encodings: list[np.ndarray], dialect: Rle, size: tuple[int, int]) -> str | None:
+    """Return why base or order must be wrong: runs cross the edges of columns that they avoid in another dialect.
+
+    Args:
+        encodings: `parse_pairs` of each mask.
+        dialect: The dialect that they should have.
+        size: Height and width of the masks, in pixels.
+    """
+    if not encodings:
+        return None
+    joined = np.concatenate([as_absolute(p) if dialect.offsets == "relative" else p for p in encodings])
+    starts, ends = joined[:, 0], joined.sum(axis=1)
+    sides: dict[Order, int] = {"column": size[0], "row": size[1]}
+
+    def crossed(base: int, order: Order) -> int:
+        return crossings(starts - base, ends - base, sides[order])
+
+    here, other = crossed(dialect.base, dialect.order), crossed(1 - dialect.base, dialect.order)
+    if here >= CROSSED and here >= TIMES * other:
+        return (
+            f"The first pixel seems to be {1 - dialect.base}, not {dialect.base}: {here} runs cross into the next "
+            f"{dialect.order}, and {other} with the other base."
+        )
+    across: Order = "row" if dialect.order == "column" else "column"
+    # As shares of what chance would give, since the shorter side is crossed more often.
+    here, other = here * sides[dialect.order], crossed(dialect.base, across) * sides[across]
+    if size[0] != size[1] and here >= CROSSED * sides[dialect.order] and here >= TIMES * other:
+        return (
+            f"The runs seem to be in {across} order, not in {dialect.order} order: they cross {dialect.order}s "
+            f"{here // sides[dialect.order]} times, and {across}s {other // sides[across]} times."
+        )
+    return None
 
 
 def _guess_order(runs: list[np.ndarray], size: tuple[int, int] | None) -> tuple[Order, str]:
@@ -177,7 +187,7 @@ def _guess_order(runs: list[np.ndarray], size: tuple[int, int] | None) -> tuple[
         joined = np.concatenate(runs)
         starts, ends = joined[:, 0], joined.sum(axis=1)
         # As shares of what chance would give, since the shorter side is crossed more often.
-        columns, rows = (min(_crossings(starts - b, ends - b, side) for b in (0, 1)) * side for side in size)
+        columns, rows = (min(crossings(starts - b, ends - b, side) for b in (0, 1)) * side for side in size)
         if columns != rows:
             reason = f"runs cross columns of {size[0]} {columns // size[0]} times, rows of {size[1]} {rows // size[1]}"
             return ("column" if columns < rows else "row"), reason
@@ -194,20 +204,12 @@ def _guess_base(
     if size and last == size[0] * size[1] + 1:
         return 1, "a run ends one pixel past the last, counted from 0"
     if height:
-        from_0, from_1 = _crossings(starts, ends, height), _crossings(starts - 1, ends - 1, height)
+        from_0, from_1 = crossings(starts, ends, height), crossings(starts - 1, ends - 1, height)
         if from_0 != from_1:
             reason = f"{from_0} runs would cross into the next column from base 0, {from_1} from base 1"
             return (0 if from_0 < from_1 else 1), reason
     reason = f"assumed: the convention for {offsets} offsets; no mask touches an edge"
     return (0, reason) if offsets == "relative" else (1, reason)
-
-
-def _guess_width(height: int, pixels: int) -> tuple[int, str]:
-    least = -(-pixels // height)
-    if least <= height:
-        return height, f"square is assumed: the masks reach column {least}"
-    rounded = -(-least // 32) * 32
-    return rounded, f"the masks reach column {least}; the width is rounded up to a multiple of 32"
 
 
 # --- evidence from images ----------------------------------------------------------------------------------

@@ -127,18 +127,8 @@ class SubmissionFormat:
         Raises:
             GatemaskError: The file or a column is missing, a class is unknown, or two rows become one id.
         """
-        if not path.is_file():
-            raise GatemaskError("The sample submission is missing.", where=path.parent, expected=path.name)
-        allow_long_cells()
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            try:
-                lines = list(reader)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise GatemaskError("The sample submission is not a CSV table.", where=path, received=error) from None
-        header = [(name or "").strip() for name in reader.fieldnames or []]
-        self._check_header(header, path)
-        rows = [self.parse_row({(name or "").strip(): value for name, value in line.items()}, path) for line in lines]
+        header, lines = self._read_sample(path)
+        rows = [self.parse_row(line, path) for line in lines]
         table = SubmissionTable(self, header, list(dict.fromkeys(rows)))
         if (shared := table.shared_ids()) and not shared_allowed:
             image_id, names = next(iter(shared.items()))
@@ -150,6 +140,26 @@ class SubmissionFormat:
                 do=ADVICE,
             )
         return table
+
+    def read_sample_masks(self, path: Path) -> list[str]:
+        """Return the masks of the sample submission as they are written, one per line."""
+        _, lines = self._read_sample(path)
+        return [(line[self.settings.mask] or "").strip() for line in lines]
+
+    def _read_sample(self, path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+        """Return header and lines of the sample submission."""
+        if not path.is_file():
+            raise GatemaskError("The sample submission is missing.", where=path.parent, expected=path.name)
+        allow_long_cells()
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            try:
+                lines = list(reader)
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise GatemaskError("The sample submission is not a CSV table.", where=path, received=error) from None
+        header = [(name or "").strip() for name in reader.fieldnames or []]
+        self._check_header(header, path)
+        return header, [{(name or "").strip(): value for name, value in line.items()} for line in lines]
 
     def table_of(self, image_ids: Iterable[str]) -> SubmissionTable:
         """Return the table for the given images, for competitions without a sample submission."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gatemask.data.ids import DEFAULT, IdRule, ids_of_cells
@@ -22,12 +22,14 @@ class Table:
         header: Names of the columns; "0", "1", ... where the file has no header.
         rows: Stripped cells, as many per row as the header has.
         lines: Line of each row in the file, from 1.
+        has_names: Whether the file has a header.
     """
 
     file: Path
     header: list[str]
     rows: list[list[str]]
     lines: list[int]
+    has_names: bool = True
 
     def column(self, name: str | int) -> list[str]:
         """Return the cells of a column.
@@ -56,6 +58,40 @@ class Table:
     def where(self, row: int) -> str:
         """Return the place of a row, for messages."""
         return f"{self.file}, row {self.lines[row]}"
+
+    def where_cells_are(self, values: Mapping[str, str | int | Sequence[str | int]]) -> Table:
+        """Return the rows that have given values.
+
+        Args:
+            values: Value by column, or several values of which a row needs one.
+
+        Raises:
+            GatemaskError: A column does not exist, or no row has these values.
+        """
+        kept = list(range(len(self.rows)))
+        for name, value in values.items():
+            cells = self.column(name)
+            wanted = {str(one) for one in ([value] if isinstance(value, str | int) else value)}
+            kept = [row for row in kept if cells[row] in wanted]
+            if not kept or (missing := wanted - set(cells)):
+                value = ", ".join(sorted(missing if kept else wanted))
+                raise GatemaskError(
+                    f"No row of a table has the value {value!r} in the column '{name}'.",
+                    where=self.file,
+                    received=", ".join(sorted(set(cells))[:8]),
+                    do="Correct the value under 'where'.",
+                )
+        return self.with_rows(kept)
+
+    def with_rows(self, rows: Sequence[int]) -> Table:
+        """Return the table with some of its rows, given by index."""
+        return replace(self, rows=[self.rows[row] for row in rows], lines=[self.lines[row] for row in rows])
+
+    def with_cells(self, name: str | int, cells: Sequence[str]) -> Table:
+        """Return the table with other cells in a column."""
+        index = self._index(name)
+        rows = [[*row[:index], cell, *row[index + 1 :]] for row, cell in zip(self.rows, cells, strict=True)]
+        return replace(self, rows=rows)
 
     def _index(self, name: str | int) -> int:
         if isinstance(name, int) and name < len(self.header):
@@ -93,7 +129,7 @@ def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = Tru
     if not rows:
         raise GatemaskError("A table is empty.", where=file, expected="a header and rows", do="Download it again.")
     names = rows.pop(0) if header else [str(number) for number in range(len(rows[0]))]
-    table = Table(file, names, rows, lines[1:] if header else lines)
+    table = Table(file, names, rows, lines[1:] if header else lines, header)
     if not columns and (hint := _separator_hint(rows[0] if rows and not header else names)):
         received = (rows[0] if rows and not header else names)[0]
         raise GatemaskError("A table has one column only.", where=file, received=received[:80], do=hint)
@@ -173,6 +209,6 @@ def parse_area(text: str, table: Table, row: int) -> int:
     Raises:
         GatemaskError: The cell is not a whole number.
     """
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
         raise GatemaskError("A mask area is not a whole number.", where=table.where(row), received=text or "nothing")
     return int(text)

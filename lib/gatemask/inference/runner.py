@@ -30,7 +30,7 @@ from gatemask.inference.decisions import Decider, LoadedEnsemble
 from gatemask.inference.images import InputSize, TestImageReader
 from gatemask.inference.networks import LoadedMember
 from gatemask.inference.output import SubmissionFile
-from gatemask.inference.test_files import id_rule, join_rows, list_test_files
+from gatemask.inference.test_files import id_rule, is_hidden, join_rows, list_test_files
 from gatemask.masks import rle
 from gatemask.masks.rule import Rule
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
@@ -48,16 +48,18 @@ class TestSet:
     Args:
         files: Paths of the test images, by id.
         table: Header and rows of the submission.
+        hidden: Whether there are no images because the test set is shown in the rerun only. Default: False.
     """
 
     __test__ = False  # pytest takes it for a test class
 
     files: dict[str, Path]
     table: SubmissionTable
+    hidden: bool = False
     ids: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ids = list(dict.fromkeys(row.image_id for row in self.table.rows))
+        self.ids = [] if self.hidden else list(dict.fromkeys(row.image_id for row in self.table.rows))
 
 
 def predict_test_set(
@@ -167,6 +169,9 @@ def find_competition(mounted: Path, dataset: Path, facts: CompetitionFacts) -> P
     for folder in folders:
         if any(list_images(folder, facts.test_images)):
             return folder
+    mounts = [folder for folder in folders if folder.parent.name == "competitions"]
+    if len(mounts) == 1:  # a test set that is entirely hidden
+        return mounts[0]
     raise GatemaskError(
         "No test images were found.",
         where=mounted,
@@ -183,6 +188,16 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
     try:
         sample = facts.submission.sample
         table = layout.read_sample(competition / sample, shared_allowed=forgive) if sample else table_of_images
+        if not forgive and not files:
+            if not is_hidden(competition, facts):
+                raise GatemaskError(
+                    "There is nothing to predict: no file matches the pattern of the test images.",
+                    where=competition,
+                    expected=facts.test_images,
+                    do="Correct test.images in competition.yaml, and package again.",
+                )
+            say("The visible test set has no images: the submission is the sample's, without masks.")
+            return TestSet({}, table, hidden=True)
         if table.rows:
             return _joined(files, table, competition, degraded, forgive)
         fault = GatemaskError("There is nothing to predict.", where=competition, received="no rows")

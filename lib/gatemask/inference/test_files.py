@@ -11,6 +11,8 @@ from gatemask.data.submission_format import SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.results.ensemble import CompetitionFacts
 
+TABLES = {".csv", ".txt", ".json", ".md"}  # files beside the images
+
 
 def id_rule(facts: CompetitionFacts) -> IdRule:
     """Return how the ids of test images are made."""
@@ -60,3 +62,13 @@ def join_rows(files: dict[str, Path], table: SubmissionTable, competition: Path)
         IdList("test images", files, competition),
         "Correct test.images and test.id in competition.yaml, and package again.",
     ).report("Rows without an image have empty masks.")
+
+
+def is_hidden(competition: Path, facts: CompetitionFacts) -> bool:
+    """Whether the folder of the test images has no file that could be one: the test set is shown in the rerun only."""
+    folder = competition
+    for part in facts.test_images.split("/")[:-1]:
+        if set("*?[{") & set(part):
+            break
+        folder /= part
+    return not any(path.is_file() and path.suffix.lower() not in TABLES for path in folder.rglob("[!.]*"))

@@ -14,7 +14,9 @@ from gatemask.errors import GatemaskError
 INTERNAL = Rle(offsets="absolute", base=0, order="column", empty="")
 
 
-def decode(text: str, shape: tuple[int, int], dialect: Rle = INTERNAL, where: object = None) -> np.ndarray:
+def decode(
+    text: str, shape: tuple[int, int], dialect: Rle = INTERNAL, where: object = None, ordered: bool = False
+) -> np.ndarray:
     """Return the mask of an encoding.
 
     Args:
@@ -22,17 +24,19 @@ def decode(text: str, shape: tuple[int, int], dialect: Rle = INTERNAL, where: ob
         shape: Height and width, in pixels.
         dialect: How starts are counted. Default: `INTERNAL`.
         where: File, row and image id, for messages.
+        ordered: Whether absolute starts must ascend, as Kaggle demands of submissions. Default: False.
 
     Returns:
         bool (height, width).
 
     Raises:
-        GatemaskError: The text is not pairs of numbers, a length is below 1, or runs overlap or leave the image.
+        GatemaskError: The text is not pairs of numbers, a length is below 1, or runs overlap, leave the image or are
+            not in the order that is demanded.
 
     >>> decode("1 2", (2, 2)).astype(int).tolist()
     [[0, 1], [1, 0]]
     """
-    alternating = _gaps_and_lengths(text, shape, dialect, where)
+    alternating = _gaps_and_lengths(text, shape, dialect, where, ordered)
     # Gap, run, gap, ..., and the rest of the image: repeat() writes each of them in one go.
     counts = np.append(alternating, shape[0] * shape[1] - alternating.sum())
     values = np.zeros(len(counts), bool)
@@ -96,7 +100,9 @@ def is_empty(text: str, dialect: Rle) -> bool:
     return not text or text == dialect.empty.strip()
 
 
-def _gaps_and_lengths(text: str, shape: tuple[int, int], dialect: Rle, where: object) -> np.ndarray:
+def _gaps_and_lengths(
+    text: str, shape: tuple[int, int], dialect: Rle, where: object, ordered: bool = False
+) -> np.ndarray:
     """Return gap, length, gap, length, ...: the pixels between the previous run and this one, and its own."""
     if is_empty(text, dialect):
         return np.empty(0, np.int64)
@@ -115,7 +121,7 @@ def _gaps_and_lengths(text: str, shape: tuple[int, int], dialect: Rle, where: ob
     if numbers.min() < 0:
         raise _negative_start(numbers[::2], dialect, where)
     if dialect.offsets == "absolute":
-        numbers = _as_gaps(numbers, where)
+        numbers = _as_gaps(numbers, where, ordered)
     numbers[0] -= dialect.base
     if numbers[0] < 0:
         received = f"start {numbers[0] + dialect.base}"
@@ -145,10 +151,14 @@ def _negative_start(starts: np.ndarray, dialect: Rle, where: object) -> Gatemask
     return _malformed("steps back into an earlier run", where, f"offset {starts[run]} in run {run + 1}", ">= 0")
 
 
-def _as_gaps(numbers: np.ndarray, where: object) -> np.ndarray:
-    """Turn absolute starts into distances from the end of the previous run; runs may come in any order."""
+def _as_gaps(numbers: np.ndarray, where: object, ordered: bool) -> np.ndarray:
+    """Turn absolute starts into distances from the end of the previous run."""
     starts, lengths = numbers[::2], numbers[1::2]
-    if (starts[1:] < starts[:-1]).any():
+    if (unordered := starts[1:] < starts[:-1]).any():
+        if ordered:
+            run = int(np.argmax(unordered))
+            received = f"start {starts[run + 1]} in run {run + 2}, after {starts[run]}"
+            raise _malformed("has runs that are not sorted", where, received, "ascending starts")
         order = np.argsort(starts, kind="stable")
         starts, lengths = starts[order], lengths[order]
     ends = starts + lengths

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from gatemask.console import say, table
-from gatemask.data import label_report
+from gatemask.data import label_report, table_columns
 from gatemask.data.audit import audit_folds
-from gatemask.data.fold_files import read_fold_file
+from gatemask.data.fold_files import NO_IDS, read_fold_file
 from gatemask.data.groups import group_names
 from gatemask.data.ids import DEFAULT
 from gatemask.data.joins import IdList, join_ids
@@ -22,23 +22,29 @@ from gatemask.results.data import AuditResult
 
 
 def audit_file(
-    file: Path, groups: Path | None, prefix: int | None, labels: Path | None, picture: Path | None
+    file: Path,
+    groups: Path | None,
+    prefix: int | None,
+    labels: Path | None,
+    picture: Path | None,
+    id_column: str | None = None,
 ) -> AuditResult:
     """Audit a fold file and draw a figure.
 
     For folds/<comp>.csv, masks and copies are read from that competition's data where no other file is named.
 
     Args:
-        file: Fold file: id in the first column, and a column `fold`.
+        file: Fold file: a column of image ids, and a column `fold`.
         groups: CSV of image ids and groups. Default: the groups in `file`.
         prefix: Number of leading characters that name a group. Default: all.
         labels: manifest.csv or label table. Default: the competition's manifest.
         picture: Figure to write. Default: runs/audit/<name>.png inside a project, else none.
+        id_column: Name of the column of image ids. Default: found by its contents.
 
     Raises:
         GatemaskError: A file cannot be read, or no groups are known.
     """
-    ids = set(read_fold_file(file).folds)
+    ids = set(read_fold_file(file, id_column=id_column).folds)
     data = _data_folder(file)
     manifest = data / "manifest.csv" if data and (data / "manifest.csv").exists() else None
     source = labels or manifest
@@ -47,6 +53,7 @@ def audit_file(
         _read_groups(groups, ids, prefix) if groups else None,
         _areas(source, ids) if source else None,
         _copies(data / "duplicates.csv") if data and (data / "duplicates.csv").exists() else None,
+        id_column,
     )
     if not result.groups:
         raise GatemaskError(
@@ -76,6 +83,8 @@ def print_audit(findings: AuditResult) -> None:
         for name, fold in findings.per_fold.items()
     ]
     table(findings.file, columns, rows)
+    for sentence in findings.chosen:
+        say(sentence)
     say(
         f"{findings.images} images in {findings.groups} groups, {findings.without_group} in none. "
         f"Group also in training: {100 * findings.leak:.1f} % of the images. Duplicates: {findings.duplicates}."
@@ -100,7 +109,8 @@ def _read_groups(file: Path, ids: set[str], prefix: int | None) -> dict[str, str
     read = read_table(file, header=False)
     if len(read.header) < 2:
         raise GatemaskError("A group file has one column.", where=file, expected="image_id, group")
-    names = group_names(read, 0, 1, prefix)
+    id_column = table_columns.find_id_column(read, (), "a table of two columns", ids).column
+    names = group_names(read, id_column, table_columns.find_group_column(read, id_column), prefix)
     join = join_ids(
         IdList("images of the fold file", ids),
         IdList(f"ids of {file.name}", names, file),
@@ -126,7 +136,8 @@ def _read_areas(file: Path) -> dict[str, int]:
     read = read_table(file)
     if "mask_area" in read.header:
         splits = read.column("split") if "split" in read.header else ["train"] * len(read.rows)
-        cells = enumerate(zip(read.column(0), read.column("mask_area"), splits, strict=True))
+        id_column = table_columns.find_id_column(read, NO_IDS, "a column 'image_id'").column
+        cells = enumerate(zip(read.column(id_column), read.column("mask_area"), splits, strict=True))
         return {name: parse_area(text, read, row) for row, (name, text, split) in cells if split == "train"}
     return label_report.mask_areas(file)
 

@@ -25,7 +25,7 @@ from gatemask.report.gallery import Gallery, choose_images, fold_rows
 from gatemask.results.report import ReportResult
 from gatemask.results.rules import RuleValues
 from gatemask.results.training import FoldResult
-from gatemask.results.tuning import CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
+from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
 from gatemask.stage import Stage
 from gatemask.tracking.run_folder import read_readable_metrics
 from gatemask.tuning.members import open_members
@@ -177,7 +177,8 @@ def _headline(comp: Competition, tuned: TunedResult, submission_score: object) -
         for index, card in enumerate(cards)
     )
     counts = f"{tuned.images} images, {tuned.positives} with a mask ({tuned.positives / tuned.images:.1%})."
-    return f'<h1>{html.escape(comp.title)}</h1><p>{counts}</p><div class="cards">{boxes}</div>'
+    warning = f"<p><b>{html.escape(tuned.warning)}</b></p>" if tuned.warning else ""
+    return f'<h1>{html.escape(comp.title)}</h1><p>{counts}</p>{warning}<div class="cards">{boxes}</div>'
 
 
 def rule_section(tuned: TunedResult) -> str:
@@ -190,7 +191,7 @@ def rule_section(tuned: TunedResult) -> str:
     )
     candidates = _named(tuned.candidates, "candidate", tuned.shipped) | _named(tuned.beside, "beside", "")
     rows = [
-        [name, *_cells(candidate.rule), candidate.cross_fitted, candidate.in_sample]
+        [name, *_cells(candidate.rule, name), candidate.cross_fitted, candidate.in_sample]
         for name, candidate in candidates.items()
     ]
     folds = [
@@ -211,7 +212,9 @@ def _named(candidates: Mapping[str, CandidateSummary], kind: str, shipped: str) 
     return {f"{name} ({'shipped' if name == shipped else kind})": candidates[name] for name in ordered}
 
 
-def _cells(rule: RuleValues) -> list[object]:
+def _cells(rule: RuleValues, name: str = "") -> list[object]:
+    if name.startswith(ALL_EMPTY):
+        return ["" for _ in RuleValues.model_fields]
     return [("yes" if value else "no") if isinstance(value, bool) else value for _, value in rule]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from gatemask.config import RleLabels
 from gatemask.results.rules import Frozen
 from gatemask.stage import CommandResult, StageResult
@@ -30,6 +32,7 @@ class ManifestResult(StageResult):
         images: Number of training images.
         positives: Number of training images with a mask.
         test_images: Number of test images.
+        test_images_left_out: Number of test images that cannot be read or have another size.
         groups: Number of groups among the training images.
         duplicates: Number of pairs of copies.
         problems: Number of files or labels that were left out.
@@ -40,6 +43,7 @@ class ManifestResult(StageResult):
     images: int
     positives: int
     test_images: int
+    test_images_left_out: int = 0
     groups: int
     duplicates: int
     problems: int
@@ -159,6 +163,7 @@ class AuditResult(CommandResult):
         duplicated: The first 20 of them.
         per_fold: Audit by name of the fold.
         balance: How far the folds differ.
+        chosen: Which columns of the file were read, and which were not, one sentence each.
         picture: Path of the figure; not set where none was drawn.
     """
 
@@ -172,6 +177,7 @@ class AuditResult(CommandResult):
     duplicated: list[str]
     per_fold: dict[str, FoldAudit]
     balance: FoldBalance
+    chosen: list[str] = Field(default_factory=list)
     picture: str | None = None
 
 
@@ -255,7 +261,8 @@ class LabelReport(LabelCounts):
         header: Whether its first row names the columns.
         columns: Columns of ids and masks.
         guess: RLE dialect and image size.
-        because: Reason for each part of the guess.
+        because: Reason for each part of the guess, and for the choice of each column.
+        ignored: Why other columns were not chosen, by name.
         yaml: Sections for competition.yaml.
         written: The competition.yaml that was changed; not set where none was.
     """
@@ -265,5 +272,6 @@ class LabelReport(LabelCounts):
     columns: LabelColumns
     guess: GuessedDialect
     because: dict[str, str]
+    ignored: dict[str, str]
     yaml: LabelYaml
     written: str | None = None

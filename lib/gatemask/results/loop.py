@@ -21,6 +21,7 @@ class LoopSummary(CommandResult):
         in_sample: In-sample score of the shipped rule.
         all_empty: Score of predicting no mask for any image.
         rule: Shipped decision rule.
+        warning: Why that rule is of no use, in one sentence; not set where it is better than no rule.
         submission: Path of the rehearsed submission.
         submission_score: Score of that submission, where the labels of the test images are available.
         report: Path of the HTML report.
@@ -37,6 +38,7 @@ class LoopSummary(CommandResult):
     in_sample: float
     all_empty: float
     rule: RuleValues
+    warning: str | None = None
     submission: str
     submission_score: float | None = None
     report: str

@@ -213,6 +213,8 @@ class RehearsalResult(StageResult, KernelRun):
 
     Args:
         images: Number of visible test images taken.
+        needed_images: Number of images that a complete submission for the visible test set has.
+        on_training_images: Whether training images were taken, because the test set is entirely hidden.
         hidden_images: Number of images in the rehearsed test set.
         rows: Number of rows of its submission.
         passed: Number of images that passed the gate.
@@ -235,6 +237,8 @@ class RehearsalResult(StageResult, KernelRun):
     paths = ("submission",)
 
     images: int
+    needed_images: int = 0
+    on_training_images: bool = False
     hidden_images: int
     rows: int
     passed: int
@@ -252,6 +256,26 @@ class RehearsalResult(StageResult, KernelRun):
     metric: str
     submission: str
     submission_score: float | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the submission has all rows of the visible test set."""
+        return self.on_training_images or self.images >= self.needed_images
+
+    @property
+    def advice(self) -> str | None:
+        """What the submission lacks, and how to get a complete one; None where nothing is lacking."""
+        if self.on_training_images:
+            return (
+                "The test set is hidden: training images were rehearsed in its place. The submission is what the saved "
+                "version writes for the visible test set, without any mask."
+            )
+        if self.complete:
+            return None
+        return (
+            f"The submission has {self.images} of {self.needed_images} images. For a complete one, run gatemask "
+            f"rehearse with --images {self.needed_images}."
+        )
 
 
 class SubmissionRecord(BaseModel):

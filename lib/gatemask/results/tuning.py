@@ -8,6 +8,8 @@ from gatemask.results.rules import Frozen, RuleValues
 from gatemask.stage import CommandResult, StageResult
 
 Kind = Literal["gate", "mask"]
+# Candidates that are always scored: a rule that is not better than both has no use.
+ALL_EMPTY, EVERYTHING_PASSES = "all-empty", "everything-passes"
 
 
 class CandidateSummary(Frozen):
@@ -237,6 +239,32 @@ class TunedResult(StageResult):
     weighing: Weighing | None
     gate_weights: list[float]
     selection: Selections
+
+    @property
+    def warning(self) -> str | None:
+        """Why the shipped rule is of no use, in one sentence; None where it is better than no rule."""
+        if self.shipped == ALL_EMPTY:
+            return (
+                f"Predicting nothing at all scores best ({self.all_empty:.4f} cross-fitted), so the shipped rule "
+                "leaves every mask empty: these predictions are not worth a submission yet."
+            )
+        if self.cross_fitted <= self.all_empty:
+            return (
+                f"Predicting nothing at all would score as well or better ({self.all_empty:.4f}) than the shipped rule "
+                f"({self.cross_fitted:.4f} cross-fitted): these predictions are not worth a submission yet."
+            )
+        alone = self.candidates.get(EVERYTHING_PASSES)
+        if self.shipped == EVERYTHING_PASSES:
+            return (
+                f"The gate does not help: masks alone score best ({self.cross_fitted:.4f} cross-fitted), so the "
+                "shipped rule lets every image pass."
+            )
+        if alone is not None and self.rule.gate > 0 and self.cross_fitted < alone.cross_fitted:
+            return (
+                f"Without a gate the masks would score better ({alone.cross_fitted:.4f}) than the shipped rule "
+                f"({self.cross_fitted:.4f} cross-fitted)."
+            )
+        return None
 
 
 class PairedComparison(Frozen):

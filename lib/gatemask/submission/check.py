@@ -12,6 +12,7 @@ import numpy as np
 
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
+from gatemask.data import submission_dialect
 from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
@@ -85,7 +86,7 @@ def _check_masks(lines: Sequence[SubmissionLine], comp: Competition) -> None:
     """Decode the masks of one image, and reject overlapping classes where the competition forbids them."""
     taken: np.ndarray | None = None
     for line in lines:
-        mask = rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where)
+        mask = rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where, ordered=True)
         if taken is not None and not comp.submission.overlap and (taken & mask).any():
             received = f"{int((taken & mask).sum())} pixels with two classes"
             raise _invalid("Masks of two classes overlap.", line.where, received, "at most one class per pixel")
@@ -119,6 +120,9 @@ def _parse_line(cells: dict[str, str], layout: SubmissionFormat, where: str) -> 
     empty = layout.settings.rle.empty
     if name != name.strip():
         raise _invalid("An id has spaces around it.", where, repr(name), repr(name.strip()))
+    if not encoded.isascii():
+        expected = "digits, spaces and the text for an empty mask"
+        raise _invalid("A mask contains a character that is not ASCII.", where, ascii(encoded)[:60], expected)
     if not encoded.strip() and empty:
         raise _invalid("A mask is blank.", where, "nothing", f"'{empty}' for an empty mask")
     return SubmissionLine(row, encoded, f"{where}, image {row.image_id}")
@@ -182,9 +186,13 @@ def inspect_submission(project: Project, comp: Competition, path: Path, against:
     """
     summary = check_submission(path, comp, visible_rows(project, comp))
     share = train_empty_share(project, comp)
-    result = CheckResult(
-        **dict(summary), train_empty_share=share, sha256=sha256(path), notes=_unusual_properties(summary, share)
-    )
+    texts = [line.encoded for line in read_lines(path, comp)]
+    notes = [
+        *submission_dialect.dialect_notes(comp, raw_folder(project, comp)),
+        *submission_dialect.contradictions(texts, comp.submission.rle, comp.image.size),
+        *_unusual_properties(summary, share),
+    ]
+    result = CheckResult(**dict(summary), train_empty_share=share, sha256=sha256(path), notes=notes)
     if against is None:
         return result
     return result.model_copy(update={"difference": _compare(path, against, comp)})
@@ -204,7 +212,9 @@ def _unusual_properties(summary: SubmissionSummary, train_share: float | None) -
         notes.append("The rows have another order than the sample's; Kaggle matches them by id.")
     if summary.megabytes > LARGE_MB:
         notes.append(f"The file is large: {summary.megabytes:.0f} MB.")
-    if summary.empty == summary.rows:
+    if not summary.rows:
+        notes.append("The file has a header only, as the sample submission: the test set is hidden.")
+    elif summary.empty == summary.rows:
         notes.append("All masks are empty.")
     elif train_share is not None:
         masked, masked_in_training = 1 - summary.empty_share, 1 - train_share

@@ -13,7 +13,7 @@ from gatemask.config import Tune
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Scorable, Tables, score
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import CandidateSummary
+from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
 from gatemask.tuning import exact
 from gatemask.tuning.crossfit import CrossFit, cross_fit, resample_counts
 from gatemask.tuning.optuna_search import STARTS, search_with_optuna
@@ -22,6 +22,8 @@ from gatemask.tuning.weighted_tables import with_gates
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
 
+NOTHING = Rule(gate=1.0, upper=1.0, lower=1.0, min_area=2**31 - 1)  # no mask has that many pixels
+GATELESS = [Rule(0.0, tenth / 10, tenth / 10, 0) for tenth in range(1, 10)]
 COARSE = range(4, 256, 4)  # levels of bootstrap optima: their median is finer than any of them
 C = TypeVar("C", bound=Scorable)
 
@@ -91,8 +93,9 @@ def find_candidates(
         others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
 
     Returns:
-        Candidates by name: 'exact' and 'median' where the metric can be searched exactly, and 'optuna' where it
-        cannot, or where the settings ask for it.
+        Candidates by name: 'exact' and 'median' where the metric can be searched exactly, 'optuna' where it cannot or
+        where the settings ask for it, and always the two that any tuned rule must beat: 'everything-passes', without a
+        gate, and 'all-empty'.
     """
     found: dict[str, Candidate] = {}
     if exact.is_searchable(images.tables, metric):
@@ -108,29 +111,31 @@ def find_candidates(
         counted = {fold: other.searched(tune) for fold, other in (others or {}).items()}
         best_trial = partial(_best_trial, metric=metric, tune=tune)
         found["optuna"] = _candidate(images.searched(tune), metric, "optuna", best_trial, counted)
+    found[EVERYTHING_PASSES] = find_without_gate(images, metric, tune, others)
+    found[ALL_EMPTY] = score_given_rules(images, metric, [NOTHING], others)
     return found
 
 
-def score_masks_alone(
+def find_without_gate(
     images: TuningImages, metric: str, tune: Tune, others: Mapping[int, TuningImages] | None = None
-) -> float | None:
-    """Return the cross-fitted score of the mask networks without a gate, with exactly tuned thresholds.
+) -> Candidate:
+    """Return the mask networks without a gate: thresholds are tuned exactly, or chosen from a few where they cannot be.
 
     Args:
         images: All images.
         metric: Name in METRICS.
         tune: Settings of the search.
         others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
-
-    Returns:
-        Score, or None where the metric cannot be searched exactly.
     """
     if not exact.is_searchable(images.tables, metric):
-        return None
+        return score_given_rules(images, metric, GATELESS, others)
     gateless = tune.rule.model_copy(update={"gate": False})
     tables = {fold: other.tables for fold, other in (others or {}).items()}
-    fit = cross_fit(images.tables, metric, lambda some: exact.search(some, metric, gateless)[0], "masks alone", tables)
-    return fit.score
+
+    def optimum(some: Tables) -> Rule:
+        return exact.search(some, metric, gateless)[0]
+
+    return _candidate(images.tables, metric, EVERYTHING_PASSES, optimum, tables)
 
 
 def score_given_rules(
@@ -148,8 +153,8 @@ def score_given_rules(
 def choose_candidate(candidates: Mapping[str, Candidate], ship: str) -> str:
     """Return the name of the shipped candidate: the one asked for, or that of the highest cross-fitted score.
 
-    Choosing between two or three candidates by a cross-fitted score hardly flatters it, unlike choosing between
-    thousands of rules.
+    Of equals the first is shipped. Choosing between a few candidates by a cross-fitted score hardly flatters it, unlike
+    choosing between thousands of rules.
 
     >>> choose_candidate({"exact": Candidate(Rule(0, 1, 1, 0), 0.9, CrossFit({}, np.ones(1), np.ones(1), {}))}, "best")
     'exact'

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from gatemask.config import METRIC_TITLES
 from gatemask.console import say, table
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import CandidateSummary, MemberSelection, TunedResult, Weighing
+from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, MemberSelection, TunedResult, Weighing
 
 ALWAYS = ("gate", "upper", "lower", "min_area")  # other numbers are shown only where some rule uses them
 
@@ -29,10 +29,8 @@ def print_tuned(result: TunedResult) -> None:
         say(f"weights of the mask members: {shares} ({_weighing_text(result.weighing)})")
     for kind, selection in result.selection.made().items():
         say(f"{kind}s taken: {_selection_text(selection)}")
-    if result.cross_fitted <= result.all_empty:
-        say(
-            "Predicting nothing at all would score as well or better: these predictions are not worth a submission yet."
-        )
+    if result.warning:
+        say(f"warning: {result.warning}")
 
 
 def _print_rules(result: TunedResult) -> None:
@@ -49,14 +47,18 @@ def _print_rules(result: TunedResult) -> None:
         if name in ALWAYS or any(getattr(candidate.rule, name) for candidate in scored.values())
     ]
     rows: list[list[object]] = [
-        [name, candidate.cross_fitted, candidate.in_sample, *_cells(candidate.rule, numbers)]
+        [name, candidate.cross_fitted, candidate.in_sample, *_candidate_cells(name, candidate.rule, numbers)]
         for name, candidate in scored.items()
     ]
     for fold, part in result.per_fold.items():
-        rows.append([f"fold {fold}", part.score, "", *_cells(part.rule, numbers)])
-    rows.append(["all empty", result.all_empty, result.all_empty, *["" for _ in numbers]])
+        rows.append([f"fold {fold}", part.score, "", *_candidate_cells(result.shipped, part.rule, numbers)])
     table(title, ["rule", "cross-fitted", "in-sample", *numbers], rows)
     say("* is shipped. Each fold is scored by a rule tuned on the other folds.")
+
+
+def _candidate_cells(name: str, rule: RuleValues, numbers: Sequence[str]) -> list[str]:
+    """Return the numbers of a rule; none for the one that leaves every mask empty."""
+    return ["" for _ in numbers] if name.removesuffix(" *") == ALL_EMPTY else _cells(rule, numbers)
 
 
 def _cells(rule: RuleValues, numbers: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, all_empty_score
 from gatemask.project import Project
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import CandidateSummary, FoldRule, TunedResult
+from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary, FoldRule, TunedResult
 from gatemask.stage import Stage
 from gatemask.tuning.members import open_members, prediction_hashes
 
@@ -66,7 +66,6 @@ class _Tuned:
         shipped: Name of the shipped candidate.
         beside: Scores of the rules that `tune.beside` names.
         study: Optuna's study.
-        masks_alone: Cross-fitted score without a gate.
     """
 
     images: TuningImages
@@ -75,11 +74,18 @@ class _Tuned:
     shipped: str
     beside: Mapping[str, CandidateSummary]
     study: StudyResult
-    masks_alone: float | None
 
     @property
     def best(self) -> Candidate:
         return self.candidates[self.shipped]
+
+    @property
+    def drawn(self) -> Candidate:
+        """The candidate that figures show: the best with thresholds, where nothing is predicted."""
+        if self.shipped != ALL_EMPTY:
+            return self.best
+        others = [candidate for name, candidate in self.candidates.items() if name != ALL_EMPTY]
+        return max(others, key=lambda candidate: candidate.fit.score)
 
 
 def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:
@@ -183,7 +189,7 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
 
 
 def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> _Tuned:
-    from gatemask.tuning.candidates import choose_candidate, find_candidates, score_given_rules, score_masks_alone
+    from gatemask.tuning.candidates import choose_candidate, find_candidates, score_given_rules
     from gatemask.tuning.reference_rules import reference_rules
     from gatemask.tuning.weighing import count_for_held_out_folds, count_for_tuning, weigh_members
     from gatemask.tuning.weighted_tables import WeightedTables
@@ -205,7 +211,6 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
         shipped=choose_candidate(candidates, settings.ship),
         beside={name: score_given_rules(images, metric, grid, others).summary() for name, grid in beside.items()},
         study=_run_study(project, comp, ensemble, images, inputs),
-        masks_alone=score_masks_alone(images, metric, settings, others),
     )
 
 
@@ -237,6 +242,7 @@ def _run_study(
 
 
 def _result(project: Project, comp: Competition, ensemble: Ensemble, tuned: _Tuned) -> TunedResult:
+    from gatemask.tuning import exact
     from gatemask.tuning.crossfit import bootstrap_interval
     from gatemask.tuning.gate_statistics import gate_numbers
 
@@ -257,7 +263,7 @@ def _result(project: Project, comp: Competition, ensemble: Ensemble, tuned: _Tun
         shipped=tuned.shipped,
         rule=RuleValues(**asdict(best.rule)),
         passing=float((tables.gate >= best.rule.gate).mean()),
-        masks_alone=tuned.masks_alone,
+        masks_alone=tuned.candidates[EVERYTHING_PASSES].fit.score if exact.is_searchable(tables, comp.metric) else None,
         per_fold={
             str(fold): FoldRule(score=best.fit.by_fold[fold], rule=RuleValues(**asdict(rule)))
             for fold, rule in best.fit.rules.items()
@@ -284,15 +290,15 @@ def _exact_score(ensemble: Ensemble, candidates: Mapping[str, Candidate]) -> flo
 def _write_files(project: Project, comp: Competition, ensemble: Ensemble, tuned: _Tuned) -> list[Path]:
     from gatemask.tuning.figures import FigureInput, write_figures
 
-    best, folder, images = tuned.best, project.tuned, tuned.images
+    best, drawn, folder, images = tuned.best, tuned.drawn, project.tuned, tuned.images
     shown = FigureInput(
         tables=images.tables,
         counted=images.counted,
-        rule=best.rule,
+        rule=drawn.rule,
         metric=comp.metric,
-        fold_rules=best.fit.rules,
-        fold_scores=best.fit.by_fold,
-        cross_fitted=best.fit.score,
+        fold_rules=drawn.fit.rules,
+        fold_scores=drawn.fit.by_fold,
+        cross_fitted=drawn.fit.score,
         trials=tuned.study.values,
         exact_score=_exact_score(ensemble, tuned.candidates),
     )

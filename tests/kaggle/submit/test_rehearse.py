@@ -202,7 +202,7 @@ def test_a_missing_package_or_rehearsal_is_rejected(copy: tuple[Project, Competi
 
 def test_no_more_images_than_requested_are_mounted(copy: tuple[Project, Competition]) -> None:
     rehearsal = rehearse._Rehearsal(*copy, copy[0].root)
-    visible_ids = rehearsal.mount(rehearse.read_test_images(*copy).head(2))
+    visible_ids = rehearsal.mount(rehearse.choose_images(*copy, most=2))
     assert sorted(visible_ids.values()) == ["c0", "c0", "c1", "c1"]
     sample = (copy[0].root / "kaggle/input/competitions/clouds/sample_submission.csv").read_text().splitlines()
     assert sample[0] == "Image_Label,Pixels"

@@ -62,6 +62,24 @@ def hidden_name(rule: IdRule, image_id: str, name: str, copy: int, taken: Collec
     )
 
 
+def stand_in_name(pattern: str, name: str) -> str:
+    """Return a path that fits a pattern, for an image that does not: in place of one that is hidden.
+
+    Args:
+        pattern: Glob of the test images.
+        name: Path of the image.
+
+    >>> stand_in_name("test/**/{case}/*.png", "train/a7.png"), stand_in_name("stage_*/images/*", "train/a7.dcm")
+    ('test/a7/a7.png', 'stage_a7/images/a7.dcm')
+    """
+    last = name.rpartition("/")[2]
+    stem = without_extension(last)
+    folders = [part for part in pattern.split("/") if part != "**"]
+    filled = [re.sub(r"\*+|\?|\[[^\]]*\]|\{[^}]*\}", stem, part) for part in folders]
+    suffix = last[len(stem) :] if without_extension(filled[-1]) == filled[-1] else ""
+    return "/".join(filled) + suffix
+
+
 def _candidates(rule: IdRule, name: str, seed: str) -> Iterator[str]:
     """Yield new paths: with a word of its own first, then with other digits, then with other letters and digits."""
     for change in (_as_word, _with_other_digits, _with_other_characters):

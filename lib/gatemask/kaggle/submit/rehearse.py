@@ -23,21 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
 from gatemask.data.ids import test_rule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.labels import Masks
-from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
+from gatemask.data.submission_dialect import dialect_notes
 from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
-from gatemask.kaggle.submit.hidden_names import HiddenName, hidden_name
+from gatemask.kaggle.submit.hidden_names import HiddenName, hidden_name, stand_in_name
 from gatemask.kaggle.submit.package import require_package
+from gatemask.kaggle.submit.rehearsed_images import RehearsedImages, choose_images
 from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
 from gatemask.stage import Outputs, Stage, Stamp
@@ -51,21 +50,34 @@ AGAIN = "package and rehearse again"
 
 
 def rehearse_submission(
-    project: Project, comp: Competition, most: int = MAX_IMAGES, image: bool = False
+    project: Project, comp: Competition, most: int | None = None, image: bool = False
 ) -> RehearsalResult:
     """Run the kernel in a stand-in for Kaggle, and check its submission.
 
     Args:
         project: Project with the package.
         comp: Competition.
-        most: Maximum number of test images; the time for all is extrapolated. Default: 300.
+        most: Maximum number of test images; the time for all is extrapolated. Default: 300, or as many as the present
+            rehearsal of this package has, if those are more.
         image: Whether to use the package versions of Kaggle's image, where they can be installed. Default: False.
 
     Raises:
         GatemaskError: The kernel failed, or did not write a valid submission.
     """
+    most = most or _usual_number(project, comp, image)
     stage = Stage("rehearse", _stamp_path(project), _made_from(project, comp, most, image), RehearsalResult)
     return stage.run(lambda: _Rehearsal(project, comp, stage.stamp.parent).run(most, image))
+
+
+def _usual_number(project: Project, comp: Competition, image: bool) -> int:
+    """Return the number of images where none is asked for; a rehearsal of more images is not replaced."""
+    stamp = _stamp_path(project)
+    if stamp.exists():
+        made_from = Stamp.load(stamp).made_from
+        number = made_from.get("images")
+        if isinstance(number, int) and number > MAX_IMAGES and made_from == _made_from(project, comp, number, image):
+            return number
+    return MAX_IMAGES
 
 
 def require_rehearsal(project: Project, comp: Competition) -> None:
@@ -138,27 +150,27 @@ class _Rehearsal:
         """Mount a hidden test set, run the kernel, check its submission and translate it; arguments as above."""
         project, comp = self.project, self.comp
         _empty_folder(self.folder)
-        all_images = read_test_images(project, comp)
-        images = all_images.head(most)
+        images = choose_images(project, comp, most)
+        for note in dialect_notes(comp, raw_folder(project, comp)):
+            say(f"note: {note}")
         python = sandbox.python_of_image_versions() if image else None
         visible_ids = self.mount(images)
         run = self._run_kernel(python)
         hidden_rows = check.expected_rows(self.competition, comp, list(visible_ids))
         summary = check.check_submission(self.kernel_submission, comp, hidden_rows)
         report = self._read_report()
-        rows = check.expected_rows(raw_folder(project, comp), comp, list(images["image_id"]))
+        _require_one_size(report, comp)
+        rows = check.expected_rows(raw_folder(project, comp), comp, [] if images.stand_ins else list(images.paths))
         # A submission for some of the images is incomplete, and its name says so.
-        complete = len(images) == len(all_images)
-        target = self.folder / ("submission.csv" if complete else "part-of-submission.csv")
-        submission = self._translate_back(target, visible_ids, rows)
-        result = self._result(run, summary, report, images=len(images), visible=len(all_images), submission=submission)
-        return result, [submission]
+        target = self.folder / ("submission.csv" if images.complete else "part-of-submission.csv")
+        submission = self._translate_back(target, visible_ids, rows, images.stand_ins)
+        return self._result(run, summary, report, images, submission), [submission]
 
-    def mount(self, images: pd.DataFrame) -> dict[str, str]:
-        """Make a folder that looks like /kaggle, without training images and labels.
+    def mount(self, images: RehearsedImages) -> dict[str, str]:
+        """Make a folder that looks like /kaggle, without training images (unless they are rehearsed) and labels.
 
         Args:
-            images: Rows of the manifest.
+            images: Images of the rehearsal.
 
         Returns:
             Visible ids by hidden id; the first few visible images occur twice.
@@ -170,11 +182,13 @@ class _Rehearsal:
         shutil.copytree(self.project.dist / "dataset", dataset)
         (dataset / "dataset-metadata.json").unlink()  # Kaggle does not mount it
         raw = raw_folder(self.project, self.comp)
-        paths = dict(zip(images["image_id"], images["path"], strict=True))
+        paths = images.paths
+        rule = test_rule(self.comp)
         hidden: dict[str, HiddenName] = {}
         for image_id, copy in [*((name, 0) for name in paths), *((name, 1) for name in list(paths)[:REPEATED])]:
-            named = hidden_name(test_rule(self.comp), image_id, paths[image_id], copy, {*paths, *hidden})
-            hidden[named.image_id] = named
+            name = stand_in_name(rule.images, paths[image_id]) if images.stand_ins else paths[image_id]
+            named = hidden_name(rule, image_id, name, copy, {*paths, *hidden})
+            hidden[named.image_id] = named._replace(visible_name=paths[image_id])
         for named in hidden.values():
             source = raw / named.visible_name
             if not source.exists():
@@ -184,18 +198,18 @@ class _Rehearsal:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         if sample := self.comp.submission.sample:
-            self._write_sample(raw / sample, self.competition / sample, hidden)
+            self._write_sample(raw / sample, self.competition / sample, hidden, images.stand_ins)
         (self.kaggle / "working").mkdir()
         return {hidden_id: named.visible_id for hidden_id, named in hidden.items()}
 
-    def _write_sample(self, source: Path, target: Path, hidden: Mapping[str, HiddenName]) -> None:
+    def _write_sample(self, source: Path, target: Path, hidden: Mapping[str, HiddenName], stand_ins: bool) -> None:
         """Write the sample submission of the hidden images: rows of the visible sample under other ids."""
         layout = SubmissionFormat.of(self.comp)
         sample = layout.read_sample(source)
         rows_of_image: dict[str, list[Row]] = {}
         for row in sample.rows:
             rows_of_image.setdefault(row.image_id, []).append(row)
-        if rows_of_image:
+        if rows_of_image and not stand_ins:
             join_ids(
                 IdList("rehearsed images", {named.visible_id for named in hidden.values()}),
                 IdList("ids of the sample submission", rows_of_image, source),
@@ -206,6 +220,8 @@ class _Rehearsal:
             for hidden_id, named in sorted(hidden.items())
             for row in rows_of_image.get(named.visible_id, [])
         ]
+        if stand_ins:
+            rows = list(layout.table_of(sorted(hidden)).rows)
         target.parent.mkdir(parents=True, exist_ok=True)
         SubmissionTable(layout, sample.header, rows).write(target, {})
 
@@ -240,8 +256,13 @@ class _Rehearsal:
             raise sandbox.kernel_failure(log, "; ".join(report.degraded[:5]), AGAIN)
         return report
 
-    def _translate_back(self, target: Path, visible_ids: Mapping[str, str], rows: Sequence[Row]) -> Path:
-        """Write the submission for the visible images; both copies of a repeated image must have the same masks."""
+    def _translate_back(
+        self, target: Path, visible_ids: Mapping[str, str], rows: Sequence[Row], stand_ins: bool
+    ) -> Path:
+        """Write the submission for the visible images; both copies of a repeated image must have the same masks.
+
+        Where training images stood in for a hidden test set, write what the saved version will: empty masks, if any.
+        """
         source, encoded = self.kernel_submission, dict[tuple[str, int], str]()
         for line in check.read_lines(source, self.comp):
             key = visible_ids[line.row.image_id], line.row.class_index
@@ -253,25 +274,28 @@ class _Rehearsal:
                 )
         with source.open(encoding="utf-8", newline="") as file:
             header = next(csv.reader(file))
+        layout = SubmissionFormat.of(self.comp)
+        if stand_ins:
+            return SubmissionTable(layout, header, rows).write(target, {})
         predicted = [row for row in rows if (row.image_id, row.class_index) in encoded]
-        return SubmissionTable(SubmissionFormat.of(self.comp), header, predicted).write(target, encoded)
+        return SubmissionTable(layout, header, predicted).write(target, encoded)
 
     def _result(
         self,
         run: KernelRun,
         summary: SubmissionSummary,
         report: InferenceReport,
-        *,
-        images: int,
-        visible: int,
+        images: RehearsedImages,
         submission: Path,
     ) -> RehearsalResult:
-        expected = self._extrapolate(run, report, summary.images, visible)
-        truth = _truth(self.project, self.comp)
+        expected = self._extrapolate(run, report, summary.images, images.needed or len(images.paths))
+        truth = None if images.stand_ins else _truth(self.project, self.comp)
         score = {} if truth is None else {"submission_score": check.score_submission(submission, self.comp, truth)}
         return RehearsalResult(
             **dict(run),
-            images=images,
+            images=len(images.paths),
+            needed_images=images.needed,
+            on_training_images=images.stand_ins,
             hidden_images=summary.images,
             rows=summary.rows,
             passed=report.passed,
@@ -298,6 +322,18 @@ class _Rehearsal:
             count,
             round(run.kernel_seconds + report.seconds_per_image * more, 1),
             round(report.peak_megabytes + ROW_BYTES * more / 1e6),
+        )
+
+
+def _require_one_size(report: InferenceReport, comp: Competition) -> None:
+    """Raise if test images have another size: the competition reads their masks at that size."""
+    if report.odd_sizes:
+        raise GatemaskError(
+            "Test images have another size than image.size, so their masks would be read wrongly.",
+            where=f"{comp.name}, test images",
+            received=f"{report.odd_sizes} such images",
+            expected=f"{comp.image.size[0]} x {comp.image.size[1]} pixels each",
+            do="Correct image.size. gatemask segments images of one size: see data/<comp>/problems.csv for the others.",
         )
 
 
@@ -351,3 +387,5 @@ def print_rehearsal(result: RehearsalResult) -> None:
     if result.unreadable:
         rows.insert(3, ["unreadable, with empty masks", ", ".join(result.unreadable[:5])])
     table("Rehearsal", ["", ""], rows)
+    if result.advice:
+        say(result.advice)
