@@ -56,6 +56,8 @@ def texts(seed: int = 0, empty: str = "") -> list[str]:
         ({"id": IDS, "filename": [f"train/{name}.png" for name in IDS]}, "filename"),
         ({"ImageId": [name for name in IDS[:4] for _ in range(3)], "instance": numbers()}, "ImageId"),
         ({"id": numbers()}, "id"),
+        ({"image": numbers(1)}, "image"),
+        ({"": numbers(), "scan": numbers(1)}, "scan"),
         ({"width": ["640", "480"] * 6, "id": [str(100 - n) for n in range(12)]}, "id"),
     ],
 )
@@ -80,6 +82,12 @@ def test_two_columns_that_fit_are_a_question(columns: dict[str, list[str]], word
         find_id_column(table(**columns), ("fold",), "--id COLUMN")
 
 
+def test_numbers_without_a_header_are_ids_where_there_is_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("".join(f"{n + 1},{text}\n" for n, text in enumerate(texts())))
+    report = inspect_labels(tmp_path / "t.csv", size=(16, 16))
+    assert (report.header, report.columns.id, report.images) == (False, 0, 12)
+
+
 def test_the_images_decide_between_two_columns() -> None:
     both = table(Kaggle_ID=IDS, NIH_ID=[f"n{name}" for name in IDS])
     assert find_id_column(both, (), "--id", known=["n" + IDS[3], "other"]).column == "NIH_ID"
@@ -90,6 +98,7 @@ def test_groups_and_positives() -> None:
     patients = [f"p{number % 4}" for number in range(12)]
     assert find_group_column(table(x=numbers(), image=IDS, Patient=patients, sex=["f", "m"] * 6), "image") == "Patient"
     assert find_group_column(table(image=IDS, NIH=patients), "image") == "NIH"
+    assert find_group_column(table(image=IDS, x=numbers(1)), "image") == "x", "groups may be numbers, too"
     with pytest.raises(GatemaskError, match="column of groups"):
         find_group_column(table(image=IDS, sex=["f", "m"] * 6, age=numbers(20)), "image")
     binary = ["0", "1"] * 6

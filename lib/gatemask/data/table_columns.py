@@ -80,7 +80,7 @@ def find_id_column(
             candidates[column] = _ids(cells, rule)
     if known and (found := _listing_most(candidates, set(known))) is not None:
         return Choice(found, "it lists the images", ignored)
-    numbered = [c for c, cells in columns.items() if c not in skip and _counts_rows(cells) and OF_IDS.search(_low(c))]
+    numbered = [c for c, cells in columns.items() if c not in skip and _counts_rows(cells) and not _is_index(c)]
     if not candidates and len(numbered) == 1:  # images may be named 0, 1, 2, ...
         del ignored[_name(numbered[0])]
         return Choice(numbered[0], "no other column can be an id", ignored)
@@ -143,6 +143,11 @@ def _no_ids(cells: Sequence[str]) -> str | None:
     if all(RUNS.fullmatch(cell) for cell in filled):
         return "pairs of numbers"
     return None
+
+
+def _is_index(column: Column) -> bool:
+    """Whether a column has the name, or lack of one, of an index that pandas wrote."""
+    return isinstance(column, str) and bool(re.fullmatch(r"|index|unnamed.*|level_[0-9]+", column.lower()))
 
 
 def _counts_rows(cells: Sequence[str]) -> bool:
@@ -368,9 +373,8 @@ def find_group_column(table: Table, id_column: Column) -> Column:
         GatemaskError: There is none, or no telling.
     """
     others = {column: cells for column, cells in _columns(table).items() if column != id_column}
-    others = {
-        column: cells for column, cells in others.items() if not _counts_rows(cells) and not _counts_rows(cells[1:])
-    }
+    named = {c: cells for c, cells in others.items() if not _counts_rows(cells) and not _counts_rows(cells[1:])}
+    others = named or others
     names = {column: _low(column) or cells[0].lower() for column, cells in others.items()}
     exact = [column for column, name in names.items() if name == "group"]
     best = exact or [column for column, name in names.items() if len(names) == 1 or OF_GROUPS.search(name)]
