@@ -55,6 +55,7 @@ class WandbRun:
             ((self._run, self.is_online),) = begun
             return
         say(f"W&B cannot be reached ({error}); the run is kept locally.")  # training matters more
+        _end_service_if_it_hangs(error)
         if mode == "online":
             begun = []
             start = partial(self._begin_offline, exp, comp, fold, folder, begun)
@@ -62,6 +63,7 @@ class WandbRun:
                 ((self._run, _),) = begun
             else:
                 say(f"{error}.")
+                _end_service_if_it_hangs(error)
 
     def _begin(self, exp: Experiment, comp: str, fold: int, folder: Path, mode: Any, begun: list[Any]) -> None:
         (folder / "wandb").mkdir(parents=True, exist_ok=True)
@@ -131,18 +133,21 @@ class WandbRun:
         if self._calls.failure is not None:
             say(f"{self._calls.failure}; the run is kept locally.")
             self._run, self.is_online = None, False
-            if "did not return" in self._calls.failure:
-                _end_service()
+            _end_service_if_it_hangs(self._calls.failure)
 
 
 def finish_client() -> None:
     """Let the client write what it holds; its separate process would otherwise change files later."""
-    if (wandb := sys.modules.get("wandb")) is not None and call_guarded("W&B", wandb.teardown, _limit_s("finish")):
-        _end_service()
+    if (wandb := sys.modules.get("wandb")) is not None and (
+        error := call_guarded("W&B", wandb.teardown, _limit_s("finish"))
+    ):
+        _end_service_if_it_hangs(error)
 
 
-def _end_service() -> None:
+def _end_service_if_it_hangs(failure: str) -> None:
     """Kill the client's separate process: the end of this one would wait for it. The next run starts a new one."""
+    if "did not return" not in failure:
+        return
     kill_children("wandb-core")
     if (wandb := sys.modules.get("wandb")) is not None:
         call_guarded("W&B", wandb.teardown, TEARDOWN_S)

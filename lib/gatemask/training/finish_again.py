@@ -79,9 +79,10 @@ def _plan(exp: Experiment, folder: Path, stage: Stage[FoldResult], recorded: Fol
     reasons = differences(folder, stamp.made_from, stage.made_from, exp)
     reasons += [f"{name} is missing or differs from the file that was written" for name in damaged]
     rows = state.read_best_rows(folder / KEPT, state.kept_epochs(folder / KEPT))
-    choice = _choose(exp, recorded, rows)
     if stamp.made_from.get("selection") == stage.made_from["selection"]:
         choice = Choice(_as_recorded(recorded), recorded.monitor, recorded.best_single)
+    else:
+        choice = _choose(exp, recorded, rows)
     same = set(choice.epochs) == set(recorded.best_epochs)
     weights = not same or WEIGHTS in damaged
     if weights and not set(choice.epochs) <= set(rows):
@@ -100,6 +101,9 @@ def _plan(exp: Experiment, folder: Path, stage: Stage[FoldResult], recorded: Fol
 def _choose(exp: Experiment, recorded: FoldResult, rows: Mapping[int, state.Row]) -> Choice:
     """Choose among the kept epochs by the present settings. Where only one was kept, there is no choice."""
     if not set(recorded.best_epochs) <= set(rows):
+        if exp.monitor != recorded.monitor or exp.checkpoints.keep > len(recorded.best_epochs):
+            epochs = ", ".join(str(epoch + 1) for epoch in recorded.best_epochs)
+            say(f"Only the final weights were kept, of epoch {epochs}: there is no other choice.")
         return Choice(_as_recorded(recorded), exp.monitor, _scores(recorded)[exp.monitor])
     best = finishing.rank(rows, exp.monitor)[: exp.checkpoints.keep]
     if len(rows) < min(exp.checkpoints.keep, recorded.epochs):
