@@ -113,7 +113,7 @@ def start_python(*arguments: object, root: Path, stdout: IO[Any], stderr: IO[Any
 
 
 def kill_when(
-    condition: Callable[[int], object], *arguments: object, root: Path, group: bool = False, limit_s: int = 300
+    condition: Callable[[int], object], *arguments: object, root: Path, group: bool = False, limit_s: int = 1800
 ) -> None:
     """Start `python ARGUMENTS`, and kill it as soon as a condition holds.
 
@@ -252,7 +252,7 @@ def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.Temp
 def _killed_loop(root: Path) -> Loop:
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
     command = ["-m", "gatemask", "loop", "phantom", "--quick", "--json"]
-    kill_when(lambda _: list(state.glob("at-*.h5")), *command, root=root, limit_s=600)
+    kill_when(lambda _: list(state.glob("at-*.h5")), *command, root=root, limit_s=3600)
     killed_at = stamps(root)
     done = gatemask("loop", "phantom", "--quick", "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]
