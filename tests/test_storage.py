@@ -174,7 +174,7 @@ def test_space_is_checked_before_keras_writes_weights(tmp_path: Path) -> None:
         """Stands in for a Keras model of 800 kB."""
 
         class Variable:
-            value = np.zeros(100_000)
+            shape = (200_000,)
 
         weights = (Variable(),)
 
