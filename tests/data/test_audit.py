@@ -108,6 +108,7 @@ def test_a_table_that_is_not_a_fold_file_is_rejected(tmp_path: Path, lines: list
 @pytest.mark.integration
 @needs_siim
 def test_the_command_on_the_winners_folds(tmp_path: Path) -> None:
+    (tmp_path / "experiments").mkdir()
     names = pd.read_csv(SHARED / "siim/nih_id.csv")
     groups = pd.DataFrame({"image_id": names["Kaggle_ID"], "group": names["NIH_ID"].str[:8]})
     groups.to_csv(tmp_path / "patients.csv", index=False)
