@@ -224,8 +224,9 @@ class World:
     project: Project
 
     def load(self, name: str = EXP, *sets: str) -> tuple[Competition, Experiment]:
-        """Load the YAMLs with overrides; those of the competition begin with `kaggle.`."""
-        for_comp = [f"kaggle.owner={OWNER}", CPU, *(value for value in sets if value.startswith("kaggle."))]
+        """Load the YAMLs with overrides; those of the competition begin with `kaggle.` and replace the defaults."""
+        named = (value.split("=", 1) for value in (f"kaggle.owner={OWNER}", CPU, *sets) if value.startswith("kaggle."))
+        for_comp = [f"{key}={value}" for key, value in dict(named).items()]
         comp = load_competition(self.project.experiments, quick=True, overrides=for_comp)
         others = [value for value in sets if not value.startswith("kaggle.")]
         return comp, load_experiment(self.project.experiments / f"{name}.yaml", quick=True, overrides=others)

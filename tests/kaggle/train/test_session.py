@@ -12,11 +12,10 @@ import types
 from pathlib import Path
 
 import pytest
-import yaml
 
 from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
-from gatemask.files import sha256, write_json
+from gatemask.files import sha256, write_json, write_yaml
 from gatemask.kaggle.client import datasets
 from gatemask.kaggle.train import inputs, session, session_inputs
 from gatemask.kaggle.train.session_output import SessionOutput
@@ -59,11 +58,12 @@ def test_initial_weights_are_attached(root: Path, tmp_path: Path, kind: str, lay
         (root / weights).write_bytes(b"weights")
     else:
         weights = "run:before"
+        before = load_experiment(project.experiments / "unet_b0.yaml", quick=True)
         for fold in (0, 1):
             run = project.fold("before", fold)
             run.mkdir(parents=True)
             (run / "best.weights.h5").write_bytes(b"weights of fold %d" % fold)
-            (run / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
+            write_yaml(run / "config.yaml", before.model_dump(mode="json"))
             outputs = {"best.weights.h5": sha256(run / "best.weights.h5")}
             write_json(run / "result.json", {"made_from": {"folds": sha256(project.folds)}, "outputs": outputs})
     (root / "experiments/phantom/late.yaml").write_text(f"extends: unet_b0.yaml\nmodel: {{weights: '{weights}'}}\n")
@@ -99,11 +99,12 @@ def test_weights_outside_the_project_are_rejected(root: Path, tmp_path: Path) ->
 def test_folds_that_start_from_runs_have_separate_datasets(root: Path) -> None:
     """Kernels that run at once would change a shared dataset."""
     project = Project(root, "phantom", quick=True)
+    before = load_experiment(project.experiments / "unet_b0.yaml", quick=True)
     for fold in (0, 1):
         run = project.fold("before", fold)
         run.mkdir(parents=True)
         (run / "best.weights.h5").write_bytes(b"weights")
-        (run / "config.yaml").write_text(yaml.safe_dump({"model": {"encoder": "resnet18"}}))
+        write_yaml(run / "config.yaml", before.model_dump(mode="json"))
         write_json(
             run / "result.json", {"made_from": {"folds": sha256(project.folds)}, "outputs": {"best.weights.h5": ""}}
         )
