@@ -29,7 +29,7 @@ from gatemask.data.manifest import prepare
 from gatemask.data.phantom import as_dicom
 from gatemask.data.readers import read_image, resize_image
 from gatemask.data.split import read_manifest
-from gatemask.files import read_json, write_json, write_text
+from gatemask.files import read_json, sha256, write_json, write_text
 from gatemask.masks import rle
 from gatemask.parallel import cores, keep_freed_memory
 from gatemask.project import Project
@@ -97,7 +97,8 @@ def project_of(root: Path, name: str, count: int) -> Project:
     manifest.to_csv(project.data / "manifest.csv", index=False)
     stamp = project.data / "manifest.json"
     record = read_json(stamp)
-    write_json(stamp, {**record, "made_from": {**record["made_from"], "labels_only": False}})
+    outputs = {**record["outputs"], "manifest.csv": sha256(project.data / "manifest.csv")}
+    write_json(stamp, {**record, "made_from": {**record["made_from"], "labels_only": False}, "outputs": outputs})
     return project
 
 
@@ -167,11 +168,12 @@ def make_and_watch(root: str, name: str) -> tuple[float, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    records.make_records(Project(Path(root), name), competition(name))
-    seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
-    return seconds, peak[0]
+    try:
+        records.make_records(Project(Path(root), name), competition(name))
+        return time.perf_counter() - started, peak[0]
+    finally:
+        done.set()
+        watcher.join()
 
 
 def process_tree() -> list[int]:
