@@ -41,6 +41,7 @@ def competition(**changes: Any) -> Competition:
         "train": {"images": "images/*"},
         "labels": {"format": "png", "masks": "masks/{id}.png"},
         "groups": {"duplicates": "ignore"},
+        "submission": {"rle": {"offsets": "absolute", "base": 1, "order": "column", "empty": ""}},
         "folds": {"k": 2, "holdout": True},
     }
     return Competition.model_validate({**settings, **changes})

@@ -263,7 +263,7 @@ def test_a_damaged_run_is_named_and_the_others_are_uploaded(project: Project, se
         ("metrics.jsonl", '{"epoch": 1}\n{"epoch": 1}', "not in order"),
         ("result.json", "{", "Not valid JSON"),
         ("result.json", None, "neither"),
-        ("config.yaml", "name: e", "validation error"),
+        ("config.yaml", "name: e", "Missing key: .task."),
     ],
 )
 def test_damage(project: Project, name: str, text: str | None, reason: str) -> None:

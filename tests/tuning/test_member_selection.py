@@ -167,7 +167,9 @@ GREEDY = [*EXPERIMENTS, "gate.weights=greedy", "mask.weights=greedy"]
 def tuned(project: Project, *settings: str) -> TunedResult:
     comp = load_competition(project.experiments, quick=True)
     usual = ["tune.trials=3", "tune.optima=2", "tune.ship=exact", "tune.rounds=3"]
-    return tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=[*usual, *settings]))
+    chosen = dict(setting.split("=", 1) for setting in (*usual, *settings))  # the last one counts
+    overrides = [f"{key}={value}" for key, value in chosen.items()]
+    return tune(project, comp, load_ensemble(project.experiments, quick=True, overrides=overrides))
 
 
 def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:

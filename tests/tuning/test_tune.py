@@ -133,7 +133,7 @@ def test_people_get_one_table(project: Project) -> None:
     done = gatemask("oof-tune", "phantom", *QUICK, root=project.root)
     assert done.returncode == 0
     assert done.stdout == ""
-    for words in ("cross-fitted", "in-sample", "shipped", "siim-winner", "fold 1", "all empty", "of the exact optimum"):
+    for words in ("cross-fitted", "in-sample", "shipped", "siim-winner", "fold 1", "all-empty", "of the exact optimum"):
         assert words in done.stderr
     assert done.stderr.count("┏") == 1
 
@@ -308,13 +308,13 @@ def two_classes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_r18/fold0/oof.csv, line 2", "abc"]),
-        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "line 3"]),
+        (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_r18/fold0/oof.csv, row 2", "abc"]),
+        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "oof.csv, row 3"]),
         (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_r18/fold0/oof.csv"]),
         (lambda p: spell(p, "id,value\na,1\n"), ["not hold gate probabilities", "id, value"]),
         (drop_a_row, ["do not match the images", "gate_r18", "1 missing"]),
-        (repeat_a_row, ["two out-of-fold gate probabilities", "gate_r18/fold1/oof.csv, line"]),
-        (plant_nan, ["outside", "gate_r18/fold0/oof.csv, line 4, image", "NaN", "0 to 1"]),
+        (repeat_a_row, ["two out-of-fold gate probabilities", "gate_r18/fold1/oof.csv, row"]),
+        (plant_nan, ["outside", "gate_r18/fold0/oof.csv, row 4, image", "NaN", "0 to 1"]),
         (same_maps_twice, ["two out-of-fold maps", "unet_b0/fold1/oof.h5"]),
         (rename_a_map, ["do not match the images", "unetpp_b0", "1 missing", "1 unknown ['stranger']"]),
         (cut_the_maps, ["cannot be read", "unet_b0/fold0/oof.h5"]),
@@ -435,12 +435,12 @@ def test_bad_settings_are_named(project: Project, setting: str, words: list[str]
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("gate: [", ["does not hold a rule"]),
+        ("gate: [", ["Not valid YAML"]),
         ("gate: .nan\nupper: 0.5\nlower: 0.5\nmin_area: 1", ["'gate' of the rule is outside", "nan"]),
         ("gate: 0.1\nupper: 0.5\nlower: 0.5\nmin_area: .nan", ["must be a non-negative integer", "nan"]),
         ("gate: 0.1\nupper: 0.5\nlower: 0.7\nmin_area: 3", ["above"]),
         ("just text", ["does not hold a rule"]),
-        ("\xff", ["does not hold a rule"]),
+        ("\xff", ["Not valid YAML"]),
     ],
 )
 def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str]) -> None:

@@ -294,7 +294,7 @@ def _number(text: str) -> float:
 
 def _read_gates(path: Path) -> Table:
     """Read image_id and probability as text."""
-    columns = ["image_id", "probability"]
+    columns, where = ["image_id", "probability"], str(path)
     try:
         with storage_errors(path):
             table = read_table(path)
@@ -302,11 +302,11 @@ def _read_gates(path: Path) -> Table:
     except StorageError:
         raise
     except GatemaskError as error:
-        received = error.short()
+        received, where = error.short(), str(error.details["where"] or path)
     if received is not None:
         raise GatemaskError(
             "The file does not hold gate probabilities.",
-            where=path,
+            where=where,
             received=received,
             expected=", ".join(columns),
             do=AGAIN,
