@@ -148,7 +148,9 @@ CASES = {
     "table, not text": Case(TABLED, ["cannot be read", "UTF-8"], put("raw/rle.csv", b"image_id,rle\n\xff\xfe,1\n")),
     "table, header asked as numbers": Case(TABLED + " --set labels.id=0", ["both names, or both numbers"]),
     "table, other ids": Case(
-        TABLED, ["No training image is left", "no label"], put("raw/rle.csv", "image_id,rle\nother,1 2\n")
+        TABLED,
+        ["ids of two lists do not match", "0 of 24 images", "other"],
+        put("raw/rle.csv", "image_id,rle\nother,1 2\n"),
     ),
     "labels, no encodings": Case("data labels {root}/raw/labels.csv", ["No column holds run-length encodings"]),
     "labels, COCO": Case(

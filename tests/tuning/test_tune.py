@@ -309,7 +309,10 @@ def two_classes(project: Project) -> None:
     ("spoil", "words"),
     [
         (lambda p: spell(p, "image_id,probability\na,abc\n"), ["outside", "gate_r18/fold0/oof.csv, row 2", "abc"]),
-        (lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"), ["not hold gate probabilities", "oof.csv, row 3"]),
+        (
+            lambda p: spell(p, "image_id,probability\na,0.1\nb,0.2,0.3\n"),
+            ["not hold gate probabilities", "oof.csv, row 3"],
+        ),
         (lambda p: spell(p, ""), ["not hold gate probabilities", "gate_r18/fold0/oof.csv"]),
         (lambda p: spell(p, "id,value\na,1\n"), ["not hold gate probabilities", "id, value"]),
         (drop_a_row, ["do not match the images", "gate_r18", "1 missing"]),

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from gatemask.data.manifest import read_test_images
 from gatemask.data.submission_format import SubmissionFormat
 from gatemask.files import write_json, write_text
 from gatemask.inference.test_files import list_test_files
 from gatemask.kaggle.submit.rehearse import _Rehearsal
+from gatemask.kaggle.submit.rehearsed_images import choose_images
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts
 from tests.data.test_manifest import competition
@@ -49,7 +49,7 @@ def test_hidden_files_and_rows_match(
     write_json(project.dist / "dataset/dataset-metadata.json", {"id": "me/set"})
     comp = competition(**{"test": test, "folds": {"k": 2}, "submission": {"sample": "sample.csv"}, **more})
     rehearsal = _Rehearsal(project, comp, project.runs / "rehearsal")
-    visible_ids = rehearsal.mount(read_test_images(project, comp))
+    visible_ids = rehearsal.mount(choose_images(project, comp, most=300))
     assert len(visible_ids) == 4, "both images, and a copy of each"
     assert not set(visible_ids) & set(visible_ids.values())
     assert set(list_test_files(rehearsal.competition, CompetitionFacts.of(comp), [], forgive=False)) == set(visible_ids)
