@@ -28,6 +28,8 @@ from tests.conftest import write_tiles
 from tests.data.test_manifest import competition
 from tests.full_disk import limited_files
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 # Each stage with the folder of its outputs.
 STAGES = {
     "data phantom drawn": "data/drawn/raw",

@@ -16,6 +16,8 @@ from gatemask.report.audit import audit_file
 from gatemask.results.data import FoldBalance
 from tests.conftest import SHARED, gatemask, needs_siim
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 UID = "1.2.276.0.7230010.3.1.4.8323329.1000.1517875165.878027"
 
 

@@ -19,6 +19,8 @@ from gatemask.project import Project
 from gatemask.results.data import LabelColumns
 from tests.conftest import ROOT, SHARED, needs_nuclei, needs_siim
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 COUNTS = ["rows", "images", "positives", "annotations", "multi_annotated", "overlapping", "bad_rows"]
 
 

@@ -14,6 +14,8 @@ from gatemask.masks.rule import Rule, level, probability
 from gatemask.oof.components import COLUMNS, Components, count_components
 from gatemask.oof.tables import count_maps, score
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 
 class Reader(dict[str, np.ndarray]):
     """Maps by image id in memory."""

@@ -14,6 +14,8 @@ from gatemask.tracking import run_folder, wandb_run
 from gatemask.tracking.wandb_run import WandbRun, finish_client
 from tests.input.test_pipeline import experiment
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 
 def test_an_epoch_that_is_trained_again_replaces_its_row(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"

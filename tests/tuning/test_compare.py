@@ -22,6 +22,8 @@ from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
 from tests.conftest import gatemask
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 IMAGES, FOLDS = 90, 3
 Scored = tuple[np.ndarray, np.ndarray]
 

@@ -32,6 +32,8 @@ from tests.data.test_manifest import competition
 from tests.tuned_results import RULE, tuned_result
 from tests.tuning.problems import noisy, tied
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 HELD_OUT = 100_000
 
 

@@ -28,6 +28,8 @@ from tests.conftest import ROOT
 from tests.full_disk import limited_files
 from tests.tuning.problems import noisy, tied
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_the_search_beats_hand_set_rules_and_repeats_itself(sampler: str, tmp_path: Path) -> None:

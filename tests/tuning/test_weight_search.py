@@ -15,6 +15,8 @@ from gatemask.tuning.members import MemberPredictions
 from gatemask.tuning.weight_search import search_weights, weightings
 from gatemask.tuning.weighted_tables import WeightedTables
 
+pytestmark = pytest.mark.integration  # takes seconds
+
 SIDE, IMAGES, FOLDS = 16, 45, 3
 IDS = [f"i{n:02d}" for n in range(IMAGES)]
 
