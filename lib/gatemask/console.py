@@ -29,8 +29,8 @@ def console() -> Console:
 def plain(text: object, style: str = "") -> Text:
     """Return data for the console as it is: titles, names of files and folds, texts of others.
 
-    Square brackets are no markup, `:names:` no emoji, and control characters, which could move the cursor or change
-    colors, are shown as escapes. All data that is printed goes through this function.
+    Square brackets are not markup, `:names:` are not emoji, and control characters, which could move the cursor or
+    change colors, are shown as escapes. All data that is printed goes through this function.
 
     Args:
         text: Data; anything but text is converted.

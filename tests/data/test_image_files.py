@@ -189,7 +189,7 @@ def test_masks_beside_the_images_are_no_images(project: Project, capsys: pytest.
     assert pixels_of(project) == {f"s{number}": [number] for number in range(3)}
     assert "3 files are masks beside the images" in capsys.readouterr().err
     image(project.root / "raw/k/p0/s0_mask_mask.tif")
-    with pytest.raises(GatemaskError, match="cannot be told from masks"):
+    with pytest.raises(GatemaskError, match="cannot be distinguished from masks"):
         prepare(project, configured(train={"images": "k/*/*.tif"}, labels=labels))
 
 
@@ -207,7 +207,7 @@ def test_images_that_the_pattern_of_masks_fits_are_rejected(project: Project) ->
         image(project.root / f"raw/all/{name}.png")
         mask(project.root / f"raw/all/{name}_0.png", 1)
     labels = {"format": "png", "masks": "all/{id}*.png"}
-    with pytest.raises(GatemaskError, match=r"cannot be told from masks[\s\S]*Narrow labels.masks"):
+    with pytest.raises(GatemaskError, match=r"cannot be distinguished from masks[\s\S]*Narrow labels.masks"):
         prepare(project, configured(train={"images": "all/*.png"}, labels=labels))
 
 
@@ -216,7 +216,7 @@ def test_an_image_that_fits_as_a_mask_but_has_masks_is_rejected(project: Project
         image(project.root / f"raw/images/{name}.png")
         mask(project.root / f"raw/masks/{name}_0.png", 1)
     labels = {"format": "png", "masks": "*/{id}_?.png"}
-    with pytest.raises(GatemaskError, match=r"cannot be told from masks[\s\S]*images/a_1.png"):
+    with pytest.raises(GatemaskError, match=r"cannot be distinguished from masks[\s\S]*images/a_1.png"):
         prepare(project, configured(train={"images": "images/*.png"}, labels=labels))
 
 

@@ -109,7 +109,7 @@ def _download_published(published: PublishedWeights, root: Path) -> Path:
     say(f"downloading {published.url} into {path.parent}")
     try:
         return write_with(path, lambda temporary: _download(published, temporary))
-    except StorageError:  # a full disk is no reason to look for the file elsewhere
+    except StorageError:  # a full disk is not a failed download
         raise
     except (OSError, urllib.error.URLError) as error:
         searched = ", ".join(map(str, [*weights_folders(root), f"everything below {KAGGLE_INPUT}"]))

@@ -129,7 +129,7 @@ def _merge(into: YamlMapping, new: Mapping[str, JsonValue], path: Key, lost: lis
         into: Mapping to change.
         new: Keys that take precedence.
         path: Keys that lead to both.
-        lost: Receives a note for each section that starts afresh. None: no section does, as with `--set`.
+        lost: Receives a note for each section that inherits nothing. None: all sections inherit, as with `--set`.
     """
     for key, value in new.items():
         here = (*path, key)
@@ -155,7 +155,7 @@ def _note_lost(section: str, old: Mapping[str, JsonValue], new: Mapping[str, Jso
     options = [option for option in old if option not in new and option not in of_old_name and option != "name"]
     if options:
         lost.append(
-            f"{section} '{new['name']}' starts afresh, without {', '.join(options)} of the '{old['name']}' "
+            f"{section} '{new['name']}' inherits nothing: {', '.join(options)} of the '{old['name']}' "
             "that it replaces: write these again where they are wanted"
         )
 

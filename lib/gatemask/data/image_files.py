@@ -1,7 +1,7 @@
 """Find the training and test images below the raw folder: each file once, in one split, under an id of its own.
 
-Globs catch more than images. Files of the test set and masks beside the images are told apart from training images
-here, before anything is read; what cannot be told apart is rejected.
+Globs catch more than images. Files of the test set and masks beside the images are separated from training images
+here, before anything is read; ambiguous files are rejected.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def image_files(raw: Path, rule: IdRule) -> list[ImageFile]:
 
 
 def _without_masks(files: list[ImageFile], raw: Path, masks: str) -> list[ImageFile]:
-    """Return the files that are no masks of other files."""
+    """Return the files that are not masks of other files."""
     mask_paths = set(list_images(raw, masks))
     if not any(file.path in mask_paths for file in files):
         return files
@@ -140,7 +140,7 @@ def _without_masks(files: list[ImageFile], raw: Path, masks: str) -> list[ImageF
         # Its own id fits as well as another's, or it has masks itself: it may be an image or a mask.
         if (file in candidates[file] and not _has_twin(file, others)) or file in own_masks:
             raise GatemaskError(
-                "Images cannot be told from masks: the pattern of the masks fits images too.",
+                "Images cannot be distinguished from masks: the pattern of the masks fits images too.",
                 where=raw / file.name,
                 received=f"the pattern {masks}, which makes it a mask of {others[0].name}",
                 expected="a pattern that fits masks only, or a pattern of images that does not fit masks",

@@ -33,7 +33,7 @@ def label_files(raw: Path, comp: Competition) -> list[ImageFile]:
         return []
     if "*" in comp.labels.masks or part_names(comp.labels.masks) != ["id"]:
         raise GatemaskError("--labels-only needs a table, or one mask per image.", received=comp.labels.masks)
-    # The path of an image is unknown; the raw folder stands for it, which is no mask.
+    # The path of an image is unknown; the raw folder is used instead, since it is never a mask.
     return [replace(file, path=raw) for file in image_files(raw, IdRule(comp.labels.masks))]
 
 

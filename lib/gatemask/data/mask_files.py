@@ -18,7 +18,7 @@ Kind = Literal["empty", "single", "soft", "numbers", "faint", "cut"]
 FLAT = 0.25
 NEARLY = 16  # difference of levels that JPEG compression adds to equal pixels
 FEW = 8  # values named in messages
-MANY = 32  # values from which they are no classes
+MANY = 32  # more values than this are not classes
 
 
 @dataclass(frozen=True)

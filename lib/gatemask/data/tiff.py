@@ -60,7 +60,7 @@ def decode_tiff(data: bytes, where: Path) -> StoredImage:
 
 
 def _only_page(file: TiffFile, where: Path) -> TiffPage:
-    """Return the picture; previews at lower resolution and transparency masks are no pages of their own."""
+    """Return the picture; previews at lower resolution and transparency masks do not count as pages."""
     pages: list[Any] = [page.aspage() for page in file.pages]
     pages = [page for page in pages if not page.is_reduced and not page.is_mask]
     if not pages:

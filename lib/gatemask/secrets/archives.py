@@ -69,7 +69,7 @@ class Unpacker:
 
 
 def _members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the names and open files of an archive's members; none if it is no archive."""
+    """Yield the names and open files of an archive's members; none if it is not an archive."""
     file.seek(0)
     head = file.read(512)
     file.seek(0)

@@ -64,6 +64,6 @@ def _refusal(where: str, place: str) -> GatemaskError:
         "A secret would be uploaded.",
         where=where,
         received=f"the value of {place}",
-        do="Remove it from the file; on Kaggle, attach it to the kernel as a secret. If the value is no secret, "
+        do="Remove it from the file; on Kaggle, attach it to the kernel as a secret. If the value is not a secret, "
         "rename the setting or choose another value.",
     )
