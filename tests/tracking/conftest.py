@@ -62,8 +62,9 @@ def session(project: Project, epochs: range, run: str = "run0", fold: str = "fol
     (folder / "wandb").mkdir(parents=True, exist_ok=True)
     write_yaml(folder / "config.yaml", experiment().model_dump(mode="json", exclude={"quick"}, exclude_none=True))
     write_json(folder / "begun.json", {"made_from": made_from(run)})
-    for epoch in epochs:
-        run_folder.append_metrics(folder / "metrics.jsonl", row(epoch))
+    log = folder / "metrics.jsonl"
+    earlier = [old for old in run_folder.read_metrics(log) if old["epoch"] < min(epochs, default=float("inf"))]
+    run_folder.write_metrics(log, [*earlier, *map(row, epochs)])
     if os.environ["WANDB_MODE"] == "online":
         wandb_run = WandbRun(experiment(), "phantom", 0, folder, wandb_id(run))
         for epoch in epochs:

@@ -17,13 +17,6 @@ from tests.input.test_pipeline import experiment
 pytestmark = pytest.mark.integration  # takes seconds
 
 
-def test_an_epoch_that_is_trained_again_replaces_its_row(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    for epoch, loss in ((0, 3.0), (1, 2.0), (2, 1.0), (1, 1.5)):
-        run_folder.append_metrics(path, {"epoch": epoch, "loss": loss})
-    assert [(row["epoch"], row["loss"]) for row in run_folder.read_metrics(path)] == [(0, 3.0), (1, 1.5)]
-
-
 @pytest.mark.integration
 def test_the_commit_is_marked_as_dirty(tmp_path: Path) -> None:
     assert run_folder.commit(tmp_path) is None

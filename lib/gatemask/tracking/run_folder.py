@@ -62,11 +62,6 @@ def write_config(folder: Path, settings: Mapping[str, object]) -> Path:
     return write_yaml(folder / "config.yaml", dict(settings))
 
 
-def append_metrics(path: Path, row: Mapping[str, float]) -> None:
-    """Append the row of an epoch. Rows of the same and of later epochs, left by a run that was killed, are dropped."""
-    write_metrics(path, [*(old for old in read_metrics(path) if old["epoch"] < row["epoch"]), row])
-
-
 def write_metrics(path: Path, rows: Iterable[Mapping[str, float]]) -> None:
     """Write metrics.jsonl, one row per epoch. It is a log: nothing but figures and W&B are made from it."""
     write_text(path, "".join(json.dumps(dict(row)) + "\n" for row in rows))
