@@ -47,8 +47,11 @@ def test_experiment_opens_with_its_command_and_has_a_quick_mode(path: str) -> No
     first = (ROOT / path).read_text().splitlines()[0]
     assert first.startswith(f"# make train EXP={path}")
     full, quick = (load_experiment(ROOT / path, quick=quick) for quick in (False, True))
-    assert quick.epochs <= 2 < full.epochs
-    assert quick.input.size <= 32
+    assert quick.epochs <= min(2, full.epochs)
+    assert quick.input.size <= 32 <= full.input.size / 2
+    assert quick.sampling.epoch is not None
+    assert quick.sampling.epoch <= 8
+    assert full.sampling.epoch is None or full.sampling.epoch >= 10 * quick.sampling.epoch  # None: all images
 
 
 @pytest.mark.usefixtures("tiny_encoders")
