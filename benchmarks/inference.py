@@ -23,7 +23,7 @@ from gatemask.data.phantom import as_dicom
 from gatemask.files import write_text
 from gatemask.inference import networks
 from gatemask.inference.runner import predict_test_set
-from gatemask.masks import rle
+from gatemask.masks import frame, rle
 from gatemask.masks import rule as rules
 from gatemask.results.ensemble import ShippedEnsemble, ShippedMember
 
@@ -223,7 +223,7 @@ class PlainPrediction:
         maps = [as_uint8(self._predict_all(member)) for member in self.ensemble.mask]
         masks = {}
         for index, path in enumerate(self.case.paths):
-            full = rules.resize_map(rules.average_maps([member_maps[index] for member_maps in maps]), (SIDE, SIDE))
+            full = frame.resize_map(rules.average_maps([member_maps[index] for member_maps in maps]), (SIDE, SIDE))
             mask = rules.apply_rule(self.case.rule, float(gates[index]), np.ascontiguousarray(full[:, :, 0]))
             masks[path.stem] = rle.decode(rle.encode(mask, DIALECT), (SIDE, SIDE), DIALECT)
         return masks

@@ -23,7 +23,7 @@ from timing import Row, interleaved, limit, row
 
 from gatemask.data.labels import Masks, write_masks
 from gatemask.files import read_json, write_json
-from gatemask.masks import rle
+from gatemask.masks import frame, rle
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import LEVELS, Rule, level
@@ -219,7 +219,7 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
 def plain_trial(rule: Rule, images: list[tuple[float, np.ndarray, np.ndarray]]) -> list[float]:
     """Return the Dice of each image, from its gate probability, map and truth."""
     return [
-        dice_of_masks(mask, rules.apply_rule(rule, gate, rules.resize_map(image_map, mask.shape)[:, :, 0]))
+        dice_of_masks(mask, rules.apply_rule(rule, gate, frame.resize_map(image_map, mask.shape)[:, :, 0]))
         for gate, image_map, mask in images
     ]
 

@@ -118,8 +118,9 @@ class Project:
         """Return a path to keep in a file: relative to the project if it is inside, so the project can move."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
-    def records(self, size: int) -> Path:
-        return self.data / f"records-{size}"
+    def records(self, size: int | tuple[int, int]) -> Path:
+        """Return the folder of records: of a square by its side, else by height and width."""
+        return self.data / f"records-{size if isinstance(size, int) else f'{size[0]}x{size[1]}'}"
 
     def fold(self, experiment: str, fold: int) -> Path:
         return self.runs / experiment / f"fold{fold}"

@@ -301,7 +301,7 @@ def test_competition_name_defaults_to_its_folder(write, tmp_path: Path) -> None:
         (COMPETITION.replace("image: {", "image: {window: [40, 0], "), ["image.window must", "not [40, 0]", "line 3"]),
         (COMPETITION + "folds_: {k: 1}\n", ["folds_", "'folds'"]),
         (COMPETITION + "submission: {rle: {empty: -1}}\n", ["submission.rle.empty", "line 7", 'empty: "-1"']),
-        (COMPETITION + "classes: [1, 2]\n", ["classes.0", 'in quotes: "1"']),
+        (COMPETITION + "classes: [1, 2]\n", ["several classes need submission.class_column"]),
         (COMPETITION + "submission: {rle: {base: true}}\n", ["not true", "line 7"]),
         (COMPETITION.replace("[8, 8]", "[true, 8]"), ["image.size.0", "true", "line 3"]),
         (COMPETITION.replace("image: {", "image: {window: [true, 9], "), ["image.window must", "line 3"]),

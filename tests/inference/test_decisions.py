@@ -170,7 +170,7 @@ def test_each_class_has_its_own_row_and_rule(
     (kaggle.competition / "sample.csv").write_text("\n".join([header, *rows]) + "\n")
     columns = {"sample": "sample.csv", "id": "ImageId", "mask": "EncodedPixels", "rle": DIALECT.model_dump()}
     kaggle.change(
-        competition={"classes": classes, "submission": {**columns, **naming, "overlap": overlap}},
+        competition={"classes": classes, "exclusive": not overlap, "submission": {**columns, **naming}},
         rule=[RULE, {**RULE, "lower": 0.45, "upper": 0.5}],
         mask=[member("m0")],
     )

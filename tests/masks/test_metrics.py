@@ -37,6 +37,13 @@ def plainly(metric: str, truths: np.ndarray, masks: np.ndarray) -> float:
     pairs = list(zip(truths, masks, strict=True))
     if metric == "global_dice":
         return by_sets(truths, masks)
+    if metric in ("pixel_f05", "pixel_f2"):
+        hits, wrong, missed = (truths & masks).sum(), (masks & ~truths).sum(), (truths & ~masks).sum()
+        beta = 0.5 if metric == "pixel_f05" else 2.0
+        if not hits:
+            return 1.0 if not wrong and not missed else 0.0
+        precision_of_pixels, recall = hits / (hits + wrong), hits / (hits + missed)
+        return float((1 + beta**2) * precision_of_pixels * recall / (beta**2 * precision_of_pixels + recall))
     if metric == "dice_positives":
         scores = [by_sets(t, m) for t, m in pairs if t.any()]
         return float(np.mean(scores)) if scores else 1.0

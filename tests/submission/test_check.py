@@ -21,9 +21,7 @@ from tests.data.test_manifest import competition
 
 COMP = competition(image={"size": [4, 4], "channels": 1})
 TWO = {"classes": ["x", "y"]}
-COLUMN = competition(
-    image={"size": [4, 4], "channels": 1}, **TWO, submission={"class_column": "Class", "overlap": False}
-)
+COLUMN = competition(image={"size": [4, 4], "channels": 1}, **TWO, exclusive=True, submission={"class_column": "Class"})
 JOINED = competition(image={"size": [4, 4], "channels": 1}, **TWO, submission={"joined": "{id}_{class}"})
 
 

@@ -451,8 +451,8 @@ def test_training_starts_from_another_run_at_another_size(trained) -> None:
 
 def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path) -> None:
     from gatemask.data.labels import Masks
+    from gatemask.masks.frame import resize_map
     from gatemask.masks.metrics import dice_of_masks
-    from gatemask.masks.rule import resize_map
     from gatemask.oof.store import MapReader
     from gatemask.oof.tables import Tables
 

@@ -22,6 +22,7 @@ from gatemask.config import load_competition, load_ensemble
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json
+from gatemask.masks import frame
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
@@ -113,7 +114,7 @@ def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     for name, gate in gates.items():
         averaged = rules.average_maps([reader[name] for reader in readers])
         found.append(
-            dice_of_masks(truth[name], rules.apply_rule(rule, gate, rules.resize_map(averaged, SIZE)[:, :, 0]))
+            dice_of_masks(truth[name], rules.apply_rule(rule, gate, frame.resize_map(averaged, SIZE)[:, :, 0]))
         )
     assert np.mean(found) == pytest.approx(result.in_sample, abs=1e-9)
 
@@ -464,7 +465,7 @@ def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
     for name, gate in gates.items():
-        full = rules.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
+        full = frame.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
         found.append(dice_of_masks(truth[name], rules.apply_rule(rule, gate, full)))
     assert result.beside["mine.yaml"].in_sample == pytest.approx(np.mean(found), abs=1e-9)
     assert (result.exact_gap is None) == bool(parts)

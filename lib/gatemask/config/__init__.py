@@ -1,23 +1,16 @@
 """Schemas of the YAML documents, and errors that name file, line and nearest key."""
 
-from gatemask.config.base import Strict
+from gatemask.config.base import Strict, both_sides
 from gatemask.config.competition import (
     MANIFEST_COLUMNS,
     Competition,
     Extra,
     Folds,
     Groups,
-    Images,
     Kaggle,
-    Labels,
+    Objects,
     Phantom,
-    Picture,
-    PngLabels,
     Records,
-    Rle,
-    RleLabels,
-    SubmissionSettings,
-    TestImages,
 )
 from gatemask.config.encoders import ENCODERS, PublishedWeights
 from gatemask.config.ensemble import Ensemble, Inference, Members, Tune, Variant
@@ -44,30 +37,38 @@ from gatemask.config.experiment import (
     ZoomToMask,
     encoder_in_name,
 )
+from gatemask.config.images import ChannelFiles, Images, Percentiles, Picture, Stack, TestImages, Tiles
+from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
 from gatemask.config.loading import load_competition, load_ensemble, load_experiment, load_run_config
 from gatemask.config.names import (
+    COUNTED_METRICS,
     CROSS_ENTROPIES,
     LOSS_OPTIONS,
     METRIC_TITLES,
+    OBJECT_METRICS,
     Architecture,
     Encoder,
     LossName,
-    MetricName,
     OptimizerName,
     ScheduleName,
 )
+from gatemask.config.submission import Archive, SubmissionSettings
 
 __all__ = [
+    "COUNTED_METRICS",
     "CROSS_ENTROPIES",
     "ENCODERS",
     "LOSS_OPTIONS",
     "MANIFEST_COLUMNS",
     "METRIC_TITLES",
+    "OBJECT_METRICS",
     "Affine",
     "Architecture",
+    "Archive",
     "Augment",
     "Batch",
     "Blur",
+    "ChannelFiles",
     "Checkpoints",
     "Competition",
     "Distortion",
@@ -87,11 +88,12 @@ __all__ = [
     "LossName",
     "LossPart",
     "Members",
-    "MetricName",
     "Mix",
     "Model",
+    "Objects",
     "Optimizer",
     "OptimizerName",
+    "Percentiles",
     "Phantom",
     "Picture",
     "PngLabels",
@@ -103,14 +105,17 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScheduleName",
+    "Stack",
     "Strict",
     "SubmissionSettings",
     "TestImages",
+    "Tiles",
     "Tracking",
     "Tune",
     "Variant",
     "View",
     "ZoomToMask",
+    "both_sides",
     "encoder_in_name",
     "load_competition",
     "load_ensemble",

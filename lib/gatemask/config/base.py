@@ -15,6 +15,7 @@ Natural = Annotated[int, Field(ge=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 Seed = Natural
 Size = Annotated[int, Field(ge=32, le=LARGEST, multiple_of=32, description="pixels; encoders halve five times")]
+Sides = Annotated[tuple[Size, Size], pydantic.Strict(False), Field(description="height and width")]
 Pair = pydantic.Strict(False)  # marks a tuple that may be written as a list; its items stay strict
 
 
@@ -24,7 +25,21 @@ def _require_number(value: object) -> object:
     return value
 
 
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ClassName = Annotated[str, pydantic.BeforeValidator(_as_text), Field(min_length=1)]  # 3 is the class '3'
 NotBool = pydantic.BeforeValidator(_require_number)  # for choices of numbers: Python takes true for 1
+
+
+def both_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of a size; a number means a square.
+
+    >>> both_sides(64), both_sides((64, 96))
+    ((64, 64), (64, 96))
+    """
+    return (size, size) if isinstance(size, int) else size
 
 
 class Strict(BaseModel):

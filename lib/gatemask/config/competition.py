@@ -2,114 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gatemask.config.base import LARGEST, Count, Natural, NotBool, Pair, Positive, Seed, Share, Size, Strict
-from gatemask.config.names import MetricName
+from gatemask.config.base import (
+    LARGEST,
+    ClassName,
+    Count,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    Sides,
+    Size,
+    Strict,
+    both_sides,
+)
+from gatemask.config.images import Images, Picture, TestImages, Tiles
+from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
+from gatemask.config.names import COUNTED_METRICS, METRIC_TITLES, OBJECT_METRICS
 from gatemask.config.path_patterns import part_names
+from gatemask.config.submission import SubmissionSettings
 from gatemask.project import competition_name_fault
-
-
-class Rle(Strict):
-    """Dialect of a run-length encoding. Most Kaggle competitions use absolute offsets, base 1, column-major order."""
-
-    offsets: Literal["absolute", "relative"] = "absolute"
-    base: Annotated[Literal[0, 1], NotBool] = 1
-    order: Literal["column", "row"] = "column"
-    empty: str = Field("", description="text of an empty mask: '', '-1', '1 0', ...")
-
-
-Column = str | Annotated[Natural, Field(description="column number from 0, for a table without a header")]
-Missing = Literal["problem", "empty"]
-
-
-class RleLabels(Strict):
-    """A table of run-length encodings. All rows of an image are united."""
-
-    format: Literal["rle"]
-    file: str
-    id: Column = "ImageId"
-    mask: Column = "EncodedPixels"
-    rle: Rle = Rle()
-    where: dict[str, str | int | list[str | int]] = Field(
-        {}, description="values by column: only rows with these values are read, such as {ClassId: 3}"
-    )
-    missing: Missing = Field("problem", description="how to treat an image without a row: leave it out, or as empty")
-
-    @model_validator(mode="after")
-    def _one_kind_of_column(self) -> RleLabels:
-        if isinstance(self.id, int) != isinstance(self.mask, int):
-            raise ValueError("'id' and 'mask' must be both names, or both numbers (for a table without a header)")
-        if self.where and isinstance(self.id, int):
-            raise ValueError("'where' names columns, but 'id' is a number, for a table without a header")
-        return self
-
-
-class PngLabels(Strict):
-    """Masks as image files: one per image or, with a * in the pattern, one per object. Masks of an image are united."""
-
-    format: Literal["png"]
-    masks: str = Field(description="glob of an image's masks, containing {id} or named parts of the images' pattern")
-    threshold: Annotated[int, Field(ge=0, le=65535)] | None = Field(
-        None,
-        description="pixels above this value are mask; default: those of the only value above 0, or else above half "
-        "of the file's range",
-    )
-    invert: bool = Field(False, description="whether the files show the background instead of the mask")
-    missing: Missing = Field(
-        "problem", description="how to treat an image without a mask file: leave it out, or as empty"
-    )
-
-
-Labels = Annotated[RleLabels | PngLabels, Field(discriminator="format")]
-
-
-class Images(Strict):
-    images: str = Field(
-        description="glob below the raw folder; {name} matches like *, and names a part of the path for 'id'"
-    )
-    id: str | None = Field(
-        None,
-        description="how a path becomes an id: a template such as '{case}_{slice}' of named parts and {stem}, or a "
-        "regular expression for the path, whose parentheses are joined by _; default: {id} if 'images' names it, "
-        "otherwise the file's name without its extension",
-    )
-
-    @model_validator(mode="after")
-    def _id_of_known_parts(self) -> Images:
-        names = part_names(self.images)
-        if self.id is None:
-            if names and "id" not in names:
-                raise ValueError(
-                    f"'images' names {{{names[0]}}}, so 'id' must be set, e.g. id: '{{{'}_{'.join(names)}}}'"
-                )
-        elif "(" in self.id:
-            try:
-                compiled = re.compile(self.id)
-            except re.error as error:
-                raise ValueError(f"id is not a regular expression: {error}") from None
-            if not compiled.groups:
-                raise ValueError("id has no parenthesis that captures: write e.g. '(case[0-9]+)/(slice_[0-9]+)'")
-        else:
-            parts = part_names(self.id)
-            if unknown := [name for name in parts if name not in (*names, "stem")]:
-                known = ", ".join(f"{{{name}}}" for name in (*names, "stem"))
-                raise ValueError(f"id names {{{unknown[0]}}}, but 'images' has only {known}")
-            if not parts:
-                raise ValueError("id needs named parts such as {case}, or a regular expression with a parenthesis")
-            if "/" in self.id:
-                raise ValueError(f"an id has no slash: write '{self.id.replace('/', '_')}'; cells with folders fit too")
-        return self
-
-
-class TestImages(Images):
-    labels: Labels | None = Field(
-        None, description="test labels where they are available: for phantoms, or after the deadline"
-    )
 
 
 class Groups(Strict):
@@ -165,56 +80,27 @@ class Folds(Strict):
     holdout: bool = Field(False, description="keep an additional fold as test set: never used in training or tuning")
 
 
-class Picture(Strict):
-    size: Annotated[tuple[Count, Count], Pair] = Field(description="height and width at which the competition scores")
-    channels: Annotated[Literal[1, 3], NotBool] = 1
-    window: Literal["full", "file"] | Annotated[tuple[float, Positive], Pair] = Field(
-        "full",
-        description="gray levels mapped to 0 to 1: the full range of the file's bits; the DICOM's own VOI LUT or "
-        "window; or [center, width] in rescaled units",
-    )
-    orientation: Literal["stored", "upright"] = Field(
-        "stored",
-        description="whether pixels are used as stored, or rotated as EXIF or TIFF tags say; images and masks alike",
-    )
-
-    @property
-    def upright(self) -> bool:
-        """Whether images and masks are rotated as their files say."""
-        return self.orientation == "upright"
-
-    @field_validator("window", mode="before")
-    @classmethod
-    def _a_window(cls, value: object) -> object:
-        if isinstance(value, list | tuple) and len(value) == 2:
-            center, width = value
-            numbers = [n for n in (center, width) if isinstance(n, int | float) and not isinstance(n, bool)]
-            if len(numbers) == 2 and math.isfinite(sum(numbers)) and numbers[1] > 0:
-                return value
-        elif value in ("full", "file"):
-            return value
-        raise ValueError(f"image.window must be 'full', 'file' or [center, width] with a width above 0, not {value}")
-
-
 class Records(Strict):
-    size: Size = 512
+    size: Size | Sides = Field(512, description="pixels: a side, or height and width; with 'tiles', those of a tile")
     format: Literal["jpeg", "png"] = "jpeg"
     quality: Annotated[int, Field(ge=50, le=100)] = 95
     per_shard: Count = 256
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return both_sides(self.size)
 
-class SubmissionSettings(Strict):
-    """Format of a submission: one row per image; with several classes, one row per image and class."""
 
-    id: str = "ImageId"
-    mask: str = "EncodedPixels"
-    rle: Rle = Field(Rle(), description="dialect of the masks; keys that are not named follow labels.rle")
-    sample: str | None = Field(None, description="the sample submission below the raw folder")
-    class_column: str | None = Field(None, description="several classes: the column that names the class")
-    joined: str | None = Field(
-        None, description="several classes, in the id column: '{id}_{class}'", pattern=r"^[^{}]*\{id\}.+\{class\}$"
+class Objects(Strict):
+    """Objects of a class within one image: by default, its connected components (8 neighbors)."""
+
+    touching: Literal["components", "watershed"] = Field(
+        "components", description="whether touching objects stay one, or are split by a watershed of the map"
     )
-    overlap: bool = Field(True, description="whether a pixel may belong to several classes")
+    border: bool = Field(
+        False, description="train an additional output on the borders between touching objects, for the watershed"
+    )
 
 
 class Kaggle(Strict):
@@ -249,8 +135,18 @@ class Competition(Strict):
     train: Images
     test: TestImages | None = None
     labels: Labels
-    classes: list[str] = Field(["lesion"], min_length=1)
-    metric: MetricName = "mean_dice"
+    classes: list[ClassName] = Field(["lesion"], min_length=1)
+    exclusive: bool = Field(
+        False,
+        description="whether a pixel belongs to at most one class: networks end in a softmax with background, and "
+        "masks never overlap",
+    )
+    objects: Objects | None = Field(None, description="for competitions that score or list single objects")
+    tiles: Tiles | None = Field(None, description="for images too large to be seen as a whole")
+    metric: str = Field("mean_dice", description="a metric by name, or your own as 'module:function'")
+    metric_options: dict[str, NotNegative | list[Positive]] = Field(
+        {}, description="options of the metric, such as {tolerance: 2}"
+    )
     groups: Groups = Groups()
     extra: Extra = Extra()
     folds: Folds = Folds()
@@ -280,18 +176,18 @@ class Competition(Strict):
         for images, labels in ((self.train, self.labels), (self.test, self.test and self.test.labels)):
             if images is None or not isinstance(labels, PngLabels):
                 continue
-            known = ["id", "stem", *part_names(images.images)]
-            names = part_names(labels.masks)
+            known = ["id", "stem", "class", *part_names(images.pattern)]
+            names = [name for name in part_names(labels.masks) if name != "class"]
             if not names:
                 raise ValueError(f"labels.masks must name the image, e.g. 'masks/{{id}}.png', not '{labels.masks}'")
             if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"labels.masks names {{{unknown[0]}}}, which is not a part of '{images.images}'")
+                raise ValueError(f"labels.masks names {{{unknown[0]}}}, which is not a part of '{images.pattern}'")
         return self
 
     @model_validator(mode="after")
     def _test_ids_like_training_ids(self) -> Competition:
         test = self.test
-        if test and self.train.id is not None and test.id is None and "id" not in part_names(test.images):
+        if test and self.train.id is not None and test.id is None and "id" not in part_names(test.pattern):
             raise ValueError("train has an 'id', so test needs one too, e.g. id: '{stem}' for the file's name")
         return self
 
@@ -305,13 +201,91 @@ class Competition(Strict):
             object.__setattr__(self, "submission", self.submission.model_copy(update={"rle": dialect}))
         return self
 
+    @field_validator("metric")
+    @classmethod
+    def _a_metric(cls, name: str) -> str:
+        if name not in METRIC_TITLES and not (":" in name and name.replace(":", ".").replace(".", "").isidentifier()):
+            raise ValueError(f"metric must be 'module:function', or one of {', '.join(METRIC_TITLES)}, not '{name}'")
+        return name
+
     @model_validator(mode="after")
     def _class_rows(self) -> Competition:
         if repeated := [name for name in self.classes if self.classes.count(name) > 1]:
             raise ValueError(f"'{repeated[0]}' appears twice in 'classes'")
-        ways = [self.submission.class_column, self.submission.joined]
-        if len(self.classes) > 1 and sum(way is not None for way in ways) != 1:
-            raise ValueError("several classes need either submission.class_column or submission.joined")
-        if len(self.classes) == 1 and any(way is not None for way in ways):
-            raise ValueError("submission.class_column and submission.joined require several classes; there is only one")
+        submission = self.submission
+        ways = [name for name in ("class_column", "joined", "columns") if getattr(submission, name)]
+        if submission.archive is not None:
+            ways.append("archive")
+        if len(ways) > 1:
+            raise ValueError(f"submission has both '{ways[0]}' and '{ways[1]}': one of them names the classes")
+        if len(self.classes) > 1 and not ways:
+            raise ValueError("several classes need submission.class_column, joined, columns or archive")
+        if len(self.classes) == 1 and ways and ways != ["archive"]:
+            raise ValueError(f"submission.{ways[0]} requires several classes; there is only one")
+        for name, keys in (
+            ("columns", submission.columns),
+            ("archive.values", getattr(submission.archive, "values", {})),
+        ):
+            if keys and set(keys) != set(self.classes):
+                raise ValueError(f"submission.{name} must name each of 'classes': {', '.join(self.classes)}")
         return self
+
+    @model_validator(mode="after")
+    def _class_labels(self) -> Competition:
+        """Labels may name classes that are not used, but not lack one; `values` of a single class select it."""
+        for labels in (self.labels, self.test and self.test.labels):
+            if labels is None:
+                continue
+            named = labels.columns if isinstance(labels, RleLabels) else labels.values
+            if named and (missing := [name for name in self.classes if name not in named]):
+                raise ValueError(f"labels name {', '.join(named)}, but not the class '{missing[0]}'")
+            if isinstance(labels, PngLabels) and labels.numbered and len(self.classes) > 1:
+                raise ValueError("labels.numbered is for the objects of one class")
+        return self
+
+    @model_validator(mode="after")
+    def _channels(self) -> Competition:
+        for images in (self.train, self.test):
+            if images is None:
+                continue
+            count = len(images.sources) if images.stack is None else 2 * images.stack.around + 1
+            given = sum(part.channels for part in images.sources) if images.stack is None else count
+            if count > 1 and given != self.image.channels:
+                raise ValueError(
+                    f"the files of an image have {given} channels, but image.channels is {self.image.channels}"
+                )
+            if count == 1 and self.image.channels not in (1, 3):
+                raise ValueError(f"image.channels is {self.image.channels}: name the files of all channels in 'images'")
+        if self.image.channels not in (1, 3) and self.records.format != "png":
+            raise ValueError(f"records.format must be png for {self.image.channels} channels: JPEG holds 1 or 3")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Competition:
+        if self.tiles is not None and self.records.size != self.tiles.size:
+            if "size" in self.records.model_fields_set:
+                raise ValueError(
+                    f"records.size is {self.records.size}, but tiles.size is {self.tiles.size}: leave one out"
+                )
+            records = self.records.model_copy(update={"size": self.tiles.size})
+            object.__setattr__(self, "records", records)
+        if self.objects is None and (self.submission.rows == "object" or self.metric in OBJECT_METRICS):
+            object.__setattr__(self, "objects", Objects())
+        if self.metric_options and self.metric in COUNTED_METRICS:
+            raise ValueError(f"the metric {self.metric} has no options")
+        return self
+
+    @property
+    def has_ignored(self) -> bool:
+        """Whether masks have a last plane of pixels that are neither trained on nor scored."""
+        return isinstance(self.labels, PngLabels) and bool(self.labels.ignore)
+
+    @property
+    def planes(self) -> int:
+        """Number of planes of a stored mask: one per class, one for borders, one for ignored pixels."""
+        return self.outputs + self.has_ignored
+
+    @property
+    def outputs(self) -> int:
+        """Number of maps of a mask network: one per class, and one for borders between objects."""
+        return len(self.classes) + (self.objects is not None and self.objects.border)

@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gatemask.config.base import LARGEST, Count, Natural, NotNegative, Pair, Positive, Seed, Share, Size, Strict
+from gatemask.config.base import (
+    LARGEST,
+    Count,
+    Natural,
+    NotNegative,
+    Pair,
+    Positive,
+    Seed,
+    Share,
+    Sides,
+    Size,
+    Strict,
+    both_sides,
+)
 from gatemask.config.encoders import ENCODERS
 from gatemask.config.names import (
     CROSS_ENTROPIES,
@@ -39,6 +52,7 @@ class Model(Strict):
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
     deep_supervision: bool = Field(False, description="U-Net++: train each node of the top row as an output")
     gate_head: bool = Field(False, description="mask networks: train a second output as a gate")
+    per_class: bool = Field(False, description="gate: one probability per class instead of one for all")
 
     @model_validator(mode="after")
     def _options_fit_architecture(self) -> Model:
@@ -46,6 +60,8 @@ class Model(Strict):
             raise ValueError(f"model.deep_supervision belongs to 'unetpp', not to '{self.name}'")
         if self.gate_head and self.name == "gate":
             raise ValueError("model.gate_head belongs to mask networks: a gate already is one")
+        if self.per_class and self.name != "gate":
+            raise ValueError("model.per_class belongs to gates: mask networks have one map per class anyway")
         if self.filters and self.name in ("gate", "fpn"):
             raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
         if self.block == "transpose" and self.name in ("gate", "fpn"):
@@ -74,8 +90,15 @@ def encoder_in_name(weights: str) -> str | None:
 
 
 class Input(Strict):
-    size: Size
-    records: Size | None = Field(None, description="size of the records to read; default: that of the competition")
+    size: Size | Sides = Field(description="pixels: a side, or height and width")
+    records: Size | Sides | None = Field(
+        None, description="size of the records to read; default: that of the competition"
+    )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return both_sides(self.size)
 
 
 class Sampling(Strict):
@@ -385,6 +408,9 @@ class Experiment(Strict):
             given = part.model_dump(exclude={"weight"}, exclude_none=True) if isinstance(part, LossPart) else {}
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
                 raise ValueError(f"the loss '{name}' has no option '{wrong[0]}'")
+        height, width = self.input.shape
+        if height != width and any(step.turn for step in self.augment):
+            raise ValueError(f"'turn' requires a square input, not {height} x {width}: use hflip and vflip")
         if self.freeze and self.freeze.epochs >= self.epochs:
             raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would be unfrozen")
         return self
@@ -396,6 +422,9 @@ class Experiment(Strict):
             mode="json", exclude={"quick": True, "tracking": True, "hours": True, "checkpoints": {"steps"}}
         )
         settings["runtime"] = {"precision": self.runtime.precision}
-        if not self.tta_apart:  # added later: fingerprints of older runs must stay valid
+        # Added later: fingerprints of older runs must stay valid.
+        if not self.tta_apart:
             del settings["tta_apart"]
+        if not self.model.per_class:
+            settings["model"] = self.model.model_dump(mode="json", exclude={"per_class"})
         return settings

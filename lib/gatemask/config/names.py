@@ -17,7 +17,16 @@ METRIC_TITLES = {
     "global_dice": "global Dice",
     "mean_iou": "IoU",
     "mean_precision": "mean precision over IoU",
+    "pixel_f05": "pixel F0.5",
+    "pixel_f2": "pixel F2",
+    "object_precision": "mean precision of objects over IoU",
+    "panoptic_quality": "panoptic quality",
+    "surface_dice": "surface Dice",
+    "dice_hausdorff": "Dice and Hausdorff distance",
 }
+# Computed from pixel counts, so threshold tables cover them; the others look at whole masks.
+COUNTED_METRICS = ("mean_dice", "dice_positives", "global_dice", "mean_iou", "mean_precision", "pixel_f05", "pixel_f2")
+OBJECT_METRICS = ("object_precision", "panoptic_quality")
 
 Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet"]
 LossName = Literal["bce", "focal", "dice", "dice_batch", "tversky", "lovasz"]
@@ -61,7 +70,5 @@ OPTIONS_OF_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
 
 if TYPE_CHECKING:  # type checkers cannot read a Literal from a table
     Encoder = str
-    MetricName = str
 else:
     Encoder = Literal[tuple(ENCODERS)]
-    MetricName = Literal[tuple(METRIC_TITLES)]

@@ -195,13 +195,13 @@ def _fill(template: str, parts: dict[str, str]) -> str:
 
 def train_rule(comp: Competition) -> IdRule:
     """Return how training images, label tables, groups and folds are named."""
-    return IdRule(comp.train.images, comp.train.id)
+    return IdRule(comp.train.pattern, comp.train.id)
 
 
 def test_rule(comp: Competition) -> IdRule:
     """Return how the images of the submission are named: the test images, or the hold-out where there are none."""
     test = comp.test or comp.train
-    return IdRule(test.images, test.id)
+    return IdRule(test.pattern, test.id)
 
 
 test_rule.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for a test

@@ -81,7 +81,7 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
         raise GatemaskError(
             "No image was found.",
             where=raw,
-            expected=comp.train.images,
+            expected=comp.train.pattern,
             do="Correct train.images, or --data; without images, --labels-only is enough for folds.",
         )
     tests = {file.path for file in test}
@@ -95,7 +95,7 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
             raise GatemaskError(
                 "Every file that train.images matches is a test image.",
                 where="competition.yaml",
-                received=f"train.images: {comp.train.images}, test.images: {comp.test and comp.test.images}",
+                received=f"train.images: {comp.train.pattern}, test.images: {comp.test and comp.test.pattern}",
                 expected="training images that are not matched by test.images",
                 do="Correct both patterns.",
             )

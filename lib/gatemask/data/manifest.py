@@ -119,7 +119,7 @@ def _write_manifest(
     if not train:
         raise GatemaskError(
             "No training image is left.",
-            where=raw / comp.train.images,
+            where=raw / comp.train.pattern,
             received=f"{len(problems)} problems, the first: {problems[0][1] if problems else 'no label at all'}",
             expected="images with labels",
             do=f"See {project.data / 'problems.csv'}.",
@@ -182,12 +182,12 @@ def require_images(project: Project, comp: Competition) -> None:
             where=project.data / "manifest.csv",
             do=f"Run gatemask data prepare {project.comp} where the images are available.",
         )
-    if made_from.get("image") != comp.image.model_dump(mode="json"):
+    if made_from.get("image") != comp.image.pixel_settings:
         raise GatemaskError(
             "The manifest was made with other settings of 'image'.",
             where=project.data / "manifest.csv",
             received=made_from.get("image"),
-            expected=comp.image.model_dump(mode="json"),
+            expected=comp.image.pixel_settings,
             do=f"Run gatemask data prepare {project.comp}.",
         )
 
@@ -202,7 +202,7 @@ def _made_from(raw: Path, comp: Competition, images: ImageFiles) -> dict[str, ob
     png_labels = [source for source in sources if isinstance(source, PngLabels)]
     masks = [path for source in png_labels for path in list_images(raw, source.masks)]
     files = listing_fingerprint([*(file.path for file, _ in images.all), *existing, *masks], raw)
-    return {"settings": _settings(comp), "image": comp.image.model_dump(mode="json"), "files": files}
+    return {"settings": _settings(comp), "image": comp.image.pixel_settings, "files": files}
 
 
 def _settings(comp: Competition) -> str:

@@ -56,7 +56,7 @@ def join_sample(files: ImageFiles, raw: Path, comp: Competition) -> None:
     if not listed:  # the test set is hidden
         return
     join_ids(
-        IdList("test images", {file.image_id for file in files.test}, raw / comp.test.images),
+        IdList("test images", {file.image_id for file in files.test}, raw / comp.test.pattern),
         IdList(f"ids of {sample}", listed, raw / sample),
         "Correct test.images, test.id, submission.id or submission.sample.",
     ).report()

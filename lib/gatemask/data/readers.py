@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from gatemask.data.dicom import is_dicom, read_dicom, read_tags
@@ -19,6 +18,7 @@ from gatemask.data.pictures import decode_picture
 from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
 from gatemask.data.tiff import decode_tiff
 from gatemask.errors import GatemaskError
+from gatemask.masks import frame
 from gatemask.storage import raise_machine_fault
 
 __all__ = [
@@ -148,11 +148,7 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
         image: uint8 (height, width, channels).
         size: Side of the result, in pixels.
     """
-    if image.shape[:2] == (size, size):
-        return image
-    shrinks = size < min(image.shape[:2])
-    resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return resized.reshape(size, size, image.shape[2])
+    return frame.resize(image, (size, size))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -165,7 +161,4 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
     Returns:
         uint8 (size, size), 0 or 1.
     """
-    if mask.flags.f_contiguous and not mask.flags.c_contiguous:  # decoded masks: copying would take longest
-        return np.ascontiguousarray(resize_mask(mask.T, size).T)
-    small = resize_image(mask.astype(np.uint8)[:, :, None] * np.uint8(255), size)
-    return (small[:, :, 0] >= 128).astype(np.uint8)
+    return frame.fit_mask(mask, frame.Frame((size, size)))

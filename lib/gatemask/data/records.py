@@ -163,7 +163,7 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
             "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
         )
     tables = [project.data / "manifest.csv", project.data / "masks.csv"]
-    image = comp.image.model_dump(mode="json")
+    image = comp.image.pixel_settings
     return {"settings": comp.records.model_dump(), "image": image, **{path.name: sha256(path) for path in tables}}
 
 

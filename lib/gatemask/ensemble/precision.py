@@ -20,6 +20,7 @@ from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.masks import rule as rules
+from gatemask.masks.frame import resize_map
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
@@ -132,7 +133,7 @@ def _decide(
     decisions = []
     for index in range(len(ids)):
         averaged = rules.average_maps([of_member[index] for of_member in maps], [member.weight for member in masks])
-        full = np.ascontiguousarray(rules.resize_map(averaged, comp.image.size)[:, :, 0])
+        full = np.ascontiguousarray(resize_map(averaged, comp.image.size)[:, :, 0])
         decisions.append(_Decision(full, rules.apply_rule(rule, float(gate[index]), full)))
     return decisions
 

@@ -19,6 +19,7 @@ from gatemask.inference.budget import Budget
 from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.inference.networks import LoadedMember
 from gatemask.masks import rule as rules
+from gatemask.masks.frame import resize_map
 from gatemask.masks.rule import Rule
 from gatemask.parallel import cores
 from gatemask.results.ensemble import ShippedMember
@@ -58,7 +59,7 @@ class LoadedEnsemble:
         networks: Loaded members by name.
         rules: One rule per class.
         size: Height and width of the masks, in pixels.
-        overlap: Whether classes may share pixels. Default: True.
+        exclusive: Whether a pixel belongs to at most one class. Default: False.
         degraded: What went wrong, one sentence each.
         dropped: Members that were dropped.
         may_drop: Whether a time budget permits dropping members; otherwise a drop counts as a fault. Default: False.
@@ -69,7 +70,7 @@ class LoadedEnsemble:
     networks: dict[str, LoadedMember]
     rules: list[Rule]
     size: tuple[int, int]
-    overlap: bool = True
+    exclusive: bool = False
     degraded: list[str] = field(default_factory=list)
     dropped: list[DroppedMember] = field(default_factory=list)
     may_drop: bool = False
@@ -173,8 +174,8 @@ class Decider:
             if not maps:
                 return Decision(image.image_id, gate, None)
             averaged = rules.average_maps([member_maps[index] for member_maps in maps], weights)
-            full_size = rules.resize_map(averaged, ensemble.size)
-            masks = rules.apply_rules(ensemble.rules, gate, full_size, ensemble.overlap)
+            full_size = resize_map(averaged, ensemble.size)
+            masks = rules.apply_rules(ensemble.rules, gate, full_size, ensemble.exclusive)
             return Decision(image.image_id, gate, self.encode(masks))
 
         return [pool.submit(finish, index) for index in range(len(passed))]

@@ -259,7 +259,7 @@ def _load_ensemble(
         networks=loaded,
         rules=[Rule(**values.model_dump()) for values in ensemble.class_rules],
         size=facts.image.size,
-        overlap=facts.submission.overlap,
+        exclusive=facts.exclusive,
         degraded=degraded,
         may_drop=settings.time_budget is not None,
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gatemask.config import METRIC_TITLES
+from gatemask.config import COUNTED_METRICS
 
 Worths = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes)
 Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], Worths]
@@ -104,8 +104,31 @@ def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray
     return scores, np.ones_like(scores)
 
 
-# Values of `metric` in competition.yaml, and the functions of the same names.
-METRICS: dict[str, Metric] = {name: globals()[name] for name in METRIC_TITLES}
+def pixel_f05(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return one F-beta over the pixels of all images together, with beta 0.5, as Vesuvius ink detection defines it.
+
+    >>> total(*pixel_f05(np.array([[1.0]]), np.array([[1.0]]), np.array([[5.0]])))
+    0.5555555555555556
+    """
+    return _f_beta(0.5, intersection, area, truth)
+
+
+def pixel_f2(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """Return one F-beta over the pixels of all images together, with beta 2: a missed pixel weighs more.
+
+    >>> total(*pixel_f2(np.array([[1.0]]), np.array([[6.0]]), np.array([[1.0]])))
+    0.5
+    """
+    return _f_beta(2.0, intersection, area, truth)
+
+
+def _f_beta(beta: float, intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
+    """(1 + b^2) TP / ((1 + b^2) TP + b^2 FN + FP): precision and recall, recall counting b times as much."""
+    return (1 + beta**2) * intersection, beta**2 * truth + area
+
+
+# Values of `metric` in competition.yaml that pixel counts decide, and the functions of the same names.
+METRICS: dict[str, Metric] = {name: globals()[name] for name in COUNTED_METRICS}
 
 
 def total(worth: np.ndarray, weight: np.ndarray) -> float:

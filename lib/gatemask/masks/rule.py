@@ -18,6 +18,7 @@ import numpy as np
 
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
+from gatemask.masks.frame import resize_map
 
 LEVELS = 256
 HALF = np.float32(0.501)  # the slack keeps a half a half despite float32 weights such as a tenth
@@ -103,16 +104,17 @@ def as_uint8(probabilities: np.ndarray) -> np.ndarray:
 
 
 def average_maps(maps: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """Return the weighted mean of the members' square maps, rounded half up.
+    """Return the weighted mean of the members' maps, rounded half up.
 
-    Maps of different sizes are first resized to the largest. A member of weight 0 is ignored, its size included.
+    Maps of different sizes are first resized to the highest and widest. A member of weight 0 is ignored, its size
+    included.
 
     Args:
-        maps: uint8 (side, side, classes), one per member.
+        maps: uint8 (h, w, classes), one per member, all of the same frame.
         weights: One per member, at least one above 0. Default: equal weights.
 
     Returns:
-        uint8 (side, side, classes).
+        uint8 (h, w, classes).
 
     >>> average_maps([np.full((1, 1, 1), 10, np.uint8), np.full((1, 1, 1), 15, np.uint8)]).item()
     13
@@ -121,31 +123,12 @@ def average_maps(maps: Sequence[np.ndarray], weights: Sequence[float] | None = N
     members = [(member, share) for member, share in zip(maps, shares, strict=True) if share > 0]
     if len(members) == 1:
         return members[0][0]
-    side = max(member.shape[0] for member, _ in members)
-    total = np.zeros((side, side, maps[0].shape[2]), np.float32)
+    size = max(member.shape[0] for member, _ in members), max(member.shape[1] for member, _ in members)
+    total = np.zeros((*size, maps[0].shape[2]), np.float32)
     for member, share in members:
-        total += np.float32(share) * resize_map(member, (side, side))
+        total += np.float32(share) * resize_map(member, size)
     mean: np.ndarray = np.floor(total / np.float32(sum(shares)) + HALF)
     return mean.astype(np.uint8)
-
-
-def resize_map(small_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a map by bilinear interpolation.
-
-    Args:
-        small_map: uint8 (h, w, classes).
-        size: Height and width of the result, in pixels.
-
-    Returns:
-        uint8 (height, width, classes).
-
-    >>> resize_map(np.zeros((2, 2, 1), np.uint8), (4, 6)).shape
-    (4, 6, 1)
-    """
-    if small_map.shape[:2] == tuple(size):
-        return small_map
-    resized: np.ndarray = cv2.resize(small_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return resized.reshape(*size, small_map.shape[2])
 
 
 def apply_rule(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
@@ -171,26 +154,26 @@ def apply_rule(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
     return keep_components(mask, full_map, rule) if rule.by_component else mask
 
 
-def apply_rules(rules: Sequence[Rule], gate: float, full_map: np.ndarray, overlap: bool = True) -> np.ndarray:
+def apply_rules(rules: Sequence[Rule], gate: float, full_map: np.ndarray, exclusive: bool = False) -> np.ndarray:
     """Return the masks of one image, one per class.
 
     Args:
         rules: One rule per class.
         gate: Gate probability of the image.
         full_map: uint8 (height, width, classes), at the competition's size.
-        overlap: Whether a pixel may belong to several classes. If not, the likeliest of the classes that claim it
-            keeps it; on a tie, the first.
+        exclusive: Whether a pixel belongs to at most one class: the likeliest of those that claim it keeps it; on a
+            tie, the first. Default: False.
 
     Returns:
         bool (height, width, classes).
 
     >>> rules = [Rule(0.5, 0.4, 0.4, 1)] * 2
-    >>> apply_rules(rules, 1.0, np.array([[[130, 200]]], np.uint8), overlap=False).tolist()
+    >>> apply_rules(rules, 1.0, np.array([[[130, 200]]], np.uint8), exclusive=True).tolist()
     [[[False, True]]]
     """
     by_class = [apply_rule(rule, gate, np.ascontiguousarray(full_map[:, :, index])) for index, rule in enumerate(rules)]
     masks = np.stack(by_class, axis=2)
-    if overlap or len(rules) == 1:
+    if not exclusive or len(rules) == 1:
         return masks
     claimed = np.where(masks, full_map.astype(np.int16), -1)
     disjoint: np.ndarray = masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules)))

@@ -19,8 +19,9 @@ from gatemask.console import progress
 from gatemask.data.labels import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
+from gatemask.masks.frame import resize_map
 from gatemask.masks.metrics import METRICS, dice_score, total
-from gatemask.masks.rule import LEVELS, Rule, average_maps, level, resize_map
+from gatemask.masks.rule import LEVELS, Rule, average_maps, level
 from gatemask.oof.store import MapReader
 from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
 from gatemask.storage import storage_error

@@ -14,6 +14,7 @@ from gatemask.data.readers import read_image
 from gatemask.data.split import read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
+from gatemask.masks.frame import resize_map
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Scorable, dice_per_image
 from gatemask.plots.gallery import GalleryImage, draw_gallery
@@ -74,7 +75,7 @@ class Gallery:
         name, gate = str(self._counted.ids[index]), float(self._counted.gate[index])
         truth = self._predictions.truth[name]
         averaged = rules.average_maps([reader[name] for reader in self._predictions.readers], self._weights)
-        full_map = rules.resize_map(averaged, truth.shape)[:, :, 0]
+        full_map = resize_map(averaged, truth.shape)[:, :, 0]
         return GalleryImage(
             name=name,
             image=self._read(name, truth.shape),

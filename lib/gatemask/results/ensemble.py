@@ -27,6 +27,7 @@ class CompetitionFacts(Frozen):
         test_images: Glob of the test images below the raw folder.
         test_id: How the path of a test image becomes an id; see `id` in competition.yaml. Default: its file name.
         classes: Names of the classes.
+        exclusive: Whether a pixel belongs to at most one class. Default: False.
         submission: Format of the submission.
     """
 
@@ -36,6 +37,7 @@ class CompetitionFacts(Frozen):
     classes: list[str]
     submission: SubmissionSettings
     test_id: str | None = None
+    exclusive: bool = False
 
     @classmethod
     def of(cls, comp: Competition) -> Self:
@@ -44,9 +46,10 @@ class CompetitionFacts(Frozen):
         return cls(
             name=comp.name,
             image=comp.image,
-            test_images=test.images,
+            test_images=test.pattern,
             test_id=test.id,
             classes=comp.classes,
+            exclusive=comp.exclusive,
             submission=comp.submission,
         )
 

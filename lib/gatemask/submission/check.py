@@ -87,7 +87,7 @@ def _check_masks(lines: Sequence[SubmissionLine], comp: Competition) -> None:
     taken: np.ndarray | None = None
     for line in lines:
         mask = rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where, ordered=True)
-        if taken is not None and not comp.submission.overlap and (taken & mask).any():
+        if taken is not None and comp.exclusive and (taken & mask).any():
             received = f"{int((taken & mask).sum())} pixels with two classes"
             raise _invalid("Masks of two classes overlap.", line.where, received, "at most one class per pixel")
         taken = mask if taken is None else taken | mask
