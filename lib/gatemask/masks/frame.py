@@ -163,7 +163,8 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     channels = image.shape[2]
     if channels <= 4:
-        return cv2.resize(image, size[::-1], interpolation=method).reshape(*size, channels)
+        resized: np.ndarray = cv2.resize(image, size[::-1], interpolation=method).reshape(*size, channels)
+        return resized
     # OpenCV resizes at most four channels at once.
     parts = [resize(np.ascontiguousarray(image[:, :, start : start + 4]), size) for start in range(0, channels, 4)]
     return np.concatenate(parts, axis=2)
@@ -186,7 +187,7 @@ def resize_map(small_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return small_map
     planes = small_map.shape[2]
     if planes <= 4:
-        resized = cv2.resize(small_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+        resized: np.ndarray = cv2.resize(small_map, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
         return resized.reshape(*size, planes)
     parts = [
         resize_map(np.ascontiguousarray(small_map[:, :, start : start + 4]), size) for start in range(0, planes, 4)
