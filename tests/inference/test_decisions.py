@@ -84,8 +84,8 @@ def test_equal_weights_of_any_size_give_identical_results(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates: list[float] = []
-    apply = rules.apply_rules
-    monkeypatch.setattr(rules, "apply_rules", lambda of, gate, *more: gates.append(gate) or apply(of, gate, *more))
+    apply = rules.decide
+    monkeypatch.setattr(rules, "decide", lambda of, gate, *more: gates.append(gate) or apply(of, gate, *more))
     submissions = []
     for weight in (None, 0.2, 1 / 3):
         if weight:

@@ -407,7 +407,7 @@ def test_a_full_device_memory_halves_the_batch() -> None:
 def test_an_error_in_the_middle_keeps_the_masks_so_far(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply, calls = rules.apply_rules, []
+    apply, calls = rules.decide, []
 
     def fails(*given: Any) -> np.ndarray:
         calls.append(1)
@@ -415,7 +415,7 @@ def test_an_error_in_the_middle_keeps_the_masks_so_far(
             raise RuntimeError("a bug")
         return apply(*given)
 
-    monkeypatch.setattr(rules, "apply_rules", fails)
+    monkeypatch.setattr(rules, "decide", fails)
     with pytest.raises(SystemExit, match="RuntimeError: a bug"):
         script(False).main()
     calls.clear()

@@ -128,3 +128,36 @@ def test_a_saved_rule_is_restored(tmp_path: Path) -> None:
     (tmp_path / "rule.yaml").write_text("gate: 1\n")
     with pytest.raises(GatemaskError, match="does not hold a rule"):
         rules.load_rule(tmp_path / "rule.yaml")
+
+
+def test_exclusive_classes_share_pixels_before_components_are_kept() -> None:
+    # The first class claims four pixels in a row; the second, likelier, takes one of them and leaves two parts.
+    full_map = np.array([[[150, 0], [150, 0], [150, 200], [150, 0]]], np.uint8)
+    rule = Rule(0.0, 0.5, 0.5, 0, min_component=2)
+    masks = rules.decide([rule, Rule(0.0, 0.5, 0.5, 0)], 1.0, full_map, exclusive=True)
+    assert masks[:, :, 0].tolist() == [[True, True, False, False]]
+    assert masks[:, :, 1].tolist() == [[False, False, True, False]]
+    both = rules.decide([rule, rule], 1.0, full_map)
+    assert both[:, :, 0].all(), "overlapping classes keep their pixels"
+
+
+def test_each_class_has_a_gate_and_a_rule_of_its_own() -> None:
+    full_map = np.full((1, 2, 3), 150, np.uint8)
+    by_class = [Rule(0.5, 0.5, 0.5, 0), Rule(0.5, 0.5, 0.5, 3), Rule(0.2, 0.7, 0.7, 0)]
+    assert rules.decide(by_class, [0.6, 0.6, 0.6], full_map).any(axis=(0, 1)).tolist() == [True, False, False]
+    assert rules.decide(by_class[:2], np.array([0.4, 0.6]), full_map[:, :, :2]).any() == False  # noqa: E712
+    equal = rules.decide([by_class[0]] * 2, 0.6, np.dstack([full_map, full_map])[:, :, :3], exclusive=True)
+    assert equal.any(axis=(0, 1)).tolist() == [True, False], "of equally likely classes, the first"
+
+
+def test_rules_of_several_classes_survive_a_file(tmp_path: Path) -> None:
+    by_class = [RULE, Rule(0.1, 0.5, 0.2, 0, min_component=4, hysteresis=True, split=0.8)]
+    path = rules.save_rules(by_class, ["upper", "3"], tmp_path / "rule.yaml")
+    assert rules.load_rules(path, ["upper", "3"]) == by_class
+    for classes, words in ((["upper", "other"], "no rule for other"), (["upper"], "a rule for 3")):
+        with pytest.raises(GatemaskError, match="does not hold a rule for each class") as caught:
+            rules.load_rules(path, classes)
+        assert caught.value.details["received"] == words
+        assert caught.value.details["where"] == path
+    assert rules.load_rules(rules.save_rules([RULE], ["a"], path), ["a"]) == [RULE]
+    assert "split" not in path.read_text()

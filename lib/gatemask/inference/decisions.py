@@ -175,7 +175,7 @@ class Decider:
                 return Decision(image.image_id, gate, None)
             averaged = rules.average_maps([member_maps[index] for member_maps in maps], weights)
             full_size = resize_map(averaged, ensemble.size)
-            masks = rules.apply_rules(ensemble.rules, gate, full_size, ensemble.exclusive)
+            masks = rules.decide(ensemble.rules, gate, full_size, ensemble.exclusive)
             return Decision(image.image_id, gate, self.encode(masks))
 
         return [pool.submit(finish, index) for index in range(len(passed))]

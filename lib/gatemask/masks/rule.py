@@ -4,13 +4,15 @@ An image is empty if its gate probability is below `gate`, or if fewer than `min
 Otherwise its mask is every pixel that reaches `lower`, without connected components smaller than `min_component` and,
 with `hysteresis`, without components in which no pixel reaches `upper`. Areas are counted at the competition's own
 size: maps are averaged, resized, and only then thresholded, in tuning as in inference.
+
+Every class has a rule of its own. `decide` is the way from a map to masks, in tuning as in inference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -36,6 +38,8 @@ class Rule:
         min_area: Minimum area, in pixels at the competition's size.
         min_component: Size of the smallest connected component (8 neighbors) to keep, in pixels; 0 keeps all.
         hysteresis: Whether to keep only components with a pixel that reaches `upper`.
+        split: Probability from which a pixel is part of a seed, where touching objects are split by a watershed; 0
+            leaves them united. Only for competitions that score or list objects.
 
     Raises:
         GatemaskError: A value is out of range.
@@ -50,6 +54,7 @@ class Rule:
     min_area: int
     min_component: int = 0
     hysteresis: bool = False
+    split: float = 0.0
 
     @property
     def by_component(self) -> bool:
@@ -57,7 +62,7 @@ class Rule:
         return self.min_component > 0 or self.hysteresis
 
     def __post_init__(self) -> None:
-        for name in ("gate", "upper", "lower"):
+        for name in ("gate", "upper", "lower", "split"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
                 raise GatemaskError(f"'{name}' of the rule is outside [0, 1].", received=value, expected="0 to 1")
@@ -154,28 +159,60 @@ def apply_rule(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
     return keep_components(mask, full_map, rule) if rule.by_component else mask
 
 
-def apply_rules(rules: Sequence[Rule], gate: float, full_map: np.ndarray, exclusive: bool = False) -> np.ndarray:
-    """Return the masks of one image, one per class.
+def decide(
+    rules: Sequence[Rule], gates: float | Sequence[float] | np.ndarray, full_map: np.ndarray, exclusive: bool = False
+) -> np.ndarray:
+    """Return the masks of one image, one per class: the only way from a map to masks.
+
+    First each class claims its pixels: those of its map from `lower` on, if the image passes the gate and has enough
+    pixels. Of a pixel that several exclusive classes claim, the likeliest keeps it; on a tie, the first. Then the
+    components of what a class has left are kept or dropped.
 
     Args:
         rules: One rule per class.
-        gate: Gate probability of the image.
-        full_map: uint8 (height, width, classes), at the competition's size.
-        exclusive: Whether a pixel belongs to at most one class: the likeliest of those that claim it keeps it; on a
-            tie, the first. Default: False.
+        gates: Gate probability of the image, one per class or one for all.
+        full_map: uint8 (height, width, outputs), at the competition's size: the classes, and possibly borders between
+            objects, which are not used here.
+        exclusive: Whether a pixel belongs to at most one class. Default: False.
 
     Returns:
         bool (height, width, classes).
 
     >>> rules = [Rule(0.5, 0.4, 0.4, 1)] * 2
-    >>> apply_rules(rules, 1.0, np.array([[[130, 200]]], np.uint8), exclusive=True).tolist()
+    >>> decide(rules, 1.0, np.array([[[130, 200]]], np.uint8), exclusive=True).tolist()
     [[[False, True]]]
+    >>> decide(rules, [1.0, 0.2], np.array([[[130, 200]]], np.uint8), exclusive=True).tolist()
+    [[[True, False]]]
     """
-    by_class = [apply_rule(rule, gate, np.ascontiguousarray(full_map[:, :, index])) for index, rule in enumerate(rules)]
+    masks = claim_pixels(rules, gates, full_map, exclusive)
+    for index, rule in enumerate(rules):
+        if rule.by_component:
+            class_map = np.ascontiguousarray(full_map[:, :, index])
+            masks[:, :, index] = keep_components(np.ascontiguousarray(masks[:, :, index]), class_map, rule)
+    return masks
+
+
+def claim_pixels(
+    rules: Sequence[Rule], gates: float | Sequence[float] | np.ndarray, full_map: np.ndarray, exclusive: bool = False
+) -> np.ndarray:
+    """Return the masks of one image before components are considered; arguments and result as in `decide`.
+
+    >>> claim_pixels([Rule(0.5, 0.4, 0.4, 1, min_component=9)], 1.0, np.array([[[130]]], np.uint8)).item()
+    True
+    """
+    by_class = [
+        apply_rule(replace(rule, min_component=0, hysteresis=False) if rule.by_component else rule, float(gate), part)
+        for rule, gate, part in zip(
+            rules,
+            np.broadcast_to(gates, len(rules)),
+            (np.ascontiguousarray(full_map[:, :, index]) for index in range(len(rules))),
+            strict=True,
+        )
+    ]
     masks = np.stack(by_class, axis=2)
     if not exclusive or len(rules) == 1:
         return masks
-    claimed = np.where(masks, full_map.astype(np.int16), -1)
+    claimed = np.where(masks, full_map[:, :, : len(rules)].astype(np.int16), -1)
     disjoint: np.ndarray = masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules)))
     return disjoint
 
@@ -231,30 +268,70 @@ def connected_components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.nda
     return label, stats[1:, cv2.CC_STAT_AREA], peaks[1:]
 
 
+def rule_as_dict(rule: Rule) -> dict[str, float | int | bool]:
+    """Return the numbers of a rule as files hold them: `split` appears only where it is used.
+
+    >>> rule_as_dict(Rule(0.5, 0.7, 0.4, 100))
+    {'gate': 0.5, 'upper': 0.7, 'lower': 0.4, 'min_area': 100, 'min_component': 0, 'hysteresis': False}
+    """
+    return {name: value for name, value in asdict(rule).items() if name != "split" or value}
+
+
 def save_rule(rule: Rule, path: Path) -> Path:
     """Write a rule as YAML and return the path.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     load_rule(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"))
-    Rule(gate=0.5, upper=0.7, lower=0.4, min_area=100, min_component=0, hysteresis=False)
+    ...     load_rules(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"), ["lesion"])[0].min_area
+    100
     """
-    return write_yaml(path, asdict(rule))
+    return write_yaml(path, rule_as_dict(rule))
 
 
-def load_rule(path: Path) -> Rule:
-    """Read a rule from YAML; the inverse of `save_rule`.
-
-    Raises:
-        GatemaskError: The file does not hold a rule, or holds an impossible one.
+def save_rules(rules: Sequence[Rule], classes: Sequence[str], path: Path) -> Path:
+    """Write the rules of all classes as YAML and return the path: a rule by class, or that of the only class.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     load_rule(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml")).min_area
-    100
+    ...     save_rules([Rule(0.5, 0.7, 0.4, 100)] * 2, ["a", "b"], Path(folder) / "rule.yaml").read_text().split()[:3]
+    ['a:', 'gate:', '0.5']
+    """
+    if len(classes) == 1:
+        return save_rule(rules[0], path)
+    return write_yaml(path, {name: rule_as_dict(rule) for name, rule in zip(classes, rules, strict=True)})
+
+
+def load_rule(path: Path) -> Rule:
+    """Read the rule of a single class; the inverse of `save_rule`, with the errors of `load_rules`."""
+    return load_rules(path, ["the only class"])[0]
+
+
+def load_rules(path: Path, classes: Sequence[str]) -> list[Rule]:
+    """Read the rules of all classes; the inverse of `save_rules`. A file with one rule holds for every class.
+
+    Raises:
+        GatemaskError: The file does not hold a rule, or lacks that of a class, or one is impossible.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rules = load_rules(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"), ["a", "b"])
+    >>> [rule.min_area for rule in rules]
+    [100, 100]
     """
     try:
-        return Rule(**read_yaml(path))
+        values = read_yaml(path)
+        if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
+            return [Rule(**values)] * len(classes)
+        by_class = {str(name): part for name, part in values.items()}
+        if set(by_class) != set(classes):
+            missing, unknown = sorted(set(classes) - set(by_class)), sorted(set(by_class) - set(classes))
+            raise GatemaskError(
+                "The file does not hold a rule for each class.",
+                received=f"no rule for {', '.join(missing)}" if missing else f"a rule for {', '.join(unknown)}",
+                expected=", ".join(classes),
+                do="Run gatemask oof-tune again, or correct the file.",
+            )
+        return [Rule(**by_class[name]) for name in classes]
     except GatemaskError as error:
         error.details["where"] = path
         raise
@@ -263,6 +340,6 @@ def load_rule(path: Path) -> Rule:
             "The file does not hold a rule.",
             where=path,
             received=" ".join(str(error).split()),
-            expected="gate, upper, lower, min_area; optionally min_component, hysteresis",
+            expected="gate, upper, lower, min_area; optionally min_component, hysteresis, split",
             do="Run gatemask oof-tune again, or correct the file.",
         ) from None

@@ -312,7 +312,7 @@ def median_rule(rules: Sequence[Rule]) -> Rule:
     """Return the rule of each number's median: a rule that no single image decides.
 
     >>> median_rule([Rule(0.2, 0.8, 0.4, 10), Rule(0.4, 0.6, 0.2, 30), Rule(0.3, 0.6, 0.4, 20)])
-    Rule(gate=0.3, upper=0.6, lower=0.4, min_area=20, min_component=0, hysteresis=False)
+    Rule(gate=0.3, upper=0.6, lower=0.4, min_area=20, min_component=0, hysteresis=False, split=0.0)
     """
     upper = int(np.median([level(rule.upper) for rule in rules]))
     lower = min(upper, int(np.median([level(rule.lower) for rule in rules])))

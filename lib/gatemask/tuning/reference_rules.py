@@ -35,7 +35,7 @@ def reference_rules(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
         GatemaskError: Unknown name, or a file that does not hold a rule.
 
     >>> reference_rules("siim-seed", (512, 512), Path())
-    [Rule(gate=0.6, upper=0.75, lower=0.4, min_area=50, min_component=0, hysteresis=False)]
+    [Rule(gate=0.6, upper=0.75, lower=0.4, min_area=50, min_component=0, hysteresis=False, split=0.0)]
     """
     if name.endswith((".yaml", ".yml")):
         return [rules.load_rule(root / name)]
