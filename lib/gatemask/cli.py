@@ -247,6 +247,25 @@ def augment_show(
     print_result(show_augmentation(project, config, experiment, images), json_)
 
 
+@app.command("metric")
+def metric_command(
+    comp: Comp,
+    template: Annotated[bool, typer.Option("--template", help="Write metric.py, to be edited, and stop.")] = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Try the competition's metric on drawn masks, or write a template for one of your own."""
+    project, config = load_competition_inputs(comp, quick, set_)
+    from gatemask.masks import metric_trial
+
+    if template:
+        print_out(f"written: {metric_trial.write_template(project.experiments)}")
+        return
+    result = metric_trial.try_metric(config, project.experiments)
+    print_result(result, json_, show=metric_trial.print_trial)
+
+
 @app.command("compare")
 def compare_command(
     comp: Comp,

@@ -143,8 +143,7 @@ def endless(truth, predicted):
 """
 
 
-def test_an_own_metric_is_loaded_from_beside_the_competition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+def test_an_own_metric_is_loaded_from_beside_the_competition(tmp_path: Path) -> None:
     (tmp_path / "own_metric_here.py").write_text(OWN)
     truth, mask = np.ones((4, 4), bool), np.zeros((4, 4), bool)
 

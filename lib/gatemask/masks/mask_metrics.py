@@ -7,10 +7,11 @@ of worths over the sum of weights, averaged over classes: cross-fitting and boot
 from __future__ import annotations
 
 import importlib
-import sys
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -206,17 +207,17 @@ def load_own_metric(name: str, folder: Path | None = None) -> Callable[..., obje
 
     Args:
         name: Module and function.
-        folder: Folder in which the module is sought before the Python path. Default: only the Python path.
+        folder: Folder of competition.yaml: a file there comes before the Python path. Default: only the Python path.
 
     Raises:
         GatemaskError: There is no such module or function, or the module cannot be imported.
     """
     module_name, function_name = name.split(":")
     where = "metric in competition.yaml"
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    file = None if folder is None else folder / f"{module_name}.py"
     try:
-        function = getattr(importlib.import_module(module_name), function_name, None)
+        module = _import_file(file) if file is not None and file.is_file() else importlib.import_module(module_name)
+        function = getattr(module, function_name, None)
     except Exception as error:  # whatever the user's module raises
         raise GatemaskError(
             f"The module {module_name} of the metric cannot be imported.",
@@ -228,6 +229,16 @@ def load_own_metric(name: str, folder: Path | None = None) -> Callable[..., obje
         raise GatemaskError(f"{module_name} has no function {function_name}.", where=where, received=name)
     loaded: Callable[..., object] = function
     return loaded
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under a name that no other module has: competitions may all have a metric.py."""
+    spec = importlib.util.spec_from_file_location(f"metric of {path.parent.name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _checked(
