@@ -161,3 +161,26 @@ def test_rules_of_several_classes_survive_a_file(tmp_path: Path) -> None:
         assert caught.value.details["where"] == path
     assert rules.load_rules(rules.save_rules([RULE], ["a"], path), ["a"]) == [RULE]
     assert "split" not in path.read_text()
+
+
+def test_objects_are_split_then_small_ones_are_dropped() -> None:
+    row = [250, 250, 130, 250, 250, 250, 0, 130, 130]
+    full_map = np.array(row, np.uint8).reshape(1, -1, 1)
+    united = rules.decide_objects([Rule(0.0, 0.4, 0.4, 0)], 1.0, full_map)[0, :, 0]
+    assert united.tolist() == [1, 1, 1, 1, 1, 1, 0, 2, 2]
+    split = rules.decide_objects([Rule(0.0, 0.4, 0.4, 0, min_component=3, split=0.9)], 1.0, full_map)[0, :, 0]
+    assert split.max() == 1, "of the halves only the larger is kept, and the weak object is too small"
+    assert split[3:6].all()
+    assert not split[[0, 6, 7, 8]].any()
+    strong = rules.decide_objects([Rule(0.0, 0.9, 0.4, 0, hysteresis=True)], 1.0, full_map)[0, :, 0]
+    assert strong.tolist() == [1, 1, 1, 1, 1, 1, 0, 0, 0]
+    assert not rules.decide_objects([Rule(0.5, 0.4, 0.4, 0)], 0.4, full_map).any()
+
+
+def test_a_plane_that_is_no_class_separates_objects() -> None:
+    full_map = np.zeros((1, 5, 2), np.uint8)
+    full_map[0, :, 0] = 200
+    assert rules.decide_objects([Rule(0.0, 0.4, 0.4, 0, split=0.7)], 1.0, full_map).max() == 1
+    full_map[0, 2, 1] = 200
+    assert rules.decide_objects([Rule(0.0, 0.4, 0.4, 0, split=0.7)], 1.0, full_map).max() == 2
+    assert rules.decide([Rule(0.0, 0.4, 0.4, 0)], 1.0, full_map).shape == (1, 5, 1), "borders are no class"

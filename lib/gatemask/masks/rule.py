@@ -21,6 +21,7 @@ import numpy as np
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 from gatemask.masks.frame import resize_map
+from gatemask.masks.objects import label_objects
 
 LEVELS = 256
 HALF = np.float32(0.501)  # the slack keeps a half a half despite float32 weights such as a tenth
@@ -190,6 +191,39 @@ def decide(
             class_map = np.ascontiguousarray(full_map[:, :, index])
             masks[:, :, index] = keep_components(np.ascontiguousarray(masks[:, :, index]), class_map, rule)
     return masks
+
+
+def decide_objects(
+    rules: Sequence[Rule], gates: float | Sequence[float] | np.ndarray, full_map: np.ndarray, exclusive: bool = False
+) -> np.ndarray:
+    """Return the objects of one image, numbered within each class, where the competition scores or lists objects.
+
+    Pixels are claimed as in `decide`. Then objects are split at `split`, and those below `min_component` are dropped;
+    a last plane of the map that is no class holds the borders between objects. The masks are the objects' union.
+
+    Args:
+        rules: One rule per class.
+        gates: Gate probability of the image, one per class or one for all.
+        full_map: uint8 (height, width, outputs), at the competition's size: the classes, and possibly borders.
+        exclusive: Whether a pixel belongs to at most one class. Default: False.
+
+    Returns:
+        int32 (height, width, classes): 0 outside, otherwise the number of the object, from 1 without gaps.
+
+    >>> full_map = np.array([[[250], [130], [250], [0], [130]]], np.uint8)
+    >>> decide_objects([Rule(0.5, 0.4, 0.4, 1, min_component=1, split=0.9)], 1.0, full_map)[:, :, 0].tolist()
+    [[1, 2, 2, 0, 3]]
+    """
+    masks = claim_pixels(rules, gates, full_map, exclusive)
+    borders = np.ascontiguousarray(full_map[:, :, -1]) if full_map.shape[2] > len(rules) else None
+    by_class = []
+    for index, rule in enumerate(rules):
+        mask, class_map = (np.ascontiguousarray(planes[:, :, index]) for planes in (masks, full_map))
+        if rule.hysteresis:
+            mask = keep_components(mask, class_map, replace(rule, min_component=0))
+        seeds = level(rule.split) if rule.split else 0
+        by_class.append(label_objects(mask, class_map, seeds, rule.min_component, borders))
+    return np.stack(by_class, axis=2)
 
 
 def claim_pixels(
