@@ -11,27 +11,42 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 
+from gatemask.config import Competition
+
 Fit = Literal["stretch", "pad", "crop"]
 HALF = 128  # a resized pixel is mask from this level of 255 on
 
 
-class Window(NamedTuple):
-    """Part of a frame, or of an image, in shares of its sides: from 0 to 1, or beyond.
+class Box(NamedTuple):
+    """Part of an image that fills a frame, in pixels of the image; it may reach beyond the image.
 
     Args:
-        top: Upper edge.
-        left: Left edge.
-        bottom: Lower edge.
-        right: Right edge.
+        top: First row; negative for rows above the image.
+        left: First column; negative for columns left of the image.
+        height: Number of rows.
+        width: Number of columns.
     """
 
-    top: float
-    left: float
-    bottom: float
-    right: float
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def meets(self, image_size: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Return the rows and columns that box and image share: in the box, and in the image.
+
+        >>> Box(-1, 0, 4, 2).meets((2, 2))
+        ((slice(1, 3, None), slice(0, 2, None)), (slice(0, 2, None), slice(0, 2, None)))
+        """
+        (box_y, image_y), (box_x, image_x) = (
+            _shared(first, length, side) for first, length, side in zip(self[:2], self[2:], image_size, strict=True)
+        )
+        return (box_y, box_x), (image_y, image_x)
 
 
-WHOLE = Window(0.0, 0.0, 1.0, 1.0)
+def _shared(first: int, length: int, side: int) -> tuple[slice, slice]:
+    begin, end = max(0, first), min(side, first + length)
+    return slice(begin - first, end - first), slice(begin, end)
 
 
 class Frame(NamedTuple):
@@ -46,23 +61,30 @@ class Frame(NamedTuple):
     size: tuple[int, int]
     fit: Fit = "stretch"
 
-    def place(self, image_size: tuple[int, int]) -> Window:
-        """Return where in the frame an image lies, in shares of the frame's sides.
+    def box(self, image_size: tuple[int, int]) -> Box:
+        """Return the part of an image that fills the frame.
 
-        Beyond 0 and 1 for "crop": the image reaches out of the frame.
+        Its sides are whole pixels, so that images, masks and maps of any resolution are cut at the same place.
 
         Args:
             image_size: Height and width of the image, in pixels.
 
-        >>> Frame((64, 64), "pad").place((100, 50))
-        Window(top=0.0, left=0.25, bottom=1.0, right=0.75)
+        >>> Frame((64, 64), "pad").box((100, 50)), Frame((64, 64), "crop").box((100, 50))
+        (Box(top=0, left=-25, height=100, width=100), Box(top=25, left=0, height=50, width=50))
         """
+        height, width = image_size
         if self.fit == "stretch":
-            return WHOLE
-        scales = self.size[0] / image_size[0], self.size[1] / image_size[1]
-        scale = min(scales) if self.fit == "pad" else max(scales)
-        height, width = scale * image_size[0] / self.size[0], scale * image_size[1] / self.size[1]
-        return Window((1 - height) / 2, (1 - width) / 2, (1 + height) / 2, (1 + width) / 2)
+            return Box(0, 0, height, width)
+        if (height * self.size[1] >= width * self.size[0]) == (self.fit == "pad"):  # the width follows from the height
+            covered = max(1, round(height * self.size[1] / self.size[0]))
+            return Box(0, (width - covered) // 2, height, covered)
+        covered = max(1, round(width * self.size[0] / self.size[1]))
+        return Box((height - covered) // 2, 0, covered, width)
+
+
+def comp_frame(comp: Competition) -> Frame:
+    """Return the frame of a competition's records."""
+    return Frame(comp.records.shape, comp.image.fit)
 
 
 def fit_image(image: np.ndarray, frame: Frame) -> np.ndarray:
@@ -78,16 +100,22 @@ def fit_image(image: np.ndarray, frame: Frame) -> np.ndarray:
     >>> fit_image(np.full((4, 2, 1), 9, np.uint8), Frame((4, 4), "pad"))[:, :, 0].tolist()[0]
     [0, 9, 9, 0]
     """
-    if frame.fit == "stretch":
-        return resize(image, frame.size)
-    place = frame.place(image.shape[:2])
-    top, bottom = (round(edge * frame.size[0]) for edge in (place.top, place.bottom))
-    left, right = (round(edge * frame.size[1]) for edge in (place.left, place.right))
-    scaled = resize(image, (max(1, bottom - top), max(1, right - left)))
-    out = np.zeros((*frame.size, image.shape[2]), np.uint8)
-    inside = np.s_[max(0, top) : min(bottom, frame.size[0]), max(0, left) : min(right, frame.size[1])]
-    out[inside] = scaled[inside[0].start - top : inside[0].stop - top, inside[1].start - left : inside[1].stop - left]
-    return out
+    height, width, channels = image.shape
+    box = frame.box((height, width))
+    in_box, in_image = box.meets((height, width))
+    part = image[in_image]
+    # The side without borders first: of an oblong image, the borders would otherwise take most of the memory.
+    if box.height > height:
+        part = resize(part, (height, frame.size[1]))
+        bordered = np.zeros((box.height, frame.size[1], channels), np.uint8)
+        bordered[in_box[0]] = part
+    elif box.width > width:
+        part = resize(part, (frame.size[0], width))
+        bordered = np.zeros((frame.size[0], box.width, channels), np.uint8)
+        bordered[:, in_box[1]] = part
+    else:
+        bordered = part
+    return np.ascontiguousarray(resize(bordered, frame.size))
 
 
 def fit_mask(mask: np.ndarray, frame: Frame) -> np.ndarray:
@@ -132,22 +160,22 @@ def restore_map(
     >>> restore_map(small_map, frame, (8, 4)).shape
     (8, 4, 1)
     """
-    height, width = size or image_size
     if frame.fit == "stretch":
-        return resize_map(small_map, (height, width))
-    place = frame.place(image_size)
-    h, w = small_map.shape[:2]
-    # From pixels of the result to pixels of the map; pixel i reaches from i - 1/2 to i + 1/2.
-    scale_y, scale_x = h * (place.bottom - place.top) / height, w * (place.right - place.left) / width
-    offset_y, offset_x = h * place.top + (scale_y - 1) / 2, w * place.left + (scale_x - 1) / 2
-    matrix = np.array([[scale_x, 0, offset_x], [0, scale_y, offset_y]])
-    inside = cv2.BORDER_REPLICATE if frame.fit == "pad" else cv2.BORDER_CONSTANT
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    planes = [
-        cv2.warpAffine(np.ascontiguousarray(plane), matrix, (width, height), flags=flags, borderMode=inside)
-        for plane in np.moveaxis(small_map, 2, 0)
-    ]
-    return np.stack(planes, axis=2)
+        return resize_map(small_map, size or image_size)
+    box = frame.box(image_size)
+    (box_y, box_x), in_image = box.meets(image_size)
+    part = small_map
+    if box.height > image_size[0]:  # rows of the borders are cut off before columns are made of them, or vice versa
+        part = resize_map(part, (box.height, part.shape[1]))[box_y]
+    elif box.width > image_size[1]:
+        part = resize_map(part, (part.shape[0], box.width))[:, box_x]
+    part = resize_map(part, (box_y.stop - box_y.start, box_x.stop - box_x.start))
+    if part.shape[:2] == tuple(image_size):
+        restored = part
+    else:
+        restored = np.zeros((*image_size, small_map.shape[2]), np.uint8)
+        restored[in_image] = part
+    return np.ascontiguousarray(resize_map(restored, size or image_size))
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
