@@ -27,6 +27,7 @@ from tests.warm import HEAVY, Call, Warm
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+TINY_GATEMASK = ("-c", INSTALL + "from gatemask.cli import main; main()")  # gatemask with a tiny encoder
 UNPATCHED = dict(os.environ)  # before any test changes it
 
 needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are missing")
@@ -90,7 +91,7 @@ def gatemask(
         limit_s: Time limit, in seconds.
         tiny: Whether a tiny encoder replaces all encoders.
     """
-    code = ["-c", INSTALL + "from gatemask.cli import main; main()"] if tiny else ["-m", "gatemask"]
+    code = TINY_GATEMASK if tiny else ("-m", "gatemask")
     return run_python(*code, *arguments, root=root, limit_s=limit_s)
 
 
@@ -233,7 +234,7 @@ def stamps(root: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Loop:
-    """Run `gatemask loop phantom --quick`, kill it between two epochs, and run it again to the end.
+    """Run `gatemask loop phantom --quick` with a tiny encoder, kill it between two epochs, and run it again to the end.
 
     All workers share the result, so tests must change only copies of it.
     """
@@ -251,10 +252,10 @@ def phantom_loop(make_root: Callable[[str], Path], tmp_path_factory: pytest.Temp
 
 def _killed_loop(root: Path) -> Loop:
     state = root / "runs/phantom-quick/unet_b0/fold0/state"
-    command = ["-m", "gatemask", "loop", "phantom", "--quick", "--json"]
+    command = [*TINY_GATEMASK, "loop", "phantom", "--quick", "--json"]
     kill_when(lambda _: list(state.glob("at-*.h5")), *command, root=root, limit_s=3600)
     killed_at = stamps(root)
-    done = gatemask("loop", "phantom", "--quick", "--json", root=root)
+    done = gatemask("loop", "phantom", "--quick", "--json", root=root, tiny=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return Loop(root, "phantom-quick", json.loads(done.stdout), killed_at)
 

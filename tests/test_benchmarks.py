@@ -67,6 +67,7 @@ def small_inference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return bench
 
 
+@pytest.mark.usefixtures("tiny_encoders")
 def test_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench = small_inference(monkeypatch)
     speed, floor, pixels = bench._speed(tmp_path)
@@ -84,7 +85,7 @@ def test_memory_of_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("records", monkeypatch)
-    monkeypatch.setattr(bench, "IMAGES", 110)
+    monkeypatch.setattr(bench, "IMAGES", 20)
     monkeypatch.setattr(bench, "DIFFERENT", 2)
     assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
 
@@ -112,6 +113,7 @@ def test_the_reference_reads_the_same_examples(monkeypatch: pytest.MonkeyPatch) 
     assert 60 < images.mean() < 180
 
 
+@pytest.mark.usefixtures("tiny_encoders")
 def test_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("onednn", monkeypatch)
     monkeypatch.setattr(bench, "ROUNDS", 1)

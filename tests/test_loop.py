@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,12 @@ import pytest
 import yaml
 
 from gatemask.files import sha256
-from tests.conftest import Loop, gatemask, stamps
+from tests.conftest import Loop, stamps
+from tests.conftest import gatemask as run_gatemask
 
 pytestmark = pytest.mark.trains
 
+gatemask = partial(run_gatemask, tiny=True)  # the loop was run with the tiny encoder
 EXPERIMENTS = ["gate_r18", "unet_b0", "unetpp_b0"]
 
 
@@ -140,7 +143,7 @@ def test_old_run_is_set_aside_when_settings_change(phantom_loop: Loop, tmp_path:
     root = tmp_path / "copy"
     shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "dist"))
     changes = ["--set", "epochs=1", "--set", "seed=5"]
-    done = gatemask("train", "phantom/gate_r18", "--quick", "--fold", 0, *changes, "--json", root=root, tiny=True)
+    done = gatemask("train", "phantom/gate_r18", "--quick", "--fold", 0, *changes, "--json", root=root)
     assert done.returncode == 0, done.stderr
     runs = root / "runs/phantom-quick/gate_r18"
     assert json.loads(done.stdout)["folds"]["0"]["epochs"] == 1

@@ -1,7 +1,7 @@
 """One small encoder in place of all encoders, for tests of anything else: tracing a real one takes up to a minute.
 
 Decoders, heads, losses and the nesting of the encoder stay as they are. Call `install` in a process of its own, or use
-the fixture `tiny_encoders`.
+the fixture `tiny_encoders`. The loop of the nuclei tiles keeps real encoders, from training to the rehearsed kernel.
 """
 
 from __future__ import annotations
@@ -12,8 +12,23 @@ from typing import Any
 
 WIDTHS = (8, 8, 16, 16, 32)
 ROOT = str(Path(__file__).parents[1])
-# What a process runs before anything else to replace the encoders.
-INSTALL = f"import sys; sys.path.insert(0, {ROOT!r}); from tests import tiny; tiny.install()\n"
+# What a process runs before anything else to replace the encoders, also in the kernels that it rehearses.
+INSTALL = (
+    f"import sys; sys.path.insert(0, {ROOT!r}); from tests import tiny; tiny.install(); tiny.install_in_rehearsals()\n"
+)
+# Replaces the encoders as soon as a kernel is about to import what builds networks.
+HOOK = '''"""Replace the encoders before networks are built."""
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gatemask.builders.models":
+            sys.meta_path.remove(self)
+            import _tiny
+            _tiny.install()
+
+sys.meta_path.insert(0, Finder())
+'''
 
 
 def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
@@ -27,6 +42,36 @@ def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     factory = bridge.encoder_factory()
     replace(factory, "get_backbone", build)
     replace(factory, "get_feature_layers", lambda name, n=4: ("level4", "level3", "level2", "level1"))
+
+
+def install_in_image(folder: Path) -> None:
+    """Replace the encoders in each process of a stand-in for Kaggle's image.
+
+    Args:
+        folder: Folder of the image's virtual environment.
+    """
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "_tiny.py").write_text(Path(__file__).read_text())
+    (site / "_tiny_encoders.py").write_text(HOOK)
+    (site / "_tiny_encoders.pth").write_text("import _tiny_encoders\n")
+
+
+def install_in_rehearsals(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Replace the encoders in kernels that this process rehearses.
+
+    Args:
+        replace: Sets an attribute of an object, such as `monkeypatch.setattr`.
+    """
+    from gatemask.kaggle.image import sandbox
+
+    make_image = sandbox.make_image
+
+    def with_tiny_encoder(folder: Path, *arguments: Any, **options: Any) -> Any:
+        image = make_image(folder, *arguments, **options)
+        install_in_image(folder)
+        return image
+
+    replace(sandbox, "make_image", with_tiny_encoder)
 
 
 def build(name: str, *, input_shape: tuple[int, int, int], layers: Any, models: Any, **_: Any) -> Any:

@@ -6,6 +6,7 @@ files, and can be killed. For tests that do not concern the start itself.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import importlib
@@ -18,10 +19,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 # Modules that the commands of gatemask import where they need them.
 HEAVY = ["tensorflow", "keras", "pandas", "cv2", "h5py", "pydicom", "optuna", "wandb", "matplotlib.pyplot"]
@@ -66,6 +68,34 @@ class Call:
         return int.from_bytes(data, "big", signed=True)
 
 
+def start(
+    place: Path,
+    arguments: Sequence[str],
+    *,
+    stdout: IO[Any],
+    stderr: IO[Any] | int,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+) -> Call:
+    """Start `python ARGUMENTS`, where the first argument is -m or -c, from any process.
+
+    Args:
+        place: Socket of the warm process.
+        arguments: Arguments of Python.
+        stdout: File for its output.
+        stderr: File for its error output, or `subprocess.STDOUT`.
+        environment: All environment variables.
+        folder: Working directory. Default: the present one.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(place))
+    message = json.dumps([list(arguments), dict(environment), str(folder or Path.cwd())]).encode()
+    errors = stdout if isinstance(stderr, int) else stderr
+    head = len(message).to_bytes(4, "big") + message
+    socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno()])
+    return Call(connection)
+
+
 class Warm:
     """A process that has imported some modules and forks for each call.
 
@@ -77,9 +107,9 @@ class Warm:
 
     def __init__(self, folder: Path, modules: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self._place = folder / "warm.socket"
+        self.place = folder / "warm.socket"
         with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(self._place))
+            listening.bind(str(self.place))
             listening.listen()
             command = [sys.executable, "-P", __file__, str(listening.fileno()), *modules]
             self._helper = subprocess.Popen(
@@ -95,22 +125,8 @@ class Warm:
         environment: Mapping[str, str],
         folder: Path | None = None,
     ) -> Call:
-        """Start `python ARGUMENTS`, where the first argument is -m or -c.
-
-        Args:
-            arguments: Arguments of Python.
-            stdout: File for its output.
-            stderr: File for its error output, or `subprocess.STDOUT`.
-            environment: All environment variables.
-            folder: Working directory. Default: the present one.
-        """
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(self._place))
-        message = json.dumps([list(arguments), dict(environment), str(folder or Path.cwd())]).encode()
-        errors = stdout if isinstance(stderr, int) else stderr
-        head = len(message).to_bytes(4, "big") + message
-        socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno()])
-        return Call(connection)
+        """Start a call; arguments as of `start`."""
+        return start(self.place, arguments, stdout=stdout, stderr=stderr, environment=environment, folder=folder)
 
     def close(self) -> None:
         self._helper.kill()
@@ -193,5 +209,32 @@ def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
+def run_and_exit(arguments: list[str], environment: dict[str, str], folder: str) -> NoReturn:
+    """Do what `python ARGUMENTS` does and end as it does, but leave all memory to the system.
+
+    To free the modules one by one, the interpreter would write to each page that is shared with the warm process.
+    """
+    code, interrupted = 0, False
+    try:
+        run(arguments, environment, folder)
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+        code = end.code or 0 if isinstance(end.code, int | None) else 1
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
-    run(*serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))
+    run_and_exit(*serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))

@@ -161,6 +161,7 @@ def test_half_precision_is_close_and_keeps_the_global_policy(saved: SavedNetwork
     assert 0 < difference < 0.1
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")  # Keras's, besides the error
 def test_weights_that_do_not_fit_are_reported(saved: SavedNetworks, tmp_path: Path) -> None:
     members = members_of("unet", 2)
     for member, source in zip(members, ("gate0", "unet1"), strict=True):

@@ -302,6 +302,20 @@ class Cloud:
         runs = {id(version.run): version.run for versions in self.kernels.values() for version in versions}
         return list(runs.values())
 
+    def finish_processing(self) -> None:
+        """Make each uploaded version of a dataset current at once, and later ones too.
+
+        A killed command's last request may still be in progress, so this waits for its answer.
+        """
+        with self.lock:
+            self.processing = 0
+            self._pending.clear()
+
+    def finish_queueing(self, run: Run) -> None:
+        """Let the next status request of a queued session be its last in the queue."""
+        with self.lock:
+            run.queue = 1
+
     def close(self) -> None:
         """End every run."""
         self.closed.set()

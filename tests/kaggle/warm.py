@@ -7,28 +7,44 @@ files and can be killed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from tests.warm import Call, Warm
+from tests.warm import Call, Warm, start
 
 
-@contextmanager
-def warm(folder: Path) -> Iterator[Any]:
-    """Yield a replacement for `gatemask.kaggle.client.cli.start`; its socket is in `folder`."""
-    # Its imports read credentials; here are none.
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE")}
-    helper = Warm(folder, ["kaggle.cli"], {**variables, "HOME": str(folder)})
+def starter(place: Path) -> Callable[..., Call]:
+    """Return a replacement for `gatemask.kaggle.client.cli.start`, in any process.
 
-    def start(
+    Args:
+        place: Socket of the warm process.
+    """
+
+    def start_kaggle(
         arguments: Sequence[str], *, stdout: IO[bytes], stderr: int, environment: Mapping[str, str] | None = None
     ) -> Call:
         variables = {**os.environ, **(environment or {})}
-        return helper.start(["-m", "kaggle", *arguments], stdout=stdout, stderr=stderr, environment=variables)
+        return start(place, ["-m", "kaggle", *arguments], stdout=stdout, stderr=stderr, environment=variables)
 
+    return start_kaggle
+
+
+@contextmanager
+def warm_process(folder: Path) -> Iterator[Path]:
+    """Yield the socket of a warm process, which is in `folder`."""
+    # Its imports read credentials; here are none.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("KAGGLE")}
+    helper = Warm(folder, ["kaggle.cli"], {**variables, "HOME": str(folder)})
     try:
-        yield start
+        yield helper.place
     finally:
         helper.close()
+
+
+@contextmanager
+def warm(folder: Path) -> Iterator[Callable[..., Call]]:
+    """Yield a replacement for `gatemask.kaggle.client.cli.start`; its socket is in `folder`."""
+    with warm_process(folder) as place:
+        yield starter(place)

@@ -166,7 +166,7 @@ def test_dataset_that_is_never_processed_ends_the_push(empty: World, monkeypatch
     error = refusal(empty.push)
     assert "Timed out waiting for Kaggle to process the dataset" in str(error)
     assert "SaveKernel" not in empty.cloud.methods()
-    empty.cloud._pending.clear()
+    empty.cloud.finish_processing()
     completes(empty)
     assert len(empty.cloud.datasets[RECORDS]) == 1, "an uploaded file was uploaded again"
 
@@ -833,8 +833,7 @@ def test_push_killed_while_kaggle_processes_its_dataset(empty: World) -> None:
         return "CreateDataset" in methods and "GetDatasetStatus" in methods[methods.index("CreateDataset") :]
 
     kill(empty, waits, "push", f"{COMP}/{EXP}", "--fold", "0")
-    empty.cloud.processing = 0
-    empty.cloud._pending.clear()
+    empty.cloud.finish_processing()
     completes(empty)
     assert len(empty.cloud.datasets[RECORDS]) == 1
 
@@ -859,7 +858,7 @@ def test_command_killed_while_it_waits(world: World, command: str, moment: str) 
     )
     for version in world.versions() if moment == "queued" else []:
         assert version.state == "QUEUED"
-        version.run.queue = 1
+        world.cloud.finish_queueing(version.run)
     release.set()
     if command == "wait":
         world.wait()

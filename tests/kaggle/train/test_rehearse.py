@@ -14,27 +14,36 @@ from gatemask.errors import GatemaskError
 from gatemask.kaggle.train import rehearse
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
+from tests import tiny
 from tests.conftest import gatemask
 
 pytestmark = pytest.mark.trains
+
+
+@pytest.fixture(autouse=True)
+def tiny_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let kernels that this process rehearses use the tiny encoder."""
+    tiny.install_in_rehearsals(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
 def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("rehearsal") / "project"
     shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
+    with (root / "experiments/phantom/base.yaml").open("a") as settings:  # W&B takes longer than the training
+        settings.write("tracking: {wandb: disabled}\n")
     return root
 
 
 @pytest.fixture(scope="module")
 def rehearsed(root: Path) -> dict[str, Any]:
-    done = gatemask("rehearse", "phantom/unet_b0", "--train", "--fold", 1, "--quick", "--json", root=root)
+    done = gatemask("rehearse", "phantom/gate_r18", "--train", "--fold", 1, "--quick", "--json", root=root, tiny=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
 def test_rehearsal_runs_as_on_kaggle(root: Path, rehearsed: dict[str, Any]) -> None:
-    folder = root / "runs/phantom-quick/rehearsal-train/unet_b0"
+    folder = root / "runs/phantom-quick/rehearsal-train/gate_r18"
     log = (folder / "log.txt").read_text()
     assert "no network" in rehearsed["isolation"]
     assert rehearsed["payload_inside"]
@@ -43,20 +52,20 @@ def test_rehearsal_runs_as_on_kaggle(root: Path, rehearsed: dict[str, Any]) -> N
     assert "epoch 1/1" in log
     account = json.loads((folder / "kaggle/working/gatemask-output.json").read_text())
     assert account["state"] == "finished"
-    assert "runs/unet_b0/fold1/oof.h5" in account["files"]
+    assert "runs/gate_r18/fold1/oof.csv" in account["files"]
     assert rehearsed["peak_memory_megabytes"] > 100
     assert 0 < rehearsed["output_megabytes"] < rehearsed["expected_megabytes"]
-    assert not (root / "runs/phantom-quick/unet_b0").exists(), "the rehearsal left a run"
+    assert not (root / "runs/phantom-quick/gate_r18").exists(), "the rehearsal left a run"
 
 
 def test_second_rehearsal_is_current(root: Path, rehearsed: dict[str, Any]) -> None:
-    done = gatemask("rehearse", "phantom/unet_b0", "--train", "--fold", 1, "--quick", "--json", root=root)
+    done = gatemask("rehearse", "phantom/gate_r18", "--train", "--fold", 1, "--quick", "--json", root=root, tiny=True)
     assert json.loads(done.stdout)["current"]
 
 
 def load(root: Path) -> tuple[Project, Competition, Experiment]:
     project = Project(root, "phantom", quick=True)
-    path = project.experiments / "unet_b0.yaml"
+    path = project.experiments / "gate_r18.yaml"
     return project, load_competition(project.experiments, quick=True), load_experiment(path, quick=True)
 
 
@@ -64,7 +73,7 @@ def test_output_larger_than_kaggle_keeps_is_rejected(
     root: Path, rehearsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, _, exp = load(root)
-    working = root / "runs/phantom-quick/rehearsal-train/unet_b0/kaggle/working"
+    working = root / "runs/phantom-quick/rehearsal-train/gate_r18/kaggle/working"
     account = SessionAccount.load(working / ACCOUNT_FILE)
     size = rehearse._measure_output(project, exp, working, account, 1)
     assert round(size.expected / 1e6, 1) == rehearsed["expected_megabytes"]

@@ -14,8 +14,10 @@ import yaml
 from gatemask.files import sha256
 from gatemask.kaggle.image import sandbox
 from tests import tiny
-from tests.conftest import gatemask
+from tests.conftest import gatemask, run_python
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
+from tests.kaggle.warm import warm_process
+from tests.tiny import INSTALL
 
 pytestmark = pytest.mark.trains
 
@@ -39,20 +41,6 @@ def monotonic():
 time.monotonic = monotonic
 '''
 
-# Replaces the encoders as soon as the kernel is about to import what builds networks.
-TINY_ENCODERS = '''"""Replace the encoders before networks are built."""
-import sys
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name == "gatemask.builders.models":
-            sys.meta_path.remove(self)
-            import _tiny
-            _tiny.install()
-
-sys.meta_path.insert(0, Finder())
-'''
-
 
 @pytest.fixture(scope="module")
 def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,7 +50,7 @@ def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     # One experiment with W&B is enough: its start takes longer than the training itself.
     silent = {"tracking": {"wandb": "disabled"}}
     gate = {"extends": "gate_r18.yaml", "quick": {"epochs": 1}, **silent}
-    long = {"extends": "unet_b0.yaml", "quick": {"epochs": 3}, **silent}
+    long = {"extends": "gate_r18.yaml", "quick": {"epochs": 3}, **silent}
     for name, settings in {"gate": gate, "long": long}.items():
         (root / f"experiments/phantom/{name}.yaml").write_text(yaml.safe_dump(settings))
     return root
@@ -76,9 +64,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
     site = next((folder / "image").glob("lib/python*/site-packages"))
     (site / "_fast_clock.py").write_text(FAST_CLOCK)
-    (site / "_tiny_encoders.py").write_text(TINY_ENCODERS)
-    (site / "_tiny.py").write_text(Path(tiny.__file__).read_text())
-    (site / "_test.pth").write_text("import _fast_clock, _tiny_encoders\n")
+    (site / "_fast_clock.pth").write_text("import _fast_clock\n")
+    tiny.install_in_image(folder / "image")
 
     def machine(run: Run) -> int:
         script = run.folder / "script.py"
@@ -91,16 +78,33 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         yield cloud
 
 
+@pytest.fixture(scope="module")
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as place:
+        yield place
+
+
 @pytest.fixture
-def kaggle(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """Direct the real command to the stand-in."""
-    for name, value in cloud.environment(tmp_path / "home").items():
+def kaggle(cloud: Cloud, warm_kaggle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Direct the real command to the stand-in, and start it without the seconds of its imports."""
+    for name, value in {**cloud.environment(tmp_path / "home"), "WARM_KAGGLE": str(warm_kaggle)}.items():
         monkeypatch.setenv(name, value)
     return cloud
 
 
+GATEMASK = f"""{INSTALL}
+import os
+from pathlib import Path
+from gatemask.kaggle.client import cli
+from tests.kaggle import warm
+cli.start = warm.starter(Path(os.environ["WARM_KAGGLE"]))
+from gatemask.cli import main
+main()
+"""
+
+
 def run(root: Path, *arguments: str) -> dict[str, Any]:
-    done = gatemask(*arguments, "--json", root=root, tiny=True)
+    done = run_python("-c", GATEMASK, *arguments, "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -156,7 +160,7 @@ def test_interrupted_campaign_gives_the_weights_of_an_uninterrupted_training(
     uninterrupted = tmp_path / "uninterrupted"
     shutil.copytree(root, uninterrupted, ignore=shutil.ignore_patterns("runs", "dist"))
     run(uninterrupted, "train", "phantom/long", "--fold", "0", *FLAGS)
-    for name in ("best.weights.h5", "oof.h5"):
+    for name in ("best.weights.h5", "oof.csv"):
         fetched, trained_here = (folder / "runs" / COMP / "long/fold0" / name for folder in (root, uninterrupted))
         assert sha256(fetched) == sha256(trained_here), f"{name} shows that the training was interrupted"
     losses = [
