@@ -45,7 +45,7 @@ def held_out_score(rule: Rule, seed: int = 900) -> float:
 
 @pytest.mark.integration
 def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
-    tables = noisy(13, 5000)
+    tables = noisy(13, 2000)
     candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
     best = candidates[choose_candidate(candidates, "best")]
     held_out = held_out_score(best.rule)
