@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from timing import Row, interleaved, limit, row
 
-from gatemask.data.labels import Masks, write_masks
+from gatemask.data.truth import Annotation, Masks, write_masks
 from gatemask.files import read_json, write_json
 from gatemask.masks import frame, rle
 from gatemask.masks import rule as rules
@@ -72,19 +72,20 @@ def make(folder: Path) -> None:
     drawn = rng.integers(0, DIFFERENT, IMAGES)
     moved = rng.integers(-SIDE // 8, SIDE // 8, (IMAGES, 2))
     tones = np.stack([tone(rng) for _ in range(IMAGES)])
-    truths: dict[str, str] = {}
+    truths: dict[str, list[Annotation]] = {}
 
     def maps(numbers: range) -> Iterator[np.ndarray]:
         for number in numbers:
             image_map, truth = kinds[drawn[number]]
             if truth is not None:
-                truths[ids[number]] = rle.encode(np.roll(truth, moved[number] * (SCORED // SIDE), (0, 1)))
+                moved_truth = np.roll(truth, moved[number] * (SCORED // SIDE), (0, 1))
+                truths[ids[number]] = [Annotation("lesion", rle.encode(moved_truth))]
             yield cv2.LUT(np.roll(image_map, moved[number], (0, 1)), tones[number])[None, :, :, None]
 
     for fold in range(FOLDS):
         numbers = range(fold, IMAGES, FOLDS)
         write_maps(folder / f"fold{fold}.h5", [ids[n] for n in numbers], maps(numbers), (SIDE, SIDE, 1))
-    write_masks(folder / "masks.csv", truths, "lesion")
+    write_masks(folder / "masks.csv", truths)
     positive = drawn < POSITIVES * DIFFERENT
     gates = np.where(positive, rng.beta(4, 2, IMAGES), rng.beta(1.5, 4.5, IMAGES)).round(6).tolist()
     write_json(folder / "images.json", {i: [n % FOLDS, gates[n]] for n, i in enumerate(ids)})
@@ -180,7 +181,7 @@ def plain_tables(folder: Path) -> float:
         started = time.perf_counter()
         for image_id in chosen:
             full = cv2.resize(reader[image_id][:, :, 0], (SCORED, SCORED), interpolation=cv2.INTER_LINEAR)
-            mask = truth[image_id]
+            mask = truth[image_id][:, :, 0]
             counted = [((full >= cut).sum(), ((full >= cut) & mask).sum()) for cut in range(1, LEVELS)]
             assert len(counted) == LEVELS - 1
         return (time.perf_counter() - started) * IMAGES / len(chosen)
@@ -205,7 +206,7 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             some = tables.subset(np.array([index[image_id] for image_id in part]))
-            images = [(float(gate), reader[i], truth[i]) for gate, i in zip(some.gate, part, strict=True)]
+            images = [(float(gate), reader[i], truth[i][:, :, 0]) for gate, i in zip(some.gate, part, strict=True)]
             assert np.allclose(plain_trial(rule, images), dice_per_image(some, rule)[:, 0], atol=1e-12)
             ways = {
                 "ours": lambda: [score(tables, rule, METRIC) for _ in range(10)],

@@ -15,8 +15,8 @@ from PIL.ImageOps import exif_transpose
 
 from gatemask.config import Competition
 from gatemask.data import readers
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import prepare
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 
@@ -66,7 +66,7 @@ def rewrite(project: Project, folder: str, write: Callable[[int, Path], object])
 
 def masks(project: Project) -> list[np.ndarray]:
     found = Masks(project.data / "masks.csv", SIZE)
-    return [found[f"i{number}"] for number in range(4)]
+    return [found[f"i{number}"][:, :, 0] for number in range(4)]
 
 
 def oriented(orientation: int) -> Image.Exif:

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from gatemask.config import Competition
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import prepare, read_test_images
 from gatemask.data.split import read_manifest
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.data.test_manifest import competition

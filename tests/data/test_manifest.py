@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from gatemask.config import Competition
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import prepare, require_images
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_folds, read_manifest
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from tests.conftest import write_tiles

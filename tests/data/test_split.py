@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gatemask.data.labels import Masks
 from gatemask.data.split import pick_half_positive, read_manifest
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json, write_text
 from gatemask.project import Project
@@ -78,7 +78,7 @@ def test_a_manifest_without_a_hash_is_checked_by_its_contents(project: Project, 
 def test_masks_that_were_cut_short_are_rejected(project: Project, content: str | None) -> None:
     """The missing masks would count as empty."""
     path = project.data / "masks.csv"
-    assert Masks(path, (64, 64)).text("tile2") == "4 9"
+    assert Masks(path, (64, 64)).encoded("tile2").classes == (("4 9",),)
     path.unlink()
     if content is not None:
         path.write_text(content)

@@ -10,8 +10,8 @@ import pytest
 
 from gatemask.config import Competition, SubmissionSettings
 from gatemask.data.ids import IdRule
-from gatemask.data.labels import Masks
 from gatemask.data.submission_format import Row, SubmissionFormat
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.results.submission import SubmissionSummary
 from gatemask.submission import check as checks

@@ -450,7 +450,7 @@ def test_training_starts_from_another_run_at_another_size(trained) -> None:
 
 
 def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path) -> None:
-    from gatemask.data.labels import Masks
+    from gatemask.data.truth import Masks
     from gatemask.masks.frame import resize_map
     from gatemask.masks.metrics import dice_of_masks
     from gatemask.oof.store import MapReader
@@ -467,7 +467,7 @@ def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path
     assert sorted(reader.ids) == list(tables.ids)
     fold = result["folds"]["0"]
     cut = round(fold["threshold"] * 255)
-    naive = [dice_of_masks(truth[i], resize_map(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
+    naive = [dice_of_masks(truth[i][:, :, 0], resize_map(reader[i], (256, 256))[:, :, 0] >= cut) for i in tables.ids]
     assert fold["dice_full"] == pytest.approx(np.mean(naive), abs=1e-9)
     reader.close()
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from gatemask.config import load_competition, load_experiment
-from gatemask.data.labels import Masks
 from gatemask.data.split import read_folds
+from gatemask.data.truth import Masks
 from gatemask.files import sha256, write_json
 from gatemask.oof import store
 from gatemask.project import Project
@@ -41,7 +41,7 @@ def write_predictions(
             gates = np.clip(0.3 + 0.4 * positive + rng.normal(0, noise, len(ids)), 0, 1)
             file = store.write_gates(folder / "oof.csv", ids, gates)
         else:
-            maps = np.stack([_map(truth[i], noise, side, rng) for i in ids])
+            maps = np.stack([_map(truth[i][:, :, 0], noise, side, rng) for i in ids])
             file = store.write_maps(folder / "oof.h5", ids, iter([maps]), (side, side, 1))
         stamp(project, file)
 

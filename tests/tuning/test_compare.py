@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import load_competition, load_ensemble
-from gatemask.data.labels import write_masks
+from gatemask.data.truth import Annotation, write_masks
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
@@ -131,8 +131,8 @@ def made(make_root: Callable[[str], Path]) -> Path:
     for image_id in ids[::3]:
         mask = np.zeros(SIZE, np.uint8)
         cv2.circle(mask, tuple(int(v) for v in rng.integers(50, 200, 2)), int(rng.integers(12, 40)), 1, -1)
-        masks[image_id] = rle.encode(mask)
-    write_masks(project.data / "masks.csv", masks, "lesion")
+        masks[image_id] = [Annotation("lesion", rle.encode(mask))]
+    write_masks(project.data / "masks.csv", masks)
     (project.experiments / "unet_late.yaml").write_text("extends: unet_b0.yaml\n")
     (project.experiments / "gate_late.yaml").write_text("extends: gate_r18.yaml\n")
     write_predictions(project, "unet_b0", 0.25, seed=1)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from gatemask.config import load_competition, load_ensemble
-from gatemask.data.labels import Masks
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json
 from gatemask.masks import frame
@@ -114,7 +114,7 @@ def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     for name, gate in gates.items():
         averaged = rules.average_maps([reader[name] for reader in readers])
         found.append(
-            dice_of_masks(truth[name], rules.apply_rule(rule, gate, frame.resize_map(averaged, SIZE)[:, :, 0]))
+            dice_of_masks(truth[name][:, :, 0], rules.apply_rule(rule, gate, frame.resize_map(averaged, SIZE)[:, :, 0]))
         )
     assert np.mean(found) == pytest.approx(result.in_sample, abs=1e-9)
 
@@ -466,7 +466,7 @@ def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str
     found = []
     for name, gate in gates.items():
         full = frame.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
-        found.append(dice_of_masks(truth[name], rules.apply_rule(rule, gate, full)))
+        found.append(dice_of_masks(truth[name][:, :, 0], rules.apply_rule(rule, gate, full)))
     assert result.beside["mine.yaml"].in_sample == pytest.approx(np.mean(found), abs=1e-9)
     assert (result.exact_gap is None) == bool(parts)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from gatemask.config import PngLabels, Rle, RleLabels
 from gatemask.console import progress, say
@@ -20,10 +19,7 @@ from gatemask.data.readers import inspect_mask, list_images
 from gatemask.data.table_columns import rows_of_class
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError, StorageError
-from gatemask.files import write_text
 from gatemask.masks import rle
-from gatemask.stage import require_unchanged
-from gatemask.storage import storage_errors
 
 TOLERATED = 0.1  # share of malformed rows above which the dialect is wrong, not the rows
 
@@ -263,49 +259,3 @@ def _join_masks(
         IdList("images", ids, raw), IdList("mask files", {*owned, *strays}, raw / labels.masks), "Correct labels.masks."
     )
     join.report("Images without a mask file count as empty." if join.first_only and labels.missing == "empty" else "")
-
-
-def write_masks(path: Path, masks: dict[str, str], class_name: str) -> Path:
-    """Write masks.csv: image_id, class, rle; positive images only.
-
-    Args:
-        path: Path of the CSV.
-        masks: RLE (`rle.INTERNAL`) by image id; "" for an empty mask.
-        class_name: Name of the class.
-    """
-    rows = [(name, class_name, text) for name, text in sorted(masks.items()) if text]
-    frame = pd.DataFrame(rows, columns=["image_id", "class", "rle"])
-    return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
-
-
-class Masks:
-    """Truth masks by image id, decoded when needed; the mask of an id that is not listed is empty.
-
-    Args:
-        path: masks.csv.
-        size: Height and width, in pixels.
-
-    Raises:
-        GatemaskError: The file is missing, cut short or edited.
-    """
-
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        do = "Run gatemask data prepare: it is made again."
-        if (stamp := path.with_name("manifest.json")).exists():
-            require_unchanged(stamp, path, do)  # a mask that a cut-short file lacks would count as empty
-        try:
-            with storage_errors(path):
-                frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-            self._texts = dict(zip(frame["image_id"], frame["rle"], strict=True))
-        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-            received = " ".join(str(error).split())
-            raise GatemaskError("The masks cannot be read.", where=path, received=received, do=do) from None
-        self._size = size
-
-    def text(self, image_id: str) -> str:
-        """Return the RLE (`rle.INTERNAL`) of a mask; "" for an empty one."""
-        return self._texts.get(image_id, "")
-
-    def __getitem__(self, image_id: str) -> np.ndarray:
-        """Return a mask, bool (height, width)."""
-        return rle.decode(self.text(image_id), self._size, where=image_id)

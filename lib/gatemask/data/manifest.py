@@ -23,13 +23,14 @@ from gatemask.data.findings import report_images
 from gatemask.data.ids import reject_shared_ids, test_rule, train_rule
 from gatemask.data.image_files import ImageFiles, find_images, image_files
 from gatemask.data.joins import examples
-from gatemask.data.labels import ParsedLabels, read_labels, write_masks
+from gatemask.data.labels import ParsedLabels, read_labels
 from gatemask.data.manifest_inputs import check_unlabeled, join_sample, label_files, read_extra_columns
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.submission_dialect import dialect_notes
+from gatemask.data.truth import Annotation, write_masks
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, listing_fingerprint, read_json_object, write_json, write_text
 from gatemask.masks import rle
@@ -353,9 +354,13 @@ def _write_tables(
     outputs = [
         write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
         write_text(folder / "duplicates.csv", copied.to_csv(index=False, lineterminator="\n")),
-        write_masks(folder / "masks.csv", train_masks, comp.classes[0]),
+        write_masks(folder / "masks.csv", _annotations(train_masks, comp)),
     ]
     (folder / "test_masks.csv").unlink(missing_ok=True)
     if truth is not None:
-        outputs.append(write_masks(folder / "test_masks.csv", truth, comp.classes[0]))
+        outputs.append(write_masks(folder / "test_masks.csv", _annotations(truth, comp)))
     return outputs
+
+
+def _annotations(masks: dict[str, str], comp: Competition) -> dict[str, list[Annotation]]:
+    return {image_id: [Annotation(comp.classes[0], text)] for image_id, text in masks.items() if text}

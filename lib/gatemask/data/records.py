@@ -23,10 +23,10 @@ from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data import tfrecord
 from gatemask.data.encode import Example, RawImage, ShardPart, split_tasks, write_parts
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import require_images
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
 from gatemask.project import Project
@@ -169,9 +169,10 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
 
 def _raw_images(project: Project, comp: Competition) -> list[RawImage]:
     require_images(project, comp)
-    folder, masks = raw_folder(project, comp), Masks(project.data / "masks.csv", comp.image.size)
-    rows = read_manifest(project, "train").itertuples()
-    return [RawImage(row.image_id, folder / row.path, masks.text(row.image_id), int(row.label)) for row in rows]
+    folder, masks = raw_folder(project, comp), Masks.of(project, comp)
+    rows = list(read_manifest(project, "train").itertuples())
+    texts = {row.image_id: "".join(masks.encoded(row.image_id).classes[0]) for row in rows}
+    return [RawImage(row.image_id, folder / row.path, texts[row.image_id], int(row.label)) for row in rows]
 
 
 def _keep_finished(stage: Stage[RecordsResult]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 
 from gatemask.config import Competition
 from gatemask.console import say
-from gatemask.data.labels import Masks
 from gatemask.data.split import pick_half_positive, read_folds, read_manifest
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.inference.images import DecodedImage, InputSize, stack_images
@@ -100,13 +100,13 @@ def _compare_fold(
     project: Project, comp: Competition, shipped: ShippedEnsemble, weights: Path, fold: int, precision: str
 ) -> list[_Comparison]:
     ids = _validation_images(project, fold)
-    truth = Masks(project.data / "masks.csv", comp.image.size)
+    truth = Masks.of(project, comp)
     before = _decide(project, comp, shipped, weights, fold, ids, FLOAT32)
     after = _decide(project, comp, shipped, weights, fold, ids, precision)
     return [
         _Comparison(
-            dice_float32=dice_of_masks(truth[name], exact.mask),
-            dice=dice_of_masks(truth[name], half.mask),
+            dice_float32=dice_of_masks(truth[name][:, :, 0], exact.mask),
+            dice=dice_of_masks(truth[name][:, :, 0], half.mask),
             pixels_changed=float((exact.mask != half.mask).mean()),
             map_difference=int(np.abs(exact.map.astype(np.int16) - half.map).max()),
         )

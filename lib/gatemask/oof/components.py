@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gatemask.data.labels import Masks
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.rule import Rule, connected_components, level

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from gatemask.console import progress
-from gatemask.data.labels import Masks
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.frame import resize_map
@@ -264,6 +264,7 @@ def map_images(
 
     def work(image_id: str) -> Result:
         mask = truth[image_id]
+        mask = mask.reshape(mask.shape[:2])  # one class
         averaged = average_maps([reader[image_id] for reader in readers], weights)
         return function(resize_map(averaged, mask.shape), mask)
 

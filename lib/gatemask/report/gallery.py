@@ -73,7 +73,7 @@ class Gallery:
 
     def _image(self, index: int) -> GalleryImage:
         name, gate = str(self._counted.ids[index]), float(self._counted.gate[index])
-        truth = self._predictions.truth[name]
+        truth = self._predictions.truth[name][:, :, 0]
         averaged = rules.average_maps([reader[name] for reader in self._predictions.readers], self._weights)
         full_map = resize_map(averaged, truth.shape)[:, :, 0]
         return GalleryImage(

@@ -13,11 +13,11 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
 from gatemask.data import submission_dialect
-from gatemask.data.labels import Masks
 from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
 from gatemask.data.submission_format import Row, SubmissionFormat, allow_long_cells
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.masks import rle
@@ -144,7 +144,7 @@ def score_submission(path: Path, comp: Competition, truth: Masks) -> float:
     """
     pixel_counts = []
     for row, mask in read_masks(path, comp):
-        true = truth[row.image_id]
+        true = truth[row.image_id][:, :, 0]
         pixel_counts.append([(true & mask).sum(), mask.sum(), true.sum()])
     counts = np.array(pixel_counts, float)
     return total(*METRICS[comp.metric](*(counts[:, [column]] for column in range(3))))

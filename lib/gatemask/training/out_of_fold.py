@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from gatemask.console import progress
-from gatemask.data.labels import Masks
 from gatemask.data.records import Example
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.oof import store
 from gatemask.oof.tables import best_single_threshold, count_maps
@@ -49,7 +49,7 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Exampl
         store.write_gates(folder / "oof.csv", ids, probabilities)
         return OutOfFold(["oof.csv"])
     files = _write_maps(trainer, validation, ids, folder / "oof.h5")
-    truth = Masks(project.data / "masks.csv", comp.image.size)
+    truth = Masks.of(project, comp)
     reader = store.MapReader([folder / "oof.h5"])
     try:
         tables = count_maps(dict.fromkeys(ids, fold), [reader], truth, f"{exp.name} fold {fold} tables")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gatemask.config import Competition, Ensemble, Members, load_run_config
-from gatemask.data.labels import Masks
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
@@ -82,7 +82,7 @@ def open_members(
             average_gates(gates, gate_weights or given_weights(ensemble.gate), fold_of),
             readers,
             views,
-            Masks(project.data / "masks.csv", comp.image.size),
+            Masks.of(project, comp),
         )
     finally:
         for reader in readers:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gatemask.config import load_competition
-from gatemask.data.labels import Masks
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, sha256
 from gatemask.kaggle.client import api, datasets, reconcile

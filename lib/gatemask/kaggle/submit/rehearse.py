@@ -27,10 +27,10 @@ from gatemask.config import METRIC_TITLES, Competition
 from gatemask.console import say, table
 from gatemask.data.ids import test_rule
 from gatemask.data.joins import IdList, join_ids
-from gatemask.data.labels import Masks
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.submission_dialect import dialect_notes
 from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
+from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
@@ -357,12 +357,11 @@ def _sample_hash(project: Project, comp: Competition) -> str | None:
 
 def _truth(project: Project, comp: Competition) -> Masks | None:
     """Return the masks of the test images where they are available."""
-    test_masks, training_masks = _truth_files(project)
     if len(comp.classes) > 1:
         return None
-    if test_masks.exists():
-        return Masks(test_masks, comp.image.size)
-    return Masks(training_masks, comp.image.size) if comp.folds.holdout else None
+    if (project.data / "test_masks.csv").exists():
+        return Masks.of(project, comp, "test_masks.csv")
+    return Masks.of(project, comp) if comp.folds.holdout else None
 
 
 def print_rehearsal(result: RehearsalResult) -> None:
