@@ -287,7 +287,7 @@ def write_siim(folder: Path) -> Path:
     from gatemask.config import Phantom
     from gatemask.data import phantom
 
-    phantom.make_phantoms(folder, Phantom(images=24, test_images=4, size=1024, positives=0.5))
+    phantom.make_phantoms(folder, Phantom(images=16, test_images=4, size=1024, positives=0.5))
     for old, new in {
         "train": "dicom-images-train",
         "test": "stage_2_images",

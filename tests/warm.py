@@ -28,6 +28,7 @@ from typing import IO, Any, NoReturn
 # Modules that the commands of gatemask import where they need them.
 HEAVY = ["tensorflow", "keras", "pandas", "cv2", "h5py", "pydicom", "optuna", "wandb", "matplotlib.pyplot"]
 HEAVY += ["sklearn.metrics", "gatemask.cli", "gatemask.training.fold_run", "gatemask.builders.models"]
+HEAVY += ["gatemask.tuning.exact"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -103,15 +104,22 @@ class Warm:
         folder: Folder of its socket.
         modules: Modules to import; `kaggle` reads the environment again in each call.
         environment: Environment of the imports. Default: that of this process.
+        python: Its Python. Default: that of this process.
     """
 
-    def __init__(self, folder: Path, modules: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        modules: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        python: Path | str = sys.executable,
+    ) -> None:
         self.folder = folder
         self.place = folder / "warm.socket"
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(self.place))
             listening.listen()
-            command = [sys.executable, "-P", __file__, str(listening.fileno()), *modules]
+            command = [str(python), "-P", __file__, str(listening.fileno()), *modules]
             self._helper = subprocess.Popen(
                 command, pass_fds=[listening.fileno()], env=environment, stdout=subprocess.DEVNULL
             )
@@ -147,7 +155,8 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
     before = dict(os.environ)
     for name in modules:
         if name == "tensorflow":
-            importlib.import_module("gatemask.quiet").tensorflow()
+            with suppress(ModuleNotFoundError):  # Kaggle's image has no gatemask
+                importlib.import_module("gatemask.quiet").tensorflow()
         importlib.import_module(name)
     added = {name: value for name, value in os.environ.items() if name not in before}  # by the imports
     for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,22 +20,25 @@ from tests.conftest import gatemask, run_python
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
 from tests.kaggle.warm import warm_process
 from tests.tiny import INSTALL
+from tests.warm import Warm
 
 pytestmark = pytest.mark.trains
 
 COMP = "phantom-quick"
 FLAGS = ["--quick", "--set", "kaggle.accelerator=none", "--set", "runtime.deterministic=true"]
 POLL = ["--poll", "1"]
+IMPORTED = ["tensorflow", "keras", "pandas", "cv2", "h5py", "sklearn.metrics"]
 
 # Makes the time budget see a day pass as soon as a first session has finished its first epoch.
 FAST_CLOCK = '''"""Make the time budget see a day pass."""
 import glob, os, sys, time
 
-real, kaggle = time.monotonic, os.environ.get("GATEMASK_KAGGLE", "")
+real = time.monotonic
 
 def monotonic():
     if sys._getframe(1).f_globals.get("__name__") != "gatemask.training.time_budget":
         return real()
+    kaggle = os.environ["GATEMASK_KAGGLE"]
     first = not glob.glob(f"{kaggle}/input/notebooks/*")
     late = first and glob.glob(f"{kaggle}/working/runs/long/fold*/state/at-0001-*.h5")
     return real() + (86400.0 if late else 0.0)
@@ -58,24 +63,38 @@ def root(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """Kaggle, with a machine that has the packages of Kaggle's image and no network."""
+    """Kaggle, with a machine that has the packages of Kaggle's image; the rehearsals' tests isolate it too.
+
+    Its sessions fork from a process that has imported the large packages.
+    """
     folder = tmp_path_factory.mktemp("cloud")
-    prefix, _ = sandbox.isolation()
-    python, _ = sandbox.make_image(folder / "image", refuse_sockets=not prefix)
+    python, _ = sandbox.make_image(folder / "image", refuse_sockets=False)  # W&B talks to its own process
     site = next((folder / "image").glob("lib/python*/site-packages"))
     (site / "_fast_clock.py").write_text(FAST_CLOCK)
     (site / "_fast_clock.pth").write_text("import _fast_clock\n")
     tiny.install_in_image(folder / "image")
+    settings = {"PATH": os.defpath, "LANG": "C.UTF-8", "CUDA_VISIBLE_DEVICES": "-1", "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+    settings |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "1"}  # as gatemask sets them before the import
+    image = Warm(tmp_path_factory.mktemp("image"), IMPORTED, {**settings, "HOME": str(folder)}, python)
 
     def machine(run: Run) -> int:
-        script = run.folder / "script.py"
+        script, home = run.folder / "script.py", run.folder / "home"
         script.write_text(run.source)
-        code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)
-        return -9 if code is None else code
+        home.mkdir()
+        places = {"HOME": str(home), "TMPDIR": str(home), "GATEMASK_KAGGLE": str(run.kaggle)}
+        code = f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')"
+        with run.log.open("wb") as log:
+            session = image.start(
+                ["-c", code], stdout=log, stderr=subprocess.STDOUT, environment=settings | places, folder=run.output
+            )
+            return session.wait(run.timeout_s)
 
     cloud = Cloud(folder / "service", runner=machine, processing=2, queueing=2)
-    with serve(cloud):
-        yield cloud
+    try:
+        with serve(cloud):
+            yield cloud
+    finally:
+        image.close()
 
 
 @pytest.fixture(scope="module")
