@@ -20,7 +20,7 @@ FLOORS = [
     ["results"],
     ["masks"],
     ["data"],
-    ["input"],
+    ["input", "new"],
     ["builders"],
     ["tracking"],
     ["plots"],

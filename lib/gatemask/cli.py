@@ -26,6 +26,7 @@ from gatemask.cli_support import (
     Quick,
     Set,
     Target,
+    ask_on_terminal,
     competition_of_file,
     finite,
     load_competition_inputs,
@@ -86,6 +87,35 @@ def _register(entry: StageEntry) -> None:
 for stage_entry in TABLE:
     if stage_entry.summary is not None:
         _register(stage_entry)
+
+
+@app.command("new")
+def new_command(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the competition: its folder below experiments/.")
+    ],
+    images: Annotated[str, typer.Option(metavar="GLOB_OR_FOLDER", help="Training images.")],
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE_OR_FOLDER_OR_GLOB", help="Table of encodings, or mask files.")
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(metavar="GLOB_OR_FOLDER", help="Test images. Default: a hold-out fold.")
+    ] = None,
+    sample: Annotated[Path | None, typer.Option(metavar="FILE", help="Sample submission.")] = None,
+    groups: Annotated[Path | None, typer.Option(metavar="CSV", help="Table of image ids and groups.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Name of the metric. Default: a guess.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept all guesses.")] = False,
+    json_: Json = False,
+) -> None:
+    """Inspect the files of a competition, and write its YAMLs to experiments/NAME/."""
+    from gatemask.new.competition import NewOptions, make_competition
+    from gatemask.new.decisions import Decisions
+    from gatemask.project import find_root
+
+    decisions = Decisions(yes, ask_on_terminal if sys.stdin.isatty() else None)
+    result = make_competition(find_root(), name, NewOptions(images, labels, test, sample, groups, metric), decisions)
+    if json_:
+        print_json(result.as_dict())
 
 
 @data_app.command("phantom")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import click
 import typer
 
 from gatemask.errors import GatemaskError, nearest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from gatemask.config import Competition, Ensemble, Experiment
+    from gatemask.new.decisions import Question
     from gatemask.project import Project
     from gatemask.stage import CommandResult
 
@@ -144,6 +146,15 @@ def parse_folds(text: str) -> list[int] | None:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise GatemaskError("--fold requires numbers.", received=text, expected="0, or 0,2, or all") from None
+
+
+def ask_on_terminal(question: Question) -> str:
+    """Return the user's answer to a question of `gatemask new`; Enter takes the guess."""
+    for name, meaning in question.options.items():
+        typer.echo(f"  {name}: {meaning}", err=True)
+    kind = click.Choice(list(question.options))
+    text = f"{question.text} ({question.why})"
+    return str(typer.prompt(text, default=question.guess, type=kind, show_choices=False, err=True))
 
 
 def print_result(result: CommandResult, as_json: bool, show: Callable[[Any], object] | None = None) -> None:

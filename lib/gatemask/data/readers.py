@@ -28,6 +28,7 @@ __all__ = [
     "list_images",
     "read_image",
     "read_mask",
+    "read_stored",
     "read_tags",
     "resize_image",
     "resize_mask",
@@ -102,6 +103,11 @@ def _unreadable(path: Path, error: Exception) -> GatemaskError:
         received=f"{type(error).__name__}: {first}",
         do="Download the file again, or leave it out.",
     )
+
+
+def read_stored(path: Path) -> StoredImage:
+    """Return the pixels of a picture file, DICOM excepted, as they are stored."""
+    return _decode(path.read_bytes(), path)
 
 
 def read_mask(path: Path, threshold: int | None = None, upright: bool = False) -> np.ndarray:

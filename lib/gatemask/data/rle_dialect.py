@@ -227,23 +227,17 @@ def guess_order_from_images(guess: DialectGuess, folder: Path, pattern: str, tex
     Raises:
         GatemaskError: No image has a mask, or images differ in size.
     """
-    import cv2
-
     size = guess.size or (0, 0)
     contrast: dict[Order, float] = {"column": 0.0, "row": 0.0}
     compared = 0
     rule = IdRule(pattern)
     files = ((path, rule.of_file(path.relative_to(folder).as_posix())) for path in list_images(folder, pattern))
     for path, image_id in ((path, image_id) for path, image_id in files if image_id in texts):
-        image = cv2.GaussianBlur(read_image(path, 1)[:, :, 0], (0, 0), 2).astype(np.float32)
-        if image.shape != tuple(size):
-            raise GatemaskError("The images differ in size.", where=path, received=image.shape, expected=tuple(size))
-        edges = np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
-        outlines = {order: _outline(texts[image_id], size, guess.rle, order) for order in contrast}
-        if not all(outline.any() for outline in outlines.values()):
+        found = outline_contrast(path, texts[image_id], size, guess.rle)
+        if found is None:
             continue  # malformed, or a mask without an edge
-        for order, outline in outlines.items():
-            contrast[order] += float(edges[outline].mean() / max(edges.mean(), 1e-6))
+        for order in contrast:
+            contrast[order] += found[order]
         compared += 1
         if compared == SAMPLED_IMAGES:
             break
@@ -253,6 +247,35 @@ def guess_order_from_images(guess: DialectGuess, folder: Path, pattern: str, tex
     reason = f"outlines follow edges {column:.2f} times as strong as the average down the columns, {row:.2f} by rows"
     dialect = guess.rle.model_copy(update={"order": max(contrast, key=lambda order: contrast[order])})
     return DialectGuess(dialect, size, {**guess.because, "order": reason})
+
+
+def outline_contrast(path: Path, text: str, size: tuple[int, int], dialect: Rle) -> dict[Order, float] | None:
+    """Return how strong edges of an image are along the outline of its mask, for either order.
+
+    Args:
+        path: The image.
+        text: Encoding of the mask.
+        size: Height and width, in pixels.
+        dialect: The dialect, whose order is not used.
+
+    Returns:
+        Mean strength of the edges along the outline, as a multiple of that of the whole image, by order; None for a
+        malformed mask, or one without an edge.
+
+    Raises:
+        GatemaskError: The image has another size.
+    """
+    import cv2
+
+    image = cv2.GaussianBlur(read_image(path, 1)[:, :, 0], (0, 0), 2).astype(np.float32)
+    if image.shape != tuple(size):
+        raise GatemaskError("The images differ in size.", where=path, received=image.shape, expected=tuple(size))
+    edges = np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
+    orders: tuple[Order, Order] = ("column", "row")
+    outlines = {order: _outline(text, size, dialect, order) for order in orders}
+    if not all(outline.any() for outline in outlines.values()):
+        return None
+    return {order: float(edges[one].mean() / max(edges.mean(), 1e-6)) for order, one in outlines.items()}
 
 
 def _outline(text: str, size: tuple[int, int], dialect: Rle, order: Order) -> np.ndarray:
