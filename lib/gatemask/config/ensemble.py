@@ -32,6 +32,10 @@ class Members(Strict):
         return self
 
 
+class Gates(Members):
+    experiments: list[str] = Field([], description="none: every image passes, as where no image is empty")
+
+
 class Variant(Strict):
     """Parts of the decision rule to search."""
 
@@ -85,7 +89,7 @@ class Inference(Strict):
 
 
 class Ensemble(Strict):
-    gate: Members
+    gate: Gates = Gates()
     mask: Members
     tune: Tune = Tune()
     inference: Inference = Inference()

@@ -248,7 +248,7 @@ def _load_ensemble(
         loaded = networks.load_members(
             intact, dataset, outputs, facts.image.channels, precision, settings.batch, on_failure
         )
-        if not any(member.name in loaded for member in intact):
+        if members and not any(member.name in loaded for member in intact):
             degraded.append(f"No {kind} network is left.")
         return loaded
 

@@ -125,8 +125,8 @@ def find_naming(names: Sequence[str], known: Known, decisions: Decisions) -> Nam
         decisions.note("ids", f"the file's name, such as {stems[0]}", "it is different for every image")
         return Naming("", {"": plain_glob(names)})
     named = max(_namings(names), key=lambda naming: _fit(naming, names, known), default=None)
-    if named is not None and (not unique or _fit(named, names, known)[0] >= ENOUGH):
-        share = _fit(named, names, known)[0]
+    share = -1.0 if named is None else _fit(named, names, known)
+    if named is not None and share >= (ENOUGH if unique else 0):
         example = named.rule.of_file(names[0])
         why = f"{share:.0%} of the images are labeled under it" if share else "names repeat in several folders"
         decisions.note("ids", f"{named.id}, such as {example}", why)
@@ -142,16 +142,16 @@ def _stem(name: str) -> str:
 # --- ids with folders ------------------------------------------------------------------------------------------
 
 
-def _fit(naming: Naming, names: Sequence[str], known: Known) -> tuple[float, int]:
-    """Return the share of images that a naming finds labels for, and how simple it is; below 0 where ids repeat."""
+def _fit(naming: Naming, names: Sequence[str], known: Known) -> float:
+    """Return the share of images that a naming finds labels for; below 0 where ids repeat."""
     sample = names[:: max(1, len(names) // 2000)]
     try:
         ids = [naming.rule.of_file(name) for name in sample]
     except Exception:  # a path that fits in several ways
-        return -1.0, 0
+        return -1.0
     if len(set(ids)) < len(ids):
-        return -1.0, 0
-    return known.share(ids), -len(naming.id or "")
+        return -1.0
+    return known.share(ids)
 
 
 def _namings(names: Sequence[str]) -> Iterator[Naming]:

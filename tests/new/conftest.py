@@ -1,0 +1,32 @@
+"""Fixtures: `gatemask new` in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gatemask.errors import GatemaskError
+from gatemask.new.competition import NewOptions, make_competition
+from gatemask.new.decisions import Decisions
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Callable[[str, list[str]], Path]:
+    """Return a function that runs `gatemask new NAME OPTIONS`, and returns the folder that it wrote."""
+
+    def run(name: str, options: list[str]) -> Path:
+        root = tmp_path / "project"
+        (root / "experiments").mkdir(parents=True, exist_ok=True)
+        pairs = [word for word in options if word != "--yes"]
+        named = {option.removeprefix("--"): value for option, value in zip(pairs[::2], pairs[1::2], strict=True)}
+        paths = {key: Path(named[key]) for key in ("sample", "groups") if key in named}
+        try:
+            make_competition(root, name, NewOptions(**{**named, **paths}), Decisions("--yes" in options))
+        except GatemaskError as error:
+            if "does not support" not in str(error):
+                raise
+        return root / "experiments" / name
+
+    return run

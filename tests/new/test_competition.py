@@ -1,0 +1,168 @@
+"""What `gatemask new` writes, asks and refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import JsonValue
+
+from gatemask.config import Ensemble, Experiment, load_competition, load_ensemble, load_experiment
+from gatemask.errors import GatemaskError
+from gatemask.new.competition import NewOptions, make_competition
+from gatemask.new.decisions import Decisions, Question
+from gatemask.yaml12 import parse_yaml
+from tests import competitions
+from tests.conftest import write_tiles
+
+New = Callable[[str, list[str]], Path]
+YAMLS = ["quick", "quick_gate", "good", "good_gate", "strong", "strong_gate"]
+
+
+def tiles(tmp_path: Path) -> list[str]:
+    raw = write_tiles(tmp_path / "raw")
+    return competitions.arguments(raw, images="images", labels="masks", groups="labels.csv")
+
+
+def values(path: Path) -> dict[str, JsonValue]:
+    found = parse_yaml(path.read_text(encoding="utf-8"), path).value
+    assert isinstance(found, dict)
+    return found
+
+
+def test_all_yamls_load(tmp_path: Path, new: New) -> None:
+    folder = new("tiles2", tiles(tmp_path))
+    for quick in (False, True):
+        comp = load_competition(folder, quick=quick)
+        ensemble = load_ensemble(folder, quick=quick)
+        for name in YAMLS:
+            experiment = load_experiment(folder / f"{name}.yaml", quick=quick)
+            assert experiment.task == ("gate" if name.endswith("gate") else "mask")
+    assert (comp.groups.file, comp.groups.id, comp.groups.column) == ("labels.csv", "id", "group_image")
+    assert comp.folds.holdout
+    assert (ensemble.gate.experiments, ensemble.mask.experiments) == (["quick_gate"], ["quick"])
+    assert not [path for path in folder.parent.iterdir() if path != folder], "nothing else is left behind"
+
+
+def test_the_raw_folder_is_the_common_parent(tmp_path: Path, new: New) -> None:
+    folder = new("tiles2", tiles(tmp_path))
+    comp = load_competition(folder)
+    assert (tmp_path / "project" / comp.raw).resolve() == (tmp_path / "raw").resolve()
+    assert comp.train.images == "images/*.png"
+
+
+def test_every_guess_has_a_comment(tmp_path: Path, new: New) -> None:
+    text = (new("tiles2", tiles(tmp_path)) / "competition.yaml").read_text(encoding="utf-8")
+    for topic in ("ids", "size", "channels", "labels", "values", "empties", "metric", "groups", "folds", "records"):
+        assert f"# {topic}: " in text
+
+
+def test_nothing_is_overwritten(tmp_path: Path, new: New) -> None:
+    options = tiles(tmp_path)
+    folder = new("tiles2", options)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(GatemaskError, match="exists already"):
+        new("tiles2", options)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["Upper", "a_b", "x-quick", "audit", "", "a/b", "../up"])
+def test_names_that_are_not_allowed(name: str, tmp_path: Path, new: New) -> None:
+    options = tiles(tmp_path)
+    with pytest.raises(GatemaskError, match=r"cannot (name a competition|be called)"):
+        new(name, options)
+    assert not list((tmp_path / "project/experiments").iterdir())
+
+
+def test_without_terminal_and_yes_all_questions_are_listed(tmp_path: Path, new: New) -> None:
+    with pytest.raises(GatemaskError, match="no terminal") as caught:
+        new("tiles2", [word for word in tiles(tmp_path) if word != "--yes"])
+    assert "Which metric" in str(caught.value)
+    assert "mean_dice" in str(caught.value)
+    assert not list((tmp_path / "project/experiments").iterdir())
+
+
+def test_answers_replace_guesses(tmp_path: Path) -> None:
+    raw = write_tiles(tmp_path / "raw")
+    (tmp_path / "project/experiments").mkdir(parents=True)
+    asked: list[str] = []
+
+    def ask(question: Question) -> str:
+        asked.append(question.topic)
+        return "global_dice" if question.topic == "metric" else question.guess
+
+    options = NewOptions(str(raw / "images"), str(raw / "masks"))
+    make_competition(tmp_path / "project", "tiles2", options, Decisions(False, ask))
+    assert asked == ["metric"]
+    assert load_competition(tmp_path / "project/experiments/tiles2").metric == "global_dice"
+
+
+def test_a_named_metric_is_not_asked_for(tmp_path: Path, new: New) -> None:
+    options = [word for word in tiles(tmp_path) if word != "--yes"] + ["--metric", "pixel_f2"]
+    assert load_competition(new("tiles2", options)).metric == "pixel_f2"
+
+
+def test_no_gate_where_no_image_is_empty(tmp_path: Path, new: New) -> None:
+    folder = new("full", competitions.no_empty_image(tmp_path / "raw").options)
+    assert load_ensemble(folder).gate.experiments == []
+    assert not list(folder.glob("*gate*"))
+
+
+def test_experiments_are_planned_for_the_data(tmp_path: Path, new: New) -> None:
+    """Inputs of oblong images are oblong; larger plans have larger inputs; quick mode shrinks all of them."""
+    folder = new("joined", competitions.image_and_class_id(tmp_path / "raw").options)
+    plans = {name: _experiment(folder, name) for name in ("quick", "good", "strong")}
+    areas = [plan.input.shape[0] * plan.input.shape[1] for plan in plans.values()]
+    assert areas == sorted(areas)
+    for plan in plans.values():
+        height, width = plan.input.shape
+        assert 1.4 < width / height < 2.8
+    assert _experiment(folder, "strong_gate").model.per_class
+    assert plans["quick"].model.weights == "none"
+    assert plans["good"].model.weights == "imagenet"
+
+
+def _experiment(folder: Path, name: str) -> Experiment:
+    merged = {**values(folder / "base.yaml"), **values(folder / f"{name}.yaml"), "name": name}
+    return Experiment.model_validate({key: value for key, value in merged.items() if key not in ("extends", "quick")})
+
+
+@pytest.mark.parametrize("missing", ["images", "labels", "test"])
+def test_paths_that_do_not_exist(missing: str, tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=4)
+    paths = {"images": "images", "labels": "masks", "test": "images", missing: "nowhere"}
+    with pytest.raises(GatemaskError, match=f"--{missing} names a folder that does not exist"):
+        new("tiles2", competitions.arguments(raw, **paths))
+
+
+def test_masks_of_other_images(tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=4)
+    for path in (raw / "masks").iterdir():
+        path.rename(path.with_name(path.name.replace("tile", "other")))
+    with pytest.raises(GatemaskError, match="names of the masks do not refer to the images"):
+        new("tiles2", competitions.arguments(raw, images="images", labels="masks"))
+
+
+def test_a_table_of_other_images(tmp_path: Path, new: New) -> None:
+    raw = tmp_path / "raw"
+    options = competitions.gray_16_bits(raw, images=12, tests=2).options
+    text = (raw / "train.csv").read_text().splitlines()
+    (raw / "train.csv").write_text("\n".join([text[0], *(f"zz{line}" for line in text[1:])]) + "\n")
+    with pytest.raises(GatemaskError, match="names none of the images"):
+        new("gray", options)
+
+
+def test_masks_of_another_size(tmp_path: Path, new: New) -> None:
+    import cv2
+    import numpy as np
+
+    raw = write_tiles(tmp_path / "raw", count=4)
+    for path in (raw / "masks").iterdir():
+        cv2.imwrite(str(path), np.zeros((64, 128), np.uint8))
+    with pytest.raises(GatemaskError, match="another size than its image"):
+        new("tiles2", competitions.arguments(raw, images="images", labels="masks"))
+
+
+def test_ensemble_without_gates() -> None:
+    assert Ensemble.model_validate({"mask": {"experiments": ["quick"]}}).gate.experiments == []
