@@ -197,7 +197,7 @@ def _examine(
     raw = inputs.raw
     all_names = names_below(raw, inputs.images.files)
     masks = names_below(raw, inputs.masks.files) if inputs.masks else []
-    cells = label_table.cells_of_ids(inputs.table) if inputs.table else [path.rpartition("/")[2] for path in masks]
+    cells = label_table.cells_of_ids(inputs.table) if inputs.table else [w for path in masks for w in path.split("/")]
     naming = find_naming(all_names, Known.of(cells), decisions)
     names = naming.images(all_names)
     facts = examine_images(raw, names, decisions)

@@ -203,13 +203,15 @@ def _several_files(templates: Mapping[str, tuple[str, str]], suffix: str, decisi
     owners: dict[str, list[tuple[str, str]]] = {}
     for name, (_, image_id) in templates.items():
         owners.setdefault(image_id, []).append((name, words[name]))
-    if "/" in "".join(words.values()):
-        before, words_are = before, "object"
+    if all(len(owned) == 1 for owned in owners.values()):  # folders differ, say
+        words_are = ""
+    elif "/" in "".join(words.values()):
+        words_are = "object"
     else:
         words_are = _kind_of_words(owners, decisions)
     if words_are == "class":
         return MaskNames(f"{before}{{class}}{after}{suffix}", owners, "class")
-    return MaskNames(f"{before}*{after}{suffix}", owners, "object")
+    return MaskNames(f"{before}*{after}{suffix}", owners, words_are)
 
 
 def _shared_beginning(texts: Sequence[str] | object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gatemask.data import table_columns
 from gatemask.data.ids import IdRule, without_extension
 from gatemask.data.rle_dialect import RUNS
 from gatemask.data.tables import Table, read_table
@@ -51,7 +52,7 @@ def examine_sample(
     if sample.suffix.lower() == ".zip":
         return _examine_archive(sample, labels, decisions)
     table = read_table(sample)
-    columns = find_columns(table, known, rule)
+    columns = find_columns(table, known, rule) if table.rows else _columns_by_name(table, labels)
     masks = list(columns.masks.values())
     section: dict[str, object] = {"sample": sample.relative_to(raw).as_posix(), **columns.section}
     if columns.classes and len(columns.masks) > 1:
@@ -66,6 +67,41 @@ def examine_sample(
     if rows:
         section["rows"] = rows
     return SampleFacts(section, columns.classes)
+
+
+def _columns_by_name(table: Table, labels: LabelFacts) -> ClassColumns:
+    """Return the columns of a sample without rows, whose test set is hidden: they are named like those of the labels.
+
+    Raises:
+        GatemaskError: The names do not tell which column is which.
+    """
+    section, names = labels.section, table.header
+    columns = section.get("columns")
+    if isinstance(columns, dict) and set(columns.values()) <= set(names):
+        return ClassColumns(_id_by_name(table, labels), dict(columns), classes=tuple(columns))
+    ids = _id_by_name(table, labels)
+    class_column = str(section.get("class_column") or "")
+    class_column = class_column if class_column in names else ""
+    others = [name for name in names if name not in (ids, class_column)]
+    named = [name for name in others if table_columns.OF_MASKS.search(name.lower()) or name == section.get("mask")]
+    masks = others if len(others) == 1 else named
+    if len(masks) != 1:
+        raise GatemaskError(
+            "A sample submission without rows does not tell which column holds the masks.",
+            where=table.file,
+            received=", ".join(names),
+            expected="a name such as rle or EncodedPixels, or the names of the label table",
+            do="Add a row with the id of a training image and its mask.",
+        )
+    joined = "" if class_column else str(section.get("joined") or "")
+    classes = tuple(labels.classes) if class_column or joined else ()
+    return ClassColumns(ids, {"": masks[0]}, class_column, joined, classes)
+
+
+def _id_by_name(table: Table, labels: LabelFacts) -> str:
+    """Return the column of the label table's ids, or else the first."""
+    name = labels.section.get("id")
+    return str(name) if name in table.header else table.header[0]
 
 
 def _like_labels(labels: LabelFacts, decisions: Decisions) -> SampleFacts:
