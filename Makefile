@@ -11,9 +11,11 @@ FOLD ?= all
 FLAGS := $(if $(DATA),--data $(DATA)) $(ARGS)
 .DEFAULT_GOAL := help
 ONLY ?=
+# The options of `make new` are variables in capitals; those of the environment do not count.
+option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +65,9 @@ bench: setup ## measure speeds, write runs/bench.json; make bench ONLY=rle measu
 
 loop: setup ## run all stages that are not current: make loop COMP=nuclei DATA=path/to/nuclei
 	@$(GATEMASK) loop $(COMP) $(FLAGS)
+
+new: setup ## inspect files, write experiments/COMP: make new COMP=mine IMAGES=train LABELS=train.csv ARGS=--yes
+	@$(GATEMASK) new $(COMP) $(foreach name,IMAGES LABELS TEST SAMPLE GROUPS METRIC,$(call option,$(name))) $(ARGS)
 
 phantom: setup ## draw the phantom competition's raw files
 	@$(GATEMASK) data phantom $(ARGS)

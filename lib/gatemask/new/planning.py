@@ -9,7 +9,7 @@ small; and training lasts a given number of samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, log, sqrt
 
 from gatemask.new.images import ImageFacts, Size
 from gatemask.new.masks import LabelFacts
@@ -238,12 +238,17 @@ def _fit(images: ImageFacts) -> tuple[str, str]:
 
 
 def _shaped(side: int, images: ImageFacts, fit: str) -> int | Size:
-    """Return a size of the area of a square, in the shape of the images."""
+    """Return a size of about the area of a square, in the shape of the images; both sides are multiples of STEP."""
     height, width = images.typical
     aspect = width / height
     if fit == "pad" or 1 / WIDE < aspect < WIDE:
         return side
-    rows, columns = (max(STEP, round(side * share / STEP) * STEP) for share in (1 / sqrt(aspect), sqrt(aspect)))
+    sides = [STEP * number for number in range(1, 2 + int(side * max(sqrt(aspect), 1 / sqrt(aspect)) * 1.5) // STEP)]
+
+    def misfit(size: Size) -> float:
+        return abs(log(size[1] / size[0] / aspect)) + abs(log(size[0] * size[1] / side**2)) / 2
+
+    rows, columns = min(((height, width) for height in sides for width in sides), key=misfit)
     return side if rows == columns else (rows, columns)
 
 
