@@ -77,6 +77,7 @@ def start(
     stderr: IO[Any] | int,
     environment: Mapping[str, str],
     folder: Path | None = None,
+    held: Sequence[int] = (),
 ) -> Call:
     """Start `python ARGUMENTS`, where the first argument is -m or -c, from any process.
 
@@ -87,13 +88,14 @@ def start(
         stderr: File for its error output, or `subprocess.STDOUT`.
         environment: All environment variables.
         folder: Working directory. Default: the present one.
+        held: Descriptors that the call keeps open, such as a lock.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(place))
     message = json.dumps([list(arguments), dict(environment), str(folder or Path.cwd())]).encode()
     errors = stdout if isinstance(stderr, int) else stderr
     head = len(message).to_bytes(4, "big") + message
-    socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno()])
+    socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno(), *held])
     return Call(connection)
 
 
@@ -174,7 +176,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
     signal.signal(signal.SIGCHLD, reap)
     while True:
         connection, _ = listening.accept()
-        data, files, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+        data, files, _, _ = socket.recv_fds(connection, 1 << 16, 8)
         size, message = int.from_bytes(data[:4], "big"), data[4:]
         while len(message) < size:
             message += connection.recv(size - len(message))
@@ -182,7 +184,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
         if (pid := os.fork()) == 0:
             for inherited in (listening, connection, *running.values()):
                 inherited.close()
-            for stream, file in enumerate(files, 1):
+            for stream, file in enumerate(files[:2], 1):  # the others are held
                 os.dup2(file, stream)
                 os.close(file)
             os.setsid()  # its whole group can be killed

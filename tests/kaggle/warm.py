@@ -23,10 +23,15 @@ def starter(place: Path) -> Callable[..., Call]:
     """
 
     def start_kaggle(
-        arguments: Sequence[str], *, stdout: IO[bytes], stderr: int, environment: Mapping[str, str] | None = None
+        arguments: Sequence[str],
+        *,
+        stdout: IO[bytes],
+        stderr: int,
+        held: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Call:
-        variables = {**os.environ, **(environment or {})}
-        return start(place, ["-m", "kaggle", *arguments], stdout=stdout, stderr=stderr, environment=variables)
+        variables, command = {**os.environ, **(environment or {})}, ["-m", "kaggle", *arguments]
+        return start(place, command, stdout=stdout, stderr=stderr, environment=variables, held=held)
 
     return start_kaggle
 

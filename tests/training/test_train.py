@@ -428,27 +428,6 @@ def test_the_best_epochs_are_averaged_and_scored_again(trained) -> None:
     assert {"auc", "sensitivity", "specificity", "val_loss"} <= set(fold)
 
 
-def test_training_starts_from_another_run_at_another_size(trained) -> None:
-    mask = {
-        "task": "mask",
-        "model": {"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
-        "loss": {"bce": 1, "dice": 1},
-    }
-    _, small = trained("small", **mask)
-    unchanged = {
-        "schedule": {"name": "constant", "peak": 1e-12, "floor": 0.0},
-        "optimizer": {"name": "sgd"},
-        "epochs": 1,
-    }
-    larger = {**mask, "input": {"size": 64}, "model": {**mask["model"], "weights": "run:small"}, **unchanged}
-    result, large = trained("large", **larger)
-    old, new = weights(small), weights(large)
-    assert old.keys() == new.keys()
-    kernels = [name for name in old if old[name].ndim == 4]
-    assert all(np.allclose(old[name], new[name], atol=1e-6) for name in kernels)
-    assert {"dice_full", "threshold"} <= set(result["folds"]["0"])
-
-
 def test_the_tables_of_a_fold_agree_with_its_maps(trained, phantom_records: Path) -> None:
     from gatemask.data.truth import Masks
     from gatemask.masks.frame import resize_map
@@ -511,6 +490,27 @@ def test_tta_apart_keeps_each_view(trained) -> None:
     assert {"oof.h5", "oof-views.h5"} <= set(json.loads((folder / "result.json").read_text())["outputs"])
 
 
+def test_training_starts_from_another_run_at_another_size(trained) -> None:  # after tests that share a network
+    mask = {
+        "task": "mask",
+        "model": {"name": "unet", "encoder": "resnet18", "filters": [16, 16, 8, 8, 8], "batchnorm_momentum": 0.9},
+        "loss": {"bce": 1, "dice": 1},
+    }
+    _, small = trained("small", **mask)
+    unchanged = {
+        "schedule": {"name": "constant", "peak": 1e-12, "floor": 0.0},
+        "optimizer": {"name": "sgd"},
+        "epochs": 1,
+    }
+    larger = {**mask, "input": {"size": 64}, "model": {**mask["model"], "weights": "run:small"}, **unchanged}
+    result, large = trained("large", **larger)
+    old, new = weights(small), weights(large)
+    assert old.keys() == new.keys()
+    kernels = [name for name in old if old[name].ndim == 4]
+    assert all(np.allclose(old[name], new[name], atol=1e-6) for name in kernels)
+    assert {"dice_full", "threshold"} <= set(result["folds"]["0"])
+
+
 SEVERAL = """
 import json, os, sys
 from pathlib import Path
@@ -539,9 +539,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 NOISE = (1e-5, 1e-4, 1e-3, 5e-3)
 
 
-# Networks take minutes to compile; the loss of the U-Net is more than a mean over images.
+# Networks take minutes to compile.
 @pytest.mark.parametrize(
-    ("names", "tiny"), [(("unet",), True), pytest.param(tuple(NETWORKS), False, marks=pytest.mark.slow)]
+    ("names", "tiny"), [(("gate",), True), pytest.param(tuple(NETWORKS), False, marks=pytest.mark.slow)]
 )
 def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[str], tiny: bool) -> None:
     """Data-parallel JAX: the same global batch gives the same losses on eight simulated devices and on one of them."""

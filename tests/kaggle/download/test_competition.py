@@ -27,6 +27,8 @@ from gatemask.project import Project
 from tests.conftest import ROOT
 from tests.kaggle.download.test_unpack import files, zipped
 from tests.kaggle.standin import KEY, SIGNATURE, Fault, Kaggle, serve
+from tests.kaggle.warm import warm
+from tests.warm import Call
 
 pytestmark = pytest.mark.integration
 
@@ -59,8 +61,17 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "project", "lungs-here")
 
 
+REAL_START = cli.start
+
+
+@pytest.fixture(scope="module")
+def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Call]]:
+    with warm(tmp_path_factory.mktemp("warm")) as start:
+        yield start
+
+
 @pytest.fixture
-def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Callable[..., Call]) -> Iterator[Kaggle]:
     """Return a fake server, with the environment that directs the real command to it; attempts have no pauses."""
     service = Kaggle(content=CONTENT)
     server = serve(service)
@@ -69,6 +80,7 @@ def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kaggle]:
     for name, value in service.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(cli, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(cli, "start", quick_command)  # in this process; those that are killed start the real one
     yield service
     server.shutdown()
     server.server_close()
@@ -234,6 +246,7 @@ def test_no_kaggle_command(project: Project, kaggle: Kaggle, monkeypatch: pytest
     bare = tmp_path / "python"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
     bare.chmod(0o755)
+    monkeypatch.setattr(cli, "start", REAL_START)
     monkeypatch.setattr(cli.sys, "executable", str(bare))
     assert "not installed" in failure(project)
 
