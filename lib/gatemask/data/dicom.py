@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gatemask.config import Percentiles
 from gatemask.data.stored import ImageFacts, Window, edges, scale
 from gatemask.errors import GatemaskError
 
@@ -61,7 +62,9 @@ def read_dicom(data: bytes, where: Path, window: Window) -> tuple[np.ndarray, Im
             expected = "MONOCHROME1, MONOCHROME2, RGB or YBR"
             raise GatemaskError("Unsupported kind of DICOM image.", where=where, received=kind, expected=expected)
         pixels = _decode(dataset, where)  # as RGB, in whatever color space it was stored
-        return pixels, ImageFacts((0, 255), float(pixels.min()), float(pixels.max()))
+        if isinstance(window, Percentiles):
+            return scale(pixels, *edges(window, pixels)), _color_facts(pixels)
+        return pixels, _color_facts(pixels)
     if int(dataset.get("HighBit", dataset.BitsStored - 1)) != dataset.BitsStored - 1:
         raise GatemaskError(
             "A DICOM file stores its pixels in unusual bits.",
@@ -154,6 +157,10 @@ def _require_known_range(dataset: Any, pixels: np.ndarray, where: Path) -> None:
         )
 
 
+def _color_facts(pixels: np.ndarray) -> ImageFacts:
+    return ImageFacts((0, 255), float(pixels.min()), float(pixels.max()))
+
+
 def _facts(dataset: Any, pixels: np.ndarray) -> ImageFacts:
     slope, intercept = _rescale(dataset)
     low, high = sorted(float(limit) * slope + intercept for limit in _limits(dataset))
@@ -190,7 +197,9 @@ def _gray_levels(dataset: Any, pixels: np.ndarray, window: Window) -> np.ndarray
         # A linear rescale cancels out over the full range, unless it inverts the gray levels.
         gray = scale(pixels, float(limits[0]), float(limits[1]))
         return 255 - gray if slope < 0 else gray
-    return scale(pixels * slope + intercept, *edges(window))
+    levels = pixels * slope + intercept
+    shown = levels[pixels != dataset["PixelPaddingValue"].value] if "PixelPaddingValue" in dataset else levels
+    return scale(levels, *edges(window, shown if shown.size else levels))
 
 
 def read_tags(path: Path, tags: Sequence[str]) -> list[str]:

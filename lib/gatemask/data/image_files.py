@@ -9,42 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from gatemask.config import Competition, PngLabels
-from gatemask.config.path_patterns import part_names, path_pattern
+from gatemask.config import Competition, Images, PngLabels
 from gatemask.console import say
-from gatemask.data.ids import IdRule, normalize, reject_shared_ids, test_rule, train_rule, without_extension
+from gatemask.data.channel_files import with_sources, without_other_channels
+from gatemask.data.ids import IdRule, reject_shared_ids, test_rule, train_rule
 from gatemask.data.joins import examples
+from gatemask.data.owners import ImageFile, MaskOwners
 from gatemask.data.readers import list_images
 from gatemask.errors import GatemaskError
+
+__all__ = ["ImageFile", "ImageFiles", "MaskOwners", "find_images", "image_files", "reject_suspects"]
 
 MASK_WORDS = "masks?|seg|segs|segmentations?|labels?|annotations?|gt|ground_?truth|mattes?"
 MASK_NAME = re.compile(rf"(?P<image>.+?)[_\-. ]*({MASK_WORDS})[_\-. ]*[0-9]*", re.IGNORECASE)
 TEST_FOLDER = re.compile(r"(.*[_\-. ])?test(ing)?([_\-. ].*)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image file.
-
-    Args:
-        path: The file.
-        name: Path below the raw folder, with forward slashes.
-        image_id: Its id.
-        rule: How ids of its split are made.
-    """
-
-    path: Path
-    name: str
-    image_id: str
-    rule: IdRule
-
-    @cached_property
-    def parts(self) -> dict[str, str]:
-        """Named parts of the path, with id and stem."""
-        return self.rule.parts(self.name)
 
 
 @dataclass(frozen=True)
@@ -64,6 +44,11 @@ class ImageFiles:
         """Every image with its split."""
         return [(file, "train") for file in self.train] + [(file, "test") for file in self.test]
 
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of every image, each once."""
+        return list(dict.fromkeys(path for file, _ in self.all for path in file.source.files))
+
 
 def find_images(raw: Path, comp: Competition) -> ImageFiles:
     """Return the images of a competition.
@@ -75,8 +60,8 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
     Raises:
         GatemaskError: There is no image, two files of a split have one id, or images cannot be told from masks.
     """
-    test = image_files(raw, test_rule(comp)) if comp.test is not None else []
-    train = image_files(raw, train_rule(comp))
+    test = image_files(raw, test_rule(comp), comp.test) if comp.test is not None else []
+    train = image_files(raw, train_rule(comp), comp.train)
     if not train and not test:
         raise GatemaskError(
             "No image was found.",
@@ -105,11 +90,18 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
         test = _without_masks(test, raw, comp.test.labels.masks)
     for files in (train, test):
         reject_shared_ids([(file.image_id, file.name) for file in files], raw)
-    return ImageFiles(train, test)
+    test = with_sources(test, raw, comp.test) if comp.test is not None else []
+    return ImageFiles(with_sources(train, raw, comp.train), test)
 
 
-def image_files(raw: Path, rule: IdRule) -> list[ImageFile]:
+def image_files(raw: Path, rule: IdRule, images: Images | None = None) -> list[ImageFile]:
     """Return the files that a pattern matches, hidden ones excepted, with their ids.
+
+    Args:
+        raw: The raw folder.
+        rule: Pattern of the files, and how their ids are made.
+        images: Section of competition.yaml: files that hold further channels of another image are left out. Default:
+            no image has several files.
 
     Raises:
         GatemaskError: The name of a file gives no id.
@@ -118,7 +110,7 @@ def image_files(raw: Path, rule: IdRule) -> list[ImageFile]:
     for path in list_images(raw, rule.images):
         name = path.relative_to(raw).as_posix()
         files.append(ImageFile(path, name, rule.of_file(name), rule))
-    return files
+    return without_other_channels(files, raw, images) if images is not None else files
 
 
 # --- masks beside images -----------------------------------------------------------------------------------
@@ -157,52 +149,6 @@ def _without_masks(files: list[ImageFile], raw: Path, masks: str) -> list[ImageF
 def _has_twin(file: ImageFile, others: Sequence[ImageFile]) -> bool:
     """Whether another file has the same id: images and masks of equal names, in folders that one glob matches."""
     return any(other.image_id == file.image_id for other in others)
-
-
-class MaskOwners:
-    """The images to which mask files may belong.
-
-    Args:
-        pattern: Glob of the masks, with {id} or named parts.
-        images: All images that may own a mask.
-
-    Raises:
-        GatemaskError: The pattern does not tell two images apart.
-    """
-
-    def __init__(self, pattern: str, images: Sequence[ImageFile]) -> None:
-        self.pattern = pattern
-        self._names = part_names(pattern)
-        self._images: dict[tuple[str, ...], list[ImageFile]] = {}
-        for image in images:
-            self._images.setdefault(tuple(image.parts.get(name, "") for name in self._names), []).append(image)
-        self._known = {name: {key[place] for key in self._images} for place, name in enumerate(self._names)}
-
-    def all(self, mask: str) -> list[ImageFile]:
-        """Return all images whose pattern a mask file fits, the one with the longest name first.
-
-        Args:
-            mask: Path of the mask below the raw folder.
-        """
-        found: dict[tuple[str, ...], None] = {}
-        for parts in path_pattern(self.pattern).bindings(normalize(mask), self._is_known):
-            found[tuple(without_extension(parts[name]) for name in self._names)] = None
-        keys = sorted((key for key in found if key in self._images), key=lambda key: -sum(map(len, key)))
-        return [image for key in keys for image in self._images[key]]
-
-    def of(self, mask: str) -> list[ImageFile]:
-        """Return the owners of a mask: of ids that contain each other, the longest; several where none is longest."""
-        images = self.all(mask)
-        if not images:
-            return []
-        longest = self._length(images[0])
-        return [image for image in images if self._length(image) == longest]
-
-    def _is_known(self, name: str, text: str) -> bool:
-        return without_extension(text) in self._known[name]
-
-    def _length(self, image: ImageFile) -> int:
-        return sum(len(image.parts.get(name, "")) for name in self._names)
 
 
 # --- files that only look like training images -------------------------------------------------------------

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BYTE, WORD = (0.0, 255.0), (0.0, 65535.0)
-MOST_PIXELS = 1 << 26  # a damaged header may claim any size
+# A damaged header may claim any size: larger pictures need as many bytes as their compression takes at best.
+SOME_PIXELS = 1 << 26
+PIXELS_PER_BYTE = 1 << 14
 GIF_PIXELS = 4096  # per byte: LZW codes of up to 12 bits cannot stand for more
 # As stored: EXIF rotation would turn images, but not their masks.
 AS_STORED = cv2.IMREAD_UNCHANGED
@@ -49,6 +51,7 @@ def decode_picture(data: bytes, where: Path, channels: int | None = None) -> Sto
         if not header.complete:
             raise truncated(where, len(data))
         require_one_frame(header.frames, where)
+        require_plausible(header.height, header.width, data, where)
         ink = header.samples == 4 and data.startswith(JPEG)
         if ink and not header.adobe:
             raise GatemaskError(
@@ -84,13 +87,12 @@ def _decode_with_opencv(data: bytes, header: Header, where: Path, channels: int 
 def _decode_with_pillow(data: bytes, where: Path) -> StoredImage:
     from PIL import Image, UnidentifiedImageError
 
+    Image.MAX_IMAGE_PIXELS = None  # `require_plausible` is the limit
     warnings.filterwarnings("ignore", module="PIL")  # odd metadata is common and harmless
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            most = min(MOST_PIXELS, GIF_PIXELS * len(data)) if image.format == "GIF" else MOST_PIXELS
-            if image.width * image.height > most:
-                raise damaged(where, f"{image.height} x {image.width} pixels in {len(data)} bytes")
             kind = image.format
+            require_plausible(image.height, image.width, data, where, gif=kind == "GIF")
             require_one_frame(1 if kind == "MPO" else getattr(image, "n_frames", 1), where)
             image.load()
             stored = from_pillow(image, where)
@@ -103,7 +105,7 @@ def _decode_with_pillow(data: bytes, where: Path) -> StoredImage:
             expected="PNG, JPEG, TIFF, DICOM, BMP, GIF, WebP, JPEG 2000 or PNM",
             do="Download the file again, or convert it.",
         ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise damaged(where, str(error)) from None
     orientation = orientation if 1 <= orientation <= 8 else 1
     return StoredImage(
@@ -168,6 +170,13 @@ def require_one_frame(frames: int, where: Path) -> None:
             expected=1,
             do="Save each frame as a file of its own.",
         )
+
+
+def require_plausible(height: int, width: int, data: bytes, where: Path, gif: bool = False) -> None:
+    """Raise if a file is too short for the size that its header claims, before memory is taken for it."""
+    most = GIF_PIXELS * len(data) if gif else max(SOME_PIXELS, PIXELS_PER_BYTE * len(data))
+    if height * width > most:
+        raise damaged(where, f"{height} x {width} pixels in {len(data)} bytes")
 
 
 def truncated(where: Path, length: int) -> GatemaskError:

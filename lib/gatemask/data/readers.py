@@ -42,8 +42,8 @@ def read_image(path: Path, channels: int, window: Window = "full", upright: bool
         path: PNG, JPEG, TIFF, DICOM, BMP, GIF or WebP file.
         channels: 1 or 3; gray is repeated for 3.
         window: Gray levels that become 0 to 255: "full" for the whole range of the file's bits, "file" for the DICOM's
-            own VOI LUT or window, (center, width) for a window in rescaled units (DICOM PS3.3 C.11.2.1.2).
-            Default: "full".
+            own VOI LUT or window, (center, width) for a window in rescaled units (DICOM PS3.3 C.11.2.1.2), or
+            percentiles of the file's own pixels. Default: "full".
         upright: Whether to rotate as the file's orientation says. Default: False, pixels as stored.
 
     Returns:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gatemask.config import Competition, Picture
 from gatemask.console import progress
 from gatemask.data.duplicates import NO_SIGNATURE, Signature, compute_signature
 from gatemask.data.image_files import ImageFile, ImageFiles
-from gatemask.data.readers import inspect_image, read_tags
+from gatemask.data.readers import read_tags
+from gatemask.data.sources import inspect_source, own_pixels
 from gatemask.data.stored import ImageFacts
 from gatemask.errors import GatemaskError, StorageError, nearest
 
@@ -25,7 +28,7 @@ class ScannedImage:
         image_id: Id of the image.
         split: "train" or "test".
         path: File relative to the raw folder; "" where only the label is available.
-        sha256: Hash of the file.
+        sha256: Hash of the file; of several files, one for all.
         signature: Features by which copies are recognized.
         tags: DICOM tags by name.
         label: 1 if it has a mask, else 0.
@@ -33,6 +36,7 @@ class ScannedImage:
         group: Name of its group.
         extra: Further columns of the manifest.
         facts: Facts about the file; None where only the label is available.
+        size: Height and width, in pixels; None where only the label is available.
     """
 
     image_id: str
@@ -46,6 +50,7 @@ class ScannedImage:
     group: str = ""
     extra: dict[str, str] = field(default_factory=dict)
     facts: ImageFacts | None = None
+    size: tuple[int, int] | None = None
 
     @property
     def key(self) -> str:
@@ -95,27 +100,41 @@ def scan_images(files: ImageFiles, comp: Competition) -> tuple[list[ScannedImage
         scanned = progress(pool.map(scan, files.all), "scanning", len(files.all))
         for (file, _), image in zip(files.all, scanned, strict=True):
             if isinstance(image, GatemaskError):
-                problems.append((file.name, image.short()))
+                problems.append((file.name, _complaint(image, file)))
             else:
                 images.append(image)
     return images, problems
 
 
+def _complaint(error: GatemaskError, file: ImageFile) -> str:
+    """Return an error in one line, which names the file unless it is the image's own."""
+    where = error.details["where"]
+    beside = where != file.path and where in file.source.files
+    return f"{error.short()} ({where})" if beside else error.short()
+
+
 def _scan_image(file: ImageFile, split: str, comp: Competition) -> ScannedImage:
-    path, picture = file.path, comp.image
-    pixels, facts = inspect_image(path, picture.channels, picture.window, picture.upright)
-    if pixels.shape[:2] != picture.size:
+    source, picture = file.source, comp.image
+    pixels, facts = inspect_source(source, picture)
+    if picture.size not in ("mixed", pixels.shape[:2]):
         raise wrong_size(pixels.shape[:2], picture, facts)
     tags = _wanted_tags(comp)
     return ScannedImage(
         file.image_id,
         split,
         file.name,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
-        compute_signature(pixels),
-        dict(zip(tags, read_tags(path, tags), strict=True)) if tags else {},
+        _hash_of(source.own_files),
+        compute_signature(own_pixels(pixels, source)),
+        dict(zip(tags, read_tags(file.path, tags), strict=True)) if tags else {},
         facts=facts,
+        size=(pixels.shape[0], pixels.shape[1]),
     )
+
+
+def _hash_of(paths: Sequence[Path]) -> str:
+    """Return the hash of a file, or one that stands for several."""
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def wrong_size(size: tuple[int, ...], picture: Picture, facts: ImageFacts) -> GatemaskError:
@@ -130,4 +149,5 @@ def wrong_size(size: tuple[int, ...], picture: Picture, facts: ImageFacts) -> Ga
     if facts.orientation >= 5 and size[::-1] == picture.size:
         other = "stored" if picture.upright else "upright"
         received += f", which image.orientation: {other} would turn to {picture.size}"
-    return GatemaskError("An image has the wrong size.", received=received, expected=picture.size)
+    do = "If images differ in size, set image.size: mixed in competition.yaml."
+    return GatemaskError("An image has the wrong size.", received=received, expected=picture.size, do=do)

@@ -9,9 +9,10 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from gatemask.config import Percentiles
 from gatemask.errors import GatemaskError
 
-Window = Literal["full", "file"] | tuple[float, float]
+Window = Literal["full", "file"] | tuple[float, float] | Percentiles
 Range = tuple[float, float]
 
 
@@ -89,13 +90,13 @@ def show(stored: StoredImage, channels: int, window: Window, where: Path) -> np.
         exact = pixels.dtype in (np.uint8, np.uint16)
         pixels = cv2.cvtColor(pixels if exact else pixels.astype(np.float32), cv2.COLOR_RGB2GRAY)
     if not isinstance(window, str):
-        return scale(pixels, *edges(window))
+        return scale(pixels, *edges(window, pixels))
     if stored.limits is None:
         raise GatemaskError(
             "An image of floating-point numbers needs a window.",
             where=where,
             received=f"{pixels.dtype} from {pixels.min():.6g} to {pixels.max():.6g}, image.window '{window}'",
-            expected="image.window: [center, width]",
+            expected="image.window: [center, width], or {percentiles: [low, high]}",
             do="Set image.window in competition.yaml.",
         )
     if pixels.dtype == np.uint16 and stored.limits == (0, 65535):
@@ -103,8 +104,16 @@ def show(stored: StoredImage, channels: int, window: Window, where: Path) -> np.
     return scale(pixels, *stored.limits)
 
 
-def edges(window: tuple[float, float]) -> Range:
-    """Return the levels that a window (center, width) maps to 0 and 255."""
+def edges(window: tuple[float, float] | Percentiles, levels: np.ndarray) -> Range:
+    """Return the levels that a window maps to 0 and 255.
+
+    Args:
+        window: Center and width, or percentiles.
+        levels: Levels of the image's pixels, of any shape, from which percentiles are taken.
+    """
+    if isinstance(window, Percentiles):
+        low, high = (float(level) for level in np.percentile(levels, window.percentiles))
+        return low, high
     center, width = window
     return center - width / 2, center + width / 2
 
@@ -113,8 +122,12 @@ def scale(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map `low` to `high` linearly to 0 to 255, clipped; pixels already in that range are returned unchanged."""
     if (low, high) == (0, 255) and pixels.dtype == np.uint8:
         return pixels
+    if low >= high:  # percentiles of an image of one level: there is nothing to show
+        return np.zeros(pixels.shape, np.uint8)
     # Half of the range of 32-bit integers has more digits than float32.
     precise = np.float64 if pixels.dtype.itemsize > 2 else np.float32
+    if pixels.dtype == np.uint16 and pixels.size > 1 << 16:  # by a table of all values: large images stay small
+        return np.take(scale(np.arange(1 << 16, dtype=np.uint16), low, high), pixels)
     levels: np.ndarray = pixels.astype(precise)
     return np.clip((levels - low) * (255.0 / (high - low)), 0, 255).round().astype(np.uint8)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gatemask.data.pictures import BYTE, damaged, from_pillow, mismatch, require_one_frame, truncated
+from gatemask.data.pictures import BYTE, damaged, from_pillow, mismatch, require_one_frame, require_plausible, truncated
 from gatemask.data.stored import Range, StoredImage
 from gatemask.errors import GatemaskError
 
@@ -183,6 +183,8 @@ def _undo_premultiplication(pixels: np.ndarray, colors: int, alpha: np.ndarray, 
 def _decode_with_pillow(page: TiffPage, data: bytes, where: Path) -> StoredImage:
     from PIL import Image
 
+    require_plausible(page.imagelength, page.imagewidth, data, where)
+    Image.MAX_IMAGE_PIXELS = None
     if orientation := page.tags.get(274):  # which Pillow would apply, to TIFF files alone
         at, order = orientation.valueoffset, page.parent.byteorder
         data = data[:at] + struct.pack(f"{order}H", 1) + data[at + 2 :]
@@ -190,7 +192,7 @@ def _decode_with_pillow(page: TiffPage, data: bytes, where: Path) -> StoredImage
         with Image.open(BytesIO(data)) as image:
             image.load()
             stored = from_pillow(image, where)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise damaged(where, str(error)) from None
     if stored.pixels.shape[:2] != (page.imagelength, page.imagewidth):
         raise mismatch(where, str(stored.pixels.shape), str((page.imagelength, page.imagewidth)))
@@ -242,6 +244,7 @@ def _decompress_rows(
     """
     from PIL import Image
 
+    Image.MAX_IMAGE_PIXELS = None
     tables = len(data) + len(data) % 2
     offsets, counts = (struct.pack(f"<{len(strips)}I", *values) for values in zip(*strips, strict=True))
     start, many = tables + 8 * len(strips), len(strips) > 1
