@@ -6,7 +6,7 @@ Worker processes import this module and nothing heavier than it needs: no Tensor
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,41 +14,53 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from gatemask.config import Picture, Records
+from gatemask.config import Competition, Records, Tiles
 from gatemask.data import tfrecord
-from gatemask.data.readers import read_image, resize_image, resize_mask
+from gatemask.data.sources import ImageSource, read_source
+from gatemask.data.truth import EncodedMasks
 from gatemask.errors import GatemaskError
-from gatemask.masks import rle
+from gatemask.masks.frame import Frame, comp_frame, fit_image, fit_mask
+from gatemask.masks.tiling import Origin, cut_tile, scale_image, scaled_size, tile_origins
 from gatemask.parallel import cores, keep_freed_memory, ordered_map
 
-CHUNK = 16  # images per task: few enough to balance, enough that handing them out costs nothing
+CHUNK = 16  # records per task: few enough to balance, enough that handing them out costs nothing
 AHEAD = 4  # tasks in flight per process
-FEW = 100  # up to this many images, starting processes takes longer than they save
+FEW = 100  # up to this many records, starting processes takes longer than they save
 
 
 class RawImage(NamedTuple):
     """An image to read.
 
     Args:
-        image_id: Its id.
-        path: Its file.
-        truth: RLE (`rle.INTERNAL`) of its mask; "" for an empty mask.
-        label: 1 if it has a mask, else 0.
+        source: Its files.
+        masks: Its true masks.
     """
 
-    image_id: str
-    path: Path
-    truth: str
-    label: int
+    source: ImageSource
+    masks: EncodedMasks
+
+    @property
+    def image_id(self) -> str:
+        """Id of the image."""
+        return self.source.image_id
 
 
 class Example(NamedTuple):
-    """An image as a record holds it: image (JPEG or PNG) and mask (PNG) encoded."""
+    """An image, or a tile of it, as a record holds it.
+
+    Args:
+        image_id: Id of the image.
+        image: JPEG or PNG; of other than 1 or 3 channels, a gray PNG with the channels one below the other.
+        mask: Gray PNG, 0 or 255, with the planes one below the other: classes, borders, ignored pixels.
+        label: Sum of 2 ** c over the classes c that are present: 1 or 0 for one class.
+        origin: Position of the tile in the scaled image. Default: the record holds the whole image.
+    """
 
     image_id: str
     image: bytes
     mask: bytes
     label: int
+    origin: Origin | None = None
 
 
 class ShardPart(NamedTuple):
@@ -56,35 +68,73 @@ class ShardPart(NamedTuple):
 
     Args:
         path: Its path.
-        images: Number of records.
+        records: Number of records.
     """
 
     path: Path
-    images: int
+    records: int
 
 
-def encode_example(raw: RawImage, picture: Picture, records: Records) -> Example:
-    """Read, resize and encode an image and its mask; equal inputs give equal bytes.
+def class_bits(masks: EncodedMasks) -> int:
+    """Return which classes an image has, as a record's label."""
+    return sum(1 << number for number, texts in enumerate(masks.classes) if any(texts))
+
+
+def origins_of(image_size: tuple[int, int], tiles: Tiles | None) -> list[Origin] | list[None]:
+    """Return the positions of an image's records: of each tile, or None for the whole image.
+
+    Args:
+        image_size: Height and width of the image, in pixels.
+        tiles: Section `tiles` of competition.yaml.
+    """
+    return [None] if tiles is None else tile_origins(scaled_size(image_size, tiles), tiles.size, tiles.overlap)
+
+
+def encode_examples(raw: RawImage, comp: Competition) -> Iterator[Example]:
+    """Read, fit and encode an image and its masks; equal inputs give equal bytes.
 
     Args:
         raw: The image to read.
-        picture: Section `image` of competition.yaml.
-        records: Section `records` of competition.yaml.
+        comp: competition.yaml.
+
+    Yields:
+        One example, or one per tile.
 
     Raises:
         GatemaskError: The image can no longer be read, or has another size than before.
     """
-    image = read_image(raw.path, picture.channels, picture.window, picture.upright)
-    if image.shape[:2] != picture.size:
+    image = read_source(raw.source, comp.image)
+    if image.shape[:2] != raw.masks.size:
         raise GatemaskError(
             "An image has changed since the manifest was made.",
-            where=raw.path,
+            where=raw.source.files[raw.source.own],
             received=image.shape[:2],
-            expected=picture.size,
+            expected=raw.masks.size,
             do="Run gatemask data prepare again.",
         )
-    image = resize_image(image, records.size)
-    return Example(raw.image_id, encode_image(image, records), _encode_mask(raw, picture, records.size), raw.label)
+    planes = raw.masks.planes() if class_bits(raw.masks) or raw.masks.ignored else None
+    if comp.tiles is not None:
+        yield from _encode_tiles(raw, image, planes, comp, comp.tiles)
+        return
+    frame = comp_frame(comp)
+    fitted = None if planes is None else fit_mask(planes, frame)
+    encoded = encode_image(fit_image(image, frame), comp.records)
+    yield Example(raw.image_id, encoded, encode_mask(fitted, comp), class_bits(raw.masks))
+
+
+def _encode_tiles(
+    raw: RawImage, image: np.ndarray, planes: np.ndarray | None, comp: Competition, tiles: Tiles
+) -> Iterator[Example]:
+    scaled = scale_image(image, tiles)
+    size = (scaled.shape[0], scaled.shape[1])
+    mask = None if planes is None else fit_mask(planes, Frame(size))
+    for origin in tile_origins(size, tiles.size, tiles.overlap):
+        part = None if mask is None else cut_tile(mask, origin, tiles.size)
+        classes = range(len(raw.masks.classes))
+        label = 0 if part is None else sum(1 << number for number in classes if part[:, :, number].any())
+        encoded = encode_image(cut_tile(scaled, origin, tiles.size), comp.records)
+        part = part if part is not None and part.any() else None
+        yield Example(raw.image_id, encoded, encode_mask(part, comp), label, origin)
 
 
 def encode_image(image: np.ndarray, records: Records) -> bytes:
@@ -94,36 +144,58 @@ def encode_image(image: np.ndarray, records: Records) -> bytes:
         image: uint8 (height, width, channels), red first.
         records: Section `records` of competition.yaml.
     """
+    if image.shape[2] not in (1, 3):
+        return _png(stack_planes(image))
     if image.shape[2] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if records.format == "png":
-        return cv2.imencode(".png", image)[1].tobytes()
+        return _png(image)
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, records.quality])[1].tobytes()
 
 
-def _encode_mask(raw: RawImage, picture: Picture, size: int) -> bytes:
-    if not raw.truth:
-        return _empty_mask(size)
-    mask = rle.decode(raw.truth, picture.size, where=raw.image_id)
-    return _png(resize_mask(mask, size) * 255)
+def encode_mask(mask: np.ndarray | None, comp: Competition) -> bytes:
+    """Encode a mask as PNG.
+
+    Args:
+        mask: uint8 (height, width, planes) at the size of the records, 0 or 1; None if it is empty.
+        comp: competition.yaml.
+    """
+    if mask is None:
+        height, width = comp.records.shape
+        return _empty_mask(comp.planes * height, width)
+    return _png(stack_planes(mask) * 255)
+
+
+def stack_planes(array: np.ndarray) -> np.ndarray:
+    """Return the planes of an array one below the other, as records store them.
+
+    Args:
+        array: uint8 (height, width, planes).
+
+    Returns:
+        uint8 (planes * height, width).
+    """
+    height, width, planes = array.shape
+    return np.moveaxis(array, 2, 0).reshape(planes * height, width)
 
 
 @lru_cache  # most masks of a competition are empty: one encoding is enough
-def _empty_mask(size: int) -> bytes:
-    return _png(np.zeros((size, size), np.uint8))
+def _empty_mask(height: int, width: int) -> bytes:
+    return _png(np.zeros((height, width), np.uint8))
 
 
-def _png(mask: np.ndarray) -> bytes:
-    return cv2.imencode(".png", mask)[1].tobytes()
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def split_tasks(raws: Sequence[RawImage]) -> list[Sequence[RawImage]]:
-    """Split images into tasks of at most CHUNK."""
-    return [raws[start : start + CHUNK] for start in range(0, len(raws), CHUNK)]
+def split_tasks(raws: Sequence[RawImage], comp: Competition) -> list[Sequence[RawImage]]:
+    """Split images into tasks of at most CHUNK records, or of one image with more tiles."""
+    step = 1 if comp.tiles is not None else CHUNK
+    return [raws[start : start + step] for start in range(0, len(raws), step)]
 
 
 def write_parts(
-    tasks: Sequence[Sequence[RawImage]], folder: Path, picture: Picture, records: Records
+    tasks: Sequence[Sequence[RawImage]], folder: Path, comp: Competition
 ) -> Generator[ShardPart, None, None]:
     """Encode all tasks over all cores; yield each one's piece of a TFRecord file, in order.
 
@@ -132,15 +204,14 @@ def write_parts(
     Args:
         tasks: Images, some per task.
         folder: Folder for the pieces.
-        picture: Section `image` of competition.yaml.
-        records: Section `records` of competition.yaml.
+        comp: competition.yaml.
 
     Raises:
         GatemaskError: An image cannot be read, or a process died.
     """
     numbered = [(task, folder / f"{number:06d}.part") for number, task in enumerate(tasks)]
-    if sum(map(len, tasks)) <= FEW:
-        yield from (_write_part(task, path, picture, records) for task, path in numbered)
+    if sum(len(origins_of(raw.masks.size, comp.tiles)) for task in tasks for raw in task) <= FEW:
+        yield from (_write_part(task, path, comp) for task, path in numbered)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
@@ -150,8 +221,7 @@ def write_parts(
     # Spawned, not forked: the parent may have TensorFlow's threads, which do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
-        write = partial(_write_task, picture=picture, records=records)
-        yield from ordered_map(pool, write, numbered, processes * AHEAD)
+        yield from ordered_map(pool, partial(_write_task, comp=comp), numbered, processes * AHEAD)
     except BrokenProcessPool:
         raise GatemaskError(
             "A process that reads images died.",
@@ -162,14 +232,34 @@ def write_parts(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_task(task: tuple[Sequence[RawImage], Path], picture: Picture, records: Records) -> ShardPart:
-    return _write_part(*task, picture, records)
+def _write_task(task: tuple[Sequence[RawImage], Path], comp: Competition) -> ShardPart:
+    return _write_part(*task, comp)
 
 
-def _write_part(raws: Sequence[RawImage], path: Path, picture: Picture, records: Records) -> ShardPart:
-    examples = (encode_example(raw, picture, records) for raw in raws)
-    tfrecord.write(path, ({**example._asdict(), "image_id": example.image_id.encode()} for example in examples))
-    return ShardPart(path, len(raws))
+def _write_part(raws: Sequence[RawImage], path: Path, comp: Competition) -> ShardPart:
+    count = 0
+
+    def features() -> Iterator[tfrecord.Features]:
+        nonlocal count
+        for raw in raws:
+            for example in encode_examples(raw, comp):
+                count += 1
+                yield _features(example)
+
+    tfrecord.write(path, features())
+    return ShardPart(path, count)
+
+
+def _features(example: Example) -> tfrecord.Features:
+    features: dict[str, bytes | int | tuple[int, ...]] = {
+        "image_id": example.image_id.encode(),
+        "image": example.image,
+        "mask": example.mask,
+        "label": example.label,
+    }
+    if example.origin is not None:
+        features["origin"] = tuple(example.origin)
+    return features
 
 
 # --- in a worker process -----------------------------------------------------------------------------------

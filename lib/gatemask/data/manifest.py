@@ -28,6 +28,7 @@ from gatemask.data.manifest_inputs import check_unlabeled, join_sample, label_fi
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
+from gatemask.data.sizes import report_sizes
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.submission_dialect import dialect_notes
 from gatemask.data.truth import Annotation, write_masks
@@ -107,6 +108,7 @@ def _write_manifest(
     columns = read_extra_columns(raw, comp, train_ids)
     images, problems = scan_images(files, comp)
     report_images([image.facts for image in images if image.facts is not None], comp.image)
+    report_sizes(images, comp)
     left_out = _report_submission(files, images, raw, comp)
     if labels_only:
         images = [ScannedImage(image_id, "train") for image_id in labels.masks]
@@ -202,7 +204,7 @@ def _made_from(raw: Path, comp: Competition, images: ImageFiles) -> dict[str, ob
     existing = [raw / name for name in names if name and (raw / name).exists()]
     png_labels = [source for source in sources if isinstance(source, PngLabels)]
     masks = [path for source in png_labels for path in list_images(raw, source.masks)]
-    files = listing_fingerprint([*(file.path for file, _ in images.all), *existing, *masks], raw)
+    files = listing_fingerprint([*images.paths, *existing, *masks], raw)
     return {"settings": _settings(comp), "image": comp.image.pixel_settings, "files": files}
 
 
@@ -328,7 +330,6 @@ def _write_tables(
     truth: dict[str, str] | None,
     copies: Copies,
 ) -> list[Path]:
-    height, width = comp.image.size
     rows = [
         [
             image.image_id,
@@ -337,8 +338,7 @@ def _write_tables(
             image.group,
             image.label,
             image.mask_area,
-            height,
-            width,
+            *_size_of(image, comp),
             image.sha256,
             image.signature.phash,
             *(image.extra[name] for name in comp.extra.names),
@@ -360,6 +360,20 @@ def _write_tables(
     if truth is not None:
         outputs.append(write_masks(folder / "test_masks.csv", _annotations(truth, comp)))
     return outputs
+
+
+def _size_of(image: ScannedImage, comp: Competition) -> tuple[int, int]:
+    """Return height and width of an image, in pixels; an image known from its label alone has the declared size."""
+    if image.size is not None:
+        return image.size
+    if comp.image.size == "mixed":
+        raise GatemaskError(
+            "--labels-only does not know the sizes of the images.",
+            where="competition.yaml, image.size",
+            received="mixed",
+            expected="one size, or the images",
+        )
+    return comp.image.size
 
 
 def _annotations(masks: dict[str, str], comp: Competition) -> dict[str, list[Annotation]]:

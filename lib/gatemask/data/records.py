@@ -1,6 +1,6 @@
 """`gatemask records make | check`: images and masks at training size as TFRecords, the same for every split.
 
-data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label
+data/<comp>/records-<px>/00000.tfrec ...   image_id, image (JPEG or PNG), mask (PNG, 0 or 255), label, origin of a tile
 data/<comp>/records-<px>/making.json       while they are made: their inputs, by which finished shards are kept
 data/<comp>/records-<px>/index.json        the stamp: counts, hashes, the settings that made them
 """
@@ -13,22 +13,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import cv2
-import numpy as np
 
 from gatemask import quiet
 from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data import tfrecord
-from gatemask.data.encode import Example, RawImage, ShardPart, split_tasks, write_parts
+from gatemask.data.encode import Example, RawImage, ShardPart, class_bits, origins_of, split_tasks, write_parts
+from gatemask.data.image_files import find_images
 from gatemask.data.manifest import require_images
 from gatemask.data.raw_folder import raw_folder
+from gatemask.data.record_survey import RecordSurvey
+from gatemask.data.sources import ImageSource
 from gatemask.data.split import read_manifest
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
+from gatemask.masks.tiling import Origin
 from gatemask.project import Project
 from gatemask.results.data import RecordsCheck, RecordsResult
 from gatemask.stage import Stage, Stamp
@@ -50,8 +50,7 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
 
     def write() -> tuple[RecordsResult, dict[Path, str]]:
         raws = _raw_images(project, comp)
-        step = comp.records.per_shard
-        parts = [raws[start : start + step] for start in range(0, len(raws), step)]
+        parts = _split_shards(raws, comp)
         shards = [folder / f"{number:05d}.tfrec" for number in range(len(parts))]
         _keep_finished(stage)
         unfinished = [(shard, part) for shard, part in zip(shards, parts, strict=True) if not shard.exists()]
@@ -60,59 +59,57 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
         hashes = {shard: sha256(shard) for shard in shards if shard.exists()}
         hashes |= _make_shards(unfinished, folder / "parts", comp)
         result = RecordsResult(
-            count=len(raws),
-            positives=sum(raw.label for raw in raws),
+            count=_count_records(raws, comp),
+            positives=sum(class_bits(raw.masks) > 0 for raw in raws),
             size=comp.records.size,
             bytes=sum(shard.stat().st_size for shard in shards),
             shards=len(shards),
         )
+        if comp.tiles is not None:
+            result = result.model_copy(update={"images": len(raws)})
         return result, {shard: hashes[shard] for shard in shards}
 
     return stage.run(write, lambda: (folder / "making.json").unlink(missing_ok=True))
 
 
 def check_records(project: Project, comp: Competition) -> RecordsCheck:
-    """Read all records: check hashes, checksums, ids and labels, and that images and masks decode to their size.
+    """Read all records: check hashes, checksums, ids, tiles and labels, and that images and masks decode to their size.
 
     Raises:
         GatemaskError: There are no current records, or some are damaged.
     """
     started = time.monotonic()
     hashes, folder = require_records(project, comp), project.records(comp.records.size)
-    labels = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
-    checked: set[str] = set()
-    problems: list[str] = []
-    vanished = 0
+    survey = RecordSurvey(project, comp)
     for name, digest in progress(list(hashes.items()), "checking"):
         if not (folder / name).exists() or sha256(folder / name) != digest:
-            problems.append(f"{name}: differs from the file that was written")
+            survey.problems.append(f"{name}: differs from the file that was written")
             continue
         try:
             examples = list(_examples(folder / name, None))
         except GatemaskError as error:
-            problems.append(f"{name}: {error.short()}")
+            survey.problems.append(f"{name}: {error.short()}")
             continue
         for example in examples:
-            if complaint := _complaint(example, comp, labels):
-                problems.append(f"{name}, image {example.image_id}: {complaint}")
-            elif example.image_id in checked:
-                problems.append(f"{name}, image {example.image_id}: repeated")
-            elif example.label and not _decode(example.mask).any():
-                vanished += 1
-            checked.add(example.image_id)
-    if not problems and len(checked) < len(labels):
-        problems.append(f"{len(labels) - len(checked)} images of the manifest have no record")
-    if problems:
+            survey.add(example, name)
+    survey.finish()
+    if survey.problems:
         raise GatemaskError(
             "Some records are damaged.",
             where=folder,
-            received=f"{len(problems)} problems: " + "; ".join(problems[:5]),
+            received=f"{len(survey.problems)} problems: " + "; ".join(survey.problems[:5]),
             do=f"Run gatemask records make {project.comp}: damaged shards are made again.",
         )
-    if vanished:
-        say(f"{vanished} masks vanish at {comp.records.size} px; their images still count as positive.")
-    seconds = round(time.monotonic() - started, 2)
-    return RecordsCheck(checked=len(checked), shards=len(hashes), vanished_masks=vanished, seconds=seconds)
+    if vanished := survey.vanished:
+        say(f"{vanished} masks vanish at {_described_size(comp)}; their images still count as positive.")
+    check = RecordsCheck(
+        checked=len(survey.checked),
+        shards=len(hashes),
+        vanished_masks=vanished,
+        seconds=round(time.monotonic() - started, 2),
+    )
+    tiled = {"images": len(survey.images), "positive_tiles": survey.positives}
+    return check if comp.tiles is None else check.model_copy(update=tiled)
 
 
 def require_records(project: Project, comp: Competition) -> dict[str, str]:
@@ -132,7 +129,7 @@ def require_records(project: Project, comp: Competition) -> dict[str, str]:
 
 
 def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
-    """Return the examples of some images, in their order, still encoded.
+    """Return the examples of some images, in their order, still encoded; of tiled images, all tiles.
 
     Args:
         folder: Folder of the records.
@@ -144,9 +141,12 @@ def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
     index = folder / INDEX
     if not index.exists():
         raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records make.")
-    wanted, examples = set(ids), {}
+    examples: dict[str, list[Example]] = {}
+    wanted = set(ids)
     for shard, digest in Stamp.load(index).outputs.items():
-        examples.update({e.image_id: e for e in _examples(folder / shard, digest) if e.image_id in wanted})
+        for example in _examples(folder / shard, digest):
+            if example.image_id in wanted:
+                examples.setdefault(example.image_id, []).append(example)
     if missing := [image_id for image_id in ids if image_id not in examples]:
         raise GatemaskError(
             "The records lack images that the folds list.",
@@ -154,7 +154,7 @@ def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
             received=f"{len(missing)}, such as {missing[0]}",
             do="Run gatemask records make again: folds and records come from different manifests.",
         )
-    return [examples[image_id] for image_id in ids]
+    return [example for image_id in ids for example in examples[image_id]]
 
 
 def _made_from(project: Project, comp: Competition) -> dict[str, object]:
@@ -162,17 +162,69 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
         raise GatemaskError(
             "There is no manifest yet.", where=project.data, do=f"Run gatemask data prepare {project.comp}."
         )
+    if comp.tiles is not None and comp.records.shape != (comp.tiles.size, comp.tiles.size):
+        raise GatemaskError(
+            "Records of a tiled competition have the size of its tiles.",
+            where="input.records of the experiment, or records.size of competition.yaml",
+            received=comp.records.size,
+            expected=comp.tiles.size,
+            do="Leave the key out; input.size may be smaller.",
+        )
     tables = [project.data / "manifest.csv", project.data / "masks.csv"]
-    image = comp.image.pixel_settings
-    return {"settings": comp.records.model_dump(), "image": image, **{path.name: sha256(path) for path in tables}}
+    made_from: dict[str, object] = {
+        "settings": comp.records.model_dump(mode="json"),
+        "image": comp.image.pixel_settings,
+        **{path.name: sha256(path) for path in tables},
+    }
+    # What most competitions do not have appears only where it is set: their records stay current.
+    if comp.tiles is not None:
+        made_from["tiles"] = comp.tiles.model_dump(mode="json")
+    if _has_other_files(comp):
+        made_from["files"] = comp.train.model_dump(mode="json", include={"images", "stack"})
+    if comp.planes > 1:
+        borders, ignored = comp.outputs - len(comp.classes), int(comp.has_ignored)
+        made_from["planes"] = [*comp.classes, *["border"] * borders, *["ignored"] * ignored]
+    return made_from
+
+
+def _has_other_files(comp: Competition) -> bool:
+    """Whether an image is more than the file that the manifest names."""
+    return len(comp.train.sources) > 1 or comp.train.stack is not None
 
 
 def _raw_images(project: Project, comp: Competition) -> list[RawImage]:
     require_images(project, comp)
     folder, masks = raw_folder(project, comp), Masks.of(project, comp)
     rows = list(read_manifest(project, "train").itertuples())
-    texts = {row.image_id: "".join(masks.encoded(row.image_id).classes[0]) for row in rows}
-    return [RawImage(row.image_id, folder / row.path, texts[row.image_id], int(row.label)) for row in rows]
+    if not _has_other_files(comp):
+        return [RawImage(ImageSource(row.image_id, (folder / row.path,)), masks.encoded(row.image_id)) for row in rows]
+    sources = {file.image_id: file.source for file in find_images(folder, comp).train}
+    if missing := [row for row in rows if row.image_id not in sources]:
+        raise GatemaskError(
+            "An image of the manifest does not exist any more.",
+            where=folder / missing[0].path,
+            received=f"{len(missing)} such images",
+            do="Restore the files, or run gatemask data prepare again.",
+        )
+    return [RawImage(sources[row.image_id], masks.encoded(row.image_id)) for row in rows]
+
+
+def _count_records(raws: Sequence[RawImage], comp: Competition) -> int:
+    return sum(len(origins_of(raw.masks.size, comp.tiles)) for raw in raws)
+
+
+def _split_shards(raws: list[RawImage], comp: Competition) -> list[list[RawImage]]:
+    """Return the images of each shard: at most `per_shard` records, but all tiles of an image together."""
+    shards: list[list[RawImage]] = []
+    room = 0
+    for raw in raws:
+        count = _count_records([raw], comp)
+        if count > room or not shards:
+            shards.append([])
+            room = comp.records.per_shard
+        shards[-1].append(raw)
+        room -= count
+    return shards
 
 
 def _keep_finished(stage: Stage[RecordsResult]) -> None:
@@ -200,10 +252,11 @@ def _is_sound(shard: Path) -> bool:
 
 def _make_shards(unfinished: list[tuple[Path, list[RawImage]]], scratch: Path, comp: Competition) -> dict[Path, str]:
     """Join each shard as soon as its parts are written; return the hashes."""
-    tasks = [split_tasks(raws) for _, raws in unfinished]
+    tasks = [split_tasks(raws, comp) for _, raws in unfinished]
     flat = [task for shard_tasks in tasks for task in shard_tasks]
-    written = write_parts(flat, fresh_folder(scratch), comp.image, comp.records)
-    parts = progress(written, "records", sum(map(len, flat)), size=lambda part: part.images)
+    count = sum(_count_records(task, comp) for task in flat)
+    written = write_parts(flat, fresh_folder(scratch), comp)
+    parts = progress(written, "records", count, size=lambda part: part.records)
     hashes = {}
     try:
         for (shard, _), shard_tasks in zip(unfinished, tasks, strict=True):
@@ -250,7 +303,8 @@ def _examples(shard: Path, digest: str | None) -> Iterator[Example]:
             features = example_class.FromString(record).features.feature
             image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
             image_id = features["image_id"].bytes_list.value[0].decode()
-            yield Example(image_id, image, mask, features["label"].int64_list.value[0])
+            origin = Origin(*features["origin"].int64_list.value) if "origin" in features else None
+            yield Example(image_id, image, mask, features["label"].int64_list.value[0], origin)
     except (ValueError, IndexError, TypeError, DecodeError) as error:
         raise _damaged(shard, " ".join(str(error).split()) or type(error).__name__, "records of gatemask") from None
 
@@ -265,20 +319,6 @@ def _damaged(shard: Path, received: str, expected: str) -> GatemaskError:
     )
 
 
-def _complaint(example: Example, comp: Competition, labels: dict[str, int]) -> str | None:
-    size, channels = comp.records.size, comp.image.channels
-    if example.image_id not in labels:
-        return "not in the manifest"
-    if example.label != labels[example.image_id]:
-        return f"label {example.label}, but the manifest has {labels[example.image_id]}"
-    image, mask = _decode(example.image), _decode(example.mask)
-    shape = (size, size) if channels == 1 else (size, size, channels)
-    if image is None or image.shape != shape:
-        return f"an image of shape {getattr(image, 'shape', None)}, not {shape}"
-    if mask is None or mask.shape != (size, size):
-        return f"a mask of shape {getattr(mask, 'shape', None)}, not {(size, size)}"
-    return None
-
-
-def _decode(data: bytes) -> Any:  # None for what OpenCV cannot read
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+def _described_size(comp: Competition) -> str:
+    height, width = comp.records.shape
+    return f"{height} px" if height == width else f"{height} x {width} px"

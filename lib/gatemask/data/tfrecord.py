@@ -14,13 +14,15 @@ from pathlib import Path
 BYTES_LIST, INT64_LIST = 1, 3  # the fields of tf.train.Feature
 LENGTH_DELIMITED = 2  # a wire type of protocol buffers
 
+Features = Mapping[str, bytes | int | tuple[int, ...]]  # bytes, or non-negative integers
 
-def write(path: Path, examples: Iterable[Mapping[str, bytes | int]]) -> None:
+
+def write(path: Path, examples: Iterable[Features]) -> None:
     """Write one frame per example, in order.
 
     Args:
         path: TFRecord file.
-        examples: Features by name: bytes, or non-negative integers.
+        examples: Features by name.
     """
     with path.open("wb") as file:
         for features in examples:
@@ -52,15 +54,16 @@ def frames(content: bytes, checksums: bool = False) -> Iterator[bytes]:
         yield data
 
 
-def serialize(features: Mapping[str, bytes | int]) -> bytes:
-    """Return a `tf.train.Example` of single values, sorted by name; integers must not be negative."""
+def serialize(features: Features) -> bytes:
+    """Return a `tf.train.Example`, sorted by name."""
     entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(features[name]))) for name in sorted(features))
     return _field(1, b"".join(entries))
 
 
-def _feature(value: bytes | int) -> bytes:
-    if isinstance(value, int):
-        return _field(INT64_LIST, _field(1, _varint(value)))
+def _feature(value: bytes | int | tuple[int, ...]) -> bytes:
+    if not isinstance(value, bytes):
+        numbers = (value,) if isinstance(value, int) else value
+        return _field(INT64_LIST, _field(1, b"".join(map(_varint, numbers))))
     return _field(BYTES_LIST, _field(1, value))
 
 

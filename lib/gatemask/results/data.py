@@ -86,15 +86,17 @@ class RecordsResult(StageResult):
 
     Args:
         count: Number of records.
-        positives: Number of records with a mask.
-        size: Side of images and masks, in pixels.
+        images: Number of images; only where records hold tiles of them.
+        positives: Number of images with a mask.
+        size: Side of images and masks, or their height and width, in pixels.
         bytes: Size of all shards.
         shards: Number of shards.
     """
 
     count: int
+    images: int | None = None
     positives: int
-    size: int
+    size: int | tuple[int, int]
     bytes: int
     shards: int
 
@@ -105,12 +107,16 @@ class RecordsCheck(CommandResult):
     Args:
         checked: Number of records read.
         shards: Number of shards.
-        vanished_masks: Number of positive records whose mask has no pixel at this size.
+        images: Number of images; only where records hold tiles of them.
+        positive_tiles: Number of tiles with a mask; only where records hold tiles.
+        vanished_masks: Number of masks, of one class of an image each, that have no pixel at this size.
         seconds: Duration, in seconds.
     """
 
     checked: int
     shards: int
+    images: int | None = None
+    positive_tiles: int | None = None
     vanished_masks: int
     seconds: float
 
