@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from gatemask.config import Images, Stack
+from gatemask.config import ChannelFiles, Stack
 from gatemask.config.path_patterns import part_names
 from gatemask.console import say
 from gatemask.data.joins import examples
@@ -17,7 +18,17 @@ from gatemask.data.owners import ImageFile, MaskOwners
 from gatemask.data.sources import ImageSource
 
 
-def with_sources(files: Sequence[ImageFile], raw: Path, images: Images) -> list[ImageFile]:
+class Parts(Protocol):
+    """What says which files an image has: a section of competition.yaml, or the facts that a kernel has of it."""
+
+    @property
+    def sources(self) -> list[ChannelFiles]: ...
+
+    @property
+    def stack(self) -> Stack | None: ...
+
+
+def with_sources(files: Sequence[ImageFile], raw: Path, images: Parts) -> list[ImageFile]:
     """Return image files that know the other files of their images.
 
     A file that is missing is no error here: whoever reads the image gets one.
@@ -25,7 +36,7 @@ def with_sources(files: Sequence[ImageFile], raw: Path, images: Images) -> list[
     Args:
         files: The files that name the images, masks excepted.
         raw: The raw folder.
-        images: Section `train` or `test` of competition.yaml.
+        images: Section `train` or `test` of competition.yaml, or a kernel's facts of it.
     """
     if images.stack is not None:
         sources = _stacks(files, images.stack)
@@ -36,13 +47,13 @@ def with_sources(files: Sequence[ImageFile], raw: Path, images: Images) -> list[
     return [replace(file, others=sources[file]) for file in files]
 
 
-def without_other_channels(files: Sequence[ImageFile], raw: Path, images: Images) -> list[ImageFile]:
+def without_other_channels(files: Sequence[ImageFile], raw: Path, images: Parts) -> list[ImageFile]:
     """Return the files that name an image: those of further channels may match the first pattern as well.
 
     Args:
         files: Files that match the first pattern.
         raw: The raw folder.
-        images: Section `train` or `test` of competition.yaml.
+        images: Section `train` or `test` of competition.yaml, or a kernel's facts of it.
     """
     further: set[ImageFile] = set()
     for part in images.sources[1:]:
@@ -56,7 +67,7 @@ def without_other_channels(files: Sequence[ImageFile], raw: Path, images: Images
 # --- several files -----------------------------------------------------------------------------------------
 
 
-def _several_files(files: Sequence[ImageFile], raw: Path, images: Images) -> dict[ImageFile, ImageSource]:
+def _several_files(files: Sequence[ImageFile], raw: Path, images: Parts) -> dict[ImageFile, ImageSource]:
     """Return the files of each image, one per pattern; reports files of further patterns that no image has."""
     found: dict[ImageFile, list[Path]] = {file: [file.path] for file in files}
     faults: dict[ImageFile, str] = {}

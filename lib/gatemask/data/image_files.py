@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatemask.config import Competition, Images, PngLabels
+from gatemask.config import Competition, PngLabels
 from gatemask.console import say
-from gatemask.data.channel_files import with_sources, without_other_channels
+from gatemask.data.channel_files import Parts, with_sources, without_other_channels
 from gatemask.data.ids import IdRule, reject_shared_ids, test_rule, train_rule
 from gatemask.data.joins import examples
 from gatemask.data.owners import ImageFile, MaskOwners
@@ -94,14 +94,14 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
     return ImageFiles(with_sources(train, raw, comp.train), test)
 
 
-def image_files(raw: Path, rule: IdRule, images: Images | None = None) -> list[ImageFile]:
+def image_files(raw: Path, rule: IdRule, images: Parts | None = None) -> list[ImageFile]:
     """Return the files that a pattern matches, hidden ones excepted, with their ids.
 
     Args:
         raw: The raw folder.
         rule: Pattern of the files, and how their ids are made.
-        images: Section of competition.yaml: files that hold further channels of another image are left out. Default:
-            no image has several files.
+        images: Section `train` or `test` of competition.yaml: files that hold further channels of another image are
+            left out. Default: no image has several files.
 
     Raises:
         GatemaskError: The name of a file gives no id.

@@ -164,7 +164,7 @@ def read_test_images(project: Project, comp: Competition) -> pd.DataFrame:
     """
     if comp.test is not None and not (project.data / "manifest.json").exists():
         raw = raw_folder(project, comp)
-        rows = [(file.image_id, file.name) for file in image_files(raw, test_rule(comp))]
+        rows = [(file.image_id, file.name) for file in image_files(raw, test_rule(comp), comp.test)]
         reject_shared_ids(rows, raw)
         return pd.DataFrame(rows, columns=["image_id", "path"])
     manifest = read_manifest(project)

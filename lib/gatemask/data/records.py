@@ -19,12 +19,9 @@ from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data import tfrecord
 from gatemask.data.encode import Example, RawImage, ShardPart, class_bits, origins_of, split_tasks, write_parts
-from gatemask.data.image_files import find_images
 from gatemask.data.manifest import require_images
-from gatemask.data.raw_folder import raw_folder
 from gatemask.data.record_survey import RecordSurvey
-from gatemask.data.sources import ImageSource
-from gatemask.data.split import read_manifest
+from gatemask.data.training_sources import has_other_files, training_sources
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
@@ -179,7 +176,7 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
     # What most competitions do not have appears only where it is set: their records stay current.
     if comp.tiles is not None:
         made_from["tiles"] = comp.tiles.model_dump(mode="json")
-    if _has_other_files(comp):
+    if has_other_files(comp):
         made_from["files"] = comp.train.model_dump(mode="json", include={"images", "stack"})
     if comp.planes > 1:
         borders, ignored = comp.outputs - len(comp.classes), int(comp.has_ignored)
@@ -187,26 +184,10 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
     return made_from
 
 
-def _has_other_files(comp: Competition) -> bool:
-    """Whether an image is more than the file that the manifest names."""
-    return len(comp.train.sources) > 1 or comp.train.stack is not None
-
-
 def _raw_images(project: Project, comp: Competition) -> list[RawImage]:
     require_images(project, comp)
-    folder, masks = raw_folder(project, comp), Masks.of(project, comp)
-    rows = list(read_manifest(project, "train").itertuples())
-    if not _has_other_files(comp):
-        return [RawImage(ImageSource(row.image_id, (folder / row.path,)), masks.encoded(row.image_id)) for row in rows]
-    sources = {file.image_id: file.source for file in find_images(folder, comp).train}
-    if missing := [row for row in rows if row.image_id not in sources]:
-        raise GatemaskError(
-            "An image of the manifest does not exist any more.",
-            where=folder / missing[0].path,
-            received=f"{len(missing)} such images",
-            do="Restore the files, or run gatemask data prepare again.",
-        )
-    return [RawImage(sources[row.image_id], masks.encoded(row.image_id)) for row in rows]
+    masks = Masks.of(project, comp)
+    return [RawImage(source, masks.encoded(image_id)) for image_id, source in training_sources(project, comp).items()]
 
 
 def _count_records(raws: Sequence[RawImage], comp: Competition) -> int:

@@ -131,14 +131,13 @@ def fit_mask(mask: np.ndarray, frame: Frame) -> np.ndarray:
     >>> fit_mask(np.array([[True, True], [False, False]]), Frame((1, 2))).tolist()
     [[1, 1]]
     """
-    planes = mask[:, :, None] if mask.ndim == 2 else mask
-    if planes.flags.f_contiguous and not planes.flags.c_contiguous:  # decoded masks: copying would take longest
-        turned = Frame(frame.size[::-1], frame.fit)
-        fitted = np.stack([fit_mask(plane.T, turned).T for plane in np.moveaxis(planes, 2, 0)], axis=2)
-    else:
-        levels = planes.astype(np.uint8) * np.uint8(255)
-        fitted = (fit_image(np.ascontiguousarray(levels), frame) >= HALF).astype(np.uint8)
-    return np.ascontiguousarray(fitted[:, :, 0] if mask.ndim == 2 else fitted)
+    # Turned, since decoded masks lie in memory column by column, and turning them would take longest. Others are turned
+    # as well: rows first would round differently.
+    turned = Frame(frame.size[::-1], frame.fit)
+    planes = np.moveaxis(mask, 2, 0) if mask.ndim == 3 else mask[None]
+    levels = [np.ascontiguousarray(plane.T).astype(np.uint8)[:, :, None] * np.uint8(255) for plane in planes]
+    fitted = np.stack([(fit_image(level, turned)[:, :, 0] >= HALF).T for level in levels], axis=2)
+    return np.ascontiguousarray(fitted[:, :, 0] if mask.ndim == 2 else fitted, np.uint8)
 
 
 def restore_map(

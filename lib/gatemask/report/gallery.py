@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from gatemask.config import Competition
-from gatemask.data.raw_folder import raw_folder
-from gatemask.data.readers import read_image
-from gatemask.data.split import read_manifest
+from gatemask.data.sources import ImageSource, own_pixels, read_source
+from gatemask.data.training_sources import training_sources
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
-from gatemask.masks.frame import resize_map
+from gatemask.masks.frame import resize, resize_map
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Scorable, dice_per_image
 from gatemask.plots.gallery import GalleryImage, draw_gallery
@@ -61,9 +61,7 @@ class Gallery:
         rule: Rule,
         weights: Sequence[float],
     ) -> None:
-        manifest = read_manifest(project, "train")
-        self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
-        self._raw, self._comp, self._counted, self._rule = raw_folder(project, comp), comp, counted, rule
+        self._project, self._comp, self._counted, self._rule = project, comp, counted, rule
         self._predictions, self._weights = predictions, weights
         self._dice = dice_per_image(counted, rule).mean(axis=1)
 
@@ -78,7 +76,7 @@ class Gallery:
         full_map = resize_map(averaged, truth.shape)[:, :, 0]
         return GalleryImage(
             name=name,
-            image=self._read(name, truth.shape),
+            image=self._read(name, truth.shape[0], truth.shape[1]),
             truth=truth,
             full_map=full_map,
             mask=rules.apply_rule(self._rule, gate, full_map),
@@ -86,12 +84,18 @@ class Gallery:
             gate=gate,
         )
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    @cached_property
+    def _sources(self) -> dict[str, ImageSource]:
+        return training_sources(self._project, self._comp)
+
+    def _read(self, name: str, height: int, width: int) -> np.ndarray:
+        """Return an image at the size of its truth."""
         try:
-            picture = self._comp.image
-            image = read_image(self._raw / self._paths[name], picture.channels, picture.window, picture.upright)
+            source = self._sources[name]
+            image = own_pixels(read_source(source, self._comp.image), source)
         except GatemaskError:  # the raw files may be on another machine
-            return np.full(shape, 128, np.uint8)
+            return np.full((height, width), 128, np.uint8)
+        image = resize(image, (height, width))
         return image[:, :, 0] if image.shape[2] == 1 else image
 
 

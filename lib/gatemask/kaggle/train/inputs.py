@@ -51,7 +51,7 @@ def records_dataset(project: Project, comp: Competition) -> Dataset:
     files = {name: folder / name for name in [*hashes, "index.json"]}
     tables = {name: project.data / name for name in ("manifest.csv", "masks.csv")}
     others = {name: sha256(path) for name, path in {"index.json": folder / "index.json", **tables}.items()}
-    slug = kaggle_slug(project.label, "records", str(comp.records.size))
+    slug = kaggle_slug(project.label, folder.name)
     return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, {"size": comp.records.size})
 
 
