@@ -108,8 +108,9 @@ def new_command(
     json_: Json = False,
 ) -> None:
     """Inspect the files of a competition, and write its YAMLs to experiments/NAME/."""
-    from gatemask.new.competition import NewOptions, make_competition
+    from gatemask.new.competition import make_competition
     from gatemask.new.decisions import Decisions
+    from gatemask.new.inputs import NewOptions
     from gatemask.project import find_root
 
     decisions = Decisions(yes, ask_on_terminal if sys.stdin.isatty() else None)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from gatemask.errors import GatemaskError
-from gatemask.new.competition import NewOptions, make_competition
+from gatemask.new.competition import make_competition
 from gatemask.new.decisions import Decisions
+from gatemask.new.inputs import NewOptions
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from pydantic import JsonValue
 
 from gatemask.config import Ensemble, Experiment, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
-from gatemask.new.competition import NewOptions, make_competition
+from gatemask.new.competition import make_competition
 from gatemask.new.decisions import Decisions, Question
+from gatemask.new.inputs import NewOptions
 from gatemask.yaml12 import parse_yaml
 from tests import competitions
 from tests.conftest import write_tiles

@@ -6,75 +6,30 @@ written to a folder beside, and renamed.
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from gatemask.config import Competition, load_competition, load_ensemble, load_experiment
 from gatemask.config.names import METRIC_TITLES
 from gatemask.console import say, table
-from gatemask.data.image_files import MASK_NAME
 from gatemask.errors import GatemaskError
-from gatemask.new import label_files, label_table, planning, sample, writing
+from gatemask.new import label_files, label_table, planning, sample, table_layout, writing
 from gatemask.new.decisions import Decisions, Question
-from gatemask.new.files import FoundFiles, absolute, common_parent, find_images, names_below
+from gatemask.new.files import names_below
 from gatemask.new.groups import examine_groups
+from gatemask.new.identity import find_naming
 from gatemask.new.images import ImageFacts, examine_images, find_duplicates, neighbors_are_alike
+from gatemask.new.inputs import Inputs, NewOptions, find_inputs
 from gatemask.new.masks import LabelFacts
-from gatemask.new.naming import Known, Naming, find_naming, with_numbers
+from gatemask.new.naming import Known, Naming, with_numbers
+from gatemask.new.sections import competition_sections, plan_experiments, quick_section
 from gatemask.new.writing import Plans
-from gatemask.project import competition_name_fault
+from gatemask.project import QUICK, competition_name_fault
 from gatemask.results.new import FoundFact, NewResult
-
-PLANS = ("quick", "good", "strong")
-TOUCHING = 0.1  # share of images with touching objects from which they are split by a watershed
-MANY_OBJECTS = 8  # per image, from which images probably have no upper side
-
-
-@dataclass(frozen=True)
-class NewOptions:
-    """Options of `gatemask new`.
-
-    Args:
-        images: Folder or glob of the training images.
-        labels: Table, folder or glob of the labels; None to search beside the images.
-        test: Folder or glob of the test images; None for a hold-out fold.
-        sample: Sample submission; None where there is none.
-        groups: Table of groups; None where there is none.
-        metric: Name of the metric; None to guess.
-    """
-
-    images: str
-    labels: str | None = None
-    test: str | None = None
-    sample: Path | None = None
-    groups: Path | None = None
-    metric: str | None = None
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The files that the options name.
-
-    Args:
-        raw: Common parent of all files.
-        images: Training images.
-        table: The label table; None where masks are files.
-        masks: Mask files; None where there is a table.
-        test: Test images; None for a hold-out fold.
-        sample: Sample submission; None where there is none.
-        groups: Table of groups; None where there is none.
-    """
-
-    raw: Path
-    images: FoundFiles
-    table: Path | None
-    masks: FoundFiles | None
-    test: FoundFiles | None
-    sample: Path | None
-    groups: Path | None
 
 
 def make_competition(root: Path, name: str, options: NewOptions, decisions: Decisions) -> NewResult:
@@ -91,12 +46,11 @@ def make_competition(root: Path, name: str, options: NewOptions, decisions: Deci
     """
     folder = root / "experiments" / name
     _require_free(folder, name)
-    inputs = _find_inputs(options)
+    inputs = find_inputs(options, decisions)
     sections, plans = _examine(name, root, inputs, options, decisions)
     _print(decisions)
     decisions.require_answers()
-    # Validated before anything is written: features that are valid but unfinished are reported afterwards.
-    Competition.model_validate({"name": name, **sections})
+    _validate({"name": name, **sections})
     beside = folder.with_name(f".{name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -116,10 +70,25 @@ def make_competition(root: Path, name: str, options: NewOptions, decisions: Deci
     )
 
 
+def _validate(values: dict[str, object]) -> None:
+    """Raise if what was found contradicts itself; nothing is written then."""
+    try:
+        Competition.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise GatemaskError(
+            "What was found makes no valid competition.yaml.",
+            received=f"{place}: {first['msg']}" if place else first["msg"],
+            do="Correct the options of gatemask new, or copy a folder in experiments/ and write the file by hand.",
+        ) from None
+
+
 def _require_free(folder: Path, name: str) -> None:
     if fault := competition_name_fault(name):
-        what, _, do = fault.partition(". ")
-        raise GatemaskError(f"{what}.", received=name, do=do.replace(" its folder below experiments/", "") or None)
+        reason = fault.partition(". ")[0]
+        example = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-").removesuffix(QUICK) or "my-competition"
+        raise GatemaskError(f"{reason}.", do=f"Choose another name, such as {example}.")
     taken = [path.name for path in folder.parent.iterdir() if path.name.casefold() == name.casefold()]
     if taken:
         raise GatemaskError(
@@ -141,63 +110,13 @@ def _print(decisions: Decisions) -> None:
     table("What was found", ["", "found", "because"], [(one.topic, one.found, one.why) for one in decisions.findings])
 
 
-# --- the files -------------------------------------------------------------------------------------------------
-
-
-def _find_inputs(options: NewOptions) -> Inputs:
-    tables = {"--sample": options.sample, "--groups": options.groups}
-    paths = {option: absolute(path) for option, path in tables.items() if path is not None}
-    for option, path in paths.items():
-        if not path.is_file():
-            raise GatemaskError(f"{option} names a file that does not exist.", where=path)
-    test = find_images("--test", options.test) if options.test else None
-    label_table_file, masks = _find_labels(options)
-    others: list[Path] = [*(test.files if test else []), *(masks.files if masks else [])]
-    images = find_images("--images", options.images, others)
-    if masks is not None and masks.root == images.root and not masks.files:
-        raise GatemaskError("--labels names no mask.", received=options.labels)
-    given = [*images.files, *others, *paths.values(), *([label_table_file] if label_table_file else [])]
-    raw = common_parent(given)
-    return Inputs(raw, images, label_table_file, masks, test, paths.get("--sample"), paths.get("--groups"))
-
-
-def _find_labels(options: NewOptions) -> tuple[Path | None, FoundFiles | None]:
-    """Return the label table, or the mask files."""
-    if options.labels is None:
-        raise GatemaskError(
-            "--labels is missing.",
-            expected="a table of run-length encodings, or a folder or glob of mask files",
-            do="Name it, such as --labels train.csv or --labels masks/.",
-        )
-    path = absolute(options.labels)
-    if path.is_file():
-        return path, None
-    found = find_images("--labels", options.labels)
-    if absolute(options.images) == path:  # images and masks in one folder
-        masks = [
-            file for file in found.files if MASK_NAME.fullmatch(file.stem) or file.parent.name in ("masks", "mask")
-        ]
-        if not masks:
-            raise GatemaskError(
-                "Images and masks in one folder cannot be told apart.",
-                where=path,
-                expected="masks with a name such as NAME_mask.png",
-                do="Name the masks with a glob, such as --labels 'train/*_seg.png'.",
-            )
-        return None, FoundFiles(found.root, masks)
-    return None, found
-
-
-# --- what they are ---------------------------------------------------------------------------------------------
-
-
 def _examine(
     name: str, root: Path, inputs: Inputs, options: NewOptions, decisions: Decisions
 ) -> tuple[dict[str, object], Plans]:
     raw = inputs.raw
     all_names = names_below(raw, inputs.images.files)
     masks = names_below(raw, inputs.masks.files) if inputs.masks else []
-    cells = label_table.cells_of_ids(inputs.table) if inputs.table else [w for path in masks for w in path.split("/")]
+    cells = table_layout.cells_of_ids(inputs.table) if inputs.table else [w for path in masks for w in path.split("/")]
     naming = find_naming(all_names, Known.of(cells), decisions)
     names = naming.images(all_names)
     facts = examine_images(raw, names, decisions)
@@ -224,12 +143,12 @@ def _examine(
     decisions.note("fit", frames.fit, frames.why_fit)
     folds = planning.plan_folds(len(files), groups.count)
     decisions.note("folds", str(folds), "each of them is trained; more of them take longer")
-    sections = _sections(name, root, raw, naming, stacked, test, facts, labels, submission, frames)
+    sections = competition_sections(name, root, raw, naming, stacked, test, facts, labels, submission, frames)
     sections |= {"metric": metric, "groups": {**groups.section, "duplicates": copies}}
     sections["folds"] = {"k": folds} | ({} if test else {"holdout": True})
-    sections["quick"] = _quick(frames)
+    sections["quick"] = quick_section(frames)
     sections = writing.in_order(sections)
-    return sections, _plans(facts, labels, frames, folds, _channels(facts, naming, stacked))
+    return sections, plan_experiments(facts, labels, frames, folds)
 
 
 def _frames_text(frames: planning.Frames) -> str:
@@ -285,97 +204,3 @@ def _metric(given: str | None, labels: LabelFacts, submission: sample.SampleFact
     guess = "object_precision" if per_object else "mean_dice"
     answer = decisions.choose(Question("metric", "Which metric does the competition use?", options, guess, why))
     return answer
-
-
-def _channels(facts: ImageFacts, naming: Naming, stacked: bool) -> int:
-    return 3 if stacked else facts.channels * len(naming.tails)
-
-
-def _images_section(naming: Naming, stacked: bool, channels: int) -> dict[str, object]:
-    patterns = naming.patterns
-    images: object = naming.pattern
-    if len(patterns) > 1:
-        images = (
-            patterns
-            if channels == 1
-            else {name: {"files": pattern, "channels": channels} for name, pattern in patterns.items()}
-        )
-    section: dict[str, object] = {"images": images}
-    if stacked:
-        section["stack"] = {"by": naming.number, "around": 1}
-    if naming.id is not None:
-        section["id"] = naming.id
-    return section
-
-
-def _sections(
-    name: str,
-    root: Path,
-    raw: Path,
-    naming: Naming,
-    stacked: bool,
-    test: Naming | None,
-    facts: ImageFacts,
-    labels: LabelFacts,
-    submission: sample.SampleFacts,
-    frames: planning.Frames,
-) -> dict[str, object]:
-    """Return the sections of competition.yaml that follow from the files."""
-    channels = _channels(facts, naming, stacked)
-    image: dict[str, object] = {"size": list(facts.size) if facts.size else "mixed", "channels": channels}
-    if facts.window != "full":
-        image["window"] = facts.window
-    if frames.fit != "stretch":
-        image["fit"] = frames.fit
-    sections: dict[str, object] = {
-        "title": name.replace("-", " ").capitalize(),
-        "raw": os.path.relpath(raw, root),
-        "image": image,
-        "train": _images_section(naming, stacked, facts.channels),
-        "labels": labels.section,
-        "classes": labels.classes or ["object"],
-        "submission": submission.section,
-    }
-    if test is not None:
-        sections["test"] = _images_section(test, stacked, facts.channels)
-    if labels.exclusive:
-        sections["exclusive"] = True
-    if labels.objects:
-        touching = labels.touching > TOUCHING
-        sections["objects"] = {"touching": "watershed", "border": True} if touching else {"touching": "components"}
-    if frames.tiles:
-        sections["tiles"] = frames.tiles
-    # JPEG would blur small images, and cannot hold other numbers of channels.
-    small = max(facts.typical) <= 256 or channels not in (1, 3) or stacked or not facts.lossy
-    records: dict[str, object] = {"format": "png" if small else "jpeg"}
-    if frames.records is not None:
-        records["size"] = frames.records if isinstance(frames.records, int) else list(frames.records)
-    sections["records"] = records
-    return sections
-
-
-def _quick(frames: planning.Frames) -> dict[str, object]:
-    quick: dict[str, object] = {"folds": {"k": 2}}
-    if frames.tiles:
-        scale = float(frames.tiles.get("scale", 1.0))
-        quick["tiles"] = {"size": planning.TILE // 4, "overlap": planning.OVERLAP // 4, "scale": scale / 4}
-    return quick
-
-
-def _plans(facts: ImageFacts, labels: LabelFacts, frames: planning.Frames, folds: int, channels: int) -> Plans:
-    gated = labels.positives < 0.995 or labels.stats.class_empties > 0.01
-    tasks = ["mask", "gate"] if gated else ["mask"]
-    made = {
-        (plan, task): planning.plan_experiment(plan, task, facts, labels, frames, folds)
-        for plan in PLANS
-        for task in tasks
-    }
-    return Plans(
-        {plan: made[plan, "mask"] for plan in PLANS},
-        {plan: made[plan, "gate"] for plan in PLANS} if gated else {},
-        per_class=gated and len(labels.classes) > 1,
-        flips=bool(frames.tiles) or labels.stats.many >= MANY_OBJECTS,
-        square=all(isinstance(experiment.input, int) for experiment in made.values()),
-        color=channels == 3,
-        empty=1 - labels.positives,
-    )

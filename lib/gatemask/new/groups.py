@@ -19,6 +19,7 @@ from gatemask.new.naming import Naming
 TAGGED = 200  # DICOM files that are read
 SHARED = 0.67  # a prefix groups images if there are fewer prefixes than so much of the images
 LARGEST_GROUP = 0.5
+IN_FOLDERS = "images of one volume or folder belong together"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def examine_groups(
     found = (
         _from_table(groups, table, raw, files, naming.rule, decisions)
         or (_from_tags(raw, files, decisions) if dicom else None)
+        or _from_folders(naming, files, decisions)
         or _from_template(naming, files, decisions)
         or _from_prefix(list(files), decisions)
     )
@@ -75,6 +77,30 @@ def _from_tags(raw: Path, files: Mapping[str, str], decisions: Decisions) -> Gro
         return None
     decisions.note("groups", "the DICOM tag PatientID", f"{len(set(patients))} patients in {len(patients)} files")
     return GroupFacts({"dicom": "PatientID"}, len(set(patients)))
+
+
+def _from_folders(naming: Naming, files: Mapping[str, str], decisions: Decisions) -> GroupFacts | None:
+    """Return the outermost folder that differs, where ids begin with its name."""
+    if naming.id is None:
+        return None
+    below = [(image_id, path.removeprefix(naming.root).lstrip("/").split("/")[:-1]) for image_id, path in files.items()]
+    depth = min(len(folders) for _, folders in below)
+    for place in range(depth - 1):  # the innermost is the volume itself
+        names = {folders[place] for _, folders in below}
+        if len(names) == 1:
+            continue
+        for joint in "_-":
+            if all(image_id.startswith(folders[place] + joint) for image_id, folders in below):
+                counts = {name.count(joint) for name in names}
+                if len(counts) == 1:
+                    return _of_regex(_first_words(joint, counts.pop() + 1), list(files), IN_FOLDERS, decisions)
+    return None
+
+
+def _first_words(joint: str, count: int) -> str:
+    """Return a regular expression for the first words of an id."""
+    part = f"[^{joint}]+"
+    return f"^({part}{f'{joint}{part}' * (count - 1)}){joint}"
 
 
 def _from_template(naming: Naming, files: Mapping[str, str], decisions: Decisions) -> GroupFacts | None:
@@ -93,9 +119,8 @@ def _from_template(naming: Naming, files: Mapping[str, str], decisions: Decision
         counts = {naming.rule.parts(path)[name].count(joint) for path in files.values()} if joint else set()
         if len(counts) != 1:
             return None
-        part = f"[^{re.escape(joint)}]+"
-        regex = f"^({part}{f'(?:{re.escape(joint)}{part})' * counts.pop()}){re.escape(joint)}"
-    return _of_regex(regex, list(files), "images of one volume or folder belong together", decisions)
+        regex = _first_words(joint, counts.pop() + 1)
+    return _of_regex(regex, list(files), IN_FOLDERS, decisions)
 
 
 def _from_prefix(ids: Sequence[str], decisions: Decisions) -> GroupFacts | None:
@@ -104,9 +129,7 @@ def _from_prefix(ids: Sequence[str], decisions: Decisions) -> GroupFacts | None:
         for count in (1, 2):
             if not all(image_id.count(joint) >= count for image_id in ids):
                 continue
-            part = f"[^{joint}]+"
-            regex = f"^({part}{f'{joint}{part}' * (count - 1)}){joint}"
-            if found := _of_regex(regex, ids, "names of several images begin alike", decisions):
+            if found := _of_regex(_first_words(joint, count), ids, "names of several images begin alike", decisions):
                 return found
     return None
 

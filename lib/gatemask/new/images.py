@@ -24,7 +24,7 @@ from gatemask.new.decisions import Decisions
 from gatemask.new.naming import Naming, volumes
 
 SAMPLED = 48  # images that are decoded
-COMPARED = 1500  # images that are searched for copies
+COMPARED, COMPARED_PIXELS = 1500, 2_000_000_000  # at most so many images are searched for copies
 THUMBNAIL = 48  # pixels
 UNUSED = 0.25  # share of the range of 16 bits below which levels are spread by percentiles
 SIMILAR = 0.75  # neighboring slices differ less than so much of what other slices differ
@@ -252,7 +252,9 @@ def _thumbnail(path: Path) -> np.ndarray:
 
 def find_duplicates(raw: Path, names: Sequence[str], facts: ImageFacts, decisions: Decisions) -> str:
     """Return the value of groups.duplicates: "near", or "exact" where images are too alike to tell copies."""
-    sample = list(names)[:COMPARED]
+    heights_and_widths = [facts.sizes.get(name, (0, 0)) for name in names]
+    within = np.cumsum([height * width for height, width in heights_and_widths]) <= COMPARED_PIXELS
+    sample = list(names)[: max(1, min(COMPARED, int(within.sum())))]
 
     def read(name: str) -> tuple[str, str, object] | None:
         try:

@@ -15,8 +15,8 @@ from gatemask.data.rle_dialect import RUNS
 from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 from gatemask.new.decisions import Decisions
-from gatemask.new.label_table import ClassColumns, find_columns
 from gatemask.new.masks import LabelFacts
+from gatemask.new.table_layout import ClassColumns, find_columns
 
 KEYS = ("id", "mask", "class_column", "joined", "columns")  # of `labels` that a submission has too
 
@@ -185,6 +185,10 @@ def with_names_of(labels: LabelFacts, submission: SampleFacts, decisions: Decisi
     """Return the labels with the names of the sample's classes, where their values in mask files have no names."""
     values = labels.section.get("values")
     names = list(submission.classes)
+    if labels.classes and set(labels.classes) < set(names):
+        more = ", ".join(name for name in names if name not in labels.classes)
+        decisions.note("classes", f"{more} as well", "the sample names them, but no label has them")
+        return replace(labels, classes=names)
     if not isinstance(values, dict) or len(values) != len(names) or set(names) == set(values):
         return labels
     numbers = list(values.values())

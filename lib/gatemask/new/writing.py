@@ -79,7 +79,6 @@ class Plans:
         per_class: Whether gates have one output per class.
         flips: Whether images have no upper side, so that they may be turned.
         square: Whether all inputs are square.
-        color: Whether images are in color.
         empty: Share of the images without a mask.
         small_quick: Side of the input with --quick.
     """
@@ -89,7 +88,6 @@ class Plans:
     per_class: bool
     flips: bool
     square: bool
-    color: bool
     empty: float
     small_quick: int = 32
 
