@@ -14,7 +14,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-Planes = dict[str, np.ndarray]  # mask, bool (height, width), by class
+Mask = np.ndarray
+Planes = dict[str, Mask]  # mask, bool (height, width), by class
 Size = tuple[int, int]
 
 
@@ -29,8 +30,8 @@ class Truth:
     """
 
     planes: dict[str, Planes] = field(default_factory=dict)
-    objects: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    ignored: dict[str, np.ndarray] = field(default_factory=dict)
+    objects: dict[str, list[Mask]] = field(default_factory=dict)
+    ignored: dict[str, Mask] = field(default_factory=dict)
 
     def of(self, image_ids: Iterable[str]) -> Truth:
         """Return the truth of some of the images."""
@@ -64,7 +65,7 @@ class Generated:
 # --- pictures --------------------------------------------------------------------------------------------------
 
 
-def blob(rng: np.random.Generator, size: Size, radius: tuple[float, float]) -> np.ndarray:
+def blob(rng: np.random.Generator, size: Size, radius: tuple[float, float]) -> Mask:
     """Return the mask of one ellipse, bool (height, width); every fifth touches an edge of the image."""
     height, width = size
     center = [int(rng.integers(0, width)), int(rng.integers(0, height))]
@@ -76,9 +77,7 @@ def blob(rng: np.random.Generator, size: Size, radius: tuple[float, float]) -> n
     return mask > 0
 
 
-def picture(
-    rng: np.random.Generator, size: Size, masks: Sequence[np.ndarray], levels: Sequence[Sequence[int]]
-) -> np.ndarray:
+def picture(rng: np.random.Generator, size: Size, masks: Sequence[Mask], levels: Sequence[Sequence[int]]) -> Mask:
     """Return an image, uint8 (height, width, 3): noise, and each mask in a color of its own."""
     image = rng.integers(10, 50, (*size, 3)).astype(np.float32)
     for mask, level in zip(masks, levels, strict=True):
@@ -91,7 +90,7 @@ COLORS = [(200, 60, 60), (60, 200, 60), (60, 60, 220), (200, 200, 60)]
 
 def draw(
     rng: np.random.Generator, size: Size, classes: Sequence[str], presence: float, radius: tuple[float, float] = (8, 20)
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[Mask, dict[str, Mask]]:
     """Return an image and the masks of its classes, without overlap.
 
     Args:
@@ -102,7 +101,7 @@ def draw(
         radius: Smallest and largest radius of an object, in pixels.
     """
     free = np.ones(size, bool)
-    masks: dict[str, np.ndarray] = {}
+    masks: dict[str, Mask] = {}
     for name in classes:
         mask = np.zeros(size, bool)
         if rng.random() < presence:
@@ -116,7 +115,7 @@ def draw(
 # --- run-length encodings, written from their definition -------------------------------------------------------
 
 
-def encode(mask: np.ndarray, base: int = 1, order: str = "column", relative: bool = False) -> str:
+def encode(mask: Mask, base: int = 1, order: str = "column", relative: bool = False) -> str:
     """Return the run-length encoding of a mask."""
     flat = mask.T.ravel() if order == "column" else mask.ravel()
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat.astype(np.int8), [0]])))
@@ -128,7 +127,7 @@ def encode(mask: np.ndarray, base: int = 1, order: str = "column", relative: boo
     return " ".join(map(str, numbers))
 
 
-def decode(text: str, size: Size, base: int = 1, order: str = "column", relative: bool = False) -> np.ndarray:
+def decode(text: str, size: Size, base: int = 1, order: str = "column", relative: bool = False) -> Mask:
     """Return the mask of a run-length encoding; no numbers, or -1, mean that it is empty."""
     flat = np.zeros(size[0] * size[1], bool)
     numbers = [int(word) for word in text.split()]
@@ -147,7 +146,7 @@ def decode(text: str, size: Size, base: int = 1, order: str = "column", relative
 # --- scores ----------------------------------------------------------------------------------------------------
 
 
-def dice(predicted: np.ndarray, truth: np.ndarray, ignored: np.ndarray | None = None) -> float:
+def dice(predicted: Mask, truth: Mask, ignored: Mask | None = None) -> float:
     """Return the Dice of two masks, 1 if both are empty; pixels that are ignored count nowhere."""
     if ignored is not None:
         predicted, truth = predicted & ~ignored, truth & ~ignored
@@ -169,7 +168,7 @@ def mean_dice(predicted: dict[str, Planes], truth: Truth) -> float:
     )
 
 
-def object_precision(predicted: Mapping[str, list[np.ndarray]], truth: Mapping[str, list[np.ndarray]]) -> float:
+def object_precision(predicted: Mapping[str, list[Mask]], truth: Mapping[str, list[Mask]]) -> float:
     """Return the mean over images of the mean over IoU thresholds of TP / (TP + FP + FN), as in DSB 2018."""
     scores = []
     for image_id, objects in truth.items():
@@ -228,7 +227,7 @@ def arguments(raw: Path, **options: str) -> list[str]:
     return [word for name, path in options.items() for word in (f"--{name}", str(raw / path))] + ["--yes"]
 
 
-def save(path: Path, image: np.ndarray) -> None:
+def save(path: Path, image: Mask) -> None:
     """Write an image, red, green and blue in this order if it has colors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = image[:, :, ::-1] if image.ndim == 3 else image
@@ -441,7 +440,7 @@ def touching_objects(raw: Path, images: int = 30, tests: int = 8) -> Generated:
     parts = {"train": Truth(), "test": Truth()}
     for split, count in (("train", images), ("test", tests)):
         for number in range(count):
-            objects: list[np.ndarray] = []
+            objects: list[Mask] = []
             taken = np.zeros((96, 96), bool)
             for _ in range(int(rng.integers(2, 6)) if number % 6 else 0):
                 center = [int(value) for value in rng.integers(15, 80, 2)]
@@ -467,7 +466,7 @@ def touching_objects(raw: Path, images: int = 30, tests: int = 8) -> Generated:
     write_csv(raw / "sample_submission.csv", ["ImageId", "EncodedPixels"], [[i, ""] for i in parts["test"].planes])
 
     def score(path: Path, truth: Truth) -> float:
-        found: dict[str, list[np.ndarray]] = {image_id: [] for image_id in truth.objects}
+        found: dict[str, list[Mask]] = {image_id: [] for image_id in truth.objects}
         for row in read_csv(path):
             mask = decode(row["EncodedPixels"], (96, 96))
             assert not any((mask & other).any() for other in found[row["ImageId"]]), "objects overlap"

@@ -6,11 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from gatemask.errors import GatemaskError
 from gatemask.new.competition import make_competition
 from gatemask.new.decisions import Decisions
 from gatemask.new.inputs import NewOptions
+
+
+def found(config: object, key: str) -> object:
+    """Return the value of a key with dots."""
+    for part in key.split("."):
+        config = config[part] if isinstance(config, dict) else getattr(config, part)
+    return config.model_dump() if isinstance(config, BaseModel) else config
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def plan_frames(images: ImageFacts, labels: LabelFacts) -> Frames:
             return Frames(None, tiles, "stretch", why, why_fit, count)
     strong = input_side("strong", images, labels)
     largest = min(strong, _up(side)) if side > STEP else strong
-    return Frames(_shaped(largest, images, fit), None, fit, f"whole images: {measured}", why_fit)
+    return Frames(_shaped(largest, images, fit), None, fit, measured, why_fit)
 
 
 def input_side(plan: str, images: ImageFacts, labels: LabelFacts) -> int:
