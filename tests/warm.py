@@ -152,8 +152,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
     Returns:
         The request, in the process that shall run it. The process that serves never returns.
     """
-    with suppress(AttributeError):  # ends with its parent, where the system can do that
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     before = dict(os.environ)
     for name in modules:
         if name == "tensorflow":
@@ -187,6 +186,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
             for stream, file in enumerate(files[:2], 1):  # the others are held
                 os.dup2(file, stream)
                 os.close(file)
+            end_with_parent()  # a fork does not inherit this; the parent ends with the tests, even if they are killed
             os.setsid()  # its whole group can be killed
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -197,6 +197,12 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
         running[pid] = connection
         connection.sendall(_as_bytes(pid))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when its parent ends, where the system can do that."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _as_bytes(number: int) -> bytes:
