@@ -38,7 +38,7 @@ from gatemask.oof.store import read_gates, write_gates
 from gatemask.project import Project
 from gatemask.results.data import RecordsResult
 from gatemask.results.ensemble import ShippedEnsemble
-from gatemask.stage import Stage, Stamp
+from gatemask.stage import Stage, Stamp, write_stamp
 from gatemask.training import state
 from gatemask.yaml12 import parse_yaml
 from tests.conftest import ROOT
@@ -483,8 +483,9 @@ def test_stamps(tmp_path: Path) -> None:
     fields = {"count": 12, "shards": 3, "size": 64}
     result = RecordsResult.model_construct(**fields)
     made = {"made_from": dict(stage.made_from), "outputs": {output.name: sha256(output)}, "seconds": 1.0}
-    text = write_json(stamp, {**made, **_valid_fields(RecordsResult)}).read_text()
-    assert stage.current() is not None, result
+    text = write_stamp(stamp, {**made, **_valid_fields(RecordsResult)}).read_text()
+    sound = stage.current()
+    assert sound is not None, result
 
     def attempt(rng: random.Random) -> None:
         data = damaged(rng, text) if rng.random() < 0.8 else rng.choice(WORDS).encode("utf-8", "surrogatepass")
@@ -492,6 +493,7 @@ def test_stamps(tmp_path: Path) -> None:
         Stamp.load(stamp)
         if (found := stage.current()) is not None:
             written = json.loads(data)
+            assert "hash" not in written or found == sound, "an edited stamp was believed"
             assert written["made_from"] == dict(stage.made_from)
             assert {key: value for key, value in found.as_dict().items() if key in written and key != "current"} == {
                 key: value for key, value in written.items() if key in found.as_dict() and key != "current"

@@ -9,7 +9,7 @@ import pytest
 
 from gatemask import files
 from gatemask.errors import GatemaskError
-from gatemask.stage import Stage, StageResult, Stamp, require_unchanged
+from gatemask.stage import Stage, StageResult, Stamp, require_unchanged, write_stamp
 
 
 class Counted(StageResult):
@@ -31,7 +31,7 @@ def test_stage_runs_once_and_reports_the_same_result(tmp_path: Path) -> None:
     again = stage(tmp_path).run(lambda: pytest.fail("the stage is current"))
     assert again == first.model_copy(update={"current": True})
     stamp = json.loads((tmp_path / "result.json").read_text())
-    assert set(stamp) == {"made_from", "outputs", "seconds", "rows"}, "fields that were never set are left out"
+    assert set(stamp) == {"made_from", "outputs", "seconds", "rows", "hash"}, "fields that were never set are left out"
     assert again.as_dict() == {"current": True, "rows": 3, "seconds": first.seconds}
 
 
@@ -99,9 +99,52 @@ def test_require_distinguishes_missing_from_outdated(tmp_path: Path) -> None:
 def test_stamp_with_other_fields_is_an_error(tmp_path: Path) -> None:
     stage(tmp_path).run(lambda: work(tmp_path))
     path = tmp_path / "result.json"
-    files.write_json(path, {**json.loads(path.read_text()), "rows": "many"})
+    write_stamp(path, {**json.loads(path.read_text()), "rows": "many"})
     with pytest.raises(GatemaskError, match="rows"):
         stage(tmp_path).current()
+
+
+EDITS = [{"rows": 4}, {"note": "better"}, {"seconds": 0.5}, {"made_from": {"settings": "b"}}, {"outputs": {}}]
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=[next(iter(edit)) for edit in EDITS])
+def test_an_edited_stamp_is_not_believed(
+    tmp_path: Path, edit: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    path = tmp_path / "result.json"
+    written = json.loads(path.read_text())
+    files.write_json(path, {**written, **edit})
+    for read in (
+        lambda: Counted.load(path),
+        lambda: Stamp.load(path),
+        lambda: stage(tmp_path).require("Not counted yet.", "Counted before.", "Count."),
+    ):
+        with pytest.raises(GatemaskError, match=r"edited after gatemask wrote it[\s\S]*result\.json[\s\S]*Delete"):
+            read()
+    again = stage(tmp_path).run(lambda: work(tmp_path))
+    assert (again.current, again.rows) == (False, 3)
+    assert "edited after gatemask wrote it: counting runs again" in capsys.readouterr().err.replace("\n", " ")
+    assert stage(tmp_path).run(lambda: work(tmp_path)).current
+
+
+def test_the_stamp_of_a_trained_fold_is_not_deleted_lightly(tmp_path: Path) -> None:
+    stage(tmp_path).run(lambda: work(tmp_path))
+    (tmp_path / "best.weights.h5").touch()
+    path = tmp_path / "result.json"
+    files.write_json(path, {**json.loads(path.read_text()), "rows": 4})
+    with pytest.raises(GatemaskError, match="Undo the change, or restore"):
+        Counted.load(path)
+
+
+def test_a_stamp_without_a_hash_is_accepted(tmp_path: Path) -> None:
+    """As earlier versions wrote them: to make everything again could take hours."""
+    stage(tmp_path).run(lambda: work(tmp_path))
+    path = tmp_path / "result.json"
+    fields = json.loads(path.read_text())
+    del fields["hash"]
+    files.write_json(path, fields)
+    assert stage(tmp_path).run(lambda: pytest.fail("the stage is current")).current
 
 
 def test_a_stamp_gives_its_inputs_and_the_hashes_of_its_outputs(tmp_path: Path) -> None:

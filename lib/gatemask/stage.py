@@ -1,31 +1,41 @@
 """One way to write a stage: lock, skip if current, work, stamp.
 
 A stage turns files into files. Its stamp, a JSON file, is written last and holds `made_from` (hashes of the inputs),
-`outputs` (hashes of the files made), `seconds`, and what the stage reports. Killed at any time, a stage is simply run
-again; one whose stamp matches its inputs and outputs does nothing.
+`outputs` (hashes of the files made), `seconds`, what the stage reports, and `hash`, the hash of all this. Killed at any
+time, a stage is simply run again; one whose stamp matches its inputs and outputs does nothing. A stamp that was edited
+is not believed. One without a hash, as earlier versions wrote them, is: nothing would be gained by making its outputs
+again, which can take hours.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from gatemask.console import say
 from gatemask.errors import GatemaskError, StorageError
-from gatemask.files import locked, read_json_object, sha256, write_json
+from gatemask.files import fingerprint, json_default, locked, read_json_object, sha256, write_json
 from gatemask.storage import storage_errors
 
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
 
 
+HASH = "hash"  # key of a stamp
+
 M = TypeVar("M", bound=BaseModel)
+
+
+class EditedStampError(GatemaskError):
+    """A stamp holds other values than its stage wrote."""
 
 
 def load_document(kind: type[M], path: Path, do: str | None = None) -> M:
@@ -39,16 +49,42 @@ def load_document(kind: type[M], path: Path, do: str | None = None) -> M:
     Raises:
         GatemaskError: The file cannot be read, or lacks a field.
     """
+    fields = read_json_object(path, do=do)
+    if HASH in fields and "made_from" in fields and fields[HASH] != _hash(fields):
+        raise EditedStampError(
+            "The stamp of a stage was edited after gatemask wrote it.",
+            where=path,
+            received="values that do not have the recorded hash",
+            do=_advice(path),
+        )
     try:
-        return kind.model_validate(read_json_object(path, do=do))
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise GatemaskError(
             "Missing or invalid field in a file that gatemask wrote.",
             where=path,
             received=f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
-            do=do or f"Delete {path} and run the command again; only its own stage is repeated.",
+            do=do or _advice(path),
         ) from None
+
+
+def write_stamp(path: Path, fields: Mapping[str, object]) -> Path:
+    """Write the fields of a stamp, with their hash."""
+    plain = json.loads(
+        json.dumps({name: value for name, value in fields.items() if name != HASH}, default=json_default)
+    )
+    return write_json(path, {**plain, HASH: _hash(plain)})
+
+
+def _hash(fields: Mapping[str, object]) -> str:
+    return fingerprint({name: value for name, value in fields.items() if name != HASH})
+
+
+def _advice(stamp: Path) -> str:
+    if (stamp.parent / "best.weights.h5").exists():
+        return f"Undo the change, or restore {stamp} from a backup. Without it, this fold is trained again."
+    return f"Delete {stamp} and run the command again; only its own stage is repeated."
 
 
 class CommandResult(BaseModel):
@@ -201,11 +237,16 @@ class Stage(Generic[R]):
             GatemaskError: Another process is running this stage.
             StorageError: The disk is full or read-only, or access is denied. The stage can be run again.
         """
-        if (done := self.current()) is not None:
-            return done
-        with self.locked():
-            if (done := self.current()) is not None:  # finished by another process in the meantime
+        with suppress(EditedStampError):
+            if (done := self.current()) is not None:
                 return done
+        with self.locked():
+            try:
+                if (done := self.current()) is not None:  # finished by another process in the meantime
+                    return done
+            except EditedStampError:
+                say(f"{self.stamp} was edited after gatemask wrote it: {self.name} runs again.")
+                self.stamp.unlink()
             started = time.monotonic()
             with storage_errors(self.stamp.parent):
                 result, outputs = work()
@@ -236,7 +277,7 @@ class Stage(Generic[R]):
         seconds = round(time.monotonic() - started, 2)
         reported = result.stamped(self.stamp.parent)
         fields = {"made_from": dict(self.made_from), "outputs": names, "seconds": seconds, **reported}
-        write_json(self.stamp, fields)
+        write_stamp(self.stamp, fields)
         return result.model_copy(update={"seconds": seconds})
 
     def require(self, missing: str, outdated: str, do: str) -> R:

@@ -218,6 +218,7 @@ TABLE = [
         },
         name="rehearse",
         function="kaggle.submit.rehearse:rehearse_submission",
+        takes=ENSEMBLE,
         headline=_rehearsal_headline,
     ),
     StageEntry(
@@ -259,7 +260,9 @@ _HEAD = """# Files
 """
 _TAIL = """
 Each stage ends by writing a JSON stamp with the hashes of its inputs and outputs. A stage whose stamp matches does
-nothing; one that was killed, or whose disk was full, has no stamp and runs again. A lock file next to the stamp names
+nothing; one that was killed, or whose disk was full, has no stamp and runs again. The stamp holds its own hash, too: an
+edited stamp is not believed, and its stage runs again or says what to do. Stamps of earlier versions have none and are
+accepted. A lock file next to the stamp names
 the process that works on the stage; a second one waits for ten seconds and is then refused. Probability maps are uint8:
 0 to 255 for 0 to 1.
 

@@ -23,6 +23,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.input.decoding import decode_example
 from gatemask.project import Project
+from gatemask.stage import write_stamp
 from tests.conftest import gatemask, kill_when, run_python, write_tiles
 from tests.data.test_manifest import competition
 
@@ -213,7 +214,7 @@ def test_a_record_that_does_not_fit_the_manifest_is_reported(project: Project) -
     tfrecord.write(folder / "00000.tfrec", wrong)
     index = json.loads((folder / "index.json").read_text())
     index["outputs"]["00000.tfrec"] = sha256(folder / "00000.tfrec")
-    (folder / "index.json").write_text(json.dumps(index))
+    write_stamp(folder / "index.json", index)
     with pytest.raises(GatemaskError) as caught:
         records.check_records(project, COMP)
     for words in ("image tile000: an image of shape None", "tile001: label 0, but", "stranger: not in the manifest"):
@@ -305,7 +306,7 @@ def test_a_shard_with_the_right_hash_and_other_contents_is_rejected(project: Pro
         shard.write_bytes(content)
     index = json.loads((folder / "index.json").read_text())
     index["outputs"]["00000.tfrec"] = sha256(shard)
-    (folder / "index.json").write_text(json.dumps(index))
+    write_stamp(folder / "index.json", index)
     with pytest.raises(GatemaskError, match=r"00000.tfrec"):
         records.read_records(folder, ["tile013"])
     with pytest.raises(GatemaskError, match=r"00000.tfrec: A shard of the records is damaged"):

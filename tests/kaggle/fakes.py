@@ -38,6 +38,7 @@ from gatemask.results.kaggle_training import (
     PushReport,
     SessionRequest,
 )
+from gatemask.stage import write_stamp
 from gatemask.training import train
 from gatemask.training.fold_inputs import TrainingInputs
 from tests.fold_results import fold_result
@@ -333,4 +334,4 @@ def change_records(project: Project) -> None:
     shard.unlink()
     shard.write_bytes(content + os.urandom(16))
     stamp["outputs"][name] = sha256(shard)
-    write_json(index, stamp)
+    write_stamp(index, stamp)
