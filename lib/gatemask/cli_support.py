@@ -172,13 +172,9 @@ def print_result(result: CommandResult, as_json: bool, show: Callable[[Any], obj
     if as_json:
         print_json(fields)
         return
-    from gatemask.console import say
+    from gatemask.console import print_fields
 
-    if fields.get("current"):
-        say("Current: nothing to do.")
-    for key, value in fields.items():
-        if key != "current":
-            say(f"{key + ':':<22}{_as_text(value)}")
+    print_fields(fields)
 
 
 def print_json(value: object) -> None:
@@ -189,12 +185,3 @@ def print_json(value: object) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
     print_out(text)
-
-
-def _as_text(value: object, depth: int = 1) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    if isinstance(value, dict):
-        lines = (f"{'  ' * depth + key + ':':<22}{_as_text(inner, depth + 1)}" for key, inner in value.items())
-        return "\n" + "\n".join(lines) if value else "-"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

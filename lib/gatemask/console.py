@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
 _console: Console | None = None
+_recorders: list[list[str]] = []
 
 
 def console() -> Console:
@@ -43,8 +44,21 @@ def plain(text: object, style: str = "") -> Text:
 
 def say(text: str) -> None:
     """Print a line as it is. A full disk behind stderr, or a closed terminal, ends no training."""
+    for lines in _recorders:
+        lines.append(text)
     with suppress(OSError):
         console().print(plain(text))
+
+
+@contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Yield a list that gets every line that is said while the block runs, besides being printed."""
+    lines: list[str] = []
+    _recorders.append(lines)
+    try:
+        yield lines
+    finally:
+        _recorders.remove(lines)
 
 
 def progress(
@@ -82,3 +96,21 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         grid.add_row(*(plain(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in row))
     with suppress(OSError):
         console().print(grid)
+
+
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print the fields of a result, one line each."""
+    if fields.get("current"):
+        say("Current: nothing to do.")
+    for key, value in fields.items():
+        if key != "current":
+            say(f"{key + ':':<22}{_as_text(value)}")
+
+
+def _as_text(value: object, depth: int = 1) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict):
+        lines = (f"{'  ' * depth + key + ':':<22}{_as_text(inner, depth + 1)}" for key, inner in value.items())
+        return "\n" + "\n".join(lines) if value else "-"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from gatemask.data.audit import audit_folds
 from gatemask.data.fold_files import read_fold_file
@@ -15,6 +16,7 @@ from gatemask.errors import GatemaskError
 from gatemask.report.audit import audit_file
 from gatemask.results.data import FoldBalance
 from tests.conftest import SHARED, gatemask, needs_siim
+from tests.data.test_manifest import competition
 
 pytestmark = pytest.mark.integration  # takes seconds
 
@@ -201,3 +203,37 @@ def test_columns_of_zeros_and_ones_are_named(tmp_path: Path) -> None:
     unnamed = read_fold_file(written(tmp_path, ["id,fish,flower,fold", "a,0,1,0", "b,1,0,1"]))
     assert unnamed.labels == {}
     assert "several hold zeros and ones (fish, flower)" in unnamed.chosen[-1]
+
+
+def test_ids_that_are_unique_only_with_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of competition.yaml makes the ids, for folds/<comp>.csv and for any file with --comp."""
+    comp = competition(train={"images": "{case}/{slice}.png", "id": "{case}_{slice}"})
+    folder = tmp_path / "experiments/tiles"
+    folder.mkdir(parents=True)
+    (folder / "competition.yaml").write_text(yaml.safe_dump(comp.model_dump(mode="json", exclude={"name"})))
+    monkeypatch.setenv("GATEMASK_ROOT", str(tmp_path))
+    rows = ["image,fold", "c1/s1.png,0", "c1/s2.png,1", "c2/s1.png,0", "c2/s2.png,0"]
+    file = written(tmp_path, rows, "theirs.csv")
+    groups = written(tmp_path, ["image,patient", *(f"{n.split(',')[0]},{n[:2]}" for n in rows[1:])], "groups.csv")
+    labels = written(
+        tmp_path, ["image,rle", "c1/s1.png,1 5", "c1/s2.png,", "c2/s1.png,1 7", "c2/s2.png,"], "labels.csv"
+    )
+    with pytest.raises(GatemaskError, match=r"Two paths of a table become one id[\s\S]*--comp"):
+        audit_file(file, groups, None, labels, None)
+    result = audit_file(file, groups, None, labels, None, competition="tiles")
+    assert (result.images, result.groups, result.leak) == (4, 2, 0.5), "patient c1 is in both folds"
+    assert result.per_fold["0"].positives == pytest.approx(2 / 3, abs=1e-4)
+    (tmp_path / "folds").mkdir()
+    own = written(tmp_path / "folds", rows, "tiles.csv")
+    assert audit_file(own, groups, None, labels, None).leak == 0.5
+
+
+def test_numbers_of_folds_are_read_as_numbers(tmp_path: Path) -> None:
+    file = written(tmp_path, ["id,fold", "a,0", "b,1", "c,01", "d,+1", "e,1.0", "f,-1.0", "g,late"])
+    assert read_fold_file(file).folds == {"a": "0", "b": "1", "c": "1", "d": "1", "e": "1", "f": "-1", "g": "late"}
+
+
+@pytest.mark.parametrize("cell", ["", "nan", "NaN", "None", "NA", "<NA>", "null"])
+def test_an_image_without_a_fold_is_rejected(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(GatemaskError, match=r"An image has no fold[\s\S]*row 4, image c"):
+        read_fold_file(written(tmp_path, ["id,fold", "a,0", "b,1", f"c,{cell}"]))

@@ -326,3 +326,20 @@ def test_a_sample_of_a_hidden_test_set_has_no_rows(flat: Project) -> None:
     (flat.root / "raw/sample.csv").write_text("ImageId,EncodedPixels\n")
     comp = configured(train={"images": "images/*.png"}, labels=EMPTY, submission={"sample": "sample.csv"})
     assert prepare(flat, comp).images == 4
+
+
+@pytest.mark.parametrize("name", ["a\rb", "a\nb", "a\tb", "a\x1bb"], ids=ascii)
+def test_names_with_control_characters_are_rejected(project: Project, name: str) -> None:
+    """A carriage return alone would break the manifest, which would be made, but could not be read."""
+    image(project.root / f"raw/train/{name}.png")
+    with pytest.raises(GatemaskError, match=r"holds a control character[\s\S]*train/a\\"):
+        prepare(project, configured(train={"images": "train/*.png"}))
+
+
+def test_odd_names_are_kept(project: Project) -> None:
+    names = ["a%20b", "c,d", 'e"f', "g'h", "=1+1", "-k", "#l", "nan", "01", "1", "a*b", "[c]", "{e}", "\U0001f600", "é"]
+    for number, name in enumerate(names):
+        image(project.root / f"raw/train/{name}.png")
+        mask(project.root / f"raw/masks/{name}.png", number)
+    prepare(project, configured(train={"images": "train/*.png"}))
+    assert pixels_of(project) == {name: [number] for number, name in enumerate(names)}

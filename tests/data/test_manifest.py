@@ -394,3 +394,34 @@ def test_a_changed_raw_takes_effect(project: Project) -> None:
     require_images(project, changed)
     assert prepare(project, changed).current
     assert raw_folder(project, competition()) == project.root / "raw", "and back"
+
+
+def test_reports_are_kept_and_printed_again(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = project.root / "raw"
+    for path in sorted((raw / "masks").iterdir())[:3]:
+        cv2.imwrite(str(path), cv2.GaussianBlur(cv2.imread(str(path), 0), (9, 9), 0))
+    (raw / "images/tile003.png").rename(raw / "images/tile003.PNG")
+    first = prepare(project, competition())
+    shown = capsys.readouterr().err
+    assert any("masks hold values between 0 and 255" in report for report in first.reports), first.reports
+    assert any("match no pattern because of their extension" in report for report in first.reports)
+    assert all(report in shown for report in first.reports)
+    again = prepare(project, competition())
+    shown = capsys.readouterr().err
+    assert again.current
+    assert again.reports == first.reports
+    assert all(shown.count(report) == 1 for report in first.reports)
+    raw.rename(project.root / "elsewhere")
+    assert prepare(project, competition()).current
+    shown = capsys.readouterr().err
+    assert all(report in shown for report in first.reports), "without the raw files, too"
+
+
+def test_an_edited_stamp_of_the_manifest_is_not_believed(project: Project) -> None:
+    prepare(project, competition())
+    stamp = project.data / "manifest.json"
+    stamp.write_text(stamp.read_text().replace('"images": 24', '"images": 25'))
+    with pytest.raises(GatemaskError, match=r"edited after gatemask wrote it[\s\S]*manifest.json[\s\S]*Delete"):
+        prepare(project, competition())
+    stamp.unlink()
+    assert prepare(project, competition()).images == 24

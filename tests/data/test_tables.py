@@ -51,9 +51,20 @@ def test_a_cell_may_exceed_the_limit_of_csv(tmp_path: Path) -> None:
         (b"id,id,mask\na,b,1\n", "'id' is repeated"),
         ("id,mask\nä,1\n".encode("latin-1"), "cannot be read"),
         (b'id,mask\n"a,1\n', "cannot be read"),
+        (b"id,mask\na\0,1\n", r"cannot be read[\s\S]*row 2 holds bytes that are no text"),
+        (b"PK\3\4" + bytes(50), "bytes that are no text"),
     ],
 )
 def test_malformed_tables_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(GatemaskError, match=words):
         read_table(tmp_path / "t.csv", ["id", "mask"])
+
+
+def test_a_repeated_column_is_rejected_however_it_was_found(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("id,mask,mask,,\na,1 2,3 4,x,y\n")
+    table = read_table(tmp_path / "t.csv")
+    assert table.column("id") == ["a"], "others may be repeated, such as blank names"
+    assert table.column(2) == ["3 4"]
+    with pytest.raises(GatemaskError, match="The column 'mask' is repeated"):
+        table.column("mask")

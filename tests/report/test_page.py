@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -14,7 +15,7 @@ import pytest
 
 from gatemask.masks.rule import Rule
 from gatemask.report.gallery import choose_images
-from gatemask.report.page import _members, band_text, rule_section
+from gatemask.report.page import _data, _members, band_text, rule_section
 from gatemask.results.rules import RuleValues
 from gatemask.results.tuning import CandidateSummary, FoldRule
 from tests.conftest import Loop
@@ -46,7 +47,18 @@ class Balanced(HTMLParser):
 
 
 def test_all_sections_are_there(page: str) -> None:
-    wanted = ["Rule", "Members", "Learning curves", "Thresholds", "Gate", "Masks", "Gallery", "Folds", "Submission"]
+    wanted = [
+        "Rule",
+        "Members",
+        "Learning curves",
+        "Thresholds",
+        "Gate",
+        "Masks",
+        "Gallery",
+        "Data",
+        "Folds",
+        "Submission",
+    ]
     assert re.findall(r"<h2>(.*?)</h2>", page) == wanted
     assert page.count("<figure>") >= 9
     for word in ("ensitivity", "cross-fitted", "95 % from", "(shipped)", "all empty", "gate_r18", "unetpp_b0"):
@@ -78,6 +90,14 @@ def test_members_used_as_trained_are_listed() -> None:
     assert "Used as trained, not as the YAMLs and data say now:" in section
     assert "<li>gate_b0 fold 0: tta: &lt;none&gt;, now [hflip]</li>" in section
     assert "as trained" not in _members(runs)
+
+
+def test_reports_about_the_data_are_listed(page: str, phantom_loop: Loop) -> None:
+    stamp = json.loads((phantom_loop.data / "manifest.json").read_text())
+    for report in stamp["reports"]:
+        assert f"<li>{html.escape(report)}</li>" in page
+    assert _data(["5 of <9> images"]).endswith("<ul><li>5 of &lt;9&gt; images</li></ul>")
+    assert "nothing unusual" in _data([])
 
 
 def test_the_shipped_rule_comes_first() -> None:

@@ -70,6 +70,28 @@ def test_an_invalid_submission_is_rejected(tmp_path: Path, rows: list[str], word
     assert "submission.csv" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("ids", "given", "words"),
+    [
+        (["007", "010"], ["7", "10"], "Leading zeros were lost"),
+        (["a", "b"], ["a.png", "b.png"], "Only an extension differs"),
+        (["a", "b"], ["A", "B"], "Only the letter case differs"),
+        (["a", "b"], ["test/a", "test/b"], "The ids of the submission have a prefix such as a folder"),
+        (["f/a", "f/b"], ["a", "b"], "The ids of the sample have a prefix such as a folder"),
+        (["1", "2"], ["1.0", "2.0"], "decimal numbers"),
+        (["a", "b"], ["x", "y"], None),
+    ],
+)
+def test_the_repair_of_unknown_ids_is_suggested(
+    tmp_path: Path, ids: list[str], given: list[str], words: str | None
+) -> None:
+    rows = [Row(name, name, 0) for name in ids]
+    with pytest.raises(GatemaskError, match="2 missing, 2 unknown") as caught:
+        check_submission(write(tmp_path, *(f"{name}," for name in given)), COMP, rows)
+    assert f"{given[0]} should be {ids[0]}" in str(caught.value) or words is None
+    assert (words or "do:       Do not submit this file") in str(caught.value)
+
+
 def test_header_and_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(GatemaskError, match="header"):
         check_submission(write(tmp_path, "a,", header="id,rle"), COMP, expected())

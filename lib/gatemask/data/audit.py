@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from gatemask.data.fold_files import read_fold_file
-from gatemask.data.ids import DEFAULT
+from gatemask.data.ids import DEFAULT, IdRule
 from gatemask.data.split import HOLDOUT
 from gatemask.results.data import AuditResult, FoldAudit, FoldBalance
 
@@ -23,6 +23,7 @@ def audit_folds(
     areas: dict[str, int] | None = None,
     copies: list[tuple[str, str]] | None = None,
     id_column: str | None = None,
+    rule: IdRule = DEFAULT,
 ) -> tuple[AuditResult, pd.DataFrame]:
     """Measure a fold file.
 
@@ -32,21 +33,20 @@ def audit_folds(
         areas: Mask area by image id, in pixels, 0 for empty. Default: the file's own columns.
         copies: Pairs of ids that are copies of each other.
         id_column: Name of the column of image ids. Default: found by its contents.
+        rule: How ids are made. Default: from the name of the file.
 
     Returns:
         The result, and the table behind it: image_id, fold, group, leaks, label, area. The leak is the share of all
         images whose group is also in the training images of their fold; the hold-out is scored too, so it counts.
     """
-    fold_file = read_fold_file(file, id_column=id_column)
+    fold_file = read_fold_file(file, rule, id_column)
     folds = fold_file.folds
     frame = pd.DataFrame({"image_id": list(folds), "fold": list(folds.values())})
-    group_of = (
-        {DEFAULT.of_cell(name): group for name, group in groups.items()} if groups is not None else fold_file.groups
-    )
+    group_of = {rule.of_cell(name): group for name, group in groups.items()} if groups is not None else fold_file.groups
     group_of = {image_id: group for image_id, group in group_of.items() if group}
     frame["group"] = [group_of.get(image_id, f"{NO_GROUP}{image_id}") for image_id in frame["image_id"]]
     frame["leaks"] = _leaks(frame)
-    area_of = {DEFAULT.of_cell(name): area for name, area in areas.items()} if areas is not None else fold_file.areas
+    area_of = {rule.of_cell(name): area for name, area in areas.items()} if areas is not None else fold_file.areas
     frame["area"] = frame["image_id"].map(area_of)
     frame["label"] = (frame["area"] > 0).astype(float).where(frame["area"].notna()) if area_of else np.nan
     if not area_of and fold_file.labels:

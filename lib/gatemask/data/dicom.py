@@ -16,7 +16,7 @@ from gatemask.errors import GatemaskError
 
 SUFFIXES = (".dcm", ".dicom")
 # Always in this order, so that the decoders which happen to be installed do not change the pixels of lossy images:
-# Kaggle's image has only the first two.
+# Kaggle's image has only the first two, and a package of a competition with DICOM files ships the third.
 DECODERS = ("pydicom", "pillow", "gdcm", "pylibjpeg", "pyjpegls")
 PACKAGES = {  # by the first words of a transfer syntax
     "High-Throughput": "pylibjpeg pylibjpeg-openjpeg",
@@ -138,7 +138,9 @@ def _advice(syntax: str) -> str:
     package = next((package for words, package in PACKAGES.items() if syntax.startswith(words)), None)
     if package is None:
         return "Convert the file to an uncompressed transfer syntax."
-    return f"Run pip install {package}. If Kaggle's image lacks it, convert the test images for inference."
+    if package in ("pillow", "python-gdcm"):
+        return f"Run pip install {package}. In kernels, Kaggle's image has it or the package ships it."
+    return f"Run pip install {package}. Kaggle's image lacks it: convert the test images for inference."
 
 
 def _require_known_range(dataset: Any, pixels: np.ndarray, where: Path) -> None:

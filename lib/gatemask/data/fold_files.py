@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,10 @@ from gatemask.data.tables import parse_area, read_table
 from gatemask.errors import GatemaskError
 
 NO_IDS = ("fold", "group", "stratum", "split", "label", "mask_area")  # columns with a meaning of their own
+
+
+MISSING = ("nan", "na", "n/a", "<na>", "none", "null")  # as tables are written by pandas and others
+WHOLE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?")  # 1, 01, +1 and 1.0 are one fold
 
 
 @dataclass(frozen=True)
@@ -58,9 +63,10 @@ def read_fold_file(
     folds: dict[str, str] = {}
     duplicated = set()
     for row, (image_id, text) in enumerate(zip(ids, table.column("fold"), strict=True)):
-        if not text:
-            raise GatemaskError("An image has no fold.", where=f"{table.where(row)}, image {image_id}")
-        fold = text.removesuffix(".0")
+        if not text or text.casefold() in MISSING:
+            where = f"{table.where(row)}, image {image_id}"
+            raise GatemaskError("An image has no fold.", where=where, received=text or None, expected="a fold")
+        fold = str(int(text.partition(".")[0])) if WHOLE.fullmatch(text) else text
         if folds.setdefault(image_id, fold) != fold:
             duplicated.add(image_id)
     if len(set(folds.values()) - {str(HOLDOUT)}) < 2:

@@ -27,6 +27,10 @@ INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"
 BLANKS = " \t\r\n\v\f\u00a0" + INVISIBLE
 
 
+class SharedIdError(GatemaskError):
+    """Two paths become one id."""
+
+
 def normalize(text: str) -> str:
     """Return a path or id in one form: NFC, forward slashes, no blanks at the ends."""
     return strip_blanks(unicodedata.normalize("NFC", text).replace("\\", "/")).lstrip("/")
@@ -216,7 +220,7 @@ def ids_of_cells(cells: Sequence[str], rule: IdRule, where: Callable[[int], str]
         where: Function of a row's index that returns its place, for messages.
 
     Raises:
-        GatemaskError: Two paths in different folders become one id.
+        SharedIdError: Two paths in different folders become one id.
     """
     ids = [rule.of_cell(cell) for cell in cells]
     if rule.template is not None or rule.id is not None:
@@ -225,7 +229,7 @@ def ids_of_cells(cells: Sequence[str], rule: IdRule, where: Callable[[int], str]
     for row, (image_id, cell) in enumerate(zip(ids, cells, strict=True)):
         folder = normalize(cell).rpartition("/")[0]
         if folder and folders.setdefault(image_id, folder) != folder:
-            raise GatemaskError(
+            raise SharedIdError(
                 "Two paths of a table become one id.",
                 where=where(row),
                 received=f"{folders[image_id]}/{image_id} and {folder}/{image_id}",

@@ -16,12 +16,14 @@ from gatemask.console import say
 from gatemask.data.channel_files import Parts, with_sources, without_other_channels
 from gatemask.data.ids import IdRule, reject_shared_ids, test_rule, train_rule
 from gatemask.data.joins import examples
+from gatemask.data.missed_files import missed_files
 from gatemask.data.owners import ImageFile, MaskOwners
 from gatemask.data.readers import list_images
 from gatemask.errors import GatemaskError
 
 __all__ = ["ImageFile", "ImageFiles", "MaskOwners", "find_images", "image_files", "reject_suspects"]
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MASK_WORDS = "masks?|seg|segs|segmentations?|labels?|annotations?|gt|ground_?truth|mattes?"
 MASK_NAME = re.compile(rf"(?P<image>.+?)[_\-. ]*({MASK_WORDS})[_\-. ]*[0-9]*", re.IGNORECASE)
 TEST_FOLDER = re.compile(r"(.*[_\-. ])?test(ing)?([_\-. ].*)?", re.IGNORECASE)
@@ -67,7 +69,8 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
             "No image was found.",
             where=raw,
             expected=comp.train.pattern,
-            do="Correct train.images, or --data; without images, --labels-only is enough for folds.",
+            do=" ".join(missed_files(raw, comp))
+            or "Correct train.images, or --data; without images, --labels-only is enough for folds.",
         )
     tests = {file.path for file in test}
     if in_both := [file.name for file in train if file.path in tests]:
@@ -89,6 +92,7 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
     if comp.test is not None and isinstance(comp.test.labels, PngLabels):
         test = _without_masks(test, raw, comp.test.labels.masks)
     for files in (train, test):
+        _reject_control_characters(files, raw)
         reject_shared_ids([(file.image_id, file.name) for file in files], raw)
     test = with_sources(test, raw, comp.test) if comp.test is not None else []
     return ImageFiles(with_sources(train, raw, comp.train), test)
@@ -111,6 +115,18 @@ def image_files(raw: Path, rule: IdRule, images: Parts | None = None) -> list[Im
         name = path.relative_to(raw).as_posix()
         files.append(ImageFile(path, name, rule.of_file(name), rule))
     return without_other_channels(files, raw, images) if images is not None else files
+
+
+def _reject_control_characters(files: Sequence[ImageFile], raw: Path) -> None:
+    """Raise if a name holds a line break, a tab or the like, which tables of ids cannot hold reliably."""
+    if odd := [file.name for file in files if CONTROL.search(file.name)]:
+        raise GatemaskError(
+            "The name of an image file holds a control character.",
+            where=raw,
+            received=f"{len(odd)} such files, the first {odd[0]!r}",
+            expected="names without line breaks, tabs and the like",
+            do="Rename the files, and their ids in tables.",
+        )
 
 
 # --- masks beside images -----------------------------------------------------------------------------------

@@ -10,13 +10,13 @@ data/<comp>/manifest.json    the stamp; holds the raw folder, too
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from gatemask.config import MANIFEST_COLUMNS, Competition, PngLabels
-from gatemask.console import say, table
+from gatemask.config import Competition, PngLabels
+from gatemask.console import print_fields, recorded, say
 from gatemask.data import groups
 from gatemask.data.duplicates import find_copies
 from gatemask.data.findings import report_images
@@ -25,19 +25,20 @@ from gatemask.data.image_files import ImageFiles, find_images, image_files
 from gatemask.data.joins import examples
 from gatemask.data.labels import ParsedLabels, read_labels
 from gatemask.data.manifest_inputs import check_unlabeled, join_sample, label_files, read_extra_columns
+from gatemask.data.manifest_tables import unusable, write_problems, write_tables
+from gatemask.data.missed_files import missed_files
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
 from gatemask.data.sizes import report_sizes
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.submission_dialect import dialect_notes
-from gatemask.data.truth import Annotation, write_masks
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, listing_fingerprint, read_json_object, write_json, write_text
+from gatemask.files import fingerprint, listing_fingerprint, read_json_object
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.data import ManifestResult
-from gatemask.stage import Stage, Stamp
+from gatemask.stage import Stage, Stamp, write_stamp
 
 Copies = list[tuple[ScannedImage, ScannedImage, str]]  # two images and "exact" or "near"
 
@@ -68,21 +69,46 @@ def prepare(
     if not raw.is_dir():
         if data is None and stamp.exists() and Stamp.load(stamp).made_from.get("settings") == _settings(comp):
             say(f"The raw files are not available ({raw}); the manifest made from them is kept.")
-            return ManifestResult.load(stamp).model_copy(update={"current": True})
+            kept = ManifestResult.load(stamp).model_copy(update={"current": True})
+            _say_reports(kept)
+            return kept
         raise GatemaskError(
             "The raw files do not exist.", where=raw, do="Name their folder with --data (make: DATA=folder)."
         )
-    files = ImageFiles([], []) if labels_only else find_images(raw, comp)
+    with recorded() as found:
+        files = ImageFiles([], []) if labels_only else find_images(raw, comp)
+        for sentence in [] if labels_only else missed_files(raw, comp):
+            say(sentence)
     made_from = _made_from(raw, comp, files) | {"labels_only": labels_only}
     stage = Stage("data prepare", stamp, made_from, ManifestResult)
-    result = stage.run(lambda: _write_manifest(project, comp, raw, files, strict, labels_only))
+
+    def work() -> tuple[ManifestResult, list[Path]]:
+        with recorded() as reports:
+            result, outputs = _write_manifest(project, comp, raw, files, strict, labels_only)
+        return result.model_copy(update={"reports": [*found, *reports]}), outputs
+
+    result = stage.run(work)
+    if result.current:
+        _say_reports(result, found)
     if strict and result.problems:  # of a run without `strict`
-        raise _unusable(result.problems, project.data / "problems.csv")
+        raise unusable(result.problems, project.data / "problems.csv")
     place = remembered(project, comp, raw)
     if (result.raw, result.raw_in_yaml) != (place["raw"], place["raw_in_yaml"]):  # the same files, moved
-        write_json(stamp, {**read_json_object(stamp), **place})
+        write_stamp(stamp, {**read_json_object(stamp), **place})
         result = result.model_copy(update=place)
     return result
+
+
+def _say_reports(result: ManifestResult, said: Sequence[str] = ()) -> None:
+    """Print the reports of the run that made the manifest, except those that were printed just now."""
+    for report in result.reports:
+        if report not in said:
+            say(report)
+
+
+def print_manifest(result: ManifestResult) -> None:
+    """Print the numbers; the reports were printed before."""
+    print_fields({name: value for name, value in result.as_dict().items() if name != "reports"})
 
 
 def _write_manifest(
@@ -117,7 +143,7 @@ def _write_manifest(
     copies = _find_copies(images, comp)
     _assign_groups(images, sources, copies)
     _add_extra_columns(images, comp, columns)
-    _write_problems(problems, project.data / "problems.csv", strict)
+    write_problems(problems, project.data / "problems.csv", strict)
     train = [image for image in images if image.split == "train"]
     if not train:
         raise GatemaskError(
@@ -129,7 +155,7 @@ def _write_manifest(
         )
     truth = _test_truth(files, raw, comp)
     (project.data / "manifest.json").unlink(missing_ok=True)  # the tables below are replaced one by one
-    outputs = _write_tables(project.data, comp, images, labels.masks, truth, copies)
+    outputs = write_tables(project.data, comp, images, labels.masks, truth, copies)
     result = ManifestResult(
         images=len(train),
         positives=sum(image.label for image in train),
@@ -296,85 +322,9 @@ def _add_extra_columns(images: list[ScannedImage], comp: Competition, columns: M
         image.extra |= {name: values.get(image.image_id, "") for name, values in columns.items()}
 
 
-# --- outputs -----------------------------------------------------------------------------------------------
-
-
-def _write_problems(problems: Problems, path: Path, strict: bool) -> None:
-    frame = pd.DataFrame(problems, columns=["file", "problem"])
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
-    if not problems:
-        return
-    table(f"{len(problems)} left out", ["file", "problem"], problems[:10])
-    say(f"All of them: {path}")
-    if strict:
-        raise _unusable(len(problems), path)
-
-
-def _unusable(count: int, path: Path) -> GatemaskError:
-    return GatemaskError("Some files cannot be used.", where=path, received=count, do="Fix them, or drop --strict.")
-
-
 def _test_truth(files: ImageFiles, raw: Path, comp: Competition) -> dict[str, str] | None:
     """Return the masks of the test images, where they are known."""
     if comp.test is None or comp.test.labels is None or not files.test:
         return None
     size, rule, upright = comp.image.size, test_rule(comp), comp.image.upright
     return read_labels(comp.test.labels, raw, files.test, size, files.train, rule, upright, comp.classes[0]).masks
-
-
-def _write_tables(
-    folder: Path,
-    comp: Competition,
-    images: list[ScannedImage],
-    masks: dict[str, str],
-    truth: dict[str, str] | None,
-    copies: Copies,
-) -> list[Path]:
-    rows = [
-        [
-            image.image_id,
-            image.path,
-            image.split,
-            image.group,
-            image.label,
-            image.mask_area,
-            *_size_of(image, comp),
-            image.sha256,
-            image.signature.phash,
-            *(image.extra[name] for name in comp.extra.names),
-        ]
-        for image in images
-    ]
-    frame = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *comp.extra.names])
-    frame = frame.sort_values(["split", "image_id"], ascending=[False, True])
-    train_ids = {image.image_id for image in images if image.split == "train"}
-    pairs = sorted((a.image_id, a.split, b.image_id, b.split, kind) for a, b, kind in copies)
-    copied = pd.DataFrame(pairs, columns=["image_id", "split", "other_id", "other_split", "kind"])
-    train_masks = {image_id: text for image_id, text in masks.items() if image_id in train_ids}
-    outputs = [
-        write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
-        write_text(folder / "duplicates.csv", copied.to_csv(index=False, lineterminator="\n")),
-        write_masks(folder / "masks.csv", _annotations(train_masks, comp)),
-    ]
-    (folder / "test_masks.csv").unlink(missing_ok=True)
-    if truth is not None:
-        outputs.append(write_masks(folder / "test_masks.csv", _annotations(truth, comp)))
-    return outputs
-
-
-def _size_of(image: ScannedImage, comp: Competition) -> tuple[int, int]:
-    """Return height and width of an image, in pixels; an image known from its label alone has the declared size."""
-    if image.size is not None:
-        return image.size
-    if comp.image.size == "mixed":
-        raise GatemaskError(
-            "--labels-only does not know the sizes of the images.",
-            where="competition.yaml, image.size",
-            received="mixed",
-            expected="one size, or the images",
-        )
-    return comp.image.size
-
-
-def _annotations(masks: dict[str, str], comp: Competition) -> dict[str, list[Annotation]]:
-    return {image_id: [Annotation(comp.classes[0], text)] for image_id, text in masks.items() if text}

@@ -38,7 +38,7 @@ class Table:
             name: Name of the column, or its number from 0.
 
         Raises:
-            GatemaskError: The column does not exist.
+            GatemaskError: The column does not exist, or its name is repeated.
         """
         index = self._index(name)
         return [row[index] for row in self.rows]
@@ -96,6 +96,14 @@ class Table:
     def _index(self, name: str | int) -> int:
         if isinstance(name, int) and name < len(self.header):
             return name
+        if self.header.count(str(name)) > 1:
+            raise GatemaskError(
+                f"The column '{name}' is repeated.",
+                where=self.file,
+                received=", ".join(self.header),
+                expected="one column of this name",
+                do="Rename or remove one of them.",
+            )
         if name in self.header:
             return self.header.index(str(name))
         close = nearest(str(name), self.header)
@@ -145,8 +153,6 @@ def read_table(file: Path, columns: Sequence[str | int] = (), header: bool = Tru
             )
     for name in columns:
         table.column(name)
-        if names.count(str(name)) > 1:
-            raise GatemaskError(f"The column '{name}' is repeated.", where=file, received=", ".join(names))
     return table
 
 
@@ -188,6 +194,8 @@ def _read_rows(file: Path) -> tuple[list[int], list[list[str]]]:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.reader(opened, strict=True, skipinitialspace=True)
             for row in reader:
+                if any("\0" in cell for cell in row):
+                    raise csv.Error(f"row {reader.line_num} holds bytes that are no text")
                 cells = [cell.strip() for cell in row]
                 if any(cells):
                     rows.append(cells)

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from gatemask.config import load_competition
 from gatemask.console import say, table
 from gatemask.data import label_report, table_columns
 from gatemask.data.audit import audit_folds
 from gatemask.data.fold_files import NO_IDS, read_fold_file
 from gatemask.data.groups import group_names
-from gatemask.data.ids import DEFAULT
+from gatemask.data.ids import ADVICE, DEFAULT, IdRule, SharedIdError, train_rule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.tables import parse_area, read_table
 from gatemask.errors import GatemaskError
 from gatemask.plots.audit import FoldBars, draw_audit
 from gatemask.plots.style import save
-from gatemask.project import find_root
+from gatemask.project import find_root, open_project
 from gatemask.results.data import AuditResult
 
 
@@ -28,10 +29,12 @@ def audit_file(
     labels: Path | None,
     picture: Path | None,
     id_column: str | None = None,
+    competition: str | None = None,
 ) -> AuditResult:
     """Audit a fold file and draw a figure.
 
-    For folds/<comp>.csv, masks and copies are read from that competition's data where no other file is named.
+    For folds/<comp>.csv, masks and copies are read from that competition's data where no other file is named, and ids
+    are made by the rule of its competition.yaml.
 
     Args:
         file: Fold file: a column of image ids, and a column `fold`.
@@ -40,20 +43,28 @@ def audit_file(
         labels: manifest.csv or label table. Default: the competition's manifest.
         picture: Figure to write. Default: runs/audit/<name>.png inside a project, else none.
         id_column: Name of the column of image ids. Default: found by its contents.
+        competition: Competition whose rule makes the ids. Default: that of folds/<comp>.csv; for any other file, ids
+            are names of files without their folders.
 
     Raises:
         GatemaskError: A file cannot be read, or no groups are known.
     """
-    ids = set(read_fold_file(file, id_column=id_column).folds)
-    data = _data_folder(file)
+    rule = _id_rule(file, competition)
+    try:
+        ids = set(read_fold_file(file, rule, id_column).folds)
+    except SharedIdError as error:
+        do = f"{ADVICE} Then name that competition here, with --comp."
+        raise GatemaskError(error.what, **{**error.details, "do": do}) from None  # type: ignore[arg-type]
+    data = _data_folder(file, competition)
     manifest = data / "manifest.csv" if data and (data / "manifest.csv").exists() else None
     source = labels or manifest
     result, frame = audit_folds(
         file,
-        _read_groups(groups, ids, prefix) if groups else None,
-        _areas(source, ids) if source else None,
+        _read_groups(groups, ids, prefix, rule) if groups else None,
+        _areas(source, ids, rule) if source else None,
         _copies(data / "duplicates.csv") if data and (data / "duplicates.csv").exists() else None,
         id_column,
+        rule,
     )
     if not result.groups:
         raise GatemaskError(
@@ -96,21 +107,31 @@ def print_audit(findings: AuditResult) -> None:
         say(f"picture: {findings.picture}")
 
 
-def _data_folder(file: Path) -> Path | None:
-    """Return data/<name> of the project for a file named <name>.csv; None outside a project."""
+def _id_rule(file: Path, competition: str | None) -> IdRule:
+    """Return how the competition makes ids; the default rule for a file of no competition."""
+    if competition is None:
+        folder = file.resolve().parents[1] / "experiments" / file.stem.removesuffix("-quick")
+        if file.resolve().parent.name != "folds" or not (folder / "competition.yaml").exists():
+            return DEFAULT
+        return train_rule(load_competition(folder))
+    return train_rule(load_competition(open_project(competition).experiments))
+
+
+def _data_folder(file: Path, competition: str | None) -> Path | None:
+    """Return data/<comp> of the project, or data/<name> for a file named <name>.csv; None outside a project."""
     try:
-        return find_root() / "data" / file.stem
+        return find_root() / "data" / (competition or file.stem)
     except GatemaskError:
         return None
 
 
-def _read_groups(file: Path, ids: set[str], prefix: int | None) -> dict[str, str]:
+def _read_groups(file: Path, ids: set[str], prefix: int | None, rule: IdRule) -> dict[str, str]:
     """Read a table of image id and group, with or without a header."""
     read = read_table(file, header=False)
     if len(read.header) < 2:
         raise GatemaskError("A group file has one column.", where=file, expected="image_id, group")
-    id_column = table_columns.find_id_column(read, (), "a table of two columns", ids).column
-    names = group_names(read, id_column, table_columns.find_group_column(read, id_column), prefix)
+    id_column = table_columns.find_id_column(read, (), "a table of two columns", ids, rule).column
+    names = group_names(read, id_column, table_columns.find_group_column(read, id_column), prefix, rule)
     join = join_ids(
         IdList("images of the fold file", ids),
         IdList(f"ids of {file.name}", names, file),
@@ -120,12 +141,12 @@ def _read_groups(file: Path, ids: set[str], prefix: int | None) -> dict[str, str
     return names
 
 
-def _areas(file: Path, ids: set[str]) -> dict[str, int]:
+def _areas(file: Path, ids: set[str], rule: IdRule) -> dict[str, int]:
     """Read the mask areas of the images in a fold file from a manifest or a competition's label table."""
     areas = _read_areas(file)
     join = join_ids(
         IdList("images of the fold file", ids),
-        IdList(f"ids of {file.name}", {DEFAULT.of_cell(name) for name in areas}, file),
+        IdList(f"ids of {file.name}", {rule.of_cell(name) for name in areas}, file),
         "Name the label table of these images with --labels.",
     )
     join.report()

@@ -16,14 +16,16 @@ from gatemask.config import METRIC_TITLES, Competition, Ensemble
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.ensemble.select import selection_paths
-from gatemask.files import fingerprint, read_json_object, sha256, write_text
+from gatemask.files import fingerprint, sha256, write_text
 from gatemask.masks import rule as rules
 from gatemask.plots import curves, style
 from gatemask.plots.selection import draw_selection
 from gatemask.project import Project
 from gatemask.report.gallery import Gallery, choose_images, fold_rows
+from gatemask.results.data import ManifestResult
 from gatemask.results.report import ReportResult
 from gatemask.results.rules import RuleValues
+from gatemask.results.submission import RehearsalResult
 from gatemask.results.training import FoldResult
 from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
 from gatemask.stage import Stage
@@ -89,6 +91,7 @@ def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> Rep
     tuned = require_tuned(project, comp, ensemble)
     rehearsed = _read_rehearsal(project, comp)
     runs, notes = _read_runs(project, ensemble), as_trained_notes(project, comp, ensemble)
+    reports = ManifestResult.load(project.data / "manifest.json").reports
     made_from: dict[str, object] = {
         "title": comp.title,
         "tuned": fingerprint(tuned.stamped()),
@@ -99,10 +102,12 @@ def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> Rep
     }
     if notes:
         made_from["as_trained"] = fingerprint(notes)
+    if reports:
+        made_from["data"] = fingerprint(reports)
     stage = Stage("report", project.runs / "report" / "result.json", made_from, ReportResult)
 
     def work() -> tuple[ReportResult, list[Path]]:
-        page = _page(project, comp, ensemble, tuned, runs, rehearsed, notes)
+        page = _page(project, comp, ensemble, tuned, runs, rehearsed, notes, reports)
         output = write_text(stage.stamp.with_name("report.html"), page)
         return ReportResult(report=str(output)), [output]
 
@@ -117,6 +122,7 @@ def _page(
     runs: Runs,
     rehearsed: Mapping[str, object],
     notes: Sequence[str],
+    reports: Sequence[str],
 ) -> str:
     sections = [
         _headline(comp, tuned, rehearsed.get("submission_score")),
@@ -128,6 +134,7 @@ def _page(
         _gate(project, tuned),
         _figures(project, "Masks"),
         _gallery(project, comp, ensemble, tuned),
+        _data(reports),
         _folds(project),
         _submission(project, rehearsed, comp.metric),
     ]
@@ -141,7 +148,10 @@ def _page(
 def _read_rehearsal(project: Project, comp: Competition) -> dict[str, object]:
     """Read the result of the rehearsal, empty if there is none; without its score if the metric has changed since."""
     path = project.runs / "rehearsal" / "result.json"
-    rehearsed: dict[str, object] = read_json_object(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    result = RehearsalResult.load(path)
+    rehearsed: dict[str, object] = {**result.stamped(), "submission": os.path.relpath(result.submission, project.root)}
     if rehearsed.get("metric") != comp.metric:
         rehearsed.pop("submission_score", None)
     return rehearsed
@@ -334,6 +344,14 @@ def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: Tun
     return "<h2>Gallery</h2>" + "".join(rows)
 
 
+def _data(reports: Sequence[str]) -> str:
+    """Return what `gatemask data prepare` reported about the raw files."""
+    if not reports:
+        return "<h2>Data</h2><p>gatemask data prepare reported nothing unusual.</p>"
+    items = "".join(f"<li>{html.escape(report)}</li>" for report in reports)
+    return f"<h2>Data</h2><p>Reported by gatemask data prepare:</p><ul>{items}</ul>"
+
+
 def _folds(project: Project) -> str:
     rows = fold_rows(read_folds(project), read_manifest(project, "train"))
     columns = ["fold", "images", "groups", "with a mask", "median mask area (pixels)"]
@@ -355,8 +373,7 @@ def _submission(project: Project, rehearsed: Mapping[str, object], metric: str) 
         "submission_score": METRIC_TITLES[metric],
         "submission": "file",
     }
-    shown = {**rehearsed, "submission": os.path.relpath(str(rehearsed["submission"]), project.root)}
-    rows = [[text, _listed(shown[key])] for key, text in names.items() if key in shown]
+    rows = [[text, _listed(rehearsed[key])] for key, text in names.items() if key in rehearsed]
     return "<h2>Submission</h2>" + style.table_html(["", ""], rows)
 
 

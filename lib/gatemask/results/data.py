@@ -38,6 +38,7 @@ class ManifestResult(StageResult):
         problems: Number of files or labels that were left out.
         raw: The raw folder, relative to the project if it is inside.
         raw_in_yaml: The key `raw` of competition.yaml at that time. Default: unknown.
+        reports: What was reported about the data, one text each: joins, orientation, levels, masks, dialect.
     """
 
     images: int
@@ -49,6 +50,7 @@ class ManifestResult(StageResult):
     problems: int
     raw: str
     raw_in_yaml: str | None = None
+    reports: list[str] = Field(default_factory=list)
 
 
 class FoldSummary(Frozen):

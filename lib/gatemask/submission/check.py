@@ -13,6 +13,7 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.console import progress, say, table
 from gatemask.data import submission_dialect
+from gatemask.data.joins import find_repair
 from gatemask.data.manifest import read_test_images
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
@@ -63,7 +64,8 @@ def check_submission(path: Path, comp: Competition, expected: Sequence[Row]) -> 
     if missing or unknown:
         example = _row_name(sorted(missing or unknown)[0], comp)
         received = f"{len(missing)} missing, {len(unknown)} unknown, such as {example}"
-        raise _invalid("The rows do not match the test set.", path, received, f"{len(required)} rows")
+        what = "The rows do not match the test set."
+        raise _invalid(what, path, received, f"{len(required)} rows", _repair(missing, unknown))
     masked: dict[str, list[SubmissionLine]] = {}
     for line in lines:
         if not rle.is_empty(line.encoded, comp.submission.rle):
@@ -80,6 +82,16 @@ def check_submission(path: Path, comp: Competition, expected: Sequence[Row]) -> 
         == [(row.name, row.class_index) for row in expected],
         megabytes=round(path.stat().st_size / 1e6, 2),
     )
+
+
+def _repair(missing: set[tuple[str, int]], unknown: set[tuple[str, int]]) -> str:
+    """Return why ids have no partner, if they differ in spelling only."""
+    repair = find_repair({name for name, _ in missing}, {name for name, _ in unknown})
+    if repair is None:
+        return ""
+    ours, theirs = repair.pairs[0]
+    cause = repair.cause.replace("first list", "sample").replace("second list", "submission")
+    return f"{cause}: {theirs} should be {ours}. "
 
 
 def _check_masks(lines: Sequence[SubmissionLine], comp: Competition) -> None:
@@ -270,11 +282,11 @@ def _row_name(key: tuple[str, int], comp: Competition) -> str:
     return key[0] if len(comp.classes) == 1 else f"{key[0]} (class {comp.classes[key[1]]})"
 
 
-def _invalid(what: str, where: object, received: object, expected: object) -> GatemaskError:
+def _invalid(what: str, where: object, received: object, expected: object, cause: str = "") -> GatemaskError:
     return GatemaskError(
         what,
         where=where,
         received=received,
         expected=expected,
-        do="Do not submit this file; run gatemask package and gatemask rehearse again.",
+        do=f"{cause}Do not submit this file; run gatemask package and gatemask rehearse again.",
     )
