@@ -23,13 +23,14 @@ help: ## list the targets
 setup: $(VENV)/ready ## create .venv and install everything, once
 
 # The stamp is written last, so an interrupted installation is repeated.
-$(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.txt
+$(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.txt kaggle_kernels/inference/decoders.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatemask needs Python 3.11 or newer, but this is Python " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
 		--dest $(VENV)/wheels --requirement kaggle_kernels/inference/wheels.txt
+	$(BIN)/python -c 'from gatemask.kaggle.image import wheels; wheels.decoders()'
 	@touch $@
 
 demo: setup ## run all stages on phantom chest X-rays, from raw DICOM to a scored submission

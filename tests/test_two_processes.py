@@ -57,8 +57,14 @@ FAKES = {  # what a stage asks of the stages before it
         "gatemask.ensemble.select._read_runs": lambda project, ensemble: {},
         "gatemask.ensemble.select.as_trained_notes": lambda *inputs: [],
     },
-    "package": {"gatemask.kaggle.submit.package.require_ensemble": lambda project, *_: project.runs / "ensemble.yaml"},
-    "rehearse": {"gatemask.kaggle.submit.rehearse.require_package": lambda project, comp: "abc"},
+    "package": {
+        "gatemask.kaggle.submit.package.require_ensemble": lambda project, *_: project.runs / "ensemble.yaml",
+        "gatemask.kaggle.submit.package.present_settings": lambda *inputs: {},
+    },
+    "rehearse": {
+        "gatemask.kaggle.submit.rehearse.require_package": lambda project, comp: "abc",
+        "gatemask.kaggle.submit.rehearse.require_present_settings": lambda *inputs: [],
+    },
     "report": {
         "gatemask.report.page.require_tuned": lambda *inputs: tuned_result(),
         "gatemask.report.page._read_runs": lambda project, ensemble: {},

@@ -204,12 +204,25 @@ def sha256(path: Path) -> str:
 
 
 def install(wheels: list[Path]) -> None:
-    """Install the shipped wheels in a folder of their own; Kaggle's packages are not changed."""
+    """Install the shipped wheels in a folder of their own; Kaggle's packages are not changed.
+
+    Those for one version of Python are decoders, which few images need: without them the others are predicted.
+    """
+    universal = [path for path in wheels if path.name.endswith("-none-any.whl")]
+    if code := pip_install(universal):
+        sys.exit(f"The shipped wheels could not be installed: pip ended with exit code {code}.")
+    tag = f"-cp{sys.version_info.major}{sys.version_info.minor}-"
+    decoders = [path for path in wheels if tag in path.name]
+    if len(wheels) > len(universal) and (not decoders or pip_install(decoders)):
+        print("No shipped decoder of compressed DICOM files could be installed.", file=sys.stderr)
+    sys.path.insert(0, str(PACKAGES))
+
+
+def pip_install(wheels: list[Path]) -> int:
+    """Install wheels, and return pip's exit code."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     options = ["--no-index", "--no-deps", "--target", str(PACKAGES), "--upgrade"]
-    if code := subprocess.run([*pip, *options, *map(str, wheels)]).returncode:
-        sys.exit(f"The shipped wheels could not be installed: pip ended with exit code {code}.")
-    sys.path.insert(0, str(PACKAGES))
+    return subprocess.run([*pip, *options, *map(str, wheels)]).returncode
 
 
 # --- the report -----------------------------------------------------------------------------------------------

@@ -196,9 +196,9 @@ def data_prepare(
 ) -> None:
     """Read all raw files and write manifest.csv and masks.csv."""
     project, config = load_competition_inputs(comp, quick, set_)
-    from gatemask.data.manifest import prepare
+    from gatemask.data.manifest import prepare, print_manifest
 
-    print_result(prepare(project, config, data, strict, labels_only), json_)
+    print_result(prepare(project, config, data, strict, labels_only), json_, show=print_manifest)
 
 
 @folds_app.command("import")
@@ -225,12 +225,13 @@ def folds_audit(
     labels: Annotated[Path | None, typer.Option(help="manifest.csv or label table, for positives and areas.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Figure to write. Default: runs/audit/<name>.png.")] = None,
     id_: Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="Column of image ids in FOLDS.")] = None,
+    comp: Annotated[str | None, typer.Option(metavar="COMP", help="Competition whose rule makes the ids.")] = None,
     json_: Json = False,
 ) -> None:
     """Measure leaks and balance of a fold file. Exits with 1 if it leaks."""
     from gatemask.report import audit
 
-    result = audit.audit_file(file, groups, prefix, labels, picture, id_)
+    result = audit.audit_file(file, groups, prefix, labels, picture, id_, comp)
     print_result(result, json_, show=audit.print_audit)
     if result.leak or result.duplicates:
         raise typer.Exit(1)
@@ -355,6 +356,7 @@ def rehearse_command(
     fold: Annotated[int, typer.Option(min=0, help="With --train: fold to train.")] = 0,
     images: Annotated[int | None, typer.Option(min=1, help="Maximum number of test images. Default: 300.")] = None,
     image: Annotated[bool, typer.Option("--image", help="Use the package versions of Kaggle's image.")] = False,
+    as_trained: AsTrained = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
@@ -366,10 +368,10 @@ def rehearse_command(
 
         print_result(rehearse_training(project, config, experiment, fold), json_)
         return
-    project, config = load_competition_inputs(target, quick, set_)
+    project, config, ensemble = load_ensemble_inputs(target, quick, set_, as_trained)
     from gatemask.kaggle.submit.rehearse import print_rehearsal, rehearse_submission
 
-    print_result(rehearse_submission(project, config, images, image), json_, show=print_rehearsal)
+    print_result(rehearse_submission(project, config, ensemble, images, image), json_, show=print_rehearsal)
 
 
 @submission_app.command("check")
@@ -516,16 +518,17 @@ def submit_command(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Leave the score to the next call.")] = False,
     poll: Poll = 30.0,
     allow_dirty: Dirty = False,
+    as_trained: AsTrained = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Push the rehearsed package, submit its output, wait for the score. Resumes where it stopped."""
-    project, config = load_competition_inputs(comp, quick, set_)
+    project, config, ensemble = load_ensemble_inputs(comp, quick, set_, as_trained)
     from gatemask.kaggle.submit.submit import SubmitOptions, print_submission, submit_package
 
     opts = SubmitOptions(force, poll, message, not no_wait, allow_dirty)
-    print_result(submit_package(project, config, opts), json_, show=print_submission)
+    print_result(submit_package(project, config, ensemble, opts), json_, show=print_submission)
 
 
 @app.command("leaderboard")

@@ -39,6 +39,11 @@ def competition_name_fault(name: str) -> str | None:
             f"{LONGEST_NAME} characters at most. Rename its folder below experiments/, or set 'name: {plain}' in "
             "competition.yaml"
         )
+    if re.search(r"-records-[0-9][0-9a-z-]*$", name):
+        return (
+            f"A competition cannot be called '{name}': its package would have the name of another competition's "
+            f"records on Kaggle. Rename it, such as to '{name.replace('-records-', '-')}'"
+        )
     return competition_folder_fault(name)
 
 

@@ -324,6 +324,7 @@ def test_invalid_competitions_are_rejected(write, tmp_path: Path, text: str, wor
         ("My_Comp", ["lowercase letters, digits and hyphens", "my-comp", "Rename its folder"]),
         ("x-quick", ["the folders of 'x' with --quick", "Rename it"]),
         ("audit", ["runs/audit/", "Rename it"]),
+        ("x-records-512", ["another competition's records on Kaggle", "'x-512'"]),
         ("x" * 101, ["100 characters"]),
     ],
 )

@@ -232,6 +232,7 @@ class RehearsalResult(StageResult, KernelRun):
         metric: Name of the competition's metric.
         submission: Path of the submission for the visible test images.
         submission_score: Score of that submission; not set where their masks are unknown.
+        as_trained: Members whose YAML or data have changed since the package was made; not set where none has.
     """
 
     paths = ("submission",)
@@ -256,6 +257,7 @@ class RehearsalResult(StageResult, KernelRun):
     metric: str
     submission: str
     submission_score: float | None = None
+    as_trained: list[str] = Field(default_factory=list)
 
     @property
     def complete(self) -> bool:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gatemask.config import Competition, load_competition
+from gatemask.config import Competition, load_competition, load_ensemble
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json, sha256, write_json
+from gatemask.files import read_json, sha256, write_json, write_text
 from gatemask.kaggle.submit import leaderboard, package, submission_records, submit
+from gatemask.kaggle.submit.outdated import present_settings
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import LeaderboardResult, SubmissionRecord
@@ -69,6 +70,7 @@ def prepare(root: Path) -> Project:
     raw = project.data / "raw"
     raw.mkdir(parents=True)
     (raw / "sample_submission.csv").write_text(SAMPLE)
+    write_text(project.folds, "image_id,fold,group,stratum\np,0,p,0\nq,1,q,0\n")
     return project
 
 
@@ -92,13 +94,14 @@ def ship(project: Project, local: float = 0.8, rehearsed: bool = True) -> str:
     write_json(kernel / "kernel-metadata.json", metadata(slug))
     stamp = project.dist / "package.json"
     files = [path for folder in (dataset, kernel) for path in folder.iterdir()]
-    write_stamp(stamp, {"ensemble": sha256(ensemble)}, files)
+    yamls = present_settings(project, comp, load_ensemble(project.experiments, quick=True), ensemble)
+    write_stamp(stamp, {"ensemble": sha256(ensemble), "yamls": yamls}, files)
     if rehearsed:
         stamp_rehearsal(project)
     return package.require_package(project, comp)
 
 
-def write_stamp(stamp: Path, made_from: dict[str, str], files: list[Path]) -> None:
+def write_stamp(stamp: Path, made_from: dict[str, object], files: list[Path]) -> None:
     """Write a stamp of these files, without a result."""
     Stage("test", stamp, made_from, StageResult).finish(StageResult(), files, time.monotonic())
 
@@ -116,7 +119,7 @@ def make_ensemble(comp: Competition, local: float) -> ShippedEnsemble:
             "competition": CompetitionFacts.of(comp),
             "score": {"cross_fitted": local, "in_sample": local + 0.01, "all_empty": 0.5},
             "rule": {"gate": 0.5, "upper": 0.5, "lower": 0.5, "min_area": 1},
-            "gate": [member("gate", "gate_b0", 0)],
+            "gate": [member("gate", "gate_r18", 0)],
             "mask": [member("mask", "unet_b0", fold) for fold in (0, 1)],
         }
     )
@@ -124,7 +127,9 @@ def make_ensemble(comp: Competition, local: float) -> ShippedEnsemble:
 
 def stamp_rehearsal(project: Project) -> None:
     """Write the stamp of a rehearsal of the present package."""
-    made_from = {"package": package.require_package(project, load_competition(project.experiments, quick=True))}
+    made_from: dict[str, object] = {
+        "package": package.require_package(project, load_competition(project.experiments, quick=True))
+    }
     write_stamp(project.runs / "rehearsal" / "result.json", made_from, [])
 
 
@@ -154,10 +159,12 @@ class Desk:
     def competition(self, *sets: str) -> Competition:
         return load_competition(self.project.experiments, quick=True, overrides=list(sets))
 
-    def submit(self, *sets: str, **opts: Any) -> dict[str, Any]:
+    def submit(self, *sets: str, as_trained: bool = False, **opts: Any) -> dict[str, Any]:
         """Return the JSON of `gatemask submit`."""
         options = submit.SubmitOptions(**{"allow_dirty": True, "poll_s": 0.02, **opts})
-        return submit.submit_package(self.project, self.competition(*sets), options).as_dict()
+        ensemble = load_ensemble(self.project.experiments, quick=True)
+        ensemble = ensemble.model_copy(update={"as_trained": as_trained})
+        return submit.submit_package(self.project, self.competition(*sets), ensemble, options).as_dict()
 
     def leaderboard(self) -> LeaderboardResult:
         return leaderboard.compare_with_leaderboard(self.project, self.competition())
@@ -206,7 +213,8 @@ def real_submission(cloud: Cloud, project: Project) -> dict[str, Any]:
     cloud.competitions[comp.kaggle.competition] = {p.relative_to(raw).as_posix(): p for p in wanted}
     options = submit.SubmitOptions(allow_dirty=True, poll_s=0.2)
     try:
-        return submit.submit_package(project, comp, options).as_dict()
+        ensemble = load_ensemble(project.experiments, quick=True)
+        return submit.submit_package(project, comp, ensemble, options).as_dict()
     except GatemaskError as error:
         logs = "\n".join(
             p.read_text(errors="replace")[-3000:] for p in submission_records.submissions_folder(project).glob("*.log")

@@ -63,8 +63,8 @@ def store(
             ref=KERNEL,
             version=number,
             submitted_at=date,
-            members=["unet_b0-fold0", "gate_b0-fold0"],
-            experiments=["unet_b0", "gate_b0"],
+            members=["unet_b0-fold0", "gate_r18-fold0"],
+            experiments=["unet_b0", "gate_r18"],
         )
         submission_records.save_record(project, record)
         records.append(record)

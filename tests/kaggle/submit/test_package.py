@@ -50,6 +50,7 @@ def test_a_secret_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setenv("DB_PASS", SECRET)
     monkeypatch.setattr(package, "require_ensemble", lambda *_: source)
+    monkeypatch.setattr(package, "present_settings", lambda *_: {})
     monkeypatch.setattr(package, "fill_dataset", fill)
     monkeypatch.setattr(package, "check_precision", lambda *_: None)
     monkeypatch.setattr(package.wheels, "source_fingerprint", lambda: "code")

@@ -92,7 +92,7 @@ def make_ensemble(project: Project, comp: Competition) -> ShippedEnsemble:
 
 def test_a_package_of_two_classes_passes(packed: Project) -> None:
     comp = load_competition(packed.experiments)
-    result = rehearse.rehearse_submission(packed, comp)
+    result = rehearse.rehearse_package(packed, comp)
     assert result.isolation.startswith("no network")
     assert (result.images, result.hidden_images) == (IMAGES, IMAGES + rehearse.REPEATED)
     assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
@@ -108,7 +108,7 @@ def test_a_package_of_two_classes_passes(packed: Project) -> None:
     assert len(hidden_ids) == IMAGES + rehearse.REPEATED
     assert not hidden_ids & {f"c{n}" for n in range(IMAGES)}
     assert not list(mounted.rglob("train*"))
-    assert rehearse.rehearse_submission(packed, comp).current
+    assert rehearse.rehearse_package(packed, comp).current
     rehearse.require_rehearsal(packed, comp)
     report = InferenceReport.load(packed.runs / "rehearsal/kaggle/working/inference.json")
     assert report.degraded == []
@@ -136,7 +136,7 @@ def test_a_kernel_that_opens_a_socket_fails(
     with pytest.raises(
         GatemaskError, match="tried to use the network, which is not available in the hidden rerun"
     ) as failed:
-        rehearse.rehearse_submission(*copy)
+        rehearse.rehearse_package(*copy)
     assert "Network is unreachable" in str(failed.value) or "no network" in str(failed.value)
     with pytest.raises(GatemaskError, match="not rehearsed"):
         rehearse.require_rehearsal(*copy)
@@ -146,7 +146,7 @@ def test_a_kernel_without_a_wheel_fails(copy: tuple[Project, Competition]) -> No
     (wheel,) = (copy[0].dist / "dataset").glob("segmentation_models-*.whl")
     wheel.unlink()
     with pytest.raises(GatemaskError, match="failed in the rehearsal") as failed:
-        rehearse.rehearse_submission(*copy)
+        rehearse.rehearse_package(*copy)
     assert f"{wheel.name} is missing" in str(failed.value)
     assert "It would have failed on Kaggle too" in str(failed.value)
 
@@ -161,17 +161,17 @@ def test_a_broken_member_fails_although_the_kernel_continues(copy: tuple[Project
     lines = [line for line in sums.read_text().splitlines() if "ensemble.yaml" not in line]
     sums.write_text("\n".join([*lines, f"{sha256(path)}  ensemble.yaml"]) + "\n")
     with pytest.raises(GatemaskError, match="mask-fold0 cannot be loaded"):
-        rehearse.rehearse_submission(project, comp)
+        rehearse.rehearse_package(project, comp)
 
 
 def test_a_script_without_a_submission_fails(copy: tuple[Project, Competition]) -> None:
     script = copy[0].dist / "kernel/inference.py"
     script.write_text("print('I do nothing')\n")
     with pytest.raises(GatemaskError, match="submission file is missing"):
-        rehearse.rehearse_submission(*copy)
+        rehearse.rehearse_package(*copy)
     script.write_text("raise SystemExit('I refuse')\n")
     with pytest.raises(GatemaskError, match="I refuse"):
-        rehearse.rehearse_submission(*copy)
+        rehearse.rehearse_package(*copy)
 
 
 def test_a_package_older_than_competition_yaml_is_rejected(copy: tuple[Project, Competition]) -> None:
@@ -184,7 +184,7 @@ def test_a_package_older_than_competition_yaml_is_rejected(copy: tuple[Project, 
     with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
         package.require_package(project, other)
     with pytest.raises(GatemaskError, match=r"older than competition.yaml"):
-        rehearse.rehearse_submission(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
+        rehearse.rehearse_package(project, comp.model_copy(update={"classes": ["fish", "flower"]}))
     assert 'SAMPLE = "sample_submission.csv"' in (project.dist / "kernel/inference.py").read_text()
 
 
@@ -197,7 +197,7 @@ def test_a_missing_package_or_rehearsal_is_rejected(copy: tuple[Project, Competi
         rehearse.require_rehearsal(*copy)
     (project.dist / "package.json").unlink()
     with pytest.raises(GatemaskError, match="Nothing is packaged"):
-        rehearse.rehearse_submission(*copy)
+        rehearse.rehearse_package(*copy)
 
 
 def test_no_more_images_than_requested_are_mounted(copy: tuple[Project, Competition]) -> None:
@@ -228,7 +228,7 @@ def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, C
     done = subprocess.run([inside, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["2.0.2", "3.13.2"], done.stderr
     assert "gatemask" in hidden
-    result = rehearse.rehearse_submission(*copy, image=True)
+    result = rehearse.rehearse_package(*copy, image=True)
     assert result.versions_of_the_image
     assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
 

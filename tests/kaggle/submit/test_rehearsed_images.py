@@ -130,6 +130,7 @@ def result(**changes: Any) -> RehearsalResult:
         "on_training_images": False,
         "current": False,
         "submission_score": None,
+        "as_trained": [],
     }
     return RehearsalResult(**{**fields, "submission": "", **changes})
 
@@ -165,3 +166,17 @@ def test_masks_for_images_of_another_size_fail_the_rehearsal() -> None:
     rehearse._require_one_size(report, comp)
     with pytest.raises(GatemaskError, match=r"(?s)another size.*2 such images.*32 x 32"):
         rehearse._require_one_size(report.model_copy(update={"odd_sizes": 2}), comp)
+
+
+def test_images_that_only_the_kernel_cannot_read_fail_the_rehearsal(tmp_path: Path) -> None:
+    project, comp = project_of(tmp_path, ["t0", "t1"])
+    image(tmp_path / "raw/test/t0.png")
+    (tmp_path / "raw/test/t1.png").write_bytes(b"damaged")
+    prepare(project, comp)
+    rehearsal = rehearse._Rehearsal(project, comp, tmp_path / "rehearsal")
+    visible = {"hidden0": "t0", "hidden1": "t1"}
+    report = InferenceReport(degraded=[], unreadable={"hidden1": "The file is damaged."}, submission=None, package=None)
+    rehearsal._require_readable(report, visible)
+    report = report.model_copy(update={"unreadable": {"hidden0": "No installed decoder can read a DICOM file."}})
+    with pytest.raises(GatemaskError, match=r"cannot read test images that can be read here[\s\S]*t0: No inst"):
+        rehearsal._require_readable(report, visible)

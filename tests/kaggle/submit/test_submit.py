@@ -83,7 +83,7 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     assert {name: result[name] for name in wanted} == wanted
     assert result["package"] == package.require_package(desk.project, desk.competition())
     assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
-    assert result["experiments"] == ["gate_b0", "unet_b0"]
+    assert result["experiments"] == ["gate_r18", "unet_b0"]
     assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
     assert {name: value for name, value in result.items() if name != "current"} == desk.stored()
 
@@ -179,7 +179,7 @@ def test_a_package_rehearsed_after_the_rejection_is_submitted(desk: Desk) -> Non
 
 def test_a_missing_outdated_or_changed_package_is_rejected(desk: Desk) -> None:
     assert "no kaggle.competition" in str(refusal(desk.submit, "kaggle.competition=null"))
-    weights = desk.project.dist / "dataset/gate_b0-fold0.weights.h5"
+    weights = desk.project.dist / "dataset/gate_r18-fold0.weights.h5"
     content = weights.read_bytes()
     weights.write_bytes(b"other weights")
     assert "missing or have changed" in str(refusal(desk.submit))

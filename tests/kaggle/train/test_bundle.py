@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from slugify import slugify
@@ -259,6 +260,38 @@ def test_secret_in_a_dataset_is_rejected_before_the_upload(
         ensure_uploaded(project, dataset, "someone", 0.05)
     assert name in str(rejected.value.details["where"])
     assert not cloud.datasets
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (
+            ("records", "x", kaggle_slug("x", "records", "512")),
+            ("submission", "x-records-512", "gatemask-x-records-512"),
+        ),
+        (
+            ("weights", "x/a-b", kaggle_slug("x", "a-b", "start")),
+            ("weights", "x/a_b", kaggle_slug("x", "a_b", "start")),
+        ),
+        (("submission", "x-y", kaggle_slug("x-y")), ("submission", "x--y", kaggle_slug("x--y"))),
+    ],
+)
+def test_two_datasets_of_one_name_are_rejected(
+    planted: tuple[Project, Cloud, list[bytes]], tmp_path: Path, first: Any, second: Any
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"data")
+
+    def upload(kind: str, owner: str, parts: tuple[str, ...]) -> int:
+        dataset = Dataset(kind, kaggle_slug(*parts), {path.name: path}, {path.name: sha256(path)}, owner=owner)
+        return ensure_uploaded(planted[0], dataset, "someone", 0.05)
+
+    assert upload(*first) == upload(*first) == 1
+    path.write_bytes(b"other data")
+    with pytest.raises(GatemaskError, match="names that Kaggle cannot tell apart") as rejected:
+        upload(*second)
+    assert f"{first[0]} of {first[1]}, uploaded before, and {second[0]} of {second[1]}" in str(rejected.value)
+    assert upload(*first) == 2
 
 
 @pytest.mark.parametrize("name", PLANTED)

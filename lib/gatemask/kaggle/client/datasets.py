@@ -8,7 +8,7 @@ runs/.kaggle/<slug>.json                         what is on Kaggle: digest and v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from gatemask.console import say
@@ -34,6 +34,7 @@ class Dataset:
         files: Files by name. Kaggle skips folders, so names are flat.
         hashes: SHA-256 of each file.
         facts: Other values that the kernel needs, kept in the marker file.
+        owner: What the files belong to, such as a competition. Nothing else may use the name. Default: everything.
     """
 
     kind: str
@@ -41,10 +42,16 @@ class Dataset:
     files: dict[str, Path]
     hashes: dict[str, str]
     facts: Mapping[str, object] = field(default_factory=dict)
+    owner: str = ""
 
     @property
     def digest(self) -> str:
         return fingerprint([self.hashes, self.facts])
+
+    @property
+    def of(self) -> str:
+        """Kind and owner, for messages."""
+        return f"{self.kind} of {self.owner}" if self.owner else self.kind
 
     @property
     def marker(self) -> str:
@@ -60,12 +67,14 @@ class _Upload:
         digest: Digest of the files.
         version: Number that the version gets.
         whole: Whether Kaggle was seen to hold all files.
+        of: Kind and owner of the dataset. Default: unknown, as in records of earlier versions.
     """
 
     ref: str
     digest: str
     version: int
     whole: bool
+    of: str = ""
 
 
 def write_upload_folder(project: Project, dataset: Dataset, owner: str) -> Path:
@@ -94,20 +103,21 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
             processing them.
     """
     ref, record = f"{owner}/{dataset.slug}", project.root / "runs" / ".kaggle" / f"{dataset.slug}.json"
-    folder = write_upload_folder(project, dataset, owner)
     upload = _read_upload(record)
+    _require_own_name(dataset, upload)
+    folder = write_upload_folder(project, dataset, owner)
     if upload and (upload.ref, upload.digest) == (ref, dataset.digest):
         # Recorded before the upload: a command that was killed during it finds its version here, and verifies it.
         status = _wait_until_processed(ref, 0, poll_s)
         if status.version == upload.version and (upload.whole or not _lost_files(ref, folder)):
-            write_json(record, {**asdict(upload), "whole": True})
+            write_json(record, asdict(replace(upload, whole=True, of=dataset.of)))
             say(f"{ref}: version {status.version} is already there")
             return upload.version
     refuse_secrets_in([folder], project.root)
     for _ in range(UPLOAD_ATTEMPTS):
         version = _upload(ref, folder, dataset, record, poll_s)
         if not (lost := _lost_files(ref, folder)):
-            write_json(record, asdict(_Upload(ref, dataset.digest, version, whole=True)))
+            write_json(record, asdict(_Upload(ref, dataset.digest, version, whole=True, of=dataset.of)))
             return version
         say(f"{ref}: version {version} lacks {', '.join(lost)}; uploading again")
     raise GatemaskError(
@@ -116,6 +126,18 @@ def ensure_uploaded(project: Project, dataset: Dataset, owner: str, poll_s: floa
         received=f"after {UPLOAD_ATTEMPTS} uploads, {', '.join(lost)} missing or of another size",
         do="Run it again later.",
     )
+
+
+def _require_own_name(dataset: Dataset, upload: _Upload | None) -> None:
+    """Raise if another dataset of this project has the same name: each upload would replace the other's files."""
+    if upload is not None and upload.of not in ("", dataset.of):
+        raise GatemaskError(
+            "Two datasets have names that Kaggle cannot tell apart.",
+            where=dataset.slug,
+            received=f"{upload.of}, uploaded before, and {dataset.of}",
+            expected="a name of its own for each",
+            do="Rename one of the competitions or experiments.",
+        )
 
 
 def _read_upload(record: Path) -> _Upload | None:
@@ -132,7 +154,7 @@ def _upload(ref: str, folder: Path, dataset: Dataset, record: Path, poll_s: floa
     megabytes = sum(path.stat().st_size for path in dataset.files.values()) / 1e6
     say(f"{ref}: uploading {len(dataset.files)} files, {megabytes:.1f} MB")
     version = (status.version or 0) + 1
-    write_json(record, asdict(_Upload(ref, dataset.digest, version, whole=False)))
+    write_json(record, asdict(_Upload(ref, dataset.digest, version, whole=False, of=dataset.of)))
     try:
         if status.word == "absent":
             api.create_dataset(folder)

@@ -1,4 +1,4 @@
-"""Wheels for offline kernels: gatemask's own, built here, and the four that Kaggle's images lack."""
+"""Wheels for offline kernels: gatemask's own, built here, the four that Kaggle's images lack, and decoders of DICOM."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 
 SOURCE = Path(__file__).resolve().parents[4]
 LIST = SOURCE / "kaggle_kernels" / "inference" / "wheels.txt"
+DECODERS = LIST.with_name("decoders.txt")
+KAGGLE_PYTHON = "312"  # of Kaggle's images
+KAGGLE_PLATFORM = "manylinux_2_28_x86_64"
 # Next to their environment, where `make clean` does not delete them.
 CACHE = Path(sys.prefix) / "wheels"
 
@@ -28,6 +32,28 @@ def shipped() -> list[Path]:
         _pip("download", "--no-deps", "--require-hashes", "--dest", str(CACHE), "--requirement", str(LIST))
         cached = _cached(pinned)
     return cached
+
+
+def decoders() -> list[Path]:
+    """Return the wheels that decode compressed DICOM files, for Kaggle's Python and for this one, which rehearses.
+
+    They are downloaded once, and verified by hash. Where that is impossible, a message says what follows.
+    """
+    pinned = set(re.findall(r"sha256:([0-9a-f]{64})", DECODERS.read_text()))
+    found = []
+    for version in dict.fromkeys((KAGGLE_PYTHON, "".join(map(str, sys.version_info[:2])))):
+        tag = f"-cp{version}-"
+        if not any(tag in path.name for path in _cached(pinned)):
+            target = ["--python-version", version, "--platform", KAGGLE_PLATFORM, "--only-binary", ":all:"]
+            options = ["--no-deps", "--require-hashes", "--retries", "1", *target]
+            try:
+                _pip("download", *options, "--dest", str(CACHE), "--requirement", str(DECODERS))
+            except GatemaskError as error:
+                where = "Kaggle" if version == KAGGLE_PYTHON else "the rehearsal"
+                say(f"The decoder of compressed DICOM files for {where} cannot be downloaded: such images stay empty.")
+                say(f"  {error.details['received']}")
+        found += [path for path in _cached(pinned) if tag in path.name]
+    return found
 
 
 def _cached(hashes: set[str]) -> list[Path]:

@@ -1,7 +1,7 @@
 """`gatemask package`: write the dataset and the kernel of an offline submission.
 
 dist/<comp>/dataset/<member>.weights.h5
-dist/<comp>/dataset/*.whl                     gatemask, and four packages that Kaggle's images lack
+dist/<comp>/dataset/*.whl                     gatemask, four packages that Kaggle's images lack, decoders of DICOM
 dist/<comp>/dataset/ensemble.yaml             members, rule, facts of the competition, inference settings
 dist/<comp>/dataset/SHA256SUMS                hashes of these files; the kernel checks them first
 dist/<comp>/dataset/dataset-metadata.json
@@ -19,6 +19,9 @@ from pathlib import Path
 
 from gatemask.config import Competition, Ensemble, Inference
 from gatemask.console import progress, say
+from gatemask.data.dicom import SUFFIXES, is_dicom
+from gatemask.data.raw_folder import raw_folder
+from gatemask.data.split import read_manifest
 from gatemask.ensemble.precision import check_precision
 from gatemask.ensemble.select import require_ensemble, weights_file
 from gatemask.errors import GatemaskError
@@ -27,6 +30,7 @@ from gatemask.hdf5 import require_self_contained
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.client.slugs import LONGEST_SLUG, kaggle_slug
 from gatemask.kaggle.image import wheels
+from gatemask.kaggle.submit.outdated import present_settings
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
 from gatemask.results.submission import PackageResult
@@ -56,6 +60,8 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
         "owner": owner,
         "kaggle": comp.kaggle.model_dump(),
         "inference": ensemble.inference.model_dump(),
+        "decoders": (with_decoders := reads_dicom(project, comp)),
+        "yamls": present_settings(project, comp, ensemble, source),
     }
     stage = Stage("package", package_stamp(project), made_from, PackageResult)
 
@@ -65,7 +71,7 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
         stage.stamp.unlink(missing_ok=True)
         dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
         shipped = ShippedEnsemble.load(source)
-        fill_dataset(project, dataset, shipped, ensemble.inference)
+        fill_dataset(project, dataset, shipped, ensemble.inference, with_decoders)
         precision = check_precision(project, comp, shipped, dataset, ensemble.inference.precision)
         fill_kernel(kernel, comp, owner, dataset_slug(project), ensemble.inference.hours)
         _write_dataset_metadata(dataset, owner, dataset_slug(project))
@@ -116,7 +122,24 @@ def dataset_slug(project: Project) -> str:
     return kaggle_slug(project.label, longest=LONGEST_SLUG - len("-inference"))
 
 
-def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, settings: Inference) -> None:
+def reads_dicom(project: Project, comp: Competition) -> bool:
+    """Return whether images are DICOM files, by their names or, for one of each split, by content."""
+    patterns = [comp.train.images, *([comp.test.images] if comp.test is not None else [])]
+    if any(Path(pattern).suffix.lower() in SUFFIXES for pattern in patterns):
+        return True
+    if not (project.data / "manifest.json").exists():
+        return False
+    raw = raw_folder(project, comp)
+    for _, images in read_manifest(project).groupby("split"):
+        path = raw / str(images["path"].iloc[0])
+        if path.suffix.lower() in SUFFIXES or (path.is_file() and is_dicom(path.read_bytes(), path)):
+            return True
+    return False
+
+
+def fill_dataset(
+    project: Project, dataset: Path, shipped: ShippedEnsemble, settings: Inference, with_decoders: bool = False
+) -> None:
     """Write weights, ensemble.yaml, wheels and SHA256SUMS into an empty folder.
 
     Args:
@@ -124,6 +147,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
         dataset: The empty folder.
         shipped: The selected ensemble.
         settings: Inference settings, added to ensemble.yaml.
+        with_decoders: Whether to ship decoders of compressed DICOM files. Default: False.
 
     Raises:
         GatemaskError: Weights have changed since the ensemble was selected, or refer to other files.
@@ -141,7 +165,7 @@ def fill_dataset(project: Project, dataset: Path, shipped: ShippedEnsemble, sett
             )
     shipped.model_copy(update={"inference": settings}).save(dataset / "ensemble.yaml")
     wheels.build_own(dataset)
-    for wheel in wheels.shipped():
+    for wheel in [*wheels.shipped(), *(wheels.decoders() if with_decoders else [])]:
         copy_file(wheel, dataset / wheel.name)
     files = [path for path in sorted(dataset.iterdir()) if path.is_file()]
     write_text(dataset / "SHA256SUMS", "".join(f"{sha256(path)}  {path.name}\n" for path in files))

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gatemask.config import METRIC_TITLES, Competition
+from gatemask.config import METRIC_TITLES, Competition, Ensemble
 from gatemask.console import say, table
 from gatemask.data.ids import test_rule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.raw_folder import raw_folder
+from gatemask.data.split import read_manifest
 from gatemask.data.submission_dialect import dialect_notes
 from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
 from gatemask.data.truth import Masks
@@ -35,7 +36,8 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit.hidden_names import HiddenName, hidden_name, stand_in_name
-from gatemask.kaggle.submit.package import require_package
+from gatemask.kaggle.submit.outdated import require_present_settings
+from gatemask.kaggle.submit.package import package_stamp, require_package
 from gatemask.kaggle.submit.rehearsed_images import RehearsedImages, choose_images
 from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
@@ -50,6 +52,29 @@ AGAIN = "package and rehearse again"
 
 
 def rehearse_submission(
+    project: Project, comp: Competition, ensemble: Ensemble, most: int | None = None, image: bool = False
+) -> RehearsalResult:
+    """Rehearse the package, unless the YAMLs have changed since it was made.
+
+    Args:
+        project: Project with the package.
+        comp: Competition.
+        ensemble: Contents of the experiments' ensemble.yaml. Its `as_trained` allows members whose YAML has changed.
+        most: Maximum number of test images, as for `rehearse_package`.
+        image: Whether to use the package versions of Kaggle's image. Default: False.
+
+    Raises:
+        GatemaskError: The package is older than the YAMLs, the kernel failed, or it did not write a valid submission.
+    """
+    require_package(project, comp)
+    notes = require_present_settings(project, comp, ensemble, package_stamp(project))
+    for note in notes:
+        say(f"as trained: {note}")
+    result = rehearse_package(project, comp, most, image)
+    return result.model_copy(update={"as_trained": notes}) if notes else result
+
+
+def rehearse_package(
     project: Project, comp: Competition, most: int | None = None, image: bool = False
 ) -> RehearsalResult:
     """Run the kernel in a stand-in for Kaggle, and check its submission.
@@ -160,6 +185,7 @@ class _Rehearsal:
         summary = check.check_submission(self.kernel_submission, comp, hidden_rows)
         report = self._read_report()
         _require_one_size(report, comp)
+        self._require_readable(report, visible_ids)
         rows = check.expected_rows(raw_folder(project, comp), comp, [] if images.stand_ins else list(images.paths))
         # A submission for some of the images is incomplete, and its name says so.
         target = self.folder / ("submission.csv" if images.complete else "part-of-submission.csv")
@@ -255,6 +281,22 @@ class _Rehearsal:
         if report.degraded:
             raise sandbox.kernel_failure(log, "; ".join(report.degraded[:5]), AGAIN)
         return report
+
+    def _require_readable(self, report: InferenceReport, visible_ids: Mapping[str, str]) -> None:
+        """Raise if the kernel cannot read an image that can be read here, such as for want of a decoder."""
+        if not (self.project.data / "manifest.json").exists():
+            return
+        listed = set(read_manifest(self.project)["image_id"])
+        lost = {visible_ids[name]: reason for name, reason in report.unreadable.items() if visible_ids[name] in listed}
+        if lost:
+            image_id, reason = next(iter(lost.items()))
+            raise GatemaskError(
+                "The kernel cannot read test images that can be read here.",
+                where=self.folder / "log.txt",
+                received=f"{len(lost)} such images, the first {image_id}: {reason}",
+                expected="images that Kaggle's packages, or those that are shipped, can decode",
+                do=f"Their masks would be empty. Read the log, and {AGAIN}.",
+            )
 
     def _translate_back(
         self, target: Path, visible_ids: Mapping[str, str], rows: Sequence[Row], stand_ins: bool

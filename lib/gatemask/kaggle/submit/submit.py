@@ -18,19 +18,19 @@ import ast
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Ensemble
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json_object, sha256, write_json, write_text
 from gatemask.kaggle.client import account, api, cli, datasets, reconcile
 from gatemask.kaggle.client.cli import KaggleError, printable
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
-from gatemask.kaggle.submit import package, rehearse, submission_records
+from gatemask.kaggle.submit import outdated, package, rehearse, submission_records
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.submission import InferenceReport, SubmissionRecord, SubmissionResult
@@ -63,17 +63,18 @@ class SubmitOptions:
     allow_dirty: bool = False
 
 
-def submit_package(project: Project, comp: Competition, opts: SubmitOptions) -> SubmissionResult:
+def submit_package(project: Project, comp: Competition, ensemble: Ensemble, opts: SubmitOptions) -> SubmissionResult:
     """Submit the present package, or continue a submission of it that was interrupted.
 
     Args:
         project: Project with the package.
         comp: Competition.
+        ensemble: Contents of the experiments' ensemble.yaml. Its `as_trained` allows members whose YAML has changed.
         opts: Options.
 
     Raises:
-        GatemaskError: The package or its rehearsal is missing, Kaggle refuses something, the kernel failed, or its
-            output must not be submitted.
+        GatemaskError: The package or its rehearsal is missing, the YAMLs have changed since it was made, Kaggle refuses
+            something, the kernel failed, or its output must not be submitted.
     """
     if comp.kaggle.competition is None:
         raise GatemaskError(
@@ -84,7 +85,10 @@ def submit_package(project: Project, comp: Competition, opts: SubmitOptions) -> 
         )
     fingerprint = require_intact_package(project, comp)
     with account.exclusive(project):
-        record = _unfinished_record(project, fingerprint, opts) or _new_record(project, comp, fingerprint, opts)
+        record = _unfinished_record(project, fingerprint, opts)
+        if record is None or (record.state == "packaged" and record.pushes == 0):  # nothing has left this machine yet
+            notes = outdated.require_present_settings(project, comp, ensemble, package.package_stamp(project))
+            record = record or _new_record(project, comp, fingerprint, opts, notes)
         current = record.submitted
         Submitter(project, comp, record, opts).run()
     return SubmissionResult(current=current, record=record)
@@ -120,13 +124,18 @@ def _unfinished_record(project: Project, fingerprint: str, opts: SubmitOptions) 
     return None
 
 
-def _new_record(project: Project, comp: Competition, fingerprint: str, opts: SubmitOptions) -> SubmissionRecord:
-    """Return a new record, not saved yet."""
+def _new_record(
+    project: Project, comp: Competition, fingerprint: str, opts: SubmitOptions, notes: Sequence[str]
+) -> SubmissionRecord:
+    """Return a new record, not saved yet; `notes` say how members differ from the YAMLs."""
+    for note in notes:
+        say(f"as trained: {note}")
     dataset = project.dist / "dataset"
     ensemble = ShippedEnsemble.load(dataset / "ensemble.yaml")
     score, record_id = ensemble.score, uuid.uuid4().hex[:12]
     parts = [f"local {score.cross_fitted:.4f}"] if score else []
-    parts += [f"{len(ensemble.members)} members", *([printable(opts.message)[:200]] if opts.message else [])]
+    parts += [f"{len(ensemble.members)} members", *(["as trained"] if notes else [])]
+    parts += [printable(opts.message)[:200]] if opts.message else []
     assert comp.kaggle.competition is not None
     return SubmissionRecord(
         id=record_id,
@@ -484,7 +493,7 @@ def _package_dataset(project: Project) -> datasets.Dataset:
     files = {path.name: path for path in sorted((project.dist / "dataset").iterdir()) if path.is_file()}
     files.pop(api.METADATA, None)  # written again for this account's dataset
     hashes = {name: sha256(path) for name, path in files.items()}
-    return datasets.Dataset("submission", package.dataset_slug(project), files, hashes)
+    return datasets.Dataset("submission", package.dataset_slug(project), files, hashes, owner=project.label)
 
 
 def _write_marked_kernel(project: Project, owner: str, push_id: str) -> tuple[str, Path]:

@@ -42,7 +42,8 @@ def payload_dataset(kernel: str, path: Path) -> Dataset:
         kernel: Slug of the kernel.
         path: The payload, a file named payload.bin.
     """
-    return Dataset("payload", kaggle_slug(kernel, "payload"), {path.name: path}, {path.name: sha256(path)})
+    hashes = {path.name: sha256(path)}
+    return Dataset("payload", kaggle_slug(kernel, "payload"), {path.name: path}, hashes, owner=kernel)
 
 
 def records_dataset(project: Project, comp: Competition) -> Dataset:
@@ -51,8 +52,8 @@ def records_dataset(project: Project, comp: Competition) -> Dataset:
     files = {name: folder / name for name in [*hashes, "index.json"]}
     tables = {name: project.data / name for name in ("manifest.csv", "masks.csv")}
     others = {name: sha256(path) for name, path in {"index.json": folder / "index.json", **tables}.items()}
-    slug = kaggle_slug(project.label, folder.name)
-    return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, {"size": comp.records.size})
+    slug, facts = kaggle_slug(project.label, folder.name), {"size": comp.records.size}
+    return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, facts, owner=project.label)
 
 
 def wheels_dataset() -> Dataset:
@@ -82,7 +83,7 @@ def _weights_dataset(project: Project, exp: Experiment, folds: Sequence[int]) ->
     # Each fold starts from its own fold of another run: parallel kernels must not change each other's dataset.
     fold_part = [] if "start.h5" in places else ["f" + "-".join(map(str, folds))]
     slug = kaggle_slug(project.label, exp.name, "start", *fold_part)
-    return Dataset("weights", slug, files, hashes, {"places": places})
+    return Dataset("weights", slug, files, hashes, {"places": places}, owner=f"{project.label}/{exp.name}")
 
 
 def _path_below_project(project: Project, name: str, path: Path) -> str:
