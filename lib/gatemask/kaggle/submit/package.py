@@ -124,8 +124,8 @@ def dataset_slug(project: Project) -> str:
 
 def reads_dicom(project: Project, comp: Competition) -> bool:
     """Return whether images are DICOM files, by their names or, for one of each split, by content."""
-    patterns = [comp.train.images, *([comp.test.images] if comp.test is not None else [])]
-    if any(Path(pattern).suffix.lower() in SUFFIXES for pattern in patterns):
+    sources = [*comp.train.sources, *(comp.test.sources if comp.test is not None else [])]
+    if any(Path(source.files).suffix.lower() in SUFFIXES for source in sources):
         return True
     if not (project.data / "manifest.json").exists():
         return False
