@@ -206,7 +206,7 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             some = tables.subset(np.array([index[image_id] for image_id in part]))
-            images = [(float(gate), reader[i], truth[i][:, :, 0]) for gate, i in zip(some.gate, part, strict=True)]
+            images = [(float(gate), reader[i], truth[i][:, :, 0]) for gate, i in zip(some.gate[:, 0], part, strict=True)]
             assert np.allclose(plain_trial(rule, images), dice_per_image(some, rule)[:, 0], atol=1e-12)
             ways = {
                 "ours": lambda: [score(tables, rule, METRIC) for _ in range(10)],
@@ -262,7 +262,7 @@ def force_pair(tables: Tables, upper: int, lower: int) -> float:
     everything = Rule(0.0, rules.probability(lower), rules.probability(lower), 0)
     gains = worths(tables, everything, METRIC)[0][:, 0] - (tables.truth[:, 0] == 0)
     order = np.argsort(-tables.area[:, 0, upper], kind="stable")
-    area, gate, gains = tables.area[order, 0, upper], tables.gate[order], gains[order]
+    area, gate, gains = tables.area[order, 0, upper], tables.gate[order, 0], gains[order]
     ends = np.flatnonzero(np.append(area[1:] != area[:-1], True))  # a cut separates two different areas
     cuts, best = np.unique(gate), 0.0
     for start in range(0, len(cuts), 64):

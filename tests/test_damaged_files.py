@@ -12,7 +12,7 @@ from gatemask.kaggle.client import datasets
 from gatemask.kaggle.download import competition
 from gatemask.kaggle.submit.submission_records import load_records
 from gatemask.kaggle.train.kernel_records import load_kernels
-from gatemask.masks.rule import load_rule
+from gatemask.masks.rule_files import load_rule
 from gatemask.oof.components import Components
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables

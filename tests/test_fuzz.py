@@ -33,7 +33,8 @@ from gatemask.data.split import read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json, write_yaml
 from gatemask.masks import rle
-from gatemask.masks.rule import Rule, load_rule, save_rule
+from gatemask.masks.rule import Rule
+from gatemask.masks.rule_files import load_rule, save_rule
 from gatemask.oof.store import read_gates, write_gates
 from gatemask.project import Project
 from gatemask.results.data import RecordsResult

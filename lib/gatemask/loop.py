@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gatemask.config import METRIC_TITLES, Competition, Ensemble, Experiment, load_experiment
+from gatemask.config import Competition, Ensemble, Experiment, load_experiment, metric_title
 from gatemask.console import say, table
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.submission_dialect import dialect_notes
@@ -162,6 +162,7 @@ def _write_summary(
         in_sample=tuned.in_sample,
         all_empty=tuned.all_empty,
         rule=tuned.rule,
+        **({"classes": {part.name: part.cross_fitted for part in tuned.classes}} if tuned.classes else {}),
         submission=rehearsed.submission,
         **({} if score is None else {"submission_score": score}),
         **({"warning": tuned.warning} if tuned.warning else {}),
@@ -185,11 +186,13 @@ def _holds(path: Path, summary: LoopSummary) -> bool:
 
 
 def _print_summary(project: Project, summary: LoopSummary, current: bool, seconds: float) -> None:
-    title, (low, high) = METRIC_TITLES[summary.metric], summary.ci95
+    title, (low, high) = metric_title(summary.metric), summary.ci95
     say(
         f"cross-fitted {title} {summary.cross_fitted:.4f}, 95 % from {low:.4f} to {high:.4f} "
         f"(in-sample {summary.in_sample:.4f}, all empty {summary.all_empty:.4f})"
     )
+    if summary.classes:
+        say("by class: " + ", ".join(f"{name} {score:.4f}" for name, score in summary.classes.items()))
     if summary.warning:
         say(f"warning: {summary.warning}")
     if summary.submission_score is not None:

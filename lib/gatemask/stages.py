@@ -97,9 +97,9 @@ def _training_headline(result: Any) -> str:
 
 
 def _tuning_headline(result: Any) -> str:
-    from gatemask.config import METRIC_TITLES
+    from gatemask.config import metric_title
 
-    return f"cross-fitted {METRIC_TITLES[result.metric]} {result.cross_fitted:.4f}"
+    return f"cross-fitted {metric_title(result.metric)} {result.cross_fitted:.4f}"
 
 
 def _rehearsal_headline(result: Any) -> str:

@@ -13,6 +13,7 @@ from gatemask.ensemble import select
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, sha256, write_json, write_text, write_yaml
 from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.tuning import BestMember, MemberSelection, SelectionRound, Selections, TunedResult
@@ -48,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
         write_yaml(made.experiments / f"{name}.yaml", exp)
         for fold in range(FOLDS):
             write_run(made, Experiment.model_validate(exp), fold)
-    rules.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
+    rule_files.save_rule(rules.Rule(0.5, 0.5, 0.5, 1), made.tuned / "rule.yaml")
     tuned(made, [1.0, 1.0])
     monkeypatch.setattr(select, "require_tuned", lambda *_: TunedResult.load(made.tuned / "result.json"))
     monkeypatch.setattr(select, "count_test_images", lambda *_: 100)

@@ -9,6 +9,7 @@ import pytest
 
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.masks.rule import Rule
 
 RULE = Rule(gate=0.6, upper=0.75, lower=0.4, min_area=3)
@@ -124,10 +125,10 @@ def test_a_member_of_weight_0_is_ignored() -> None:
 
 
 def test_a_saved_rule_is_restored(tmp_path: Path) -> None:
-    assert rules.load_rule(rules.save_rule(RULE, tmp_path / "rule.yaml")) == RULE
+    assert rule_files.load_rule(rule_files.save_rule(RULE, tmp_path / "rule.yaml")) == RULE
     (tmp_path / "rule.yaml").write_text("gate: 1\n")
     with pytest.raises(GatemaskError, match="does not hold a rule"):
-        rules.load_rule(tmp_path / "rule.yaml")
+        rule_files.load_rule(tmp_path / "rule.yaml")
 
 
 def test_exclusive_classes_share_pixels_before_components_are_kept() -> None:
@@ -152,14 +153,14 @@ def test_each_class_has_a_gate_and_a_rule_of_its_own() -> None:
 
 def test_rules_of_several_classes_survive_a_file(tmp_path: Path) -> None:
     by_class = [RULE, Rule(0.1, 0.5, 0.2, 0, min_component=4, hysteresis=True, split=0.8)]
-    path = rules.save_rules(by_class, ["upper", "3"], tmp_path / "rule.yaml")
-    assert rules.load_rules(path, ["upper", "3"]) == by_class
+    path = rule_files.save_rules(by_class, ["upper", "3"], tmp_path / "rule.yaml")
+    assert rule_files.load_rules(path, ["upper", "3"]) == by_class
     for classes, words in ((["upper", "other"], "no rule for other"), (["upper"], "a rule for 3")):
         with pytest.raises(GatemaskError, match="does not hold a rule for each class") as caught:
-            rules.load_rules(path, classes)
+            rule_files.load_rules(path, classes)
         assert caught.value.details["received"] == words
         assert caught.value.details["where"] == path
-    assert rules.load_rules(rules.save_rules([RULE], ["a"], path), ["a"]) == [RULE]
+    assert rule_files.load_rules(rule_files.save_rules([RULE], ["a"], path), ["a"]) == [RULE]
     assert "split" not in path.read_text()
 
 

@@ -13,6 +13,7 @@ from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule, level, probability
 from gatemask.oof.components import COLUMNS, Components, count_components
 from gatemask.oof.tables import count_maps, score
+from tests.tuning.masks_in_memory import Truths
 
 pytestmark = pytest.mark.integration  # takes seconds
 
@@ -45,7 +46,8 @@ class Problem:
         members = [blobs(rng, images, classes) for _ in weights or [1.0]]
         self.readers = [Reader(zip(ids, maps, strict=True)) for maps in members]
         self.maps = np.stack([rules.average_maps([maps[n] for maps in members], weights) for n in range(images)])
-        self.truths = {i: blobs(rng, 1, 1)[0, :, :, 0] > (150 if n % 3 else 255) for n, i in enumerate(ids)}
+        truths = {i: blobs(rng, 1, 1)[0] > (150 if n % 3 else 255) for n, i in enumerate(ids)}
+        self.truths = Truths({i: np.repeat(truth, classes, axis=2) for i, truth in truths.items()})
         self.gate = dict(zip(ids, rng.random(images).tolist(), strict=True))
         self.fold_of = {i: n % 3 for n, i in enumerate(ids)}
         self.weights = weights
@@ -58,7 +60,7 @@ class Problem:
         for n, (i, truth) in enumerate(self.truths.items()):
             for c in range(self.maps.shape[3]):
                 mask = rules.apply_rule(rule, self.gate[i], self.maps[n, :, :, c])
-                counts[:, n, c] = (mask & truth).sum(), mask.sum()
+                counts[:, n, c] = (mask & truth[:, :, c]).sum(), mask.sum()
         return counts[0], counts[1]
 
 
@@ -125,7 +127,7 @@ def test_components_are_restored_from_disk_in_few_bytes(tmp_path: Path) -> None:
 def test_maps_without_any_component(tmp_path: Path) -> None:
     ids, blank = ["a", "b"], np.zeros((2, 8, 8, 1), np.uint8)
     reader = Reader(zip(ids, blank, strict=True))
-    truth = dict.fromkeys(ids, np.zeros((8, 8), bool))
+    truth = Truths(dict.fromkeys(ids, np.zeros((8, 8, 1), bool)))
     tables = count_maps(dict.fromkeys(ids, 0), [reader], truth, "")
     components = count_components(dict.fromkeys(ids, 0), [reader], truth, "", tables, LEVELS)
     assert score(Components.load(components.save(tmp_path / "c.npz")), Rule(0, 0.6, probability(60), 0, 5, True)) == 1.0

@@ -18,7 +18,6 @@ from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSumma
 from gatemask.tuning import exact
 from gatemask.tuning.candidates import (
     COARSE,
-    GATELESS,
     TuningImages,
     choose_candidate,
     find_candidates,
@@ -48,7 +47,7 @@ def test_cross_fitted_is_near_a_large_hold_out_and_in_sample_above() -> None:
     tables = noisy(13, 2000)
     candidates = find_candidates(TuningImages(tables), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
     best = candidates[choose_candidate(candidates, "best")]
-    held_out = held_out_score(best.rule)
+    held_out = held_out_score(best.rules[0])
     assert abs(best.fit.score - held_out) < 0.005
     assert best.in_sample > best.fit.score
     assert best.in_sample > held_out
@@ -105,7 +104,7 @@ def test_fixed_rules_need_no_tuning_and_grids_are_cross_fitted() -> None:
     grid = score_given_rules(TuningImages(tables), "mean_dice", REFERENCE_RULES["siim-winner"])
     assert grid.in_sample == max(score(tables, rule) for rule in REFERENCE_RULES["siim-winner"])
     assert grid.fit.score <= grid.in_sample
-    assert set(grid.fit.rules.values()) <= set(REFERENCE_RULES["siim-winner"])
+    assert {rule for rules in grid.fit.rules.values() for rule in rules} <= set(REFERENCE_RULES["siim-winner"])
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -156,10 +155,19 @@ def test_the_candidate_asked_for_is_shipped() -> None:
     assert candidates[choose_candidate(candidates, "best")].fit.score == max(c.fit.score for c in candidates.values())
 
 
-def test_where_there_is_no_exact_search_optuna_finds_the_rule() -> None:
-    tables = tied(1, images=12, classes=2)
-    candidates = find_candidates(TuningImages(tables), "global_dice", Tune(trials=15), {i: i for i in tables.ids})
-    assert list(candidates) == ["optuna", EVERYTHING_PASSES, ALL_EMPTY]
+def test_each_class_is_tuned_as_if_it_were_the_only_one() -> None:
+    tables = tied(1, images=12, classes=3)
+    by_image, tune = {i: i for i in tables.ids}, Tune(trials=15, optima=3, ship="optuna")
+    candidates = find_candidates(TuningImages(tables), "global_dice", tune, by_image)
+    assert list(candidates) == ["exact", "median", "optuna", EVERYTHING_PASSES, ALL_EMPTY]
+    for index in range(3):
+        alone = find_candidates(TuningImages(tables.of_class(index)), "global_dice", tune, by_image)
+        for name, candidate in candidates.items():
+            assert candidate.rules[index] == alone[name].rules[0]
+            assert candidate.in_sample_by_class[index] == pytest.approx(alone[name].in_sample)
+            assert candidate.fit.score_of_class(index) == pytest.approx(alone[name].fit.score)
+    for candidate in candidates.values():
+        assert candidate.in_sample == pytest.approx(np.mean(candidate.in_sample_by_class))
 
 
 @pytest.mark.integration
@@ -167,9 +175,9 @@ def test_bootstrap_optima_draw_whole_groups() -> None:
     tables, tune = noisy(8, 120), Tune(optima=3)
     optimum = exact.median_rule([exact.search(tables, "mean_dice", levels=COARSE)[0]])
     one_group = dict.fromkeys(tables.ids, "the only patient")
-    assert find_candidates(TuningImages(tables), "mean_dice", tune, one_group)["median"].rule == optimum
+    assert find_candidates(TuningImages(tables), "mean_dice", tune, one_group)["median"].rules == [optimum]
     by_image = {i: i for i in tables.ids}
-    assert find_candidates(TuningImages(tables), "mean_dice", tune, by_image)["median"].rule != optimum
+    assert find_candidates(TuningImages(tables), "mean_dice", tune, by_image)["median"].rules != [optimum]
 
 
 def test_masks_alone_are_scored_without_a_gate() -> None:
@@ -178,9 +186,7 @@ def test_masks_alone_are_scored_without_a_gate() -> None:
     gateless = Variant(gate=False)
     fit = cross_fit(tables, "mean_dice", lambda some: exact.search(some, "mean_dice", gateless)[0])
     assert alone == fit.score
-    assert all(rule.gate == 0 for rule in fit.rules.values())
-    given = find_without_gate(TuningImages(tied(1, classes=2)), "global_dice", Tune())
-    assert given.rule in GATELESS, "chosen from a few where the metric cannot be searched"
+    assert all(rule.gate == 0 for (rule,) in fit.rules.values())
 
 
 def test_a_tuned_rule_must_beat_the_two_without_any_knowledge() -> None:
@@ -190,12 +196,12 @@ def test_a_tuned_rule_must_beat_the_two_without_any_knowledge() -> None:
     candidates = find_candidates(TuningImages(useless), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
     empty = candidates[ALL_EMPTY]
     assert empty.in_sample == empty.fit.score == pytest.approx(all_empty_score(useless))
-    assert not useless.counts(empty.rule)[1].any()
+    assert not useless.counts(empty.rules)[1].any()
     assert candidates[choose_candidate(candidates, "best")].fit.score >= empty.fit.score
     # A gate that says the opposite.
     wrong = replace(tables, gate=(tables.truth.sum(axis=1) == 0) * 0.9)
     candidates = find_candidates(TuningImages(wrong), "mean_dice", Tune(optima=3), {i: i for i in tables.ids})
-    assert candidates[EVERYTHING_PASSES].rule.gate == 0
+    assert candidates[EVERYTHING_PASSES].rules[0].gate == 0
     assert candidates[choose_candidate(candidates, "best")].fit.score >= candidates[EVERYTHING_PASSES].fit.score
 
 

@@ -40,8 +40,9 @@ def test_confusion_counts_an_image_once_whatever_its_classes() -> None:
     drawn = figures.confusion_figure(tables, tables, rule)
     truth = (tables.truth > 0).any(axis=1)
     made = (tables.counts(rule)[1] > 0).any(axis=1)
-    assert (made != (tables.gate >= rule.gate)).any(), "both matrices would be the same"
-    for ax, said in zip(drawn.axes, (tables.gate >= rule.gate, made), strict=False):
+    passed = tables.image_gate >= rule.gate
+    assert (made != passed).any(), "both matrices would be the same"
+    for ax, said in zip(drawn.axes, (passed, made), strict=False):
         shown = [int(text.get_text().split("\n")[0]) for text in ax.texts]
         assert shown == [(~truth & ~said).sum(), (~truth & said).sum(), (truth & ~said).sum(), (truth & said).sum()]
     assert f"sensitivity {(truth & made).sum() / truth.sum():.3f}" in drawn.axes[1].get_xlabel()
@@ -50,7 +51,7 @@ def test_confusion_counts_an_image_once_whatever_its_classes() -> None:
 @pytest.mark.parametrize("metric", ["mean_dice", "dice_positives", "global_dice"])
 def test_every_gate_at_once_scores_as_one_by_one(metric: str) -> None:
     for tables in (random_problem(1)[0], two_classes(2)):
-        cuts = np.unique(np.concatenate([tables.gate, np.linspace(0, 1, 21)]))
+        cuts = np.unique(np.concatenate([tables.image_gate, np.linspace(0, 1, 21)]))
         scores = scores_over_gates(tables, tables, RULE, metric, cuts)
         assert scores == pytest.approx([score(tables, replace(RULE, gate=float(g)), metric) for g in cuts], abs=1e-12)
 

@@ -146,7 +146,7 @@ def test_numbers_survive_json() -> None:
     numbers = gate_numbers(tables, RULE)
     assert GateNumbers.model_validate_json(numbers.model_dump_json()) == numbers
     positive = truths.any(axis=(1, 2))
-    assert numbers.sensitivity == pytest.approx((tables.gate[positive] >= RULE.gate).mean())
-    assert numbers.specificity == pytest.approx((tables.gate[~positive] < RULE.gate).mean())
-    pairs = tables.gate[positive][:, None] - tables.gate[~positive][None]
+    assert numbers.sensitivity == pytest.approx((tables.image_gate[positive] >= RULE.gate).mean())
+    assert numbers.specificity == pytest.approx((tables.image_gate[~positive] < RULE.gate).mean())
+    pairs = tables.image_gate[positive][:, None] - tables.image_gate[~positive][None]
     assert numbers.auc == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())

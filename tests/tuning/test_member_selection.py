@@ -16,7 +16,7 @@ from gatemask.cost.kernel_time import KernelEstimate, MemberCosts
 from gatemask.data import folds
 from gatemask.data.manifest import prepare
 from gatemask.errors import GatemaskError
-from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.oof.tables import Tables, score
 from gatemask.project import Project
 from gatemask.results.tuning import MemberSelection, TunedResult
@@ -27,6 +27,7 @@ from gatemask.tuning.printing import print_tuned
 from gatemask.tuning.tune import tune, with_selected_weights
 from gatemask.tuning.weighted_tables import WeightedTables
 from tests.conftest import SHARED, needs_nuclei, write_tiles
+from tests.tuning.masks_in_memory import Truths
 from tests.tuning.predictions import write_predictions
 from tests.tuning.test_weight_search import FOLDS, IDS, Problem
 
@@ -86,7 +87,7 @@ def test_a_fold_does_not_influence_the_selection_it_is_scored_by(tmp_path: Path,
     own = [i for i in IDS if problem.fold_of[i] == fold]
     turned = {i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}
     before = selected(tmp_path / "before", [80, 110, 90])
-    after = selected(tmp_path / "after", [80, 110, 90], truth={**problem.truth, **turned})
+    after = selected(tmp_path / "after", [80, 110, 90], truth=Truths({**problem.truth, **turned}))
     assert after.per_fold[str(fold)] == before.per_fold[str(fold)]
     assert after.rounds != before.rounds, "scores on all images include the fold"
 
@@ -181,7 +182,7 @@ def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
         assert poor in selection.left_out
     made = result.selection.made()
     assert (result.weights, result.gate_weights) == (made["mask"].weights, made["gate"].weights)
-    tables, rule = Tables.load(project.tuned / "tables.npz"), rules.load_rule(project.tuned / "rule.yaml")
+    tables, rule = Tables.load(project.tuned / "tables.npz"), rule_files.load_rule(project.tuned / "rule.yaml")
     assert score(tables, rule) == result.in_sample
     assert result.passing == pytest.approx((tables.gate >= rule.gate).mean())
     assert not (project.tuned / "weights").exists()

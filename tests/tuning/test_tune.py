@@ -22,7 +22,7 @@ from gatemask.config import load_competition, load_ensemble
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json
-from gatemask.masks import frame
+from gatemask.masks import frame, rule_files
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
@@ -107,7 +107,7 @@ def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
 
 def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     result = tuned(project)
-    rule, truth = rules.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
+    rule, truth = rule_files.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
     gates = store.read_gates([project.fold("gate_r18", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
@@ -144,8 +144,8 @@ def test_component_rules_are_searched_and_kept_exact(project: Project, parts: li
     result = tuned(project, *(f"tune.rule.{part}" for part in parts), "tune.ship=optuna")
     assert result.shipped == "optuna"
     assert result.exact_gap is None
-    project_rule = rules.load_rule(project.tuned / "rule.yaml")
-    assert score(load_counted(project, project_rule), project_rule) == pytest.approx(result.in_sample)
+    project_rule = rule_files.load_rule(project.tuned / "rule.yaml")
+    assert score(load_counted(project, [project_rule]), project_rule) == pytest.approx(result.in_sample)
 
 
 def test_weights_are_tuned_and_scratch_is_removed(project: Project) -> None:
@@ -458,7 +458,7 @@ def test_a_bad_rule_file_is_named(project: Project, text: str, words: list[str])
 @pytest.mark.parametrize("parts", [[], ["tune.rule.components=true"]])
 def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str]) -> None:
     rule = rules.Rule(0.3, 0.6, 0.4, 30, min_component=20, hysteresis=True)
-    rules.save_rule(rule, project.root / "mine.yaml")
+    rule_files.save_rule(rule, project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]", *parts)
     truth = Masks(project.data / "masks.csv", SIZE)
     gates = store.read_gates([project.fold("gate_r18", fold) / "oof.csv" for fold in (0, 1)])
@@ -472,10 +472,10 @@ def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str
 
 
 def test_a_custom_rule_can_be_scored_beside(project: Project) -> None:
-    rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
+    rule_files.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]")
     assert result.beside["mine.yaml"].rule.min_area == 30
-    rules.save_rule(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
+    rule_files.save_rule(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
     assert tuned(project, "tune.beside=[mine.yaml]").beside["mine.yaml"].rule.min_area == 40
 
 

@@ -14,6 +14,7 @@ from gatemask.tuning import weighted_tables
 from gatemask.tuning.members import MemberPredictions
 from gatemask.tuning.weight_search import search_weights, weightings
 from gatemask.tuning.weighted_tables import WeightedTables
+from tests.tuning.masks_in_memory import Truths
 
 pytestmark = pytest.mark.integration  # takes seconds
 
@@ -42,7 +43,7 @@ class Problem:
             masks[n, y : y + 6, x : x + 6] = True
         members = [np.clip(rng.normal(90 + 90 * masks, amount), 0, 255).astype(np.uint8) for amount in noise]
         self.readers = [Reader(zip(IDS, maps[..., None], strict=True)) for maps in members]
-        self.truth = dict(zip(IDS, masks, strict=True))
+        self.truth = Truths(dict(zip(IDS, masks[..., None], strict=True)))
         self.fold_of = {i: n % FOLDS for n, i in enumerate(IDS)}
         self.gate = dict(zip(IDS, rng.random(IMAGES).tolist(), strict=True))
 
@@ -120,8 +121,8 @@ def test_a_fold_does_not_influence_the_weights_it_is_scored_by(tmp_path: Path, f
     problem = Problem([80, 110, 90])
     _, before = problem.search(tmp_path / "before")
     own = [i for i in IDS if problem.fold_of[i] == fold]
-    truth = {**problem.truth, **{i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}}
-    _, after = problem.search(tmp_path / "after", truth=truth)
+    turned = {i: ~problem.truth[other] for i, other in zip(own, own[1:] + own[:1], strict=True)}
+    _, after = problem.search(tmp_path / "after", truth=Truths({**problem.truth, **turned}))
     assert after.per_fold[str(fold)] == before.per_fold[str(fold)]
     assert after.tried != before.tried, "scores on all images include the fold"
 

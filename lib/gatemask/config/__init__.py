@@ -51,6 +51,7 @@ from gatemask.config.names import (
     LossName,
     OptimizerName,
     ScheduleName,
+    metric_title,
 )
 from gatemask.config.submission import Archive, SubmissionSettings
 
@@ -121,4 +122,5 @@ __all__ = [
     "load_ensemble",
     "load_experiment",
     "load_run_config",
+    "metric_title",
 ]

@@ -24,6 +24,17 @@ METRIC_TITLES = {
     "surface_dice": "surface Dice",
     "dice_hausdorff": "Dice and Hausdorff distance",
 }
+
+
+def metric_title(metric: str) -> str:
+    """Return the title of a metric in tables and figures; that of the user's own is its function's name.
+
+    >>> metric_title("mean_dice"), metric_title("mine:score")
+    ('Dice', 'score')
+    """
+    return METRIC_TITLES.get(metric) or metric.rsplit(":", 1)[-1]
+
+
 # Computed from pixel counts, so threshold tables cover them; the others look at whole masks.
 COUNTED_METRICS = ("mean_dice", "dice_positives", "global_dice", "mean_iou", "mean_precision", "pixel_f05", "pixel_f2")
 OBJECT_METRICS = ("object_precision", "panoptic_quality")

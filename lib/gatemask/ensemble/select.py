@@ -9,17 +9,17 @@ runs/<comp>/ensemble/result.json     written last
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gatemask.config import METRIC_TITLES, Competition, Ensemble, Members, load_run_config
+from gatemask.config import Competition, Ensemble, Members, load_run_config, metric_title
 from gatemask.console import say, table
 from gatemask.cost.kernel_time import KernelEstimate, count_test_images, estimate_kernel
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
-from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.project import Project
 from gatemask.results.ensemble import (
     CompetitionFacts,
@@ -30,7 +30,6 @@ from gatemask.results.ensemble import (
     ShippedMember,
     ShippedScore,
 )
-from gatemask.results.rules import RuleValues
 from gatemask.results.training import FoldResult
 from gatemask.results.tuning import Kind, MemberSelection, Selections, TunedResult
 from gatemask.stage import Stage, Stamp
@@ -225,7 +224,7 @@ def _ship(
         competition=CompetitionFacts.of(comp),
         score=ShippedScore(cross_fitted=tuned.cross_fitted, in_sample=tuned.in_sample, all_empty=tuned.all_empty),
         selection=SelectionSummaries(mask=summaries.get("mask"), gate=summaries.get("gate")),
-        rule=RuleValues(**asdict(rules.load_rule(project.tuned / "rule.yaml"))),
+        rule=rule_files.as_values(rule_files.load_rules(project.tuned / "rule.yaml", comp.classes)),
         passing_share=tuned.passing,
         gate=_members(project, comp, ensemble, "gate", runs, tuned, costs.gate.seconds),
         mask=masks,
@@ -341,7 +340,7 @@ def _write_figure(folder: Path, tuned: TunedResult) -> list[Path]:
     from gatemask.plots.selection import draw_selection
     from gatemask.plots.style import save
 
-    figure = draw_selection(selection_paths(tuned.selection), METRIC_TITLES[tuned.metric])
+    figure = draw_selection(selection_paths(tuned.selection), metric_title(tuned.metric))
     return [save(figure, folder / "selection.png")]
 
 

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from gatemask.errors import GatemaskError
-from gatemask.files import read_yaml, write_yaml
 from gatemask.masks.frame import resize_map
 from gatemask.masks.objects import label_objects
 
@@ -77,6 +75,28 @@ class Rule:
                 )
         if not isinstance(self.hysteresis, bool):
             raise GatemaskError("'hysteresis' must be true or false.", received=self.hysteresis)
+
+
+def without_components(rule: Rule) -> Rule:
+    """Return the rule without what concerns components or objects: it decides by pixels alone.
+
+    >>> without_components(Rule(0.5, 0.7, 0.4, 100, min_component=9, split=0.8)) == Rule(0.5, 0.7, 0.4, 100)
+    True
+    """
+    return replace(rule, min_component=0, hysteresis=False, split=0.0)
+
+
+def per_class(rules: Rule | Sequence[Rule], classes: int) -> Sequence[Rule]:
+    """Return one rule per class; a single rule holds for all classes.
+
+    >>> len(per_class(Rule(0.5, 0.7, 0.4, 100), 3))
+    3
+    """
+    if isinstance(rules, Rule):
+        return [rules] * classes
+    if len(rules) != classes:
+        raise ValueError(f"{len(rules)} rules for {classes} classes")
+    return rules
 
 
 def level(probability: float) -> int:
@@ -212,7 +232,7 @@ def decide_objects(
 
     >>> full_map = np.array([[[250], [130], [250], [0], [130]]], np.uint8)
     >>> decide_objects([Rule(0.5, 0.4, 0.4, 1, min_component=1, split=0.9)], 1.0, full_map)[:, :, 0].tolist()
-    [[1, 2, 2, 0, 3]]
+    [[1, 3, 3, 0, 2]]
     """
     masks = claim_pixels(rules, gates, full_map, exclusive)
     borders = np.ascontiguousarray(full_map[:, :, -1]) if full_map.shape[2] > len(rules) else None
@@ -235,7 +255,7 @@ def claim_pixels(
     True
     """
     by_class = [
-        apply_rule(replace(rule, min_component=0, hysteresis=False) if rule.by_component else rule, float(gate), part)
+        apply_rule(without_components(rule), float(gate), part)
         for rule, gate, part in zip(
             rules,
             np.broadcast_to(gates, len(rules)),
@@ -300,80 +320,3 @@ def connected_components(mask: np.ndarray, full_map: np.ndarray) -> tuple[np.nda
     else:
         np.maximum.at(peaks, label[mask], full_map[mask])
     return label, stats[1:, cv2.CC_STAT_AREA], peaks[1:]
-
-
-def rule_as_dict(rule: Rule) -> dict[str, float | int | bool]:
-    """Return the numbers of a rule as files hold them: `split` appears only where it is used.
-
-    >>> rule_as_dict(Rule(0.5, 0.7, 0.4, 100))
-    {'gate': 0.5, 'upper': 0.7, 'lower': 0.4, 'min_area': 100, 'min_component': 0, 'hysteresis': False}
-    """
-    return {name: value for name, value in asdict(rule).items() if name != "split" or value}
-
-
-def save_rule(rule: Rule, path: Path) -> Path:
-    """Write a rule as YAML and return the path.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     load_rules(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"), ["lesion"])[0].min_area
-    100
-    """
-    return write_yaml(path, rule_as_dict(rule))
-
-
-def save_rules(rules: Sequence[Rule], classes: Sequence[str], path: Path) -> Path:
-    """Write the rules of all classes as YAML and return the path: a rule by class, or that of the only class.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_rules([Rule(0.5, 0.7, 0.4, 100)] * 2, ["a", "b"], Path(folder) / "rule.yaml").read_text().split()[:3]
-    ['a:', 'gate:', '0.5']
-    """
-    if len(classes) == 1:
-        return save_rule(rules[0], path)
-    return write_yaml(path, {name: rule_as_dict(rule) for name, rule in zip(classes, rules, strict=True)})
-
-
-def load_rule(path: Path) -> Rule:
-    """Read the rule of a single class; the inverse of `save_rule`, with the errors of `load_rules`."""
-    return load_rules(path, ["the only class"])[0]
-
-
-def load_rules(path: Path, classes: Sequence[str]) -> list[Rule]:
-    """Read the rules of all classes; the inverse of `save_rules`. A file with one rule holds for every class.
-
-    Raises:
-        GatemaskError: The file does not hold a rule, or lacks that of a class, or one is impossible.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     rules = load_rules(save_rule(Rule(0.5, 0.7, 0.4, 100), Path(folder) / "rule.yaml"), ["a", "b"])
-    >>> [rule.min_area for rule in rules]
-    [100, 100]
-    """
-    try:
-        values = read_yaml(path)
-        if not isinstance(values, dict) or not all(isinstance(part, dict) for part in values.values()):
-            return [Rule(**values)] * len(classes)
-        by_class = {str(name): part for name, part in values.items()}
-        if set(by_class) != set(classes):
-            missing, unknown = sorted(set(classes) - set(by_class)), sorted(set(by_class) - set(classes))
-            raise GatemaskError(
-                "The file does not hold a rule for each class.",
-                received=f"no rule for {', '.join(missing)}" if missing else f"a rule for {', '.join(unknown)}",
-                expected=", ".join(classes),
-                do="Run gatemask oof-tune again, or correct the file.",
-            )
-        return [Rule(**by_class[name]) for name in classes]
-    except GatemaskError as error:
-        error.details["where"] = path
-        raise
-    except (OSError, TypeError, UnicodeDecodeError) as error:
-        raise GatemaskError(
-            "The file does not hold a rule.",
-            where=path,
-            received=" ".join(str(error).split()),
-            expected="gate, upper, lower, min_area; optionally min_component, hysteresis, split",
-            do="Run gatemask oof-tune again, or correct the file.",
-        ) from None

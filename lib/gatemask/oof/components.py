@@ -7,8 +7,10 @@ and how many of its pixels are truth. A rule needs nothing else of a component. 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +18,14 @@ import numpy as np
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.rule import Rule, connected_components, level
+from gatemask.masks.frame import Frame
+from gatemask.masks.rule import Rule, connected_components, level, per_class
+from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, map_images, read_arrays, select_arrays
+from gatemask.oof.tables import Tables, read_arrays, select_arrays
 
 COLUMNS = {"item": np.int32, "size": np.int32, "peak": np.uint8, "hits": np.int32}
-TABLE_NAMES = [field.name for field in fields(Tables)]
-Listed = tuple[np.ndarray, np.ndarray, np.ndarray]  # size, peak, hits
+Listed = tuple[np.ndarray, ...]  # size, peak, hits; where pixels are ignored also the visible size
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Components:
         size: By level, size in pixels, int32 (components,).
         peak: By level, highest value of the map in the component, uint8 (components,).
         hits: By level, number of truth pixels, int32 (components,).
+        visible: By level, size without ignored pixels, int32 (components,); None where no image has any.
     """
 
     tables: Tables
@@ -44,6 +48,7 @@ class Components:
     size: Mapping[int, np.ndarray]
     peak: Mapping[int, np.ndarray]
     hits: Mapping[int, np.ndarray]
+    visible: Mapping[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.tables)
@@ -65,8 +70,13 @@ class Components:
 
     @property
     def gate(self) -> np.ndarray:
-        """Probability of the gate ensemble, float (n,)."""
+        """Probability of the gate ensemble, float (n, classes)."""
         return self.tables.gate
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.tables.classes
 
     def subset(self, chosen: np.ndarray) -> Components:
         """Return the components of some images.
@@ -75,26 +85,52 @@ class Components:
             chosen: bool (n,).
         """
         kept = np.repeat(chosen, self.truth.shape[1])
-        renumbered = np.cumsum(kept) - 1
-        columns: dict[str, dict[int, np.ndarray]] = {name: {} for name in COLUMNS}
-        for threshold in self.levels:
-            in_subset = kept[self.item[threshold]]
-            for name in COLUMNS:
-                columns[name][threshold] = getattr(self, name)[threshold][in_subset]
-            columns["item"][threshold] = renumbered[columns["item"][threshold]].astype(np.int32)
-        return Components(self.tables.subset(chosen), self.levels, **columns)
+        return self._with_items(self.tables.subset(chosen), kept)
 
-    def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixel counts of each image's and class's mask under a rule.
+    def of_class(self, index: int) -> Components:
+        """Return the components of one class."""
+        return self if self.classes == 1 else self._by_class[index]
+
+    @cached_property
+    def _by_class(self) -> list[Components]:
+        numbers = np.tile(np.arange(self.classes), len(self))
+        return [self._with_items(self.tables.of_class(index), numbers == index) for index in range(self.classes)]
+
+    def _with_items(self, tables: Tables, kept: np.ndarray) -> Components:
+        """Return the components of some items, bool (n * classes,), with the tables of the same."""
+        renumbered = np.cumsum(kept) - 1
+        columns: dict[str, dict[int, np.ndarray]] = {name: {} for name in self._columns}
+        for threshold in self.levels:
+            chosen = kept[self.item[threshold]]
+            for name, by_level in self._columns.items():
+                columns[name][threshold] = by_level[threshold][chosen]
+            columns["item"][threshold] = renumbered[columns["item"][threshold]].astype(np.int32)
+        return Components(tables, self.levels, **columns)
+
+    @property
+    def _columns(self) -> dict[str, Mapping[int, np.ndarray]]:
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return columns if self.visible is None else {**columns, "visible": self.visible}
+
+    def counts(self, rules: Rule | Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixel counts of each image's and class's mask under rules.
+
+        Args:
+            rules: One rule per class, or one for all.
 
         Returns:
             Intersection with the truth, and area, float (n, classes).
 
         Raises:
-            GatemaskError: The rule needs components, and those of its lower threshold are not listed.
+            GatemaskError: A rule needs components, and those of its lower threshold are not listed.
         """
-        if not rule.by_component:
-            return self.tables.counts(rule)
+        by_class = per_class(rules, self.classes)
+        if not any(rule.by_component for rule in by_class):
+            return self.tables.counts(by_class)
+        if len(by_class) > 1:
+            parts = [self.of_class(index).counts(rule) for index, rule in enumerate(by_class)]
+            return np.concatenate([hits for hits, _ in parts], 1), np.concatenate([area for _, area in parts], 1)
+        rule = by_class[0]
         lower = level(rule.lower)
         if lower not in self.levels:
             raise GatemaskError(
@@ -107,14 +143,17 @@ class Components:
         if rule.hysteresis:
             kept &= self.peak[lower] >= level(rule.upper)
         item, passed = self.item[lower][kept], self.tables.kept(rule)
-        sums = [np.bincount(item, column[lower][kept], self.truth.size) for column in (self.hits, self.size)]
+        sizes = (self.size if self.visible is None else self.visible)[lower]
+        sums = [np.bincount(item, column[kept], self.truth.size) for column in (self.hits[lower], sizes)]
         intersection, area = (np.where(passed, values.reshape(self.truth.shape), 0.0) for values in sums)
         return intersection, area
 
     def save(self, path: Path) -> Path:
         """Write components and tables as .npz and return the path."""
-        columns = {f"{name}_{number}": getattr(self, name)[number] for name in COLUMNS for number in self.levels}
-        arrays = {"levels": np.array(self.levels), **columns, **vars(self.tables)}
+        columns = {
+            f"{name}_{number}": by_level[number] for name, by_level in self._columns.items() for number in self.levels
+        }
+        arrays: dict[str, Any] = {"levels": np.array(self.levels), **columns, **self.tables.arrays()}
         return write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
 
     @classmethod
@@ -126,9 +165,10 @@ class Components:
         """
         arrays = read_arrays(path)
         levels = tuple(select_arrays(arrays, ["levels"], path)["levels"].tolist())
-        select_arrays(arrays, [f"{name}_{number}" for name in COLUMNS for number in levels], path)
-        columns = {name: {number: arrays[f"{name}_{number}"] for number in levels} for name in COLUMNS}
-        return cls(Tables(**select_arrays(arrays, TABLE_NAMES, path)), levels, **columns)
+        names = [*COLUMNS, "visible"] if any(name.startswith("visible_") for name in arrays) else list(COLUMNS)
+        select_arrays(arrays, [f"{name}_{number}" for name in names for number in levels], path)
+        columns = {name: {number: arrays[f"{name}_{number}"] for number in levels} for name in names}
+        return cls(Tables.of_arrays(arrays, path), levels, **columns)
 
 
 def count_components(
@@ -139,24 +179,27 @@ def count_components(
     tables: Tables,
     levels: Sequence[int],
     weights: Sequence[float] | None = None,
+    frame: Frame | None = None,
 ) -> Components:
     """List the components of the members' averaged maps, image by image; memory is that of the components alone.
 
     Args:
         fold_of: Fold by image id, of all images to count.
         readers: Maps of each member.
-        truth: Masks by image id, at the competition's own size.
+        truth: Masks by image id, at the scoring size.
         label: Title of the progress bar.
         tables: Threshold tables of the same images and weights.
         levels: Lower thresholds, of 1 to 255.
         weights: Weight of each member. Default: equal weights.
+        frame: Frame of the maps. Default: they show the image as a whole.
 
     Raises:
         GatemaskError: The tables belong to other images.
 
     >>> from gatemask.oof.tables import count_maps
     >>> reader = type("Reader", (dict,), {"classes": 1})(a=np.array([[[200], [0], [90]]], np.uint8))
-    >>> source = {"a": 0}, [reader], {"a": np.array([[True, False, False]])}, "counting"
+    >>> truth = type("Truth", (dict,), {"ignored": lambda *_: None})(a=np.array([[[True], [False], [False]]]))
+    >>> source = {"a": 0}, [reader], truth, "counting"
     >>> listed = count_components(*source, count_maps(*source), levels=[60])
     >>> [counts.item() for counts in listed.counts(Rule(0.5, 0.5, 60 / 255, 0, hysteresis=True))]
     [1.0, 1.0]
@@ -167,36 +210,46 @@ def count_components(
             "Tables and maps belong to different images.", received=f"{len(tables)} in tables", expected=len(ordered)
         )
 
-    def list_classes(full_map: np.ndarray, mask: np.ndarray) -> list[dict[int, Listed]]:
-        by_class = (np.ascontiguousarray(full_map[:, :, index]) for index in range(full_map.shape[2]))
-        return [list_components(class_map, mask, ascending) for class_map in by_class]
+    def list_classes(image: FullImage) -> list[dict[int, Listed]]:
+        truth, ignored = image.truth, image.ignored if tables.reached is not None else None
+        if tables.reached is not None and ignored is None:
+            ignored = np.zeros(truth.shape[:2], bool)
+        by_class = (np.ascontiguousarray(image.full_map[:, :, index]) for index in range(truth.shape[2]))
+        return [
+            list_components(class_map, truth[:, :, index], ascending, ignored)
+            for index, class_map in enumerate(by_class)
+        ]
 
     # Growing bytes instead of one array per image and level: a quarter of a million small arrays would be slow.
-    buffers = {name: {threshold: bytearray() for threshold in ascending} for name in COLUMNS}
+    names = COLUMNS if tables.reached is None else {**COLUMNS, "visible": np.int32}
+    buffers = {name: {threshold: bytearray() for threshold in ascending} for name in names}
     item = 0
-    for classes in map_images(ordered, readers, truth, label, weights, list_classes):
+    for classes in map_images(ordered, readers, truth, label, weights, list_classes, frame):
         for by_level in classes:
-            for threshold, (size, peak, hits) in by_level.items():
-                for name, values in zip(COLUMNS, (np.full(len(size), item), size, peak, hits), strict=True):
-                    buffers[name][threshold] += values.astype(COLUMNS[name]).tobytes()
+            for threshold, listed in by_level.items():
+                for name, values in zip(names, (np.full(len(listed[0]), item), *listed), strict=True):
+                    buffers[name][threshold] += values.astype(names[name]).tobytes()
             item += 1
     columns = {
-        name: {threshold: np.frombuffer(buffer, COLUMNS[name]) for threshold, buffer in by_level.items()}
+        name: {threshold: np.frombuffer(buffer, names[name]) for threshold, buffer in by_level.items()}
         for name, by_level in buffers.items()
     }
     return Components(tables, ascending, **columns)
 
 
-def list_components(full_map: np.ndarray, truth: np.ndarray, levels: Sequence[int]) -> dict[int, Listed]:
+def list_components(
+    full_map: np.ndarray, truth: np.ndarray, levels: Sequence[int], ignored: np.ndarray | None = None
+) -> dict[int, Listed]:
     """Return the components of one image and class at each level that has any.
 
     Args:
         full_map: uint8 (height, width).
         truth: bool (height, width).
         levels: Lower thresholds, ascending.
+        ignored: Pixels that are not scored, bool (height, width). Default: all are.
 
     Returns:
-        By level: size, peak and hits, int (components,).
+        By level: size, peak and hits, int (components,); with `ignored` also the size without ignored pixels.
 
     >>> by_level = list_components(np.array([[200, 0, 90]], np.uint8), np.array([[True, False, False]]), [60, 100])
     >>> {level: [values.tolist() for values in listed] for level, listed in by_level.items()}
@@ -212,6 +265,12 @@ def list_components(full_map: np.ndarray, truth: np.ndarray, levels: Sequence[in
         box = np.s_[y : y + height, x : x + width]
         full_map, truth = full_map[box], truth[box]
         label, sizes, peaks = connected_components(reached[box].view(bool), full_map)
-        hits = np.bincount(label[truth], minlength=len(sizes) + 1)[1:]
-        by_level[threshold] = sizes, peaks, hits
+        if ignored is None:
+            hits = np.bincount(label[truth], minlength=len(sizes) + 1)[1:]
+            by_level[threshold] = sizes, peaks, hits
+        else:
+            ignored = ignored[box]
+            hits = np.bincount(label[truth & ~ignored], minlength=len(sizes) + 1)[1:]
+            visible = np.bincount(label[~ignored], minlength=len(sizes) + 1)[1:]
+            by_level[threshold] = sizes, peaks, hits, visible
     return by_level

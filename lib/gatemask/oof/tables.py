@@ -6,42 +6,41 @@ many of those are truth. These are two cumulative 256-bin histograms: 2 KB per i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
 
-from gatemask.console import progress
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
-from gatemask.masks.frame import resize_map
+from gatemask.masks.frame import Frame
 from gatemask.masks.metrics import METRICS, dice_score, total
-from gatemask.masks.rule import LEVELS, Rule, average_maps, level
+from gatemask.masks.rule import LEVELS, Rule, level, per_class
+from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.oof.store import MapReader
-from gatemask.parallel import cores, keep_freed_memory, ordered_map, single_threaded_opencv
 from gatemask.storage import storage_error
-
-AHEAD = 16  # images in flight, which bounds memory
 
 
 @dataclass(frozen=True)
 class Tables:
     """Threshold tables of n images.
 
+    Ignored pixels are no part of masks and truth, but a rule sees them: `reached` counts them, too.
+
     Args:
         ids: Image ids, text (n,).
         folds: Fold in which each image was validated, int (n,).
-        gate: Probability of the gate ensemble, float (n,).
+        gate: Probability of the gate ensemble, float (n, classes); (n,) or (n, 1) is the same for all classes.
         area: Number of pixels that reach each level, int32 (n, classes, 257); none reaches level 256.
         intersection: Number of those that are truth, int32 (n, classes, 257).
         truth: Number of truth pixels, int32 (n, classes).
+        reached: `area` with ignored pixels; None where no image has any.
 
-    >>> area, intersection = count_image(np.array([[[0], [200]]], np.uint8), np.array([[False, True]]))
+    >>> area, intersection = count_image(np.array([[[0], [200]]], np.uint8), np.array([[[False], [True]]]))
     >>> tables = Tables(*map(np.array, (["a"], [0], [0.9], [area], [intersection], [[1]])))
     >>> len(tables), [counts.tolist() for counts in tables.counts(Rule(0.5, 0.5, 0.5, 1))]
     (1, [[[1.0]], [[1.0]]])
@@ -53,19 +52,45 @@ class Tables:
     area: np.ndarray
     intersection: np.ndarray
     truth: np.ndarray
+    reached: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         # A rule reads one level of all images: with levels contiguous in memory, that is one run, not n far jumps.
-        for name in ("area", "intersection"):
-            object.__setattr__(self, name, np.asfortranarray(getattr(self, name)))
+        for name in ("area", "intersection", "reached"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asfortranarray(getattr(self, name)))
+        if self.gate.shape != self.truth.shape:
+            columns = self.truth.shape[1] if self.gate.size == len(self.gate) else 1
+            object.__setattr__(self, "gate", np.repeat(self.gate.reshape(len(self.gate), -1), columns, axis=1))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self.truth.shape[1])
+
+    @property
     def levels(self) -> Sequence[int]:
         """Lower thresholds at which rules can be scored, ascending."""
         return range(1, LEVELS)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Number of pixels by which rules decide, ignored ones included, int32 (n, classes, 257)."""
+        return self.area if self.reached is None else self.reached
+
+    @property
+    def image_gate(self) -> np.ndarray:
+        """Gate probability of each image, that of its likeliest class, float (n,)."""
+        likeliest: np.ndarray = self.gate.max(axis=1)
+        return likeliest
+
+    @property
+    def gates_differ(self) -> bool:
+        """Whether classes have gates of their own."""
+        return bool((self.gate != self.gate[:, :1]).any())
 
     def subset(self, chosen: np.ndarray) -> Tables:
         """Return the tables of some images.
@@ -73,34 +98,57 @@ class Tables:
         Args:
             chosen: bool (n,), or indices.
         """
-        return Tables(*(value[chosen] for value in vars(self).values()))
+        return Tables(**{name: values[chosen] for name, values in self._arrays().items()})
 
-    def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-        """Return the pixel counts of each image's and class's mask under a rule.
+    def of_class(self, index: int) -> Tables:
+        """Return the tables of one class."""
+        if self.classes == 1:
+            return self
+        parts = {name: values[:, index : index + 1] for name, values in self._arrays().items() if values.ndim > 1}
+        return replace(self, **parts)
+
+    def counts(self, rules: Rule | Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pixel counts of each image's and class's mask under rules.
+
+        Args:
+            rules: One rule per class, or one for all.
 
         Returns:
             Intersection with the truth, and area, float (n, classes).
 
         Raises:
-            GatemaskError: The rule needs connected components.
+            GatemaskError: A rule needs connected components.
         """
-        if rule.by_component:
-            raise GatemaskError(
-                "Threshold tables cannot distinguish connected components.",
-                received=f"min_component {rule.min_component}, hysteresis {rule.hysteresis}",
-                do="Count them with gatemask.oof.components.",
-            )
-        kept, lower = self.kept(rule), level(rule.lower)
-        return np.where(kept, self.intersection[:, :, lower], 0.0), np.where(kept, self.area[:, :, lower], 0.0)
+        by_class = per_class(rules, self.classes)
+        for rule in by_class:
+            if rule.by_component:
+                raise GatemaskError(
+                    "Threshold tables cannot distinguish connected components.",
+                    received=f"min_component {rule.min_component}, hysteresis {rule.hysteresis}",
+                    do="Count them with gatemask.oof.components.",
+                )
+        kept, lowers = self.kept(by_class), [level(rule.lower) for rule in by_class]
+        return np.where(kept, _at(self.intersection, lowers), 0.0), np.where(kept, _at(self.area, lowers), 0.0)
 
-    def kept(self, rule: Rule) -> np.ndarray:
+    def kept(self, rules: Rule | Sequence[Rule]) -> np.ndarray:
         """Return which images and classes pass the gate and have enough pixels, bool (n, classes)."""
-        kept: np.ndarray = (self.gate >= rule.gate)[:, None] & (self.area[:, :, level(rule.upper)] >= rule.min_area)
+        by_class = per_class(rules, self.classes)
+        enough = _at(self.seen, [level(rule.upper) for rule in by_class]) >= [rule.min_area for rule in by_class]
+        kept: np.ndarray = (self.gate >= [rule.gate for rule in by_class]) & enough
         return kept
 
     def save(self, path: Path) -> Path:
         """Write the tables as .npz and return the path."""
-        return write_with(path, lambda temporary: np.savez_compressed(temporary, **vars(self)))
+        arrays: dict[str, Any] = self.arrays()
+        return write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays of a file; the gate of a single class is (n,)."""
+        arrays = self._arrays()
+        return {**arrays, "gate": self.gate[:, 0]} if self.classes == 1 else arrays
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: values for name, values in vars(self).items() if values is not None}
 
     @classmethod
     def load(cls, path: Path) -> Tables:
@@ -109,8 +157,25 @@ class Tables:
         Raises:
             GatemaskError: The file is missing or damaged.
         """
-        arrays = read_arrays(path)
-        return cls(**select_arrays(arrays, [field.name for field in fields(cls)], path))
+        return cls.of_arrays(read_arrays(path), path)
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], path: Path) -> Tables:
+        """Return the tables that a file holds; `path` is the file, for messages.
+
+        Raises:
+            GatemaskError: An array is missing.
+        """
+        needed = [field.name for field in fields(cls) if field.name != "reached"]
+        return cls(**select_arrays(arrays, needed, path), reached=arrays.get("reached"))
+
+
+def _at(counts: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """Return counts (n, classes, 257) at one level per class, (n, classes)."""
+    if len(levels) == 1:
+        one: np.ndarray = counts[:, :, levels[0]]
+        return one
+    return np.stack([counts[:, index, cut] for index, cut in enumerate(levels)], axis=1)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -179,18 +244,42 @@ def count_image(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     """Count the pixels of one image at or above each level, class by class.
 
     Args:
-        full_map: uint8 (height, width, classes).
-        truth: bool (height, width).
+        full_map: uint8 (height, width, outputs); planes beyond the classes are not counted.
+        truth: bool (height, width, classes).
 
     Returns:
         Area, and its intersection with the truth, int32 (classes, 257).
 
-    >>> area, _ = count_image(np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4), bool))
+    >>> area, _ = count_image(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 2), bool))
     >>> area.shape, area[:, 0].tolist()
     ((2, 257), [16, 16])
     """
-    pairs = [count_levels(np.ascontiguousarray(full_map[:, :, index]), truth) for index in range(full_map.shape[2])]
+    pairs = [
+        count_levels(np.ascontiguousarray(full_map[:, :, index]), truth[:, :, index]) for index in range(truth.shape[2])
+    ]
     return np.stack([area for area, _ in pairs]), np.stack([intersection for _, intersection in pairs])
+
+
+class ImageCounts(NamedTuple):
+    """Counts of one image, int32 (classes, 257); see `Tables`."""
+
+    area: np.ndarray
+    intersection: np.ndarray
+    reached: np.ndarray | None
+
+
+def _count_full(image: FullImage) -> ImageCounts:
+    if image.ignored is None:
+        return ImageCounts(*count_image(image.full_map, image.truth), None)
+    counted = ~image.ignored
+    classes = [np.ascontiguousarray(image.full_map[:, :, index]) for index in range(image.truth.shape[2])]
+    visible = np.ascontiguousarray(counted).view(np.uint8)
+    _, intersection = count_image(image.full_map, image.truth & counted[:, :, None])
+    return ImageCounts(
+        np.stack([_cumulative(plane, visible) for plane in classes]),
+        intersection,
+        np.stack([_cumulative(plane, None) for plane in classes]),
+    )
 
 
 def count_maps(
@@ -198,82 +287,62 @@ def count_maps(
     readers: Sequence[MapReader],
     truth: Masks,
     label: str,
-    gate: Callable[[str], float] = lambda _: 1.0,
+    gate: Callable[[str], float | np.ndarray] = lambda _: 1.0,
     weights: Sequence[float] | None = None,
+    frame: Frame | None = None,
+    classes: int | None = None,
 ) -> Tables:
     """Average the members' maps and count their pixels, image by image; memory does not grow with the maps' size.
 
     Args:
         fold_of: Fold by image id, of all images to count.
         readers: Maps of each member.
-        truth: Masks by image id, at the competition's own size.
+        truth: Masks by image id, at the scoring size.
         label: Title of the progress bar.
-        gate: Gate probability by image id. Default: 1.
+        gate: Gate probability by image id, one for all classes or float (classes,). Default: 1.
         weights: Weight of each member. Default: equal weights.
+        frame: Frame of the maps. Default: they show the image as a whole.
+        classes: Number of classes. Default: all outputs of the maps.
 
     >>> reader = type("Reader", (dict,), {"classes": 1})(a=np.full((2, 2, 1), 200, np.uint8))
-    >>> tables = count_maps({"a": 0}, [reader], {"a": np.eye(2, dtype=bool)}, "counting")
+    >>> truth = type("Truth", (dict,), {"ignored": lambda *_: None})(a=np.eye(2, dtype=bool)[:, :, None])
+    >>> tables = count_maps({"a": 0}, [reader], truth, "counting")
     >>> score(tables, Rule(0.5, 0.5, 0.5, 1))
     0.6666666666666666
     """
     ordered = sorted(fold_of)
-    n, classes = len(ordered), readers[0].classes
+    n, classes = len(ordered), classes or readers[0].classes
     # Allocated with levels contiguous, as it will be read: stacking n small arrays would need the memory twice.
     area, intersection = (np.zeros((n, classes, LEVELS + 1), np.int32, order="F") for _ in range(2))
-    pixels = np.zeros((n, classes), np.int32)
-    counts = map_images(ordered, readers, truth, label, weights, count_image)
-    for row, (image_area, image_intersection) in enumerate(counts):
-        area[row], intersection[row] = image_area, image_intersection
-        pixels[row] = image_intersection[:, 0]  # all truth pixels reach level 0
+    reached: np.ndarray | None = None
+    for row, image in enumerate(map_images(ordered, readers, truth, label, weights, _count_full, frame)):
+        area[row], intersection[row] = image.area, image.intersection
+        if image.reached is not None and reached is None:
+            reached = area.copy(order="F")
+        if reached is not None:
+            reached[row] = image.area if image.reached is None else image.reached
     return Tables(
         ids=np.array(ordered),
         folds=np.array([fold_of[image_id] for image_id in ordered]),
         gate=np.array([gate(image_id) for image_id in ordered]),
         area=area,
         intersection=intersection,
-        truth=pixels,
+        truth=intersection[:, :, 0].copy(),  # all truth pixels reach level 0
+        reached=reached,
     )
 
 
-Result = TypeVar("Result")
+def passing(tables: Tables, rules: Rule | Sequence[Rule]) -> np.ndarray:
+    """Return which images pass the gate for at least one class: mask networks see only these, bool (n,).
 
-
-def map_images(
-    ids: Sequence[str],
-    readers: Sequence[MapReader],
-    truth: Masks,
-    label: str,
-    weights: Sequence[float] | None,
-    function: Callable[[np.ndarray, np.ndarray], Result],
-) -> Iterator[Result]:
-    """Yield the result of a function for each image, in order, computed by one thread per core.
-
-    Args:
-        ids: Image ids.
-        readers: Maps of each member.
-        truth: Masks by image id, at the competition's own size.
-        label: Title of the progress bar.
-        weights: Weight of each member; None for equal weights.
-        function: Called with the averaged map at full size, uint8 (height, width, classes), and the truth, bool
-            (height, width).
-
-    >>> maps = {"a": np.full((2, 2, 1), 200, np.uint8)}
-    >>> list(map_images(["a"], [maps], {"a": np.eye(4)}, "maps", None, lambda full, truth: full.shape))
-    [(4, 4, 1)]
+    >>> area, intersection = count_image(np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2, 1), bool))
+    >>> tables = Tables(*map(np.array, (["a"], [0], [0.4], [area], [intersection], [[0]])))
+    >>> passing(tables, Rule(0.4, 0.5, 0.5, 0)).tolist(), passing(tables, Rule(0.5, 0.5, 0.5, 0)).tolist()
+    ([True], [False])
     """
-
-    def work(image_id: str) -> Result:
-        mask = truth[image_id]
-        mask = mask.reshape(mask.shape[:2])  # one class
-        averaged = average_maps([reader[image_id] for reader in readers], weights)
-        return function(resize_map(averaged, mask.shape), mask)
-
-    keep_freed_memory()
-    with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
-        try:
-            yield from ordered_map(pool, work, progress(ids, label, len(ids)), AHEAD)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    cuts = np.array([rule.gate for rule in per_class(rules, tables.classes)])
+    passed: np.ndarray = np.any(tables.gate >= cuts, axis=1)
+    return passed
 
 
 def best_single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[float, float]:
@@ -286,7 +355,7 @@ def best_single_threshold(tables: Tables, metric: str = "mean_dice") -> tuple[fl
     Returns:
         Threshold and score; of equally good thresholds, the middle one.
 
-    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[False, True]]))
+    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[[False], [True]]]))
     >>> tables = Tables(*map(np.array, (["a"], [0], [1.0], [area], [intersection], [[1]])))
     >>> best_single_threshold(tables)
     (0.5019607843137255, 1.0)
@@ -310,10 +379,12 @@ class Scorable(Protocol):
     @property
     def folds(self) -> np.ndarray: ...
 
-    def counts(self, rule: Rule) -> tuple[np.ndarray, np.ndarray]: ...
+    def counts(self, rules: Rule | Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]: ...
 
     @property
     def gate(self) -> np.ndarray: ...
+
+    def of_class(self, index: int) -> Self: ...
 
     @property
     def levels(self) -> Sequence[int]:
@@ -323,57 +394,59 @@ class Scorable(Protocol):
     def subset(self, chosen: np.ndarray) -> Self: ...
 
 
-def worths(scorable: Scorable, rule: Rule, metric: str = "mean_dice") -> tuple[np.ndarray, np.ndarray]:
-    """Return worth and weight of each image and class under a rule; see `gatemask.masks.metrics`.
+def worths(
+    scorable: Scorable, rules: Rule | Sequence[Rule], metric: str = "mean_dice"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return worth and weight of each image and class under rules; see `gatemask.masks.metrics`.
 
     Args:
         scorable: Images to score.
-        rule: Thresholds.
+        rules: One rule per class, or one for all.
         metric: Name of the metric. Default: "mean_dice".
 
     Returns:
         Two arrays, float (n, classes).
 
-    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[False, True]]))
+    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[[False], [True]]]))
     >>> tables = Tables(*map(np.array, (["a"], [0], [1.0], [area], [intersection], [[1]])))
     >>> [values.tolist() for values in worths(tables, Rule(0.5, 0.5, 0.5, 1))]
     [[[1.0]], [[1.0]]]
     """
-    return METRICS[metric](*scorable.counts(rule), scorable.truth)
+    return METRICS[metric](*scorable.counts(rules), scorable.truth)
 
 
-def score(scorable: Scorable, rule: Rule, metric: str = "mean_dice") -> float:
-    """Return the competition's metric of a rule.
+def score(scorable: Scorable, rules: Rule | Sequence[Rule], metric: str = "mean_dice") -> float:
+    """Return the competition's metric of rules.
 
     Args:
         scorable: Images to score.
-        rule: Thresholds.
+        rules: One rule per class, or one for all.
         metric: Name of the metric. Default: "mean_dice".
 
-    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[True, True]]))
+    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[[True], [True]]]))
     >>> tables = Tables(*map(np.array, (["a"], [0], [1.0], [area], [intersection], [[2]])))
     >>> score(tables, Rule(0.5, 0.5, 0.5, 1), "mean_iou")
     0.5
     """
-    return total(*worths(scorable, rule, metric))
+    return total(*worths(scorable, rules, metric))
 
 
-def dice_per_image(scorable: Scorable, rule: Rule) -> np.ndarray:
-    """Return the Dice of each image and class under a rule, for display, whatever the metric, float (n, classes).
+def dice_per_image(scorable: Scorable, rules: Rule | Sequence[Rule]) -> np.ndarray:
+    """Return the Dice of each image and class under rules, for display, whatever the metric, float (n, classes).
 
-    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[False, True]]))
+    >>> area, intersection = count_image(np.array([[[0], [255]]], np.uint8), np.array([[[False], [True]]]))
     >>> tables = Tables(*map(np.array, (["a"], [0], [1.0], [area], [intersection], [[1]])))
     >>> dice_per_image(tables, Rule(0.5, 0.5, 0.5, 1)).tolist()
     [[1.0]]
     """
-    scores: np.ndarray = dice_score(*scorable.counts(rule), scorable.truth)
+    scores: np.ndarray = dice_score(*scorable.counts(rules), scorable.truth)
     return scores
 
 
 def all_empty_score(scorable: Scorable, metric: str = "mean_dice") -> float:
     """Return the score of a submission without any mask: the number to beat.
 
-    >>> area, intersection = count_image(np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2), bool))
+    >>> area, intersection = count_image(np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2, 1), bool))
     >>> tables = Tables(*map(np.array, (["a"], [0], [1.0], [area], [intersection], [[0]])))
     >>> all_empty_score(tables)
     1.0

@@ -21,11 +21,11 @@ class GalleryImage:
     Args:
         name: Id of the image.
         image: Pixels, uint8 (height, width) or (height, width, 3).
-        truth: True mask, bool (height, width).
-        full_map: Averaged map at full size, uint8 (height, width).
-        mask: Final mask, bool (height, width).
-        dice: Dice of the final mask.
-        gate: Gate probability.
+        truth: True masks, bool (height, width, classes).
+        full_map: Averaged map at full size, uint8 (height, width, classes).
+        mask: Final masks, bool (height, width, classes).
+        dice: Dice of the final masks, averaged over classes.
+        gate: Gate probability; of several gates, the highest.
     """
 
     name: str
@@ -35,6 +35,11 @@ class GalleryImage:
     mask: np.ndarray
     dice: float
     gate: float
+
+
+def class_color(index: int) -> str:
+    """Return the color of a class's outlines, where there are several."""
+    return style.CYCLE[index % len(style.CYCLE)]
 
 
 def draw_gallery(images: Sequence[GalleryImage]) -> Figure:
@@ -50,13 +55,17 @@ def draw_gallery(images: Sequence[GalleryImage]) -> Figure:
 def _draw_column(axes: Any, shown: GalleryImage) -> None:
     axes[0].imshow(shown.image, cmap="gray", vmin=0, vmax=255)
     axes[0].set_title(f"{shown.name[-22:]}\nDice {shown.dice:.3f}", fontsize=7, parse_math=False)
-    for ax, outline, color, title in (
+    classes = shown.truth.shape[2]
+    for ax, masks, color, title in (
         (axes[1], shown.truth, style.GREEN, "truth"),
         (axes[3], shown.mask, style.RED, "final mask"),
     ):
         ax.imshow(shown.image, cmap="gray", vmin=0, vmax=255)
-        if outline.any():
-            ax.contour(outline, [0.5], colors=[color], linewidths=1.3)
-        ax.set_title(f"{title}: {int(outline.sum())} px", fontsize=7)
-    axes[2].imshow(shown.full_map, cmap="magma", vmin=0, vmax=255)
+        for index in range(classes):
+            if masks[:, :, index].any():
+                ax.contour(
+                    masks[:, :, index], [0.5], colors=[color if classes == 1 else class_color(index)], linewidths=1.3
+                )
+        ax.set_title(f"{title}: {int(masks.sum())} px", fontsize=7)
+    axes[2].imshow(shown.full_map.max(axis=2), cmap="magma", vmin=0, vmax=255)  # of the likeliest class
     axes[2].set_title(f"map; gate {shown.gate:.3f}", fontsize=7)

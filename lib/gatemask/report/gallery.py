@@ -14,23 +14,25 @@ from gatemask.data.sources import ImageSource, own_pixels, read_source
 from gatemask.data.training_sources import training_sources
 from gatemask.errors import GatemaskError
 from gatemask.masks import rule as rules
-from gatemask.masks.frame import resize, resize_map
+from gatemask.masks.frame import resize
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
+from gatemask.oof.full_maps import read_full
 from gatemask.oof.tables import Scorable, dice_per_image
 from gatemask.plots.gallery import GalleryImage, draw_gallery
 from gatemask.project import Project
 from gatemask.tuning.members import MemberPredictions
 
 
-def choose_images(counted: Scorable, rule: Rule, each: int = 4) -> dict[str, np.ndarray]:
+def choose_images(counted: Scorable, rules: Rule | Sequence[Rule], each: int = 4) -> dict[str, np.ndarray]:
     """Return the indices of the most telling images by kind, at most `each` of a kind."""
-    dice = dice_per_image(counted, rule).mean(axis=1)
+    dice = dice_per_image(counted, rules).mean(axis=1)
     positive = counted.truth.sum(axis=1) > 0
     order = np.flatnonzero(positive)[np.argsort(-dice[positive], kind="stable")]
     hit = order[dice[order] > 0]
     middle = max(0, (len(hit) - each) // 2)
     false_alarms = np.flatnonzero(~positive & (dice < 1))
-    predicted = counted.counts(rule)[1].sum(axis=1)
+    predicted = counted.counts(rules)[1].sum(axis=1)
     return {
         "Best": hit[:each],
         "Typical": hit[middle : middle + each],
@@ -47,8 +49,8 @@ class Gallery:
         project: Project with the raw files.
         comp: Format of the raw files.
         predictions: Predictions of the members.
-        counted: Counts on which the rule was scored.
-        rule: Shipped rule.
+        counted: Counts on which the rules were scored.
+        by_class: Shipped rule of each class.
         weights: Weights of the mask members.
     """
 
@@ -58,30 +60,36 @@ class Gallery:
         comp: Competition,
         predictions: MemberPredictions,
         counted: Scorable,
-        rule: Rule,
+        by_class: Sequence[Rule],
         weights: Sequence[float],
     ) -> None:
-        self._project, self._comp, self._counted, self._rule = project, comp, counted, rule
+        self._project, self._comp, self._counted, self._rules = project, comp, counted, by_class
         self._predictions, self._weights = predictions, weights
-        self._dice = dice_per_image(counted, rule).mean(axis=1)
 
     def draw_row(self, indices: np.ndarray) -> Figure:
         """Draw up to four images, one per column: image, truth, averaged map, final mask."""
         return draw_gallery([self._image(int(index)) for index in indices])
 
     def _image(self, index: int) -> GalleryImage:
-        name, gate = str(self._counted.ids[index]), float(self._counted.gate[index])
-        truth = self._predictions.truth[name][:, :, 0]
-        averaged = rules.average_maps([reader[name] for reader in self._predictions.readers], self._weights)
-        full_map = resize_map(averaged, truth.shape)[:, :, 0]
+        name, gate = str(self._counted.ids[index]), self._counted.gate[index]
+        given, exclusive = self._predictions, self._comp.exclusive
+        shown = read_full(name, given.readers, given.truth, self._weights, given.frame)
+        if self._comp.objects is None:
+            mask = rules.decide(self._rules, gate, shown.full_map, exclusive)
+        else:
+            mask = rules.decide_objects(self._rules, gate, shown.full_map, exclusive) > 0
+        truth = shown.truth
+        if shown.ignored is not None:
+            mask, truth = mask & ~shown.ignored[:, :, None], truth & ~shown.ignored[:, :, None]
+        classes = range(len(self._rules))
         return GalleryImage(
             name=name,
             image=self._read(name, truth.shape[0], truth.shape[1]),
             truth=truth,
-            full_map=full_map,
-            mask=rules.apply_rule(self._rule, gate, full_map),
-            dice=float(self._dice[index]),
-            gate=gate,
+            full_map=shown.full_map[:, :, : len(self._rules)],
+            mask=mask,
+            dice=float(np.mean([dice_of_masks(truth[:, :, index], mask[:, :, index]) for index in classes])),
+            gate=float(gate.max()),
         )
 
     @cached_property
@@ -96,7 +104,7 @@ class Gallery:
         except GatemaskError:  # the raw files may be on another machine
             return np.full((height, width), 128, np.uint8)
         image = resize(image, (height, width))
-        return image[:, :, 0] if image.shape[2] == 1 else image
+        return image if image.shape[2] == 3 else image[:, :, image.shape[2] // 2]  # of a stack, the slice itself
 
 
 def fold_rows(folds: pd.DataFrame, manifest: pd.DataFrame) -> list[list[object]]:

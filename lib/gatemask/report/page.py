@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gatemask.config import METRIC_TITLES, Competition, Ensemble
+from gatemask.config import Competition, Ensemble, metric_title
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.ensemble.select import selection_paths
 from gatemask.files import fingerprint, sha256, write_text
 from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.plots import curves, style
+from gatemask.plots.gallery import class_color
 from gatemask.plots.selection import draw_selection
 from gatemask.project import Project
 from gatemask.report.gallery import Gallery, choose_images, fold_rows
@@ -30,6 +32,7 @@ from gatemask.results.training import FoldResult
 from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, GateBand, GateNumbers, Selections, TunedResult
 from gatemask.stage import Stage
 from gatemask.tracking.run_folder import read_readable_metrics
+from gatemask.tuning.final_pass import searched_on_masks
 from gatemask.tuning.members import open_members
 from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import load_counted, require_tuned
@@ -37,6 +40,10 @@ from gatemask.tuning.tune import load_counted, require_tuned
 GATE_NOTE = (
     "The gate is tuned together with the masks: where the mask networks recognize empty images themselves, "
     "the best gate passes almost every image, and its own specificity says little."
+)
+ON_MASKS_NOTE = (
+    "The scores above are those of masks at full size, since counted pixels do not decide them. These curves come from "
+    "counted pixels, each class by itself: a guide, not the score."
 )
 # Figures of `gatemask oof-tune`, by the section that shows them.
 FIGURES = {
@@ -132,7 +139,7 @@ def _page(
         _learning_curves(project, runs),
         _thresholds(project, tuned),
         _gate(project, tuned),
-        _figures(project, "Masks"),
+        _figures(project, tuned, "Masks"),
         _gallery(project, comp, ensemble, tuned),
         _data(reports),
         _folds(project),
@@ -169,13 +176,13 @@ def _read_runs(project: Project, ensemble: Ensemble) -> Runs:
 
 def _headline(comp: Competition, tuned: TunedResult, submission_score: object) -> str:
     low, high = tuned.ci95
-    title = METRIC_TITLES[tuned.metric]
+    title = metric_title(tuned.metric)
     caption = f"cross-fitted {title}, gate plus masks: the score to trust; 95 % from {low:.4f} to {high:.4f}"
     cards = [Card(f"{tuned.cross_fitted:.4f}", caption)]
-    if tuned.masks_alone is not None:
+    if tuned.masks_alone is not None and tuned.gate_weights:
         cards.append(Card(f"{tuned.masks_alone:.4f}", "masks alone, without a gate, cross-fitted"))
+        cards.append(Card(f"{tuned.passing:.1%}", "of the images pass the tuned gate"))
     cards += [
-        Card(f"{tuned.passing:.1%}", "of the images pass the tuned gate"),
         Card(f"{tuned.in_sample:.4f}", "in-sample: optimistic, the rule was tuned on these images"),
         Card(f"{tuned.all_empty:.4f}", "all empty: the number to beat"),
     ]
@@ -199,21 +206,60 @@ def rule_section(tuned: TunedResult) -> str:
         "smaller than min_component. Cross-fitting tunes on all folds but one and scores that one. Rules "
         "beside were given, not searched: where a name has several, the best on the tuned folds."
     )
+    if tuned.classes:
+        return f"<h2>Rules</h2><p>{text} Each class has a rule of its own.</p>" + _rules_by_class(tuned)
     candidates = _named(tuned.candidates, "candidate", tuned.shipped) | _named(tuned.beside, "beside", "")
+    names = _shown_numbers([candidate.rules[0] for candidate in candidates.values()])
     rows = [
-        [name, *_cells(candidate.rule, name), candidate.cross_fitted, candidate.in_sample]
+        [name, *_cells(candidate.rules[0], names, name), candidate.cross_fitted, candidate.in_sample]
         for name, candidate in candidates.items()
     ]
     folds = [
-        [f"all but fold {fold}", *_cells(part.rule), f"fold {fold}", part.score]
+        [f"all but fold {fold}", *_cells(part.rules[0], names), f"fold {fold}", part.score]
         for fold, part in tuned.per_fold.items()
     ]
-    names = list(RuleValues.model_fields)
     return (
         f"<h2>Rule</h2><p>{text}</p>"
         + style.table_html(["rule", *names, "cross-fitted", "in-sample"], rows)
         + style.table_html(["tuned on", *names, "scored on", "score"], folds)
     )
+
+
+def _rules_by_class(tuned: TunedResult) -> str:
+    candidates = _named(tuned.candidates, "candidate", tuned.shipped) | _named(tuned.beside, "beside", "")
+    names = _shown_numbers(tuned.rules)
+    scores: list[list[object]] = [
+        [name, candidate.cross_fitted, candidate.in_sample] for name, candidate in candidates.items()
+    ]
+    classes: list[list[object]] = [
+        [
+            part.name,
+            part.positives,
+            part.cross_fitted,
+            "{:.4f} to {:.4f}".format(*part.ci95),
+            part.in_sample,
+            part.all_empty,
+            f"{part.passing:.1%}",
+            *_cells(part.rule, names, tuned.shipped),
+        ]
+        for part in tuned.classes
+    ]
+    folds: list[list[object]] = [
+        [f"all but fold {fold}", part.name, *_cells(chosen.rules[index], names), f"fold {fold}", chosen.score]
+        for fold, chosen in tuned.per_fold.items()
+        for index, part in enumerate(tuned.classes)
+    ]
+    heads = ["class", "with a mask", "cross-fitted", "95 %", "in-sample", "all empty", "pass the gate", *names]
+    return (
+        style.table_html(heads, classes)
+        + style.table_html(["rules", "cross-fitted", "in-sample"], scores)
+        + style.table_html(["tuned on", "class", *names, "scored on", "score of all classes"], folds)
+    )
+
+
+def _shown_numbers(rules: Sequence[RuleValues]) -> list[str]:
+    """Return the names of a rule's numbers that tables show: `split` only where a rule uses it."""
+    return [name for name in RuleValues.model_fields if name != "split" or any(rule.split for rule in rules)]
 
 
 def _named(candidates: Mapping[str, CandidateSummary], kind: str, shipped: str) -> dict[str, CandidateSummary]:
@@ -222,10 +268,11 @@ def _named(candidates: Mapping[str, CandidateSummary], kind: str, shipped: str) 
     return {f"{name} ({'shipped' if name == shipped else kind})": candidates[name] for name in ordered}
 
 
-def _cells(rule: RuleValues, name: str = "") -> list[object]:
-    if name.startswith(ALL_EMPTY):
-        return ["" for _ in RuleValues.model_fields]
-    return [("yes" if value else "no") if isinstance(value, bool) else value for _, value in rule]
+def _cells(rule: RuleValues, names: Sequence[str], rule_name: str = "") -> list[object]:
+    if rule_name.startswith(ALL_EMPTY):
+        return ["" for _ in names]
+    values = [getattr(rule, name) for name in names]
+    return [("yes" if value else "no") if isinstance(value, bool) else value for value in values]
 
 
 def _members(runs: Runs, notes: Sequence[str] = ()) -> str:
@@ -254,7 +301,7 @@ def _selection(selections: Selections, metric: str) -> list[str]:
         for kind, selection in made.items()
         for name, weight in zip(selection.rounds[0].counts, selection.weights, strict=True)
     ]
-    figure = draw_selection(selection_paths(selections), METRIC_TITLES[metric])
+    figure = draw_selection(selection_paths(selections), metric_title(metric))
     shown = style.figure_html(figure, "The score of each round; red is kept.")
     return [f"<h2>Selection</h2><p>{text}</p>{shown}{style.table_html(['', 'experiment', 'weight', ''], rows)}"]
 
@@ -270,17 +317,20 @@ def _learning_curves(project: Project, runs: Runs) -> str:
 
 
 def _thresholds(project: Project, tuned: TunedResult) -> str:
-    gap = tuned.exact_gap
-    if gap is None:
-        return _figures(project, "Thresholds")
-    text = f"In-sample, the best of Optuna's {tuned.trials} trials is {gap:.6f} below the exact optimum."
-    return _figures(project, "Thresholds", f"<p>{text}</p>")
+    gap, text = tuned.exact_gap, ""
+    if gap is not None:
+        text = f"<p>In-sample, the best of Optuna's {tuned.trials} trials is {gap:.6f} below the exact optimum.</p>"
+    if tuned.on_masks:
+        text += f"<p>{ON_MASKS_NOTE}</p>"
+    return _figures(project, tuned, "Thresholds", text)
 
 
 def _gate(project: Project, tuned: TunedResult) -> str:
+    if not tuned.gate_weights:
+        return "<h2>Gate</h2><p>The ensemble has no gate: every image passes.</p>"
     text = f"<p>{_worth_of_gate(tuned)}</p>" if tuned.masks_alone is not None else ""
     text += f"<p>{_gate_quality(tuned.gate)}. {GATE_NOTE}</p><p>{band_text(tuned.gate.band)}</p>"
-    return _figures(project, "Gate", text)
+    return _figures(project, tuned, "Gate", text)
 
 
 def _worth_of_gate(tuned: TunedResult) -> str:
@@ -324,24 +374,50 @@ def band_text(band: GateBand) -> str:
     )
 
 
-def _figures(project: Project, section: str, text: str = "") -> str:
-    """Return a section of figures that the tuning stage wrote."""
-    figures = [style.png_html(project.tuned / name, caption) for name, caption in FIGURES[section].items()]
-    return f"<h2>{section}</h2>{text}{''.join(figures)}"
+def _figures(project: Project, tuned: TunedResult, section: str, text: str = "") -> str:
+    """Return a section of figures that the tuning stage wrote, class by class where there are several."""
+    figures = FIGURES[section]
+    if not tuned.classes:
+        shown = "".join(style.png_html(project.tuned / name, caption) for name, caption in figures.items())
+        return f"<h2>{section}</h2>{text}{shown}"
+    together = section == "Gate" and tuned.classes[0].gate is None
+    parts = [("", name, caption) for name, caption in figures.items()] if together else []
+    if not together:
+        for index, of_class in enumerate(tuned.classes):
+            numbered = [(name.replace(".png", f"-{index}.png"), caption) for name, caption in figures.items()]
+            parts += [(of_class.name, name, caption) for name, caption in numbered if not name.startswith("optuna")]
+    shown = ""
+    for number, (name, file, caption) in enumerate(parts):
+        if name and (number == 0 or parts[number - 1][0] != name):
+            shown += f"<h3>{html.escape(name)}</h3>"
+        shown += style.png_html(project.tuned / file, caption)
+    return f"<h2>{section}</h2>{text}{shown}"
 
 
 def _gallery(project: Project, comp: Competition, ensemble: Ensemble, tuned: TunedResult) -> str:
-    rule = rules.load_rule(project.tuned / "rule.yaml")
-    counted = load_counted(project, rule)
+    shipped = rule_files.load_rules(project.tuned / "rule.yaml", comp.classes)
+    by_count = [rules.without_components(rule) for rule in shipped] if searched_on_masks(comp) else shipped
+    counted = load_counted(project, by_count)
     fold_of = dict(zip(counted.ids.tolist(), counted.folds.tolist(), strict=True))
     rows = []
     with open_members(project, comp, ensemble, fold_of, tuned.gate_weights) as predictions:
-        gallery = Gallery(project, comp, predictions, counted, rule, tuned.weights)
-        for kind, indices in choose_images(counted, rule).items():
+        gallery = Gallery(project, comp, predictions, counted, shipped, tuned.weights)
+        for kind, indices in choose_images(counted, by_count).items():
             if len(indices):
                 caption = "Image, truth, averaged map, final mask: " + ", ".join(counted.ids[indices].tolist())
                 rows.append(f"<h3>{kind}</h3>" + style.figure_html(gallery.draw_row(indices), caption))
-    return "<h2>Gallery</h2>" + "".join(rows)
+    return "<h2>Gallery</h2>" + _legend(comp.classes) + "".join(rows)
+
+
+def _legend(classes: Sequence[str]) -> str:
+    """Return the colors of the classes, where there are several."""
+    if len(classes) == 1:
+        return ""
+    parts = [
+        f'<span style="color:{class_color(index)}">&#9632;</span> {html.escape(name)}'
+        for index, name in enumerate(classes)
+    ]
+    return f"<p>{' &nbsp; '.join(parts)}</p>"
 
 
 def _data(reports: Sequence[str]) -> str:
@@ -370,7 +446,7 @@ def _submission(project: Project, rehearsed: Mapping[str, object], metric: str) 
         "train_empty_share": "the same in training",
         "unreadable": "unreadable images",
         "inference_seconds": "inference (seconds)",
-        "submission_score": METRIC_TITLES[metric],
+        "submission_score": metric_title(metric),
         "submission": "file",
     }
     rows = [[text, _listed(rehearsed[key])] for key, text in names.items() if key in rehearsed]

@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, field_serializer
 from gatemask.config import Augment, Competition, Inference, Model, Picture, SubmissionSettings, View
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
-from gatemask.results.rules import Frozen, RuleValues
+from gatemask.results.rules import ClassRules, Frozen, RuleValues
 from gatemask.results.tuning import BestMember, Selections
 from gatemask.stage import StageResult
 
@@ -101,8 +101,8 @@ class ShippedMember(Frozen):
         seconds_per_image: Predicted time per image, all views included.
         sha256: Hash of the weights.
         task: Whether it is a gate or a mask network.
-        size: Input size, in pixels.
-        records: Size of the records it was trained on, in pixels.
+        size: Input size: a side, or height and width, in pixels.
+        records: Size of the records it was trained on: a side, or height and width, in pixels.
         tta: Test-time views in addition to the original image.
         augment: Steps from which random views are drawn.
         model: Structure of the network.
@@ -118,8 +118,8 @@ class ShippedMember(Frozen):
     seconds_per_image: float | None = None
     sha256: str = ""
     task: Literal["gate", "mask"]
-    size: int
-    records: int
+    size: int | tuple[int, int]
+    records: int | tuple[int, int]
     tta: list[View] = Field(default_factory=list)
     augment: list[Augment] = Field(default_factory=list)
     model: Model
@@ -157,7 +157,7 @@ class ShippedEnsemble(Frozen):
     competition: CompetitionFacts
     score: ShippedScore | None = None
     selection: SelectionSummaries = SelectionSummaries()
-    rule: RuleValues | list[RuleValues]
+    rule: ClassRules
     passing_share: float = 0.5
     gate: list[ShippedMember]
     mask: list[ShippedMember]

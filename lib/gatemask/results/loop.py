@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
-from gatemask.results.rules import RuleValues
+from gatemask.results.rules import ClassRules
 from gatemask.stage import CommandResult
 
 
@@ -20,7 +20,8 @@ class LoopSummary(CommandResult):
         ci95: 95 % interval of that score.
         in_sample: In-sample score of the shipped rule.
         all_empty: Score of predicting no mask for any image.
-        rule: Shipped decision rule.
+        rule: Shipped decision rule, or one per class.
+        classes: Cross-fitted score of each class, where there are several.
         warning: Why that rule is of no use, in one sentence; not set where it is better than no rule.
         submission: Path of the rehearsed submission.
         submission_score: Score of that submission, where the labels of the test images are available.
@@ -37,7 +38,8 @@ class LoopSummary(CommandResult):
     ci95: tuple[float, float]
     in_sample: float
     all_empty: float
-    rule: RuleValues
+    rule: ClassRules
+    classes: dict[str, float] = Field(default_factory=dict)
     warning: str | None = None
     submission: str
     submission_score: float | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 
 class Frozen(BaseModel):
@@ -24,3 +26,26 @@ class RuleValues(Frozen):
     min_area: int
     min_component: int = 0
     hysteresis: bool = False
+    split: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_unused_split(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if not self.split:
+            values.pop("split", None)
+        return values
+
+
+ClassRules = RuleValues | list[RuleValues]  # the rule of the only class, or one per class
+
+
+class WithRules:
+    """Mixin of the results with a field `rule` that holds the rule of the only class, or one per class."""
+
+    if TYPE_CHECKING:
+        rule: ClassRules
+
+    @property
+    def rules(self) -> list[RuleValues]:
+        """One rule per class."""
+        return self.rule if isinstance(self.rule, list) else [self.rule]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from gatemask.results.rules import Frozen, RuleValues
+from pydantic import Field
+
+from gatemask.results.rules import ClassRules, Frozen, RuleValues, WithRules
 from gatemask.stage import CommandResult, StageResult
 
 Kind = Literal["gate", "mask"]
 # Candidates that are always scored: a rule that is not better than both has no use.
 ALL_EMPTY, EVERYTHING_PASSES = "all-empty", "everything-passes"
+# Where masks decide the score: found on masks, and the exact optimum of the mean Dice.
+SEARCHED, MEAN_DICE = "searched", "mean-dice"
 
 
-class CandidateSummary(Frozen):
-    """A rule and its two scores.
+class CandidateSummary(WithRules, Frozen):
+    """A rule, or one per class, and its two scores.
 
     Args:
         cross_fitted: Score of the way to find the rule, found on all folds but one and scored on that one.
@@ -23,14 +27,14 @@ class CandidateSummary(Frozen):
 
     cross_fitted: float
     in_sample: float
-    rule: RuleValues
+    rule: ClassRules
 
 
-class FoldRule(Frozen):
-    """The rule tuned on all other folds, and its score on this fold."""
+class FoldRule(WithRules, Frozen):
+    """The rule tuned on all other folds, or one per class, and its score on this fold."""
 
     score: float
-    rule: RuleValues
+    rule: ClassRules
 
 
 class GateBand(Frozen):
@@ -88,11 +92,11 @@ class WeightingScore(Frozen):
     in_sample: float
 
 
-class FoldWeighting(Frozen):
-    """The weighting and the rule that all folds but one chose."""
+class FoldWeighting(WithRules, Frozen):
+    """The weighting and the rule, or one per class, that all folds but one chose."""
 
     weights: list[float]
-    rule: RuleValues
+    rule: ClassRules
 
 
 class Weighing(Frozen):
@@ -185,7 +189,33 @@ class Selections(Frozen):
         return {kind: selection for kind, selection in both if selection is not None}
 
 
-class TunedResult(StageResult):
+class ClassResult(Frozen):
+    """The shipped rule of one of several classes.
+
+    Args:
+        name: Name of the class.
+        positives: Number of images with a mask of this class.
+        cross_fitted: Cross-fitted score in this class.
+        ci95: 95 % bootstrap interval of that score.
+        in_sample: Score of its rule on the images it was tuned on.
+        all_empty: Score of predicting nothing of this class.
+        passing: Share of images that pass its gate.
+        rule: Its rule.
+        gate: Quality of its gate; None where all classes share one.
+    """
+
+    name: str
+    positives: int
+    cross_fitted: float
+    ci95: tuple[float, float]
+    in_sample: float
+    all_empty: float
+    passing: float
+    rule: RuleValues
+    gate: GateNumbers | None = None
+
+
+class TunedResult(WithRules, StageResult):
     """The tuned rule, its scores, and how it was found.
 
     Args:
@@ -198,14 +228,16 @@ class TunedResult(StageResult):
         in_sample: Score of the shipped rule on the images it was tuned on.
         all_empty: Score of predicting nothing at all.
         shipped: Name of the shipped candidate.
-        rule: Shipped rule.
-        passing: Share of images that pass the tuned gate.
-        masks_alone: Cross-fitted score of the mask networks without a gate; None where it cannot be searched exactly.
+        rule: Shipped rule, or one per class.
+        classes: Scores of each class, where there are several.
+        on_masks: Whether scores are those of masks at full size; otherwise counted pixels decide them. Default: False.
+        passing: Share of images that pass the tuned gate, for any class.
+        masks_alone: Cross-fitted score of the mask networks without a gate.
         per_fold: Rule tuned on the other folds and its score, by held-out fold.
-        gate: Quality of the gate.
-        optuna: Best score of Optuna's trials.
+        gate: Quality of the gate; of several gates, that of the likeliest class.
+        optuna: Best score of Optuna's trials, averaged over classes; None where masks decide the score.
         exact_gap: Exact optimum less that score; None where the exact optimum is not known.
-        trials: Number of Optuna's trials.
+        trials: Number of Optuna's trials, per class.
         candidates: Candidates by name.
         beside: Scores of the rules that `tune.beside` names.
         weights: Weights of the mask members' views.
@@ -224,12 +256,14 @@ class TunedResult(StageResult):
     in_sample: float
     all_empty: float
     shipped: str
-    rule: RuleValues
+    rule: ClassRules
+    classes: list[ClassResult] = Field(default_factory=list)
+    on_masks: bool = False
     passing: float
     masks_alone: float | None = None
     per_fold: dict[str, FoldRule]
     gate: GateNumbers
-    optuna: float
+    optuna: float | None
     exact_gap: float | None
     trials: int
     candidates: dict[str, CandidateSummary]
@@ -259,7 +293,7 @@ class TunedResult(StageResult):
                 f"The gate does not help: masks alone score best ({self.cross_fitted:.4f} cross-fitted), so the "
                 "shipped rule lets every image pass."
             )
-        if alone is not None and self.rule.gate > 0 and self.cross_fitted < alone.cross_fitted:
+        if alone is not None and any(rule.gate > 0 for rule in self.rules) and self.cross_fitted < alone.cross_fitted:
             return (
                 f"Without a gate the masks would score better ({alone.cross_fitted:.4f}) than the shipped rule "
                 f"({self.cross_fitted:.4f} cross-fitted)."
@@ -300,6 +334,7 @@ class ComparisonResult(CommandResult, PairedComparison):
     Args:
         first, second: What was compared: names of experiments joined by +.
         metric: Name in METRICS.
+        classes: Comparison in each class, where there are several.
         gate, mask: 'compared', or the experiments on the other side; gate may be 'none'.
         seconds: Duration, in seconds.
     """
@@ -307,6 +342,7 @@ class ComparisonResult(CommandResult, PairedComparison):
     first: str
     second: str
     metric: str
+    classes: dict[str, PairedComparison] = Field(default_factory=dict)
     gate: str
     mask: str
     seconds: float

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from gatemask.config import Tune
+from gatemask.masks.metrics import ratio, total
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Scorable, Tables, score
-from gatemask.results.rules import RuleValues
+from gatemask.masks.rule_files import as_values
+from gatemask.oof.tables import Scorable, Tables, score, worths
 from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
 from gatemask.tuning import exact
 from gatemask.tuning.crossfit import CrossFit, cross_fit, resample_counts
+from gatemask.tuning.members import GateValue
 from gatemask.tuning.optuna_search import STARTS, search_with_optuna
 from gatemask.tuning.weighted_tables import with_gates
 
@@ -23,30 +25,29 @@ if TYPE_CHECKING:
     from gatemask.oof.components import Components
 
 NOTHING = Rule(gate=1.0, upper=1.0, lower=1.0, min_area=2**31 - 1)  # no mask has that many pixels
-GATELESS = [Rule(0.0, tenth / 10, tenth / 10, 0) for tenth in range(1, 10)]
 COARSE = range(4, 256, 4)  # levels of bootstrap optima: their median is finer than any of them
 C = TypeVar("C", bound=Scorable)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A rule, and the scores of the way it was found.
+    """Rules, and the scores of the way they were found.
 
     Args:
-        rule: Rule found on all images.
-        in_sample: Score of the rule on the same images.
+        rules: Rule of each class, found on all images.
+        in_sample: Score of the rules on the same images.
         fit: Rules found the same way on all folds but one, each scored on that fold.
+        in_sample_by_class: Score of each rule in its class; Default: unknown.
     """
 
-    rule: Rule
+    rules: Sequence[Rule]
     in_sample: float
     fit: CrossFit
+    in_sample_by_class: Sequence[float] = ()
 
     def summary(self) -> CandidateSummary:
         """Return scores and rule as plain values."""
-        return CandidateSummary(
-            cross_fitted=self.fit.score, in_sample=self.in_sample, rule=RuleValues(**asdict(self.rule))
-        )
+        return CandidateSummary(cross_fitted=self.fit.score, in_sample=self.in_sample, rule=as_values(self.rules))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TuningImages:
         """Counts on which any rule can be scored."""
         return self.components or self.tables
 
-    def behind(self, gate: Mapping[str, float]) -> TuningImages:
+    def behind(self, gate: Mapping[str, GateValue]) -> TuningImages:
         """Return the same maps behind other gates, given as a probability by image id."""
         tables = with_gates(self.tables, gate.__getitem__)
         return TuningImages(tables, None if self.components is None else replace(self.components, tables=tables))
@@ -93,24 +94,18 @@ def find_candidates(
         others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
 
     Returns:
-        Candidates by name: 'exact' and 'median' where the metric can be searched exactly, 'optuna' where it cannot or
-        where the settings ask for it, and always the two that any tuned rule must beat: 'everything-passes', without a
-        gate, and 'all-empty'.
+        Candidates by name: 'exact' and 'median', 'optuna' where rules use components or the settings ask for it, and
+        always the two that any tuned rule must beat: 'everything-passes', without a gate, and 'all-empty'.
     """
     found: dict[str, Candidate] = {}
-    if exact.is_searchable(images.tables, metric):
-        tables = {fold: other.tables for fold, other in (others or {}).items()}
-
-        def optimum(some: Tables) -> Rule:
-            return exact.search(some, metric, tune.rule)[0]
-
-        found["exact"] = _candidate(images.tables, metric, "exact", optimum, tables)
-        median = partial(_median, metric=metric, tune=tune, group_of=group_of)
-        found["median"] = _candidate(images.tables, metric, "median", median, tables)
-    if tune.rule.by_component or tune.ship == "optuna" or not found:
+    tables = {fold: other.tables for fold, other in (others or {}).items()}
+    found["exact"] = find_on_tables(images, metric, tune, others)
+    median = partial(_median, metric=metric, tune=tune, group_of=group_of)
+    found["median"] = _candidate(images.tables, metric, "median", _each(median), tables)
+    if tune.rule.by_component or tune.ship == "optuna":
         counted = {fold: other.searched(tune) for fold, other in (others or {}).items()}
         best_trial = partial(_best_trial, metric=metric, tune=tune)
-        found["optuna"] = _candidate(images.searched(tune), metric, "optuna", best_trial, counted)
+        found["optuna"] = _candidate(images.searched(tune), metric, "optuna", _each(best_trial), counted)
     found[EVERYTHING_PASSES] = find_without_gate(images, metric, tune, others)
     found[ALL_EMPTY] = score_given_rules(images, metric, [NOTHING], others)
     return found
@@ -119,7 +114,7 @@ def find_candidates(
 def find_without_gate(
     images: TuningImages, metric: str, tune: Tune, others: Mapping[int, TuningImages] | None = None
 ) -> Candidate:
-    """Return the mask networks without a gate: thresholds are tuned exactly, or chosen from a few where they cannot be.
+    """Return the mask networks without a gate, with thresholds that are tuned exactly.
 
     Args:
         images: All images.
@@ -127,24 +122,50 @@ def find_without_gate(
         tune: Settings of the search.
         others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
     """
-    if not exact.is_searchable(images.tables, metric):
-        return score_given_rules(images, metric, GATELESS, others)
     gateless = tune.rule.model_copy(update={"gate": False})
+    return find_on_tables(images, metric, tune.model_copy(update={"rule": gateless}), others, EVERYTHING_PASSES)
+
+
+def find_on_tables(
+    images: TuningImages,
+    metric: str,
+    tune: Tune,
+    others: Mapping[int, TuningImages] | None = None,
+    label: str = "exact",
+) -> Candidate:
+    """Return the exact optimum of a counted metric, each class by itself; arguments as for `find_candidates`."""
     tables = {fold: other.tables for fold, other in (others or {}).items()}
 
-    def optimum(some: Tables) -> Rule:
-        return exact.search(some, metric, gateless)[0]
+    def optimum(some: Tables) -> list[Rule]:
+        return exact.search_classes(some, metric, tune.rule)[0]
 
-    return _candidate(images.tables, metric, EVERYTHING_PASSES, optimum, tables)
+    return _candidate(images.tables, metric, label, optimum, tables)
 
 
 def score_given_rules(
-    images: TuningImages, metric: str, rules: Sequence[Rule], others: Mapping[int, TuningImages] | None = None
+    images: TuningImages,
+    metric: str,
+    rules: Sequence[Rule] | Sequence[Sequence[Rule]],
+    others: Mapping[int, TuningImages] | None = None,
 ) -> Candidate:
-    """Score given rules: the best of them, chosen on the other folds; a single rule needs no choice."""
+    """Score given rules: for each class the best of them, chosen on the other folds; a single one needs no choice.
 
-    def best(some: Scorable) -> Rule:
-        return max(rules, key=lambda rule: score(some, rule, metric))
+    Args:
+        images: All images.
+        metric: Name in METRICS.
+        rules: Rules to choose from, for all classes or for each.
+        others: All images as the other folds' weights average them, by held-out fold; see `cross_fit`.
+    """
+    choices = [[rule] * images.tables.classes if isinstance(rule, Rule) else rule for rule in rules]
+
+    def best(some: Scorable) -> list[Rule]:
+        found = []
+        for index in range(images.tables.classes):
+            rules_of_class = [choice[index] for choice in choices]
+            part = some.of_class(index)
+            scores = [score(part, rule, metric) for rule in rules_of_class]
+            found.append(rules_of_class[int(np.argmax(scores))])
+        return found
 
     counted = {fold: other.counted for fold, other in (others or {}).items()}
     return _candidate(images.counted, metric, "", best, counted)
@@ -156,7 +177,8 @@ def choose_candidate(candidates: Mapping[str, Candidate], ship: str) -> str:
     Of equals the first is shipped. Choosing between a few candidates by a cross-fitted score hardly flatters it, unlike
     choosing between thousands of rules.
 
-    >>> choose_candidate({"exact": Candidate(Rule(0, 1, 1, 0), 0.9, CrossFit({}, np.ones(1), np.ones(1), {}))}, "best")
+    >>> fit = CrossFit({}, np.ones(1), np.ones(1), {})
+    >>> choose_candidate({"exact": Candidate([Rule(0, 1, 1, 0)], 0.9, fit)}, "best")
     'exact'
     """
     if ship in candidates:
@@ -164,9 +186,22 @@ def choose_candidate(candidates: Mapping[str, Candidate], ship: str) -> str:
     return max(candidates, key=lambda name: candidates[name].fit.score)
 
 
-def _candidate(counted: C, metric: str, label: str, find: Callable[[C], Rule], others: Mapping[int, C]) -> Candidate:
-    rule = find(counted)
-    return Candidate(rule, score(counted, rule, metric), cross_fit(counted, metric, find, label, others))
+def _candidate(
+    counted: C, metric: str, label: str, find: Callable[[C], list[Rule]], others: Mapping[int, C]
+) -> Candidate:
+    rules = find(counted)
+    worth, weight = worths(counted, rules, metric)
+    fit = cross_fit(counted, metric, find, label, others)
+    return Candidate(rules, total(worth, weight), fit, ratio(worth.sum(axis=0), weight.sum(axis=0)).tolist())
+
+
+def _each(find: Callable[[C], Rule]) -> Callable[[C], list[Rule]]:
+    """Return a search of all classes, each by itself."""
+
+    def find_each(some: C) -> list[Rule]:
+        return [find(some.of_class(index)) for index in range(some.truth.shape[1])]
+
+    return find_each
 
 
 def _median(tables: Tables, metric: str, tune: Tune, group_of: Mapping[str, str]) -> Rule:
@@ -184,6 +219,6 @@ def _best_trial(counted: Tables | Components, metric: str, tune: Tune) -> Rule:
 def starting_rules(counted: Tables | Components, metric: str, tune: Tune) -> list[Rule]:
     """Return the rules that Optuna tries first, with the exact optimum of these images if the settings ask for it."""
     tables = counted if isinstance(counted, Tables) else counted.tables
-    if not tune.enqueue_exact or not exact.is_searchable(tables, metric):
+    if not tune.enqueue_exact:
         return list(STARTS)
     return [*STARTS, exact.search(tables, metric, tune.rule)[0]]

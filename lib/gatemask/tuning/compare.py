@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
-from gatemask.config import METRIC_TITLES, Competition, Ensemble, Members, load_experiment
+from gatemask.config import Competition, Ensemble, Members, load_experiment, metric_title
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError, nearest
 from gatemask.masks.metrics import ratio, total
@@ -22,7 +23,8 @@ from gatemask.project import Project, experiment_files
 from gatemask.results.tuning import ComparisonResult, Kind, PairedComparison
 from gatemask.tuning import exact
 from gatemask.tuning.crossfit import CrossFit, bootstrap_scores, cross_fit
-from gatemask.tuning.members import build_tables, prediction_hashes
+from gatemask.tuning.final_pass import MaskScoring, score_on_masks, scored_on_masks
+from gatemask.tuning.members import build_tables, given_weights, open_members, prediction_hashes
 from gatemask.tuning.tune import training_images, with_selected_weights
 
 Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metrics
@@ -64,10 +66,28 @@ def compare(project: Project, comp: Competition, ensemble: Ensemble, first: str,
         second=second,
         metric=comp.metric,
         **dict(paired),
+        **({"classes": _by_class(comp, scored, groups, ensemble)} if len(comp.classes) > 1 else {}),
         gate="compared" if task == "gate" else "+".join(sides[0].gate.experiments) or "none",
         mask="compared" if task == "mask" else "+".join(sides[0].mask.experiments),
         seconds=round(time.monotonic() - started, 2),
     )
+
+
+def _by_class(
+    comp: Competition, scored: Sequence[Scored], groups: np.ndarray, ensemble: Ensemble
+) -> dict[str, PairedComparison]:
+    tune = ensemble.tune
+    columns = {name: slice(index, index + 1) for index, name in enumerate(comp.classes)}
+    return {
+        name: compare_paired(
+            (scored[0][0][:, column], scored[0][1][:, column]),
+            (scored[1][0][:, column], scored[1][1][:, column]),
+            groups,
+            tune.bootstrap,
+            tune.seed,
+        )
+        for name, column in columns.items()
+    }
 
 
 def compare_paired(first: Scored, second: Scored, groups: np.ndarray, times: int, seed: int) -> PairedComparison:
@@ -185,13 +205,19 @@ def _fit(project: Project, comp: Competition, side: Ensemble, fold_of: Mapping[s
     gates, names = side.gate.experiments, side.mask.experiments
     tables = build_tables(project, comp, side, fold_of)
     variant = side.tune.rule.model_copy(update={} if gates else {"gate": False})
-    label = "+".join([*gates, *names])
-    return cross_fit(tables, comp.metric, lambda some: exact.search(some, comp.metric, variant, COARSE)[0], label)
+    label, guide = "+".join([*gates, *names]), exact.guide(comp.metric)
+    fit = cross_fit(tables, guide, lambda some: exact.search_classes(some, guide, variant, COARSE)[0], label)
+    if not scored_on_masks(comp):
+        return fit
+    with open_members(project, comp, side, fold_of) as predictions:
+        scoring = MaskScoring.of(comp, project.experiments)
+        worth, weight = score_on_masks(predictions, given_weights(side.mask), scoring, [fit.rules], label)[0]
+    return replace(fit, worth=worth, weight=weight)
 
 
 def print_comparison(result: ComparisonResult) -> None:
     """Print both scores and the verdict."""
-    title = f"{METRIC_TITLES[result.metric]} of {result.images} images in {result.groups} groups, cross-fitted"
+    title = f"{metric_title(result.metric)} of {result.images} images in {result.groups} groups, cross-fitted"
     if result.mask == "compared":
         title += ", without a gate" if result.gate == "none" else f", behind {result.gate}"
     else:
@@ -199,6 +225,12 @@ def print_comparison(result: ComparisonResult) -> None:
     table(title, ["", "score"], [[result.first, result.first_score], [result.second, result.second_score]])
     counts = f"{result.better} images better, {result.worse} worse, {result.equal} equal"
     say(f"{counts}; Wilcoxon's p {result.wilcoxon_p:.2g}")
+    if result.classes:
+        rows: list[list[object]] = [
+            [name, part.first_score, part.second_score, "{:+.4f} to {:+.4f}".format(*part.ci95), part.verdict]
+            for name, part in result.classes.items()
+        ]
+        table("by class", ["class", result.first, result.second, "difference, 95 %", result.second], rows)
     say(verdict_sentence(result.first, result.second, result))
 
 

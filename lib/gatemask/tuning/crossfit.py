@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from gatemask.console import progress
 from gatemask.masks.metrics import METRICS, ratio, total
-from gatemask.masks.rule import Rule
+from gatemask.masks.rule import Rule, per_class
 from gatemask.oof.tables import Scorable
 
 CHUNK = 256  # resamples per step; each needs one count per group in memory
@@ -22,13 +22,13 @@ class CrossFit:
     """Images scored by rules that were tuned on the other folds.
 
     Args:
-        rules: Rule of each held-out fold, tuned on the other folds.
+        rules: Rule of each class, tuned on the other folds, by held-out fold.
         worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
         weight: Weight per image and class, float (n, classes).
         by_fold: Score of each held-out fold.
     """
 
-    rules: dict[int, Rule]
+    rules: dict[int, Sequence[Rule]]
     worth: np.ndarray
     weight: np.ndarray
     by_fold: dict[int, float]
@@ -38,16 +38,24 @@ class CrossFit:
         """Score of all images together."""
         return total(self.worth, self.weight)
 
+    def score_of_class(self, index: int) -> float:
+        """Return the score of all images in one class."""
+        return total(self.worth[:, index : index + 1], self.weight[:, index : index + 1])
+
 
 def cross_fit(
-    counted: C, metric: str, find: Callable[[C], Rule], label: str = "", others: Mapping[int, C] | None = None
+    counted: C,
+    metric: str,
+    find: Callable[[C], Rule | Sequence[Rule]],
+    label: str = "",
+    others: Mapping[int, C] | None = None,
 ) -> CrossFit:
-    """Score each fold by the rule that `find` returns for the other folds.
+    """Score each fold by the rules that `find` returns for the other folds.
 
     Args:
         counted: Tables or components of all images.
         metric: Name in METRICS.
-        find: Returns the best rule for some of the images.
+        find: Returns the best rules for some of the images, one per class or one for all.
         label: Label of the progress bar over the folds.
         others: All images as the other folds' weights average them, by held-out fold. Default: `counted` for every
             fold, where weights were not chosen on these images.
@@ -58,12 +66,12 @@ def cross_fit(
     >>> cross_fit(tables, "mean_dice", lambda images: Rule(0.5, 0.5, 0.5, 0)).by_fold
     {0: 1.0, 1: 1.0}
     """
-    rules: dict[int, Rule] = {}
+    rules: dict[int, Sequence[Rule]] = {}
     by_fold: dict[int, float] = {}
     worth, weight = np.zeros(counted.truth.shape), np.zeros(counted.truth.shape)
     for fold in progress(np.unique(counted.folds).tolist(), f"cross-fit {label}"):
         held_out, images = counted.folds == fold, (others or {}).get(int(fold), counted)
-        rules[int(fold)] = find(images.subset(~held_out))
+        rules[int(fold)] = per_class(find(images.subset(~held_out)), counted.truth.shape[1])
         scored = images.subset(held_out)
         worth[held_out], weight[held_out] = METRICS[metric](*scored.counts(rules[int(fold)]), scored.truth)
         by_fold[int(fold)] = total(worth[held_out], weight[held_out])

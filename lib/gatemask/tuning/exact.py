@@ -9,6 +9,8 @@ O(n log n) per pair of levels, in compiled code, one thread per core.
 Gains are integers: their sums do not depend on order, so equal rules are equal to the last bit, and plateaus can be
 recognized. Scores that are a ratio of sums (global Dice) are maximized by Dinkelbach's iteration (Management Science
 13, 1967): each round maximizes worth - ratio * weight by the same sweep.
+
+A score that is averaged over classes separates, so the rule of each class is found on its own.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from gatemask.config import Variant
-from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import LEVELS, Rule, level, probability
 from gatemask.oof.tables import Tables, score
@@ -36,30 +38,64 @@ ALL_LEVELS = range(1, LEVELS)
 
 @dataclass(frozen=True)
 class SweepInput:
-    """Tables in the form that the sweep needs. An item is one class of one image.
+    """What the sweep needs to know of n images, in one class.
 
     Args:
-        gains: What keeping an item adds to the score when its mask is cut at a level, int64 (256, items).
-        area: Pixels that reach each level, int32 (256, items).
-        rank: Rank of the item's gate among all different gates, the highest first, int32 (items,).
+        gains: What keeping an image adds to the score, for each way to make its mask, int64 (ways, n). From tables, way
+            k is to cut the map at level k.
+        lowers: Lower threshold of each way, as a level, int (ways,).
+        area: Pixels that reach each level, int32 (256, n).
+        rank: Rank of the image's gate among all different gates, the highest first, int32 (n,).
         gates: Different gates, descending.
     """
 
     gains: np.ndarray
+    lowers: np.ndarray
     area: np.ndarray
     rank: np.ndarray
     gates: np.ndarray
 
 
-def is_searchable(tables: Tables, metric: str) -> bool:
-    """Return whether the optimum can be found; for a ratio of sums this needs a single class.
+class Corner(NamedTuple):
+    """The best of all rules that a sweep covers.
 
-    >>> levels = np.ones((1, 2, 257), int)
-    >>> two_classes = Tables(np.array(["a"]), np.zeros(1), np.ones(1), levels, levels, levels[:, :, 0])
-    >>> is_searchable(two_classes, "mean_dice"), is_searchable(two_classes, "global_dice")
+    Args:
+        way: Index of the way to make masks; None where emptying everything is best.
+        upper: Level of the upper threshold.
+        gate: Gate cut.
+        min_area: Minimum area, in pixels.
+    """
+
+    way: int | None
+    upper: int
+    gate: float
+    min_area: int
+
+
+def is_searchable(metric: str) -> bool:
+    """Return whether the optimum of a metric can be found: tables count what it is made of.
+
+    >>> is_searchable("global_dice"), is_searchable("surface_dice")
     (True, False)
     """
-    return tables.truth.shape[1] == 1 or _constant_weights(tables, metric)
+    return metric in METRICS
+
+
+def guide(metric: str) -> str:
+    """Return the counted metric that guides a search: the metric itself, or the mean Dice where masks decide it."""
+    return metric if is_searchable(metric) else "mean_dice"
+
+
+def search_classes(
+    tables: Tables,
+    metric: str,
+    variant: Variant = FULL,
+    levels: Sequence[int] = ALL_LEVELS,
+    counts: np.ndarray | None = None,
+) -> tuple[list[Rule], float]:
+    """Return the best rule of each class, and their score; arguments as for `search`."""
+    found = [search(tables.of_class(index), metric, variant, levels, counts) for index in range(tables.classes)]
+    return [rule for rule, _ in found], float(np.mean([value for _, value in found]))
 
 
 def search(
@@ -69,21 +105,18 @@ def search(
     levels: Sequence[int] = ALL_LEVELS,
     counts: np.ndarray | None = None,
 ) -> tuple[Rule, float]:
-    """Return the best of all rules on these images, and its score on them.
+    """Return the best of all rules for one class of these images, and its score on them.
 
     Among rules of equal score, the middle of the plateau: of the tied pairs of levels the one nearest to their mean,
     then the middle of the widest range of areas, then of gates. So a rule does not sit on an edge where the next
     image would tip it over.
 
     Args:
-        tables: Threshold tables.
+        tables: Threshold tables of one class.
         metric: Name in METRICS.
         variant: Numbers of the rule to search; component rules are not searched. Default: gate and both thresholds.
         levels: Thresholds to try, of 1 to 255. Default: all.
         counts: How often each image counts, int (n,). Default: once.
-
-    Raises:
-        GatemaskError: The metric is a ratio of sums and there are several classes.
 
     >>> levels = np.repeat([[[4] * 256 + [0]]], 2, axis=0)
     >>> truth = np.array([[4], [0]])
@@ -93,14 +126,12 @@ def search(
     >>> rule.gate, score
     (0.5, 1.0)
     """
-    if not is_searchable(tables, metric):
-        raise GatemaskError(
-            f"No exact search exists for {metric} over several classes.", do="Set tune.ship: optuna in ensemble.yaml."
-        )
+    if tables.classes != 1:
+        raise ValueError(f"a rule is searched for one class at a time, not {tables.classes}")
     if counts is not None:
         chosen = counts > 0
         tables, counts = tables.subset(chosen), counts[chosen]
-    if _constant_weights(tables, metric):
+    if _constant_weights(metric):
         rule = _best(_sweep_input(tables, metric, variant, counts, 0.0), variant, levels)
         return rule, score(tables, rule, metric) if counts is None else _weighted(tables, rule, metric, counts)
     return _dinkelbach(tables, metric, variant, levels, counts)
@@ -126,7 +157,7 @@ def _weighted(tables: Tables, rule: Rule, metric: str, counts: np.ndarray) -> fl
     return float(np.mean(ratio(counts @ worth, counts @ weight)))
 
 
-def _constant_weights(tables: Tables, metric: str) -> bool:
+def _constant_weights(metric: str) -> bool:
     """Return whether the metric's weights are the same under every rule, which makes the score a plain sum."""
     nothing, everything = np.zeros((1, 1)), np.full((1, 1), 4.0)
     truth = np.full((1, 1), 2.0)
@@ -143,54 +174,84 @@ def _sweep_input(tables: Tables, metric: str, variant: Variant, counts: np.ndarr
         np.zeros_like(tables.truth, float), np.zeros_like(tables.truth, float), tables.truth
     )
     empty = worth - price * weight
-    share = np.ones(tables.truth.shape) if counts is None else np.repeat(counts[:, None], tables.truth.shape[1], 1)
-    total_weight = (share * weight).sum(axis=0)
-    share = share / np.where(total_weight == 0, 1, total_weight)  # classes are averaged, each by its own weight
-    gains = np.zeros((LEVELS, tables.truth.size))
+    share = np.ones(tables.truth.shape) if counts is None else counts[:, None] + 0.0
+    total_weight = (share * weight).sum()
+    share = share / (total_weight or 1.0)
+    gains = np.zeros((LEVELS, len(tables)))
     for cut in range(1, LEVELS):
         worth, weight = METRICS[metric](
             tables.intersection[:, :, cut] + 0.0, tables.area[:, :, cut] + 0.0, tables.truth
         )
-        gains[cut] = (share * (worth - price * weight - empty)).ravel()
+        gains[cut] = (share * (worth - price * weight - empty))[:, 0]
+    return sweep_input(gains, np.arange(LEVELS), tables, variant)
+
+
+def sweep_input(gains: np.ndarray, lowers: np.ndarray, tables: Tables, variant: Variant) -> SweepInput:
+    """Return what the sweep needs, with gains as integers.
+
+    Args:
+        gains: What keeping an image adds to the score, for each way to make its mask, float (ways, n).
+        lowers: Lower threshold of each way, as a level, int (ways,).
+        tables: Threshold tables of one class, for gates and areas.
+        variant: Numbers of the rule to search.
+    """
     largest = np.abs(gains).max(axis=0).sum()
-    gates = np.unique(tables.gate)[::-1] if variant.gate else np.zeros(1)
-    rank = np.searchsorted(-gates, -tables.gate) if variant.gate else np.zeros(len(tables), int)
+    gate = tables.gate[:, 0]
+    gates = np.unique(gate)[::-1] if variant.gate else np.zeros(1)
+    rank = np.searchsorted(-gates, -gate) if variant.gate else np.zeros(len(tables), int)
     return SweepInput(
         gains=np.rint(gains * (SCALE / (largest or 1.0))).astype(np.int64),
-        area=np.ascontiguousarray(tables.area[:, :, :LEVELS].reshape(-1, LEVELS).T),
-        rank=np.repeat(rank, tables.truth.shape[1]).astype(np.int32),
+        lowers=lowers,
+        area=np.ascontiguousarray(tables.seen[:, 0, :LEVELS].T),
+        rank=rank.astype(np.int32),
         gates=gates,
     )
 
 
 def _best(sweep: SweepInput, variant: Variant, levels: Sequence[int]) -> Rule:
-    values = _all_pairs(sweep, variant, sorted(levels))
+    corner = best_corner(sweep, variant, levels, sorted(levels))  # way k cuts at level k
+    lower = 1.0 if corner.way is None else probability(int(sweep.lowers[corner.way]))
+    return Rule(corner.gate, probability(corner.upper), lower, corner.min_area)
+
+
+def best_corner(sweep: SweepInput, variant: Variant, levels: Sequence[int], ways: Sequence[int]) -> Corner:
+    """Return the best of all gate cuts, area cuts, upper thresholds at these levels and ways to make masks.
+
+    Args:
+        sweep: Gains, areas and gates.
+        variant: Numbers of the rule to search.
+        levels: Upper thresholds to try.
+        ways: Ways to try, by index.
+    """
+    values = _all_pairs(sweep, variant, sorted(levels), ways)
     top = int(values.max())
     if top <= TIED:  # nothing is worth keeping
-        return Rule(float(variant.gate), 1.0, 1.0, int(sweep.area[LEVELS - 1].max()) + 1)
-    upper, lower = _middle_pair(values >= top - TIED)
+        return Corner(None, LEVELS - 1, float(variant.gate), int(sweep.area[LEVELS - 1].max()) + 1)
+    upper, way = _middle_pair(values >= top - TIED)
     order = np.argsort(-sweep.area[upper], kind="stable")
     area = sweep.area[upper][order]
-    gains, rank = sweep.gains[lower][order], sweep.rank[order]
+    gains, rank = sweep.gains[way][order], sweep.rank[order]
     reached = _sweep_all(gains, area, rank, len(sweep.gates)) >= top - TIED
     least = _middle_area(area, reached)
     gate = _middle_gate(gains, area >= least, rank, sweep.gates, top) if variant.gate else 0.0
-    return Rule(gate, probability(upper), probability(lower), least)
+    return Corner(way, upper, gate, least)
 
 
-def _all_pairs(sweep: SweepInput, variant: Variant, levels: list[int]) -> np.ndarray:
-    """Return the best sum of gains per pair, int64 (256, 256) by upper and lower level; NEVER where it was skipped."""
-    values = np.full((LEVELS, LEVELS), NEVER)
-    bounds = np.maximum(sweep.gains, 0).sum(axis=1)  # what a perfect gate would reach at this lower level
+def _all_pairs(sweep: SweepInput, variant: Variant, levels: list[int], ways: Sequence[int]) -> np.ndarray:
+    """Return the best sum of gains per pair, int64 (256, ways) by upper level and way; NEVER where it was skipped."""
+    values = np.full((LEVELS, len(sweep.gains)), NEVER)
+    bounds = np.maximum(sweep.gains, 0).sum(axis=1)  # what a perfect gate would reach this way
+    lowers = sweep.lowers.tolist()
     best = [0]
 
     def sweep_upper(upper: int) -> None:
         order = np.argsort(-sweep.area[upper], kind="stable")
         area, rank = sweep.area[upper][order], sweep.rank[order]
-        pairs = [upper] if variant.thresholds == 1 else [lower for lower in levels if lower <= upper]
+        same = variant.thresholds == 1
+        pairs = [way for way in ways if (lowers[way] == upper if same else lowers[way] <= upper)]
         enough = best[0] - TIED
-        lowers = np.array([lower for lower in pairs if bounds[lower] >= enough], np.int64)
-        values[upper, lowers] = _sweep(sweep.gains, bounds, lowers, order, area, rank, len(sweep.gates), enough)
+        tried = np.array([way for way in pairs if bounds[way] >= enough], np.int64)
+        values[upper, tried] = _sweep(sweep.gains, bounds, tried, order, area, rank, len(sweep.gates), enough)
         best[0] = max(best[0], int(values[upper].max()))
 
     # Distant levels first: the best of them rules out many of the others.
@@ -215,7 +276,7 @@ def _insert(total, best, leaf, gain):  # type: ignore[no-untyped-def]
 
 @numba.njit(nogil=True, cache=True)
 def _sweep(gains, bounds, lowers, order, area, rank, ranks, enough):  # type: ignore[no-untyped-def]
-    """Return the best corner's sum per lower level, int64 (lowers,); below `enough` only a value that is too low."""
+    """Return the best corner's sum per way, int64 (ways,); below `enough` only a value that is too low."""
     size = 1
     while size < ranks:
         size *= 2

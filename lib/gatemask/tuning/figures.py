@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from gatemask.config import METRIC_TITLES
-from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Scorable, Tables, dice_per_image
+from gatemask.config import metric_title
+from gatemask.masks.rule import Rule, per_class
+from gatemask.oof.tables import Scorable, Tables, dice_per_image, passing
 from gatemask.plots import gates, thresholds
 from gatemask.plots.style import save
 from gatemask.tuning.gate_statistics import (
@@ -29,10 +30,10 @@ NUMBERS = ("gate", "upper", "lower", "min_area")
 
 @dataclass(frozen=True)
 class FigureInput:
-    """A tuned rule and what it was tuned on.
+    """The tuned rule of one class and what it was tuned on.
 
     Args:
-        tables: Threshold tables: gates and mask areas.
+        tables: Threshold tables of the class: gates and mask areas.
         counted: Tables, or components where the rule uses them.
         rule: Shipped rule.
         metric: Name in METRICS.
@@ -41,6 +42,8 @@ class FigureInput:
         cross_fitted: Cross-fitted score of all folds.
         trials: Score of each of Optuna's trials.
         exact_score: Exact optimum on the same images, where it is known.
+        score_title: Name of the competition's score; that of `metric` if empty. Default: empty.
+        name: Name of the class; empty for the only one. Default: empty.
     """
 
     tables: Tables
@@ -52,10 +55,12 @@ class FigureInput:
     cross_fitted: float
     trials: Sequence[float]
     exact_score: float | None
+    score_title: str = ""
+    name: str = ""
 
 
 def write_figures(folder: Path, tuned: FigureInput) -> list[Path]:
-    """Write all figures of a tuned rule and return their paths.
+    """Write all figures of the rule of a single class and return their paths.
 
     folder/surface.png     score over gate and upper threshold
     folder/slices.png      score along each number of the rule
@@ -65,7 +70,7 @@ def write_figures(folder: Path, tuned: FigureInput) -> list[Path]:
     folder/folds.png       rules of the folds
     folder/optuna.png      Optuna's trials
     """
-    title = METRIC_TITLES[tuned.metric]
+    title = tuned.score_title or metric_title(tuned.metric)
     figures = {
         "surface": surface_figure(tuned),
         "slices": slices_figure(tuned),
@@ -78,16 +83,46 @@ def write_figures(folder: Path, tuned: FigureInput) -> list[Path]:
     return [save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
+def write_class_figures(
+    folder: Path, by_class: Sequence[FigureInput], tables: Tables, counted: Scorable, rules: Sequence[Rule]
+) -> list[Path]:
+    """Write the figures of the rules of several classes and return their paths.
+
+    folder/surface-<n>.png, slices-<n>.png, dice-<n>.png, folds-<n>.png   as for a single class, n from 0
+    folder/gate.png, confusion.png   of all classes together; gate-<n>.png, confusion-<n>.png where gates differ
+
+    Args:
+        folder: Folder of the figures.
+        by_class: Rule of each class and what it was tuned on.
+        tables: Threshold tables of all classes.
+        counted: Tables, or components where a rule uses them.
+        rules: Rule of each class, as far as counts can tell.
+    """
+    figures: dict[str, Callable[[], Figure]] = {}
+    if not tables.gates_differ:
+        figures["gate"] = partial(gate_figure, tables, rules)
+        figures["confusion"] = partial(confusion_figure, tables, counted, rules)
+    for index, shown in enumerate(by_class):
+        figures[f"surface-{index}"] = partial(surface_figure, shown)
+        figures[f"slices-{index}"] = partial(slices_figure, shown)
+        figures[f"dice-{index}"] = partial(dice_figure, shown.counted, shown.rule)
+        figures[f"folds-{index}"] = partial(folds_figure, shown)
+        if tables.gates_differ:
+            figures[f"gate-{index}"] = partial(gate_figure, shown.tables, shown.rule)
+            figures[f"confusion-{index}"] = partial(confusion_figure, shown.tables, shown.counted, shown.rule)
+    return [save(draw(), folder / f"{name}.png") for name, draw in figures.items()]
+
+
 def surface_figure(tuned: FigureInput) -> Figure:
     """Draw the score over gate and upper threshold."""
     surface = threshold_surface(tuned.tables, tuned.counted, tuned.rule, tuned.metric)
-    return thresholds.draw_threshold_surface(*surface, (tuned.rule.upper, tuned.rule.gate), METRIC_TITLES[tuned.metric])
+    return thresholds.draw_threshold_surface(*surface, (tuned.rule.upper, tuned.rule.gate), metric_title(tuned.metric))
 
 
 def slices_figure(tuned: FigureInput) -> Figure:
     """Draw the score along each number of the rule."""
     slices = threshold_slices(tuned.tables, tuned.counted, tuned.rule, tuned.metric)
-    return thresholds.draw_threshold_slices(slices, METRIC_TITLES[tuned.metric])
+    return thresholds.draw_threshold_slices(slices, metric_title(tuned.metric))
 
 
 def dice_figure(counted: Scorable, rule: Rule) -> Figure:
@@ -107,33 +142,38 @@ def folds_figure(tuned: FigureInput) -> Figure:
         for name in NUMBERS
     ]
     score_panel = thresholds.FoldPanel("score", tuned.fold_scores, tuned.cross_fitted)
-    return thresholds.draw_fold_rules([*panels, score_panel], METRIC_TITLES[tuned.metric])
+    return thresholds.draw_fold_rules([*panels, score_panel], tuned.score_title or metric_title(tuned.metric))
 
 
-def gate_figure(tables: Tables, rule: Rule) -> Figure:
-    """Draw ROC, probabilities and calibration of the gate."""
+def gate_figure(tables: Tables, rules: Rule | Sequence[Rule]) -> Figure:
+    """Draw ROC, probabilities and calibration of the gate; of several rules, the lowest cut."""
     from sklearn.metrics import roc_curve
 
-    truth, numbers = has_mask(tables), gate_numbers(tables, rule)
+    truth, numbers, gate = has_mask(tables), gate_numbers(tables, rules), tables.image_gate
     roc = None
     if numbers.auc is not None:
-        false_positives, true_positives = roc_curve(truth, tables.gate)[:2]
+        false_positives, true_positives = roc_curve(truth, gate)[:2]
         operating_point = (1 - numbers.specificity, numbers.sensitivity)
         roc = gates.RocCurve(false_positives, true_positives, numbers.auc, operating_point)
-    probabilities = gates.GateProbabilities(tables.gate, truth, rule.gate)
+    probabilities = gates.GateProbabilities(gate, truth, _lowest_cut(tables, rules))
     return gates.draw_gate_curves(probabilities, roc, calibration_curve(tables), numbers.brier, numbers.ece)
 
 
-def confusion_figure(tables: Tables, counted: Scorable, rule: Rule) -> Figure:
+def confusion_figure(tables: Tables, counted: Scorable, rules: Rule | Sequence[Rule]) -> Figure:
     """Draw the confusion of gate and final masks, and the band in which the gate is inconclusive.
 
     An image with several classes counts once: it has a mask if any class has one.
     """
-    truth, numbers = has_mask(tables), gate_numbers(tables, rule)
+    truth, numbers = has_mask(tables), gate_numbers(tables, rules)
     matrices = []
-    for predicted in (tables.gate >= rule.gate, counted.counts(rule)[1].sum(axis=1) > 0):
+    for predicted in (passing(tables, rules), counted.counts(rules)[1].sum(axis=1) > 0):
         counts = confusion_counts(truth, predicted)
         matrices.append(gates.ConfusionMatrix(counts, confusion_rates(counts)._asdict()))
     band = numbers.band
     ends = None if band.low is None or band.high is None or band.share is None else (band.low, band.high, band.share)
-    return gates.draw_confusion(matrices[0], matrices[1], gates.GateProbabilities(tables.gate, truth, rule.gate), ends)
+    probabilities = gates.GateProbabilities(tables.image_gate, truth, _lowest_cut(tables, rules))
+    return gates.draw_confusion(matrices[0], matrices[1], probabilities, ends)
+
+
+def _lowest_cut(tables: Tables, rules: Rule | Sequence[Rule]) -> float:
+    return min(rule.gate for rule in per_class(rules, tables.classes))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Scorable, Tables
+from gatemask.oof.tables import Scorable, Tables, passing
 from gatemask.results.tuning import GateBand, GateNumbers
 
 SURE = 0.95  # sensitivity below the band, and specificity above it, over all images
@@ -79,7 +80,7 @@ def gate_band(tables: Tables) -> GateBand:
     between the two meets both demands, and their middle decides. As a cut passes what equals it, `high` is the next
     float after an image's probability.
     """
-    truth, gate = has_mask(tables), tables.gate.astype(np.float64)
+    truth, gate = has_mask(tables), tables.image_gate.astype(np.float64)
     if truth.all() or not truth.any():
         return GateBand(
             low=None,
@@ -117,9 +118,10 @@ def gate_band(tables: Tables) -> GateBand:
 def calibration_curve(tables: Tables) -> Calibration:
     """Return the calibration curve of the gate. Equal probabilities share a bin, so there may be fewer than ten."""
     truth = has_mask(tables)
-    bins = quantile_groups(tables.gate, BINS)
+    gate = tables.image_gate
+    bins = quantile_groups(gate, BINS)
     return Calibration(
-        np.array([tables.gate[part].mean() for part in bins]),
+        np.array([gate[part].mean() for part in bins]),
         np.array([truth[part].mean() for part in bins]),
         np.array([len(part) for part in bins]),
     )
@@ -149,16 +151,19 @@ def quantile_groups(values: np.ndarray, parts: int, least: int = 1) -> list[np.n
     return merged
 
 
-def gate_numbers(tables: Tables, rule: Rule) -> GateNumbers:
-    """Return the quality of the gate at the rule's cut."""
+def gate_numbers(tables: Tables, rules: Rule | Sequence[Rule]) -> GateNumbers:
+    """Return the quality of the gate at the rules' cuts: which images have a mask of any class, and which pass for any.
+
+    Of several gates, the likeliest class of each image counts.
+    """
     from sklearn.metrics import roc_auc_score
 
-    truth = has_mask(tables)
+    truth, gate = has_mask(tables), tables.image_gate
     curve = calibration_curve(tables)
     return GateNumbers(
-        **confusion_rates(confusion_counts(truth, tables.gate >= rule.gate))._asdict(),
-        auc=float(roc_auc_score(truth, tables.gate)) if truth.any() and not truth.all() else None,
-        brier=float(np.mean((tables.gate - truth) ** 2)),
+        **confusion_rates(confusion_counts(truth, passing(tables, rules)))._asdict(),
+        auc=float(roc_auc_score(truth, gate)) if truth.any() and not truth.all() else None,
+        brier=float(np.mean((gate - truth) ** 2)),
         ece=float(curve.images @ np.abs(curve.probability - curve.observed) / curve.images.sum()),
         band=gate_band(tables),
     )

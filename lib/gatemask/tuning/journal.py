@@ -20,14 +20,19 @@ Space = dict[str, tuple[float, float] | tuple[bool, bool]]  # bounds, or choices
 Params = Mapping[str, float]  # values by name; choices are 0 or 1
 
 
-def open_study(journal: Path, name: str, space: Space, score: Callable[[Params], float]) -> optuna.Study:
-    """Open the study in a journal; another study in it is removed. A damaged journal is set aside, which is reported.
+def open_study(
+    journal: Path, name: str, space: Space, score: Callable[[Params], float], family: str | None = None
+) -> optuna.Study:
+    """Open the study in a journal; studies of another family in it are removed.
+
+    A damaged journal is set aside, which is reported.
 
     Args:
         journal: File that keeps the study; created if it does not exist.
         name: Name of the study.
         space: Bounds of each parameter, by which trials are checked.
         score: Score of a trial, by which the best trial is checked.
+        family: Beginning of the names of all studies in the journal. Default: it holds this one only.
 
     Raises:
         StorageError: The disk is full or read-only, or access is denied.
@@ -36,7 +41,8 @@ def open_study(journal: Path, name: str, space: Space, score: Callable[[Params],
         journal.parent.mkdir(parents=True, exist_ok=True)
         journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
         _cut_torn_line(journal)
-        if journal.exists() and f'"{name}"'.encode() not in journal.read_bytes():
+        named = f'"{name}"' if family is None else f'"{family}'
+        if journal.exists() and named.encode() not in journal.read_bytes():
             journal.unlink()
         try:
             _check_lines(journal)

@@ -20,7 +20,7 @@ from gatemask.config import Tune, Variant
 from gatemask.cost.kernel_time import KernelEstimate
 from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import total
-from gatemask.oof.tables import Tables, score, worths
+from gatemask.oof.tables import Tables, worths
 from gatemask.results.tuning import BestMember, MemberSelection, SelectionRound
 from gatemask.tuning import exact
 from gatemask.tuning.forward_selection import Counts, Round, best_length, reduced, select_forward
@@ -192,8 +192,8 @@ def _from_scored(scored: ScoredWeighting, fold: int, folds: np.ndarray) -> HeldO
 def _from_tables(tables: Tables, fold: int, metric: str, variant: Variant) -> HeldOutScore:
     images = tables.folds == fold
     others = tables.subset(~images)
-    rule, _ = exact.search(others, metric, variant, COARSE)
-    return HeldOutScore(score(others, rule, metric), *worths(tables.subset(images), rule, metric))
+    rules, value = exact.search_classes(others, metric, variant, COARSE)
+    return HeldOutScore(value, *worths(tables.subset(images), rules, metric))
 
 
 def _named(names: Sequence[str], step: Round) -> SelectionRound:

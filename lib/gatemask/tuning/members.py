@@ -11,10 +11,13 @@ import numpy as np
 from gatemask.config import Competition, Ensemble, Members, load_run_config
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
+from gatemask.masks.frame import Frame, comp_frame
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables, count_maps
 from gatemask.project import Project
 from gatemask.tuning.outdated import read_folds_of
+
+GateValue = float | np.ndarray  # one probability for all classes, or float (classes,)
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,23 @@ class MemberPredictions:
 
     Args:
         fold_of: Fold by image id.
-        gates: Probability by image id, for each gate experiment.
+        gates: Probability by image id, one or float (classes,), for each gate experiment.
         gate: Their weighted mean, by image id.
         readers: Maps by image id, one reader per mask member, or per view where views are weighed apart.
         views: Number of readers of each mask experiment.
-        truth: Masks by image id, at the competition's own size.
+        truth: Masks by image id, at the scoring size.
+        frame: Frame of the maps; None where they show the image as a whole. Default: None.
+        classes: Number of classes; None for all outputs of the maps. Default: None.
     """
 
     fold_of: Mapping[str, int]
-    gates: Sequence[Mapping[str, float]]
-    gate: Mapping[str, float]
+    gates: Sequence[Mapping[str, GateValue]]
+    gate: Mapping[str, GateValue]
     readers: Sequence[MapReader]
     views: Sequence[int]
     truth: Masks
+    frame: Frame | None = None
+    classes: int | None = None
 
     def gated(self, weights: Sequence[float]) -> MemberPredictions:
         """Return the same predictions with gates averaged by these weights, one per gate experiment."""
@@ -74,7 +81,7 @@ def open_members(
             file = "oof-views.h5" if count > 1 else "oof.h5"
             for view in range(count):
                 readers.append(MapReader([project.fold(name, fold) / file for fold in folds], view, count))
-                _require_maps(name, readers[-1], set(fold_of), len(comp.classes))
+                _require_maps(name, readers[-1], set(fold_of), comp.outputs)
             views.append(count)
         yield MemberPredictions(
             fold_of,
@@ -83,6 +90,8 @@ def open_members(
             readers,
             views,
             Masks.of(project, comp),
+            None if comp.tiles else comp_frame(comp),
+            len(comp.classes),
         )
     finally:
         for reader in readers:
@@ -90,20 +99,25 @@ def open_members(
 
 
 def average_gates(
-    gates: Sequence[Mapping[str, float]], weights: Sequence[float], ids: Iterable[str]
-) -> dict[str, float]:
+    gates: Sequence[Mapping[str, GateValue]], weights: Sequence[float], ids: Iterable[str]
+) -> dict[str, GateValue]:
     """Return the weighted mean of the gates by image id; 1 for all images where there is no gate.
+
+    A gate of one output counts for every class next to one with an output per class.
 
     >>> average_gates([{"a": 0.2}, {"a": 0.8}], [1, 1], ["a"])
     {'a': 0.5}
+    >>> average_gates([{"a": 0.2}, {"a": np.array([0.4, 0.8])}], [1, 1], ["a"])["a"].round(3).tolist()
+    [0.3, 0.5]
     >>> average_gates([], [], ["a"])
     {'a': 1.0}
     """
     if not gates:
         return dict.fromkeys(ids, 1.0)
     listed = list(ids)
-    averaged = np.average([[gate[i] for i in listed] for gate in gates], axis=0, weights=weights)
-    return dict(zip(listed, averaged.tolist(), strict=True))
+    outputs = [np.array([gate[i] for i in listed], float).reshape(len(listed), -1) for gate in gates]
+    averaged = np.average(np.broadcast_arrays(*outputs), axis=0, weights=weights)
+    return dict(zip(listed, averaged[:, 0].tolist() if averaged.shape[1] == 1 else averaged, strict=True))
 
 
 def given_weights(part: Members) -> list[float]:
@@ -145,7 +159,9 @@ def count_tables(predictions: MemberPredictions, weights: Sequence[float]) -> Ta
         predictions.truth,
         "tables",
         predictions.gate.__getitem__,
-        weights=weights,
+        weights,
+        predictions.frame,
+        predictions.classes,
     )
 
 
@@ -191,7 +207,7 @@ def _require_maps(name: str, reader: MapReader, expected: set[str], classes: int
     _require_ids(name, reader.ids, expected)
     if reader.classes != classes:
         raise GatemaskError(
-            "A member's maps have another number of classes than the competition.",
+            "A member's maps have another number of outputs than the competition has classes.",
             where=name,
             received=reader.classes,
             expected=classes,

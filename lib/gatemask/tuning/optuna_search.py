@@ -51,11 +51,12 @@ def search_with_optuna(
     journal: Path | None = None,
     name: str = "rule",
     start: Sequence[Rule] = STARTS,
+    family: str | None = None,
 ) -> StudyResult:
-    """Search the best rule on these images with Optuna.
+    """Search the best rule for one class of these images with Optuna.
 
     Args:
-        counted: Tables or components of the images.
+        counted: Tables or components of the images, of one class.
         metric: Name in METRICS.
         variant: Numbers of the rule to search. Default: gate and both thresholds, no components.
         sampler: 'tpe' or 'cmaes'. Default: 'tpe'.
@@ -64,6 +65,7 @@ def search_with_optuna(
         journal: File that keeps the study, for optuna-dashboard and to resume after an interruption. Default: none.
         name: Name of the study; a journal that holds another study is started over. Default: "rule".
         start: Rules to try first.
+        family: Beginning of the names of all studies in the journal. Default: it holds this one only.
 
     >>> from gatemask.oof.tables import Tables
     >>> levels = np.repeat([[[4] * 256 + [0]]], 4, axis=0)
@@ -79,7 +81,7 @@ def search_with_optuna(
     def score_of(params: Params) -> float:
         return score(counted, _rule(params, counted.levels), metric)
 
-    kept = None if journal is None else open_study(journal, name, space, score_of)
+    kept = None if journal is None else open_study(journal, name, space, score_of, family)
     before = [] if kept is None else complete_trials(kept)
     # Trials run in memory and reach the journal in batches: it flushes each parameter of each trial to disk.
     study = optuna.create_study(
@@ -118,8 +120,8 @@ def settle_gate(counted: Scorable, rule: Rule, metric: str) -> Rule:
     nothing = np.zeros(counted.truth.shape)
     kept = METRICS[metric](*counted.counts(replace(rule, gate=0.0)), counted.truth)
     emptied = METRICS[metric](nothing, nothing, counted.truth)
-    order = np.argsort(-counted.gate, kind="stable")
-    gates = counted.gate[order]
+    order = np.argsort(-counted.gate[:, 0], kind="stable")
+    gates = counted.gate[order, 0]
     # Row k: the first k images pass. Equal gates cannot be separated.
     worth, weight = (_passing(a[order], b[order]) for a, b in zip(kept, emptied, strict=True))
     values = ratio(worth, weight).mean(axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gatemask.config import METRIC_TITLES
+from gatemask.config import metric_title
 from gatemask.console import say, table
 from gatemask.results.rules import RuleValues
 from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, MemberSelection, TunedResult, Weighing
@@ -13,13 +13,17 @@ ALWAYS = ("gate", "upper", "lower", "min_area")  # other numbers are shown only 
 
 
 def print_tuned(result: TunedResult) -> None:
-    """Print one table, each candidate and reference rule, the shipped one first, then fold by fold; and the weights."""
+    """Print each candidate and reference rule, the shipped one first; then each fold or class, and the weights."""
     if result.current:
         say("Current: nothing to do.")
-    _print_rules(result)
+    if result.classes:
+        _print_candidates(result)
+        _print_classes(result)
+    else:
+        _print_rules(result)
     if result.exact_gap is not None:
         say(f"Optuna's {result.trials} trials came within {result.exact_gap:.6f} of the exact optimum.")
-    if result.masks_alone is not None:
+    if result.masks_alone is not None and result.gate_weights:
         say(
             f"Masks alone, without a gate: {result.masks_alone:.4f} cross-fitted; "
             f"the tuned gate passes {result.passing:.1%} of the images."
@@ -34,26 +38,59 @@ def print_tuned(result: TunedResult) -> None:
 
 
 def _print_rules(result: TunedResult) -> None:
-    low, high = result.ci95
-    title = (
-        f"{METRIC_TITLES[result.metric]} of {result.images} images, {result.positives} with a mask: "
-        f"{result.cross_fitted:.4f} cross-fitted, 95 % from {low:.4f} to {high:.4f}"
-    )
-    scored: dict[str, CandidateSummary] = {f"{result.shipped} *": result.candidates[result.shipped]}
-    scored |= {name: rule for name, rule in result.candidates.items() if name != result.shipped} | result.beside
-    numbers = [
-        name
-        for name in RuleValues.model_fields
-        if name in ALWAYS or any(getattr(candidate.rule, name) for candidate in scored.values())
-    ]
+    scored = _scored(result)
+    numbers = used_numbers([candidate.rules[0] for candidate in scored.values()])
     rows: list[list[object]] = [
-        [name, candidate.cross_fitted, candidate.in_sample, *_candidate_cells(name, candidate.rule, numbers)]
+        [name, candidate.cross_fitted, candidate.in_sample, *_candidate_cells(name, candidate.rules[0], numbers)]
         for name, candidate in scored.items()
     ]
     for fold, part in result.per_fold.items():
-        rows.append([f"fold {fold}", part.score, "", *_candidate_cells(result.shipped, part.rule, numbers)])
-    table(title, ["rule", "cross-fitted", "in-sample", *numbers], rows)
+        rows.append([f"fold {fold}", part.score, "", *_candidate_cells(result.shipped, part.rules[0], numbers)])
+    table(_title(result), ["rule", "cross-fitted", "in-sample", *numbers], rows)
     say("* is shipped. Each fold is scored by a rule tuned on the other folds.")
+
+
+def _print_candidates(result: TunedResult) -> None:
+    """Print the scores of all candidates, and of each fold, without their rules: there is one per class."""
+    rows: list[list[object]] = [
+        [name, candidate.cross_fitted, candidate.in_sample] for name, candidate in _scored(result).items()
+    ]
+    rows += [[f"fold {fold}", part.score, ""] for fold, part in result.per_fold.items()]
+    table(_title(result), ["rules", "cross-fitted", "in-sample"], rows)
+    say("* is shipped. Each fold is scored by rules tuned on the other folds.")
+
+
+def _print_classes(result: TunedResult) -> None:
+    scores: list[list[object]] = [
+        [part.name, part.positives, part.cross_fitted, *part.ci95, part.in_sample, part.all_empty]
+        for part in result.classes
+    ]
+    columns = ["class", "masks", "cross-fitted", "from", "to", "in-sample", "all empty"]
+    table("Each class, with its 95 % interval", columns, scores)
+    numbers = used_numbers(result.rules)
+    rules: list[list[object]] = [
+        [part.name, *_candidate_cells(result.shipped, part.rule, numbers)] for part in result.classes
+    ]
+    table("The shipped rule of each class", ["class", *numbers], rules)
+
+
+def used_numbers(rules: Sequence[RuleValues]) -> list[str]:
+    """Return the names of the numbers that tables show: the usual ones, and others that some rule uses."""
+    return [name for name in RuleValues.model_fields if name in ALWAYS or any(getattr(rule, name) for rule in rules)]
+
+
+def _title(result: TunedResult) -> str:
+    low, high = result.ci95
+    return (
+        f"{metric_title(result.metric)} of {result.images} images, {result.positives} with a mask: "
+        f"{result.cross_fitted:.4f} cross-fitted, 95 % from {low:.4f} to {high:.4f}"
+    )
+
+
+def _scored(result: TunedResult) -> dict[str, CandidateSummary]:
+    """Return all rules by the names that are printed, the shipped one first."""
+    scored = {f"{result.shipped} *": result.candidates[result.shipped]}
+    return scored | {name: rule for name, rule in result.candidates.items() if name != result.shipped} | result.beside
 
 
 def _candidate_cells(name: str, rule: RuleValues, numbers: Sequence[str]) -> list[str]:

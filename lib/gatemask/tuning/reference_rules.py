@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from gatemask.errors import GatemaskError, nearest
-from gatemask.masks import rule as rules
+from gatemask.masks import rule_files
 from gatemask.masks.rule import Rule
 
 PIXELS = 1024 * 1024  # image size for which the areas below were chosen
@@ -22,23 +23,24 @@ REFERENCE_RULES: dict[str, list[Rule]] = {
 }
 
 
-def reference_rules(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
-    """Return the rules with this name. Several rules are a grid, to be searched for its best.
+def reference_rules(name: str, size: tuple[int, int], root: Path, classes: Sequence[str]) -> list[list[Rule]]:
+    """Return the rules with this name, one per class. Several of these are a grid, to be searched for its best.
 
     Args:
         name: Key of REFERENCE_RULES, or path of a rule.yaml.
         size: Height and width of the competition's images, in pixels. Areas in REFERENCE_RULES are scaled to it,
             those in a file are not.
         root: Folder of the project, to which a file's path is relative.
+        classes: Names of the classes.
 
     Raises:
         GatemaskError: Unknown name, or a file that does not hold a rule.
 
-    >>> reference_rules("siim-seed", (512, 512), Path())
-    [Rule(gate=0.6, upper=0.75, lower=0.4, min_area=50, min_component=0, hysteresis=False, split=0.0)]
+    >>> reference_rules("siim-seed", (512, 512), Path(), ["lesion"])[0][0].min_area
+    50
     """
     if name.endswith((".yaml", ".yml")):
-        return [rules.load_rule(root / name)]
+        return [rule_files.load_rules(root / name, classes)]
     if name not in REFERENCE_RULES:
         close = nearest(name, list(REFERENCE_RULES))
         raise GatemaskError(
@@ -48,4 +50,7 @@ def reference_rules(name: str, size: tuple[int, int], root: Path) -> list[Rule]:
             do=f"Did you mean '{close}'?" if close else "Correct tune.beside in ensemble.yaml.",
         )
     scale = size[0] * size[1] / PIXELS
-    return [Rule(rule.gate, rule.upper, rule.lower, round(rule.min_area * scale)) for rule in REFERENCE_RULES[name]]
+    return [
+        [Rule(rule.gate, rule.upper, rule.lower, round(rule.min_area * scale))] * len(classes)
+        for rule in REFERENCE_RULES[name]
+    ]

@@ -50,8 +50,9 @@ def scores_over_gates(tables: Tables, counted: Scorable, rule: Rule, metric: str
     """
     nothing = np.zeros(counted.truth.shape)
     empty = METRICS[metric](nothing, nothing, counted.truth)
-    order = np.argsort(-tables.gate, kind="stable")
-    passed = len(order) - np.searchsorted(tables.gate[order][::-1], gates, "left")
+    gate = tables.gate[:, 0]  # of all classes, or the only one
+    order = np.argsort(-gate, kind="stable")
+    passed = len(order) - np.searchsorted(gate[order][::-1], gates, "left")
     sums = []
     for kept, emptied in zip(worths(counted, replace(rule, gate=0.0), metric), empty, strict=True):
         gained = np.cumsum((kept - emptied)[order], axis=0)

@@ -12,25 +12,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from gatemask.config import Competition, Ensemble, Members
+from gatemask.config import Competition, Ensemble, Members, Tune
 from gatemask.cost.kernel_time import count_test_images
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.masks import rule as rules
 from gatemask.masks.rule import Rule
-from gatemask.oof.tables import Tables, all_empty_score
+from gatemask.oof.tables import Tables
 from gatemask.project import Project
-from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary, FoldRule, TunedResult
+from gatemask.results.tuning import ALL_EMPTY, MEAN_DICE, TunedResult
 from gatemask.stage import Stage
-from gatemask.tuning.members import open_members, prediction_hashes
+from gatemask.tuning.members import MemberPredictions, open_members, prediction_hashes
+from gatemask.tuning.outcome import Tuned, summarize, write_tuned
 
 if TYPE_CHECKING:
     from gatemask.oof.components import Components
@@ -55,39 +52,6 @@ class TrainingImages(NamedTuple):
     group_of: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Tuned:
-    """Everything that a tuning run found.
-
-    Args:
-        images: Images as the members' weights average them.
-        members: Weights of the members.
-        candidates: Candidates by name.
-        shipped: Name of the shipped candidate.
-        beside: Scores of the rules that `tune.beside` names.
-        study: Optuna's study.
-    """
-
-    images: TuningImages
-    members: MemberWeights
-    candidates: Mapping[str, Candidate]
-    shipped: str
-    beside: Mapping[str, CandidateSummary]
-    study: StudyResult
-
-    @property
-    def best(self) -> Candidate:
-        return self.candidates[self.shipped]
-
-    @property
-    def drawn(self) -> Candidate:
-        """The candidate that figures show: the best with thresholds, where nothing is predicted."""
-        if self.shipped != ALL_EMPTY:
-            return self.best
-        others = [candidate for name, candidate in self.candidates.items() if name != ALL_EMPTY]
-        return max(others, key=lambda candidate: candidate.fit.score)
-
-
 def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:
     """Tune the rule of an ensemble on its out-of-fold predictions.
 
@@ -104,10 +68,12 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult
     def work() -> tuple[TunedResult, dict[Path, str | None]]:
         inputs = fingerprint(stage.made_from)
         tuned = _tune(project, comp, ensemble, inputs)
-        files = _write_files(project, comp, ensemble, tuned)
+        files = write_tuned(project.tuned, comp, ensemble, tuned)
         # The dashboard may write notes into the study: it must exist, whatever its hash.
         outputs: dict[Path, str | None] = {path: sha256(path) for path in files}
-        return _result(project, comp, ensemble, tuned), {**outputs, project.tuned / JOURNAL: None}
+        journal: dict[Path, str | None] = {project.tuned / JOURNAL: None} if tuned.studies else {}
+        group_of = training_images(project).group_of
+        return summarize(comp, ensemble, tuned, group_of), {**outputs, **journal}
 
     return stage.run(work, lambda: shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True))
 
@@ -125,11 +91,11 @@ def require_tuned(project: Project, comp: Competition, ensemble: Ensemble) -> Tu
     )
 
 
-def load_counted(project: Project, rule: Rule) -> Tables | Components:
-    """Load the counts on which the tuned rule was scored."""
+def load_counted(project: Project, rules: Sequence[Rule]) -> Tables | Components:
+    """Load the counts on which the tuned rules were scored."""
     from gatemask.oof.components import Components
 
-    if rule.by_component:
+    if any(rule.by_component for rule in rules):
         return Components.load(project.tuned / "components.npz")
     return Tables.load(project.tuned / "tables.npz")
 
@@ -180,7 +146,9 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
             "A rule in 'tune.beside' does not exist.", where=missing[0], do="Correct tune.beside in ensemble.yaml."
         )
     return {
-        "settings": fingerprint([selected_by, ensemble.tune.model_dump(), comp.image.size, comp.metric]),
+        "settings": fingerprint(
+            [selected_by, ensemble.tune.model_dump(), comp.image.size, comp.metric, *_further_settings(project, comp)]
+        ),
         "beside": fingerprint([sha256(file) for file in files]),
         "masks": sha256(project.data / "masks.csv"),
         "folds": sha256(project.folds),
@@ -188,122 +156,132 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
     }
 
 
-def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> _Tuned:
-    from gatemask.tuning.candidates import choose_candidate, find_candidates, score_given_rules
+def _further_settings(project: Project, comp: Competition) -> list[object]:
+    """Return what else decides the rule; nothing where all of it is as by default."""
+    changed: dict[str, object] = {}
+    if len(comp.classes) > 1:
+        changed |= {"classes": comp.classes, "exclusive": comp.exclusive}
+    if comp.image.scoring_size is not None:
+        changed["scoring_size"] = comp.image.scoring_size
+    if comp.image.fit != "stretch":
+        changed |= {"fit": comp.image.fit, "records": comp.records.shape}
+    for name in ("tiles", "objects"):
+        if (section := getattr(comp, name)) is not None:
+            changed[name] = section.model_dump(mode="json")
+    if comp.metric_options:
+        changed["options"] = comp.metric_options
+    own = project.experiments / f"{comp.metric.split(':')[0].replace('.', '/')}.py"
+    if ":" in comp.metric and own.is_file():
+        changed["metric"] = sha256(own)
+    return [changed] if changed else []
+
+
+def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> Tuned:
+    from gatemask.tuning.candidates import choose_candidate
+    from gatemask.tuning.final_pass import scored_on_masks, searched_on_masks
     from gatemask.tuning.reference_rules import reference_rules
     from gatemask.tuning.weighing import count_for_held_out_folds, count_for_tuning, weigh_members
     from gatemask.tuning.weighted_tables import WeightedTables
 
-    settings, metric = ensemble.tune, comp.metric
+    settings = ensemble.tune
     fold_of, group_of = training_images(project)
-    beside = {name: reference_rules(name, comp.image.size, project.root) for name in settings.beside}
-    levels = _component_levels(ensemble, beside)
+    size = comp.image.scoring_size or (comp.records.shape if comp.image.size == "mixed" else comp.image.size)
+    given = {name: reference_rules(name, size, project.root, comp.classes) for name in settings.beside}
+    levels = _component_levels(ensemble, given)
     with open_members(project, comp, ensemble, fold_of) as predictions:
         weighted = WeightedTables(predictions, project.tuned / SCRATCH, inputs)
         members = weigh_members(project, comp, ensemble, weighted)
         images = count_for_tuning(weighted, members.weights, members.gate_weights, levels)
         others = count_for_held_out_folds(weighted, members, images, levels)
-    candidates = find_candidates(images, metric, settings, group_of, others)
-    return _Tuned(
+        found = _Found(images, others, members)
+        candidates, beside = _find(comp, settings, found, given, group_of, predictions, project.experiments)
+    return Tuned(
         images=images,
         members=members,
         candidates=candidates,
         shipped=choose_candidate(candidates, settings.ship),
-        beside={name: score_given_rules(images, metric, grid, others).summary() for name, grid in beside.items()},
-        study=_run_study(project, comp, ensemble, images, inputs),
+        beside={name: candidate.summary() for name, candidate in beside.items()},
+        studies=[] if searched_on_masks(comp) else _run_studies(project, comp, ensemble, images, inputs),
+        on_masks=scored_on_masks(comp),
     )
 
 
-def _component_levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Rule]]) -> list[int]:
+class _Found(NamedTuple):
+    """Counted images, and the weights by which they are averaged."""
+
+    images: TuningImages
+    others: dict[int, TuningImages] | None
+    members: MemberWeights
+
+
+def _find(
+    comp: Competition,
+    settings: Tune,
+    found: _Found,
+    given: Mapping[str, Sequence[Sequence[Rule]]],
+    group_of: Mapping[str, str],
+    predictions: MemberPredictions,
+    folder: Path,
+) -> tuple[dict[str, Candidate], dict[str, Candidate]]:
+    """Return the candidates, and the rules given in `tune.beside`, with the scores that the competition would give."""
+    from gatemask.tuning import exact, final_pass, mask_search
+    from gatemask.tuning.candidates import NOTHING, find_candidates, find_on_tables, score_given_rules
+
+    images, others, members = found
+    guide = exact.guide(comp.metric)
+    scoring = final_pass.MaskScoring.of(comp, folder)
+    weights = (members.weights, members.gate_weights)
+    by_fold = members.by_held_out_fold()
+    if final_pass.searched_on_masks(comp):
+        setup = mask_search.SearchSetup(comp, settings, scoring, members.weights)
+        table = mask_search.tabulate_masks(predictions, images.tables, setup)
+        masks = {fold: chosen for fold, (chosen, _) in by_fold.items()}
+        tables = {fold: other.tables for fold, other in (others or {}).items()}
+        held_out = mask_search.tabulate_held_out(table, predictions, masks, tables, setup)
+        candidates = {
+            **mask_search.find_on_masks(table, held_out, settings),
+            MEAN_DICE: find_on_tables(images, "mean_dice", settings, others),
+            ALL_EMPTY: score_given_rules(images, guide, [NOTHING], others),
+        }
+    else:
+        candidates = find_candidates(images, comp.metric, settings, group_of, others)
+    beside = {name: score_given_rules(images, guide, grid, others) for name, grid in given.items()}
+    if final_pass.scored_on_masks(comp):
+        everything = final_pass.rescore({**candidates, **beside}, predictions, scoring, weights, by_fold)
+        return {name: everything[name] for name in candidates}, {name: everything[name] for name in beside}
+    return candidates, beside
+
+
+def _component_levels(ensemble: Ensemble, beside: Mapping[str, Sequence[Sequence[Rule]]]) -> list[int]:
     """Return the lower thresholds at which components are listed; empty where no rule uses components."""
-    given = [rules.level(rule.lower) for grid in beside.values() for rule in grid if rule.by_component]
-    return sorted({*(LEVELS if ensemble.tune.rule.by_component else ()), *given})
+    given = [rule for grid in beside.values() for choice in grid for rule in choice if rule.by_component]
+    levels = [rules.level(rule.lower) for rule in given]
+    return sorted({*(LEVELS if ensemble.tune.rule.by_component else ()), *levels})
 
 
-def _run_study(
+def _run_studies(
     project: Project, comp: Competition, ensemble: Ensemble, images: TuningImages, inputs: str
-) -> StudyResult:
-    """Run Optuna on all images, for the dashboard and to compare with the exact optimum."""
+) -> list[StudyResult]:
+    """Run Optuna on all images, class by class, for the dashboard and to compare with the exact optimum."""
     from gatemask.tuning.candidates import starting_rules
     from gatemask.tuning.optuna_search import search_with_optuna
 
     settings, counted = ensemble.tune, images.searched(ensemble.tune)
-    return search_with_optuna(
-        counted,
-        comp.metric,
-        settings.rule,
-        settings.sampler,
-        settings.trials,
-        settings.seed,
-        project.tuned / JOURNAL,
-        f"{project.label}-{inputs}",
-        starting_rules(counted, comp.metric, settings),
-    )
-
-
-def _result(project: Project, comp: Competition, ensemble: Ensemble, tuned: _Tuned) -> TunedResult:
-    from gatemask.tuning import exact
-    from gatemask.tuning.crossfit import bootstrap_interval
-    from gatemask.tuning.gate_statistics import gate_numbers
-
-    best, tables, members = tuned.best, tuned.images.tables, tuned.members
-    group_of = training_images(project).group_of
-    groups = np.array([group_of[i] for i in tables.ids])
-    exact_score = _exact_score(ensemble, tuned.candidates)
-    tune = ensemble.tune
-    return TunedResult(
-        images=len(tables),
-        positives=int((tables.truth.sum(axis=1) > 0).sum()),
-        groups=len(np.unique(groups)),
-        metric=comp.metric,
-        cross_fitted=best.fit.score,
-        ci95=bootstrap_interval(best.fit.worth, best.fit.weight, groups, tune.bootstrap, tune.seed),
-        in_sample=best.in_sample,
-        all_empty=all_empty_score(tables, comp.metric),
-        shipped=tuned.shipped,
-        rule=RuleValues(**asdict(best.rule)),
-        passing=float((tables.gate >= best.rule.gate).mean()),
-        masks_alone=tuned.candidates[EVERYTHING_PASSES].fit.score if exact.is_searchable(tables, comp.metric) else None,
-        per_fold={
-            str(fold): FoldRule(score=best.fit.by_fold[fold], rule=RuleValues(**asdict(rule)))
-            for fold, rule in best.fit.rules.items()
-        },
-        gate=gate_numbers(tables, best.rule),
-        optuna=tuned.study.best,
-        exact_gap=None if exact_score is None else exact_score - tuned.study.best,
-        trials=len(tuned.study.values),
-        candidates={name: candidate.summary() for name, candidate in tuned.candidates.items()},
-        beside=dict(tuned.beside),
-        weights=members.weights,
-        views=members.views,
-        weighing=members.weighing,
-        gate_weights=members.gate_weights,
-        selection=members.selection,
-    )
-
-
-def _exact_score(ensemble: Ensemble, candidates: Mapping[str, Candidate]) -> float | None:
-    """Return the best score that the study could have reached, where it is known."""
-    return candidates["exact"].in_sample if "exact" in candidates and not ensemble.tune.rule.by_component else None
-
-
-def _write_files(project: Project, comp: Competition, ensemble: Ensemble, tuned: _Tuned) -> list[Path]:
-    from gatemask.tuning.figures import FigureInput, write_figures
-
-    best, drawn, folder, images = tuned.best, tuned.drawn, project.tuned, tuned.images
-    shown = FigureInput(
-        tables=images.tables,
-        counted=images.counted,
-        rule=drawn.rule,
-        metric=comp.metric,
-        fold_rules=drawn.fit.rules,
-        fold_scores=drawn.fit.by_fold,
-        cross_fitted=drawn.fit.score,
-        trials=tuned.study.values,
-        exact_score=_exact_score(ensemble, tuned.candidates),
-    )
-    figures = write_figures(folder, shown)
-    files = [images.tables.save(folder / "tables.npz"), rules.save_rule(best.rule, folder / "rule.yaml"), *figures]
-    if best.rule.by_component:
-        files.append(images.counted.save(folder / "components.npz"))
-    return files
+    studies = []
+    for index, name in enumerate(comp.classes):
+        part = counted.of_class(index)
+        studies.append(
+            search_with_optuna(
+                part,
+                comp.metric,
+                settings.rule,
+                settings.sampler,
+                settings.trials,
+                settings.seed,
+                project.tuned / JOURNAL,
+                f"{project.label}-{inputs}" + (f"-{name}" if len(comp.classes) > 1 else ""),
+                starting_rules(part, comp.metric, settings),
+                family=f"{project.label}-{inputs}",
+            )
+        )
+    return studies

@@ -10,6 +10,7 @@ from gatemask.cost.kernel_time import KernelEstimate, estimate_kernel
 from gatemask.project import Project
 from gatemask.results.tuning import Selections, Weighing
 from gatemask.tuning.candidates import TuningImages
+from gatemask.tuning.exact import guide
 from gatemask.tuning.member_selection import select_gates, select_masks
 from gatemask.tuning.members import count_tables, given_weights
 from gatemask.tuning.weight_search import search_weights
@@ -76,7 +77,7 @@ def weigh_members(project: Project, comp: Competition, ensemble: Ensemble, weigh
         costs = estimate_kernel(project, comp, ensemble)
         if mask.weights == "greedy":
             members = _with_selected_masks(comp, ensemble, weighted, members, costs)
-        if gate.weights == "greedy":
+        if gate.weights == "greedy" and gate.experiments:
             members = _with_selected_gates(comp, ensemble, weighted, members, costs)
     return members
 
@@ -100,7 +101,14 @@ def count_for_tuning(
     from gatemask.oof.components import count_components
 
     components = count_components(
-        predictions.fold_of, predictions.readers, predictions.truth, "components", tables, levels, weights
+        predictions.fold_of,
+        predictions.readers,
+        predictions.truth,
+        "components",
+        tables,
+        levels,
+        weights,
+        predictions.frame,
     )
     return TuningImages(tables, components)
 
@@ -129,7 +137,7 @@ def count_for_held_out_folds(
 def _searched(comp: Competition, ensemble: Ensemble, weighted: WeightedTables, members: MemberWeights) -> MemberWeights:
     tune = ensemble.tune
     equal = [1 / views for views in members.views for _ in range(views)]
-    weights, weighing = search_weights(weighted, comp.metric, tune.rule, tune.weightings, tune.seed, equal)
+    weights, weighing = search_weights(weighted, guide(comp.metric), tune.rule, tune.weightings, tune.seed, equal)
     return replace(members, weights=weights, weighing=weighing)
 
 
@@ -137,10 +145,10 @@ def _with_selected_masks(
     comp: Competition, ensemble: Ensemble, weighted: WeightedTables, members: MemberWeights, costs: KernelEstimate
 ) -> MemberWeights:
     gate, mask = ensemble.gate, ensemble.mask
-    # At least one gate will be shipped: its time is reserved, that of the cheapest.
-    cheapest = min(gate.experiments, key=lambda name: costs.gate.seconds[name])
-    gates = [cheapest] if gate.weights == "greedy" else _with_weight(gate.experiments, members.gate_weights)
-    selection = select_masks(weighted, comp.metric, ensemble.tune, costs, mask.experiments, gates)
+    gates = _with_weight(gate.experiments, members.gate_weights)
+    if gate.weights == "greedy" and gates:  # at least one will be shipped: its time is reserved, that of the cheapest
+        gates = [min(gate.experiments, key=lambda name: costs.gate.seconds[name])]
+    selection = select_masks(weighted, guide(comp.metric), ensemble.tune, costs, mask.experiments, gates)
     return replace(
         members, weights=selection.weights, selection=members.selection.model_copy(update={"mask": selection})
     )
@@ -155,7 +163,7 @@ def _with_selected_gates(
     selection = select_gates(
         weighted.predictions,
         weighted,
-        comp.metric,
+        guide(comp.metric),
         ensemble.tune,
         costs,
         ensemble.gate.experiments,

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
 from gatemask.config import Variant
 from gatemask.console import progress
-from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import total
-from gatemask.oof.tables import Tables, score
-from gatemask.results.rules import RuleValues
+from gatemask.masks.rule_files import as_values
+from gatemask.oof.tables import Tables, passing, score
 from gatemask.results.tuning import FoldWeighting, Weighing, WeightingScore
 from gatemask.tuning import exact
 from gatemask.tuning.crossfit import CrossFit, cross_fit
@@ -37,7 +36,7 @@ class ScoredWeighting:
         in_sample: Score of the best rule of all images, on these images.
         fit: Best rules of all folds but one, each scored on that fold.
         on_others: Score of each of those rules on the images it was found on, by held-out fold.
-        passing: Share of images that pass the gate of the best rule of all images.
+        passing: Share of images that pass the gate of the best rules of all images, for any class.
     """
 
     weights: list[float]
@@ -94,11 +93,11 @@ def weightings(members: int, count: int, seed: int, equal: Sequence[float] | Non
     [[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]
     """
     first = np.array([equal or [1.0] * members])
-    rows = np.concatenate([first, np.eye(members), _sobol(members, count - 1 - members, seed)])
+    rows = np.concatenate([first, np.eye(members), sobol_points(members, count - 1 - members, seed)])
     return [[float(share) for share in row / row.sum()] for row in rows]
 
 
-def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
+def sobol_points(dimensions: int, count: int, seed: int) -> np.ndarray:
     """Return points of a scrambled Sobol sequence in the unit cube, float (count, dimensions)."""
     import optuna
 
@@ -116,23 +115,11 @@ def _sobol(dimensions: int, count: int, seed: int) -> np.ndarray:
 
 
 def score_weighting(tables: Tables, weights: list[float], metric: str, variant: Variant) -> ScoredWeighting:
-    """Score the best rules, on coarse levels, for images averaged by these weights.
-
-    Raises:
-        GatemaskError: The metric cannot be searched exactly.
-    """
-    if not exact.is_searchable(tables, metric):
-        raise GatemaskError(
-            f"Weights cannot be searched by {metric} over several classes.",
-            where="ensemble.yaml",
-            received="weights: tuned, or greedy",
-            expected="equal, or a list of numbers",
-            do="Set weights: equal, or choose another metric.",
-        )
-    rule, in_sample = exact.search(tables, metric, variant, COARSE)
-    fit = cross_fit(tables, metric, lambda images: exact.search(images, metric, variant, COARSE)[0], "weights")
-    on_others = {fold: score(tables.subset(tables.folds != fold), rule, metric) for fold, rule in fit.rules.items()}
-    return ScoredWeighting(weights, in_sample, fit, on_others, float((tables.gate >= rule.gate).mean()))
+    """Score the best rules, on coarse levels, for images averaged by these weights."""
+    rules, in_sample = exact.search_classes(tables, metric, variant, COARSE)
+    fit = cross_fit(tables, metric, lambda images: exact.search_classes(images, metric, variant, COARSE)[0], "weights")
+    on_others = {fold: score(tables.subset(tables.folds != fold), given, metric) for fold, given in fit.rules.items()}
+    return ScoredWeighting(weights, in_sample, fit, on_others, float(passing(tables, rules).mean()))
 
 
 def _choose(scored: list[ScoredWeighting], folds: np.ndarray) -> tuple[list[float], Weighing]:
@@ -147,8 +134,7 @@ def _choose(scored: list[ScoredWeighting], folds: np.ndarray) -> tuple[list[floa
     for fold in equal.on_others:
         held_out, chosen = folds == fold, _best(scored, [weighting.on_others[fold] for weighting in scored])
         worth[held_out], weight[held_out] = chosen.fit.worth[held_out], chosen.fit.weight[held_out]
-        rule = RuleValues(**asdict(chosen.fit.rules[fold]))
-        per_fold[str(fold)] = FoldWeighting(weights=chosen.weights, rule=rule)
+        per_fold[str(fold)] = FoldWeighting(weights=chosen.weights, rule=as_values(chosen.fit.rules[fold]))
     cross_fitted = total(worth, weight)
     taken = cross_fitted > equal.fit.score + TIED
     best = _best(scored, [weighting.in_sample for weighting in scored]) if taken else equal

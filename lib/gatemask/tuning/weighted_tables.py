@@ -12,7 +12,7 @@ import numpy as np
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.oof.tables import Tables, count_maps
-from gatemask.tuning.members import MemberPredictions
+from gatemask.tuning.members import GateValue, MemberPredictions
 
 
 class WeightedTables:
@@ -37,7 +37,9 @@ class WeightedTables:
         given = self.predictions
         used = [index for index, weight in enumerate(weights) if weight > 0]  # members without weight need no reading
         readers, shares = [given.readers[index] for index in used], [weights[index] for index in used]
-        tables = count_maps(given.fold_of, readers, given.truth, "tables", given.gate.__getitem__, shares)
+        tables = count_maps(
+            given.fold_of, readers, given.truth, "tables", given.gate.__getitem__, shares, given.frame, given.classes
+        )
         tables.save(path)
         return tables
 
@@ -49,12 +51,12 @@ class WeightedTables:
         return self._scratch / f"{fingerprint([list(weights), self._inputs])}.npz"
 
 
-def with_gates(tables: Tables, gate: Callable[[str], float]) -> Tables:
-    """Return the same maps behind other gates, given as a probability by image id.
+def with_gates(tables: Tables, gate: Callable[[str], GateValue]) -> Tables:
+    """Return the same maps behind other gates, given as a probability by image id: one, or float (classes,).
 
     >>> counts = np.zeros((1, 1, 257), int)
     >>> tables = Tables(np.array(["a"]), np.zeros(1, int), np.ones(1), counts, counts, counts[:, :, 0])
     >>> with_gates(tables, {"a": 0.25}.__getitem__).gate.tolist()
-    [0.25]
+    [[0.25]]
     """
     return replace(tables, gate=np.array([gate(str(i)) for i in tables.ids]))
