@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gatemask.data.ids import without_extension
 from gatemask.new.decisions import Decisions, Question
-from gatemask.new.files import suffix_of
+from gatemask.new.files import shared_beginning, suffix_of
 from gatemask.new.naming import TOKEN, Known, Naming, stem_of
 
 MOST_CHANNELS = 8
@@ -107,23 +107,10 @@ def _channel_name(word: str) -> str:
 
 
 def _shared_ends(values: Sequence[str]) -> tuple[str, str]:
-    """Return what all values begin with and end with; a gap must be inside one of the ends, and words stay whole."""
-    first, last = min(values), max(values)
-    begin = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    turned = sorted(value[::-1] for value in values)
-    end = next(
-        (n for n, (a, b) in enumerate(zip(turned[0], turned[-1], strict=False)) if a != b), min(map(len, values))
-    )
-    prefix, suffix = first[:begin], first[len(first) - end :] if end else ""
-    # Only what the gap touches is literal: digits that all ids happen to share belong to the ids.
-    prefix = (
-        prefix[: prefix.rfind("\0") + 1 + (prefix[prefix.rfind("\0") + 1 :][:1] in tuple("_-. "))]
-        if "\0" in prefix
-        else ""
-    )
-    if "\0" in suffix:
-        at = suffix.find("\0")
-        suffix = suffix[at - (at > 0 and suffix[at - 1] in "_-. ") :]
-    else:
-        suffix = ""
-    return prefix, suffix
+    """Return what all values begin with and end with, as far as it belongs to the gap.
+
+    Digits that all ids happen to share belong to the ids.
+    """
+    before = re.match(r".*\0[_\-. ]?", shared_beginning(values))
+    after = re.search(r"[_\-. ]?\0.*", shared_beginning(value[::-1] for value in values)[::-1])
+    return before[0] if before else "", after[0] if after else ""

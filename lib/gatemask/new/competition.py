@@ -19,14 +19,14 @@ from gatemask.console import say, table
 from gatemask.errors import GatemaskError
 from gatemask.new import label_files, label_table, planning, sample, table_layout, writing
 from gatemask.new.decisions import Decisions, Question
-from gatemask.new.files import names_below
+from gatemask.new.files import matched_besides, names_below
 from gatemask.new.groups import examine_groups
 from gatemask.new.identity import find_naming
 from gatemask.new.images import ImageFacts, examine_images, find_duplicates, neighbors_are_alike
 from gatemask.new.inputs import Inputs, NewOptions, find_inputs
 from gatemask.new.masks import LabelFacts
 from gatemask.new.naming import Known, Naming, with_numbers
-from gatemask.new.sections import competition_sections, plan_experiments, quick_section
+from gatemask.new.sections import Found, competition_sections, plan_experiments, quick_section
 from gatemask.new.writing import Plans
 from gatemask.project import QUICK, competition_name_fault
 from gatemask.results.new import FoundFact, NewResult
@@ -117,7 +117,7 @@ def _examine(
     all_names = names_below(raw, inputs.images.files)
     masks = names_below(raw, inputs.masks.files) if inputs.masks else []
     cells = table_layout.cells_of_ids(inputs.table) if inputs.table else [w for path in masks for w in path.split("/")]
-    naming = find_naming(all_names, Known.of(cells), decisions)
+    naming = _as_narrow(find_naming(all_names, Known.of(cells), decisions), inputs)
     names = naming.images(all_names)
     facts = examine_images(raw, names, decisions)
     naming, stacked = _stack(raw, naming, names, facts, decisions)
@@ -143,12 +143,31 @@ def _examine(
     decisions.note("fit", frames.fit, frames.why_fit)
     folds = planning.plan_folds(len(files), groups.count)
     decisions.note("folds", str(folds), "each of them is trained; more of them take longer")
-    sections = competition_sections(name, root, raw, naming, stacked, test, facts, labels, submission, frames)
+    found = Found(raw, naming, stacked, test, facts, labels, submission, frames)
+    sections = competition_sections(name, root, found)
     sections |= {"metric": metric, "groups": {**groups.section, "duplicates": copies}}
     sections["folds"] = {"k": folds} | ({} if test else {"holdout": True})
     sections["quick"] = quick_section(frames)
     sections = writing.in_order(sections)
     return sections, plan_experiments(facts, labels, frames, folds)
+
+
+def _as_narrow(naming: Naming, inputs: Inputs) -> Naming:
+    """Return a naming whose pattern matches no more files than --images does."""
+    others = [files for part in (inputs.masks, inputs.test) if part is not None for files in part.files]
+    more = matched_besides(inputs.raw, naming.pattern, [*inputs.images.files, *others])
+    if not more:
+        return naming
+    if "{" not in naming.pattern and inputs.images.pattern:
+        root = inputs.images.root.relative_to(inputs.raw).as_posix()
+        return Naming("", {"": f"{root}/{inputs.images.pattern}".removeprefix("./")})
+    raise GatemaskError(
+        "No pattern matches the training images only.",
+        where=inputs.raw,
+        received=f"{naming.pattern}, which also matches {len(more)} other files, such as {more[0]}",
+        expected="images in folders of their own",
+        do="Move the other files, or name a glob that fits images only.",
+    )
 
 
 def _frames_text(frames: planning.Frames) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from glob import has_magic
+from glob import escape, has_magic
 from pathlib import Path
 
 from gatemask.config.path_patterns import as_glob, part_names
@@ -24,7 +24,7 @@ class FoundFiles:
     Args:
         root: The folder, or the part of a glob before its first wildcard.
         files: Absolute paths, sorted.
-        pattern: The glob below `root` with named parts as the user wrote it; "" where it names none.
+        pattern: The glob below `root` as the user wrote it, with * in place of named parts; "" for a folder.
     """
 
     root: Path
@@ -60,7 +60,7 @@ def find_images(option: str, argument: str, but: Collection[Path] = ()) -> Found
             received=argument,
             expected="a folder with images, or a glob such as 'train/*.png' in quotes",
         )
-    return FoundFiles(root, files, pattern if part_names(pattern) else "")
+    return FoundFiles(root, files, as_glob(pattern))
 
 
 def absolute(path: str | Path) -> Path:
@@ -105,6 +105,8 @@ def plain_glob(names: Sequence[str]) -> str:
     'train/*.png'
     >>> plain_glob(["train/1/a.png", "train/2/b.jpg"])
     'train/*/*.[jp][np]g'
+    >>> plain_glob(["a.jpg", "b.jpeg"])
+    '*.jp*g'
     """
     folders = [name.split("/")[:-1] for name in names]
     suffix = _suffix_glob({_suffix(name) for name in names})
@@ -112,7 +114,7 @@ def plain_glob(names: Sequence[str]) -> str:
         shared = os.path.commonpath(["/".join(["", *parts]) for parts in folders]).strip("/")
         return f"{shared}/**/*{suffix}".lstrip("/")
     levels = [set(level) for level in zip(*folders, strict=True)]
-    return "/".join([*(next(iter(level)) if len(level) == 1 else "*" for level in levels), f"*{suffix}"])
+    return "/".join([*(escape(next(iter(level))) if len(level) == 1 else "*" for level in levels), f"*{suffix}"])
 
 
 def _suffix(name: str) -> str:
@@ -129,9 +131,18 @@ def _suffix_glob(suffixes: set[str]) -> str:
     if len(suffixes) == 1:
         return next(iter(suffixes))
     if len({len(suffix) for suffix in suffixes}) > 1:
-        return ""
+        first = shared_beginning(suffixes)
+        return f"{first}*{shared_beginning(suffix[len(first) :][::-1] for suffix in suffixes)[::-1]}"
     letters = [sorted(set(letter)) for letter in zip(*sorted(suffixes), strict=True)]
     return "".join(one[0] if len(one) == 1 else f"[{''.join(one)}]" for one in letters)
+
+
+def shared_beginning(texts: Iterable[str]) -> str:
+    """Return the longest text with which all texts begin."""
+    listed = list(texts)
+    first, last = min(listed), max(listed)
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]
 
 
 def matched_besides(raw: Path, pattern: str, files: Sequence[Path]) -> list[str]:

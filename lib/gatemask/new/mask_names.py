@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gatemask.config.path_patterns import path_pattern
 from gatemask.data.ids import without_extension
 from gatemask.errors import GatemaskError
 from gatemask.new.decisions import Decisions, Question
+from gatemask.new.files import shared_beginning
 from gatemask.new.masks import natural_order
 from gatemask.new.naming import TOKEN, Naming, suffix_of
 
@@ -122,7 +123,8 @@ def _several_files(templates: Mapping[str, tuple[str, str]], suffix: str, decisi
         before, after = "".join(first[:start]), "".join(first[stop:])
         words = {name: "".join(parts[start:stop]) for name, parts in pieces.items()}
     else:  # names of any form in a folder of the image, or behind its id
-        before, after = _shared_beginning(template for template, _ in templates.values()), ""
+        shared = shared_beginning(template for template, _ in templates.values())
+        before, after = shared if shared.endswith("{id}") else re.sub(r"[^/_\-. ]*$", "", shared), ""
         words = {name: template.removeprefix(before) for name, (template, _) in templates.items()}
     owners: dict[str, list[tuple[str, str]]] = {}
     for name, (_, image_id) in templates.items():
@@ -136,14 +138,6 @@ def _several_files(templates: Mapping[str, tuple[str, str]], suffix: str, decisi
     if words_are == "class":
         return MaskNames(f"{before}{{class}}{after}{suffix}", owners, "class")
     return MaskNames(f"{before}*{after}{suffix}", owners, words_are)
-
-
-def _shared_beginning(texts: Iterable[str]) -> str:
-    listed = list(texts)
-    first, last = min(listed), max(listed)
-    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    shared = first[:length]
-    return shared if shared.endswith("{id}") else re.sub(r"[^/_\-. ]*$", "", shared)
 
 
 def _kind_of_words(owners: Mapping[str, list[tuple[str, str]]], decisions: Decisions) -> str:

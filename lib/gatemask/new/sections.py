@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-from gatemask.new import planning, sample
+from gatemask.new import planning
 from gatemask.new.images import ImageFacts
 from gatemask.new.masks import LabelFacts
 from gatemask.new.naming import Naming
+from gatemask.new.sample import SampleFacts
 from gatemask.new.writing import Plans
 
 PLANS = ("quick", "good", "strong")
@@ -16,41 +18,61 @@ TOUCHING = 0.1  # share of images with touching objects from which they are spli
 MANY_OBJECTS = 8  # per image, from which images probably have no upper side
 
 
-def count_channels(facts: ImageFacts, naming: Naming, stacked: bool) -> int:
-    return 3 if stacked else facts.channels * len(naming.tails)
+@dataclass(frozen=True)
+class Found:
+    """What the files are.
+
+    Args:
+        raw: The raw folder.
+        naming: How training files become images.
+        stacked: Whether neighboring slices become channels.
+        test: The same for test images; None where there are none.
+        images: Facts about the images.
+        labels: Facts about the labels.
+        submission: Facts about the sample submission.
+        frames: How images become inputs.
+    """
+
+    raw: Path
+    naming: Naming
+    stacked: bool
+    test: Naming | None
+    images: ImageFacts
+    labels: LabelFacts
+    submission: SampleFacts
+    frames: planning.Frames
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of an image."""
+        return 3 if self.stacked else self.images.channels * len(self.naming.tails)
 
 
-def images_section(naming: Naming, stacked: bool, channels: int) -> dict[str, object]:
-    patterns = naming.patterns
+def _images_section(naming: Naming, found: Found) -> dict[str, object]:
+    """Return section `train` or `test`."""
+    patterns, channels = naming.patterns, found.images.channels
     images: object = naming.pattern
     if len(patterns) > 1:
         images = (
-            patterns
-            if channels == 1
-            else {name: {"files": pattern, "channels": channels} for name, pattern in patterns.items()}
+            patterns if channels == 1 else {name: {"files": p, "channels": channels} for name, p in patterns.items()}
         )
     section: dict[str, object] = {"images": images}
-    if stacked:
+    if found.stacked:
         section["stack"] = {"by": naming.number, "around": 1}
     if naming.id is not None:
         section["id"] = naming.id
     return section
 
 
-def competition_sections(
-    name: str,
-    root: Path,
-    raw: Path,
-    naming: Naming,
-    stacked: bool,
-    test: Naming | None,
-    facts: ImageFacts,
-    labels: LabelFacts,
-    submission: sample.SampleFacts,
-    frames: planning.Frames,
-) -> dict[str, object]:
-    """Return the sections of competition.yaml that follow from the files."""
-    channels = count_channels(facts, naming, stacked)
+def competition_sections(name: str, root: Path, found: Found) -> dict[str, object]:
+    """Return the sections of competition.yaml that follow from the files.
+
+    Args:
+        name: Name of the competition.
+        root: Folder of the project.
+        found: What the files are.
+    """
+    facts, labels, frames, channels = found.images, found.labels, found.frames, found.channels
     image: dict[str, object] = {"size": list(facts.size) if facts.size else "mixed", "channels": channels}
     if facts.window != "full":
         image["window"] = facts.window
@@ -58,15 +80,15 @@ def competition_sections(
         image["fit"] = frames.fit
     sections: dict[str, object] = {
         "title": name.replace("-", " ").capitalize(),
-        "raw": os.path.relpath(raw, root),
+        "raw": os.path.relpath(found.raw, root),
         "image": image,
-        "train": images_section(naming, stacked, facts.channels),
+        "train": _images_section(found.naming, found),
         "labels": labels.section,
         "classes": labels.classes or ["object"],
-        "submission": submission.section,
+        "submission": found.submission.section,
     }
-    if test is not None:
-        sections["test"] = images_section(test, stacked, facts.channels)
+    if found.test is not None:
+        sections["test"] = _images_section(found.test, found)
     if labels.exclusive:
         sections["exclusive"] = True
     if labels.objects:
@@ -75,7 +97,7 @@ def competition_sections(
     if frames.tiles:
         sections["tiles"] = frames.tiles
     # JPEG would blur small images, and cannot hold other numbers of channels.
-    small = max(facts.typical) <= 256 or channels not in (1, 3) or stacked or not facts.lossy
+    small = max(facts.typical) <= 256 or channels not in (1, 3) or found.stacked or not facts.lossy
     records: dict[str, object] = {"format": "png" if small else "jpeg"}
     if frames.records is not None:
         records["size"] = frames.records if isinstance(frames.records, int) else list(frames.records)

@@ -54,7 +54,7 @@ def cells_of_ids(file: Path) -> list[str]:
     table = read_table(file)
     columns = [table.column(number) for number in range(len(table.header))]
     texts = [cells for cells in columns if not any(map(RUNS.fullmatch, cells[:200]))]
-    return [cell for cells in texts for cell in cells if cell and not table_columns.DECIMAL.fullmatch(cell)]
+    return [cell for cells in texts for cell in set(cells) if cell and not table_columns.DECIMAL.fullmatch(cell)]
 
 
 def find_columns(table: Table, known: set[str], rule: IdRule) -> ClassColumns:
