@@ -17,6 +17,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_records_are_kept_by_their_size(tmp_path: Path) -> None:
+    project = Project(tmp_path, "comp")
+    names = [project.records(size).name for size in (512, (512, 512), (256, 1600))]
+    assert names == ["records-512", "records-512", "records-256x1600"]
+
+
 @pytest.mark.parametrize(("name", "word"), [("nowhere", "is not a folder"), ("experiments", "has no folder")])
 def test_a_wrong_root_is_named_with_a_way_out(
     root: Path, monkeypatch: pytest.MonkeyPatch, name: str, word: str

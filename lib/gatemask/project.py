@@ -125,7 +125,8 @@ class Project:
 
     def records(self, size: int | tuple[int, int]) -> Path:
         """Return the folder of records: of a square by its side, else by height and width."""
-        return self.data / f"records-{size if isinstance(size, int) else f'{size[0]}x{size[1]}'}"
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.data / (f"records-{height}" if height == width else f"records-{height}x{width}")
 
     def fold(self, experiment: str, fold: int) -> Path:
         return self.runs / experiment / f"fold{fold}"

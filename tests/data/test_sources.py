@@ -18,6 +18,7 @@ from PIL import Image
 
 from gatemask.config import Competition
 from gatemask.data import readers, stored
+from gatemask.data.channel_files import report_split_stacks
 from gatemask.data.image_files import ImageFile, find_images
 from gatemask.data.phantom import as_dicom
 from gatemask.data.scan import scan_images
@@ -207,6 +208,21 @@ def test_a_damaged_or_lost_neighbor_is_named(tmp_path: Path) -> None:
         read_source(files["a_1_2"].source, comp.image)
     write(tmp_path / "a/day1/s_3.png", 3, size=(9, 16))
     assert "9 x 16 in s_3.png, not 12 x 16, as in s_2.png" in problems(tmp_path, comp)["a/day1/s_2.png"]
+
+
+@pytest.mark.parametrize(("groups", "count"), [({1: "a", 2: "a", 3: "b", 4: "b"}, 2), ({1: "a", 2: "a", 3: "a"}, 0)])
+def test_volumes_split_by_groups_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], groups: dict[int, str], count: int
+) -> None:
+    write_volume(tmp_path, "v", [1, 2, 3, 4])
+    files = list(found(tmp_path, stacked()).values())
+    capsys.readouterr()
+    report_split_stacks(files, {f"v_1_{number}": group for number, group in groups.items()})
+    message = capsys.readouterr().err
+    if count:
+        assert f"{count} images have neighbors in other groups, such as v/day1/s_2.png, v/day1/s_3.png" in message
+    else:
+        assert not message
 
 
 def test_two_slices_of_one_number_are_named(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -133,6 +133,27 @@ def _stacks(files: Sequence[ImageFile], stack: Stack) -> dict[ImageFile, ImageSo
             f"{examples(gaps)}."
         )
     return sources
+
+
+def report_split_stacks(files: Sequence[ImageFile], groups: Mapping[str, str]) -> None:
+    """Warn if neighboring slices are in different groups: a fold could train on what another validates.
+
+    Args:
+        files: Training images with their sources.
+        groups: Group of each image, by id.
+    """
+    group_of = {file.path: groups[file.image_id] for file in files if file.image_id in groups}
+    split = [
+        file.name
+        for file in files
+        if file.source.stacked and len({group_of[path] for path in file.source.files if path in group_of}) > 1
+    ]
+    if split:
+        say(
+            f"{len(split)} images have neighbors in other groups, such as {examples(split)}: folds may split volumes, "
+            "and validate on slices that were trained on as neighbors. Set groups.regex, dicom or file so that each "
+            "volume is one group."
+        )
 
 
 def _number(file: ImageFile, stack: Stack) -> tuple[tuple[int, int, str], ...]:

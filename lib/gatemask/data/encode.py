@@ -114,6 +114,8 @@ def encode_examples(raw: RawImage, comp: Competition) -> Iterator[Example]:
         )
     planes = raw.masks.planes() if class_bits(raw.masks) or raw.masks.ignored else None
     if comp.tiles is not None:
+        image = scale_image(image, comp.tiles)  # instead of the image, which may be large
+        planes = None if planes is None else fit_mask(planes, Frame((image.shape[0], image.shape[1])))
         yield from _encode_tiles(raw, image, planes, comp, comp.tiles)
         return
     frame = comp_frame(comp)
@@ -123,12 +125,18 @@ def encode_examples(raw: RawImage, comp: Competition) -> Iterator[Example]:
 
 
 def _encode_tiles(
-    raw: RawImage, image: np.ndarray, planes: np.ndarray | None, comp: Competition, tiles: Tiles
+    raw: RawImage, scaled: np.ndarray, mask: np.ndarray | None, comp: Competition, tiles: Tiles
 ) -> Iterator[Example]:
-    scaled = scale_image(image, tiles)
-    size = (scaled.shape[0], scaled.shape[1])
-    mask = None if planes is None else fit_mask(planes, Frame(size))
-    for origin in tile_origins(size, tiles.size, tiles.overlap):
+    """Encode the tiles of an image one by one.
+
+    Args:
+        raw: The image.
+        scaled: Its pixels after scaling, uint8 (height, width, channels).
+        mask: Its planes after scaling, uint8 (height, width, planes), 0 or 1; None if they are empty.
+        comp: competition.yaml.
+        tiles: Section `tiles` of competition.yaml.
+    """
+    for origin in tile_origins((scaled.shape[0], scaled.shape[1]), tiles.size, tiles.overlap):
         part = None if mask is None else cut_tile(mask, origin, tiles.size)
         classes = range(len(raw.masks.classes))
         label = 0 if part is None else sum(1 << number for number in classes if part[:, :, number].any())

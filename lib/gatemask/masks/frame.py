@@ -134,10 +134,14 @@ def fit_mask(mask: np.ndarray, frame: Frame) -> np.ndarray:
     # Turned, since decoded masks lie in memory column by column, and turning them would take longest. Others are turned
     # as well: rows first would round differently.
     turned = Frame(frame.size[::-1], frame.fit)
-    planes = np.moveaxis(mask, 2, 0) if mask.ndim == 3 else mask[None]
-    levels = [np.ascontiguousarray(plane.T).astype(np.uint8)[:, :, None] * np.uint8(255) for plane in planes]
-    fitted = np.stack([(fit_image(level, turned)[:, :, 0] >= HALF).T for level in levels], axis=2)
-    return np.ascontiguousarray(fitted[:, :, 0] if mask.ndim == 2 else fitted, np.uint8)
+
+    def fit_plane(plane: np.ndarray) -> np.ndarray:
+        levels = np.ascontiguousarray(plane.T).astype(np.uint8) * np.uint8(255)
+        return (fit_image(levels[:, :, None], turned)[:, :, 0] >= HALF).T
+
+    if mask.ndim == 2:
+        return np.ascontiguousarray(fit_plane(mask), np.uint8)
+    return np.stack([fit_plane(plane) for plane in np.moveaxis(mask, 2, 0)], axis=2).astype(np.uint8, order="C")
 
 
 def restore_map(
