@@ -135,7 +135,7 @@ class Competition(Strict):
     train: Images
     test: TestImages | None = None
     labels: Labels
-    classes: list[ClassName] = Field(["lesion"], min_length=1)
+    classes: list[ClassName] = Field(["lesion"], min_length=1, max_length=63)
     exclusive: bool = Field(
         False,
         description="whether a pixel belongs to at most one class: networks end in a softmax with background, and "

@@ -33,6 +33,8 @@ class RecordSurvey:
         masks = Masks.of(project, comp)
         ids = read_manifest(project, "train")["image_id"]
         self._encoded = {image_id: masks.encoded(image_id) for image_id in ids}
+        tiles = comp.tiles
+        self._origins = {image_id: set(origins_of(masks.size, tiles)) for image_id, masks in self._encoded.items()}
         self._seen: dict[str, int] = dict.fromkeys(ids, 0)  # class bits whose pixels records show
         self.checked: set[tuple[str, Origin | None]] = set()
         self.positives = 0
@@ -64,10 +66,9 @@ class RecordSurvey:
         """Check that nothing is missing."""
         if self.problems:
             return
-        tiles = self._comp.tiles
         if missing := len(self._encoded.keys() - self.images):
             self.problems.append(f"{missing} images of the manifest have no record")
-        elif missing := sum(len(origins_of(masks.size, tiles)) for masks in self._encoded.values()) - len(self.checked):
+        elif missing := sum(map(len, self._origins.values())) - len(self.checked):
             self.problems.append(f"{missing} tiles have no record")
 
     def _shown_classes(self, example: Example) -> int:
@@ -87,7 +88,7 @@ class RecordSurvey:
             return f"label {example.label}, but the manifest has {bits}"
         if example.label & ~bits:
             return f"label {example.label} of a tile, but the image has {bits}"
-        if example.origin not in origins_of(masks.size, comp.tiles):
+        if example.origin not in self._origins[example.image_id]:
             return f"a tile at {example.origin and tuple(example.origin)}, where there is none"
         channels = comp.image.channels
         image, mask = _decode(example.image), _decode(example.mask)
