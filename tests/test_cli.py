@@ -55,7 +55,7 @@ def test_help_of_each_stage_lists_the_common_options(root: Path, command: list[s
 
 def test_makefile_has_a_target_for_each_command() -> None:
     text = (ROOT / "Makefile").read_text()
-    others = ["status", "wait", "logs", "fetch", "sync", "doctor"]
+    others = ["new", "status", "wait", "logs", "fetch", "sync", "doctor"]
     for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"], *([name] for name in others)]:
         assert f"$(GATEMASK) {' '.join(command)}" in text
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

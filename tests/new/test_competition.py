@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from gatemask.config import Ensemble, Experiment, load_competition, load_ensemble, load_experiment
+from gatemask.config import Ensemble, Experiment, PngLabels, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.new.competition import make_competition
 from gatemask.new.decisions import Decisions, Question
@@ -155,9 +159,6 @@ def test_a_table_of_other_images(tmp_path: Path, new: New) -> None:
 
 
 def test_masks_of_another_size(tmp_path: Path, new: New) -> None:
-    import cv2
-    import numpy as np
-
     raw = write_tiles(tmp_path / "raw", count=4)
     for path in (raw / "masks").iterdir():
         cv2.imwrite(str(path), np.zeros((64, 128), np.uint8))
@@ -167,3 +168,67 @@ def test_masks_of_another_size(tmp_path: Path, new: New) -> None:
 
 def test_ensemble_without_gates() -> None:
     assert Ensemble.model_validate({"mask": {"experiments": ["quick"]}}).gate.experiments == []
+
+
+def test_the_command_prints_its_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gatemask.cli import main
+
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.setenv("GATEMASK_ROOT", str(tmp_path))
+    for expected in (0, 1):  # the second call finds the name taken
+        with pytest.raises(SystemExit) as ended:
+            main(["new", "tiles2", *tiles(tmp_path / str(expected)), "--json"])
+        assert ended.value.code == expected
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["folder"] == "experiments/tiles2"
+    assert {"images", "labels", "metric"} <= {finding["topic"] for finding in result["findings"]}
+    assert "exists already" in printed.err
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("objects", True), ("classes", False)])
+def test_few_values_may_be_classes_or_objects(answer: str, expected: bool, tmp_path: Path) -> None:
+    """Where the files fit both readings, the user decides."""
+    raw = write_tiles(tmp_path / "raw", count=12)
+    for number, path in enumerate(sorted((raw / "masks").iterdir())):
+        mask = np.zeros((128, 128), np.uint8)
+        for value in range(1, 2 + number % 3):
+            mask[20 * value : 20 * value + 10, 20:40] = value
+        cv2.imwrite(str(path), mask)
+    (tmp_path / "project/experiments").mkdir(parents=True)
+    asked = Decisions(False, lambda question: answer if question.topic == "values" else question.guess)
+    with suppress(GatemaskError):  # several classes may not be supported by all stages yet
+        make_competition(tmp_path / "project", "t", NewOptions(str(raw / "images"), str(raw / "masks")), asked)
+    labels = values(tmp_path / "project/experiments/t/competition.yaml")["labels"]
+    assert isinstance(labels, dict)
+    assert labels.get("numbered", False) is expected
+    assert ("values" in labels) is not expected
+
+
+def test_labels_beside_the_images_are_found(tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=12)
+    comp = load_competition(new("tiles2", ["--images", str(raw / "images"), "--yes"]))
+    assert isinstance(comp.labels, PngLabels)
+    assert comp.labels.masks == "masks/{id}.png"
+
+
+def test_labels_that_could_be_several_are_not_guessed(tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=4)
+    (raw / "labels").mkdir()
+    with pytest.raises(GatemaskError, match="several files could be meant"):
+        new("tiles2", ["--images", str(raw / "images"), "--yes"])
+
+
+def test_a_glob_of_images_stays_as_narrow(tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=24)
+    comp = load_competition(new("tiles2", competitions.arguments(raw, images="images/tile00*.png", labels="masks")))
+    assert comp.train.images == "images/tile00*.png"
+
+
+def test_an_unknown_metric(tmp_path: Path, new: New) -> None:
+    with pytest.raises(GatemaskError, match="makes no valid competition") as caught:
+        new("tiles2", [*tiles(tmp_path), "--metric", "accuracy"])
+    assert "accuracy" in str(caught.value)
+    assert not list((tmp_path / "project/experiments").iterdir())

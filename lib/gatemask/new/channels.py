@@ -11,6 +11,7 @@ from gatemask.new.files import shared_beginning, suffix_of
 from gatemask.new.naming import TOKEN, Known, Naming, stem_of
 
 MOST_CHANNELS = 8
+NUMBERED = re.compile(r"[A-Za-z]*[0-9]+")
 ENOUGH = 0.5  # share of the images whose id must be known
 CHANNEL_WORDS = re.compile(
     "red|green|blue|yellow|cyan|magenta|nir|ir|rgb|swir|thermal|depth|dapi|gfp|hoechst|actin|er|nuclei|protein|flair|t1|"
@@ -30,12 +31,15 @@ def find_channels(names: Sequence[str], known: Known, decisions: Decisions) -> N
         if naming is None:
             continue
         known_words = sum(CHANNEL_WORDS.fullmatch(word.lower()) is not None for word in words)
-        labeled = known.share([stem_of(naming.rule.of_file(f"{rest}".replace("\0", words[0]))) for rest in rests])
+        ids = [stem_of(naming.rule.of_file(rest.replace("\0", words[0]))) for rest in rests]
+        labeled = len(known.cells & set(ids)) / len(ids)
         text = f"{len(words)} files per image: {', '.join(words)}"
         why = f"their names differ in one word{' of the folder' if place < 0 else ''} only"
         if known_words >= 2 or labeled >= ENOUGH:
             decisions.note("files", text, why)
             return naming
+        if all(NUMBERED.fullmatch(word) for word in words):
+            continue  # slices, rather
         answer = decisions.choose(
             Question(
                 "files",

@@ -46,7 +46,8 @@ def assign_masks(masks: Sequence[str], naming: Naming, files: Mapping[str, str],
         template, image_id = _template(name, files)
         if template:
             templates[name] = template, image_id
-    if not templates or len(templates) < 0.5 * len(masks[::step]):
+    covered = len({image_id for _, image_id in templates.values()})
+    if not templates or max(len(templates) / len(masks[::step]), covered / len(files)) < 0.5:
         raise GatemaskError(
             "The names of the masks do not refer to the images.",
             received=f"masks such as {masks[0]}, and images such as {next(iter(files.values()))}",
