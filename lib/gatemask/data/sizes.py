@@ -49,8 +49,8 @@ def _spread(sizes: Sizes, name: str) -> str:
 def _fitting(sizes: Sizes, comp: Competition) -> str:
     frame = comp_frame(comp)
     boxes = np.array([frame.box(size) for size in sizes])[:, 2:]
-    shrinking = np.sqrt((boxes / frame.size).prod(axis=1))
-    scaled = f"Records of {frame.size[0]} x {frame.size[1]} px reduce their sides by a factor of {_range(shrinking)}"
+    shrinking = _range(np.sqrt((boxes / frame.size).prod(axis=1)))
+    scaled = f"Their sides are {shrinking} times those of the records, {frame.size[0]} x {frame.size[1]} px"
     own = np.array(sizes)
     if frame.fit == "stretch":
         aspect = (own[:, 1] / own[:, 0]) / (frame.size[1] / frame.size[0])
