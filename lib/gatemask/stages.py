@@ -147,8 +147,8 @@ TABLE = [
     StageEntry(
         "records make",
         {
-            "data/<comp>/records-<px>/*.tfrec": "image_id, image (JPEG or PNG), mask (PNG), label; `index.json` has "
-            "counts, hashes and settings"
+            "data/<comp>/records-<px>/*.tfrec": "image_id, image (JPEG or PNG), mask (PNG), label, origin of "
+            "a tile; `index.json` has counts, hashes and settings"
         },
         name="records",
         function="data.records:make_records",
