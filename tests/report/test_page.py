@@ -12,12 +12,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from gatemask.masks.rule import Rule
+from gatemask.plots.gallery import GalleryImage, class_color, draw_gallery
+from gatemask.project import Project
 from gatemask.report.gallery import choose_images
-from gatemask.report.page import _data, _members, band_text, rule_section
+from gatemask.report.page import _data, _figures, _legend, _members, band_text, rule_section
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import CandidateSummary, FoldRule
+from gatemask.results.tuning import CandidateSummary, ClassResult, FoldRule, TunedResult
 from tests.conftest import Loop
 from tests.fold_results import fold_result
 from tests.oof.test_tables import random_problem
@@ -135,3 +138,62 @@ def test_the_gallery_shows_best_typical_worst_and_alarms() -> None:
     assert all(positive[chosen[kind]].all() for kind in ("Best", "Typical", "Nothing found, or in the wrong place"))
     assert not positive[chosen["False alarms"]].any()
     assert all(len(indices) <= 4 for indices in chosen.values())
+
+
+def several_classes(own_gates: bool = False) -> TunedResult:
+    """Return the result of tuning two classes."""
+    rule = RuleValues(gate=0.5, upper=0.5, lower=0.5, min_area=1)
+    scores = {"cross_fitted": 0.8, "ci95": (0.7, 0.9), "in_sample": 0.9, "all_empty": 0.5, "passing": 0.25}
+    gate = {"gate": tuned_result().gate} if own_gates else {}
+    classes = [
+        ClassResult(name=name, positives=3, rule=rule.model_copy(update={"min_area": area}), **scores, **gate)
+        for name, area in (("scratch", 11), ("<dent>", 222))
+    ]
+    both = [part.rule for part in classes]
+    candidates = {"exact": CandidateSummary(cross_fitted=0.8, in_sample=0.9, rule=both)}
+    per_fold = {"0": FoldRule(score=0.75, rule=both)}
+    return tuned_result(rule=both, classes=classes, candidates=candidates, per_fold=per_fold)
+
+
+def test_each_class_has_a_row_with_its_score_and_its_rule() -> None:
+    section = rule_section(several_classes())
+    Balanced().feed(section)
+    for text in ("<td>scratch</td>", "&lt;dent&gt;", "0.7000 to 0.9000", "25.0%", "222", "all but fold 0"):
+        assert text in section
+    assert "split" not in section, "no rule splits objects"
+
+
+def test_the_figures_of_each_class_stand_below_its_name(tmp_path: Path) -> None:
+    project = Project(tmp_path, "tiles")
+    project.tuned.mkdir(parents=True)
+    together = ["gate", "confusion"]
+    each = [f"{name}-{index}" for name in ("surface", "slices", "folds", "dice", *together) for index in range(2)]
+    for name in [*together, *each]:
+        (project.tuned / f"{name}.png").write_bytes(name.encode())
+    for section, tuned, shown in (
+        ("Thresholds", several_classes(), ["surface-0", "slices-0", "folds-0", "surface-1", "slices-1", "folds-1"]),
+        ("Gate", several_classes(), together),
+        ("Gate", several_classes(own_gates=True), ["gate-0", "confusion-0", "gate-1", "confusion-1"]),
+        ("Masks", several_classes(), ["dice-0", "dice-1"]),
+    ):
+        text = _figures(project, tuned, section)
+        found = [base64.b64decode(data).decode() for data in re.findall(r"base64,([^\"]+)", text)]
+        assert found == shown
+        names = [] if shown == together else ["scratch", "&lt;dent&gt;"]
+        assert re.findall("<h3>(.*?)</h3>", text) == names
+
+
+def test_classes_are_outlined_in_their_colors() -> None:
+    masks = np.zeros((8, 8, 2), bool)
+    masks[1:4, 1:4, 0] = masks[5:7, 5:7, 1] = True
+    full_map = (masks * 200).astype(np.uint8)
+    one = GalleryImage("a", np.full((8, 8), 128, np.uint8), masks, full_map, masks, 1.0, 0.5)
+    truth, drawn, final = draw_gallery([one]).axes[4], draw_gallery([one]).axes[8], draw_gallery([one]).axes[12]
+    for ax in (truth, final):
+        colors = [to_hex(contour.get_edgecolor()[0]) for contour in ax.collections]
+        assert colors == [class_color(0).lower(), class_color(1).lower()]
+        assert "13 px" in ax.get_title()
+    assert (drawn.images[0].get_array() == full_map.max(axis=2)).all()
+    assert class_color(0) in _legend(["a", "<b>"])
+    assert "&lt;b&gt;" in _legend(["a", "<b>"])
+    assert _legend(["only"]) == ""

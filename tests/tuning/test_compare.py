@@ -10,16 +10,17 @@ import cv2
 import numpy as np
 import pytest
 
-from gatemask.config import load_competition, load_ensemble
+from gatemask.config import Ensemble, load_competition, load_ensemble
 from gatemask.data.truth import Annotation, write_masks
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.tuning import ComparisonResult, PairedComparison
 from gatemask.tuning import exact, members
-from gatemask.tuning.compare import COARSE, compare, compare_paired, verdict_sentence
+from gatemask.tuning.compare import COARSE, _by_class, compare, compare_paired, print_comparison, verdict_sentence
 from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
 from tests.conftest import gatemask
+from tests.data.test_manifest import competition
 from tests.tuning.predictions import SIZE, stamp, write_predictions
 
 pytestmark = pytest.mark.integration  # takes seconds
@@ -262,3 +263,32 @@ def test_the_sentence() -> None:
     assert verdict_sentence("a", "b", paired) == "b is better than a: +0.0123 (95 % from +0.0040 to +0.0210)"
     unclear = paired.model_copy(update={"ci95": (-0.004, 0.021), "verdict": "cannot tell"})
     assert verdict_sentence("a", "b", unclear) == "cannot tell b from a: +0.0123 (95 % from -0.0040 to +0.0210)"
+
+
+def test_each_class_is_compared_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    weight, base = np.ones((60, 2)), rng.random((60, 2)) * 0.5
+    second = base + np.array([0.2, -0.2])  # better in one class, worse in the other
+    groups = np.arange(60).astype(str)
+    comp = competition(classes=["a", "b"], submission={"class_column": "class"})
+    sides = [(base, weight), (second, weight)]
+    ensemble = Ensemble.model_validate({"mask": {"experiments": ["x"]}, "tune": {"bootstrap": 50}})
+    classes = _by_class(comp, sides, groups, ensemble)
+    assert [(name, part.verdict) for name, part in classes.items()] == [("a", "better"), ("b", "worse")]
+    assert classes["a"].difference == pytest.approx(0.2)
+    together = compare_paired(*sides, groups, 50, 0)
+    assert together.difference == pytest.approx(0.0)
+    result = ComparisonResult(
+        first="x",
+        second="y",
+        metric="mean_dice",
+        **dict(together),
+        classes=classes,
+        gate="g",
+        mask="compared",
+        seconds=1,
+    )
+    print_comparison(result)
+    printed = capsys.readouterr().err
+    assert "better" in printed
+    assert "worse" in printed

@@ -238,6 +238,8 @@ def test_what_is_tried_for_objects() -> None:
     assert any(way.split > way.lower for way in split)
     assert all(way.split == 0 or way.split > way.lower for way in split)
     assert split == mask_search.ways_to_try(competition(objects={"touching": "watershed"}), Tune())
+    few = mask_search.ways_to_try(competition(objects={}), Tune(), pixels=mask_search.PIXELS * 1000)
+    assert mask_search.FEWEST <= len(few) < len(united) / 2
     assert Way(10, 3, 200).rule().split == probability(200)
 
 

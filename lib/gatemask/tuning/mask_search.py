@@ -29,9 +29,9 @@ from gatemask.tuning.members import MemberPredictions
 from gatemask.tuning.weight_search import sobol_points
 
 PIXELS = 2**24  # of all images of the sample together
-LEAST, MOST = 24, 400  # images of the sample
+LEAST, MOST = 16, 400  # images of the sample
 LEVEL_STEP = 12  # between the lower thresholds that are tried
-WAYS = 48  # where objects are split or small ones are dropped
+WAYS, FEWEST = 48, 12  # points of the sequence; images of 10,000 pixels' side are tried in the fewest ways
 UPPERS = range(4, LEVELS, 4)
 SAME = 1e-12
 
@@ -139,7 +139,7 @@ def tabulate_masks(predictions: MemberPredictions, tables: Tables, setup: Search
         setup: What is searched.
     """
     chosen = sample(tables, predictions, setup.tune.seed)
-    ways = ways_to_try(setup.comp, setup.tune)
+    ways = ways_to_try(setup.comp, setup.tune, int(chosen.sum()) * _pixels(tables, predictions))
     single = replace(setup.scoring, exclusive=False)  # each class by itself
     ids = tables.ids[chosen].tolist()
     nothing = Rule(0.0, 1.0, 1.0, 2**31 - 1)
@@ -212,8 +212,7 @@ def sample(tables: Tables, predictions: MemberPredictions, seed: int) -> np.ndar
 
     Half of them have a mask, where there are enough.
     """
-    sizes = [predictions.truth[str(image_id)].shape[:2] for image_id in tables.ids[:1]]
-    count = min(MOST, max(LEAST, PIXELS // (sizes[0][0] * sizes[0][1])))
+    count = min(MOST, max(LEAST, PIXELS // _pixels(tables, predictions)))
     chosen = np.zeros(len(tables), bool)
     if len(tables) <= count:
         return ~chosen
@@ -230,19 +229,31 @@ def sample(tables: Tables, predictions: MemberPredictions, seed: int) -> np.ndar
     return chosen
 
 
-def ways_to_try(comp: Competition, tune: Tune) -> list[Way]:
+def _pixels(tables: Tables, predictions: MemberPredictions) -> int:
+    """Return the number of pixels of an image, taken from the first one."""
+    height, width = predictions.truth[str(tables.ids[0])].shape[:2]
+    return int(height * width)
+
+
+def ways_to_try(comp: Competition, tune: Tune, pixels: int = PIXELS) -> list[Way]:
     """Return the ways to make masks that are tried, whatever the scores.
 
     Lower thresholds alone are evenly spread. Where components have a minimum size or objects are split, points of a
     scrambled Sobol sequence follow, with sizes spread over powers of two.
+
+    Args:
+        comp: Competition, for objects.
+        tune: Settings of the search.
+        pixels: Pixels of all images of the sample; where these are many, fewer ways are tried.
     """
-    lowers = range(LEVEL_STEP, LEVELS, LEVEL_STEP)
+    affordable = max(FEWEST, WAYS * 8 * PIXELS // max(1, pixels))
+    lowers = range(LEVEL_STEP, LEVELS, LEVEL_STEP * (1 if affordable >= WAYS else 2))
     splits = comp.objects is not None and comp.objects.touching == "watershed"
     if comp.objects is None and not tune.rule.components:
         return [Way(lower) for lower in lowers]
     ways = [Way(lower) for lower in lowers[::3]]
     largest = np.log2(max(4, comp.records.shape[0] * comp.records.shape[1] / 64))
-    for lower_share, size_share, split_share in sobol_points(3, min(WAYS, tune.trials), tune.seed).tolist():
+    for lower_share, size_share, split_share in sobol_points(3, min(WAYS, tune.trials, affordable), tune.seed).tolist():
         lower = round(8 + lower_share * (LEVELS - 24))
         split = round(lower + 2 * (split_share - 0.5) * (LEVELS - 4 - lower)) if splits and split_share > 0.5 else 0
         ways.append(Way(lower, round(2 ** (size_share * largest)) - 1, split))
