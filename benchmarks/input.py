@@ -29,6 +29,7 @@ from gatemask.config import Experiment, Records
 from gatemask.data.encode import Example, encode_image
 from gatemask.input import pipeline
 from gatemask.input.decoding import shared_decoder
+from gatemask.input.layout import Layout
 from gatemask.parallel import cores, keep_freed_memory
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
@@ -142,12 +143,12 @@ def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[st
 
 def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, limit: float) -> float:
     """Return images per second over an epoch. `limit` is the size of the cache of decoded images, in bytes."""
-    decoder = shared_decoder(channels, SIZE)
+    decoder = shared_decoder(Layout(channels), (SIZE, SIZE))
     decoder.cache_limit = limit
     if not limit:
         decoder.clear()
     started = time.perf_counter()
-    for images, _ in pipeline.training_batches(examples, exp, channels, order, BATCH, 0, 0):
+    for images, _ in pipeline.training_batches(examples, exp, Layout(channels), order, BATCH, 0, 0):
         assert images.shape == (BATCH, SIZE, SIZE, channels)
     return len(order) / (time.perf_counter() - started)
 

@@ -77,7 +77,7 @@ def test_experiment_builds(path: str) -> None:
     assert min(rates) > 0
     optimizers.build_optimizer(exp.optimizer, rates[0], exp.runtime.precision).build(model.trainable_variables)
     image, mask = np.zeros((64, 64, comp.image.channels), np.uint8), np.zeros((64, 64, len(comp.classes)), np.uint8)
-    augment.augment_image(image, mask[:, :, 0], 64, exp.augment, np.random.default_rng(0))
+    augment.augment_image(image, mask.transpose(2, 0, 1), (64, 64), exp.augment, np.random.default_rng(0))
 
 
 def trained_experiments() -> set[str]:

@@ -8,8 +8,8 @@ import pytest
 
 from gatemask.config import Augment
 from gatemask.data.readers import resize_image
-from gatemask.input import color, geometry
-from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augment_image, augmentation_steps
+from gatemask.input import augment, color, geometry
+from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augmentation_steps
 from gatemask.input.mix import ImageBatch, mix_batch
 
 SIZE = 64
@@ -27,6 +27,13 @@ def noise(channels: int = 1) -> np.ndarray:
 
 def step(name: str, settings: object = None) -> Augment:
     return Augment.model_validate(name if settings is None else {name: settings})
+
+
+def augment_image(
+    image: np.ndarray, mask: np.ndarray | None, size: int, steps: list[Augment], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Augment an image with a mask of one plane, (h, w), to a square."""
+    return augment.augment_image(image, None if mask is None else mask[None], (size, size), steps, rng)
 
 
 def augmented_square(
@@ -163,7 +170,7 @@ def test_an_empty_image_is_zoomed_at_a_random_place() -> None:
 
 @pytest.mark.parametrize("name", ["elastic", "grid"])
 def test_distortion_is_smooth_and_bounded(name: str) -> None:
-    distorted = geometry.resize_geometry((128, 128), 128)
+    distorted = geometry.resize_geometry((128, 128), (128, 128))
     settings = getattr(step(name, {"p": 1, "amount": 0.05}), name)
     geometry.GEOMETRY_STEPS[name](distorted, settings, np.random.default_rng(0))
     field = distorted.displacement

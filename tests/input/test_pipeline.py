@@ -17,6 +17,7 @@ from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
 from gatemask.input.decoding import Decoder, available_memory, shared_decoder
+from gatemask.input.layout import ONE_CLASS
 from gatemask.input.pipeline import (
     epoch_order,
     evaluation_batches,
@@ -91,7 +92,7 @@ def epoch_batches(
     exp: Experiment, records: list[Example], batch_size: int = 4, epoch: int = 0, seed: int = 5, leg: tuple = ()
 ) -> Batches:
     order = epoch_order(records, exp, batch_size, epoch, seed)
-    dataset = training_batches(records, exp, 1, order, batch_size, epoch, seed, *leg)
+    dataset = training_batches(records, exp, ONE_CLASS, order, batch_size, epoch, seed, *leg)
     return [tuple(map(np.array, batch)) for batch in dataset]
 
 
@@ -122,7 +123,7 @@ def test_the_legs_of_an_epoch_add_up_to_the_epoch() -> None:
     legs = [epoch_batches(exp, records, leg=leg) for leg in ((0, 3), (3, 4), (4, None))]
     assert equal(epoch_batches(exp, records), [batch for leg in legs for batch in leg])
     order = epoch_order(records, exp, 4, 0, 5)
-    dataset = training_batches(records, exp, 1, order, 4, 0, 5, 2, 5)
+    dataset = training_batches(records, exp, ONE_CLASS, order, 4, 0, 5, 2, 5)
     assert int(dataset.cardinality()) == 3
     assert all(spec.shape.is_fully_defined() for spec in dataset.element_spec)
 
@@ -130,18 +131,18 @@ def test_the_legs_of_an_epoch_add_up_to_the_epoch() -> None:
 def test_the_cache_changes_no_batch() -> None:
     exp, records = experiment("mask"), examples(12)
     batches = epoch_batches(exp, records)
-    decoder = shared_decoder(1, 32)
+    decoder = shared_decoder(ONE_CLASS, (32, 32))
     assert decoder.cached_bytes > 0
     assert equal(batches, epoch_batches(exp, records))
     decoder.clear()
     decoder.cache_limit = 0
     assert equal(batches, epoch_batches(exp, records))
     assert decoder.cached_bytes == 0
-    assert shared_decoder(1, 64) is not decoder, "another size, another decoder"
+    assert shared_decoder(ONE_CLASS, (64, 64)) is not decoder, "another size, another decoder"
 
 
 def test_the_cache_stays_below_its_limit() -> None:
-    decoder = Decoder(1, 64, cache_limit=3 * 64 * 64)
+    decoder = Decoder(ONE_CLASS, (64, 64), cache_limit=3 * 64 * 64)
     records = [record._replace(image=record.image + b"%d" % n) for n, record in enumerate(examples(9))]
     for record in [*records, *records]:
         assert decoder.decode(record, with_mask=False).image.shape == (64, 64, 1)
@@ -151,11 +152,11 @@ def test_the_cache_stays_below_its_limit() -> None:
 def test_copies_of_an_image_keep_their_own_masks() -> None:
     record = examples(1)[0]
     copy = record._replace(mask=cv2.imencode(".png", square()[1].T)[1].tobytes())
-    decoder = Decoder(1, 64, cache_limit=1e9)
+    decoder = Decoder(ONE_CLASS, (64, 64), cache_limit=1e9)
     first, second = (decoder.decode(example, with_mask=True).mask for example in (record, copy))
     assert first is not None
     assert second is not None
-    assert np.array_equal(second, first.T)
+    assert np.array_equal(second[0], first[0].T)
     assert decoder.decode(record, with_mask=False).mask is None
 
 
@@ -177,7 +178,7 @@ def test_an_epoch_consists_of_whole_batches() -> None:
 
 
 def test_evaluation_shows_each_image_once_and_pads_with_weight_0() -> None:
-    batches = list(evaluation_batches(examples(10), experiment("gate"), 1, 4))
+    batches = list(evaluation_batches(examples(10), experiment("gate"), ONE_CLASS, 4))
     assert [images.shape[0] for images, _, _ in batches] == [4, 4, 4]
     weights = np.concatenate([weights for _, _, weights in batches])
     assert weights.tolist() == [1] * 10 + [0, 0]
@@ -188,7 +189,7 @@ def test_evaluation_shows_each_image_once_and_pads_with_weight_0() -> None:
 
 def test_evaluation_only_resizes() -> None:
     image, mask = square()
-    for images, targets, _ in evaluation_dataset(examples(4), experiment("mask"), 1, 4):
+    for images, targets, _ in evaluation_dataset(examples(4), experiment("mask"), ONE_CLASS, 4):
         assert (np.array(images)[0] == resize_image(image, 32)).all()
         assert (np.array(targets)[0, :, :, 0] == (resize_image(mask[..., None], 32)[..., 0] >= 128)).all()
         assert not np.array(targets)[1].any()
@@ -200,7 +201,7 @@ def test_a_damaged_record_names_its_image(task: str) -> None:
     records[4] = records[4]._replace(**{"gate": {"image": b"x"}, "mask": {"mask": b"x"}}[task])
     exp = experiment(task)
     with pytest.raises(GatemaskError, match="i4") as caught:
-        list(evaluation_batches(records, exp, 1, 4))
+        list(evaluation_batches(records, exp, ONE_CLASS, 4))
     assert "records check" in str(caught.value)
     with pytest.raises(GatemaskError, match="i4"), original_errors():
         epoch_batches(exp, records)
@@ -235,11 +236,11 @@ def test_threads_end_with_their_epoch() -> None:
     order, opencv_threads = epoch_order(records, exp, 4, 0, 0), cv2.getNumThreads()
     for epoch in range(30):
         # Every tenth epoch is left in the middle, as after a failure or at the time limit.
-        for _ in training_batches(records, exp, 1, order, 4, epoch, 0, 0, 3).take(1 if epoch % 10 == 0 else 3):
+        for _ in training_batches(records, exp, ONE_CLASS, order, 4, epoch, 0, 0, 3).take(1 if epoch % 10 == 0 else 3):
             pass
-    for _ in evaluation_dataset(records, exp, 1, 4).take(2):
+    for _ in evaluation_dataset(records, exp, ONE_CLASS, 4).take(2):
         pass
-    batches = evaluation_batches(records, exp, 1, 4)
+    batches = evaluation_batches(records, exp, ONE_CLASS, 4)
     next(batches)
     assert len(input_threads()) <= 2 * 3
     batches.close()

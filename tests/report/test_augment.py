@@ -12,6 +12,7 @@ import pytest
 
 from gatemask.config import Experiment
 from gatemask.data.records import Example
+from gatemask.input.layout import ONE_CLASS
 from gatemask.report.augment import VERSIONS, augmented_versions
 from tests.conftest import gatemask
 
@@ -57,7 +58,7 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
             "augment": [{"affine": {"rotate": 20}}, {"mixup": {"p": 1}}],
         }
     )
-    plain, *others = augmented_versions(examples, exp, 1)
+    plain, *others = augmented_versions(examples, exp, ONE_CLASS)
     assert len(others) == VERSIONS
     assert (plain.images[:, :, :, 0] == image).all()
     assert plain.labels[:, 0].tolist() == [1, 0, 1, 0]
@@ -65,5 +66,5 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
     assert plain.masks[0].sum() == 400
     assert not plain.masks[1].any(), "of an image without a label, no mask is shown"
     assert all((batch.images != plain.images).any() for batch in others)
-    assert all((a == b).all() for a, b in zip(others[0], augmented_versions(examples, exp, 1)[1], strict=True))
+    assert all((a == b).all() for a, b in zip(others[0], augmented_versions(examples, exp, ONE_CLASS)[1], strict=True))
     assert any(0 < value < 1 for batch in others for value in batch.labels[:, 0])

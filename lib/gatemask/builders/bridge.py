@@ -185,10 +185,10 @@ def build_encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
 
     Args:
         name: Name of the encoder in a YAML.
-        input_shape: Shape of normalized images, (s, s, c); s at least 32, for the Inceptions at least 75.
+        input_shape: Shape of normalized images, (h, w, c); sides of at least 32, for the Inceptions at least 75.
 
     Returns:
-        A model from (b, s, s, c) to (b, s / 32, s / 32, features).
+        A model from (b, h, w, c) to (b, h / 32, w / 32, features).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about numbers of channels other than 1 and 3
@@ -209,7 +209,7 @@ class NestedEncoder:
         name: Name of the encoder in a YAML.
         packaged: Encoder as its package built it.
         images: Input of the whole network.
-        x: Normalized images, (b, s, s, c).
+        x: Normalized images, (b, h, w, c).
 
     Attributes:
         model: The nested encoder; its outputs are those of `skip_layers`, then the deepest features.
@@ -239,7 +239,7 @@ def nest_encoder(name: str, images: Tensor, x: Tensor) -> NestedEncoder:
     Args:
         name: Name of the encoder in a YAML.
         images: Input of the whole network.
-        x: Normalized images, (b, s, s, c).
+        x: Normalized images, (b, h, w, c).
     """
     return NestedEncoder(name, build_encoder(name, x.shape[1:]), images, x)
 
@@ -253,11 +253,11 @@ def build_decoder(
         architecture: Name of the architecture in the package.
         name: Name of the encoder in a YAML.
         images: Input of the whole network.
-        x: Normalized images, (b, s, s, c).
+        x: Normalized images, (b, h, w, c).
         options: Options of the architecture in the package.
 
     Returns:
-        The encoder, and the features, (b, s, s, f), that enter the package's last convolution. That convolution is
+        The encoder, and the features, (b, h, w, f), that enter the package's last convolution. That convolution is
         left out: heads are our own.
     """
     encoders: list[NestedEncoder] = []

@@ -9,46 +9,72 @@ import keras
 from keras import ops
 
 from gatemask.builders.tensor import Tensor
+from gatemask.input.layout import ONE_CLASS, Layout
 from gatemask.masks.metrics import dice_score
 from gatemask.masks.rule import LEVELS
 
 
 class BestThresholdDice(keras.metrics.Metric):
-    """Mean Dice per image, at the best of 255 thresholds.
+    """Mean Dice per image, at the best of 255 thresholds; of several classes the mean, each at its own threshold.
 
     Each update builds histograms of the predicted levels, as uint8, of all pixels and of mask pixels. Cumulated from
-    above, they give area and intersection at every threshold. The state is one sum of scores per level, however large
-    the validation set is.
+    above, they give area and intersection at every threshold. The state is one sum of scores per class and level,
+    however large the validation set is. Ignored pixels do not count, nor does the map of borders.
 
     Args:
-        positives_only: Whether to count only images with a mask. Default: False.
+        positives_only: Whether to count only images with a mask of the class. A class that no image shows is left out
+            of the mean. Default: False.
         name: Name of the metric. Default: "dice".
+        layout: Planes of the masks. Default: one class.
         kwargs: Options of every Keras metric.
     """
 
-    def __init__(self, positives_only: bool = False, name: str = "dice", **kwargs: Any) -> None:
+    def __init__(
+        self, positives_only: bool = False, name: str = "dice", layout: Layout = ONE_CLASS, **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
-        self.positives_only = positives_only
-        self.sums = self.add_weight(name="sums", shape=(LEVELS,), initializer="zeros")
-        self.count = self.add_weight(name="count", shape=(), initializer="zeros")
+        self.positives_only, self.layout = positives_only, layout
+        self.sums = self.add_weight(name="sums", shape=(layout.classes, LEVELS), initializer="zeros")
+        self.count = self.add_weight(name="count", shape=(layout.classes,), initializer="zeros")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
-        images = y_pred.shape[0] or ops.shape(y_pred)[0]
-        truth = ops.cast(ops.reshape(y_true, (images, -1)), "float32")
-        levels = _to_levels(ops.reshape(y_pred, (images, -1)))
-        area = _sum_from_level(levels, ops.ones_like(truth))
+        images, classes = y_pred.shape[0] or ops.shape(y_pred)[0], self.layout.classes
+        truth = self._rows(ops.cast(y_true, "float32"), images)
+        levels = _to_levels(self._rows(y_pred, images))
+        counted = ops.ones_like(truth)
+        if self.layout.ignored:
+            kept = 1 - ops.cast(y_true[..., -1:], "float32")
+            counted = ops.repeat(ops.reshape(kept, (images, -1)), classes, axis=0)
+            truth = truth * counted
+        area = _sum_from_level(levels, counted)
         intersection = _sum_from_level(levels, truth)
         truth_area = ops.sum(truth, axis=1, keepdims=True)
         weight = ops.ones((images,)) if sample_weight is None else ops.reshape(sample_weight, (images, -1))[:, 0]
-        weight = ops.cast(weight, "float32")
+        weight = ops.repeat(ops.cast(weight, "float32"), classes)
         if self.positives_only:
             weight = weight * ops.cast(truth_area[:, 0] > 0, "float32")
-        scores = dice_score(intersection, area, truth_area)
-        self.sums.assign(self.sums + ops.sum(scores * weight[:, None], axis=0))
-        self.count.assign(self.count + ops.sum(weight))
+        scores = dice_score(intersection, area, truth_area) * weight[:, None]
+        self.sums.assign(self.sums + ops.sum(ops.reshape(scores, (images, classes, LEVELS)), axis=0))
+        self.count.assign(self.count + ops.sum(ops.reshape(weight, (images, classes)), axis=0))
+
+    def _rows(self, planes: Tensor, images: Tensor | int) -> Tensor:
+        """Pixels of each image and class: (images * classes, pixels)."""
+        classes = self.layout.classes
+        if planes.shape[-1] != classes:
+            planes = planes[..., :classes]
+        if classes > 1:
+            planes = ops.transpose(planes, (0, 3, 1, 2))
+        return ops.reshape(planes, (images * classes, -1))
 
     def result(self) -> Tensor:
-        return ops.max(self.sums[1:]) / ops.maximum(self.count, 1.0)
+        best = ops.max(self.sums[:, 1:], axis=1) / ops.maximum(self.count, 1.0)
+        return _mean_where(best, self.count > 0)
+
+
+def _mean_where(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean of the values that count, (n,); 0 if none does."""
+    weights = ops.cast(counts, "float32")
+    return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
 
 
 def _to_levels(probabilities: Tensor) -> Tensor:
@@ -72,35 +98,44 @@ class GateCurve(keras.metrics.Metric):
 
     The state is a histogram of the probabilities, rounded to 256 levels, of images with and without a mask. The area is
     that under the curve through all levels (trapezoids, so ties count half). The best threshold has the largest
-    sensitivity + specificity - 1 (Youden 1950). Without both kinds of images, all three are 0.
+    sensitivity + specificity - 1 (Youden 1950). Of a gate per class, each is the mean over the classes that have both
+    kinds of images. Without both kinds, all three are 0.
 
     Args:
         name: Name of the metric. Default: "gate".
+        labels: Number of probabilities per image. Default: 1.
         kwargs: Options of every Keras metric.
     """
 
-    def __init__(self, name: str = "gate", **kwargs: Any) -> None:
+    def __init__(self, name: str = "gate", labels: int = 1, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        self.counts = self.add_weight(name="counts", shape=(2, LEVELS), initializer="zeros")
+        self.labels = labels
+        self.counts = self.add_weight(name="counts", shape=(2 * labels, LEVELS), initializer="zeros")
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
-        truth = ops.cast(ops.cast(ops.reshape(y_true, (-1,)), "float32") > 0.5, "int32")
-        levels = _to_levels(ops.reshape(y_pred, (-1,)))
-        ones = ops.ones_like(levels, dtype="float32")
-        weight = ones if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
-        counts = ops.segment_sum(weight, truth * LEVELS + levels, num_segments=2 * LEVELS)
-        self.counts.assign(self.counts + ops.reshape(counts, (2, LEVELS)))
+        truth = ops.cast(ops.cast(ops.reshape(y_true, (-1, self.labels)), "float32") > 0.5, "int32")
+        levels = _to_levels(ops.reshape(y_pred, (-1, self.labels)))
+        weight = ops.ones_like(levels, dtype="float32")
+        if sample_weight is not None:
+            weight = weight * ops.cast(ops.reshape(sample_weight, (-1, 1)), "float32")
+        bins = (2 * ops.arange(self.labels, dtype="int32")[None] + truth) * LEVELS + levels
+        segments = 2 * self.labels * LEVELS
+        counts = ops.segment_sum(ops.reshape(weight, (-1,)), ops.reshape(bins, (-1,)), num_segments=segments)
+        self.counts.assign(self.counts + ops.reshape(counts, (2 * self.labels, LEVELS)))
 
     def result(self) -> dict[str, Tensor]:
-        counts = _cumulate_from_above(self.counts)
-        has_both_kinds = ops.cast(ops.min(counts[:, 0]) > 0, "float32")
-        shares = counts / ops.maximum(counts[:, :1], 1.0) * has_both_kinds
-        false_positives, true_positives = shares[0], shares[1]
-        padded_false, padded_true = ops.pad(false_positives, (0, 1)), ops.pad(true_positives, (0, 1))
-        area = ops.sum((padded_false[:-1] - padded_false[1:]) * (padded_true[:-1] + padded_true[1:]) / 2)
-        best = ops.argmax(true_positives - false_positives)
-        specificity = (1 - ops.take(false_positives, best)) * has_both_kinds
-        return {"auc": area, "sensitivity": ops.take(true_positives, best), "specificity": specificity}
+        counts = ops.reshape(_cumulate_from_above(self.counts), (self.labels, 2, LEVELS))
+        has_both_kinds = ops.min(counts[:, :, 0], axis=1) > 0
+        shares = counts / ops.maximum(counts[:, :, :1], 1.0)
+        false_positives, true_positives = shares[:, 0], shares[:, 1]
+        padded_false, padded_true = (ops.pad(values, ((0, 0), (0, 1))) for values in (false_positives, true_positives))
+        widths, heights = padded_false[:, :-1] - padded_false[:, 1:], padded_true[:, :-1] + padded_true[:, 1:]
+        best = ops.argmax(true_positives - false_positives, axis=1)[:, None]
+        sensitivity, missed = (
+            ops.take_along_axis(values, best, axis=1)[:, 0] for values in (true_positives, false_positives)
+        )
+        values = {"auc": ops.sum(widths * heights / 2, axis=1), "sensitivity": sensitivity, "specificity": 1 - missed}
+        return {name: _mean_where(value, has_both_kinds) for name, value in values.items()}
 
 
 class MeanLoss(keras.metrics.Mean):
@@ -121,13 +156,18 @@ class MeanLoss(keras.metrics.Mean):
         super().update_state(self._loss_per_image(y_true, y_pred, weight), sample_weight=weight)
 
 
-def build_metrics(task: str) -> list[keras.metrics.Metric]:
+def build_metrics(task: str, layout: Layout = ONE_CLASS, labels: int = 1) -> list[keras.metrics.Metric]:
     """Return the metrics of a task, for `compile(weighted_metrics=...)`.
 
     Args:
         task: "gate" for auc, sensitivity and specificity; "mask" for dice and dice_positives. `evaluate` with
             `return_dict=True` reports them under these names, which are those that `monitor:` accepts.
+        layout: Planes of the masks. Default: one class.
+        labels: Number of probabilities per image of a gate. Default: 1.
     """
     if task == "gate":
-        return [GateCurve()]
-    return [BestThresholdDice(name="dice"), BestThresholdDice(positives_only=True, name="dice_positives")]
+        return [GateCurve(labels=labels)]
+    return [
+        BestThresholdDice(name="dice", layout=layout),
+        BestThresholdDice(positives_only=True, name="dice_positives", layout=layout),
+    ]

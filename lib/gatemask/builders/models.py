@@ -13,10 +13,11 @@ from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
 from gatemask.builders.initializers import assign_variables, draw_initial_weights
 from gatemask.builders.tensor import Tensor
-from gatemask.config import Architecture, Model
+from gatemask.config import Architecture, Competition, Experiment, Model
+from gatemask.config.base import both_sides
 from gatemask.errors import GatemaskError
 
-__all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "draw_initial_weights"]
+__all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "draw_initial_weights", "network_for"]
 
 # Red, green and blue, from 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -46,8 +47,8 @@ class Network:
     """A built gate or mask network.
 
     Args:
-        model: Model from images, uint8 (b, s, s, channels), to probabilities, float32: (b, 1) of a gate,
-            (b, s, s, classes) of a mask network.
+        model: Model from images, uint8 (b, h, w, channels), to probabilities, float32: (b, 1) or (b, classes) of a
+            gate, (b, h, w, outputs) of a mask network.
         heads: Outputs that are trained, float32 probabilities for `model.input`: "main" and, with deep supervision,
             "deep1" to "deep3", of the shape of the model's output; with a gate head "gate", (b, 1).
         encoder: The encoder, one layer of `model`.
@@ -62,29 +63,59 @@ class Network:
     encoder_name: str
 
 
-def build_network(config: Model, size: int, channels: int, classes: int = 1, seed: int | None = 0) -> Network:
+def network_for(exp: Experiment, comp: Competition, seed: int | None = 0) -> Network:
+    """Build the network of an experiment; see `build_network`."""
+    classes = len(comp.classes)
+    return build_network(
+        exp.model,
+        exp.input.size,
+        comp.image.channels,
+        classes if exp.task == "gate" else comp.outputs,
+        exclusive=comp.exclusive,
+        border=exp.task == "mask" and comp.outputs > classes,
+        seed=seed,
+    )
+
+
+def build_network(
+    config: Model,
+    size: int | tuple[int, int],
+    channels: int,
+    outputs: int = 1,
+    exclusive: bool = False,
+    border: bool = False,
+    seed: int | None = 0,
+) -> Network:
     """Build a network with random weights.
 
     Args:
         config: The experiment's `model:`; its `weights` are ignored.
-        size: Side of the square input, in pixels.
+        size: Size of the input, in pixels: a side, or height and width.
         channels: Number of image channels. A single channel is repeated for an encoder of three; for any other number
             than 3 the encoder's first layers are built for that number.
-        classes: Number of mask classes. Default: 1.
+        outputs: Number of maps: one per class, and one of borders. Of a gate with `model.per_class`, the number of
+            classes; other gates have one output, whatever it is. Default: 1.
+        exclusive: Whether a pixel belongs to at most one class: maps come from a softmax over classes and background.
+            Default: False, a sigmoid for each map.
+        border: Whether the last map shows borders, and so has a sigmoid of its own. Default: False.
         seed: Seed of the weights; None for zeros, if weights are loaded next. Default: 0.
 
     Raises:
         GatemaskError: The images are too small for the encoder.
     """
-    if config.encoder.startswith("inception") and size < 96:
+    height, width = both_sides(size)
+    if config.encoder.startswith("inception") and min(height, width) < 96:
+        received = size if isinstance(size, int) else f"{height} x {width}"
         raise GatemaskError(
-            "The images are too small for this encoder.", where="input.size", received=size, expected="96 or more"
+            "The images are too small for this encoder.", where="input.size", received=received, expected="96 or more"
         )
-    images = keras.Input((size, size, channels), dtype="uint8", name="images")
+    images = keras.Input((height, width, channels), dtype="uint8", name="images")
     x = keras.layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
     x = Normalize(normalization_mode(config.encoder), name="normalize")(x)
-    encoder, logits = ARCHITECTURES[config.name](config, images, x, classes)
-    heads = {name: _probability(logit, name) for name, logit in logits.items()}
+    softmax = exclusive and config.name != "gate"
+    encoder, logits = ARCHITECTURES[config.name](config, images, x, outputs + softmax)
+    exclusive_maps = outputs + softmax - border if softmax else 0
+    heads = {name: _probability(logit, name, exclusive_maps) for name, logit in logits.items()}
     if config.gate_head:
         features = keras.layers.GlobalAveragePooling2D(name="gate_average")(encoder.output)
         heads["gate"] = _probability(layers.Dense(1, name="gate_logit")(features), "gate")
@@ -104,7 +135,7 @@ def build_network(config: Model, size: int, channels: int, classes: int = 1, see
 
 
 class Normalize(keras.layers.Layer):
-    """Layer from images, (b, s, s, c), 0 to 255, to the float32 values an encoder's published weights expect.
+    """Layer from images, (b, h, w, c), 0 to 255, to the float32 values an encoder's published weights expect.
 
     Args:
         mode: "torch" for ImageNet's means and deviations, "tf" for -1 to 1, "raw" for no change, "caffe" for blue,
@@ -140,43 +171,43 @@ def normalization_mode(encoder: str) -> str:
 
 # --- architectures -----------------------------------------------------------------------------------------
 #
-# Each function takes the experiment's `model:`, the images, the normalized images (b, s, s, c) and the number of
-# classes. It returns the encoder and the logits of each head; a gate head is added later.
+# Each function takes the experiment's `model:`, the images, the normalized images (b, h, w, c) and the number of
+# logits. It returns the encoder and the logits of each head; a gate head is added later.
 
 
-def gate(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[bridge.NestedEncoder, Logits]:
-    """Gate: encoder, global average, dropout and one sigmoid. Is there anything to segment?"""
+def gate(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+    """Gate: encoder, global average, dropout and a sigmoid, or one per class. Is there anything to segment?"""
     encoder = bridge.nest_encoder(config.encoder, images, x)
     x = keras.layers.GlobalAveragePooling2D(name="average")(encoder.output)
     x = keras.layers.Dropout(0.2 if config.dropout is None else config.dropout, name="dropout")(x)
-    return encoder, {"main": layers.Dense(1, name="logit")(x)}
+    return encoder, {"main": layers.Dense(outputs if config.per_class else 1, name="logit")(x)}
 
 
-def unet(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[bridge.NestedEncoder, Logits]:
+def unet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
     """U-Net (Ronneberger 2015): at each level, the encoder's features are concatenated with the decoder's."""
     filters = tuple(config.filters or DEFAULT_FILTERS)
     encoder, x = bridge.build_decoder(
         "Unet", config.encoder, images, x, decoder_block_type=config.block, decoder_filters=filters
     )
-    return encoder, {"main": _mask_logits(x, config, classes)}
+    return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def fpn(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[bridge.NestedEncoder, Logits]:
+def fpn(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
     """Feature pyramid (Lin 2017, Kirillov 2019): all levels are brought to a quarter of the input size and joined."""
     encoder, x = bridge.build_decoder("FPN", config.encoder, images, x)
-    return encoder, {"main": _mask_logits(x, config, classes)}
+    return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def linknet(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[bridge.NestedEncoder, Logits]:
+def linknet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
     """LinkNet (Chaurasia 2017): the encoder's features are added to the decoder's; only the last filter is free."""
     filters = tuple(config.filters or (*[None] * 4, 16))
     encoder, x = bridge.build_decoder(
         "Linknet", config.encoder, images, x, decoder_block_type=config.block, decoder_filters=filters
     )
-    return encoder, {"main": _mask_logits(x, config, classes)}
+    return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def unetpp(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[bridge.NestedEncoder, Logits]:
+def unetpp(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
     """U-Net++ (Zhou 2018): a triangle of nodes with dense skip connections between encoder and decoder.
 
     Node (i, j) is on level i (level 0 has half the input size) and in column j. Column 0 is the encoder. Node (i, j)
@@ -199,7 +230,7 @@ def unetpp(config: Model, images: Tensor, x: Tensor, classes: int) -> tuple[brid
     for j in range(1 if config.deep_supervision else depth, depth + 1):
         head, suffix = ("main", "") if j == depth else (f"deep{j}", f"_deep{j}")
         x = _enlarge(nodes[0, j], filters[-1], config.block, f"full{suffix}")
-        logits[head] = _mask_logits(_convolve(x, filters[-1], config, f"full{suffix}"), config, classes, suffix)
+        logits[head] = _mask_logits(_convolve(x, filters[-1], config, f"full{suffix}"), config, outputs, suffix)
     return encoder, {"main": logits.pop("main"), **logits}
 
 
@@ -224,18 +255,48 @@ def _convolve(x: Tensor, filters: int, config: Model, name: str) -> Tensor:
     return x
 
 
-def _mask_logits(x: Tensor, config: Model, classes: int, suffix: str = "") -> Tensor:
+def _mask_logits(x: Tensor, config: Model, outputs: int, suffix: str = "") -> Tensor:
     """Apply dropout and the last convolution.
 
     Whole features are dropped: neighboring pixels carry the same information (Tompson 2015).
     """
     x = keras.layers.SpatialDropout2D(config.dropout or 0.0, name=f"dropout{suffix}")(x)
-    return layers.Conv2D(classes, 3, padding="same", name=f"mask{suffix}")(x)
+    return layers.Conv2D(outputs, 3, padding="same", name=f"mask{suffix}")(x)
 
 
-def _probability(logit: Tensor, name: str) -> Tensor:
-    """Apply the sigmoid in float32, since bfloat16 has no value between 0.996 and 1."""
+def _probability(logit: Tensor, name: str, exclusive: int = 0) -> Tensor:
+    """Apply sigmoid or softmax in float32, since bfloat16 has no value between 0.996 and 1.
+
+    Args:
+        logit: Logits, (b, ..., outputs).
+        name: Name of the head.
+        exclusive: Number of logits, from the first on, that a softmax joins; the first is the background's.
+    """
+    if exclusive:
+        return ExclusiveProbabilities(exclusive, name=f"probability_{name}")(logit)
     return keras.layers.Activation("sigmoid", dtype="float32", name=f"probability_{name}")(logit)
+
+
+class ExclusiveProbabilities(keras.layers.Layer):
+    """Layer from logits, (b, h, w, background + classes + others), to probabilities, (b, h, w, classes + others).
+
+    A softmax joins background and classes; the background is dropped: it is what the classes leave of 1. Others, such
+    as borders, get a sigmoid each.
+
+    Args:
+        joined: Number of logits in the softmax, background included.
+    """
+
+    def __init__(self, joined: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.joined = joined
+
+    def call(self, logits: Tensor) -> Tensor:
+        logits = keras.ops.cast(logits, "float32")
+        classes = keras.ops.softmax(logits[..., : self.joined], axis=-1)[..., 1:]
+        if logits.shape[-1] == self.joined:
+            return classes
+        return keras.ops.concatenate([classes, keras.ops.sigmoid(logits[..., self.joined :])], axis=-1)
 
 
 BuildArchitecture = Callable[[Model, Tensor, Tensor, int], tuple[bridge.NestedEncoder, Logits]]

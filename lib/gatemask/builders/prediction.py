@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-import cv2
 import numpy as np
 
 from gatemask.config import Augment, View
+from gatemask.config.base import both_sides
 from gatemask.input import color, geometry
 from gatemask.input.augment import AugmentationStep, augmentation_steps, draw_parameters
 from gatemask.input.color import ColorChange
@@ -51,7 +51,7 @@ PLAIN_VIEW = ImageView()
 
 
 def build_views(
-    tta: Sequence[View], augment: Sequence[Augment], size: int, weights: Sequence[float] | None = None
+    tta: Sequence[View], augment: Sequence[Augment], size: int | tuple[int, int], weights: Sequence[float] | None = None
 ) -> list[ImageView]:
     """Return the views that `tta:` lists, after the unchanged image.
 
@@ -59,26 +59,26 @@ def build_views(
         tta: The experiment's `tta:`.
         augment: The experiment's `augment:`. Random views are drawn from its flips, turns, affine steps and tones, with
             a fixed seed: all images of all runs have the same views.
-        size: Side of the network's input, in pixels.
+        size: Size of the network's input, in pixels: a side, or height and width.
         weights: Weights of the views, the unchanged image first; views of weight 0 are left out. Default: equal
             weights.
     """
-    views, rng = [PLAIN_VIEW], np.random.default_rng(SEED)
+    views, rng, shape = [PLAIN_VIEW], np.random.default_rng(SEED), both_sides(size)
     steps = [step for step in augmentation_steps(augment) if step.name in REVERSIBLE_STEPS]
     for entry in tta:
         if entry.random:
-            views += [_draw_view(steps, size, rng) for _ in range(entry.random)]
+            views += [_draw_view(steps, shape, rng) for _ in range(entry.random)]
             continue
         scale = entry.scale or 1.0
-        matrix = None if scale == 1 else geometry.linear_map_about_center(size, scale, 0, 0, scale)
+        matrix = None if scale == 1 else geometry.linear_map_about_center(shape, scale, 0, 0, scale)
         views.append(ImageView(entry.hflip, entry.vflip, matrix))
     if weights is None:
         return views
     return [replace(view, weight=weight) for view, weight in zip(views, weights, strict=True) if weight]
 
 
-def _draw_view(steps: Sequence[AugmentationStep], size: int, rng: np.random.Generator) -> ImageView:
-    drawn, color_change = draw_parameters(steps, geometry.resize_geometry((size, size), size), rng)
+def _draw_view(steps: Sequence[AugmentationStep], size: tuple[int, int], rng: np.random.Generator) -> ImageView:
+    drawn, color_change = draw_parameters(steps, geometry.resize_geometry(size, size), rng)
     matrix = None if np.array_equal(drawn.motion, np.eye(3)) else drawn.motion
     return ImageView(matrix=matrix, color_change=color_change)
 
@@ -91,12 +91,12 @@ def predict_averaged(
     Args:
         model: Network from `build_network`, or anything with its `predict_on_batch`. It is called with batches of the
             shape of `images` only.
-        images: Images, uint8 (b, s, s, channels). A constant b avoids tracing the model again.
+        images: Images, uint8 (b, h, w, channels). A constant b avoids tracing the model again.
         views: Views from `build_views`; the first must show the whole image. Default: the unchanged image.
 
     Returns:
-        Probabilities, float32: (b, 1) of a gate, (b, s, s, classes) of a mask network. Maps are brought back to the
-        pixels of the image; a view counts only at the pixels it shows.
+        Probabilities, float32: (b, 1) or (b, classes) of a gate, (b, h, w, outputs) of a mask network. Maps are
+        brought back to the pixels of the image; a view counts only at the pixels it shows.
     """
     total: np.ndarray | float = 0.0
     weight: np.ndarray | float = 0.0
@@ -113,11 +113,11 @@ def predict_per_view(
 
     Args:
         model: Mask network.
-        images: Images, uint8 (b, s, s, channels).
+        images: Images, uint8 (b, h, w, channels).
         views: Views that all show the whole image.
 
     Returns:
-        The average, float32 (b, s, s, classes), and the maps of all views, float32 (b, s, s, views * classes), view
+        The average, float32 (b, h, w, outputs), and the maps of all views, float32 (b, h, w, views * outputs), view
         after view.
     """
     parts = [_predict_view(model, images, view) for view in views]
@@ -136,12 +136,12 @@ def _predict_view(model: BatchPredictor, images: np.ndarray, view: ImageView) ->
     if view.matrix is None:
         return maps, 1.0
     inverse, ones = np.linalg.inv(view.matrix), np.ones((*maps.shape[1:3], 1), np.float32)
-    return np.stack([_warp(image_map, inverse) for image_map in maps]), _warp(ones, inverse)
+    return np.stack([geometry.warp(image_map, inverse) for image_map in maps]), geometry.warp(ones, inverse)
 
 
 def _apply_view(images: np.ndarray, view: ImageView) -> np.ndarray:
     if view.matrix is not None:
-        images = np.stack([_warp(image, view.matrix) for image in images])
+        images = np.stack([geometry.warp(image, view.matrix) for image in images])
     if not view.color_change.is_identity:
         images = images.copy() if view.matrix is None else images
         for image in images:
@@ -151,9 +151,3 @@ def _apply_view(images: np.ndarray, view: ImageView) -> np.ndarray:
 
 def _mirror(batch: np.ndarray, view: ImageView) -> np.ndarray:
     return batch[:, :: -1 if view.mirror_y else 1, :: -1 if view.mirror_x else 1]
-
-
-def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Warp an image of any dtype, (h, w, c); pixels from outside become 0."""
-    size = image.shape[:2]
-    return cv2.warpAffine(image, matrix[:2], size[::-1], flags=cv2.INTER_LINEAR).reshape(image.shape)

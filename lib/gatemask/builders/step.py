@@ -9,6 +9,7 @@ from gatemask.builders.losses import WeightedLoss
 from gatemask.builders.models import Network
 from gatemask.builders.tensor import Tensor
 from gatemask.config import Experiment
+from gatemask.input.layout import ONE_CLASS, Layout
 
 GATE_HEAD_LOSS = WeightedLoss({"bce": 1.0})
 
@@ -16,14 +17,15 @@ GATE_HEAD_LOSS = WeightedLoss({"bce": 1.0})
 class TrainingModel(keras.Model):
     """Model from images to all heads. Its truth is one array for any number of heads; compile it without a loss."""
 
-    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float) -> TrainingModel:
+    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float, classes: int = 1) -> TrainingModel:
         """Set the loss, and return the model.
 
         Args:
             mask_loss: Loss of the main and deep heads.
             gate_weight: Weight of the gate head's cross-entropy.
+            classes: Number of planes, from the first on, that make an image positive. Default: 1.
         """
-        self._mask_loss, self._gate_weight = mask_loss, gate_weight
+        self._mask_loss, self._gate_weight, self._classes = mask_loss, gate_weight, classes
         return self
 
     def compute_loss(
@@ -38,7 +40,7 @@ class TrainingModel(keras.Model):
 
         Args:
             x: Unused.
-            y: Truth, uint8 or float32: (b, 1) for a gate, (b, s, s, classes) for a mask network.
+            y: Truth, uint8 or float32: (b, 1) or (b, classes) for a gate, (b, h, w, planes) for a mask network.
             y_pred: Probabilities of each head, as in `Network.heads`.
             sample_weight: Weights, (b,). Default: equal weights.
             training: Unused.
@@ -47,20 +49,22 @@ class TrainingModel(keras.Model):
         heads = [head for name, head in y_pred.items() if name != "gate"]
         total = sum(self._mask_loss(y, head, sample_weight) for head in heads) / len(heads)
         if "gate" in y_pred:
-            is_positive = ops.any(ops.reshape(y, (ops.shape(y)[0], -1)) > 0, axis=1, keepdims=True)
+            shown = y if y.shape[-1] == self._classes else y[..., : self._classes]
+            is_positive = ops.any(ops.reshape(shown, (ops.shape(y)[0], -1)) > 0, axis=1, keepdims=True)
             total = total + self._gate_weight * GATE_HEAD_LOSS(is_positive, y_pred["gate"], sample_weight)
         return total
 
 
-def training_model(network: Network, exp: Experiment) -> TrainingModel:
+def training_model(network: Network, exp: Experiment, layout: Layout = ONE_CLASS) -> TrainingModel:
     """Return the model to `compile(optimizer=...)` and to `fit` on images, truth and optional weights.
 
     Its loss is `exp.loss`, averaged over the main and deep heads, plus `exp.gate_loss` times the cross-entropy of the
-    gate head, whose truth is whether any pixel is mask. It shares its layers with `network.model`.
+    gate head, whose truth is whether any pixel belongs to a class. It shares its layers with `network.model`.
 
     Args:
         network: Network from `build_network`.
         exp: Experiment.
+        layout: Planes of the masks. Default: one class.
     """
     model = TrainingModel(network.model.input, dict(network.heads))
-    return model.set_loss(WeightedLoss(exp.loss, exp.label_smoothing), exp.gate_loss)
+    return model.set_loss(WeightedLoss(exp.loss, exp.label_smoothing, layout), exp.gate_loss, layout.classes)

@@ -161,7 +161,7 @@ def _network_size(exp: Experiment, comp: Competition) -> NetworkSize:
     runtime.start_keras(exp.runtime.model_copy(update=on_cpu))
     from gatemask.builders import models, optimizers
 
-    network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes)).model
+    network = models.network_for(exp, comp).model
     weights = network.trainable_variables
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(weights)

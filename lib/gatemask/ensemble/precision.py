@@ -157,12 +157,13 @@ def _predict(
     from gatemask.builders.prediction import build_views, predict_averaged
     from gatemask.data import records
     from gatemask.input.decoding import decode_example
+    from gatemask.input.layout import Layout
 
     loaded = networks.load_members(members, weights, 1, comp.image.channels, precision)
     predictions = []
     for member in members:
         encoded = records.read_records(project.records(member.records), list(ids))
-        pixels = [decode_example(example, comp.image.channels, with_mask=False).image for example in encoded]
+        pixels = [decode_example(example, Layout.of(comp), with_mask=False).image for example in encoded]
         images = [DecodedImage(name, {member.records: image}) for name, image in zip(ids, pixels, strict=True)]
         batch = stack_images(images, InputSize(member.records, member.size))
         views = build_views(member.tta, member.augment, member.size, member.view_weights)

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gatemask.config import Augment
-from gatemask.data.readers import resize_image
 from gatemask.input import color, geometry
 from gatemask.input.color import ColorChange
 from gatemask.input.geometry import Geometry
+from gatemask.masks.frame import resize
 
 BATCH_STEPS = ("mixup", "cutmix")  # act on batches, see mix.py
 
@@ -40,33 +40,43 @@ def augmentation_steps(augment: Sequence[Augment]) -> list[AugmentationStep]:
 
 
 def augment_image(
-    image: np.ndarray, mask: np.ndarray | None, size: int, augment: Sequence[Augment], rng: np.random.Generator
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    size: tuple[int, int],
+    augment: Sequence[Augment],
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Change one image and its mask at random and bring both to the input size.
 
     Args:
         image: Image, uint8 (h, w, channels).
-        mask: Mask, uint8 (h, w), 0 or 255; None for an empty one.
-        size: Side of the square output, in pixels.
+        mask: Mask, uint8 (planes, h, w), 0 or 255; None for an empty one of one plane.
+        size: Height and width of the output, in pixels.
         augment: The experiment's `augment:`; `mixup` and `cutmix`, which need a batch, are skipped.
         rng: Random generator; the same state gives the same result.
 
     Returns:
-        The image, uint8 (size, size, channels), and the mask, uint8 (size, size, 1), 0 or 1.
+        The image, uint8 (height, width, channels), and the mask, uint8 (height, width, planes), 0 or 1.
     """
-    out, out_mask = np.empty((size, size, image.shape[2]), np.uint8), np.empty((size, size, 1), np.uint8)
+    planes = 1 if mask is None else len(mask)
+    out, out_mask = np.empty((*size, image.shape[2]), np.uint8), np.empty((*size, planes), np.uint8)
     augment_into(*shrink_to_size(image, mask, size), augmentation_steps(augment), rng, out, out_mask)
     return out, out_mask
 
 
-def shrink_to_size(image: np.ndarray, mask: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Resize image and mask to `size` if that is smaller, and return larger sizes unchanged.
+def shrink_to_size(
+    image: np.ndarray, mask: np.ndarray | None, size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Resize image and mask to `size` (height, width) if neither side grows; return them unchanged otherwise.
 
     Warping by a matrix would skip pixels of a larger image. Resizing averages them, as evaluation and inference do.
     """
-    if size >= min(image.shape[:2]):
+    height, width = image.shape[:2]
+    if size == (height, width) or size[0] > height or size[1] > width:
         return image, mask
-    return resize_image(image, size), None if mask is None else resize_image(mask[:, :, None], size)[:, :, 0]
+    if mask is None or len(mask) == 1:
+        return resize(image, size), None if mask is None else resize(mask[0][:, :, None], size)[:, :, 0][None]
+    return resize(image, size), np.stack([resize(plane[:, :, None], size)[:, :, 0] for plane in mask])
 
 
 def augment_into(
@@ -76,18 +86,21 @@ def augment_into(
     rng: np.random.Generator,
     out: np.ndarray,
     out_mask: np.ndarray | None,
+    classes: int | None = None,
 ) -> None:
     """Augment an image that `shrink_to_size` returned, into existing arrays.
 
     Args:
         image: Image, uint8 (h, w, channels).
-        mask: Mask, uint8 (h, w), 0 or 255; None for an empty one.
+        mask: Mask, uint8 (planes, h, w), 0 or 255; None for an empty one.
         steps: Steps to draw and apply.
         rng: Random generator.
-        out: Receives the image, uint8 (size, size, channels), C-contiguous.
-        out_mask: Receives the mask, uint8 (size, size, 1), 0 or 1; None to make no mask.
+        out: Receives the image, uint8 (height, width, channels), C-contiguous.
+        out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1; None to make no mask.
+        classes: Number of planes that `zoom_to_mask` looks at, from the first on. Default: all.
     """
-    start = geometry.resize_geometry(image.shape, len(out), mask)
+    size = (out.shape[0], out.shape[1])
+    start = geometry.resize_geometry(image.shape, size, None if mask is None else mask[:classes])
     drawn_geometry, color_change = draw_parameters(steps, start, rng)
     geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:

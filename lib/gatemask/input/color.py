@@ -24,7 +24,7 @@ class ColorChange:
         saturation: Factor of the saturation.
         blur: Standard deviation of the Gaussian, in pixels; 0 for none.
         holes: Positions of hidden squares, (n, 2), x and y between 0 and 1; None for none.
-        hole_side: Side of a hidden square, as a share of the image's side.
+        hole_side: Side of a hidden square, as a share of the image's shorter side.
     """
 
     levels: np.ndarray | None = None
@@ -87,7 +87,7 @@ def apply_color(image: np.ndarray, change: ColorChange) -> None:
     """Change an image in place: tones, hue and saturation, blur, hidden squares, always in this order.
 
     Args:
-        image: Image, uint8 (s, s, channels), C-contiguous.
+        image: Image, uint8 (h, w, channels), C-contiguous.
         change: Parameters from `draw_parameters`. Hue and saturation apply to three channels only.
     """
     flat = image[:, :, 0] if image.shape[2] == 1 else image
@@ -98,9 +98,9 @@ def apply_color(image: np.ndarray, change: ColorChange) -> None:
     if change.blur:
         cv2.GaussianBlur(flat, (0, 0), change.blur, dst=flat)
     if change.holes is not None:
-        size = len(image)
-        side = max(1, round(change.hole_side * size))
-        for x, y in (change.holes * (size - side + 1)).astype(int).tolist():
+        height, width = image.shape[:2]
+        side = max(1, round(change.hole_side * min(height, width)))
+        for x, y in (change.holes * (width - side + 1, height - side + 1)).astype(int).tolist():
             image[y : y + side, x : x + side] = HOLE_GRAY
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import shrink_to_size
+from gatemask.input.layout import Layout
 
 CACHE_SHARE = 0.25  # of the memory available when the first image is decoded
 
@@ -26,7 +27,7 @@ class DecodedExample(NamedTuple):
 
     Args:
         image: Image, uint8 (h, w, channels).
-        mask: Mask, uint8 (h, w), 0 to 255; None if it is empty or was not requested.
+        mask: Mask, uint8 (planes, h, w), 0 to 255; None if it is empty or was not requested.
     """
 
     image: np.ndarray
@@ -34,18 +35,18 @@ class DecodedExample(NamedTuple):
 
 
 class Decoder:
-    """Thread-safe decoder with a cache, for one input size and number of channels.
+    """Thread-safe decoder with a cache, for one input size and one kind of records.
 
     The cache is keyed by the encoded bytes, so it is never stale, and all folds of an experiment can share it.
 
     Args:
-        channels: Number of image channels.
-        size: Side of the network's input, in pixels.
+        layout: Channels and planes of the records.
+        size: Height and width of the network's input, in pixels.
         cache_limit: Maximum size of the cache, in bytes. Default: `CACHE_SHARE` of the available memory.
     """
 
-    def __init__(self, channels: int, size: int, cache_limit: float | None = None) -> None:
-        self.channels, self.size = channels, size
+    def __init__(self, layout: Layout, size: tuple[int, int], cache_limit: float | None = None) -> None:
+        self.layout, self.size = layout, size
         self.cache_limit = CACHE_SHARE * available_memory() if cache_limit is None else cache_limit
         self.cached_bytes = 0
         self._cache: dict[tuple[bytes, bytes], DecodedExample] = {}
@@ -64,12 +65,13 @@ class Decoder:
         Raises:
             GatemaskError: The image or its mask cannot be decoded.
         """
-        with_mask = with_mask and example.label != 0
+        # An image without any class may still have pixels that are ignored.
+        with_mask = with_mask and (example.label != 0 or self.layout.ignored)
         # The key includes the mask: copies of an image may be annotated differently.
         key = (example.image, example.mask if with_mask else b"")
         decoded = self._cache.get(key)
         if decoded is None:
-            decoded = DecodedExample(*shrink_to_size(*decode_example(example, self.channels, with_mask), self.size))
+            decoded = DecodedExample(*shrink_to_size(*decode_example(example, self.layout, with_mask), self.size))
             self._add_to_cache(key, decoded)
         return decoded
 
@@ -91,34 +93,57 @@ class Decoder:
 _shared: Decoder | None = None
 
 
-def shared_decoder(channels: int, size: int) -> Decoder:
+def shared_decoder(layout: Layout, size: tuple[int, int]) -> Decoder:
     """Return the process's decoder.
 
-    There is one at a time: asking for another size or number of channels drops the previous decoder and its cache.
+    There is one at a time: asking for another size or layout drops the previous decoder and its cache.
     """
     global _shared
-    if _shared is None or (_shared.channels, _shared.size) != (channels, size):
+    if _shared is None or (_shared.layout, _shared.size) != (layout, size):
         _shared = None  # before the new decoder measures the available memory
-        _shared = Decoder(channels, size)
+        _shared = Decoder(layout, size)
     return _shared
 
 
-def decode_example(example: Example, channels: int, with_mask: bool = True) -> DecodedExample:
+def decode_example(example: Example, layout: Layout, with_mask: bool = True) -> DecodedExample:
     """Decode an example at its stored size.
 
     Args:
         example: Encoded example.
-        channels: Number of image channels, 1 or 3.
+        layout: Channels and planes of the records.
         with_mask: Whether to decode the mask. Default: True.
 
     Raises:
-        GatemaskError: The image or its mask cannot be decoded.
+        GatemaskError: The image or its mask cannot be decoded, or has another number of channels or planes.
     """
-    flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-    image = _decode_bytes(example, "image", example.image, flag)
-    image = image.reshape(*image.shape[:2], channels)
-    mask = _decode_bytes(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE) if with_mask else None
-    return DecodedExample(image, mask)
+    image = _decode_image(example, layout.channels)
+    if not with_mask:
+        return DecodedExample(image, None)
+    mask = _decode_bytes(example, "mask", example.mask, cv2.IMREAD_GRAYSCALE)
+    return DecodedExample(image, _split(example, "mask", mask, layout.planes))
+
+
+def _decode_image(example: Example, channels: int) -> np.ndarray:
+    if channels in (1, 3):
+        flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+        image = _decode_bytes(example, "image", example.image, flag)
+        return image.reshape(*image.shape[:2], channels)
+    stacked = _decode_bytes(example, "image", example.image, cv2.IMREAD_GRAYSCALE)
+    return np.ascontiguousarray(np.moveaxis(_split(example, "image", stacked, channels), 0, 2))
+
+
+def _split(example: Example, field: str, stacked: np.ndarray, count: int) -> np.ndarray:
+    """Return the `count` parts of a picture that are stacked downward, (count, h, w)."""
+    height, width = stacked.shape
+    if height % count:
+        raise GatemaskError(
+            f"The {field} of a record has another number of planes than the competition.",
+            where=example.image_id,
+            received=f"{height} rows",
+            expected=f"{count} planes of the same height",
+            do="Run gatemask records make.",
+        )
+    return stacked.reshape(count, height // count, width)
 
 
 def _decode_bytes(example: Example, field: str, encoded: bytes, flag: int) -> np.ndarray:

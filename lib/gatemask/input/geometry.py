@@ -1,7 +1,7 @@
 """Compose all geometric steps of `augment:` and resample an image and its mask once.
 
-A 3 x 3 matrix maps pixels of the stored image to pixels of the square output. Steps that bend an image have no matrix:
-they add to a field of displacements. Matrix and field together make one map of coordinates.
+A 3 x 3 matrix maps pixels of the stored image to pixels of the output. Steps that bend an image have no matrix: they
+add to a field of displacements. Matrix and field together make one map of coordinates.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from gatemask.config import Affine, Distortion, ZoomToMask
-from gatemask.data.readers import resize_image
+from gatemask.masks.frame import HALF, resize
 
-HALF = 128  # a resampled pixel is mask from this level of 255 on
+MOST_CHANNELS = 4  # that OpenCV warps at once
 
 
 @dataclass
@@ -25,15 +25,16 @@ class Geometry:
     """Geometric parameters drawn for one image.
 
     Args:
-        size: Side of the square output, in pixels.
-        motion: Matrix from the square to the square, (3, 3): the steps so far.
-        scale: Matrix from the stored image to the square, (3, 3).
-        displacement: Offsets of x and y in the stored image in addition to the matrix, float32 (size, size, 2);
+        size: Height and width of the output, in pixels.
+        motion: Matrix from the output to the output, (3, 3): the steps so far.
+        scale: Matrix from the stored image to the output, (3, 3).
+        displacement: Offsets of x and y in the stored image in addition to the matrix, float32 (height, width, 2);
             None where no step bends.
-        mask: Mask as stored, uint8 (h, w), above 0 inside; None if it is empty or not needed.
+        mask: Masks of the classes as stored, uint8 (classes, h, w), above 0 inside; None if they are empty or not
+            needed.
     """
 
-    size: int
+    size: tuple[int, int]
     motion: np.ndarray
     scale: np.ndarray
     displacement: np.ndarray | None = None
@@ -41,32 +42,37 @@ class Geometry:
 
     @property
     def matrix(self) -> np.ndarray:
-        """Matrix from the stored image to the square, (3, 3)."""
+        """Matrix from the stored image to the output, (3, 3)."""
         return self.motion @ self.scale
 
+    @property
+    def sides(self) -> np.ndarray:
+        """Width and height of the output: the extent of x and y."""
+        return np.array(self.size[::-1])
+
     def move(self, matrix: np.ndarray) -> None:
-        """Add a linear step, a (3, 3) matrix from the square to the square."""
+        """Add a linear step, a (3, 3) matrix from the output to the output."""
         self.motion = matrix @ self.motion
         if self.displacement is not None:
             # The field is smooth, so it can be resampled. Beyond its edge it keeps the edge's value.
-            size, replicate = (self.size, self.size), cv2.BORDER_REPLICATE
+            size, replicate = self.size[::-1], cv2.BORDER_REPLICATE
             self.displacement = cv2.warpAffine(self.displacement, matrix[:2], size, borderMode=replicate)
 
     def bend(self, field: np.ndarray) -> None:
-        """Add displacements, float32 (size, size, 2), in pixels of the square."""
+        """Add displacements, float32 (height, width, 2), in pixels of the output."""
         in_stored_image = field @ np.linalg.inv(self.matrix)[:2, :2].T.astype(np.float32)
         self.displacement = in_stored_image if self.displacement is None else self.displacement + in_stored_image
 
 
-def resize_geometry(shape: tuple[int, ...], size: int, mask: np.ndarray | None = None) -> Geometry:
+def resize_geometry(shape: tuple[int, ...], size: tuple[int, int], mask: np.ndarray | None = None) -> Geometry:
     """Return the geometry before any step: plain resizing.
 
     Args:
         shape: Shape of the stored image, (h, w, ...).
-        size: Side of the square output, in pixels.
-        mask: Mask as stored, uint8 (h, w); only `zoom_to_mask` looks at it. Default: none.
+        size: Height and width of the output, in pixels.
+        mask: Masks as stored, uint8 (classes, h, w); only `zoom_to_mask` looks at them. Default: none.
     """
-    return Geometry(size, np.eye(3), _scale_matrix(size / shape[1], size / shape[0]), mask=mask)
+    return Geometry(size, np.eye(3), _scale_matrix(size[1] / shape[1], size[0] / shape[0]), mask=mask)
 
 
 # --- steps -------------------------------------------------------------------------------------------------
@@ -85,7 +91,9 @@ def _vflip(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
 def _turn(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
     chance, quarters = rng.random(), int(rng.integers(1, 4))
     if chance < p:
-        quarter = np.array([[0, -1, geometry.size - 1], [1, 0, 0], [0, 0, 1.0]])
+        height, width = geometry.size
+        assert height == width, "experiments with oblong inputs may not turn images"
+        quarter = np.array([[0, -1, height - 1], [1, 0, 0], [0, 0, 1.0]])
         geometry.move(np.linalg.matrix_power(quarter, quarters))
 
 
@@ -94,7 +102,7 @@ def _affine(geometry: Geometry, settings: Affine, rng: np.random.Generator) -> N
     chance, angle = rng.random(), math.radians(rng.uniform(-settings.rotate, settings.rotate))
     shear = rng.uniform(-settings.shear, settings.shear)
     zoom = rng.uniform(*settings.zoom)
-    right, down = rng.uniform(-settings.shift, settings.shift, 2) * geometry.size
+    right, down = rng.uniform(-settings.shift, settings.shift, 2) * geometry.sides
     if chance >= settings.p:
         return
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
@@ -107,22 +115,27 @@ def _zoom_to_mask(geometry: Geometry, settings: ZoomToMask, rng: np.random.Gener
     chance, zoom, pixel_share, place = rng.random(), rng.uniform(*settings.zoom), rng.random(), rng.random(2)
     if chance >= settings.p:
         return
-    size, mask = geometry.size, geometry.mask
-    window = size / zoom
-    lowest, highest = np.zeros(2), np.full(2, size - window)
+    sides, mask = geometry.sides, None if geometry.mask is None else _union(geometry.mask)
+    window = sides / zoom
+    lowest, highest = np.zeros(2), sides - window
     if mask is not None and (inside := np.flatnonzero(mask)).size:
-        mask_edges = _edges_in_square(geometry, cv2.boundingRect(mask))
+        mask_edges = _edges_in_output(geometry, cv2.boundingRect(mask))
         y, x = divmod(inside[int(pixel_share * inside.size)], mask.shape[1])
-        pixel_edges = _edges_in_square(geometry, (x, y, 1, 1))
+        pixel_edges = _edges_in_output(geometry, (x, y, 1, 1))
         low, high = np.where(mask_edges[1] - mask_edges[0] <= window, mask_edges, pixel_edges)
-        lowest, highest = np.clip([high - window, low], 0, size - window)
+        lowest, highest = np.clip([high - window, low], 0, sides - window)
     start = lowest + place * np.maximum(0, highest - lowest)
     offset = (zoom - 1) / 2 - zoom * start  # pixel i reaches from i - 1/2 to i + 1/2
     geometry.move(np.array([[zoom, 0, offset[0]], [0, zoom, offset[1]], [0, 0, 1.0]]))
 
 
-def _edges_in_square(geometry: Geometry, box: tuple[int, ...]) -> np.ndarray:
-    """Edges in the square of a box (x, y, width, height) of the stored image: (low, high) x (x, y), from 0 to size."""
+def _union(mask: np.ndarray) -> np.ndarray:
+    """Union, uint8 (h, w), of the masks of all classes, (classes, h, w)."""
+    return mask[0] if len(mask) == 1 else mask.max(axis=0)
+
+
+def _edges_in_output(geometry: Geometry, box: tuple[int, ...]) -> np.ndarray:
+    """Edges in the output of a box (x, y, width, height) of the stored image: (low, high) x (x, y), from 0 to size."""
     corners = _map_corners(geometry.matrix, *box) + 0.5
     return np.array([corners.min(0), corners.max(0)])
 
@@ -131,7 +144,7 @@ def _elastic(geometry: Geometry, settings: Distortion, rng: np.random.Generator)
     chance = rng.random()
     nodes = rng.uniform(-1, 1, (settings.cells + 1, settings.cells + 1, 2))
     if chance < settings.p:
-        geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.size, geometry.size))
+        geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.sides, geometry.size))
 
 
 def _grid(geometry: Geometry, settings: Distortion, rng: np.random.Generator) -> None:
@@ -139,16 +152,17 @@ def _grid(geometry: Geometry, settings: Distortion, rng: np.random.Generator) ->
     columns, rows = rng.uniform(-1, 1, (2, settings.cells + 1))
     if chance < settings.p:
         nodes = np.stack(np.meshgrid(columns, rows), axis=-1)
-        geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.size, geometry.size))
+        geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.sides, geometry.size))
 
 
-def _interpolate_nodes(nodes: np.ndarray, size: int) -> np.ndarray:
-    """Smooth field, float32 (size, size, 2), through values at the corners of cells, (cells + 1, cells + 1, 2)."""
+def _interpolate_nodes(nodes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Smooth field, float32 (height, width, 2), through values at the corners of cells, (cells + 1, cells + 1, 2)."""
     cells = len(nodes) - 1
-    side = round(size * (cells + 1) / cells)  # cv2 puts nodes at the centers of their squares: cut off half a cell
-    first = (side - size) // 2
-    smooth = cv2.resize(nodes.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    return smooth[first : first + size, first : first + size]
+    # cv2 puts nodes at the centers of their cells: half a cell is cut off on each side.
+    height, width = (round(side * (cells + 1) / cells) for side in size)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    smooth = cv2.resize(nodes.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return smooth[top : top + size[0], left : left + size[1]]
 
 
 GeometryStep = Callable[[Geometry, Any, np.random.Generator], None]
@@ -166,18 +180,19 @@ GEOMETRY_STEPS: dict[str, GeometryStep] = {
 # --- matrices ----------------------------------------------------------------------------------------------
 
 
-def flip_matrix(size: int, x: bool = False, y: bool = False) -> np.ndarray:
-    """Return the matrix, (3, 3), that mirrors a square of `size` pixels left to right (x), top to bottom (y)."""
-    return np.array([[-1 if x else 1, 0, (size - 1) * x], [0, -1 if y else 1, (size - 1) * y], [0, 0, 1.0]])
+def flip_matrix(size: tuple[int, int], x: bool = False, y: bool = False) -> np.ndarray:
+    """Return the matrix, (3, 3), that mirrors an image of a size (h, w) left to right (x), top to bottom (y)."""
+    height, width = size
+    return np.array([[-1 if x else 1, 0, (width - 1) * x], [0, -1 if y else 1, (height - 1) * y], [0, 0, 1.0]])
 
 
 def linear_map_about_center(
-    size: int, xx: float, xy: float, yx: float, yy: float, right: float = 0.0, down: float = 0.0
+    size: tuple[int, int], xx: float, xy: float, yx: float, yy: float, right: float = 0.0, down: float = 0.0
 ) -> np.ndarray:
-    """Return the matrix, (3, 3), of a linear map about the center of a square.
+    """Return the matrix, (3, 3), of a linear map about the center of an image.
 
     Args:
-        size: Side of the square, in pixels.
+        size: Height and width of the image, in pixels.
         xx: Share of x in the new x.
         xy: Share of y in the new x.
         yx: Share of x in the new y.
@@ -185,10 +200,10 @@ def linear_map_about_center(
         right: Shift of the center, in pixels. Default: 0.
         down: Shift of the center, in pixels. Default: 0.
     """
-    center = (size - 1) / 2
-    return np.array(
-        [[xx, xy, center + right - (xx + xy) * center], [yx, yy, center + down - (yx + yy) * center], [0, 0, 1.0]]
-    )
+    y, x = (size[0] - 1) / 2, (size[1] - 1) / 2
+    # The difference is 0 for a square, whose matrices thereby stay what they were to the last bit.
+    new_x, new_y = (xx + xy) * x + xy * (y - x), (yx + yy) * y + yx * (x - y)
+    return np.array([[xx, xy, x + right - new_x], [yx, yy, y + down - new_y], [0, 0, 1.0]])
 
 
 def _scale_matrix(factor_x: float, factor_y: float) -> np.ndarray:
@@ -215,48 +230,73 @@ def resample(image: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
     Args:
         image: Image as stored, uint8 (h, w, channels).
         geometry: Parameters from `draw_parameters`.
-        out: Receives the result, uint8 (size, size, channels), C-contiguous.
+        out: Receives the result, uint8 (height, width, channels), C-contiguous.
     """
+    if geometry.displacement is None and (rearrange := _pixel_rearrangement(geometry)) is not None:
+        out[:] = rearrange(resize(image, geometry.size))
+        return
+    if out.shape[2] > MOST_CHANNELS:
+        for start in range(0, out.shape[2], MOST_CHANNELS):
+            channels = np.s_[:, :, start : start + MOST_CHANNELS]
+            part = np.empty_like(out[channels], order="C")
+            resample(np.ascontiguousarray(image[channels]), geometry, part)
+            out[channels] = part
+        return
     flat = out[:, :, 0] if out.shape[2] == 1 else out  # cv2 drops a single channel and writes only to its own shape
-    size = (geometry.size, geometry.size)
     if geometry.displacement is not None:
         _copy_unless_shared(cv2.remap(image, *_source_coordinates(geometry), cv2.INTER_LINEAR, dst=flat), flat)
-    elif (rearrange := _pixel_rearrangement(geometry)) is not None:
-        out[:] = rearrange(resize_image(image, geometry.size))
     else:
+        size = geometry.size[::-1]
         warped = cv2.warpAffine(image, geometry.matrix[:2], size, dst=flat, flags=cv2.INTER_LINEAR)
         _copy_unless_shared(warped, flat)
 
 
 def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray) -> None:
-    """Resample a mask once.
+    """Resample all planes of a mask once.
 
     Args:
-        mask: Mask as stored, uint8 (h, w), 0 or 255; None for an empty one.
+        mask: Mask as stored, uint8 (planes, h, w), 0 or 255; None for an empty one.
         geometry: Parameters from `draw_parameters`.
-        out: Receives the result, uint8 (size, size, 1), 0 or 1.
+        out: Receives the result, uint8 (height, width, planes), 0 or 1.
     """
     out[:] = 0
     if mask is None:
         return
-    if geometry.displacement is not None or _pixel_rearrangement(geometry) is not None:
-        resampled = np.empty_like(out)
-        resample(mask[:, :, None], geometry, resampled)
-        np.greater_equal(resampled, HALF, out=out.view(bool))
-        return
-    x, y, width, height = cv2.boundingRect(mask)
-    if not width:
-        return
-    # Masks are small: only their bounding box is resampled, with a border of one pixel for interpolation.
+    whole = geometry.displacement is not None or _pixel_rearrangement(geometry) is not None
+    for index, plane in enumerate(mask):
+        x, y, width, height = cv2.boundingRect(plane)
+        if not width:
+            continue
+        if whole:
+            resampled = np.empty((*geometry.size, 1), np.uint8)
+            resample(plane[:, :, None], geometry, resampled)
+            np.greater_equal(resampled[:, :, 0], HALF, out=out[:, :, index].view(bool))
+        else:
+            _resample_box(plane, (x, y, width, height), geometry, out[:, :, index])
+
+
+def _resample_box(plane: np.ndarray, box: tuple[int, int, int, int], geometry: Geometry, out: np.ndarray) -> None:
+    """Resample a plane's bounding box (x, y, width, height) alone, with a border for interpolation: masks are small."""
+    x, y, width, height = box
     corners = _map_corners(geometry.matrix, x - 1, y - 1, width + 2, height + 2)
-    box = np.clip([np.floor(corners.min(0)), np.ceil(corners.max(0)) + 1], 0, geometry.size).astype(int)
-    (left, top), (right, bottom) = box
+    edges = np.clip([np.floor(corners.min(0)), np.ceil(corners.max(0)) + 1], 0, geometry.sides).astype(int)
+    (left, top), (right, bottom) = edges
     if right <= left or bottom <= top:
         return
     matrix = geometry.matrix.copy()
     matrix[:2, 2] += matrix[:2, :2] @ (x, y) - (left, top)
-    part = cv2.warpAffine(mask[y : y + height, x : x + width], matrix[:2], (int(right - left), int(bottom - top)))
-    np.greater_equal(part, HALF, out=out[top:bottom, left:right, 0].view(bool))
+    part = cv2.warpAffine(plane[y : y + height, x : x + width], matrix[:2], (int(right - left), int(bottom - top)))
+    np.greater_equal(part, HALF, out=out[top:bottom, left:right].view(bool))
+
+
+def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return an image of any dtype, (h, w, channels), warped by a (3, 3) matrix; pixels from outside become 0."""
+    size, channels = image.shape[1::-1], image.shape[2]
+    if channels <= MOST_CHANNELS:
+        return cv2.warpAffine(image, matrix[:2], size, flags=cv2.INTER_LINEAR).reshape(image.shape)
+    starts = range(0, channels, MOST_CHANNELS)
+    parts = [np.ascontiguousarray(image[:, :, start : start + MOST_CHANNELS]) for start in starts]
+    return np.concatenate([warp(part, matrix) for part in parts], axis=2)
 
 
 def _copy_unless_shared(result: np.ndarray, out: np.ndarray) -> None:
@@ -265,13 +305,14 @@ def _copy_unless_shared(result: np.ndarray, out: np.ndarray) -> None:
 
 
 def _pixel_rearrangement(geometry: Geometry) -> Callable[[np.ndarray], np.ndarray] | None:
-    """Function that mirrors and turns a square (s, s, c) as `motion` says; None if `motion` does anything else."""
+    """Function that mirrors and turns an image (h, w, c) as `motion` says; None if `motion` does anything else."""
     (xx, xy, right), (yx, yy, down), _ = geometry.motion.tolist()
     signs = (xx, yy) if xx else (xy, yx)
-    last = float(geometry.size - 1)
-    if (xy, yx) != (0, 0) and (xx, yy) != (0, 0):
+    last = (float(geometry.size[1] - 1), float(geometry.size[0] - 1))
+    if (xy, yx) != (0, 0) and ((xx, yy) != (0, 0) or last[0] != last[1]):
         return None
-    if {*map(abs, signs)} != {1.0} or (right, down) != tuple(last if sign < 0 else 0.0 for sign in signs):
+    shifts = tuple(end if sign < 0 else 0.0 for sign, end in zip(signs, last, strict=True))
+    if {*map(abs, signs)} != {1.0} or (right, down) != shifts:
         return None
 
     def rearrange(image: np.ndarray) -> np.ndarray:
@@ -282,9 +323,9 @@ def _pixel_rearrangement(geometry: Geometry) -> Callable[[np.ndarray], np.ndarra
 
 
 def _source_coordinates(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Position in the stored image of each pixel of the square: x and y, float32 (size, size)."""
+    """Position in the stored image of each pixel of the output: x and y, float32 (height, width)."""
     assert geometry.displacement is not None
     inverse = np.linalg.inv(geometry.matrix).astype(np.float32)
-    line = np.arange(geometry.size, dtype=np.float32)
-    x, y = (row[0] * line[None, :] + (row[1] * line + row[2])[:, None] for row in inverse[:2])
+    down, right = (np.arange(side, dtype=np.float32) for side in geometry.size)
+    x, y = (row[0] * right[None, :] + (row[1] * down + row[2])[:, None] for row in inverse[:2])
     return x + geometry.displacement[..., 0], y + geometry.displacement[..., 1]

@@ -20,9 +20,10 @@ class ImageBatch(NamedTuple):
     """A batch of images with their targets.
 
     Args:
-        images: Images, uint8 (b, s, s, channels).
-        masks: Masks, uint8 (b, s, s, 1), 0 or 1; None if they are not needed.
-        labels: Share of a mask in each image, float32 (b, 1); 0 or 1 before mixing.
+        images: Images, uint8 (b, h, w, channels).
+        masks: Masks, uint8 (b, h, w, planes), 0 or 1; None if they are not needed.
+        labels: Share of a mask in each image: of any class, float32 (b, 1), or of each, (b, classes); 0 or 1 before
+            mixing.
     """
 
     images: np.ndarray
@@ -35,18 +36,21 @@ def mixing_needs_masks(steps: Sequence[AugmentationStep]) -> bool:
     return any(step.name == "cutmix" for step in steps)
 
 
-def mix_batch(batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.random.Generator) -> ImageBatch:
+def mix_batch(
+    batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.random.Generator, classes: int = 1
+) -> ImageBatch:
     """Mix a batch by the `mixup` and `cutmix` steps among `steps`.
 
     MixUp (Zhang 2017) blends images and labels by a share drawn from Beta(alpha, alpha). Its mask, which only figures
     show, is the union of both masks. CutMix (Yun 2019) pastes a window of the partner, whose area is drawn in the same
-    way; the new label is 1 if any mask is still visible. If an image of label 1 has no mask left (it vanished at this
-    size, or was moved out of view), that cannot be decided and nothing is pasted.
+    way; a new label is 1 if a mask of its class, or of any, is still visible. If an image of label 1 has no such mask
+    left (it vanished at this size, or was moved out of view), that cannot be decided and nothing is pasted.
 
     Args:
         batch: Batch to mix; its arrays are not modified.
         steps: All steps of `augment:`.
         rng: Random generator.
+        classes: Number of planes of the masks that show classes, from the first on. Default: 1.
 
     Returns:
         A new batch, or `batch` itself if there is nothing to mix.
@@ -68,7 +72,7 @@ def mix_batch(batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.rand
             if name == "mixup":
                 _blend(batch, mixed, index, partner, share)
             else:
-                _paste(batch, mixed, index, partner, share, place)
+                _paste(batch, mixed, index, partner, share, place, classes)
     return mixed
 
 
@@ -85,15 +89,23 @@ def _blend(batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share
         np.maximum(batch.masks[index], batch.masks[partner], out=mixed.masks[index])
 
 
-def _paste(batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float, place: np.ndarray) -> None:
+def _paste(
+    batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float, place: np.ndarray, classes: int
+) -> None:
     """Replace a window of 1 - `share` of the area by the same window of the partner."""
     assert batch.masks is not None and mixed.masks is not None
-    if any(batch.labels[i, 0] > 0 and not batch.masks[i].any() for i in (index, partner)):
+    labels = batch.labels.shape[1]
+    if any(((batch.labels[i] > 0) & ~_visible(batch.masks[i, :, :, :classes], labels)).any() for i in (index, partner)):
         return
-    size = batch.images.shape[1]
-    side = round(size * (1 - share) ** 0.5)
-    x, y = (place * (size - side + 1)).astype(int).tolist()
-    window = np.s_[y : y + side, x : x + side]
+    size = np.array(batch.images.shape[1:3])
+    height, width = (round(side * (1 - share) ** 0.5) for side in size.tolist())
+    x, y = (place * (size[1] - width + 1, size[0] - height + 1)).astype(int).tolist()
+    window = np.s_[y : y + height, x : x + width]
     mixed.images[index][window] = batch.images[partner][window]
     mixed.masks[index][window] = batch.masks[partner][window]
-    mixed.labels[index] = mixed.masks[index].any()
+    mixed.labels[index] = _visible(mixed.masks[index, :, :, :classes], labels)
+
+
+def _visible(mask: np.ndarray, labels: int) -> np.ndarray:
+    """Return whether a mask (h, w, classes) shows each class, bool (classes,), or any, (1,), for a single label."""
+    return np.array([mask.any()]) if labels == 1 else mask.any(axis=(0, 1))

@@ -21,6 +21,7 @@ from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps
 from gatemask.input.decoding import Decoder, shared_decoder
+from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
 from gatemask.input.sampling import sample_epoch
 from gatemask.input.threads import aligned_empty, threaded_batches
@@ -37,24 +38,24 @@ class RecordSource:
 
     Args:
         examples: Encoded examples.
-        decoder: Decoder for the experiment's input size.
-        size: Side of the network's input, in pixels.
+        decoder: Decoder for the experiment's input size and the layout of the records.
         steps: Augmentation steps.
         with_masks: Whether batches contain masks.
+        labels: Number of labels per image: 1 for any class, or one for each.
     """
 
     examples: Sequence[Example]
     decoder: Decoder
-    size: int
     steps: Sequence[AugmentationStep]
     with_masks: bool
+    labels: int = 1
 
     def allocate(self, batch_size: int) -> ImageBatch:
         """Return an uninitialized batch."""
-        shape = (batch_size, self.size, self.size)
-        images = aligned_empty((*shape, self.decoder.channels))
-        masks = aligned_empty((*shape, 1)) if self.with_masks else None
-        return ImageBatch(images, masks, aligned_empty((batch_size, 1), np.float32))
+        shape, layout = (batch_size, *self.decoder.size), self.decoder.layout
+        images = aligned_empty((*shape, layout.channels))
+        masks = aligned_empty((*shape, layout.planes)) if self.with_masks else None
+        return ImageBatch(images, masks, aligned_empty((batch_size, self.labels), np.float32))
 
     def fill_slot(self, batch: ImageBatch, slot: int, index: int, rng: np.random.Generator) -> None:
         """Write an augmented example into a batch.
@@ -70,14 +71,19 @@ class RecordSource:
         decode_mask = self.with_masks or any(step.name == "zoom_to_mask" for step in self.steps)
         image, mask = self.decoder.decode(example, decode_mask)
         out_mask = None if batch.masks is None else batch.masks[slot]
-        augment_into(image, mask, self.steps, rng, batch.images[slot], out_mask)
-        batch.labels[slot] = example.label
+        classes = self.decoder.layout.classes
+        augment_into(image, mask, self.steps, rng, batch.images[slot], out_mask, classes)
+        batch.labels[slot] = example.label > 0 if self.labels == 1 else self.decoder.layout.present(example.label)
+
+    def mix(self, batch: ImageBatch, rng: np.random.Generator) -> ImageBatch:
+        """Return the batch after the steps that mix images."""
+        return mix_batch(batch, self.steps, rng, self.decoder.layout.classes)
 
 
 def record_source(
     examples: Sequence[Example],
     exp: Experiment,
-    channels: int,
+    layout: Layout,
     augment: Sequence[Augment],
     with_masks: bool | None = None,
 ) -> RecordSource:
@@ -86,14 +92,15 @@ def record_source(
     Args:
         examples: Encoded examples.
         exp: Experiment.
-        channels: Number of image channels.
+        layout: Channels and planes of the examples.
         augment: Steps to apply: the experiment's `augment:`, or none.
         with_masks: Whether batches contain masks. Default: if the targets or CutMix need them.
     """
     steps = augmentation_steps(augment)
     if with_masks is None:
         with_masks = exp.task == "mask" or mixing_needs_masks(steps)
-    return RecordSource(examples, shared_decoder(channels, exp.input.size), exp.input.size, steps, with_masks)
+    labels = layout.classes if exp.model.per_class else 1
+    return RecordSource(examples, shared_decoder(layout, exp.input.shape), steps, with_masks, labels)
 
 
 def epoch_order(examples: Sequence[Example], exp: Experiment, batch_size: int, epoch: int, seed: int) -> np.ndarray:
@@ -112,7 +119,7 @@ def epoch_order(examples: Sequence[Example], exp: Experiment, batch_size: int, e
     Raises:
         GatemaskError: There are no images to train on, or the share of positives cannot be met.
     """
-    labels = np.array([example.label for example in examples])
+    labels = np.array([int(example.label > 0) for example in examples])
     order = sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([seed, epoch]))
     if not len(order):
         raise GatemaskError("There is nothing to train on.", received=f"{len(examples)} images in the training folds")
@@ -122,7 +129,7 @@ def epoch_order(examples: Sequence[Example], exp: Experiment, batch_size: int, e
 def training_batches(
     examples: Sequence[Example],
     exp: Experiment,
-    channels: int,
+    layout: Layout,
     order: np.ndarray,
     batch_size: int,
     epoch: int,
@@ -135,7 +142,7 @@ def training_batches(
     Args:
         examples: Encoded examples of the training folds.
         exp: Experiment.
-        channels: Number of image channels.
+        layout: Channels and planes of the examples.
         order: Images of the epoch, from `epoch_order`.
         batch_size: Images per batch, over all devices.
         epoch: Index of the epoch, from 0.
@@ -144,17 +151,17 @@ def training_batches(
         stop: Index after the last batch. Default: the end of the epoch.
 
     Returns:
-        A dataset of known length and static shapes that yields images, uint8 (b, s, s, channels), and targets: masks,
-        uint8 (b, s, s, 1), 0 or 1, for a mask network; labels, float32 (b, 1), for a gate. An image that cannot be
-        decoded raises, see `original_errors`.
+        A dataset of known length and static shapes that yields images, uint8 (b, h, w, channels), and targets: masks,
+        uint8 (b, h, w, planes), 0 or 1, for a mask network; labels, float32 (b, 1) or (b, classes), for a gate. An
+        image that cannot be decoded raises, see `original_errors`.
     """
-    source = record_source(examples, exp, channels, exp.augment)
+    source = record_source(examples, exp, layout, exp.augment)
     numbers = range(start, len(order) // batch_size if stop is None else stop)
 
     def make() -> Iterator[Arrays]:
         return _training_arrays(source, exp, order, batch_size, (seed, epoch), numbers)
 
-    return _dataset(make, _signature(exp, channels, batch_size), len(numbers))
+    return _dataset(make, _signature(exp, layout, batch_size), len(numbers))
 
 
 def _training_arrays(
@@ -169,39 +176,41 @@ def _training_arrays(
         if batch.masks is not None and exp.task == "mask":
             return batch.images, batch.masks
         # Four numbers, so that this generator differs from those of images, which have three.
-        mixed = mix_batch(batch, source.steps, np.random.default_rng([*seed, number, 1]))
+        mixed = source.mix(batch, np.random.default_rng([*seed, number, 1]))
         return mixed.images, mixed.labels
 
     return threaded_batches(numbers, batch_size, lambda: source.allocate(batch_size), fill, finish, exp.runtime.workers)
 
 
-def evaluation_dataset(examples: Sequence[Example], exp: Experiment, channels: int, batch_size: int) -> tf.data.Dataset:
+def evaluation_dataset(
+    examples: Sequence[Example], exp: Experiment, layout: Layout, batch_size: int
+) -> tf.data.Dataset:
     """Return `evaluation_batches` as a dataset of static shapes, for `model.evaluate`."""
     tf = quiet.tensorflow()
-    signature = (*_signature(exp, channels, batch_size), tf.TensorSpec((batch_size,), tf.float32))
+    signature = (*_signature(exp, layout, batch_size), tf.TensorSpec((batch_size,), tf.float32))
 
     def make() -> Iterator[Arrays]:
-        return evaluation_batches(examples, exp, channels, batch_size)
+        return evaluation_batches(examples, exp, layout, batch_size)
 
     return _dataset(make, signature, -(-len(examples) // batch_size))
 
 
 def evaluation_batches(
-    examples: Sequence[Example], exp: Experiment, channels: int, batch_size: int
+    examples: Sequence[Example], exp: Experiment, layout: Layout, batch_size: int
 ) -> Generator[Arrays, None, None]:
     """Yield all examples in order, resized but not augmented, in whole batches.
 
     Args:
         examples: Encoded examples of the validation fold.
         exp: Experiment.
-        channels: Number of image channels.
+        layout: Channels and planes of the examples.
         batch_size: Images per batch, over all devices.
 
     Yields:
         Images and targets, as in `training_batches`, and weights, float32 (b,). The last batch is padded with copies of
         the last image, of weight 0.
     """
-    source = record_source(examples, exp, channels, [])
+    source = record_source(examples, exp, layout, [])
     last = len(examples) - 1
 
     def fill(batch: ImageBatch, number: int, slots: range) -> None:
@@ -216,11 +225,13 @@ def evaluation_batches(
     return threaded_batches(numbers, batch_size, lambda: source.allocate(batch_size), fill, finish, exp.runtime.workers)
 
 
-def _signature(exp: Experiment, channels: int, batch_size: int) -> tuple[tf.TensorSpec, ...]:
+def _signature(exp: Experiment, layout: Layout, batch_size: int) -> tuple[tf.TensorSpec, ...]:
     tf = quiet.tensorflow()
-    shape = (batch_size, exp.input.size, exp.input.size)
-    labels, masks = tf.TensorSpec((batch_size, 1), tf.float32), tf.TensorSpec((*shape, 1), tf.uint8)
-    return tf.TensorSpec((*shape, channels), tf.uint8), labels if exp.task == "gate" else masks
+    shape, labels = (batch_size, *exp.input.shape), layout.classes if exp.model.per_class else 1
+    images = tf.TensorSpec((*shape, layout.channels), tf.uint8)
+    if exp.task == "gate":
+        return images, tf.TensorSpec((batch_size, labels), tf.float32)
+    return images, tf.TensorSpec((*shape, layout.planes), tf.uint8)
 
 
 def _dataset(make: Callable[[], Iterator[Arrays]], signature: tuple[tf.TensorSpec, ...], count: int) -> tf.data.Dataset:

@@ -10,7 +10,8 @@ from gatemask.data.encode import Example
 from gatemask.data.split import pick_half_positive, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
-from gatemask.input.mix import ImageBatch, mix_batch
+from gatemask.input.layout import Layout
+from gatemask.input.mix import ImageBatch
 from gatemask.plots import style
 from gatemask.plots.augmentation import Tile, draw_contact_sheet
 from gatemask.project import Project
@@ -35,17 +36,17 @@ def show_augmentation(project: Project, comp: Competition, exp: Experiment, imag
     comp = with_record_size(comp, exp)
     records.require_records(project, comp)
     examples = records.read_records(project.records(comp.records.size), _choose(project, exp, images))
-    versions = augmented_versions(examples, exp, comp.image.channels)
+    versions = augmented_versions(examples, exp, Layout.of(comp))
     figure = draw_contact_sheet(_tiles(examples, exp, versions))
     picture = style.save(figure, project.runs / exp.name / "augment.png")
     positives = sum(example.label for example in examples)
     return ContactSheet(picture=str(picture), images=len(examples), positives=positives)
 
 
-def augmented_versions(examples: list[Example], exp: Experiment, channels: int) -> list[ImageBatch]:
+def augmented_versions(examples: list[Example], exp: Experiment, layout: Layout) -> list[ImageBatch]:
     """Return the images as one plain batch, then as the first epochs augment it, always with masks."""
     return [
-        _batch(pipeline.record_source(examples, exp, channels, steps, with_masks=True), exp.seed, epoch)
+        _batch(pipeline.record_source(examples, exp, layout, steps, with_masks=True), exp.seed, epoch)
         for epoch, steps in enumerate([[], *[exp.augment] * VERSIONS])
     ]
 
@@ -78,4 +79,4 @@ def _batch(source: pipeline.RecordSource, seed: int, epoch: int) -> ImageBatch:
     room = source.allocate(count)
     for slot in range(count):
         source.fill_slot(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
-    return mix_batch(room, source.steps, np.random.default_rng([seed, epoch, 0, 1]))
+    return source.mix(room, np.random.default_rng([seed, epoch, 0, 1]))

@@ -221,15 +221,7 @@ class FoldRun:
 
         trainer, epoch = self.trainer, progress.epoch
         batches = pipeline.training_batches(
-            self.training,
-            self.exp,
-            trainer.comp.image.channels,
-            order,
-            trainer.batch,
-            epoch,
-            self.seed,
-            progress.step,
-            stop,
+            self.training, self.exp, trainer.layout, order, trainer.batch, epoch, self.seed, progress.step, stop
         )
         watch = LossWatch(on_step)
         with trainer.layers_as_in(epoch), pipeline.original_errors():

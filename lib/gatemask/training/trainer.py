@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from gatemask.console import say
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
+from gatemask.input.layout import Layout
 from gatemask.stage import require_unchanged
 from gatemask.training.fold_inputs import TrainingInputs
 from gatemask.training.runtime import Devices
@@ -85,6 +86,11 @@ class Trainer:
         return self.inputs.comp
 
     @property
+    def layout(self) -> Layout:
+        """Channels and planes of the examples."""
+        return Layout.of(self.comp)
+
+    @property
     def batch(self) -> int:
         """Images per step over all devices."""
         return self.exp.batch.per_device * self.models.devices.count
@@ -134,7 +140,7 @@ class Trainer:
         """
         from gatemask.input import pipeline
 
-        batches = pipeline.evaluation_dataset(validation, self.exp, self.comp.image.channels, self.batch)
+        batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.batch)
         with pipeline.original_errors():
             values = self.models.evaluator.evaluate(batches, verbose=0, return_dict=True)
         scores = {name: float(value) for name, value in values.items() if name != "loss"}
@@ -157,7 +163,7 @@ def _traced_fingerprint(inputs: TrainingInputs) -> str:
     sections = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
     frozen = exp.freeze.layers if exp.freeze else None
     settings = exp.model_dump(mode="json", include=sections)
-    return fingerprint([settings, frozen, exp.input.size, comp.image.channels, len(comp.classes)])
+    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp))])
 
 
 def _compile(inputs: TrainingInputs) -> CompiledModels:
@@ -165,7 +171,7 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
     from gatemask.builders import encoder_weights
     from gatemask.training import runtime
 
-    exp, comp = inputs.exp, inputs.comp
+    exp, layout = inputs.exp, Layout.of(inputs.comp)
     runtime.require_accelerator(exp.runtime)
     encoder_weights.find_weights_file(
         exp.model, inputs.project.root
@@ -175,25 +181,27 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
 
     jit_compile = devices.backend == "jax"  # TensorFlow without XLA was the fastest on a CPU
     with devices.scope():
-        network = models.build_network(exp.model, exp.input.size, comp.image.channels, len(comp.classes))
+        network = models.network_for(exp, inputs.comp)
         training_models = {
-            frozen: _compile_training_model(exp, network, frozen, jit_compile)
+            frozen: _compile_training_model(exp, layout, network, frozen, jit_compile)
             for frozen in ([True, False] if exp.freeze else [False])
         }
         evaluator = network.model
-        loss = losses.WeightedLoss(exp.loss, exp.label_smoothing)
-        measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task)]
+        loss, labels = losses.WeightedLoss(exp.loss, exp.label_smoothing, layout), network.model.output.shape[-1]
+        measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task, layout, labels)]
         # Keras requires a loss here too.
         evaluator.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
     fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in training_models.items()}
     return CompiledModels(devices, network, training_models, evaluator, fresh)
 
 
-def _compile_training_model(exp: Experiment, network: Network, frozen: bool, jit_compile: bool) -> TrainingModel:
+def _compile_training_model(
+    exp: Experiment, layout: Layout, network: Network, frozen: bool, jit_compile: bool
+) -> TrainingModel:
     """Return a compiled training model with its own optimizer."""
     from gatemask.builders import optimizers, schedules, step
 
-    model = step.training_model(network, exp)
+    model = step.training_model(network, exp, layout)
     with _frozen(_layers_to_freeze(exp, network, model) if frozen else ()):
         first_rate = schedules.learning_rate(exp.schedule, 0, exp.epochs)
         optimizer = optimizers.build_optimizer(exp.optimizer, first_rate, exp.runtime.precision)
