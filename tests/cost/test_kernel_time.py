@@ -49,9 +49,9 @@ def test_networks_are_built_once_per_structure_and_views_count(tmp_path: Path, m
     project, built = Project(tmp_path, "c"), []
     original = kernel_time._count_forward_pass
 
-    def counting(exp: Experiment, channels: int, classes: int) -> ForwardPass:
-        built.append((exp.input.size, channels, classes))
-        return original(exp, channels, classes)
+    def counting(exp: Experiment, comp: Competition) -> ForwardPass:
+        built.append((exp.input.size, comp.image.channels, comp.outputs))
+        return original(exp, comp)
 
     monkeypatch.setattr(kernel_time, "_count_forward_pass", counting)
     experiments = {

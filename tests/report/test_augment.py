@@ -12,7 +12,9 @@ import pytest
 
 from gatemask.config import Experiment
 from gatemask.data.records import Example
-from gatemask.input.layout import ONE_CLASS
+from gatemask.input.layout import ONE_CLASS, Layout
+from gatemask.plots.augmentation import draw_contact_sheet
+from gatemask.report import augment as report
 from gatemask.report.augment import VERSIONS, augmented_versions
 from tests.conftest import gatemask
 
@@ -68,3 +70,23 @@ def test_the_first_column_is_plain_and_the_others_are_not() -> None:
     assert all((batch.images != plain.images).any() for batch in others)
     assert all((a == b).all() for a, b in zip(others[0], augmented_versions(examples, exp, ONE_CLASS)[1], strict=True))
     assert any(0 < value < 1 for batch in others for value in batch.labels[:, 0])
+
+
+def test_several_classes_channels_and_tiles_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (4 * 32, 64)).astype(np.uint8)
+    mask = np.zeros((2, 32, 64), np.uint8)
+    mask[0, 5:20, 5:20], mask[1, 10:30, 40:60] = 255, 255
+    data = [cv2.imencode(".png", array)[1].tobytes() for array in (image, mask.reshape(64, 64))]
+    tiles = [Example("a", *data, 0, (0, 0)), Example("a", *data, 3, (0, 40)), Example("b", *data, 0, (0, 0))]
+    examples = report._one_each(tiles)
+    assert [example.origin for example in examples] == [(0, 40), (0, 0)], "of a tiled image, a tile that shows a class"
+    model = {"name": "unet", "encoder": "resnet18"}
+    given = {"name": "e", "task": "mask", "input": {"size": [32, 64]}, "loss": {"bce": 1}, "epochs": 1}
+    exp = Experiment.model_validate({**given, "model": model, "augment": ["hflip"]})
+    rows = report._tiles(examples, exp, augmented_versions(examples, exp, Layout(channels=4, classes=2)))
+    assert rows[0][0].caption == "a\nmask 225 400 px"
+    figure = draw_contact_sheet(rows)
+    plain = figure.axes[0]
+    assert (np.asarray(plain.images[0].get_array()) == image[64:96]).all(), "the third of four channels"
+    assert len(plain.collections) == 2, "one outline per class"

@@ -15,7 +15,7 @@ from gatemask.masks.rule import LEVELS
 
 
 class BestThresholdDice(keras.metrics.Metric):
-    """Mean Dice per image, at the best of 255 thresholds; of several classes the mean, each at its own threshold.
+    """Mean Dice per image, at the best of 255 thresholds; the mean of several classes, each at its own threshold.
 
     Each update builds histograms of the predicted levels, as uint8, of all pixels and of mask pixels. Cumulated from
     above, they give area and intersection at every threshold. The state is one sum of scores per class and level,

@@ -165,7 +165,7 @@ class Dropout(Strict):
 
     p: Share = 1.0
     holes: Count = 8
-    size: Share = Field(0.05, description="side of a hole, as a share of the image side")
+    size: Share = Field(0.05, description="side of a hole, as a share of the shorter image side")
 
 
 class Mix(Strict):

@@ -1,6 +1,6 @@
 """Estimate the runtime of the submission kernel, by the roofline of `gatemask plan` with forward passes only.
 
-Expect the right order of magnitude: networks and TTA views are counted, the time to read images is not.
+Expect the right order of magnitude: networks, TTA views and tiles are counted, the time to read images is not.
 
 runs/<comp>/ensemble/costs.json   forward passes by network structure, which take seconds to find out
 """
@@ -18,6 +18,7 @@ from gatemask import quiet
 from gatemask.config import Competition, Ensemble, Experiment, Members, load_run_config
 from gatemask.cost import devices
 from gatemask.cost.devices import Device, ForwardPass
+from gatemask.cost.tile_counts import count_tiles
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.files import fingerprint, read_json_object, write_json
 from gatemask.project import Project
@@ -123,7 +124,7 @@ def count_test_images(project: Project, comp: Competition) -> int:
 def seconds_by_experiment(
     project: Project, comp: Competition, ensemble: Ensemble, experiments: Mapping[str, Experiment]
 ) -> dict[str, float]:
-    """Return the seconds per image of one network of each experiment, all TTA views included.
+    """Return the seconds per image of one network of each experiment, all TTA views and tiles included.
 
     The device is one T4, or the CPU of this machine where the kernel has no GPU.
     """
@@ -135,11 +136,18 @@ def seconds_by_experiment(
     else:
         precision = "float16" if precision == "auto" else precision
         device = devices.kaggle_t4(1, precision)
-    seconds = {}
+    seconds, tiles = {}, _mean_tiles(project, comp)
     for name, exp in experiments.items():
-        work = cache.forward_pass(exp, comp.image.channels, 1 if exp.task == "gate" else len(comp.classes))
-        seconds[name] = devices.seconds_per_image(device, work, precision) * count_views(exp)
+        work = cache.forward_pass(exp, comp)
+        seconds[name] = devices.seconds_per_image(device, work, precision) * count_views(exp) * tiles
     return seconds
+
+
+def _mean_tiles(project: Project, comp: Competition) -> float:
+    """Return the mean number of tiles per test image, or per training image where a hold-out is the test set."""
+    if comp.tiles is None:
+        return 1.0
+    return float(count_tiles(read_manifest(project, "train" if comp.test is None else "test"), comp).mean())
 
 
 class _CostsFile:
@@ -155,11 +163,12 @@ class _CostsFile:
             self._store("cpu", {("hours_a_week" if key == "hours_per_week" else key): peaks[key] for key in peaks})
         return Device(**{key: value for key, value in self._entries["cpu"].items() if key != "hours_a_week"})
 
-    def forward_pass(self, exp: Experiment, channels: int, classes: int) -> ForwardPass:
-        shape = [exp.input.size, channels, classes]
+    def forward_pass(self, exp: Experiment, comp: Competition) -> ForwardPass:
+        outputs = comp.outputs if exp.task == "mask" else len(comp.classes) if exp.model.per_class else 1
+        shape = [exp.input.size, comp.image.channels, outputs, *(["exclusive"] if comp.exclusive else [])]
         key = fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
         if key not in self._entries:
-            self._store(key, asdict(_count_forward_pass(exp, channels, classes)))
+            self._store(key, asdict(_count_forward_pass(exp, comp)))
         return ForwardPass(**self._entries[key])
 
     def _store(self, key: str, entry: dict[str, Any]) -> None:
@@ -167,7 +176,7 @@ class _CostsFile:
         write_json(self._path, self._entries)
 
 
-def _count_forward_pass(exp: Experiment, channels: int, classes: int) -> ForwardPass:
+def _count_forward_pass(exp: Experiment, comp: Competition) -> ForwardPass:
     # Only shapes matter, so any backend that is running already will do.
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -175,7 +184,7 @@ def _count_forward_pass(exp: Experiment, channels: int, classes: int) -> Forward
     from gatemask.builders import models
     from gatemask.cost.network import count_forward_pass
 
-    return count_forward_pass(models.build_network(exp.model, exp.input.size, channels, classes).model)
+    return count_forward_pass(models.network_for(exp, comp).model)
 
 
 def _trained_experiment(project: Project, name: str) -> Experiment:

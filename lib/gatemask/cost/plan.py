@@ -22,6 +22,7 @@ from gatemask.cost.devices import (
     this_machine,
 )
 from gatemask.cost.network import count_forward_pass
+from gatemask.cost.tile_counts import count_tiles
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.results.cost import ExperimentPlan, SessionPlan
@@ -48,7 +49,7 @@ class NetworkSize:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """Numbers of images of an experiment; `train` to `last_epoch` are those of the first fold."""
+    """Numbers of images, or of tiles, of an experiment; `train` to `last_epoch` are those of the first fold."""
 
     folds: int
     train: int
@@ -85,6 +86,8 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
             "images_first_epoch": images.first_epoch,
             "images_last_epoch": images.last_epoch,
         }
+        if comp.tiles is not None:
+            plan["tiled"] = True
     else:
         plan["note"] = f"Steps and hours need folds: gatemask data prepare, then gatemask folds make {project.comp}."
     records = project.records(with_record_size(comp, exp).records.size)
@@ -132,7 +135,8 @@ def print_plan(plan: ExperimentPlan) -> None:
     if plan.train_images is not None:
         first, last = plan.images_first_epoch, plan.images_last_epoch
         drawn = f"{first}" if first == last else f"{first} (first) to {last} (last)"
-        say(f"{plan.train_images} training images in fold 0, {drawn} of them per epoch; {plan.epochs} epochs")
+        kind = "tiles" if plan.tiled else "images"
+        say(f"{plan.train_images} training {kind} in fold 0, {drawn} of them per epoch; {plan.epochs} epochs")
     columns = ["session", "batch", "steps/epoch", "GB/device", "minutes/epoch", "hours/fold", "all folds"]
     rows = [
         [
@@ -170,24 +174,28 @@ def _network_size(exp: Experiment, comp: Competition) -> NetworkSize:
 
 
 def _count_images(project: Project, comp: Competition, exp: Experiment) -> ImageCounts | None:
-    """Count the images of the first fold, and those its first and last epoch draw; None before folds exist."""
+    """Count the images of the first fold, and those its first and last epoch draw; None before folds exist.
+
+    Of tiled images, tiles are counted, and all tiles of a positive image as positive: which are is known to records.
+    """
     if not project.folds.exists():
         return None
     from gatemask.data.split import read_manifest
     from gatemask.input.sampling import sample_epoch
 
     inputs = TrainingInputs(project, comp, exp)
-    validates = inputs.split["fold"] == inputs.folds[0]
-    training = inputs.split["image_id"][~validates]
-    label_of = dict(read_manifest(project, "train")[["image_id", "label"]].itertuples(index=False))
-    if missing := [name for name in training if name not in label_of]:
+    images = read_manifest(project, "train").set_index("image_id", drop=False)
+    if missing := [name for name in inputs.split["image_id"] if name not in images.index]:
         raise GatemaskError("Folds and manifest list different images.", where=project.folds, received=missing[0])
-    labels = np.array([label_of[name] for name in training])
+    images = images.loc[list(inputs.split["image_id"])]
+    validates = (inputs.split["fold"] == inputs.folds[0]).to_numpy()
+    tiles = count_tiles(images, comp)
+    labels = np.repeat(images["label"].to_numpy(int)[~validates], tiles[~validates])
     first, last = (
         len(sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([exp.seed * 1000, epoch])))
         for epoch in (0, exp.epochs - 1)
     )
-    return ImageCounts(len(inputs.folds), len(training), int(validates.sum()), first, last)
+    return ImageCounts(len(inputs.folds), len(labels), int(tiles[validates].sum()), first, last)
 
 
 def _measured_epoch(project: Project, exp: Experiment) -> str | None:

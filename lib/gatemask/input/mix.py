@@ -108,4 +108,4 @@ def _paste(
 
 def _visible(mask: np.ndarray, labels: int) -> np.ndarray:
     """Return whether a mask (h, w, classes) shows each class, bool (classes,), or any, (1,), for a single label."""
-    return np.array([mask.any()]) if labels == 1 else mask.any(axis=(0, 1))
+    return np.asarray(mask.any(axis=(0, 1)) if labels > 1 else [mask.any()])

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from gatemask.config import Tiles
 from gatemask.errors import GatemaskError
-from gatemask.masks.frame import resize
+from gatemask.masks.frame import resize, resize_map
 from gatemask.masks.rule import as_uint8
 
 DEVIATION = 1 / 8  # of the weight, as a share of the side
@@ -158,7 +157,7 @@ def _finished_rows(
             top = origin.y
         height, width = min(tile, size[0] - origin.y), min(tile, size[1] - origin.x)
         if tile_map.shape[:2] != (tile, tile):
-            tile_map = cv2.resize(tile_map, (tile, tile), interpolation=cv2.INTER_LINEAR).reshape(tile, tile, outputs)
+            tile_map = resize_map(tile_map, (tile, tile))
         share, place = weight[:height, :width, None], np.s_[:height, origin.x : origin.x + width]
         total[place] += share * tile_map[:height, :width]
         weights[place] += share

@@ -11,14 +11,17 @@ from matplotlib.figure import Figure
 
 from gatemask.plots import style
 
+# Of a single class, as of the first, green.
+COLORS = [style.GREEN, *(color for color in style.CYCLE if color != style.GREEN)]
+
 
 @dataclass(frozen=True)
 class Tile:
     """One image of the sheet.
 
     Args:
-        image: Pixels, uint8 (side, side, channels).
-        mask: Mask, (side, side).
+        image: Pixels, uint8 (height, width, channels); of other than 1 or 3 channels the middle one is shown.
+        mask: Masks, (height, width, planes); each plane has its own color.
         caption: Text below it.
     """
 
@@ -42,10 +45,13 @@ def draw_contact_sheet(rows: Sequence[Sequence[Tile]]) -> Figure:
 
 
 def _draw_tile(ax: Any, tile: Tile) -> None:
-    image = tile.image[:, :, 0] if tile.image.shape[2] == 1 else tile.image
+    channels = tile.image.shape[2]
+    image = tile.image if channels == 3 else tile.image[:, :, channels // 2]
     ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-    if 0 < tile.mask.mean() < 1:
-        ax.contour(tile.mask, [0.5], colors=[style.GREEN], linewidths=1)
+    for index in range(tile.mask.shape[2]):
+        plane = tile.mask[:, :, index]
+        if 0 < plane.mean() < 1:
+            ax.contour(plane, [0.5], colors=[COLORS[index % len(COLORS)]], linewidths=1)
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

@@ -35,11 +35,12 @@ def show_augmentation(project: Project, comp: Competition, exp: Experiment, imag
     """
     comp = with_record_size(comp, exp)
     records.require_records(project, comp)
-    examples = records.read_records(project.records(comp.records.size), _choose(project, exp, images))
+    read = records.read_records(project.records(comp.records.size), _choose(project, exp, images))
+    examples = _one_each(read)
     versions = augmented_versions(examples, exp, Layout.of(comp))
     figure = draw_contact_sheet(_tiles(examples, exp, versions))
     picture = style.save(figure, project.runs / exp.name / "augment.png")
-    positives = sum(example.label for example in examples)
+    positives = sum(example.label > 0 for example in examples)
     return ContactSheet(picture=str(picture), images=len(examples), positives=positives)
 
 
@@ -60,16 +61,27 @@ def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
     return shuffled["image_id"].iloc[pick_half_positive(shuffled["label"], count)].tolist()
 
 
+def _one_each(examples: list[Example]) -> list[Example]:
+    """Return one example per image: of its tiles the first positive one, or else the first."""
+    chosen: dict[str, Example] = {}
+    for example in examples:
+        if example.image_id not in chosen or (example.label and not chosen[example.image_id].label):
+            chosen[example.image_id] = example
+    return list(chosen.values())
+
+
 def _tiles(examples: list[Example], exp: Experiment, versions: list[ImageBatch]) -> list[list[Tile]]:
     rows = []
     for row, example in enumerate(examples):
         tiles = []
         for column, batch in enumerate(versions):
             assert batch.masks is not None
-            mask = batch.masks[row, :, :, 0]
-            caption = f"label {batch.labels[row, 0]:.2f}" if exp.task == "gate" else f"mask {batch.masks[row].sum()} px"
+            labels, areas = batch.labels[row], batch.masks[row].sum(axis=(0, 1))
+            caption = f"label {' '.join(f'{label:.2f}' for label in labels)}"
+            if exp.task == "mask":
+                caption = f"mask {' '.join(map(str, areas))} px"
             caption = f"{example.image_id[-22:]}\n{caption}" if column == 0 else caption
-            tiles.append(Tile(batch.images[row], mask, caption))
+            tiles.append(Tile(batch.images[row], batch.masks[row], caption))
         rows.append(tiles)
     return rows
 

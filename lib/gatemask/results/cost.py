@@ -48,6 +48,7 @@ class ExperimentPlan(CommandResult):
         measured: Duration of an epoch of an earlier run of this experiment, in words; None before the first run.
         note: What is missing for a complete plan.
         records: Missing records.
+        tiled: Whether the images above are tiles.
     """
 
     experiment: str
@@ -63,3 +64,4 @@ class ExperimentPlan(CommandResult):
     measured: str | None
     note: str | None = None
     records: str | None = None
+    tiled: bool = False

@@ -47,6 +47,8 @@ class FoldResult(StageResult):
         seconds_training: Time spent in training and validation, in seconds.
         train_images: Number of training images.
         validation_images: Number of validation images.
+        train_tiles: Number of training tiles, where images are tiled.
+        validation_tiles: Number of validation tiles.
     """
 
     experiment: str
@@ -70,6 +72,8 @@ class FoldResult(StageResult):
     seconds_training: float
     train_images: int
     validation_images: int
+    train_tiles: int | None = None
+    validation_tiles: int | None = None
 
 
 class TrainingResult(CommandResult):

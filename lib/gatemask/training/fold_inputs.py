@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,9 +26,21 @@ if TYPE_CHECKING:
 
 
 def with_record_size(comp: Competition, exp: Experiment) -> Competition:
-    """Return the competition with the record size of the experiment, where `input.records` sets one."""
+    """Return the competition with the record size of the experiment, where `input.records` sets one.
+
+    Raises:
+        GatemaskError: The records hold tiles, which have one size.
+    """
     if exp.input.records is None:
         return comp
+    if comp.tiles is not None and exp.input.records != comp.tiles.size:
+        raise GatemaskError(
+            "The records of this competition hold tiles, which have one size.",
+            where=f"input.records of {exp.name}",
+            received=exp.input.records,
+            expected=f"{comp.tiles.size}, tiles.size of competition.yaml",
+            do="Leave input.records out; input.size may be smaller.",
+        )
     return comp.model_copy(update={"records": comp.records.model_copy(update={"size": exp.input.records})})
 
 
@@ -152,9 +164,16 @@ class TrainingInputs:
         """Return the training and the validation examples of a fold, still encoded."""
         validates = self.split["fold"] == fold
         training, validation = self.split["image_id"][~validates], self.split["image_id"][validates]
-        return [self._examples[name] for name in training], [self._examples[name] for name in validation]
+        return self._examples_of(training), self._examples_of(validation)
+
+    def _examples_of(self, ids: Iterable[str]) -> list[Example]:
+        return [example for image_id in ids for example in self._examples[image_id]]
 
     @cached_property
-    def _examples(self) -> dict[str, Example]:
+    def _examples(self) -> dict[str, list[Example]]:
+        """Example of each image; all of its tiles, where images are tiled."""
         folder = self.project.records(with_record_size(self.comp, self.exp).records.size)
-        return {example.image_id: example for example in records.read_records(folder, list(self.split["image_id"]))}
+        examples: dict[str, list[Example]] = {}
+        for example in records.read_records(folder, list(self.split["image_id"])):
+            examples.setdefault(example.image_id, []).append(example)
+        return examples

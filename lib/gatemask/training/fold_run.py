@@ -108,11 +108,18 @@ class FoldRun:
                 "epochs": progress.epoch,
                 "batch": self.trainer.batch,
                 "seconds_training": round(sum(row["seconds"] for row in rows), 2),
-                "train_images": len(self.training),
-                "validation_images": len(self.validation),
+                **self._counts(),
             }
         )
         return result, [self.folder / name for name in (*finishing.FILES, *out_of_fold.files)]
+
+    def _counts(self) -> dict[str, int]:
+        """Return the fields of `FoldResult` that count images and, where there are any, tiles."""
+        parts = {"train": self.training, "validation": self.validation}
+        images = {f"{name}_images": len({example.image_id for example in part}) for name, part in parts.items()}
+        if self.trainer.comp.tiles is None:
+            return images
+        return {**images, **{f"{name}_tiles": len(part) for name, part in parts.items()}}
 
     def _last_epoch(self, progress: Progress) -> tuple[int, ...]:
         """Keep the weights of the last epoch, which the state holds: those of the best epochs are lost."""

@@ -1,19 +1,27 @@
-"""Predict the validation fold with the final weights: each image exactly once."""
+"""Predict the validation fold with the final weights: each image exactly once.
+
+Tiles of an image become one prediction: the gate's is their largest probability, and their maps are blended to the map
+of the scaled image.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 
+from gatemask.config import Tiles
 from gatemask.console import progress
 from gatemask.data.records import Example
-from gatemask.data.truth import Masks
+from gatemask.data.truth import Masks, Size
 from gatemask.errors import GatemaskError
+from gatemask.masks.tiling import Origin, blend_tiles, scaled_size, tile_origins
 from gatemask.oof import store
 from gatemask.oof.tables import best_single_threshold, count_maps
+from gatemask.project import Project
 from gatemask.training.trainer import Trainer
 
 
@@ -40,16 +48,14 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Exampl
     """
     exp, comp, project = trainer.exp, trainer.comp, trainer.inputs.project
     folder = project.fold(exp.name, fold)
-    ids = [example.image_id for example in validation]
-    if len(set(ids)) < len(ids):
-        twice = next(name for name in ids if ids.count(name) > 1)
-        raise GatemaskError("The validation fold contains an image twice.", where=project.folds, received=twice)
+    ids = _unique_ids(validation, project)
     if exp.task == "gate":
-        probabilities = np.concatenate(list(_predictions(trainer, validation)))[:, 0]
-        store.write_gates(folder / "oof.csv", ids, probabilities)
+        predicted = np.concatenate(list(_predictions(trainer, validation)))
+        probabilities = _largest([example.image_id for example in validation], predicted)
+        store.write_gates(folder / "oof.csv", ids, probabilities, comp.classes if exp.model.per_class else ())
         return OutOfFold(["oof.csv"])
-    files = _write_maps(trainer, validation, ids, folder / "oof.h5")
     truth = Masks.of(project, comp)
+    files = _write_maps(trainer, validation, ids, folder / "oof.h5", truth.image_size)
     reader = store.MapReader([folder / "oof.h5"])
     try:
         tables = count_maps(dict.fromkeys(ids, fold), [reader], truth, f"{exp.name} fold {fold} tables")
@@ -60,18 +66,85 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Exampl
     return OutOfFold([*files, "tables.npz"], {"dice_full": score, "threshold": threshold})
 
 
-def _write_maps(trainer: Trainer, validation: Sequence[Example], ids: list[str], path: Path) -> list[str]:
+def _unique_ids(validation: Sequence[Example], project: Project) -> list[str]:
+    """Ids of the images, each once.
+
+    Raises:
+        GatemaskError: An image, or a tile of one, is in the fold twice.
+    """
+    places = [(example.image_id, example.origin) for example in validation]
+    if len(set(places)) < len(places):
+        twice = next(place for place in places if places.count(place) > 1)
+        raise GatemaskError("The validation fold contains an image twice.", where=project.folds, received=twice[0])
+    return list(dict.fromkeys(image_id for image_id, _ in places))
+
+
+def _largest(ids: Sequence[str], probabilities: np.ndarray) -> np.ndarray:
+    """Return the largest probability of each image's tiles, in the order of their first ones.
+
+    >>> _largest(["a", "b", "b"], np.array([[0.1, 0.2], [0.3, 0.9], [0.4, 0.8]])).tolist()
+    [[0.1, 0.2], [0.4, 0.9]]
+    """
+    order = {image_id: index for index, image_id in enumerate(dict.fromkeys(ids))}
+    largest = np.zeros((len(order), *probabilities.shape[1:]), probabilities.dtype)
+    np.maximum.at(largest, [order[image_id] for image_id in ids], probabilities)
+    return largest
+
+
+def _write_maps(
+    trainer: Trainer, validation: Sequence[Example], ids: list[str], path: Path, size_of: Callable[[str], Size]
+) -> list[str]:
     """Write the probability maps, and return the names of the files."""
     from gatemask.masks.rule import as_uint8
 
-    exp, classes = trainer.exp, len(trainer.comp.classes)
-    shape = (exp.input.size, exp.input.size, classes)
+    exp, comp = trainer.exp, trainer.comp
+    outputs, views = comp.outputs, 1 + len(exp.tta)
+    shape = None if comp.tiles else (*exp.input.shape, outputs)
     batches = _predictions(trainer, validation)
+    if comp.tiles:
+        together = outputs * (1 + views if exp.tta_apart else 1)
+        maps = whole_maps(validation, batches, size_of, comp.tiles, together)
+    else:
+        maps = (as_uint8(batch) for batch in batches)
     if not exp.tta_apart:
-        return [store.write_maps(path, ids, (as_uint8(maps) for maps in batches), shape).name]
-    average_and_views = ((as_uint8(maps[..., :classes]), as_uint8(maps[..., classes:])) for maps in batches)
-    files = store.write_maps_per_view(path, ids, average_and_views, shape, 1 + len(exp.tta))
-    return [file.name for file in files]
+        return [store.write_maps(path, ids, maps, shape).name]
+    average_and_views = ((batch[..., :outputs], batch[..., outputs:]) for batch in maps)
+    return [file.name for file in store.write_maps_per_view(path, ids, average_and_views, shape, views)]
+
+
+def whole_maps(
+    examples: Sequence[Example],
+    batches: Iterable[np.ndarray],
+    size_of: Callable[[str], Size],
+    tiles: Tiles,
+    outputs: int,
+) -> Iterator[np.ndarray]:
+    """Yield the map of each scaled image, blended from those of its tiles, uint8 (1, height, width, outputs).
+
+    Args:
+        examples: Tiles, image by image, in order.
+        batches: Their maps in batches, float32 (n, h, w, outputs).
+        size_of: Returns height and width of an image before scaling, by its id.
+        tiles: Size, overlap and scale of the tiles.
+        outputs: Number of maps.
+
+    Raises:
+        GatemaskError: The tiles of an image are not those that `tiles` describes.
+    """
+    maps = (one for batch in batches for one in batch)
+    for image_id, group in groupby(examples, lambda example: example.image_id):
+        origins = [Origin(*example.origin) for example in group if example.origin is not None]
+        size = scaled_size(size_of(image_id), tiles)
+        expected = tile_origins(size, tiles.size, tiles.overlap)
+        if origins != expected:
+            raise GatemaskError(
+                "The records hold other tiles of an image than competition.yaml describes.",
+                where=image_id,
+                received=f"{len(origins)} tiles",
+                expected=f"{len(expected)} tiles",
+                do="Run gatemask records make.",
+            )
+        yield blend_tiles(size, tiles.size, origins, islice(maps, len(origins)), outputs)[None]
 
 
 def _predictions(trainer: Trainer, validation: Sequence[Example]) -> Iterator[np.ndarray]:
@@ -83,12 +156,12 @@ def _predictions(trainer: Trainer, validation: Sequence[Example]) -> Iterator[np
     from gatemask.input import pipeline
 
     exp = trainer.exp
-    model, tta_views = _SpreadModel(trainer), build_views(exp.tta, exp.augment, exp.input.size)
+    model, tta_views = _SpreadModel(trainer), build_views(exp.tta, exp.augment, exp.input.shape)
 
     def average_and_views(images: np.ndarray) -> np.ndarray:
         return np.concatenate(predict_per_view(model, images, tta_views), axis=3)
 
-    batches = pipeline.evaluation_batches(validation, exp, trainer.comp.image.channels, trainer.batch)
+    batches = pipeline.evaluation_batches(validation, exp, trainer.layout, trainer.batch)
     total, start = -(-len(validation) // trainer.batch), 0
     for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
         padded = average_and_views(images) if exp.tta_apart else predict_averaged(model, images, tta_views)
