@@ -65,19 +65,22 @@ def test_experiment_builds(path: str) -> None:
 
     from gatemask.builders import models, optimizers, schedules, step
     from gatemask.input import augment
+    from gatemask.input.layout import Layout
 
     comp = load_competition((ROOT / path).parent)
     exp = load_experiment(ROOT / path)
-    network = models.build_network(exp.model, 64, comp.image.channels, len(comp.classes), seed=None)
-    model = step.training_model(network, exp)
-    truth = (2, 1) if exp.task == "gate" else (2, 64, 64, len(comp.classes))
+    layout = Layout.of(comp)
+    small = exp.model_copy(update={"input": exp.input.model_copy(update={"size": 64})})
+    network = models.network_for(small, comp, seed=None)
+    model = step.training_model(network, exp, layout)
+    truth = (2, network.model.output_shape[-1]) if exp.task == "gate" else (2, 64, 64, layout.planes)
     heads = {name: keras.ops.full((2, *head.shape[1:]), 0.5) for name, head in network.heads.items()}
     assert math.isfinite(float(model.compute_loss(y=np.zeros(truth, np.uint8), y_pred=heads)))
     rates = [schedules.learning_rate(exp.schedule, epoch, exp.epochs, [0.5] * epoch) for epoch in range(exp.epochs)]
     assert min(rates) > 0
     optimizers.build_optimizer(exp.optimizer, rates[0], exp.runtime.precision).build(model.trainable_variables)
-    image, mask = np.zeros((64, 64, comp.image.channels), np.uint8), np.zeros((64, 64, len(comp.classes)), np.uint8)
-    augment.augment_image(image, mask.transpose(2, 0, 1), (64, 64), exp.augment, np.random.default_rng(0))
+    image, mask = np.zeros((64, 64, layout.channels), np.uint8), np.zeros((layout.planes, 64, 64), np.uint8)
+    augment.augment_image(image, mask, (64, 64), exp.augment, np.random.default_rng(0))
 
 
 def trained_experiments() -> set[str]:

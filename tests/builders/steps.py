@@ -32,6 +32,8 @@ ENCODERS = {
     "fpn": "mobilenetv2",
     "linknet": "vgg16",
 }
+# The gate is one per class, and LinkNet has exclusive classes and ignored pixels.
+CLASSES = {"gate": 2, "linknet": 2}
 LOSSES: dict[str, dict[str, Any]] = {
     "gate": {"focal": {"gamma": 1.5}},
     "unet": {"bce": 1, "dice": 1},
@@ -45,6 +47,7 @@ def experiment(name: str) -> Any:
     from gatemask.config import Experiment
 
     model: dict[str, Any] = {"name": name, "encoder": ENCODERS[name], "gate_head": name == "unet"}
+    model["per_class"] = name == "gate"
     if name not in ("gate", "fpn"):
         model |= {"filters": [16, 16, 8, 8, 4], "block": "upsampling" if name == "unet" else "transpose"}
     model["deep_supervision"] = name == "unetpp"
@@ -59,9 +62,16 @@ def experiment(name: str) -> Any:
     )
 
 
+def layout(name: str) -> Any:
+    from gatemask.input.layout import Layout
+
+    special = name == "linknet"
+    return Layout(channels=3, classes=CLASSES.get(name, 1), ignored=special, exclusive=special)
+
+
 def batch(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
-    truth = (BATCH, 1) if name == "gate" else (BATCH, SIZE, SIZE, 1)
+    truth = (BATCH, CLASSES[name]) if name == "gate" else (BATCH, SIZE, SIZE, layout(name).planes)
     images = rng.integers(0, 256, (BATCH, SIZE, SIZE, 3)).astype(np.uint8)
     return images, (rng.random(truth) < 0.5).astype(np.uint8), np.array([1, 1, 1, 0], np.float32)
 
@@ -70,7 +80,8 @@ def build(name: str, seed: int, small: bool) -> Any:
     from gatemask.builders import models
 
     with small_encoder(name) if small else nullcontext():
-        return models.build_network(experiment(name).model, SIZE, 3, seed=seed)
+        planes = layout(name)
+        return models.build_network(experiment(name).model, SIZE, 3, planes.outputs, planes.exclusive, seed=seed)
 
 
 @contextmanager
@@ -109,6 +120,19 @@ def outputs(name: str, model: Any) -> np.ndarray:
     return np.asarray(model(images) if keras.backend.backend() == "tensorflow" else model.predict_on_batch(images))
 
 
+def scores(name: str, predicted: np.ndarray) -> dict[str, float]:
+    """Return the metrics of a batch's predictions."""
+    from gatemask.builders import metrics
+
+    found: dict[str, float] = {}
+    _, truth, weights = batch(name)
+    for metric in metrics.build_metrics("gate" if name == "gate" else "mask", layout(name), predicted.shape[-1]):
+        metric.update_state(truth, predicted, weights)
+        result = metric.result()
+        found |= {key: float(score) for key, score in (result if name == "gate" else {metric.name: result}).items()}
+    return found
+
+
 def drawn(model: Any, seed: int) -> str:
     """Return a hash of the initial weights of a seed."""
     from gatemask.builders.models import draw_initial_weights
@@ -132,7 +156,7 @@ def step(name: str, network: Any) -> dict[str, Any]:
 
     original, step.TrainingModel = step.TrainingModel, Watched  # type: ignore[misc]
     try:
-        model = step.training_model(network, exp)
+        model = step.training_model(network, exp, layout(name))
     finally:
         step.TrainingModel = original  # type: ignore[misc]
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
@@ -177,7 +201,9 @@ def main(folder: Path, small: bool) -> None:
         network = build(name, 1, small)
         facts: dict[str, Any] = {"drawn": drawn(network.model, 5)}
         network.model.load_weights(folder / f"{name}.weights.h5")
-        facts["difference"] = float(np.abs(outputs(name, network.model) - np.load(folder / f"{name}.npy")).max())
+        expected = np.load(folder / f"{name}.npy")
+        facts["difference"] = float(np.abs(outputs(name, network.model) - expected).max())
+        facts["scores"] = scores(name, expected)
         facts |= step(name, network)
         facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5", small)
         (folder / f"{name}.json").write_text(json.dumps(facts))

@@ -78,7 +78,8 @@ def test_every_architecture_of_the_schema_is_tested() -> None:
 def test_networks_map_uint8_images_to_float32_probabilities(built, jax, name: str) -> None:
     network = built[name]
     out = steps.outputs(name, network.model)
-    assert out.shape == ((4, 1) if name == "gate" else (4, 32, 32, 1))
+    classes = steps.CLASSES.get(name, 1)
+    assert out.shape == ((4, classes) if name == "gate" else (4, 32, 32, classes))
     assert out.dtype == np.float32
     assert ((out >= 0) & (out <= 1)).all()
     assert out.std() > 0
@@ -107,6 +108,7 @@ def test_jax_and_tensorflow_agree(built, jax, name: str) -> None:
     facts = jax(name)
     assert facts["drawn"] == steps.drawn(built[name].model, 5)
     assert facts["difference"] < 1e-4
+    assert facts["scores"] == pytest.approx(steps.scores(name, steps.outputs(name, built[name].model)), abs=1e-5)
     before, after = facts["round_trip"]
     assert (before > 20, after) == (True, 0)
     _check(name, facts)
@@ -116,8 +118,8 @@ def _check(name: str, facts: dict[str, Any]) -> None:
     assert all(math.isfinite(loss) for loss in facts["losses"])
     assert facts["losses"][0] != facts["losses"][1]
     assert len(facts["shapes"]) == 1, "traced once over two fits"
-    truth = [4, 1] if name == "gate" else [4, 32, 32, 1]
-    heads = {"unet": [truth, [4, 1]], "unetpp": [truth] * 4}.get(name, [truth])
+    truth = {"gate": [4, 2], "linknet": [4, 32, 32, 3]}.get(name, [4, 32, 32, 1])
+    heads = {"unet": [truth, [4, 1]], "unetpp": [truth] * 4, "linknet": [[4, 32, 32, 2]]}.get(name, [truth])
     assert facts["shapes"][0] == [truth, [], *heads]
     # Only kernels before a ReLU that is dead for this batch may stay unchanged.
     assert len(facts["unchanged"]) <= 3, facts["unchanged"]

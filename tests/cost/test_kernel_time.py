@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from gatemask.config import Competition, Ensemble, Experiment
 from gatemask.cost import devices, kernel_time
 from gatemask.cost.devices import Device, ForwardPass
 from gatemask.cost.kernel_time import KernelEstimate, MemberCosts
+from gatemask.cost.tile_counts import count_tiles
 from gatemask.files import read_json, write_text
 from gatemask.project import Project
 from tests.ensemble.test_select import COMP
@@ -89,3 +91,35 @@ def test_the_hidden_test_set_is_as_large_as_configured_or_as_the_hold_out(tmp_pa
     assert kernel_time.count_test_images(project, named) == 3205
     assert kernel_time.shipped_folds(project, CHOSEN.mask) == 2
     assert kernel_time.shipped_folds(project, CHOSEN.mask.model_copy(update={"folds": 1})) == 1
+
+
+def test_tiles_multiply_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = pd.DataFrame({"image_id": ["a", "b", "c"], "height": [128, 64, 400], "width": [256, 64, 64]})
+    tiles = {"size": 64, "overlap": 0, "scale": 0.5}
+    tiled = Competition.model_validate({**COMP.model_dump(exclude_unset=True), "tiles": tiles})
+    assert count_tiles(images, tiled).tolist() == [2, 1, 4]
+    assert count_tiles(images, COMP).tolist() == [1, 1, 1]
+    read: list[str] = []
+    monkeypatch.setattr(kernel_time, "read_manifest", lambda _, split: read.append(split) or images)
+    monkeypatch.setattr(kernel_time, "_count_forward_pass", lambda *_: ForwardPass(10**9, 10**6))
+    whole, cut = (
+        kernel_time.seconds_by_experiment(Project(tmp_path, "c"), comp, CHOSEN, {"u": experiment()})
+        for comp in (COMP, tiled)
+    )
+    assert cut["u"] == pytest.approx(7 / 3 * whole["u"])
+    assert read == ["train" if COMP.test is None else "test"]
+
+
+def test_maps_of_exclusive_classes_and_gates_per_class_have_costs_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[bool] = []
+    monkeypatch.setattr(
+        kernel_time, "_count_forward_pass", lambda _, comp: counted.append(comp.exclusive) or ForwardPass(1, 1)
+    )
+    several = COMP.model_copy(update={"classes": ["a", "b"]})
+    gates = [experiment("gate", model={"name": "gate", "encoder": "resnet18", "per_class": c}) for c in (False, True)]
+    for comp in (several, several.model_copy(update={"exclusive": True})):
+        experiments = {"u": experiment(), "g": gates[0], "each": gates[1]}
+        kernel_time.seconds_by_experiment(Project(tmp_path, "c"), comp, CHOSEN, experiments)
+    assert counted == [False] * 3 + [True]

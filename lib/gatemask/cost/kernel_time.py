@@ -165,7 +165,12 @@ class _CostsFile:
 
     def forward_pass(self, exp: Experiment, comp: Competition) -> ForwardPass:
         outputs = comp.outputs if exp.task == "mask" else len(comp.classes) if exp.model.per_class else 1
-        shape = [exp.input.size, comp.image.channels, outputs, *(["exclusive"] if comp.exclusive else [])]
+        shape = [
+            exp.input.size,
+            comp.image.channels,
+            outputs,
+            *(["exclusive"] if comp.exclusive and exp.task == "mask" else []),
+        ]
         key = fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
         if key not in self._entries:
             self._store(key, asdict(_count_forward_pass(exp, comp)))
