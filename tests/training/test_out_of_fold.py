@@ -52,7 +52,7 @@ def test_maps_of_tiles_become_maps_of_scaled_images() -> None:
     maps = smooth_maps(2)
     examples, cut = tiles_of(maps)
     batches = (np.stack(cut[start : start + 3]) for start in range(0, len(cut), 3))
-    whole = list(out_of_fold.whole_maps(examples, batches, SIZES, TILES, 2))
+    whole = list(out_of_fold.whole_maps(examples, batches, SIZES.__getitem__, TILES, 2))
     assert [one.shape for one in whole] == [(1, 75, 45, 2), (1, 20, 100, 2), (1, 32, 32, 2)]
     for one, expected in zip(whole, maps.values(), strict=True):
         assert np.abs(one[0].astype(int) - as_uint8(expected)).max() <= 1
@@ -66,7 +66,7 @@ def test_other_tiles_than_those_of_the_competition_are_rejected(change: str) -> 
     else:
         examples[1] = examples[1]._replace(origin=None if change == "whole" else Origin(0, 1))
     with pytest.raises(GatemaskError, match=r"other tiles[\s\S]*where: a[\s\S]*records make"):
-        list(out_of_fold.whole_maps(examples, iter([np.stack(cut)]), SIZES, TILES, 1))
+        list(out_of_fold.whole_maps(examples, iter([np.stack(cut)]), SIZES.__getitem__, TILES, 1))
 
 
 def competition(**changes: Any) -> Competition:
@@ -128,14 +128,13 @@ def test_the_gate_of_an_image_is_the_largest_of_its_tiles(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_maps_of_tiled_images_are_stored_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, apart: bool) -> None:
-    monkeypatch.setattr(out_of_fold, "_image_sizes", lambda _: SIZES)
+def test_maps_of_tiled_images_are_stored_whole(tmp_path: Path, apart: bool) -> None:
     maps = smooth_maps(1)
     examples, _ = tiles_of(maps)
     exp = experiment("mask", **({"tta": ["hflip"], "tta_apart": True} if apart else {}))
     project = Project(tmp_path, "c")
     fake = trainer(project, exp, competition(), lambda images: np.concatenate([images, 1 - images], axis=3))
-    files = out_of_fold._write_maps(fake, examples, list(SIZES), tmp_path / "oof.h5")
+    files = out_of_fold._write_maps(fake, examples, list(SIZES), tmp_path / "oof.h5", SIZES.__getitem__)
     assert files == ["oof.h5", "oof-views.h5"][: 1 + apart]
     readers = [MapReader([tmp_path / "oof.h5"])]
     readers += [MapReader([tmp_path / "oof-views.h5"], view, 2) for view in (0, 1)] if apart else []
