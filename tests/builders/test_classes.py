@@ -264,7 +264,8 @@ def test_networks_of_several_classes_learn(exclusive: bool) -> None:
     model = TrainingModel(shown, {"main": probability})
     model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), 1.0, layout.classes)
     model.compile(keras.optimizers.Adam(0.05))
-    model.fit(images, masks, batch_size=16, epochs=40, verbose=0)
+    steps = [np.tile(array, (20, 1, 1, 1)) for array in (images, masks)]
+    model.fit(*steps, batch_size=16, epochs=2, verbose=0)
     dice, _ = metrics.build_metrics("mask", layout)
     dice.update_state(masks, model(images)["main"])
     assert float(dice.result()) > 0.9
