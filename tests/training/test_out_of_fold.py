@@ -17,8 +17,10 @@ from gatemask.input.layout import Layout
 from gatemask.masks.rule import as_uint8
 from gatemask.masks.tiling import Origin, cut_tile, scaled_size, tile_origins
 from gatemask.oof.store import MapReader, read_gates
+from gatemask.oof.tables import Tables, count_image
 from gatemask.project import Project
 from gatemask.training import out_of_fold
+from gatemask.training.fold_inputs import with_record_size
 
 TILES = Tiles(size=32, overlap=8, scale=0.5)
 SIZES = {"a": (150, 90), "b": (40, 200), "c": (64, 64)}
@@ -146,9 +148,35 @@ def test_maps_of_tiled_images_are_stored_whole(tmp_path: Path, apart: bool) -> N
 
 
 def test_experiments_of_tiled_competitions_have_no_records_of_their_own() -> None:
-    from gatemask.training.fold_inputs import with_record_size
-
     exp = experiment("mask", input={"size": 32, "records": 64})
     with pytest.raises(GatemaskError, match=r"hold tiles[\s\S]*received: +64[\s\S]*expected: +32"):
         with_record_size(competition(), exp)
     assert with_record_size(competition(tiles=None), exp).records.size == 64
+
+
+def test_each_class_has_its_own_best_threshold() -> None:
+    maps = np.array([[[60, 200], [20, 120]], [[61, 199], [21, 240]]], np.uint8)  # images x pixels x classes
+    truth = np.array([[True, True], [False, False]])
+    counts = [count_image(one[None], truth[None]) for one in maps]
+    area, intersection = (np.stack([pair[index] for pair in counts]) for index in (0, 1))
+    names, folds, gate = np.array(["a", "b"]), np.zeros(2, int), np.ones(2)
+    tables = Tables(names, folds, gate, area, intersection, intersection[:, :, 0].copy())
+    found = out_of_fold._dice_full(tables, ["rice", "3"])
+    assert found["dice_by_class"] == {"rice": 1.0, "3": pytest.approx((1 + 2 / 3) / 2)}
+    assert found["dice_full"] == pytest.approx((1 + 5 / 6) / 2)
+    low, high = (round(255 * value) for value in found["threshold_by_class"].values())
+    assert 21 < low <= 60
+    assert 120 < high <= 199
+    alone = out_of_fold._dice_full(tables.of_class(0), ["rice"])
+    assert alone["dice_full"] == 1.0
+    assert round(255 * alone["threshold"]) == low
+
+
+def test_records_of_padded_images_keep_their_aspect_ratio() -> None:
+    padded = competition(tiles=None, image={"size": "mixed", "fit": "pad"}, records={"size": [64, 128]})
+    assert with_record_size(padded, experiment("mask", input={"size": 32, "records": [32, 64]})).records.size == (
+        32,
+        64,
+    )
+    with pytest.raises(GatemaskError, match=r"same aspect ratio[\s\S]*64 x 64"):
+        with_record_size(padded, experiment("mask", input={"size": 32, "records": 64}))

@@ -42,8 +42,11 @@ class FoldResult(StageResult):
         dice: Masks: mean Dice at the best threshold, at training size.
         dice_positives: Masks: the same over images with a mask.
         val_loss: Loss on the validation fold.
-        dice_full: Masks: mean Dice at the competition's own size, at the best single threshold.
-        threshold: Masks: that threshold, in [0, 1].
+        dice_full: Masks: mean Dice at the scoring size, at the best single threshold; of several classes, the mean of
+            each at its own.
+        threshold: Masks of one class: that threshold, in [0, 1].
+        dice_by_class: Masks of several classes: `dice_full` of each, by name.
+        threshold_by_class: Masks of several classes: the threshold of each, by name.
         seconds_training: Time spent in training and validation, in seconds.
         train_images: Number of training images.
         validation_images: Number of validation images.
@@ -69,6 +72,8 @@ class FoldResult(StageResult):
     val_loss: float | None = None
     dice_full: float | None = None
     threshold: float | None = None
+    dice_by_class: dict[str, float] | None = None
+    threshold_by_class: dict[str, float] | None = None
     seconds_training: float
     train_images: int
     validation_images: int

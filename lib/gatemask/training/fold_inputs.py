@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from gatemask.config import Competition, Experiment
+from gatemask.config.base import both_sides
 from gatemask.data import records
 from gatemask.data.records import Example
 from gatemask.data.split import HOLDOUT, read_folds
@@ -29,10 +30,19 @@ def with_record_size(comp: Competition, exp: Experiment) -> Competition:
     """Return the competition with the record size of the experiment, where `input.records` sets one.
 
     Raises:
-        GatemaskError: The records hold tiles, which have one size.
+        GatemaskError: The records hold tiles, which have one size, or have another aspect ratio, which decides how
+            images are padded or cropped.
     """
     if exp.input.records is None:
         return comp
+    (height, width), (own_height, own_width) = both_sides(exp.input.records), comp.records.shape
+    if comp.image.fit != "stretch" and height * own_width != width * own_height:
+        raise GatemaskError(
+            f"Images are fitted by image.fit: {comp.image.fit}, so all records must have the same aspect ratio.",
+            where=f"input.records of {exp.name}",
+            received=f"{height} x {width}",
+            expected=f"that of records.size of competition.yaml, {own_height} x {own_width}",
+        )
     if comp.tiles is not None and exp.input.records != comp.tiles.size:
         raise GatemaskError(
             "The records of this competition hold tiles, which have one size.",

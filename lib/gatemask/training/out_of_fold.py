@@ -18,9 +18,10 @@ from gatemask.console import progress
 from gatemask.data.records import Example
 from gatemask.data.truth import Masks, Size
 from gatemask.errors import GatemaskError
+from gatemask.masks.frame import comp_frame
 from gatemask.masks.tiling import Origin, blend_tiles, scaled_size, tile_origins
 from gatemask.oof import store
-from gatemask.oof.tables import best_single_threshold, count_maps
+from gatemask.oof.tables import Tables, best_single_threshold, count_maps
 from gatemask.project import Project
 from gatemask.training.trainer import Trainer
 
@@ -31,11 +32,12 @@ class OutOfFold:
 
     Args:
         files: Names of the files written.
-        scores: Masks: `dice_full`, mean Dice at the competition's own size, and the `threshold` that attains it.
+        scores: Masks: fields of `FoldResult`: `dice_full` and the `threshold` that attains it, or `dice_by_class` and
+            `threshold_by_class`.
     """
 
     files: list[str]
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float | dict[str, float]] = field(default_factory=dict)
 
 
 def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Example]) -> OutOfFold:
@@ -58,12 +60,32 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Exampl
     files = _write_maps(trainer, validation, ids, folder / "oof.h5", truth.image_size)
     reader = store.MapReader([folder / "oof.h5"])
     try:
-        tables = count_maps(dict.fromkeys(ids, fold), [reader], truth, f"{exp.name} fold {fold} tables")
+        tables = count_maps(
+            dict.fromkeys(ids, fold),
+            [reader],
+            truth,
+            f"{exp.name} fold {fold} tables",
+            frame=None if comp.tiles else comp_frame(comp),
+            classes=len(comp.classes),
+        )
     finally:
         reader.close()
     tables.save(folder / "tables.npz")
-    threshold, score = best_single_threshold(tables)
-    return OutOfFold([*files, "tables.npz"], {"dice_full": score, "threshold": threshold})
+    return OutOfFold([*files, "tables.npz"], _dice_full(tables, comp.classes))
+
+
+def _dice_full(tables: Tables, classes: Sequence[str]) -> dict[str, float | dict[str, float]]:
+    """Return the best Dice at the scoring size with one threshold per class, as fields of `FoldResult`."""
+    best = {name: best_single_threshold(tables.of_class(index)) for index, name in enumerate(classes)}
+    if len(classes) == 1:
+        threshold, score = best[classes[0]]
+        return {"dice_full": score, "threshold": threshold}
+    scores = {name: score for name, (_, score) in best.items()}
+    return {
+        "dice_full": float(np.mean(list(scores.values()))),
+        "dice_by_class": scores,
+        "threshold_by_class": {name: threshold for name, (threshold, _) in best.items()},
+    }
 
 
 def _unique_ids(validation: Sequence[Example], project: Project) -> list[str]:

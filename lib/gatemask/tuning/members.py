@@ -70,7 +70,7 @@ def open_members(
         GatemaskError: An image is missing, unknown or repeated, or a probability is outside [0, 1].
     """
     folds = sorted(set(fold_of.values()))
-    gates = [_read_gates(project, name, folds) for name in ensemble.gate.experiments]
+    gates = [_read_gates(project, comp, name, folds) for name in ensemble.gate.experiments]
     for name, gate in zip(ensemble.gate.experiments, gates, strict=True):
         _require_ids(name, set(gate), set(fold_of))
     readers: list[MapReader] = []
@@ -98,9 +98,9 @@ def open_members(
             reader.close()
 
 
-def _read_gates(project: Project, name: str, folds: Iterable[int]) -> dict[str, float]:
-    gates = read_gates([project.fold(name, fold) / "oof.csv" for fold in folds])
-    return {image_id: values.item() for image_id, values in gates.items()}
+def _read_gates(project: Project, comp: Competition, name: str, folds: Iterable[int]) -> dict[str, GateValue]:
+    gates = read_gates([project.fold(name, fold) / "oof.csv" for fold in folds], comp.classes)
+    return {image_id: values.item() if len(values) == 1 else values for image_id, values in gates.items()}
 
 
 def average_gates(
