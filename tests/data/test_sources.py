@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from gatemask.config import Competition
-from gatemask.data import readers, stored
+from gatemask.data import readers, sources, stored
 from gatemask.data.channel_files import report_split_stacks
 from gatemask.data.image_files import ImageFile, find_images
 from gatemask.data.phantom import as_dicom
@@ -178,6 +178,26 @@ def test_neighbors_are_channels_and_the_ends_repeat(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(source)) == source
     comp = stacked(1, step=2)
     assert levels(found(tmp_path, comp)["a_1_10"], comp) == [8, 10, 100]
+
+
+def test_each_slice_is_decoded_once_unless_its_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    inspect = sources.inspect_image
+
+    def count(path: Path, *settings: Any) -> Any:
+        decoded.append(path.name)
+        return inspect(path, *settings)
+
+    monkeypatch.setattr(sources, "inspect_image", count)
+    write_volume(tmp_path, "a", [1, 2, 3, 4])
+    comp = stacked(2)
+    files = found(tmp_path, comp)
+    for file in files.values():
+        levels(file, comp)
+    assert sorted(decoded) == ["s_1.png", "s_2.png", "s_3.png", "s_4.png"]
+    write(tmp_path / "a/day1/s_3.png", 99)
+    os.utime(tmp_path / "a/day1/s_3.png", ns=(0, 1))
+    assert levels(files["a_1_1"], comp) == [1, 1, 1, 2, 99]
 
 
 def test_single_slices_and_steps_beyond_the_ends_repeat(tmp_path: Path) -> None:

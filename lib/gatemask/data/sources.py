@@ -6,6 +6,7 @@ channels.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import numpy as np
 
 from gatemask.config import Picture
 from gatemask.data.readers import inspect_image
-from gatemask.data.stored import ImageFacts
+from gatemask.data.stored import ImageFacts, Window
 from gatemask.errors import GatemaskError
+
+SLICES = 32  # slices of stacks that stay in memory
 
 
 class ImageSource(NamedTuple):
@@ -72,8 +75,9 @@ def inspect_source(source: ImageSource, picture: Picture) -> tuple[np.ndarray, I
     read: dict[Path, tuple[np.ndarray, ImageFacts]] = {}
     for path, channels in zip(source.files, source.channels, strict=True):
         if path not in read:  # the ends of a stack repeat
-            _require_file(path, source)
-            read[path] = inspect_image(path, channels, picture.window, picture.upright)
+            changed = _require_file(path, source)
+            inspect = _inspect_slice if source.stacked else _inspect_file
+            read[path] = inspect(path, channels, picture.window, picture.upright, changed)
     first = source.files[source.own]
     size = read[first][0].shape[:2]
     for path, (pixels, _) in read.items():
@@ -103,7 +107,18 @@ def own_pixels(pixels: np.ndarray, source: ImageSource) -> np.ndarray:
     return (pixels.sum(axis=2, dtype=np.uint16, keepdims=True) // pixels.shape[2]).astype(np.uint8)
 
 
-def _require_file(path: Path, source: ImageSource) -> None:
+def _inspect_file(
+    path: Path, channels: int, window: Window, upright: bool, changed: int
+) -> tuple[np.ndarray, ImageFacts]:
+    """Read a file; `changed` is its modification time."""
+    return inspect_image(path, channels, window, upright)
+
+
+_inspect_slice = lru_cache(maxsize=SLICES)(_inspect_file)  # its neighbors, which are read next, need it as well
+
+
+def _require_file(path: Path, source: ImageSource) -> int:
+    """Return the modification time of a file, in nanoseconds."""
     if not path.is_file():
         raise GatemaskError(
             "A file of an image does not exist.",
@@ -112,6 +127,7 @@ def _require_file(path: Path, source: ImageSource) -> None:
             expected=f"{len(set(source.files))} files",
             do="Restore it, or run gatemask data prepare again.",
         )
+    return path.stat().st_mtime_ns
 
 
 def _combined(facts: list[ImageFacts]) -> ImageFacts:
