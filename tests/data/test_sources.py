@@ -100,10 +100,10 @@ def test_an_image_without_one_of_its_files_is_left_out_and_the_file_named(cells:
     (cells / "color/c10_a.tif").unlink()
     (cells / "blue/x_c1.png").unlink()
     assert problems(cells, comp) == {
-        "red/c1.png": "An image lacks a file. Found no file of blue/x_c1.png.",
-        "red/c10.png": "An image lacks a file. Found no file of color/c10_[ab].tif.",
+        "red/c1.png": "An image needs exactly one file for each of its channels. Found no file of blue/x_c1.png.",
+        "red/c10.png": "An image needs exactly one file for each of its channels. Found no file of color/c10_[ab].tif.",
     }
-    with pytest.raises(GatemaskError, match=r"lacks a file[\s\S]*red/c1.png[\s\S]*blue/x_c1.png"):
+    with pytest.raises(GatemaskError, match=r"exactly one file[\s\S]*red/c1.png[\s\S]*blue/x_c1.png"):
         read_source(found(cells, comp)["c1"].source, comp.image)
 
 
@@ -211,7 +211,7 @@ def test_missing_slices_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     write_volume(tmp_path, "b", [10, 20, 30])
     comp = stacked()
     assert levels(found(tmp_path, comp)["a_1_2"], comp) == [1, 2, 4]
-    assert "have 1 gaps" in (message := capsys.readouterr().err)
+    assert "skipped 1 times" in (message := capsys.readouterr().err)
     assert "a/day1/s_2.png is followed by s_4.png" in message
 
 

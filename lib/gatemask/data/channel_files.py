@@ -72,30 +72,34 @@ def _several_files(files: Sequence[ImageFile], raw: Path, images: Parts) -> dict
     found: dict[ImageFile, list[Path]] = {file: [file.path] for file in files}
     faults: dict[ImageFile, str] = {}
     for part in images.sources[1:]:
-        owners = MaskOwners(part.files, files)
-        owned: dict[ImageFile, list[Path]] = {}
-        alone = []
-        for path in list_images(raw, part.files):
-            name = path.relative_to(raw).as_posix()
-            if not (images_of_it := owners.of(name)):
-                alone.append(name)
-            for file in images_of_it:
-                owned.setdefault(file, []).append(path)
+        owned = _files_by_image(files, raw, part.files)
         for file in files:
             paths = owned.get(file, [])
-            if len(paths) == 1:
-                found[file].append(paths[0])
-            elif not paths:
-                faults[file] = f"no file of {_filled(part.files, file)}"
-            else:
+            found[file] += paths[:1]
+            if len(paths) != 1:
                 names = ", ".join(path.relative_to(raw).as_posix() for path in paths[:3])
-                faults[file] = f"{len(paths)} files of {_filled(part.files, file)}: {names}"
-        if alone:
-            say(f"{len(alone)} files of {part.files} belong to no image, such as {examples(alone)}.")
+                count = f"{len(paths)} files" if paths else "no file"
+                faults[file] = f"{count} of {_filled(part.files, file)}" + (f": {names}" if names else "")
     channels = tuple(part.channels for part in images.sources)
     return {
         file: ImageSource(file.image_id, tuple(found[file]), channels, fault=faults.get(file, "")) for file in files
     }
+
+
+def _files_by_image(files: Sequence[ImageFile], raw: Path, pattern: str) -> dict[ImageFile, list[Path]]:
+    """Return the files of a further pattern that belong to each image."""
+    owners = MaskOwners(pattern, files)
+    owned: dict[ImageFile, list[Path]] = {}
+    alone = []
+    for path in list_images(raw, pattern):
+        name = path.relative_to(raw).as_posix()
+        images = owners.of(name)
+        alone += [] if images else [name]
+        for file in images:
+            owned.setdefault(file, []).append(path)
+    if alone:
+        say(f"{len(alone)} files of {pattern} belong to no image, such as {examples(alone)}.")
+    return owned
 
 
 def _filled(pattern: str, file: ImageFile) -> str:
@@ -129,7 +133,7 @@ def _stacks(files: Sequence[ImageFile], stack: Stack) -> dict[ImageFile, ImageSo
             )
     if gaps:
         say(
-            f"The numbers of slices have {len(gaps)} gaps, and the next slice in order is the neighbor there: "
+            f"Numbers of slices are skipped {len(gaps)} times, and the next slice in order is the neighbor there: "
             f"{examples(gaps)}."
         )
     return sources

@@ -65,7 +65,7 @@ def inspect_source(source: ImageSource, picture: Picture) -> tuple[np.ndarray, I
     """Read an image as `read_source` does, and return facts about its files, too."""
     if source.fault:
         raise GatemaskError(
-            "An image lacks a file.",
+            "An image needs exactly one file for each of its channels.",
             where=source.files[source.own],
             received=source.fault,
             do="Restore the file, leave the image out, or correct 'images' in competition.yaml.",
