@@ -329,7 +329,13 @@ def _gate(project: Project, tuned: TunedResult) -> str:
     if not tuned.gate_weights:
         return "<h2>Gate</h2><p>The ensemble has no gate: every image passes.</p>"
     text = f"<p>{_worth_of_gate(tuned)}</p>" if tuned.masks_alone is not None else ""
-    text += f"<p>{_gate_quality(tuned.gate)}. {GATE_NOTE}</p><p>{band_text(tuned.gate.band)}</p>"
+    own = [(part.name, part.gate) for part in tuned.classes if part.gate is not None]
+    if own:
+        text += f"<p>{GATE_NOTE}</p>"
+        for name, gate in own:
+            text += f"<p>{html.escape(name)}: {_gate_quality(gate)}. {band_text(gate.band)}</p>"
+    else:
+        text += f"<p>{_gate_quality(tuned.gate)}. {GATE_NOTE}</p><p>{band_text(tuned.gate.band)}</p>"
     return _figures(project, tuned, "Gate", text)
 
 
