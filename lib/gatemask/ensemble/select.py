@@ -222,7 +222,9 @@ def _ship(
     summaries = {kind: _summary(selection) for kind, selection in tuned.selection.made().items()}
     return ShippedEnsemble(
         competition=CompetitionFacts.of(comp),
-        score=ShippedScore(cross_fitted=tuned.cross_fitted, in_sample=tuned.in_sample, all_empty=tuned.all_empty),
+        score=ShippedScore(
+            cross_fitted=tuned.cross_fitted, in_sample=tuned.in_sample, all_empty=tuned.all_empty, **_by_class(tuned)
+        ),
         selection=SelectionSummaries(mask=summaries.get("mask"), gate=summaries.get("gate")),
         rule=rule_files.as_values(rule_files.load_rules(project.tuned / "rule.yaml", comp.classes)),
         passing_share=tuned.passing,
@@ -329,8 +331,15 @@ def _result(
         selection=tuned.selection,
         test_images=images,
         predicted_minutes=seconds / 60,
+        **_by_class(tuned),
         **({"as_trained": notes} if notes else {}),
     )
+
+
+def _by_class(tuned: TunedResult) -> dict[str, dict[str, float]]:
+    """Return the field `by_class` of the scores, where there are several classes."""
+    scores = {part.name: part.cross_fitted for part in tuned.classes}
+    return {"by_class": scores} if scores else {}
 
 
 def _write_figure(folder: Path, tuned: TunedResult) -> list[Path]:
@@ -375,6 +384,8 @@ def print_ensemble(result: EnsembleResult) -> None:
     duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.2g} seconds"
     for note in result.as_trained:
         say(f"as trained, not as the YAMLs and data say now: {note}")
+    if result.by_class:
+        say("by class: " + ", ".join(f"{name} {score:.4f}" for name, score in result.by_class.items()))
     say(f"cross-fitted {result.cross_fitted:.4f}; predicted for {images} test images, without reading: {duration}")
 
 

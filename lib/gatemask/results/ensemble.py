@@ -59,11 +59,16 @@ class CompetitionFacts(Frozen):
 
 
 class ShippedScore(Frozen):
-    """Scores of the tuned rule."""
+    """Scores of the tuned rule.
+
+    Args:
+        by_class: Cross-fitted score of each class, where there are several.
+    """
 
     cross_fitted: float
     in_sample: float
     all_empty: float
+    by_class: dict[str, float] = Field(default_factory=dict)
 
 
 class SelectionSummary(Frozen):
@@ -215,6 +220,7 @@ class EnsembleResult(StageResult):
         gates: Number of gates.
         masks: Number of mask networks.
         cross_fitted: Cross-fitted score of the tuned rule.
+        by_class: The same of each class, where there are several.
         members: Names of the members, gates first.
         weights: Weight of each member.
         why: Why each member is shipped.
@@ -233,4 +239,5 @@ class EnsembleResult(StageResult):
     selection: Selections
     test_images: int
     predicted_minutes: float
+    by_class: dict[str, float] = Field(default_factory=dict)
     as_trained: list[str] = Field(default_factory=list)
