@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from gatemask.config import Ensemble, Experiment, PngLabels, load_competition, load_ensemble, load_experiment
+from gatemask.config import Ensemble, Experiment, PngLabels, RleLabels, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.new.competition import make_competition
 from gatemask.new.decisions import Decisions, Question
@@ -232,3 +232,24 @@ def test_an_unknown_metric(tmp_path: Path, new: New) -> None:
         new("tiles2", [*tiles(tmp_path), "--metric", "accuracy"])
     assert "accuracy" in str(caught.value)
     assert not list((tmp_path / "project/experiments").iterdir())
+
+
+def test_a_table_of_mask_files(tmp_path: Path, new: New) -> None:
+    raw = write_tiles(tmp_path / "raw", count=4)
+    rows = [[path.stem, f"masks/{path.name}"] for path in sorted((raw / "masks").iterdir())]
+    competitions.write_csv(raw / "train.csv", ["id", "mask_path"], rows)
+    with pytest.raises(GatemaskError, match="names mask files"):
+        new("tiles2", competitions.arguments(raw, images="images", labels="train.csv"))
+
+
+def test_malformed_masks_do_not_hide_their_column(tmp_path: Path, new: New) -> None:
+    raw = tmp_path / "raw"
+    options = competitions.gray_16_bits(raw, images=12, tests=2).options
+    lines = (raw / "train.csv").read_text().splitlines()
+    masked = [number for number, line in enumerate(lines) if " " in line]
+    for number in masked[:2]:
+        lines[number] += f" {number}"  # an odd count of numbers
+    (raw / "train.csv").write_text("\n".join(lines) + "\n")
+    labels = load_competition(new("gray", options)).labels
+    assert isinstance(labels, RleLabels)
+    assert labels.mask == "rle_mask"

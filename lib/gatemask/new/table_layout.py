@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatemask.data import table_columns
-from gatemask.data.ids import IdRule
+from gatemask.data.ids import IdRule, without_extension
 from gatemask.data.rle_dialect import RUNS
 from gatemask.data.tables import Table, read_table
+from gatemask.errors import GatemaskError
 from gatemask.new.masks import natural_order
 
 MOST_CLASSES = 50
@@ -90,15 +91,30 @@ def _mask_columns(table: Table) -> list[str]:
     for name in table.header:
         runs = [cell for cell in table.column(name) if RUNS.fullmatch(cell)]
         others = [cell for cell in table.column(name) if cell and not RUNS.fullmatch(cell)]
-        if runs and len(set(others)) <= 1:
+        if runs and (len(set(others)) <= 1 or len(runs) > len(others)):
             found[name] = runs
     if not found:  # a sample submission of empty masks
         named = [name for name in table.header if table_columns.OF_MASKS.search(name.lower())]
+        _reject_files(table, named)
         if named:
             return named
         return [str(table_columns.find_mask_column(table, "a name such as EncodedPixels").column)]
     boxes = [name for name, runs in found.items() if _are_boxes(name, runs)]
     return [name for name in found if name not in boxes] or list(found)[:1]
+
+
+def _reject_files(table: Table, columns: Sequence[str]) -> None:
+    """Raise if a table names mask files instead of holding masks."""
+    for name in columns:
+        files = [cell for cell in table.column(name) if without_extension(cell) != cell]
+        if 2 * len(files) > len(table.rows):
+            raise GatemaskError(
+                "The table names mask files, and holds no masks.",
+                where=f"{table.file}, column {name}",
+                received=files[0],
+                expected="run-length encodings",
+                do="Name the files themselves, such as --labels 'masks/*.png'.",
+            )
 
 
 def _are_boxes(name: str, runs: Sequence[str]) -> bool:

@@ -116,9 +116,7 @@ def write_experiments(folder: Path, comp: str, plans: Plans) -> None:
 
 
 def _base(comp: str, plans: Plans) -> str:
-    augment: list[object] = ["hflip"]
-    if plans.flips:
-        augment += ["vflip"] + (["turn"] if plans.square else [])
+    augment: list[object] = [*_flips(plans)]
     augment += [{"affine": {"rotate": 15, "zoom": [0.85, 1.15], "shift": 0.05}}, {"brightness_contrast": 0.15}]
     quick = {
         "epochs": 1,
@@ -138,6 +136,11 @@ def _base(comp: str, plans: Plans) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _flips(plans: Plans) -> list[str]:
+    """Return the steps of augmentation that move no pixel between others."""
+    return ["hflip", *(["vflip"] if plans.flips else []), *(["turn"] if plans.flips and plans.square else [])]
+
+
 def _experiment(comp: str, plan: str, task: str, exp: Experiment, plans: Plans) -> str:
     quick = plan == "quick"
     name = f"{plan}_gate" if task == "gate" else plan
@@ -145,7 +148,7 @@ def _experiment(comp: str, plan: str, task: str, exp: Experiment, plans: Plans) 
     model |= {"batchnorm_momentum": 0.9} if quick else {"weights": "imagenet"}
     if task == "gate" and plans.per_class:
         model["per_class"] = True
-    peak = (2e-3 if quick else 1e-3) if task == "mask" else (1e-3 if quick else 3e-4)
+    peak = 1e-3 if task == "mask" or quick else 3e-4
     warmup = 1 if exp.epochs < 20 else 2
     sections: dict[str, object] = {
         "extends": "base.yaml",
@@ -163,6 +166,8 @@ def _experiment(comp: str, plan: str, task: str, exp: Experiment, plans: Plans) 
         "epochs": exp.epochs,
         "batch": {"per_device": exp.batch},
     }
+    if quick:
+        sections["augment"] = _flips(plans)  # short trainings do not overfit
     sampling: dict[str, object] = {}
     if task == "mask" and plans.empty > 0.4:
         sampling["positives"] = [0.8, 0.6]
