@@ -397,7 +397,7 @@ def test_label_tables(tmp_path: Path) -> None:
         for image_id, cell in rows_of(data, ["ImageId", "EncodedPixels"]) or []:
             truth[image_id] = truth.get(image_id, set()) | (pixels(cell, 6, 6, labels.rle) or set())
         for image_id in set(ids) & set(parsed.masks) & set(truth):
-            mask = rle.decode(parsed.masks[image_id], (6, 6))
+            mask = rle.decode("".join(one.rle for one in parsed.masks[image_id]), (6, 6))
             assert truth[image_id] == {(int(y), int(x)) for y, x in np.argwhere(mask)}, image_id
 
     fuzz(500, attempt)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import PngLabels, Rle, RleLabels
+from gatemask.data.annotations import Annotations
 from gatemask.data.ids import DEFAULT
 from gatemask.data.image_files import ImageFile
 from gatemask.data.labels import read_labels
@@ -29,8 +30,8 @@ def images(folder: Path, *ids: str) -> list[ImageFile]:
     return [ImageFile(folder / f"images/{name}.png", f"images/{name}.png", name, DEFAULT) for name in ids]
 
 
-def areas(masks: dict[str, str]) -> dict[str, int]:
-    return {name: int(rle.decode(text, SIZE).sum()) for name, text in masks.items()}
+def areas(masks: Annotations) -> dict[str, int]:
+    return {name: sum(int(rle.decode(one.rle, SIZE).sum()) for one in several) for name, several in masks.items()}
 
 
 def test_rows_of_one_image_are_united_even_where_they_overlap(tmp_path: Path) -> None:

@@ -72,7 +72,8 @@ def test_masks_laid_over_the_real_dicoms_land_on_the_lung(request: pytest.Fixtur
     masks = read_labels(labels, SHARED / "siim", [], (1024, 1024)).masks
     pictures = []
     for path in sorted((SHARED / "siim/dicom").glob("*.dcm")):
-        image, mask = readers.read_image(path, 1), rle.decode(masks[path.stem], (1024, 1024))
+        image, texts = readers.read_image(path, 1), [one.rle for one in masks[path.stem]]
+        mask = rle.decode("".join(texts), (1024, 1024))
         pictures.append(overlaid(image, mask))
         if mask.any():
             rows, columns = np.nonzero(mask)

@@ -12,6 +12,7 @@ from gatemask.data.ids import DEFAULT
 from gatemask.data.image_files import ImageFile
 from gatemask.data.label_report import Known, inspect_labels, mask_areas, parse_where
 from gatemask.data.labels import read_labels
+from gatemask.data.parsed_labels import Wanted
 from gatemask.data.table_columns import find_group_column, find_id_column, find_positives_column, joined_classes
 from gatemask.data.tables import Table
 from gatemask.errors import GatemaskError
@@ -136,7 +137,8 @@ def test_one_column_per_class_is_a_question_that_an_option_answers(tmp_path: Pat
 def labels_of(file: Path, class_name: str = "", **settings: object) -> dict[str, str]:
     section = RleLabels.model_validate({"format": "rle", "file": file.name, **settings})
     images = [ImageFile(Path(f"{name}.png"), f"{name}.png", name, DEFAULT) for name in IDS]
-    return read_labels(section, file.parent, images, (16, 16), class_name=class_name).masks
+    masks = read_labels(section, file.parent, images, (16, 16), wanted=Wanted(classes=[class_name])).masks
+    return {image_id: "".join(one.rle for one in several) for image_id, several in masks.items()}
 
 
 def test_rows_of_one_class_are_read_by_its_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ class Extra(Strict):
             raise ValueError("'file' and 'columns' go together")
         if len(set(self.names)) < len(self.names):
             raise ValueError("a column is named twice")
-        if taken := set(self.names) & set(MANIFEST_COLUMNS):
+        if taken := set(self.names) & {*MANIFEST_COLUMNS, "classes"}:
             raise ValueError(f"'{min(taken)}' is a column of every manifest: rename it in the file")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ def audit_folds(
     copies: list[tuple[str, str]] | None = None,
     id_column: str | None = None,
     rule: IdRule = DEFAULT,
+    classes: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[AuditResult, pd.DataFrame]:
     """Measure a fold file.
 
@@ -34,6 +36,7 @@ def audit_folds(
         copies: Pairs of ids that are copies of each other.
         id_column: Name of the column of image ids. Default: found by its contents.
         rule: How ids are made. Default: from the name of the file.
+        classes: Names of each image's classes, by image id. Default: there is only one class.
 
     Returns:
         The result, and the table behind it: image_id, fold, group, leaks, label, area. The leak is the share of all
@@ -64,7 +67,7 @@ def audit_folds(
         leak=float(frame["leaks"].mean()),
         duplicates=len(duplicated),
         duplicated=duplicated[:20],
-        per_fold={str(fold): _audit_fold(part) for fold, part in frame.groupby("fold")},
+        per_fold={str(fold): _audit_fold(part, classes or {}) for fold, part in frame.groupby("fold")},
         balance=_balance(validated),
         chosen=fold_file.chosen,
     )
@@ -78,12 +81,15 @@ def _leaks(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(frame["fold"] == HOLDOUT_NAME, folds_per_group > 0, folds_per_group > 1), frame.index)
 
 
-def _audit_fold(part: pd.DataFrame) -> FoldAudit:
-    optional: dict[str, float | list[int]] = {}
+def _audit_fold(part: pd.DataFrame, classes: Mapping[str, Collection[str]]) -> FoldAudit:
+    optional: dict[str, float | list[int] | dict[str, float]] = {}
     if part["label"].notna().any():
         optional["positives"] = round(float(part["label"].mean()), 4)
     if len(areas := part["area"][part["area"] > 0]):
         optional["area_quartiles"] = [round(float(quartile)) for quartile in areas.quantile(QUARTILES)]
+    if names := sorted({name for several in classes.values() for name in several}):
+        has = [[name in classes.get(image_id, ()) for name in names] for image_id in part["image_id"]]
+        optional["classes"] = dict(zip(names, np.mean(has, axis=0).round(4).tolist(), strict=True))
     return FoldAudit.model_validate({"images": len(part), "leak": round(float(part["leaks"].mean()), 4), **optional})
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from gatemask.console import say
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.ids import train_rule
 from gatemask.data.joins import IdList, join_ids
-from gatemask.data.split import HOLDOUT, read_folds, read_manifest, reject_leak
+from gatemask.data.split import HOLDOUT, class_table, read_folds, read_manifest, reject_leak
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256, write_json, write_text
 from gatemask.project import Project
@@ -49,7 +50,7 @@ def make_folds(project: Project, comp: Competition) -> FoldsResult:
         else:
             frame = assign_folds(manifest, comp.folds)
             _write(project, frame)
-        folds, per_fold = _summarize(frame, manifest)
+        folds, per_fold = _summarize(frame, manifest, comp.classes)
         return FoldsResult(adopted=adopted, folds=folds, per_fold=per_fold), [project.folds]
 
     return _stage(project, comp).run(write)
@@ -90,7 +91,7 @@ def import_folds(project: Project, comp: Competition, file: Path, force: bool = 
     stage = _stage(project, comp)
     with stage.locked(), storage_errors(project.folds):
         _write(project, frame)
-        count, per_fold = _summarize(frame, manifest)
+        count, per_fold = _summarize(frame, manifest, comp.classes)
         result = FoldsResult(adopted=True, imported=str(file), folds=count, per_fold=per_fold)
         return stage.finish(result, [project.folds], started)
 
@@ -99,12 +100,14 @@ def assign_folds(manifest: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     """Return the most even of several grouped, stratified splits.
 
     Like scikit-learn's StratifiedGroupKFold, groups are dealt out one by one, large ones first, each to the fold where
-    it disturbs the balance least. Images, strata and the columns of `stratify` are balanced, all as shares of their
-    totals. The cost of a group in all folds is one small product, which makes a try some twenty times as fast, so many
-    tries can be compared; between equally even splits, finer area bins decide.
+    it disturbs the balance least. Images, strata, combinations of classes, images of each class and the columns of
+    `stratify` are balanced, all as shares of their totals. The cost of a group in all folds is one small product, which
+    makes a try some twenty times as fast, so many tries can be compared; between equally even splits, finer area bins
+    decide.
 
     Args:
-        manifest: Training images with image_id, group, label, mask_area and the columns to stratify by.
+        manifest: Training images with image_id, group, label, mask_area, classes (if there are several) and the columns
+            to stratify by.
         settings: Section `folds` of competition.yaml.
 
     Returns:
@@ -142,18 +145,29 @@ def _fold_table(manifest: pd.DataFrame, fold: np.ndarray | pd.Series, settings: 
     return pd.DataFrame({**columns, "stratum": _stratum(manifest, settings)})
 
 
-def _summarize(frame: pd.DataFrame, manifest: pd.DataFrame) -> tuple[int, dict[str, FoldSummary]]:
-    """Return the number of folds and a summary per fold."""
-    joined = frame.merge(manifest[["image_id", "label", "mask_area"]], on="image_id")
+def _summarize(
+    frame: pd.DataFrame, manifest: pd.DataFrame, classes: Sequence[str]
+) -> tuple[int, dict[str, FoldSummary]]:
+    """Return the number of folds and a summary per fold; report classes that a fold lacks."""
+    joined = frame.merge(manifest.drop(columns=["group"]), on="image_id")
+    present = class_table(joined, len(classes)) if len(classes) > 1 else None
     per_fold = {
         str(fold): FoldSummary(
             images=len(part),
             positives=round(float(part["label"].mean()), 4),
             median_area=int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
+            classes=None if present is None else _shares(present[part.index], classes),
         )
         for fold, part in joined.groupby("fold")
     }
+    for name in classes:
+        if lacking := [fold for fold, summary in per_fold.items() if summary.classes and not summary.classes[name]]:
+            say(f"No image of fold {', '.join(lacking)} has the class {name}: scores of that class rest on the others.")
     return len(set(frame["fold"]) - {HOLDOUT}), per_fold
+
+
+def _shares(present: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    return {name: round(float(share), 4) for name, share in zip(classes, present.mean(axis=0).tolist(), strict=True)}
 
 
 # --- assignment --------------------------------------------------------------------------------------------
@@ -164,7 +178,15 @@ def _strata(manifest: pd.DataFrame, settings: Folds) -> list[pd.Series]:
     rank = manifest["mask_area"].where(manifest["label"] == 1).rank(method="first")
     positives = max(1, int(manifest["label"].sum()))
     area = np.ceil(rank * settings.area_bins / positives).fillna(0).astype(int).astype(str)
-    return [area, *(_levels(manifest[name]) for name in settings.stratify)]
+    combinations = [_combinations(manifest["classes"], settings)] if "classes" in manifest else []
+    return [area, *combinations, *(_levels(manifest[name]) for name in settings.stratify)]
+
+
+def _combinations(classes: pd.Series, settings: Folds) -> pd.Series:
+    """Return the classes of each image as one word; combinations with fewer images than folds are one stratum."""
+    words = classes.str.replace(" ", "+").replace("", "none")
+    counts = words.map(words.value_counts())
+    return words.where(counts >= settings.k + settings.holdout, "rare").astype(str)
 
 
 def _stratum(manifest: pd.DataFrame, settings: Folds) -> list[str]:
@@ -182,8 +204,11 @@ def _levels(column: pd.Series) -> pd.Series:
 
 
 def _counts(manifest: pd.DataFrame, settings: Folds, codes: np.ndarray, groups: int) -> np.ndarray:
-    """Return (groups, balanced quantities): images, each area stratum, each value of each column."""
+    """Return (groups, balanced quantities): images, each area stratum, each class, each value of each column."""
     strata = _strata(manifest, settings)
+    if "classes" in manifest:  # each class as well, since rare combinations share a stratum
+        highest = max((int(word) for words in manifest["classes"] for word in words.split()), default=-1)
+        strata += [pd.Series(column.astype(str)) for column in class_table(manifest, highest + 1).T]
     balanced = [np.zeros(len(manifest), int), *(pd.factorize(values, sort=True)[0] for values in strata)]
     columns = []
     for values in balanced:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatemask.config import Competition, PngLabels
+from gatemask.config import Competition, Images, PngLabels
+from gatemask.config.path_patterns import part_names
 from gatemask.console import say
 from gatemask.data.channel_files import Parts, with_sources, without_other_channels
 from gatemask.data.ids import IdRule, reject_shared_ids, test_rule, train_rule
@@ -88,9 +89,9 @@ def find_images(raw: Path, comp: Competition) -> ImageFiles:
                 do="Correct both patterns.",
             )
     if isinstance(comp.labels, PngLabels):
-        train = _without_masks(train, raw, comp.labels.masks)
+        train = _without_masks(train, raw, _of_any_class(comp.labels, comp.train))
     if comp.test is not None and isinstance(comp.test.labels, PngLabels):
-        test = _without_masks(test, raw, comp.test.labels.masks)
+        test = _without_masks(test, raw, _of_any_class(comp.test.labels, comp.test))
     for files in (train, test):
         _reject_control_characters(files, raw)
         reject_shared_ids([(file.image_id, file.name) for file in files], raw)
@@ -130,6 +131,11 @@ def _reject_control_characters(files: Sequence[ImageFile], raw: Path) -> None:
 
 
 # --- masks beside images -----------------------------------------------------------------------------------
+
+
+def _of_any_class(labels: PngLabels, images: Images) -> str:
+    """Return the pattern of masks of all classes."""
+    return labels.masks if "class" in part_names(images.pattern) else labels.masks.replace("{class}", "*")
 
 
 def _without_masks(files: list[ImageFile], raw: Path, masks: str) -> list[ImageFile]:

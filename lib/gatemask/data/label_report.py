@@ -15,6 +15,7 @@ import numpy as np
 from gatemask.config import Rle, RleLabels, load_competition
 from gatemask.console import progress, say, table
 from gatemask.data import rle_dialect, rle_size, table_columns
+from gatemask.data.annotations import union_area
 from gatemask.data.ids import DEFAULT, IdRule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.listing import list_images
@@ -157,18 +158,7 @@ def mask_areas(file: Path) -> dict[str, int]:
         if text != labels.marker and RUNS.fullmatch(text):
             pairs = rle_dialect.parse_pairs(text)
             runs[image_id].append(rle_dialect.as_absolute(pairs) if offsets == "relative" else pairs)
-    return {image_id: _united_area(annotations) for image_id, annotations in runs.items()}
-
-
-def _united_area(annotations: list[np.ndarray]) -> int:
-    """Return the number of pixels in any of the runs."""
-    if not annotations:
-        return 0
-    runs = np.concatenate(annotations)
-    runs = runs[np.argsort(runs[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(runs.sum(axis=1))
-    starts = np.maximum(runs[1:, 0], ends[:-1])
-    return int(runs[0, 1] + np.maximum(runs[1:].sum(axis=1) - starts, 0).sum())
+    return {image_id: union_area(annotations) for image_id, annotations in runs.items()}
 
 
 def parse_size(text: str) -> tuple[int, int]:

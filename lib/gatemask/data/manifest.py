@@ -15,18 +15,28 @@ from pathlib import Path
 
 import pandas as pd
 
-from gatemask.config import Competition, PngLabels
+from gatemask.config import Competition, PngLabels, RleLabels
 from gatemask.console import print_fields, recorded, say
 from gatemask.data import groups
+from gatemask.data.annotations import Annotations, area, present_classes
 from gatemask.data.duplicates import find_copies
 from gatemask.data.findings import report_images
 from gatemask.data.ids import reject_shared_ids, test_rule, train_rule
 from gatemask.data.image_files import ImageFiles, find_images, image_files
 from gatemask.data.joins import examples
-from gatemask.data.labels import ParsedLabels, read_labels
-from gatemask.data.manifest_inputs import check_unlabeled, join_sample, label_files, read_extra_columns
+from gatemask.data.labels import read_labels
+from gatemask.data.manifest_inputs import (
+    check_unlabeled,
+    join_sample,
+    label_files,
+    read_extra_columns,
+    reject_swapped_axes,
+    sizes_of,
+)
 from gatemask.data.manifest_tables import unusable, write_problems, write_tables
+from gatemask.data.mask_order import reject_transposed_masks
 from gatemask.data.missed_files import missed_files
+from gatemask.data.parsed_labels import ImageSizes, ParsedLabels, Size, Wanted
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
 from gatemask.data.readers import list_images
 from gatemask.data.scan import Problems, ScannedImage, check_tags, scan_images
@@ -35,7 +45,6 @@ from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.data.submission_dialect import dialect_notes
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, listing_fingerprint, read_json_object
-from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.data import ManifestResult
 from gatemask.stage import Stage, Stamp, write_stamp
@@ -58,13 +67,6 @@ def prepare(
     Raises:
         GatemaskError: The raw files are missing, a setting does not fit them, or no training image is left.
     """
-    if len(comp.classes) > 1:
-        raise GatemaskError(
-            "Labels of several classes cannot be prepared for training.",
-            where="competition.yaml, classes",
-            received=", ".join(comp.classes),
-            expected="one class; networks of several can be packaged, rehearsed and submitted",
-        )
     stamp, raw = project.data / "manifest.json", raw_folder(project, comp, data)
     if not raw.is_dir():
         if data is None and stamp.exists() and Stamp.load(stamp).made_from.get("settings") == _settings(comp):
@@ -115,30 +117,23 @@ def _write_manifest(
     project: Project, comp: Competition, raw: Path, files: ImageFiles, strict: bool, labels_only: bool
 ) -> tuple[ManifestResult, list[Path]]:
     check_tags(comp)
-    train_files = label_files(raw, comp) if labels_only else files.train
-    labels = read_labels(
-        comp.labels,
-        raw,
-        train_files,
-        comp.image.size,
-        files.test,
-        train_rule(comp),
-        comp.image.upright,
-        comp.classes[0],
-    )
+    reject_swapped_axes(files, comp)
+    scanned = scan_images(files, comp) if comp.image.size == "mixed" else None  # masks have the size of their image
+    sizes = sizes_of(scanned[0] if scanned else [], comp, "train")
+    labels = _training_labels(files, raw, comp, sizes, labels_only)
     if not labels_only:
         check_unlabeled(files, labels, raw, comp)
         join_sample(files, raw, comp)
     train_ids = list(labels.masks) if labels_only else [file.image_id for file in files.train]
     sources = groups.group_sources(comp.groups, raw, train_ids, train_rule(comp))
     columns = read_extra_columns(raw, comp, train_ids)
-    images, problems = scan_images(files, comp)
+    images, problems = scanned or scan_images(files, comp)
     report_images([image.facts for image in images if image.facts is not None], comp.image)
     report_sizes(images, comp)
     left_out = _report_submission(files, images, raw, comp)
     if labels_only:
         images = [ScannedImage(image_id, "train") for image_id in labels.masks]
-    images = _with_labels(images, labels, set(train_ids), comp.image.size, problems)
+    images = _with_labels(images, labels, set(train_ids), comp.classes, problems)
     images = _with_names(images, comp, sources, problems)
     copies = _find_copies(images, comp)
     _assign_groups(images, sources, copies)
@@ -153,7 +148,7 @@ def _write_manifest(
             expected="images with labels",
             do=f"See {project.data / 'problems.csv'}.",
         )
-    truth = _test_truth(files, raw, comp)
+    truth = _test_truth(files, raw, comp, sizes_of(images, comp, "test"))
     (project.data / "manifest.json").unlink(missing_ok=True)  # the tables below are replaced one by one
     outputs = write_tables(project.data, comp, images, labels.masks, truth, copies)
     result = ManifestResult(
@@ -167,6 +162,18 @@ def _write_manifest(
         **remembered(project, comp, raw),
     )
     return result, outputs
+
+
+def _training_labels(
+    files: ImageFiles, raw: Path, comp: Competition, sizes: Size | dict[str, Size], labels_only: bool
+) -> ParsedLabels:
+    train_files = label_files(raw, comp) if labels_only else files.train
+    wanted = Wanted.of(comp, train_rule(comp), complete=True)
+    labels = read_labels(comp.labels, raw, train_files, sizes, files.test, wanted)
+    if isinstance(comp.labels, RleLabels):
+        paths = {file.image_id: file.path for file in files.train}
+        reject_transposed_masks(labels.masks, paths, ImageSizes(sizes), comp.labels.rle)
+    return labels
 
 
 def _report_submission(files: ImageFiles, images: list[ScannedImage], raw: Path, comp: Competition) -> int:
@@ -236,16 +243,19 @@ def _made_from(raw: Path, comp: Competition, images: ImageFiles) -> dict[str, ob
 
 def _settings(comp: Competition) -> str:
     sections = {"image", "train", "test", "labels", "classes", "groups", "extra"}
-    return fingerprint({**comp.model_dump(include=sections), "sample": comp.submission.sample})
+    kept_apart = {"objects": True} if comp.objects is not None else {}
+    separated = {"exclusive": True} if comp.exclusive and len(comp.classes) > 1 else {}
+    settings = comp.model_dump(include=sections)
+    return fingerprint({**settings, **kept_apart, **separated, "sample": comp.submission.sample})
 
 
 # --- labels, groups, columns -------------------------------------------------------------------------------
 
 
 def _with_labels(
-    images: list[ScannedImage], labels: ParsedLabels, train_ids: set[str], size: tuple[int, int], problems: Problems
+    images: list[ScannedImage], labels: ParsedLabels, train_ids: set[str], classes: Sequence[str], problems: Problems
 ) -> list[ScannedImage]:
-    """Fill in label and area; report images without a label and labels without an image."""
+    """Fill in label, classes and area; report images without a label and labels without an image."""
     rejected = {image_id for image_id, _, _ in labels.problems}
     problems += [(place, f"{complaint} (image {image_id})") for image_id, place, complaint in labels.problems]
     kept = []
@@ -255,8 +265,9 @@ def _with_labels(
                 if image.image_id not in rejected:
                     problems.append((image.path, "The image has no label."))
                 continue
-            _, lengths = rle.parse(labels.masks[image.image_id], size, rle.INTERNAL)
-            image.mask_area, image.label = int(lengths.sum()), int(len(lengths) > 0)
+            annotations = labels.masks[image.image_id]
+            image.mask_area, image.classes = area(annotations), present_classes(annotations, classes)
+            image.label = int(bool(image.classes))
         kept.append(image)
     problems += [(image_id, "The label has no image.") for image_id in labels.masks if image_id not in train_ids]
     problems += [(name, "The mask has no image.") for name in labels.alone]
@@ -322,9 +333,9 @@ def _add_extra_columns(images: list[ScannedImage], comp: Competition, columns: M
         image.extra |= {name: values.get(image.image_id, "") for name, values in columns.items()}
 
 
-def _test_truth(files: ImageFiles, raw: Path, comp: Competition) -> dict[str, str] | None:
+def _test_truth(files: ImageFiles, raw: Path, comp: Competition, sizes: Size | dict[str, Size]) -> Annotations | None:
     """Return the masks of the test images, where they are known."""
     if comp.test is None or comp.test.labels is None or not files.test:
         return None
-    size, rule, upright = comp.image.size, test_rule(comp), comp.image.upright
-    return read_labels(comp.test.labels, raw, files.test, size, files.train, rule, upright, comp.classes[0]).masks
+    wanted = Wanted.of(comp, test_rule(comp), complete=False)
+    return read_labels(comp.test.labels, raw, files.test, sizes, files.train, wanted).masks

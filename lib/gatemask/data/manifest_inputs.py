@@ -11,10 +11,46 @@ from gatemask.config.path_patterns import part_names
 from gatemask.data.ids import IdRule, train_rule
 from gatemask.data.image_files import ImageFile, ImageFiles, image_files, reject_suspects
 from gatemask.data.joins import IdList, join_ids
-from gatemask.data.labels import ParsedLabels
+from gatemask.data.parsed_labels import ParsedLabels, Size
+from gatemask.data.scan import ScannedImage
+from gatemask.data.sources import inspect_source
 from gatemask.data.submission_format import SubmissionFormat
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
+
+SAMPLED = 5  # images
+
+
+def reject_swapped_axes(files: ImageFiles, comp: Competition) -> None:
+    """Raise if image.size names width before height: before labels are read in the wrong size."""
+    size = comp.image.size
+    if size == "mixed" or size[0] == size[1] or not files.train:
+        return
+    found = []
+    for file in files.train[:: max(1, len(files.train) // SAMPLED)][:SAMPLED]:
+        try:
+            image, facts = inspect_source(file.source, comp.image)
+        except GatemaskError:
+            continue  # it is reported when all images are read
+        if image.shape[:2] != size[::-1] or facts.orientation >= 5:  # an orientation explains it as well
+            return
+        found.append(file)
+    if found:
+        height, width = size
+        raise GatemaskError(
+            "Height and width of the images are swapped in competition.yaml.",
+            where=found[0].path,
+            received=f"image.size: [{height}, {width}], but images are {width} px high and {height} px wide",
+            expected="height before width",
+            do=f"Set image.size: [{width}, {height}].",
+        )
+
+
+def sizes_of(images: Sequence[ScannedImage], comp: Competition, split: str) -> Size | dict[str, Size]:
+    """Return the size of all images, or of each image of a split by id where they differ."""
+    if comp.image.size != "mixed":
+        return comp.image.size
+    return {image.image_id: image.size for image in images if image.split == split and image.size is not None}
 
 
 def label_files(raw: Path, comp: Competition) -> list[ImageFile]:
@@ -27,6 +63,12 @@ def label_files(raw: Path, comp: Competition) -> list[ImageFile]:
         raise GatemaskError(
             "--labels-only cannot find images that have no label.",
             received="labels.missing: empty",
+            do="Run it where the images are available.",
+        )
+    if comp.image.size == "mixed":
+        raise GatemaskError(
+            "--labels-only needs the size of the images.",
+            received="image.size: mixed",
             do="Run it where the images are available.",
         )
     if not isinstance(comp.labels, PngLabels):

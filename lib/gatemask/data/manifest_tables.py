@@ -9,8 +9,9 @@ import pandas as pd
 
 from gatemask.config import MANIFEST_COLUMNS, Competition
 from gatemask.console import table
+from gatemask.data.annotations import Annotations
 from gatemask.data.scan import Problems, ScannedImage
-from gatemask.data.truth import Annotation, write_masks
+from gatemask.data.truth import write_masks
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 
@@ -33,10 +34,11 @@ def write_tables(
     folder: Path,
     comp: Competition,
     images: list[ScannedImage],
-    masks: dict[str, str],
-    truth: dict[str, str] | None,
+    masks: Annotations,
+    truth: Annotations | None,
     copies: Sequence[tuple[ScannedImage, ScannedImage, str]],
 ) -> list[Path]:
+    several = len(comp.classes) > 1
     rows = [
         [
             image.image_id,
@@ -48,11 +50,13 @@ def write_tables(
             *_size_of(image, comp),
             image.sha256,
             image.signature.phash,
+            *([" ".join(map(str, image.classes))] if several else []),
             *(image.extra[name] for name in comp.extra.names),
         ]
         for image in images
     ]
-    frame = pd.DataFrame(rows, columns=[*MANIFEST_COLUMNS, *comp.extra.names])
+    columns = [*MANIFEST_COLUMNS, *(["classes"] if several else []), *comp.extra.names]
+    frame = pd.DataFrame(rows, columns=columns)
     frame = frame.sort_values(["split", "image_id"], ascending=[False, True])
     train_ids = {image.image_id for image in images if image.split == "train"}
     pairs = sorted((a.image_id, a.split, b.image_id, b.split, kind) for a, b, kind in copies)
@@ -61,11 +65,11 @@ def write_tables(
     outputs = [
         write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
         write_text(folder / "duplicates.csv", copied.to_csv(index=False, lineterminator="\n")),
-        write_masks(folder / "masks.csv", _annotations(train_masks, comp)),
+        write_masks(folder / "masks.csv", train_masks),
     ]
     (folder / "test_masks.csv").unlink(missing_ok=True)
     if truth is not None:
-        outputs.append(write_masks(folder / "test_masks.csv", _annotations(truth, comp)))
+        outputs.append(write_masks(folder / "test_masks.csv", truth))
     return outputs
 
 
@@ -81,7 +85,3 @@ def _size_of(image: ScannedImage, comp: Competition) -> tuple[int, int]:
             expected="one size, or the images",
         )
     return comp.image.size
-
-
-def _annotations(masks: dict[str, str], comp: Competition) -> dict[str, list[Annotation]]:
-    return {image_id: [Annotation(comp.classes[0], text)] for image_id, text in masks.items() if text}

@@ -6,7 +6,9 @@ encodings are made from stored pixels, so a rotation noted in EXIF or TIFF tags 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from gatemask.data.dicom import is_dicom, read_dicom, read_tags
 from gatemask.data.headers import TIFF
 from gatemask.data.listing import list_images
 from gatemask.data.mask_files import MaskFacts, interpret_mask
+from gatemask.data.mask_values import stored_values
 from gatemask.data.pictures import decode_picture
 from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
 from gatemask.data.tiff import decode_tiff
@@ -28,11 +31,14 @@ __all__ = [
     "list_images",
     "read_image",
     "read_mask",
+    "read_mask_values",
     "read_stored",
     "read_tags",
     "resize_image",
     "resize_mask",
 ]
+
+Read = TypeVar("Read")
 
 
 def read_image(path: Path, channels: int, window: Window = "full", upright: bool = False) -> np.ndarray:
@@ -133,18 +139,40 @@ def read_mask(path: Path, threshold: int | None = None, upright: bool = False) -
 
 def inspect_mask(path: Path, threshold: int | None = None, upright: bool = False) -> tuple[np.ndarray, MaskFacts]:
     """Read a mask as `read_mask` does, and return facts about its file; doubts are among them, and not raised."""
+    (mask, facts), orientation = _read_mask_file(path, lambda stored: interpret_mask(stored, threshold, path))
+    return turn_upright(mask, orientation) if upright else mask, facts
+
+
+def read_mask_values(path: Path, upright: bool = False) -> np.ndarray:
+    """Read a mask file whose values have a meaning: classes, numbers of objects, or pixels to ignore.
+
+    Args:
+        path: PNG, TIFF or other image file without loss.
+        upright: Whether to rotate as the file's orientation says. Default: False, pixels as stored.
+
+    Returns:
+        int32 (height, width): gray levels, or entries of the palette.
+
+    Raises:
+        GatemaskError: The file cannot be read, or holds colors, fractions or negative numbers.
+    """
+    values, orientation = _read_mask_file(path, lambda stored: stored_values(stored, path))
+    return turn_upright(values, orientation) if upright else values
+
+
+def _read_mask_file(path: Path, interpret: Callable[[StoredImage], Read]) -> tuple[Read, int]:
+    """Return what a function makes of a mask file, and the file's orientation."""
     try:
         data = path.read_bytes()
         if is_dicom(data, path):
             raise GatemaskError("A mask is a DICOM file.", where=path, expected="PNG, or another image file")
         stored = _decode(data, path)
-        mask, facts = interpret_mask(stored, threshold, path)
+        return interpret(stored), stored.orientation
     except GatemaskError:
         raise
     except Exception as error:  # decoders raise almost anything on a damaged file
         raise_machine_fault(error, path)
         raise _unreadable(path, error) from None
-    return turn_upright(mask, stored.orientation) if upright else mask, facts
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -147,36 +147,49 @@ def empty_marker(texts: Iterable[str]) -> str | None:
     return max(markers)[1] if markers else None
 
 
-def contradicting_edges(encodings: list[np.ndarray], dialect: Rle, size: tuple[int, int]) -> str | None:
+def contradicting_edges(
+    encodings: list[np.ndarray], dialect: Rle, size: tuple[int, int] | Sequence[tuple[int, int]]
+) -> str | None:
     """Return why base or order must be wrong: runs cross the edges of columns that they avoid in another dialect.
 
     Args:
         encodings: `parse_pairs` of each mask.
         dialect: The dialect that they should have.
-        size: Height and width of the masks, in pixels.
+        size: Height and width of all masks, or of each mask, in pixels.
     """
     if not encodings:
         return None
-    joined = np.concatenate([as_absolute(p) if dialect.offsets == "relative" else p for p in encodings])
-    starts, ends = joined[:, 0], joined.sum(axis=1)
-    sides: dict[Order, int] = {"column": size[0], "row": size[1]}
+    groups: dict[tuple[int, int], list[np.ndarray]] = {}
+    for number, pairs in enumerate(encodings):
+        one = (size[0], size[1]) if isinstance(size, tuple) else size[number]
+        groups.setdefault(one, []).append(as_absolute(pairs) if dialect.offsets == "relative" else pairs)
+    joined = {one: np.concatenate(group) for one, group in groups.items()}
 
-    def crossed(base: int, order: Order) -> int:
-        return crossings(starts - base, ends - base, sides[order])
+    def crossed(base: int, order: Order) -> dict[tuple[int, int], int]:
+        found = {}
+        for one, runs in joined.items():
+            starts, ends = runs[:, 0], runs.sum(axis=1)
+            found[one] = crossings(starts - base, ends - base, one[order == "row"])
+        return found
 
-    here, other = crossed(dialect.base, dialect.order), crossed(1 - dialect.base, dialect.order)
+    by_size = crossed(dialect.base, dialect.order)
+    here, other = sum(by_size.values()), sum(crossed(1 - dialect.base, dialect.order).values())
     if here >= CROSSED and here >= TIMES * other:
         return (
             f"The first pixel seems to be {1 - dialect.base}, not {dialect.base}: {here} runs cross into the next "
             f"{dialect.order}, and {other} with the other base."
         )
     across: Order = "row" if dialect.order == "column" else "column"
+    oblong = [one for one in joined if one[0] != one[1]]
+    by_size_across = crossed(dialect.base, across)
+    counts = sum(by_size[one] for one in oblong), sum(by_size_across[one] for one in oblong)
     # As shares of what chance would give, since the shorter side is crossed more often.
-    here, other = here * sides[dialect.order], crossed(dialect.base, across) * sides[across]
-    if size[0] != size[1] and here >= CROSSED * sides[dialect.order] and here >= TIMES * other:
+    here = sum(by_size[one] * one[dialect.order == "row"] for one in oblong)
+    other = sum(by_size_across[one] * one[across == "row"] for one in oblong)
+    if counts[0] >= CROSSED and here >= TIMES * other:
         return (
             f"The runs seem to be in {across} order, not in {dialect.order} order: they cross {dialect.order}s "
-            f"{here // sides[dialect.order]} times, and {across}s {other // sides[across]} times."
+            f"{counts[0]} times, and {across}s {counts[1]} times."
         )
     return None
 

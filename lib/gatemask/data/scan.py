@@ -37,6 +37,7 @@ class ScannedImage:
         extra: Further columns of the manifest.
         facts: Facts about the file; None where only the label is available.
         size: Height and width, in pixels; None where only the label is available.
+        classes: Indices of the classes that it has.
     """
 
     image_id: str
@@ -51,6 +52,7 @@ class ScannedImage:
     extra: dict[str, str] = field(default_factory=dict)
     facts: ImageFacts | None = None
     size: tuple[int, int] | None = None
+    classes: list[int] = field(default_factory=list)
 
     @property
     def key(self) -> str:

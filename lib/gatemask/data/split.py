@@ -44,6 +44,21 @@ def read_manifest(project: Project, split: str | None = None) -> pd.DataFrame:
     return frame if split is None else frame[frame["split"] == split].reset_index(drop=True)
 
 
+def class_table(manifest: pd.DataFrame, classes: int) -> np.ndarray:
+    """Return which classes each image has, bool (images, classes).
+
+    Args:
+        manifest: Column `classes`, or `label` where there is one class.
+        classes: Number of classes.
+    """
+    if "classes" not in manifest:
+        return manifest["label"].to_numpy()[:, None] > 0
+    present = np.zeros((len(manifest), classes), bool)
+    for row, words in enumerate(manifest["classes"]):
+        present[row, [int(word) for word in words.split()]] = True
+    return present
+
+
 def read_folds(project: Project) -> pd.DataFrame:
     """Read folds/<comp>.csv and check it: a file edited by hand must not leak either.
 

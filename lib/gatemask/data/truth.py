@@ -7,7 +7,7 @@ One row per image and class, or one per object where the competition has objects
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 from gatemask.masks import rle
 from gatemask.masks.frame import Frame, fit_mask
+from gatemask.masks.objects import touching_borders
 from gatemask.project import Project
 from gatemask.stage import require_unchanged
 from gatemask.storage import storage_errors
@@ -78,7 +79,8 @@ class EncodedMasks(NamedTuple):
         parts = [_decode_planes(self.classes, self.size)]
         if self.reach:
             everything = [text for texts in self.classes for text in texts]
-            parts.append(_borders(_number_objects(everything, self.size), self.reach)[:, :, None])
+            border = touching_borders(_number_objects(everything, self.size), self.reach)
+            parts.append(border[:, :, None])
         if self.ignored is not None:
             parts.append(_decode_planes([self.ignored], self.size))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
@@ -298,39 +300,3 @@ def _pixels(text: str, size: Size, where: object = None) -> np.ndarray:
     starts, lengths = rle.parse(text, size, rle.INTERNAL, where)
     firsts = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths) if len(starts) else starts
     return firsts + np.arange(len(firsts))
-
-
-def _borders(numbers: np.ndarray, reach: int) -> np.ndarray:
-    """Return the pixels that are near to two objects, bool (height, width).
-
-    Args:
-        numbers: The object of each pixel, int32 (height, width), 0 for background.
-        reach: Largest distance, in pixels.
-    """
-    import cv2
-
-    levels = np.ascontiguousarray(numbers).astype(np.float32)  # exact up to 16 million objects
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    top = float(levels.max()) + 1
-    highest = cv2.dilate(levels, disc)
-    lowest = top - cv2.dilate(np.where(levels > 0, top - levels, 0), disc)  # of the objects, not of the background
-    return (highest > 0) & (highest != lowest)
-
-
-def union_area(runs: Iterable[np.ndarray]) -> int:
-    """Return the number of pixels in any of several masks.
-
-    Args:
-        runs: Starts (absolute) and lengths of each mask, int64 (runs, 2).
-
-    >>> union_area([np.array([[0, 4]]), np.array([[2, 4], [9, 1]])])
-    7
-    """
-    listed = [pairs for pairs in runs if len(pairs)]
-    if not listed:
-        return 0
-    joined = np.concatenate(listed)
-    joined = joined[np.argsort(joined[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(joined.sum(axis=1))
-    starts = np.maximum(joined[1:, 0], ends[:-1])
-    return int(joined[0, 1] + np.maximum(joined[1:].sum(axis=1) - starts, 0).sum())

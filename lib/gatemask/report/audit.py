@@ -15,6 +15,7 @@ from gatemask.data.groups import group_names
 from gatemask.data.ids import ADVICE, DEFAULT, IdRule, SharedIdError, train_rule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.tables import parse_area, read_table
+from gatemask.data.truth import IGNORED
 from gatemask.errors import GatemaskError
 from gatemask.plots.audit import FoldBars, draw_audit
 from gatemask.plots.style import save
@@ -65,6 +66,7 @@ def audit_file(
         _copies(data / "duplicates.csv") if data and (data / "duplicates.csv").exists() else None,
         id_column,
         rule,
+        _classes(data) if manifest is not None else None,
     )
     if not result.groups:
         raise GatemaskError(
@@ -82,16 +84,18 @@ def audit_file(
 
 def print_audit(findings: AuditResult) -> None:
     """Print one row per fold, and the leaks."""
-    columns = ["fold", "images", "leak", "positives", "area_quartiles"]
+    classes = list(next((fold.classes for fold in findings.per_fold.values() if fold.classes), {}))
+    columns = ["fold", "images", "leak", "positives", "area_quartiles", *classes]
     rows = [
         [
-            name,
+            number,
             fold.images,
             fold.leak,
             "-" if fold.positives is None else fold.positives,
             str(fold.area_quartiles or "-"),
+            *((fold.classes or {}).get(name, "-") for name in classes),
         ]
-        for name, fold in findings.per_fold.items()
+        for number, fold in findings.per_fold.items()
     ]
     table(findings.file, columns, rows)
     for sentence in findings.chosen:
@@ -161,6 +165,18 @@ def _read_areas(file: Path) -> dict[str, int]:
         cells = enumerate(zip(read.column(id_column), read.column("mask_area"), splits, strict=True))
         return {name: parse_area(text, read, row) for row, (name, text, split) in cells if split == "train"}
     return label_report.mask_areas(file)
+
+
+def _classes(data: Path | None) -> dict[str, set[str]] | None:
+    """Return the classes of each training image; None for a competition of one class."""
+    if data is None or not (data / "masks.csv").exists() or "classes" not in read_table(data / "manifest.csv").header:
+        return None
+    read = read_table(data / "masks.csv", ["image_id", "class"])
+    classes: dict[str, set[str]] = {}
+    for image_id, name in zip(read.column("image_id"), read.column("class"), strict=True):
+        if name != IGNORED:
+            classes.setdefault(image_id, set()).add(name)
+    return classes
 
 
 def _copies(file: Path) -> list[tuple[str, str]]:

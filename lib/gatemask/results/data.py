@@ -60,11 +60,13 @@ class FoldSummary(Frozen):
         images: Number of images.
         positives: Share of images with a mask.
         median_area: Median mask area of the positive images, in pixels.
+        classes: Share of images with each class; only where there are several.
     """
 
     images: int
     positives: float
     median_area: int
+    classes: dict[str, float] | None = None
 
 
 class FoldsResult(StageResult):
@@ -131,12 +133,14 @@ class FoldAudit(Frozen):
         leak: Share of images whose group is also trained on.
         positives: Share of images with a mask; not set where labels are unknown.
         area_quartiles: Quartiles of the mask area, in pixels; not set where areas are unknown.
+        classes: Share of images with each class; only where there are several.
     """
 
     images: int
     leak: float
     positives: float | None = None
     area_quartiles: list[int] | None = None
+    classes: dict[str, float] | None = None
 
 
 class FoldBalance(Frozen):
