@@ -166,10 +166,11 @@ def data_labels(
 ) -> None:
     """Inspect a label table and detect how its masks are encoded."""
     from gatemask.data import label_report
+    from gatemask.data.label_table import Known
     from gatemask.project import open_project
 
     project = open_project(write) if write else None
-    known = label_report.Known(
+    known = Known(
         size=label_report.parse_size(size) if size else None,
         images=images,
         id=id_,

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from gatemask.config import Rle, load_competition
-from gatemask.data.label_report import Known, inspect_labels, mask_areas, parse_size, write_labels_section
+from gatemask.data.label_report import inspect_labels, mask_areas, parse_size, write_labels_section
+from gatemask.data.label_table import Known
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project

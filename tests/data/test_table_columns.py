@@ -10,7 +10,8 @@ import pytest
 from gatemask.config import Rle, RleLabels
 from gatemask.data.ids import DEFAULT
 from gatemask.data.image_files import ImageFile
-from gatemask.data.label_report import Known, inspect_labels, mask_areas, parse_where
+from gatemask.data.label_report import inspect_labels, mask_areas, parse_where, print_label_report
+from gatemask.data.label_table import Known
 from gatemask.data.labels import read_labels
 from gatemask.data.parsed_labels import Wanted
 from gatemask.data.table_columns import find_group_column, find_id_column, find_positives_column, joined_classes
@@ -126,11 +127,15 @@ def test_a_label_table_with_other_columns(tmp_path: Path) -> None:
     assert report.positives == 8
 
 
-def test_one_column_per_class_is_a_question_that_an_option_answers(tmp_path: Path) -> None:
+def test_one_column_per_class_becomes_columns_or_a_question_where_one_class_is_wanted(tmp_path: Path) -> None:
     rows = list(zip(IDS, texts(), texts(1), [""] * 12, strict=True))
     file = written(tmp_path, "ImageId,Fish,Flower,Gravel", rows)
+    report = inspect_labels(file, size=(16, 16))
+    assert report.yaml.labels.columns == {"Fish": "Fish", "Flower": "Flower"}
+    assert (report.rows, report.positives, report.contradictory) == (12, 8, 0)
+    assert report.classes == {"Fish": 8, "Flower": 8}
     with pytest.raises(GatemaskError, match=r"(?s)Several columns.*'Fish' \(8 masks\), 'Flower' \(8 masks\).*--mask"):
-        inspect_labels(file, size=(16, 16))
+        inspect_labels(file, known=Known(size=(16, 16), class_name="lesion"))
     assert inspect_labels(file, known=Known(size=(16, 16), mask="Flower")).columns.mask == "Flower"
 
 
@@ -162,12 +167,18 @@ def test_rows_of_one_class_are_read_by_its_name_or_number(tmp_path: Path, capsys
         labels_of(file, where={"ClassId": 4})
 
 
-def test_the_report_asks_for_the_class(tmp_path: Path) -> None:
+def test_the_report_proposes_the_class_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = [("1", texts()), ("3", texts(2))]
     rows = [(f"{name}.png", c, cells[n]) for n, name in enumerate(IDS) for c, cells in both]
     file = written(tmp_path, "ImageId,ClassId,EncodedPixels", rows)
+    report = inspect_labels(file, size=(16, 16))
+    assert (report.yaml.classes, report.yaml.labels.class_column) == (["1", "3"], "ClassId")
+    assert (report.rows, report.images, report.multi_annotated, report.contradictory) == (24, 12, 0, 0)
+    assert report.classes == {"1": 8, "3": 8}
+    print_label_report(report)
+    assert "class_column: ClassId" in capsys.readouterr().err
     with pytest.raises(GatemaskError, match=r"(?s)several classes.*--where COLUMN=VALUE"):
-        inspect_labels(file, size=(16, 16))
+        inspect_labels(file, known=Known(size=(16, 16), class_name="lesion"))
     report = inspect_labels(file, known=Known(size=(16, 16), where=parse_where(["ClassId=3"])))
     assert (report.rows, report.positives, report.yaml.labels.where) == (12, 8, {"ClassId": "3"})
     named = inspect_labels(file, known=Known(size=(16, 16), class_name="defect1"))
@@ -202,6 +213,19 @@ def test_classes_at_the_end_of_ids(tmp_path: Path, extension: str) -> None:
     assert found == {name: rle.encode(mask) for name, mask in zip(IDS, masks(), strict=True)}
     with pytest.raises(GatemaskError, match=r"(?s)several classes.*2 classes: Fish, Sugar"):
         labels_of(file, "lesion", id="Image_Label")
+
+
+@pytest.mark.parametrize("template", ["{id}.jpg_{class}", "{class}-{id}.png"])
+def test_the_report_proposes_joined_ids(tmp_path: Path, template: str) -> None:
+    rows = [
+        (template.replace("{id}", name).replace("{class}", c), text if c == "Fish" else "")
+        for name, text in zip(IDS, texts(), strict=True)
+        for c in ("Fish", "Sugar")
+    ]
+    report = inspect_labels(written(tmp_path, "Image_Label,EncodedPixels", rows), size=(16, 16))
+    assert report.yaml.labels.joined == ("{id}_{class}" if "jpg" in template else "{class}-{id}")
+    assert (report.yaml.classes, report.classes) == (["Fish", "Sugar"], {"Fish": 8, "Sugar": 0})
+    assert (report.images, report.positives) == (12, 8)
 
 
 def test_slices_of_a_patient_are_no_classes() -> None:

@@ -57,7 +57,7 @@ def rows_with_classes(table: Table, labels: RleLabels, classes: Sequence[str], r
         table = table.with_cells(labels.id, [part.image for part in parts])
     else:
         assert labels.class_column is not None
-        names = [_whole_number(cell) for cell in table.column(labels.class_column)]
+        names = [whole_number(cell) for cell in table.column(labels.class_column)]
     ids, texts = table.ids(labels.id, rule), table.column(labels.mask)
     _require_classes(table, labels, names, classes)
     wanted = {"", *classes}
@@ -82,7 +82,7 @@ def _split_ids(table: Table, labels: RleLabels, classes: Collection[str]) -> lis
     return [part for part in parts if part is not None]
 
 
-def _whole_number(cell: str) -> str:
+def whole_number(cell: str) -> str:
     """Return the name of a class; a number that pandas wrote with decimals is a whole number."""
     return cell.removesuffix(".0") if re.fullmatch(r"[0-9]+\.0", cell) else cell
 

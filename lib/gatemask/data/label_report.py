@@ -6,74 +6,25 @@ The guess is made once and written into competition.yaml; from then on the YAML 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from gatemask.config import Rle, RleLabels, load_competition
+from gatemask.config import Rle, load_competition
 from gatemask.console import progress, say, table
-from gatemask.data import rle_dialect, rle_size, table_columns
+from gatemask.data import rle_dialect, rle_size
 from gatemask.data.annotations import union_area
-from gatemask.data.ids import DEFAULT, IdRule
+from gatemask.data.ids import DEFAULT
 from gatemask.data.joins import IdList, join_ids
-from gatemask.data.listing import list_images
+from gatemask.data.label_table import Known, LabelTable, ids_of_images, read_label_table
 from gatemask.data.rle_dialect import RUNS
-from gatemask.data.table_columns import Choice
-from gatemask.data.tables import Table, read_table
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
 from gatemask.masks import rle
 from gatemask.project import Project
-from gatemask.results.data import BadRow, GuessedDialect, ImageSize, LabelColumns, LabelCounts, LabelReport, LabelYaml
+from gatemask.results.data import BadRow, GuessedDialect, ImageSize, LabelCounts, LabelReport, LabelYaml
 from gatemask.yaml12 import dump_yaml
-
-
-class LabelTable(NamedTuple):
-    """A label table whose columns were recognized.
-
-    Args:
-        table: The CSV.
-        columns: Columns of ids and masks.
-        header: Whether the first row names the columns.
-        ids: Image id of each row.
-        texts: RLE or empty marker of each row.
-        marker: Text of an empty mask.
-        because: Why each column was chosen, by its meaning.
-        ignored: Why other columns were not chosen, by name.
-    """
-
-    table: Table
-    columns: LabelColumns
-    header: bool
-    ids: list[str]
-    texts: list[str]
-    marker: str
-    because: dict[str, str]
-    ignored: dict[str, str]
-
-
-class Known(NamedTuple):
-    """What the user knows about a label table; everything else is found out.
-
-    Args:
-        size: Height and width of the images, in pixels.
-        declared: The same as competition.yaml has it: used unless the runs contradict it.
-        images: Glob of images below the table's folder, which settle ids, size and order.
-        id: Column of image ids.
-        mask: Column of masks.
-        where: Values by column: only rows with these values are read.
-        class_name: Class whose rows are read from a table of several.
-    """
-
-    size: tuple[int, int] | None = None
-    declared: tuple[int, int] | None = None
-    images: str | None = None
-    id: str | None = None
-    mask: str | None = None
-    where: Mapping[str, str] = {}
-    class_name: str = ""
 
 
 def inspect_labels(
@@ -89,10 +40,10 @@ def inspect_labels(
 
     Raises:
         GatemaskError: The table does not exist, has no column of run-length encodings, has several columns that could
-            hold them or the ids, or has masks of several classes.
+            hold them or the ids, or has masks of several classes although one is wanted.
     """
     known = known or Known(size=size, images=images)
-    labels = _read_label_table(file, known)
+    labels = read_label_table(file, known)
     ids = [DEFAULT.of_cell(name) for name in labels.ids]
     masked = {i: t for i, t in zip(ids, labels.texts, strict=True) if RUNS.fullmatch(t) and t != labels.marker}
     size = known.size
@@ -106,7 +57,8 @@ def inspect_labels(
     if known.images:
         guess = rle_dialect.guess_order_from_images(guess, file.parent, known.images, masked)
     columns, image = labels.columns, {"image": ImageSize(size=guess.size)} if guess.size else {}
-    section = RleLabels(format="rle", file=file.name, id=columns.id, mask=columns.mask, rle=guess.rle)
+    mask = {} if "columns" in labels.found.keys else {"mask": columns.mask}
+    section = labels.found.section({"file": file.name, "id": columns.id, **mask}).model_copy(update={"rle": guess.rle})
     if known.where:
         section = section.model_copy(update={"where": dict(known.where)})
     return LabelReport(
@@ -117,18 +69,20 @@ def inspect_labels(
         guess=GuessedDialect(**guess.rle.model_dump(), size=guess.size),
         because={**labels.because, **guess.because},
         ignored=labels.ignored,
-        yaml=LabelYaml(labels=section, **image),
+        classes=_masks_by_class(labels),
+        yaml=LabelYaml(**({"classes": labels.found.classes} if labels.found.classes else {}), labels=section, **image),
     )
 
 
-def _ids_of_images(file: Path, images: str) -> set[str]:
-    rule = IdRule(images)
-    return {rule.of_file(path.relative_to(file.parent).as_posix()) for path in list_images(file.parent, images)}
+def _masks_by_class(labels: LabelTable) -> dict[str, int]:
+    masked = zip(labels.names, labels.texts, strict=True)
+    counts = Counter(name for name, text in masked if RUNS.fullmatch(text) and text != labels.marker)
+    return {name: counts[name] for name in labels.found.classes}
 
 
 def _join_images(file: Path, images: str, ids: list[str]) -> None:
     """Reject images of another data set: their edges would say nothing about the masks."""
-    if found := _ids_of_images(file, images):
+    if found := ids_of_images(file, images):
         do = "Correct --images: files need the names of the ids."
         join_ids(IdList("images", found, images), IdList(f"ids of {file.name}", ids, file), do, strict=False).report()
 
@@ -150,7 +104,7 @@ def _require_fit(encodings: list[str], size: tuple[int, int], file: Path) -> tup
 
 def mask_areas(file: Path) -> dict[str, int]:
     """Return the area of each image's united mask of all classes, in pixels, 0 for an empty one, from any table."""
-    labels = _read_label_table(file, one_class=False)
+    labels = read_label_table(file, classes_apart=False)
     encodings = [text for text in labels.texts if RUNS.fullmatch(text)]
     offsets, _ = rle_dialect.guess_offsets([rle_dialect.parse_pairs(text) for text in encodings])
     runs: dict[str, list[np.ndarray]] = {image_id: [] for image_id in labels.ids}
@@ -178,9 +132,10 @@ def parse_where(options: list[str]) -> dict[str, str]:
 
 
 def with_declared(known: Known, project: Project) -> Known:
-    """Add what competition.yaml says about size and class."""
+    """Add what competition.yaml says about the size, and about the class if there is only one."""
     comp = load_competition(project.experiments)
-    return known._replace(declared=comp.image.size, class_name=comp.classes[0])
+    size = None if comp.image.size == "mixed" else comp.image.size
+    return known._replace(declared=size, class_name=comp.classes[0] if len(comp.classes) == 1 else "")
 
 
 def write_labels_section(project: Project, report: LabelReport) -> Path:
@@ -194,7 +149,16 @@ def write_labels_section(project: Project, report: LabelReport) -> Path:
     path = project.experiments / "competition.yaml"
     comp, text = load_competition(project.experiments), path.read_text(encoding="utf-8")
     size = report.guess.size
-    if size and size != tuple(comp.image.size):
+    found = list(report.classes)
+    if found and (unknown := [name for name in comp.classes if name not in found]):
+        raise GatemaskError(
+            "The table has other classes.",
+            where=path,
+            received=f"classes: {', '.join(comp.classes)}, of which '{unknown[0]}' is not in the table",
+            expected=", ".join(found),
+            do="Correct 'classes', and how submissions name them: submission.class_column, joined or columns.",
+        )
+    if size and comp.image.size != "mixed" and size != comp.image.size:
         raise GatemaskError(
             "The table belongs to images of another size.",
             where=path,
@@ -240,6 +204,8 @@ def print_label_report(report: LabelReport) -> None:
         ["", "guess", "because"],
         [(name, str(getattr(report.guess, name, "")), reason) for name, reason in report.because.items()],
     )
+    if report.classes:
+        say(f"masks by class: {', '.join(f'{name} {count}' for name, count in report.classes.items())}")
     for name, reason in report.ignored.items():
         say(f"column {name!r} is ignored: {reason}")
     for bad in report.bad:
@@ -249,81 +215,36 @@ def print_label_report(report: LabelReport) -> None:
     say(dump_yaml(sections, flow_style=None))
 
 
-# --- the table ---------------------------------------------------------------------------------------------
-
-
-def _read_label_table(file: Path, known: Known | None = None, one_class: bool = True) -> LabelTable:
-    """Read a table and find its columns of ids and encodings; if the first row is data, there is no header."""
-    known = known or Known()
-    read = read_table(file, header=False)
-    header = bool(known.id or known.mask or known.where) or not _is_data(read)
-    if header:
-        read = read_table(file)
-    read = read.where_cells_are(known.where)
-    mask = table_columns.find_mask_column(read, "--mask COLUMN") if known.mask is None else Choice(known.mask, "named")
-    skip = {mask.column, *mask.ignored, *known.where}
-    files = _ids_of_images(file, known.images) if known.images else set()
-    ids = Choice(known.id, "named") if known.id else table_columns.find_id_column(read, skip, "--id COLUMN", files)
-    option = "Select the rows of one class with --where COLUMN=VALUE."
-    if one_class:
-        read = table_columns.rows_of_class(
-            read, ids.column, mask.column, known.where, class_name=known.class_name, do=option
-        )
-    columns = LabelColumns(id=ids.column, mask=mask.column)
-    texts = read.column(columns.mask)
-    because = {"id column": f"{ids.column!r}: {ids.why}", "mask column": f"{mask.column!r}: {mask.why}"}
-    apart = {
-        name: f"tells rows of one image apart ({count} values); their masks are united"
-        for name, count in table_columns.row_columns(read, ids.column, mask.column).items()
-        if name not in known.where
-    }
-    ignored = {**ids.ignored, **mask.ignored, **apart}
-    marker = rle_dialect.empty_marker(texts) or ""
-    return LabelTable(read, columns, header, read.column(columns.id), texts, marker, because, ignored)
-
-
-def _is_data(read: Table) -> bool:
-    """Whether the first row of a table is data: each column of masks begins with one, or with the marker of none."""
-    if not read.rows:
-        return False
-    first = read.rows[0]
-    columns = [read.column(number) for number in range(len(first))]
-    masks = [number for number, cells in enumerate(columns) if any(map(RUNS.fullmatch, cells))]
-    markers = {number: {"", "-1", rle_dialect.empty_marker(columns[number][1:])} for number in masks}
-    return any(RUNS.fullmatch(first[number]) for number in masks) or (
-        bool(masks) and all(first[number] in markers[number] for number in masks)
-    )
-
-
 def _count(labels: LabelTable, guess: rle_dialect.DialectGuess) -> LabelCounts:
     """Count rows, images and annotations under the guessed dialect; list malformed rows."""
     encodings = [text for text in labels.texts if RUNS.fullmatch(text)]
     # Where no size was found, count with one that holds every run.
     size = guess.size or (1, max((_last_pixel(text, guess.rle) for text in encodings), default=1))
-    runs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    empty: set[str] = set()
+    runs: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}  # by image and class
+    empty: set[tuple[str, str]] = set()
     bad: list[BadRow] = []
-    cells = list(zip(labels.ids, labels.texts, strict=True))
-    for row, (image_id, text) in enumerate(progress(cells, "reading")):
+    cells = list(zip(labels.ids, labels.names, labels.texts, strict=True))
+    for number, (image_id, name, text) in enumerate(progress(cells, "reading")):
         if rle.is_empty(text, guess.rle):
-            empty.add(image_id)
+            empty.add((image_id, name))
             continue
+        line = labels.lines[number]
         try:
-            annotation = rle.parse(text, size, guess.rle, labels.table.where(row))
-            runs.setdefault(image_id, []).append(annotation)
+            annotation = rle.parse(text, size, guess.rle, f"{labels.table.file}, row {line}")
+            runs.setdefault((image_id, name), []).append(annotation)
         except GatemaskError as error:
             problem = f"{error.what} {error.details['received']}"
-            bad.append(BadRow(row=labels.table.lines[row], image_id=image_id, problem=problem))
+            bad.append(BadRow(row=line, image_id=image_id, problem=problem))
     several = [annotations for annotations in runs.values() if len(annotations) > 1]
     return LabelCounts(
-        rows=len(cells),
+        rows=len(set(labels.lines)),
         images=len(set(labels.ids)),
-        positives=len(runs),
+        positives=len({image_id for image_id, _ in runs}),
         annotations=sum(map(len, runs.values())),
         multi_annotated=len(several),
         overlapping=sum(map(_overlap, several)),
         duplicates=len(cells) - len(set(cells)),
-        contradictory=len(empty & set(runs)),
+        contradictory=len({image_id for image_id, _ in empty & set(runs)}),
         bad_rows=len(bad),
         bad=bad[:20],
     )

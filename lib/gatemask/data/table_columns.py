@@ -183,10 +183,7 @@ def find_mask_column(table: Table, option: str) -> Choice:
     Raises:
         GatemaskError: No column holds encodings, or several do.
     """
-    encoded: dict[Column, list[str]] = {}
-    for column, cells in _columns(table).items():
-        if runs := [cell for cell in cells if RUNS.fullmatch(cell)]:
-            encoded[column] = runs
+    encoded, best, doubtful = _columns_of_runs(table)
     if not encoded:
         raise GatemaskError(
             "No column holds run-length encodings.",
@@ -194,20 +191,34 @@ def find_mask_column(table: Table, option: str) -> Choice:
             received=", ".join(table.rows[0])[:120] if table.rows else "no rows",
             expected="a column of 'start length start length ...'",
         )
-    doubtful = {column: reason for column, runs in encoded.items() if (reason := _no_masks(runs))}
-    best = [column for column in encoded if column not in doubtful]
-    if not best:
-        best = [column for column in encoded if OF_MASKS.search(_low(column))] or list(encoded)
     if len(best) > 1:
         raise GatemaskError(
             "Several columns hold run-length encodings.",
             where=table.file,
             received=", ".join(f"{_name(column)!r} ({len(encoded[column])} masks)" for column in best),
-            expected="one column; if each is a class, gatemask trains one class at a time",
+            expected="one column; if each is a class, labels.columns names them",
             do=f"Name the column to use with {option}.",
         )
     ignored = {_name(column): reason for column, reason in doubtful.items() if column != best[0]}
     return Choice(best[0], f"{len(encoded[best[0]])} masks", ignored)
+
+
+def mask_columns(table: Table) -> list[Column]:
+    """Return the columns of run-length encodings, in order; several where each is a class, or a version."""
+    return _columns_of_runs(table)[1]
+
+
+def _columns_of_runs(table: Table) -> tuple[dict[Column, list[str]], list[Column], dict[Column, str]]:
+    """Return the runs of each column that has some, the columns that are masks, and why others are not."""
+    encoded: dict[Column, list[str]] = {}
+    for column, cells in _columns(table).items():
+        if runs := [cell for cell in cells if RUNS.fullmatch(cell)]:
+            encoded[column] = runs
+    doubtful = {column: reason for column, runs in encoded.items() if (reason := _no_masks(runs))}
+    best = [column for column in encoded if column not in doubtful]
+    if not best:
+        best = [column for column in encoded if OF_MASKS.search(_low(column))] or list(encoded)
+    return encoded, best, doubtful
 
 
 def _no_masks(runs: Sequence[str]) -> str | None:

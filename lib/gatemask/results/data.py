@@ -259,8 +259,9 @@ class ImageSize(Frozen):
 
 
 class LabelYaml(Frozen):
-    """Sections for competition.yaml; `image` is not set where the size is unknown."""
+    """Sections for competition.yaml; `image` is not set where the size is unknown, `classes` where there is one."""
 
+    classes: list[str] | None = None
     labels: RleLabels
     image: ImageSize | None = None
 
@@ -275,6 +276,7 @@ class LabelReport(LabelCounts):
         guess: RLE dialect and image size.
         because: Reason for each part of the guess, and for the choice of each column.
         ignored: Why other columns were not chosen, by name.
+        classes: Number of masks by class; empty for a table of one class.
         yaml: Sections for competition.yaml.
         written: The competition.yaml that was changed; not set where none was.
     """
@@ -285,5 +287,6 @@ class LabelReport(LabelCounts):
     guess: GuessedDialect
     because: dict[str, str]
     ignored: dict[str, str]
+    classes: dict[str, int] = Field(default_factory=dict)
     yaml: LabelYaml
     written: str | None = None
