@@ -253,3 +253,16 @@ def test_malformed_masks_do_not_hide_their_column(tmp_path: Path, new: New) -> N
     labels = load_competition(new("gray", options)).labels
     assert isinstance(labels, RleLabels)
     assert labels.mask == "rle_mask"
+
+
+@pytest.mark.parametrize(("answer", "inverted"), [("mask", False), ("background", True)])
+def test_masks_that_look_like_a_background(answer: str, inverted: bool, tmp_path: Path) -> None:
+    raw = write_tiles(tmp_path / "raw", count=12)
+    for path in (raw / "masks").iterdir():
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path), cv2.IMREAD_GRAYSCALE))
+    (tmp_path / "project/experiments").mkdir(parents=True)
+    asked = Decisions(False, lambda question: answer if question.topic == "inverted" else question.guess)
+    make_competition(tmp_path / "project", "t", NewOptions(str(raw / "images"), str(raw / "masks")), asked)
+    labels = load_competition(tmp_path / "project/experiments/t").labels
+    assert isinstance(labels, PngLabels)
+    assert labels.invert is inverted

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,12 +25,14 @@ from gatemask.new.decisions import Decisions
 from gatemask.new.naming import Naming, volumes
 
 SAMPLED = 48  # images that are decoded
-COMPARED, COMPARED_PIXELS = 1500, 2_000_000_000  # at most so many images are searched for copies
+COMPARED = 1500  # images that are searched for copies
+PIXELS = 1_000_000_000  # that are decoded for one purpose, at most
 THUMBNAIL = 48  # pixels
 UNUSED = 0.25  # share of the range of 16 bits below which levels are spread by percentiles
 SIMILAR = 0.75  # neighboring slices differ less than so much of what other slices differ
 
 Size = tuple[int, int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def examine_images(raw: Path, names: Sequence[str], decisions: Decisions) -> Ima
     sizes, unreadable = _read_sizes(raw, names)
     if not sizes:
         raise GatemaskError("No image can be read.", where=raw / names[0], received=next(iter(unreadable.values())))
-    sample = list(sizes)[:: max(1, len(sizes) // SAMPLED)][:SAMPLED]
+    sample = spread(list(sizes), SAMPLED, sizes)
     seen = [found for found in map(_look, (raw / name for name in sample)) if found is not None]
     if not seen:
         raise GatemaskError("None of the images can be decoded.", where=raw / sample[0])
@@ -112,6 +115,19 @@ def examine_images(raw: Path, names: Sequence[str], decisions: Decisions) -> Ima
         name, reason = next(iter(unreadable.items()))
         decisions.note("unreadable", f"{len(unreadable)} images are left out", f"{name}: {reason}")
     return facts
+
+
+def spread(items: Sequence[T], count: int, sizes: Mapping[str, Size]) -> list[T]:
+    """Return items from all parts of a sequence, fewer of them where images are large.
+
+    Args:
+        items: What is sampled; each stands for one image.
+        count: Number of items, at most.
+        sizes: Height and width by path.
+    """
+    pixels = int(np.median([height * width for height, width in sizes.values()])) if sizes else 1
+    count = max(1, min(count, PIXELS // max(1, pixels)))
+    return list(items[:: max(1, -(-len(items) // count))])
 
 
 def _describe_sizes(facts: ImageFacts) -> tuple[str, str]:
@@ -252,9 +268,7 @@ def _thumbnail(path: Path) -> np.ndarray:
 
 def find_duplicates(raw: Path, names: Sequence[str], facts: ImageFacts, decisions: Decisions) -> str:
     """Return the value of groups.duplicates: "near", or "exact" where images are too alike to tell copies."""
-    heights_and_widths = [facts.sizes.get(name, (0, 0)) for name in names]
-    within = np.cumsum([height * width for height, width in heights_and_widths]) <= COMPARED_PIXELS
-    sample = list(names)[: max(1, min(COMPARED, int(within.sum())))]
+    sample = list(names)[: len(spread(names, COMPARED, facts.sizes))]
 
     def read(name: str) -> tuple[str, str, object] | None:
         try:

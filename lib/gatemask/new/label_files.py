@@ -10,8 +10,8 @@ import numpy as np
 from gatemask.data.mask_files import interpret_mask
 from gatemask.data.readers import read_stored
 from gatemask.errors import GatemaskError
-from gatemask.new.decisions import Decisions
-from gatemask.new.images import Size
+from gatemask.new.decisions import Decisions, Question
+from gatemask.new.images import Size, spread
 from gatemask.new.mask_names import MaskNames, assign_masks
 from gatemask.new.mask_values import meaning_of_values, read_values, stored_values
 from gatemask.new.masks import LabelFacts, MaskStats, measure, natural_order, touch
@@ -50,7 +50,7 @@ def examine_files(
         classes = natural_order({word for owned in names.owners.values() for _, word in owned})
         decisions.note("classes", f"{len(classes)}: {', '.join(classes)}", "each has files of its own")
     objects = "files" if names.kind == "object" else ""
-    contents = read_values(raw, names)
+    contents = read_values(raw, names, sizes)
     if names.kind != "class":
         values, ignored, numbered = meaning_of_values(contents, bool(objects), decisions)
         classes = list(values)
@@ -66,6 +66,8 @@ def examine_files(
         section["missing"] = "empty"
     single = _single_value(values)
     stats, touching = _measure(raw, names, classes, values, bool(section.get("numbered")), files, sizes, single)
+    if not classes and not objects and _covers_borders(stats) and _shows_background(decisions):
+        section["invert"] = True
     positives = _share_of_positives(stats, names, files)
     empties = round((1 - positives) * len(files))
     decisions.note(
@@ -79,6 +81,22 @@ def _single_value(values: Mapping[str, int]) -> Callable[[np.ndarray, int], np.n
     """Return a function from pixels and the index of a class to its mask."""
     numbers = list(values.values())
     return lambda pixels, index: pixels == numbers[index]
+
+
+def _covers_borders(stats: MaskStats) -> bool:
+    """Whether masks cover most of the images, and nearly all of their outermost pixels, as the background does."""
+    return bool(stats.area) and float(np.median(stats.area)) > 0.5 and float(np.median(stats.border)) > 0.9
+
+
+def _shows_background(decisions: Decisions) -> bool:
+    question = Question(
+        "inverted",
+        "Do the masks show the background instead of the objects?",
+        {"mask": "masks show the objects", "background": "masks show the background"},
+        "mask",
+        "they cover most of the images and nearly all of their borders, as a background would",
+    )
+    return decisions.choose(question) == "background"
 
 
 def _share_of_positives(stats: MaskStats, names: MaskNames, files: Mapping[str, str]) -> float:
@@ -98,7 +116,7 @@ def _measure(
     """Return statistics of sampled masks, and the share of images with several objects in which objects touch."""
     ids = sorted(names.owners)
     stats, several, touching = MaskStats(), 0, 0
-    for image_id in ids[:: max(1, len(ids) // SAMPLED)][:SAMPLED]:
+    for image_id in spread(ids, SAMPLED, sizes):
         owned = names.owners[image_id]
         planes: list[np.ndarray] = []
         objects: list[np.ndarray] = []

@@ -15,7 +15,7 @@ from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.new.decisions import Decisions, Question
-from gatemask.new.images import Size
+from gatemask.new.images import Size, spread
 from gatemask.new.masks import LabelFacts, MaskStats, measure, touch
 from gatemask.new.table_dialect import guess_dialect
 from gatemask.new.table_layout import ClassColumns, Rows, find_columns, is_mask, read_rows
@@ -143,7 +143,7 @@ def _measure(
     positive: set[str],
 ) -> tuple[MaskStats, float]:
     """Return statistics of sampled masks, and the share of images with several rows in which rows touch."""
-    chosen = sorted(positive)[:: max(1, len(positive) // SAMPLED)][:SAMPLED]
+    chosen = spread(sorted(positive), SAMPLED, sizes)
     stats, several, touching = MaskStats(), 0, 0
     for image_id in chosen:
         size = sizes.get(files[image_id])

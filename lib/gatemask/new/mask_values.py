@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import numpy as np
 from gatemask.data.readers import read_stored
 from gatemask.errors import GatemaskError
 from gatemask.new.decisions import Decisions, Question
+from gatemask.new.images import Size, spread
 from gatemask.new.mask_names import MaskNames
 
-SAMPLED = 200  # files whose values are read
+SAMPLED = 2000  # files whose values are read
 MOST_CLASSES, MOST_VALUES = 50, 64
 
 
@@ -25,22 +26,18 @@ class Values:
 
     Args:
         pixels: Number of pixels of each value.
-        files: Number of files with each value.
         plain: Number of files whose values above 0 are 1, 2, ... without a gap, one component each.
         several: Number of files with two or more values above 0.
         highest: Highest value of each file.
         soft: Whether a file has edges of many levels.
-        border: Share of the outermost pixels with each value.
         lossy: Whether files are JPEG.
     """
 
     pixels: Counter[int]
-    files: Counter[int]
     plain: int
     several: int
     highest: list[int]
     soft: bool
-    border: Counter[int]
     lossy: bool
     sampled: int
 
@@ -54,15 +51,13 @@ def stored_values(path: Path) -> tuple[np.ndarray, bool]:
     return (pixels if pixels.ndim == 2 else pixels.max(axis=2)), stored.lossy
 
 
-def read_values(raw: Path, names: MaskNames) -> Values:
+def read_values(raw: Path, names: MaskNames, sizes: Mapping[str, Size]) -> Values:
     pixels: Counter[int] = Counter()
-    files: Counter[int] = Counter()
-    border: Counter[int] = Counter()
     plain = several = 0
     highest: list[int] = []
     soft = lossy = False
     paths = [name for owned in names.owners.values() for name, _ in owned]
-    sample = paths[:: max(1, len(paths) // SAMPLED)][:SAMPLED]
+    sample = spread(paths, SAMPLED, sizes)
     for name in sample:
         values, compressed = stored_values(raw / name)
         lossy = lossy or compressed
@@ -71,14 +66,11 @@ def read_values(raw: Path, names: MaskNames) -> Values:
         if soft:
             continue
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-        files.update(found.tolist())
-        edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-        border.update(edge.tolist())
         above = found[found > 0]
         highest.append(int(above.max(initial=0)))
         several += len(above) > 1
         plain += len(above) > 1 and _numbers_objects(values, found)
-    return Values(pixels, files, plain, several, highest, soft, border, lossy, len(sample))
+    return Values(pixels, plain, several, highest, soft, lossy, len(sample))
 
 
 def _numbers_objects(values: np.ndarray, found: np.ndarray) -> bool:

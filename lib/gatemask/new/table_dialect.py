@@ -12,7 +12,7 @@ from gatemask.config import Rle
 from gatemask.data import rle_dialect, rle_size
 from gatemask.errors import GatemaskError
 from gatemask.new.decisions import Decisions
-from gatemask.new.images import Size
+from gatemask.new.images import Size, spread
 from gatemask.new.table_layout import Rows, is_mask
 
 OUTLINED = 24  # images whose edges are compared with outlines
@@ -51,7 +51,7 @@ def guess_dialect(
             expected=f"images of {masks[0][0][0]} x {masks[0][0][1]}",
             do="Check that the table belongs to these images.",
         )
-    order, reason = _order_by_edges(masks, raw, files, dialect)
+    order, reason = _order_by_edges(masks, raw, files, sizes, dialect)
     if "assumed" in because["order"] and reason:
         dialect, because["order"] = dialect.model_copy(update={"order": order}), reason
     for part in ("offsets", "base", "order"):
@@ -79,11 +79,11 @@ def _guess_of_sizes(masks: Sequence[tuple[Size, str, str]], dialect: Rle) -> tup
 
 
 def _order_by_edges(
-    masks: Sequence[tuple[Size, str, str]], raw: Path, files: Mapping[str, str], dialect: Rle
+    masks: Sequence[tuple[Size, str, str]], raw: Path, files: Mapping[str, str], sizes: Mapping[str, Size], dialect: Rle
 ) -> tuple[str, str]:
     """Return the order under which outlines follow the edges of the images, and why; "" where none is compared."""
     contrasts = []
-    for size, image_id, text in masks[:: max(1, len(masks) // OUTLINED)][:OUTLINED]:
+    for size, image_id, text in spread(masks, OUTLINED, sizes):
         try:
             found = rle_dialect.outline_contrast(raw / files[image_id], text, size, dialect)
         except GatemaskError:  # an image that needs a window, or cannot be read

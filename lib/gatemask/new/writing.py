@@ -18,7 +18,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "image": ("images", "unreadable", "size", "channels", "levels", "fit"),
     "train": ("ids", "files", "stack"),
     "test": ("test",),
-    "labels": ("labels", "RLE offsets", "RLE base", "RLE order", "values", "ignored", "empties"),
+    "labels": ("labels", "RLE offsets", "RLE base", "RLE order", "values", "inverted", "ignored", "empties"),
     "classes": ("classes",),
     "exclusive": ("exclusive",),
     "objects": ("objects", "touching"),
