@@ -266,3 +266,4 @@ def test_masks_that_look_like_a_background(answer: str, inverted: bool, tmp_path
     labels = load_competition(tmp_path / "project/experiments/t").labels
     assert isinstance(labels, PngLabels)
     assert labels.invert is inverted
+    assert (tmp_path / "project/experiments/t/quick_gate.yaml").exists() is inverted, "then every third is empty"

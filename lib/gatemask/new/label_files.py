@@ -68,6 +68,7 @@ def examine_files(
     stats, touching = _measure(raw, names, classes, values, bool(section.get("numbered")), files, sizes, single)
     if not classes and not objects and _covers_borders(stats) and _shows_background(decisions):
         section["invert"] = True
+        stats, touching = _measure(raw, names, classes, values, False, files, sizes, single, invert=True)
     positives = _share_of_positives(stats, names, files)
     empties = round((1 - positives) * len(files))
     decisions.note(
@@ -112,6 +113,7 @@ def _measure(
     files: Mapping[str, str],
     sizes: Mapping[str, Size],
     mask_of: Callable[[np.ndarray, int], np.ndarray],
+    invert: bool = False,
 ) -> tuple[MaskStats, float]:
     """Return statistics of sampled masks, and the share of images with several objects in which objects touch."""
     ids = sorted(names.owners)
@@ -128,7 +130,9 @@ def _measure(
             objects = [pixels == value for value in np.unique(pixels)[1:51]]
             planes = [pixels > 0]
         else:
-            read = [(word, interpret_mask(read_stored(raw / name), None, raw / name)[0]) for name, word in owned]
+            read = [
+                (word, interpret_mask(read_stored(raw / name), None, raw / name)[0] ^ invert) for name, word in owned
+            ]
             if names.kind == "class":
                 shape = read[0][1].shape
                 by_class = dict(read)

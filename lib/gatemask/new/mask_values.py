@@ -31,6 +31,7 @@ class Values:
         highest: Highest value of each file.
         soft: Whether a file has edges of many levels.
         lossy: Whether files are JPEG.
+        sampled: Number of files.
     """
 
     pixels: Counter[int]
