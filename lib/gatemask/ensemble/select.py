@@ -20,6 +20,7 @@ from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.masks import rule_files
+from gatemask.masks.metrics import guide
 from gatemask.project import Project
 from gatemask.results.ensemble import (
     CompetitionFacts,
@@ -349,7 +350,7 @@ def _write_figure(folder: Path, tuned: TunedResult) -> list[Path]:
     from gatemask.plots.selection import draw_selection
     from gatemask.plots.style import save
 
-    figure = draw_selection(selection_paths(tuned.selection), metric_title(tuned.metric))
+    figure = draw_selection(selection_paths(tuned.selection), metric_title(guide(tuned.metric)))
     return [save(figure, folder / "selection.png")]
 
 

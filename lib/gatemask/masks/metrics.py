@@ -131,6 +131,15 @@ def _f_beta(beta: float, intersection: np.ndarray, area: np.ndarray, truth: np.n
 METRICS: dict[str, Metric] = {name: globals()[name] for name in COUNTED_METRICS}
 
 
+def guide(metric: str) -> str:
+    """Return the counted metric that guides a search: the metric itself, or the mean Dice where masks decide it.
+
+    >>> guide("global_dice"), guide("surface_dice")
+    ('global_dice', 'mean_dice')
+    """
+    return metric if metric in METRICS else "mean_dice"
+
+
 def total(worth: np.ndarray, weight: np.ndarray) -> float:
     """Return the score of many images.
 

@@ -19,6 +19,7 @@ from gatemask.ensemble.select import selection_paths
 from gatemask.files import fingerprint, sha256, write_text
 from gatemask.masks import rule as rules
 from gatemask.masks import rule_files
+from gatemask.masks.metrics import guide
 from gatemask.plots import curves, style
 from gatemask.plots.gallery import class_color
 from gatemask.plots.selection import draw_selection
@@ -301,7 +302,7 @@ def _selection(selections: Selections, metric: str) -> list[str]:
         for kind, selection in made.items()
         for name, weight in zip(selection.rounds[0].counts, selection.weights, strict=True)
     ]
-    figure = draw_selection(selection_paths(selections), metric_title(metric))
+    figure = draw_selection(selection_paths(selections), metric_title(guide(metric)))
     shown = style.figure_html(figure, "The score of each round; red is kept.")
     return [f"<h2>Selection</h2><p>{text}</p>{shown}{style.table_html(['', 'experiment', 'weight', ''], rows)}"]
 

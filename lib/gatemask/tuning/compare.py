@@ -18,7 +18,7 @@ import numpy as np
 from gatemask.config import Competition, Ensemble, Members, load_experiment, metric_title
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError, nearest
-from gatemask.masks.metrics import ratio, total
+from gatemask.masks.metrics import guide, ratio, total
 from gatemask.project import Project, experiment_files
 from gatemask.results.tuning import ComparisonResult, Kind, PairedComparison
 from gatemask.tuning import exact
@@ -205,8 +205,8 @@ def _fit(project: Project, comp: Competition, side: Ensemble, fold_of: Mapping[s
     gates, names = side.gate.experiments, side.mask.experiments
     tables = build_tables(project, comp, side, fold_of)
     variant = side.tune.rule.model_copy(update={} if gates else {"gate": False})
-    label, guide = "+".join([*gates, *names]), exact.guide(comp.metric)
-    fit = cross_fit(tables, guide, lambda some: exact.search_classes(some, guide, variant, COARSE)[0], label)
+    label, guiding = "+".join([*gates, *names]), guide(comp.metric)
+    fit = cross_fit(tables, guiding, lambda some: exact.search_classes(some, guiding, variant, COARSE)[0], label)
     if not scored_on_masks(comp):
         return fit
     with open_members(project, comp, side, fold_of) as predictions:

@@ -72,20 +72,6 @@ class Corner(NamedTuple):
     min_area: int
 
 
-def is_searchable(metric: str) -> bool:
-    """Return whether the optimum of a metric can be found: tables count what it is made of.
-
-    >>> is_searchable("global_dice"), is_searchable("surface_dice")
-    (True, False)
-    """
-    return metric in METRICS
-
-
-def guide(metric: str) -> str:
-    """Return the counted metric that guides a search: the metric itself, or the mean Dice where masks decide it."""
-    return metric if is_searchable(metric) else "mean_dice"
-
-
 def search_classes(
     tables: Tables,
     metric: str,

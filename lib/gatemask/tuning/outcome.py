@@ -12,7 +12,7 @@ import numpy as np
 from gatemask.config import Competition, Ensemble, Tune, metric_title
 from gatemask.masks import rule as rules
 from gatemask.masks import rule_files
-from gatemask.masks.metrics import total
+from gatemask.masks.metrics import guide, total
 from gatemask.oof.tables import all_empty_score, passing
 from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary, ClassResult, FoldRule, TunedResult
 
@@ -164,7 +164,6 @@ def write_tuned(folder: Path, comp: Competition, ensemble: Ensemble, tuned: Tune
 
 def _figure_input(comp: Competition, ensemble: Ensemble, tuned: Tuned, index: int) -> FigureInput:
     """Return what the figures of a class show."""
-    from gatemask.tuning import exact
     from gatemask.tuning.figures import FigureInput
 
     drawn, images = tuned.drawn, tuned.images
@@ -174,7 +173,7 @@ def _figure_input(comp: Competition, ensemble: Ensemble, tuned: Tuned, index: in
         tables=images.tables.of_class(index),
         counted=images.counted.of_class(index),
         rule=drawn.rules[index] if images.components else rules.without_components(drawn.rules[index]),
-        metric=exact.guide(comp.metric),
+        metric=guide(comp.metric),
         fold_rules={fold: chosen[index] for fold, chosen in drawn.fit.rules.items()},
         fold_scores={
             fold: total(drawn.fit.worth[fold_of == fold, column], drawn.fit.weight[fold_of == fold, column])

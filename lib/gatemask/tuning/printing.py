@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gatemask.config import metric_title
 from gatemask.console import say, table
+from gatemask.masks.metrics import guide
 from gatemask.results.rules import RuleValues
 from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, MemberSelection, TunedResult, Weighing
 
@@ -31,6 +32,8 @@ def print_tuned(result: TunedResult) -> None:
     if result.weighing:
         shares = ", ".join(f"{share:.3f}" for share in result.weights)
         say(f"weights of the mask members: {shares} ({_weighing_text(result.weighing)})")
+    if guide(result.metric) != result.metric and (result.weighing or result.selection.made()):
+        say(f"The scores of weights are those of their guide, the mean {metric_title(guide(result.metric))}.")
     for kind, selection in result.selection.made().items():
         say(f"{kind}s taken: {_selection_text(selection)}")
     if result.warning:

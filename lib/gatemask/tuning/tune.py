@@ -21,6 +21,7 @@ from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.masks import rule as rules
+from gatemask.masks.metrics import guide
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables
 from gatemask.project import Project
@@ -224,11 +225,11 @@ def _find(
     folder: Path,
 ) -> tuple[dict[str, Candidate], dict[str, Candidate]]:
     """Return the candidates, and the rules given in `tune.beside`, with the scores that the competition would give."""
-    from gatemask.tuning import exact, final_pass, mask_search
+    from gatemask.tuning import final_pass, mask_search
     from gatemask.tuning.candidates import NOTHING, find_candidates, find_on_tables, score_given_rules
 
     images, others, members = found
-    guide = exact.guide(comp.metric)
+    guiding = guide(comp.metric)
     scoring = final_pass.MaskScoring.of(comp, folder)
     weights = (members.weights, members.gate_weights)
     by_fold = members.by_held_out_fold()
@@ -241,11 +242,11 @@ def _find(
         candidates = {
             **mask_search.find_on_masks(table, held_out, settings),
             MEAN_DICE: find_on_tables(images, "mean_dice", settings, others),
-            ALL_EMPTY: score_given_rules(images, guide, [NOTHING], others),
+            ALL_EMPTY: score_given_rules(images, guiding, [NOTHING], others),
         }
     else:
         candidates = find_candidates(images, comp.metric, settings, group_of, others)
-    beside = {name: score_given_rules(images, guide, grid, others) for name, grid in given.items()}
+    beside = {name: score_given_rules(images, guiding, grid, others) for name, grid in given.items()}
     if final_pass.scored_on_masks(comp):
         everything = final_pass.rescore({**candidates, **beside}, predictions, scoring, weights, by_fold)
         return {name: everything[name] for name in candidates}, {name: everything[name] for name in beside}

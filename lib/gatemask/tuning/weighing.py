@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from gatemask.config import Competition, Ensemble
 from gatemask.cost.kernel_time import KernelEstimate, estimate_kernel
+from gatemask.masks.metrics import guide
 from gatemask.project import Project
 from gatemask.results.tuning import Selections, Weighing
 from gatemask.tuning.candidates import TuningImages
-from gatemask.tuning.exact import guide
 from gatemask.tuning.member_selection import select_gates, select_masks
 from gatemask.tuning.members import count_tables, given_weights
 from gatemask.tuning.weight_search import search_weights
