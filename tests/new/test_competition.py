@@ -267,3 +267,37 @@ def test_masks_that_look_like_a_background(answer: str, inverted: bool, tmp_path
     assert isinstance(labels, PngLabels)
     assert labels.invert is inverted
     assert (tmp_path / "project/experiments/t/quick_gate.yaml").exists() is inverted, "then every third is empty"
+
+
+def test_test_images_of_another_size_make_sizes_mixed(tmp_path: Path, new: New) -> None:
+    generated = competitions.gray_16_bits(tmp_path / "raw", images=12, tests=2)
+    for path in (tmp_path / "raw/test/images").iterdir():
+        cv2.imwrite(str(path), np.full((120, 90), 20_000, np.uint16))
+    image = values(new("gray", generated.options) / "competition.yaml")["image"]
+    assert isinstance(image, dict)
+    assert image["size"] == "mixed"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [(["road", "tree"], {"road": 1, "tree": 2}), (["2", "1"], {"1": 1, "2": 2})]
+)
+def test_the_sample_names_the_values_of_index_masks(
+    names: list[str], expected: dict[str, int], tmp_path: Path, new: New
+) -> None:
+    raw = tmp_path / "raw"
+    options = competitions.index_masks(raw, images=12).options
+    rows = [[f"v{number:03d}_{name}", ""] for number in range(12) for name in names]
+    competitions.write_csv(raw / "sample.csv", ["Id", "Rle"], rows)
+    found = values(new("index", [*options, "--sample", str(raw / "sample.csv")]) / "competition.yaml")
+    assert found["labels"]["values"] == expected  # type: ignore[index,call-overload]
+    assert found["classes"] == list(expected)
+    assert found["submission"]["joined"] == "{id}_{class}"  # type: ignore[index,call-overload]
+
+
+def test_classes_that_only_the_sample_names(tmp_path: Path, new: New) -> None:
+    raw = tmp_path / "raw"
+    options = competitions.image_and_label(raw, images=12, tests=2).options
+    text = (raw / "train.csv").read_text().splitlines()
+    (raw / "train.csv").write_text("\n".join(line for line in text if "_Sugar" not in line) + "\n")
+    found = values(new("clouds", options) / "competition.yaml")
+    assert found["classes"] == ["Fish", "Flower", "Gravel", "Sugar"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,7 +23,7 @@ from gatemask.new.decisions import Decisions, Question
 from gatemask.new.files import matched_besides, names_below
 from gatemask.new.groups import examine_groups
 from gatemask.new.identity import find_naming
-from gatemask.new.images import ImageFacts, examine_images, find_duplicates, neighbors_are_alike
+from gatemask.new.images import ImageFacts, examine_images, find_duplicates, neighbors_are_alike, read_sizes
 from gatemask.new.inputs import Inputs, NewOptions, find_inputs
 from gatemask.new.masks import LabelFacts
 from gatemask.new.naming import Known, Naming, with_numbers
@@ -129,7 +130,7 @@ def _examine(
         if inputs.table
         else label_files.examine_files(raw, masks, naming, files, facts.sizes, decisions)
     )
-    test = _examine_test(raw, inputs, naming, decisions)
+    test, facts = _examine_test(raw, inputs, naming, facts, decisions)
     known = set(files)
     if test and inputs.test:
         known |= {test.rule.of_file(path) for path in test.images(names_below(raw, inputs.test.files))}
@@ -187,14 +188,23 @@ def _stack(
     return numbered, True
 
 
-def _examine_test(raw: Path, inputs: Inputs, naming: Naming, decisions: Decisions) -> Naming | None:
+def _examine_test(
+    raw: Path, inputs: Inputs, naming: Naming, facts: ImageFacts, decisions: Decisions
+) -> tuple[Naming | None, ImageFacts]:
+    """Return how test files become images, and the facts about images with the sizes of the test images."""
     if inputs.test is None:
         decisions.note("test", "none", "a hold-out fold takes its place")
-        return None
+        return None, facts
     names = names_below(raw, inputs.test.files)
     test = naming.elsewhere(names)
-    decisions.note("test", f"{len(test.images(names))} images", f"{test.pattern}")
-    return test
+    images = test.images(names)
+    decisions.note("test", f"{len(images)} images", f"{test.pattern}")
+    sizes, _ = read_sizes(raw, images)
+    if facts.size is not None and set(sizes.values()) - {facts.size}:
+        other = next(size for size in sizes.values() if size != facts.size)
+        decisions.note("size", "mixed, because of the test images", f"some of them have {other[0]} x {other[1]}")
+        facts = replace(facts, sizes={**facts.sizes, **sizes})
+    return test, facts
 
 
 METRICS = {

@@ -93,7 +93,7 @@ def examine_images(raw: Path, names: Sequence[str], decisions: Decisions) -> Ima
     Raises:
         GatemaskError: No image can be read.
     """
-    sizes, unreadable = _read_sizes(raw, names)
+    sizes, unreadable = read_sizes(raw, names)
     if not sizes:
         raise GatemaskError("No image can be read.", where=raw / names[0], received=next(iter(unreadable.values())))
     sample = spread(list(sizes), SAMPLED, sizes)
@@ -146,7 +146,7 @@ def _describe_sizes(facts: ImageFacts) -> tuple[str, str]:
     )
 
 
-def _read_sizes(raw: Path, names: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
+def read_sizes(raw: Path, names: Sequence[str]) -> tuple[dict[str, Size], dict[str, str]]:
     """Return the size of each image, from its header, and why others cannot be read."""
 
     def read(name: str) -> Size | str:
