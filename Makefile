@@ -64,7 +64,7 @@ lint: setup ## run ruff and mypy
 bench: setup ## measure speeds, write runs/bench.json; make bench ONLY=rle measures one
 	@$(BIN)/python benchmarks/run.py $(ONLY)
 
-loop: setup ## run all stages that are not current: make loop COMP=nuclei DATA=path/to/nuclei
+loop: setup ## run all stages that are not current: make loop COMP=mine DATA=path/to/files
 	@$(GATEMASK) loop $(COMP) $(FLAGS)
 
 new: setup ## inspect files, write experiments/COMP: make new COMP=mine IMAGES=train LABELS=train.csv ARGS=--yes

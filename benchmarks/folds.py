@@ -12,7 +12,7 @@ from timing import Row, interleaved, row
 from gatemask.config import Folds
 from gatemask.data import folds
 
-IMAGES, PATIENTS = 12_047, 6_171  # the numbers of SIIM-ACR
+IMAGES, PATIENTS = 12_047, 6_171  # of a large set of X-rays
 
 
 def rows() -> Iterator[Row]:
@@ -44,7 +44,7 @@ def rows() -> Iterator[Row]:
 
 
 def phantom_manifest() -> pd.DataFrame:
-    """Return a manifest with mostly one and at most 61 images per patient, as in SIIM-ACR."""
+    """Return a manifest with mostly one and at most 61 images per patient."""
     rng = np.random.default_rng(0)
     sizes = np.minimum(rng.zipf(2.25, 2 * PATIENTS), 61)
     patient = np.repeat(np.arange(len(sizes)), sizes)[:IMAGES]

@@ -3,7 +3,7 @@
 The plain way runs every member over all images, one after another, each decoding them again; then it averages maps and
 applies the rule. Both use the same networks, compiled before the timing starts, the same averaging and the same rule,
 and take turns. The lower bound is the time of the members' own steps on prepared batches: gates on all images, mask
-networks on the share that passes. Weights are random; the gate's threshold lets 22 % pass, as in SIIM-ACR.
+networks on the share that passes. Weights are random; the gate's threshold lets 22 % pass.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Benchmark of the training input against bare decoding and against Keras's augmentation layers in tf.data.
 
-gatemask reads the dataset that `fit` reads: SIIM-like X-rays stored at 512 px, in batches of 16, with the augmentation
+gatemask reads the dataset that `fit` reads: X-rays stored at 512 px, in batches of 16, with the augmentation
 of a top public solution. Its main cost is one OpenCV warp per image: 0.8 to 1.0 ms of a core, next to 0.7 to 0.85 for
 decoding, 0.08 for the tone table, 0.07 for random numbers, 0.04 for the mask and 0.07 for handing over. With two
 threads, bare decoding runs at 2,390 images per second, a bare warp at 1,220, and both together at 880. The target of

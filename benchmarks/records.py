@@ -2,7 +2,7 @@
 
 The reference only reads, resizes and encodes each DICOM, in the same number of processes with a fixed share of files
 each: no masks, no output, no hashes, no order. gatemask runs all of `gatemask records make`. Both include the start of
-the processes, take turns, and count the better of two runs. There are half as many images as in SIIM-ACR; peak memory
+the processes, take turns, and count the better of two runs. There are some six thousand images; peak memory
 is measured for one tenth of them and for all.
 """
 

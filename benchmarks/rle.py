@@ -1,13 +1,14 @@
 """Benchmark of run-length encodings against pycocotools' C code and a plain Python loop.
 
 Each side decodes its own text (the competition's, or COCO's compressed string) to a column-major mask of 1024 x 1024
-bytes, and encodes it again. Both use the same masks: all annotations of SIIM-ACR if the labels are available, otherwise
-the same number of phantoms of similar size.
+bytes, and encodes it again. Both use the same masks: the annotations of a table that the variable LABELS names (columns
+ImageId and EncodedPixels, in the dialect below), or else phantoms of a similar number and size.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from timing import Row, interleaved, row
 from gatemask.config import Rle
 from gatemask.masks import rle
 
-SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
+DIALECT = Rle(offsets="relative", base=0, order="column", empty="-1")
 SHAPE = (1024, 1024)
-LABELS = Path(__file__).resolve().parents[2] / "shared" / "data" / "siim" / "stage_2_train.csv"
+LABELS = Path(os.environ.get("LABELS", "no-labels.csv"))
 COUNT, LOOPS, CHUNK = 3576, 60, 200
 
 
@@ -32,26 +33,26 @@ def rows() -> Iterator[Row]:
     totals: dict[str, float] = dict.fromkeys(["decode", "coco decode", "encode", "coco encode"], 0.0)
     for start in range(0, len(texts), CHUNK):
         part = texts[start : start + CHUNK]
-        masks = [np.asfortranarray(rle.decode(text, SHAPE, SIIM).astype(np.uint8)) for text in part]
+        masks = [np.asfortranarray(rle.decode(text, SHAPE, DIALECT).astype(np.uint8)) for text in part]
         compressed = [coco.encode(mask) for mask in masks]
         check(part, masks, compressed)
         times = interleaved(
             {
-                "decode": lambda part=part: [rle.decode(text, SHAPE, SIIM) is None for text in part],
+                "decode": lambda part=part: [rle.decode(text, SHAPE, DIALECT) is None for text in part],
                 "coco decode": lambda compressed=compressed: [coco.decode(code) is None for code in compressed],
-                "encode": lambda masks=masks: [rle.encode(mask, SIIM) is None for mask in masks],
+                "encode": lambda masks=masks: [rle.encode(mask, DIALECT) is None for mask in masks],
                 "coco encode": lambda masks=masks: [coco.encode(mask) is None for mask in masks],
             },
             rounds=3,
         )
         totals = {name: totals[name] + times[name] for name in totals}
     few = texts[:: len(texts) // LOOPS][:LOOPS]
-    few_masks = [rle.decode(text, SHAPE, SIIM) for text in few]
+    few_masks = [rle.decode(text, SHAPE, DIALECT) for text in few]
     loops = interleaved(
         {
-            "decode": lambda: [rle.decode(text, SHAPE, SIIM) is None for text in few],
+            "decode": lambda: [rle.decode(text, SHAPE, DIALECT) is None for text in few],
             "loop decode": lambda: [plain_decode(text) is None for text in few],
-            "encode": lambda: [rle.encode(mask, SIIM) is None for mask in few_masks],
+            "encode": lambda: [rle.encode(mask, DIALECT) is None for mask in few_masks],
             "loop encode": lambda: [plain_encode(mask) is None for mask in few_masks],
         },
         rounds=1,
@@ -70,7 +71,7 @@ def annotations() -> tuple[list[str], str]:
             texts = [row["EncodedPixels"] for row in csv.DictReader(file)]
         return [text for text in texts if text.strip() != "-1"], "real annotations"
     rng = np.random.default_rng(0)
-    return [rle.encode(phantom(rng), SIIM) for _ in range(COUNT)], "phantom annotations"
+    return [rle.encode(phantom(rng), DIALECT) for _ in range(COUNT)], "phantom annotations"
 
 
 def phantom(rng: np.random.Generator) -> np.ndarray:
@@ -86,7 +87,7 @@ def check(texts: list[str], masks: list[np.ndarray], compressed: list[Any]) -> N
     """Assert that both encodings describe the same masks."""
     for text, mask, code in zip(texts[::50], masks[::50], compressed[::50], strict=True):
         assert (coco.decode(code) == mask).all()
-        assert rle.encode(mask, SIIM) == text.strip()
+        assert rle.encode(mask, DIALECT) == text.strip()
 
 
 def plain_decode(text: str) -> list[int]:

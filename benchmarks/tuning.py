@@ -1,4 +1,4 @@
-"""Benchmark of tuning on as many out-of-fold maps as SIIM-ACR has images, against working on the maps directly.
+"""Benchmark of tuning on 12,000 out-of-fold maps, against working on the maps directly.
 
 The competition is synthetic: smooth maps of 256 px in real oof.h5 files, one fifth of the images with a mask of
 1024 px, gates with an AUC of 0.94. Each image is one of a few hundred maps, shifted and with its own brightness, so
@@ -108,7 +108,7 @@ def kind(rng: np.random.Generator, positive: bool) -> tuple[np.ndarray, np.ndarr
 
 
 def crescent(rng: np.random.Generator) -> np.ndarray:
-    """Return a crescent of some thousand pixels, like a pneumothorax: bool (SCORED, SCORED)."""
+    """Return a crescent of some thousand pixels, bool (SCORED, SCORED)."""
     mask = np.zeros((SCORED, SCORED), np.uint8)
     long, wide = (int(rng.integers(low, high) * SCORED / 1024) for low, high in ((90, 300), (8, 50)))
     center = tuple(int(v) for v in rng.integers(SCORED * 5 // 16, SCORED * 11 // 16, 2))
@@ -206,7 +206,9 @@ def trial_seconds(folder: Path, tables: Tables) -> tuple[float, float]:
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             some = tables.subset(np.array([index[image_id] for image_id in part]))
-            images = [(float(gate), reader[i], truth[i][:, :, 0]) for gate, i in zip(some.gate[:, 0], part, strict=True)]
+            images = [
+                (float(gate), reader[i], truth[i][:, :, 0]) for gate, i in zip(some.gate[:, 0], part, strict=True)
+            ]
             assert np.allclose(plain_trial(rule, images), dice_per_image(some, rule)[:, 0], atol=1e-12)
             ways = {
                 "ours": lambda: [score(tables, rule, METRIC) for _ in range(10)],

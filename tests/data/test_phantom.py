@@ -48,7 +48,7 @@ def test_some_images_have_overlapping_annotations_in_scattered_rows(raw: Path) -
     for name in twice:
         lines = [index for index, row in enumerate(table) if row["ImageId"] == name]
         apart.append(lines[1] - lines[0] > 1)
-        first, second = (rle.decode(table[index]["EncodedPixels"], (128, 128), phantom.SIIM) for index in lines)
+        first, second = (rle.decode(table[index]["EncodedPixels"], (128, 128), phantom.DIALECT) for index in lines)
         assert (first & second).any()
     assert any(apart)
 
@@ -70,7 +70,7 @@ def test_inverted_files_read_like_the_others_and_lesions_are_bright(raw: Path) -
         assert image.shape == (128, 128)
         assert image[:4, :4].mean() < image[60:68, 60:68].mean(), "the border is dark, the body is not"
         if path.stem in masks:
-            lesion = rle.decode(masks[path.stem], (128, 128), phantom.SIIM)
+            lesion = rle.decode(masks[path.stem], (128, 128), phantom.DIALECT)
             assert image[lesion].mean() > image[~lesion].mean()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gatemask.config import Tune, Variant
+from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import METRICS, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import all_empty_score, score, worths
@@ -26,7 +28,8 @@ from gatemask.tuning.candidates import (
 )
 from gatemask.tuning.crossfit import bootstrap_interval, bootstrap_scores, cross_fit, resample_counts
 from gatemask.tuning.printing import print_tuned
-from gatemask.tuning.reference_rules import REFERENCE_RULES
+from gatemask.tuning.reference_rules import reference_rules
+from tests.conftest import ROOT
 from tests.data.test_manifest import competition
 from tests.tuned_results import RULE, tuned_result
 from tests.tuning.problems import noisy, tied
@@ -99,12 +102,32 @@ def test_a_fold_does_not_influence_its_own_rule() -> None:
 
 def test_fixed_rules_need_no_tuning_and_grids_are_cross_fitted() -> None:
     tables = noisy(6, 400)
-    hand_set = score_given_rules(TuningImages(tables), "mean_dice", REFERENCE_RULES["siim-seed"])
+    published = ROOT / "experiments/siim-acr/rules"
+    seed, winner = (
+        reference_rules(published / f"siim-{name}.yaml", (1024, 1024), ["x"]) for name in ("seed", "winner")
+    )
+    assert [len(seed), len(winner)] == [1, 8]
+    hand_set = score_given_rules(TuningImages(tables), "mean_dice", seed)
     assert hand_set.fit.score == pytest.approx(hand_set.in_sample)
-    grid = score_given_rules(TuningImages(tables), "mean_dice", REFERENCE_RULES["siim-winner"])
-    assert grid.in_sample == max(score(tables, rule) for rule in REFERENCE_RULES["siim-winner"])
+    grid = score_given_rules(TuningImages(tables), "mean_dice", winner)
+    assert grid.in_sample == max(score(tables, rule) for rule in winner)
     assert grid.fit.score <= grid.in_sample
-    assert {rule for rules in grid.fit.rules.values() for rule in rules} <= set(REFERENCE_RULES["siim-winner"])
+    assert {rule for rules in grid.fit.rules.values() for rule in rules} <= {rule for [rule] in winner}
+
+
+def test_areas_of_a_grid_are_scaled_and_damaged_grids_are_rejected(tmp_path: Path) -> None:
+    seed = ROOT / "experiments/siim-acr/rules/siim-seed.yaml"
+    assert [rule.min_area for rule in reference_rules(seed, (512, 512), ["a", "b"])[0]] == [50, 50]
+    for text in (
+        "rules: 5",
+        "rules: [{gate: 2}]",
+        "image_pixels: 0\nrules: [{gate: 0, upper: 1, lower: 1, min_area: 1}]",
+    ):
+        path = tmp_path / "grid.yaml"
+        path.write_text(text)
+        with pytest.raises(GatemaskError) as caught:
+            reference_rules(path, (8, 8), ["a"])
+        assert "grid.yaml" in str(caught.value)
 
 
 @pytest.mark.parametrize("metric", METRICS)

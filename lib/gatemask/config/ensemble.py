@@ -67,7 +67,7 @@ class Tune(Strict):
     )
     rounds: Count = Field(12, description="rounds of greedy selection; each adds one experiment, possibly again")
     beside: list[str] = Field(
-        [], description="rules to score for comparison: names of reference rules, or rule.yaml files"
+        [], description="files of rules to score for comparison, relative to the project: rule.yaml, or a grid of rules"
     )
 
 

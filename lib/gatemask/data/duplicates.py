@@ -13,7 +13,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-# Bits of 64 in which hashes of copies may differ, and the correlation of their details. Measured on nuclei tiles:
+# Bits of 64 in which hashes of copies may differ, and the correlation of their details. Measured on microscope tiles:
 # halved copies reach 0.98 and more, different tiles 0.65 at most. JPEG at quality 50 leaves the median at 0.99, but
 # removes the details of dark tiles, and those copies are missed.
 NEAR_BITS, NEAR_CORRELATION = 6, 0.9

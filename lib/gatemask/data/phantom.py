@@ -1,4 +1,4 @@
-"""Write phantom chest X-rays: a competition in the shape of SIIM-ACR, generated on the spot, learned in minutes.
+"""Write phantom chest X-rays: a competition generated on the spot, learned in minutes.
 
     raw/train/<patient>/<image>.dcm   raw/test/<image>.dcm     8-bit JPEG DICOM with patient tags
     raw/train-rle.csv                 relative RLE, base 0, column-major; -1 for none; rows shuffled
@@ -7,7 +7,7 @@
     raw/phantom.json                  the stamp
 
 Each patient has their own lungs; a lesion is a bright crescent along the outer edge of one lung. A few images are
-MONOCHROME1 (inverted), and some lesions are annotated twice by overlapping parts, as in the original.
+MONOCHROME1 (inverted), and some lesions are annotated twice by overlapping parts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gatemask.masks import rle
 from gatemask.results.data import PhantomResult
 from gatemask.stage import Stage
 
-SIIM = Rle(offsets="relative", base=0, order="column", empty="-1")
+DIALECT = Rle(offsets="relative", base=0, order="column", empty="-1")
 UID_ROOT = "1.2.826.0.1.3680043.10.1338"
 MARKER = "phantom-begun"  # written first: only a folder with it is ever emptied
 
@@ -130,7 +130,7 @@ def _write_image(raw: Path, plan: PlannedImage, settings: Phantom) -> list[tuple
     image, lesion = draw_phantom(plan.patient, plan.positive, settings.size, settings.seed, rng, plan.skin_fold)
     folder = raw / plan.split / (f"patient{plan.patient:04d}" if plan.split == "train" else "")
     write_bytes(folder / f"{plan.image_id}.dcm", as_dicom(image, plan.image_id, plan.patient, plan.inverted))
-    return [(plan.split, plan.image_id, rle.encode(mask, SIIM)) for mask in _annotations(lesion, plan.parts)]
+    return [(plan.split, plan.image_id, rle.encode(mask, DIALECT)) for mask in _annotations(lesion, plan.parts)]
 
 
 def _annotations(lesion: np.ndarray, parts: int) -> list[np.ndarray]:

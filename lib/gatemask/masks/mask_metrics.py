@@ -40,7 +40,7 @@ MaskMetric = Callable[[np.ndarray, np.ndarray], Worth]
 
 
 def object_precision(truth: np.ndarray, predicted: np.ndarray, thresholds: Sequence[float] = THRESHOLDS) -> Worth:
-    """Return the mean over IoU thresholds of TP / (TP + FP + FN), as Data Science Bowl 2018 defines it.
+    """Return the mean over IoU thresholds of TP / (TP + FP + FN).
 
     A predicted object is true if its IoU with an object of the truth exceeds the threshold. Images without any object
     on both sides score 1.
@@ -126,7 +126,7 @@ def surface_dice(truth: np.ndarray, predicted: np.ndarray, tolerance: float = 0.
 
 
 def dice_hausdorff(truth: np.ndarray, predicted: np.ndarray, dice: float = 0.4) -> Worth:
-    """Return 0.4 Dice + 0.6 (1 - Hausdorff distance / diagonal), as UW-Madison GI Tract defines it, image by image.
+    """Return 0.4 Dice + 0.6 (1 - Hausdorff distance / diagonal of the image).
 
     An image that is empty on both sides has weight 0; on one side it scores 0.
 

@@ -51,7 +51,7 @@ def dice_of_masks(truth: np.ndarray, mask: np.ndarray) -> float:
 
 
 def mean_dice(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
-    """Return the mean Dice, as SIIM-ACR defines it: an image empty on both sides scores 1, on one side 0.
+    """Return the mean Dice: an image empty on both sides scores 1, on one side 0.
 
     >>> mean_dice(np.array([0.0, 3.0]), np.array([0.0, 3.0]), np.array([0.0, 9.0]))[0].tolist()
     [1.0, 0.5]
@@ -92,7 +92,7 @@ def mean_iou(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> W
 
 
 def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
-    """Return the share of IoU thresholds 0.5, 0.55, ... 0.95 exceeded, as TGS Salt defines it: one object per image.
+    """Return the share of IoU thresholds 0.5, 0.55, ... 0.95 exceeded: one object per image.
 
     >>> mean_precision(np.array([11.0]), np.array([11.0]), np.array([20.0]))[0].tolist()
     [0.1]
@@ -105,7 +105,7 @@ def mean_precision(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray
 
 
 def pixel_f05(intersection: np.ndarray, area: np.ndarray, truth: np.ndarray) -> Worths:
-    """Return one F-beta over the pixels of all images together, with beta 0.5, as Vesuvius ink detection defines it.
+    """Return one F-beta over the pixels of all images together, with beta 0.5: a false pixel weighs more.
 
     >>> total(*pixel_f05(np.array([[1.0]]), np.array([[1.0]]), np.array([[5.0]])))
     0.5555555555555556

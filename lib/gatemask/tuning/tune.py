@@ -135,7 +135,7 @@ def _made_from(project: Project, comp: Competition, ensemble: Ensemble) -> dict[
     """Return hashes of what decides the rule: settings, truth, and every member's out-of-fold predictions."""
     read_folds(project)  # or an error that names the command
     read_manifest(project)
-    files = [project.root / name for name in ensemble.tune.beside if name.endswith((".yaml", ".yml"))]
+    files = [project.root / name for name in ensemble.tune.beside]
     parts = (ensemble.gate, ensemble.mask)
     selected_by: list[object] = [[part.experiments, part.weights] for part in parts]
     if any(part.weights == "greedy" for part in parts):  # caps decide the selection
@@ -187,7 +187,7 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
     settings = ensemble.tune
     fold_of, group_of = training_images(project)
     size = comp.image.scoring_size or (comp.records.shape if comp.image.size == "mixed" else comp.image.size)
-    given = {name: reference_rules(name, size, project.root, comp.classes) for name in settings.beside}
+    given = {Path(name).stem: reference_rules(project.root / name, size, comp.classes) for name in settings.beside}
     levels = _component_levels(ensemble, given)
     with open_members(project, comp, ensemble, fold_of) as predictions:
         weighted = WeightedTables(predictions, project.tuned / SCRATCH, inputs)
