@@ -19,6 +19,7 @@ from gatemask.config import Competition, PngLabels, RleLabels
 from gatemask.console import print_fields, recorded, say
 from gatemask.data import groups
 from gatemask.data.annotations import Annotations, area, present_classes
+from gatemask.data.channel_files import report_split_stacks
 from gatemask.data.duplicates import find_copies
 from gatemask.data.findings import report_images
 from gatemask.data.ids import reject_shared_ids, test_rule, train_rule
@@ -137,6 +138,7 @@ def _write_manifest(
     images = _with_names(images, comp, sources, problems)
     copies = _find_copies(images, comp)
     _assign_groups(images, sources, copies)
+    report_split_stacks(files.train, {image.image_id: image.group for image in images if image.split == "train"})
     _add_extra_columns(images, comp, columns)
     write_problems(problems, project.data / "problems.csv", strict)
     train = [image for image in images if image.split == "train"]
