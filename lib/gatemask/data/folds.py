@@ -156,7 +156,7 @@ def _summarize(
             images=len(part),
             positives=round(float(part["label"].mean()), 4),
             median_area=int(part["mask_area"][part["label"] == 1].median() if part["label"].any() else 0),
-            classes=None if present is None else _shares(present[part.index], classes),
+            **({} if present is None else {"classes": _shares(present[part.index], classes)}),
         )
         for fold, part in joined.groupby("fold")
     }
