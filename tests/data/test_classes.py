@@ -283,8 +283,9 @@ def test_a_wrong_dialect_is_noticed(project: Project, dialect: dict[str, Any], w
     assert not (project.data / "manifest.csv").exists()
 
 
-def test_a_wrong_order_in_square_images_is_noticed_by_the_images(tmp_path: Path) -> None:
-    size, rows = (32, 32), []
+@pytest.mark.parametrize("size", [(32, 32), (30, 32)])
+def test_a_wrong_order_is_noticed_by_the_images_where_runs_do_not_tell(tmp_path: Path, size: tuple[int, int]) -> None:
+    rows = []
     (tmp_path / "raw/images").mkdir(parents=True)
     for number in range(COUNT):
         masks = truth(number, size)
@@ -295,7 +296,7 @@ def test_a_wrong_order_in_square_images_is_noticed_by_the_images(tmp_path: Path)
     labels = {"format": "rle", "file": "train.csv", "class_column": "ClassId", "missing": "empty"}
     right = competition(labels, image={"size": size})
     assert prepare(project, right).positives == 9
-    with pytest.raises(GatemaskError, match=r"(?s)rows and columns seem to be swapped.*order: column"):
+    with pytest.raises(GatemaskError, match=r"(?s)rows and columns seem to be swapped.*order: column|in column order"):
         prepare(project, competition({**labels, "rle": {"order": "row"}}, image={"size": size}))
 
 
@@ -304,6 +305,20 @@ def test_swapped_axes_are_recognized(project: Project, kind: Callable[[Project],
     comp = competition(kind(project), image={"size": SIZE[::-1]})
     with pytest.raises(GatemaskError, match=r"(?s)Height and width.*swapped.*Set image.size: \[24, 36\]"):
         prepare(project, comp)
+
+
+def test_images_of_another_size_than_declared(project: Project) -> None:
+    comp = competition(column_table(project), image={"size": (64, 64)})
+    with pytest.raises(GatemaskError, match=r"(?s)another size than image.size.*Set image.size: \[24, 36\], or mixed"):
+        prepare(project, comp)
+
+
+def test_masks_that_are_all_unusable_are_the_fault_and_not_their_class(project: Project) -> None:
+    labels = folder_per_class(project)
+    for path in (project.root / "raw/masks").rglob("*.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    with pytest.raises(GatemaskError, match=r"(?s)No training image is left.*A mask has the wrong size"):
+        prepare(project, competition(labels))
 
 
 def test_values_that_nobody_named(project: Project) -> None:

@@ -94,7 +94,10 @@ def test_scattered_rows_of_one_image_are_united(project: Project) -> None:
         ({"groups": {"regex": "("}}, ["not a regular expression"]),
         ({"train": {"images": "/absolute/*.png"}}, ["absolute"]),
         ({"groups": {"file": "labels.csv", "id": "id", "column": "grp"}}, ["lacks the column 'grp'"]),
-        ({"image": {"size": [64, 64], "channels": 3}}, ["mask has the wrong size|No training image"]),
+        (
+            {"image": {"size": [64, 64], "channels": 3}},
+            ["another size than image.size", r"Set image.size: \[128, 128\]"],
+        ),
     ],
 )
 def test_wrong_files_are_rejected(project: Project, change: dict[str, Any], words: list[str]) -> None:

@@ -58,7 +58,8 @@ def read_labels(
         parsed = read_png_labels(labels, raw, images, known, others, wanted)
     found = frozenset([*parsed.masks, *(image_id for image_id, _, _ in parsed.problems)])
     masks = parsed.masks
-    if wanted.complete and (len(wanted.classes) > 1 or labels.names_classes):
+    usable = masks or not parsed.problems  # where every label has a fault, the fault is reported
+    if wanted.complete and usable and (len(wanted.classes) > 1 or labels.names_classes):
         where = raw / (labels.file if isinstance(labels, RleLabels) else labels.masks)
         require_every_class(masks, wanted.classes, where)
     if wanted.objects and not (isinstance(labels, PngLabels) and labels.numbered):

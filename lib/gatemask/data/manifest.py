@@ -31,11 +31,11 @@ from gatemask.data.manifest_inputs import (
     join_sample,
     label_files,
     read_extra_columns,
-    reject_swapped_axes,
+    reject_other_size,
     sizes_of,
 )
 from gatemask.data.manifest_tables import unusable, write_problems, write_tables
-from gatemask.data.mask_order import reject_transposed_masks
+from gatemask.data.mask_order import reject_wrong_order
 from gatemask.data.missed_files import missed_files
 from gatemask.data.parsed_labels import ImageSizes, ParsedLabels, Size, Wanted
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
@@ -118,7 +118,7 @@ def _write_manifest(
     project: Project, comp: Competition, raw: Path, files: ImageFiles, strict: bool, labels_only: bool
 ) -> tuple[ManifestResult, list[Path]]:
     check_tags(comp)
-    reject_swapped_axes(files, comp)
+    reject_other_size(files, comp)
     scanned = scan_images(files, comp) if comp.image.size == "mixed" else None  # masks have the size of their image
     sizes = sizes_of(scanned[0] if scanned else [], comp, "train")
     labels = _training_labels(files, raw, comp, sizes, labels_only)
@@ -174,7 +174,7 @@ def _training_labels(
     labels = read_labels(comp.labels, raw, train_files, sizes, files.test, wanted)
     if isinstance(comp.labels, RleLabels):
         paths = {file.image_id: file.path for file in files.train}
-        reject_transposed_masks(labels.masks, paths, ImageSizes(sizes), comp.labels.rle)
+        reject_wrong_order(labels.masks, paths, ImageSizes(sizes), comp.labels.rle)
     return labels
 
 

@@ -21,29 +21,32 @@ from gatemask.errors import GatemaskError
 SAMPLED = 5  # images
 
 
-def reject_swapped_axes(files: ImageFiles, comp: Competition) -> None:
-    """Raise if image.size names width before height: before labels are read in the wrong size."""
-    size = comp.image.size
-    if size == "mixed" or size[0] == size[1] or not files.train:
+def reject_other_size(files: ImageFiles, comp: Competition) -> None:
+    """Raise if the images have one size, but another than image.size: before labels are read in the wrong size."""
+    if comp.image.size == "mixed" or not files.train:
         return
-    found = []
+    size, found = comp.image.size, set[Size]()
     for file in files.train[:: max(1, len(files.train) // SAMPLED)][:SAMPLED]:
         try:
             image, facts = inspect_source(file.source, comp.image)
         except GatemaskError:
             continue  # it is reported when all images are read
-        if image.shape[:2] != size[::-1] or facts.orientation >= 5:  # an orientation explains it as well
+        found.add((image.shape[0], image.shape[1]))
+        if facts.orientation >= 5:  # that may explain it, and is reported later
             return
-        found.append(file)
-    if found:
-        height, width = size
-        raise GatemaskError(
-            "Height and width of the images are swapped in competition.yaml.",
-            where=found[0].path,
-            received=f"image.size: [{height}, {width}], but images are {width} px high and {height} px wide",
-            expected="height before width",
-            do=f"Set image.size: [{width}, {height}].",
-        )
+    if len(found) != 1 or size in found:
+        return
+    height, width = found.pop()
+    swapped = (width, height) == size
+    raise GatemaskError(
+        "Height and width of the images are swapped in competition.yaml."
+        if swapped
+        else "The images have another size than image.size.",
+        where="competition.yaml, image.size",
+        received=f"[{size[0]}, {size[1]}], but images are {height} px high and {width} px wide",
+        expected="height before width" if swapped else "the size of the images, or mixed",
+        do=f"Set image.size: [{height}, {width}]" + ("." if swapped else ", or mixed if other images differ."),
+    )
 
 
 def sizes_of(images: Sequence[ScannedImage], comp: Competition, split: str) -> Size | dict[str, Size]:

@@ -1,9 +1,10 @@
-"""Recognize torn and transposed masks: a wrong dialect that decodes without an error must not pass silently."""
+"""Recognize torn masks: a wrong dialect that decodes without an error must not pass silently."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from gatemask.masks import rle
 
 SAMPLED_MASKS, SAMPLED_IMAGES = 2000, 40
 FEWEST_IMAGES = 8
-# Transposed masks must follow the edges of their images better by this much, and that by so many standard errors.
+# In the other order, outlines must follow edges better by this much, and that by so many standard errors.
 BETTER, SIGNIFICANT = 0.2, 4.0
 
 
@@ -52,12 +53,12 @@ def reject_torn_masks(texts: Sequence[tuple[str, str]], dialect: Rle, sizes: Ima
         )
 
 
-def reject_transposed_masks(
+def reject_wrong_order(
     masks: Mapping[str, Sequence[Annotation]], files: Mapping[str, Path], sizes: ImageSizes, dialect: Rle
 ) -> None:
-    """Raise if the outlines of masks follow the edges of square images only after rows and columns are swapped.
+    """Raise if the outlines of masks follow the edges of their images only in the other order of pixels.
 
-    Runs alone cannot tell rows from columns of a square.
+    Runs alone cannot tell rows from columns of a square, nor of images with large masks.
 
     Args:
         masks: Masks by image id.
@@ -68,25 +69,27 @@ def reject_transposed_masks(
     Raises:
         GatemaskError: The order of the pixels must be wrong.
     """
+    other: Literal["column", "row"] = "row" if dialect.order == "column" else "column"
+    same_order = rle.INTERNAL.model_copy(update={"order": dialect.order})
     gains = []
-    square = [i for i in masks if i in files and masks[i] and (size := sizes.get(i)) and size[0] == size[1]]
-    for image_id in square[:: max(1, len(square) // SAMPLED_IMAGES)][:SAMPLED_IMAGES]:
-        mask = np.zeros(sizes.of(image_id), bool)
+    masked = [image_id for image_id in masks if image_id in files and masks[image_id] and sizes.get(image_id)]
+    for image_id in masked[:: max(1, len(masked) // SAMPLED_IMAGES)][:SAMPLED_IMAGES]:
+        size = sizes.of(image_id)
+        mask = np.zeros(size, bool)
         for annotation in masks[image_id]:
             if annotation.class_name != IGNORED:
-                mask |= rle.decode(annotation.rle, mask.shape)
+                mask |= rle.decode(annotation.rle, size)
         try:
-            found = rle_dialect.outline_contrast(files[image_id], rle.encode(mask), mask.shape, rle.INTERNAL)
+            found = rle_dialect.outline_contrast(files[image_id], rle.encode(mask, same_order), size, same_order)
         except GatemaskError:
             continue  # it is reported elsewhere
         if found is not None:
-            gains.append(found["row"] - found["column"])
+            gains.append(found[other] - found[dialect.order])
     if len(gains) < FEWEST_IMAGES:
         return
     mean, error = float(np.mean(gains)), float(np.std(gains)) / len(gains) ** 0.5
     if mean < BETTER or mean < SIGNIFICANT * error:
         return
-    other = "row" if dialect.order == "column" else "column"
     raise GatemaskError(
         "The masks do not fit the images: rows and columns seem to be swapped.",
         where="competition.yaml, labels.rle.order",
