@@ -120,7 +120,8 @@ class MaskSurvey:
                 where=low[0],
                 received=f"{facts[low[0]].value:g}, but {facts[other].value:g} in {other.name}",
                 expected="the same value for the mask in all files",
-                do="If every value above 0 is mask, set labels.threshold: 0. If values are classes, convert the masks.",
+                do="If every value above 0 is mask, set labels.threshold: 0. If values are classes, name them in "
+                "labels.values.",
             )
         if faint and not found:
             raise GatemaskError(
