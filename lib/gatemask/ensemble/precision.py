@@ -164,8 +164,8 @@ def _predict(
     for member in members:
         encoded = records.read_records(project.records(member.records), list(ids))
         pixels = [decode_example(example, Layout.of(comp), with_mask=False).image for example in encoded]
-        images = [DecodedImage(name, {member.records: image}) for name, image in zip(ids, pixels, strict=True)]
-        batch = stack_images(images, InputSize(member.records, member.size))
+        images = [DecodedImage(name, {member.records_shape: image}) for name, image in zip(ids, pixels, strict=True)]
+        batch = stack_images(images, InputSize.of(member))
         views = build_views(member.tta, member.augment, member.size, member.view_weights)
         predictions.append(predict_averaged(loaded[member.name], batch, views))
     return predictions
