@@ -24,7 +24,7 @@ from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.masks.mask_metrics import scorer
 from gatemask.masks.rule import Rule, decide, decide_objects
-from gatemask.oof.tables import FullImage, map_images
+from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.project import Project
 from gatemask.results.submission import FoldCheckResult
 from gatemask.results.tuning import TunedResult
