@@ -130,8 +130,7 @@ class _Loader:
         self, folder: Path, outputs: int, channels: int, batch: int | str, exclusive: bool, border: bool
     ) -> None:
         self._folder, self._outputs, self._channels, self._batch = folder, outputs, channels, batch
-        # Settings that few competitions have.
-        self._heads = {name: True for name, needed in (("exclusive", exclusive), ("border", border)) if needed}
+        self._exclusive, self._border = exclusive, border
         self._models: dict[str, Any] = {}
         self._graphs: dict[tuple[str, str | None], Forward] = {}
 
@@ -142,9 +141,10 @@ class _Loader:
         config = member.model.model_copy(update={"weights": "none"})
         key = f"{config.model_dump_json()} {size}"
         if key not in self._models:
-            outputs = self._outputs if member.task == "mask" or member.model.per_class else 1
-            heads = self._heads if member.task == "mask" else {}
-            network = models.build_network(config, size, self._channels, outputs, seed=None, **heads)
+            border = self._border and member.task == "mask"
+            network = models.build_network(
+                config, size, self._channels, self._outputs, self._exclusive, border, seed=None
+            )
             self._models[key] = network.model
         model = self._models[key]
         load_weights(model, weights_path(self._folder, member))
