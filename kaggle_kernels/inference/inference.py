@@ -27,13 +27,14 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # read when keras is first
 STARTED = time.monotonic()
 KAGGLE = Path(os.environ.get("GATEMASK_KAGGLE", "/kaggle"))
 WORKING = KAGGLE / "working"
-SUBMISSION = WORKING / "submission.csv"
 PACKAGES = Path(os.environ.get("TMPDIR", "/tmp")) / "gatemask-packages"
 RERUN = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 # Filled in by `gatemask package`.
 SAMPLE = ""  # name of the sample submission
+NAME = "submission.csv"  # name of the file to write
 HOURS = 9.0  # Kaggle's time limit
 LAST_S = 180.0  # before that limit: a child that still runs has missed its own time limit, and is killed
+SUBMISSION = WORKING / NAME
 UNFINISHED = (".room", ".tmp-*")  # files that a killed child may leave
 SUMS = "SHA256SUMS"
 PR_SET_PDEATHSIG = 1
@@ -55,13 +56,13 @@ def write_fallback() -> str | None:
 
 
 def find_sample() -> Path | None:
-    """Return the sample submission: the file of that name, else the CSV with "sample" in its name nearest the top."""
+    """Return the sample submission: the file of that name, else the one with "sample" in its name nearest the top."""
     inputs = KAGGLE / "input"
     for depth in range(1, 5) if SAMPLE else ():  # a search through all folders takes minutes if there are many
         for folder in sorted(inputs.glob("/".join(["*"] * depth))):
             if (folder / SAMPLE).is_file():
                 return folder / SAMPLE
-    tables = sorted(inputs.glob("**/*.csv"), key=lambda path: (len(path.parts), path))
+    tables = sorted(inputs.glob(f"**/*{SUBMISSION.suffix}"), key=lambda path: (len(path.parts), path))
     named = [path for path in tables if SAMPLE and path.as_posix().endswith(f"/{SAMPLE}")]
     return next(iter(named + [path for path in tables if "sample" in path.name.lower()]), None)
 

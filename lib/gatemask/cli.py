@@ -377,19 +377,34 @@ def rehearse_command(
 
 @submission_app.command("check")
 def submission_check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Submission file.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Submission file; with --fold, the competition.")],
     comp: Annotated[str | None, typer.Option(metavar="COMP", help="Competition. Default: from FILE's path.")] = None,
     against: Annotated[Path | None, typer.Option(help="Earlier submission to compare with.")] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Score a training fold through a submission file.")] = None,
+    as_written: Annotated[
+        bool, typer.Option("--as-written", help="With --fold: read masks in submission.rle, not in labels.rle.")
+    ] = False,
     set_: Set = None,
     quick: Quick = False,
     json_: Json = False,
 ) -> None:
-    """Check a submission as strictly as Kaggle does: ids, order, header, masks, classes, size."""
-    name, from_quick = (comp, quick) if comp else competition_of_file(file)
+    """Check a submission as strictly as Kaggle does: ids, order, header, masks, classes, size.
+
+    With --fold K, write the out-of-fold predictions of a training fold as a submission, and compare its score with that
+    of the fold: a wrong dialect shows as a wrong score.
+    """
+    if fold is not None:
+        project, config, ensemble = load_ensemble_inputs(comp or file, quick, set_)
+        from gatemask.submission.fold_check import check_fold, print_fold_check
+
+        print_result(check_fold(project, config, ensemble, fold, as_written), json_, show=print_fold_check)
+        return
+    path = Path(file)
+    name, from_quick = (comp, quick) if comp else competition_of_file(path)
     project, config = load_competition_inputs(name, quick or from_quick, set_)
     from gatemask.submission.check import inspect_submission, print_check
 
-    print_result(inspect_submission(project, config, file, against), json_, show=print_check)
+    print_result(inspect_submission(project, config, path, against), json_, show=print_check)
 
 
 @app.command("push")

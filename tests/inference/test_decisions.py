@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from gatemask.data import sources as sources_module
 from gatemask.errors import GatemaskError
-from gatemask.inference import images as images_module
+from gatemask.inference import runner
 from gatemask.inference.runner import find_competition
 from gatemask.masks import rle
 from gatemask.masks import rule as rules
@@ -74,8 +75,8 @@ def test_each_image_is_decoded_once(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[Path] = []
-    read = images_module.read_image
-    monkeypatch.setattr(images_module, "read_image", lambda path, *more: decoded.append(path) or read(path, *more))
+    read = sources_module.inspect_image
+    monkeypatch.setattr(sources_module, "inspect_image", lambda path, *more: decoded.append(path) or read(path, *more))
     kaggle.predict()
     assert sorted(decoded) == sorted(kaggle.test.iterdir())
 
@@ -84,8 +85,8 @@ def test_equal_weights_of_any_size_give_identical_results(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gates: list[float] = []
-    apply = rules.decide
-    monkeypatch.setattr(rules, "decide", lambda of, gate, *more: gates.append(gate) or apply(of, gate, *more))
+    apply = runner.decide
+    monkeypatch.setattr(runner, "decide", lambda of, gate, *more: gates.append(gate) or apply(of, gate, *more))
     submissions = []
     for weight in (None, 0.2, 1 / 3):
         if weight:

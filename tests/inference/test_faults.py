@@ -20,12 +20,11 @@ import pytest
 from gatemask.config import Inference
 from gatemask.data import submission_format
 from gatemask.data.phantom import as_dicom
-from gatemask.data.submission_format import SubmissionTable
+from gatemask.data.submission_table import SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks, runner
 from gatemask.inference.budget import Budget, TimeSpent
 from gatemask.inference.networks import LoadedMember
-from gatemask.masks import rule as rules
 from gatemask.results.ensemble import ShippedMember
 from gatemask.results.submission import InferenceReport
 from tests.conftest import ROOT
@@ -407,7 +406,7 @@ def test_a_full_device_memory_halves_the_batch() -> None:
 def test_an_error_in_the_middle_keeps_the_masks_so_far(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply, calls = rules.decide, []
+    apply, calls = runner.decide, []
 
     def fails(*given: Any) -> np.ndarray:
         calls.append(1)
@@ -415,7 +414,7 @@ def test_an_error_in_the_middle_keeps_the_masks_so_far(
             raise RuntimeError("a bug")
         return apply(*given)
 
-    monkeypatch.setattr(rules, "decide", fails)
+    monkeypatch.setattr(runner, "decide", fails)
     with pytest.raises(SystemExit, match="RuntimeError: a bug"):
         script(False).main()
     calls.clear()

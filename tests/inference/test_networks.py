@@ -127,16 +127,16 @@ def test_members_are_distributed_over_devices(saved: SavedNetworks, tmp_path: Pa
         "import sys, json, numpy as np, tensorflow as tf; from pathlib import Path\n"
         "cpu, = tf.config.list_physical_devices('CPU')\n"
         "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
-        "from gatemask.inference import networks, decisions; from gatemask.inference.budget import Budget\n"
+        "from gatemask.inference import members as kept, networks; from gatemask.inference.budget import Budget\n"
         "from gatemask.inference.images import DecodedImage\n"
         "from gatemask.results.ensemble import ShippedMember\n"
         "work, folder = Path(sys.argv[1]), Path(sys.argv[2])\n"
         "members = [ShippedMember.model_validate(m) for m in json.loads((work / 'members.json').read_text())]\n"
         "loaded = networks.load_members(members, folder, 1, 1)\n"
         "print(*[loaded[member.name].device for member in members])\n"
-        "ensemble = decisions.LoadedEnsemble([], members, loaded, [], (32, 32))\n"
-        "images = [DecodedImage(str(n), {32: image}) for n, image in enumerate(np.load(work / 'images.npy'))]\n"
-        "predictions = decisions.predict_members(ensemble, members, images, Budget(None, 0.0))\n"
+        "ensemble = kept.LoadedEnsemble([], members, loaded, [])\n"
+        "images = [DecodedImage(str(n), {(32, 32): image}) for n, image in enumerate(np.load(work / 'images.npy'))]\n"
+        "predictions = kept.predict_members(ensemble, members, images, Budget(None, 0.0))\n"
         "np.savez(work / 'predictions.npz', **{member.name: values for member, values in predictions})\n"
     )
     done = run_python("-c", tiny.INSTALL + code, tmp_path, folder, root=tmp_path)
@@ -202,5 +202,5 @@ def test_batches_are_as_large_as_the_device_allows(
     monkeypatch: pytest.MonkeyPatch, device: str, size: int, batch: int
 ) -> None:
     monkeypatch.setattr(networks, "accelerator", lambda: device)
-    assert networks.batch_for(size) == batch
-    assert networks.batch_for(size, 10) == 10
+    assert networks.batch_for((size, size)) == batch
+    assert networks.batch_for((size // 2, 2 * size), 10) == 10

@@ -47,7 +47,7 @@ def test_ids_include_the_folder(kaggle: KaggleFolders, facts: dict[str, str], wr
     test_set = opened(kaggle, [], **facts)
     assert test_set.ids == [name.replace("/", "_") for name in NAMES]
     for image_id, name in zip(test_set.ids, NAMES, strict=True):
-        assert test_set.files[image_id] == kaggle.test / f"{name}.png"
+        assert test_set.files[image_id].files == (kaggle.test / f"{name}.png",)
 
 
 def test_files_and_rows_of_one_id_are_rejected(kaggle: KaggleFolders) -> None:

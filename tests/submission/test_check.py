@@ -11,11 +11,13 @@ import pytest
 from gatemask.config import Competition, SubmissionSettings
 from gatemask.data.ids import IdRule
 from gatemask.data.submission_format import Row, SubmissionFormat
+from gatemask.data.submission_table import SubmissionTable, read_sample, table_of
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.results.submission import SubmissionSummary
 from gatemask.submission import check as checks
-from gatemask.submission.check import check_submission, score_submission
+from gatemask.submission.check import check_submission
+from gatemask.submission.scoring import score_submission
 from tests.conftest import ROOT, gatemask
 from tests.data.test_manifest import competition
 
@@ -25,8 +27,8 @@ COLUMN = competition(image={"size": [4, 4], "channels": 1}, **TWO, exclusive=Tru
 JOINED = competition(image={"size": [4, 4], "channels": 1}, **TWO, submission={"joined": "{id}_{class}"})
 
 
-def expected(comp: Competition = COMP) -> list[Row]:
-    return list(SubmissionFormat.of(comp).table_of(["a", "b"]).rows)
+def expected(comp: Competition = COMP) -> SubmissionTable:
+    return table_of(SubmissionFormat.of(comp), ["a", "b"])
 
 
 def write(folder: Path, *rows: str, header: str = "ImageId,EncodedPixels", name: str = "submission.csv") -> Path:
@@ -119,13 +121,13 @@ def test_a_mask_of_one_megabyte_is_read(tmp_path: Path) -> None:
     assert len(text) > 1_000_000
     path = write(tmp_path, f"a,{text}", "b,")
     assert check_submission(path, comp, expected(comp)).empty == 1
-    assert len(SubmissionFormat.of(comp).read_sample(path).rows) == 2
+    assert len(read_sample(SubmissionFormat.of(comp), path).rows) == 2
 
 
 def test_a_sample_with_an_unknown_column_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "a,7,", header="ImageId,height,EncodedPixels")
     with pytest.raises(GatemaskError, match="does not fill") as caught:
-        SubmissionFormat.of(COMP).read_sample(path)
+        read_sample(SubmissionFormat.of(COMP), path)
     assert "height" in str(caught.value)
 
 

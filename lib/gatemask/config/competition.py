@@ -222,6 +222,12 @@ class Competition(Strict):
             raise ValueError("several classes need submission.class_column, joined, columns or archive")
         if len(self.classes) == 1 and ways and ways != ["archive"]:
             raise ValueError(f"submission.{ways[0]} requires several classes; there is only one")
+        archive = submission.archive
+        if archive is not None and len(self.classes) > 1 and not archive.per_class and not self.exclusive:
+            raise ValueError(
+                "submission.archive has one file for all classes, where a pixel has one class: set exclusive: true, or "
+                "name {class} in archive.files"
+            )
         for name, keys in (
             ("columns", submission.columns),
             ("archive.values", getattr(submission.archive, "values", {})),

@@ -21,7 +21,6 @@ def require_supported(comp: Competition, where: Path) -> None:
         or len(comp.train.sources) > 1
         or comp.train.stack is not None,
         "objects": comp.objects is not None,
-        "other submissions than one row per image": bool(comp.submission.columns or comp.submission.archive),
         "metrics beyond pixel counts": comp.metric_options != {} or ":" in comp.metric,
     }
     _reject(needs, where)

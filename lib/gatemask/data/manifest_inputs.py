@@ -15,6 +15,7 @@ from gatemask.data.parsed_labels import ParsedLabels, Size
 from gatemask.data.scan import ScannedImage
 from gatemask.data.sources import inspect_source
 from gatemask.data.submission_format import SubmissionFormat
+from gatemask.data.submission_table import read_sample
 from gatemask.data.tables import read_table
 from gatemask.errors import GatemaskError
 
@@ -140,4 +141,4 @@ def sample_ids(path: Path, comp: Competition) -> set[str]:
     Raises:
         GatemaskError: The file cannot be read, lacks a column, or has several rows of one id.
     """
-    return {row.image_id for row in SubmissionFormat.of(comp).read_sample(path).rows}
+    return {row.image_id for row in read_sample(SubmissionFormat.of(comp), path).rows}

@@ -11,6 +11,7 @@ from pathlib import Path
 from gatemask.config import Competition, Rle, RleLabels
 from gatemask.data import rle_dialect
 from gatemask.data.submission_format import SubmissionFormat
+from gatemask.data.submission_table import read_sample_masks
 
 WORDS = {"offsets": "{} offsets", "base": "first pixel {}", "order": "{} order", "empty": "{!r} for an empty mask"}
 FEWEST_RUNS = 3  # relative offsets of two runs may ascend by chance
@@ -36,6 +37,8 @@ def dialect_notes(comp: Competition, raw: Path) -> list[str]:
     Raises:
         GatemaskError: The sample submission cannot be read.
     """
+    if comp.submission.archive is not None:  # files of pixels have no dialect
+        return []
     written = comp.submission.rle
     marker = _marker_of_sample(comp, raw)
     notes = []
@@ -90,4 +93,4 @@ def _marker_of_sample(comp: Competition, raw: Path) -> str | None:
     sample = comp.submission.sample
     if not sample or not (raw / sample).is_file():
         return None
-    return rle_dialect.empty_marker(SubmissionFormat.of(comp).read_sample_masks(raw / sample))
+    return rle_dialect.empty_marker(read_sample_masks(SubmissionFormat.of(comp), raw / sample))

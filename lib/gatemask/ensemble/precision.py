@@ -1,14 +1,16 @@
 """Compare half precision with float32 on out-of-fold images: does the submission stay what was tuned?
 
-Each member predicts images of its own validation fold, once in either precision. What counts is the outcome: the masks
-under the shipped rule, and their Dice.
+Each member predicts images of its own validation fold, or tiles of them, once in either precision. What counts is the
+outcome: the masks under the shipped rules, and their Dice, averaged over classes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +22,7 @@ from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.masks import rule as rules
-from gatemask.masks.frame import resize_map
+from gatemask.masks.frame import comp_frame, resize_map, restore_map
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.project import Project
@@ -36,10 +38,10 @@ DEVICES = {"NvidiaTeslaT4": "gpu", "none": "cpu"}
 
 @dataclass(frozen=True)
 class _Decision:
-    """The enlarged map and the final mask of one image in one precision."""
+    """The enlarged map, (height, width, outputs), and the masks, (height, width, classes), in one precision."""
 
     map: np.ndarray
-    mask: np.ndarray
+    masks: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def check_precision(
         GatemaskError: Half precision costs more Dice than is tolerated.
     """
     precision = networks.precision_for(wanted, DEVICES[comp.kaggle.inference])
-    if precision == FLOAT32 or len(comp.classes) > 1:  # several classes have no records
+    if precision == FLOAT32:
         return None
     say(f"{precision} against float32, on out-of-fold images")
     folds = sorted({member.fold for member in shipped.mask})
@@ -99,19 +101,64 @@ def check_precision(
 def _compare_fold(
     project: Project, comp: Competition, shipped: ShippedEnsemble, weights: Path, fold: int, precision: str
 ) -> list[_Comparison]:
-    ids = _validation_images(project, fold)
-    truth = Masks.of(project, comp)
-    before = _decide(project, comp, shipped, weights, fold, ids, FLOAT32)
-    after = _decide(project, comp, shipped, weights, fold, ids, precision)
+    pieces = _pieces(project, comp, _validation_images(project, fold))
+    before = _decide(project, comp, shipped, weights, fold, pieces, FLOAT32)
+    after = _decide(project, comp, shipped, weights, fold, pieces, precision)
     return [
         _Comparison(
-            dice_float32=dice_of_masks(truth[name][:, :, 0], exact.mask),
-            dice=dice_of_masks(truth[name][:, :, 0], half.mask),
-            pixels_changed=float((exact.mask != half.mask).mean()),
+            dice_float32=_mean_dice(piece.truth, exact.masks),
+            dice=_mean_dice(piece.truth, half.masks),
+            pixels_changed=float((exact.masks != half.masks).mean()),
             map_difference=int(np.abs(exact.map.astype(np.int16) - half.map).max()),
         )
-        for name, exact, half in zip(ids, before, after, strict=True)
+        for piece, exact, half in zip(pieces, before, after, strict=True)
     ]
+
+
+def _mean_dice(truth: np.ndarray, masks: np.ndarray) -> float:
+    return float(np.mean([dice_of_masks(truth[:, :, index], masks[:, :, index]) for index in range(truth.shape[2])]))
+
+
+class _Piece(NamedTuple):
+    """A validation image, or a tile of one.
+
+    Args:
+        image_id: Id of the image.
+        place: Number of the tile among the records of the image; 0 of an image that is not cut.
+        size: Height and width of the image, in pixels.
+        truth: bool (height, width, classes), at the scoring size; of a tile, at the size of its record.
+    """
+
+    image_id: str
+    place: int
+    size: tuple[int, int]
+    truth: np.ndarray
+
+
+def _pieces(project: Project, comp: Competition, ids: Sequence[str]) -> list[_Piece]:
+    """Return what is compared: the images, or of large ones as many tiles, half of them with a mask."""
+    if comp.tiles is None:
+        truth = Masks.of(project, comp)
+        return [_Piece(name, 0, truth.image_size(name), truth[name]) for name in ids]
+    from gatemask.data import records
+    from gatemask.input.decoding import decode_example
+    from gatemask.input.layout import Layout
+
+    layout, classes = Layout.of(comp), len(comp.classes)
+    examples = records.read_records(project.records(comp.records.size), list(ids))
+    seen: Counter[str] = Counter()
+    places = []
+    for example in examples:
+        places.append(seen[example.image_id])
+        seen[example.image_id] += 1
+    chosen = pick_half_positive([int(example.label != 0) for example in examples], IMAGES).tolist()
+    pieces = []
+    for index in chosen:
+        planes = decode_example(examples[index], layout).mask
+        assert planes is not None
+        mask = np.moveaxis(planes[:classes] > 0, 0, 2)
+        pieces.append(_Piece(examples[index].image_id, places[index], mask.shape[:2], mask))
+    return pieces
 
 
 def _decide(
@@ -120,21 +167,28 @@ def _decide(
     shipped: ShippedEnsemble,
     weights: Path,
     fold: int,
-    ids: Sequence[str],
+    pieces: Sequence[_Piece],
     precision: str,
 ) -> list[_Decision]:
-    """Decide the masks of some images with the members of one fold."""
-    rule = Rule(**shipped.class_rules[0].model_dump())
+    """Decide the masks of some images, or tiles, with the members of one fold."""
+    rules_of_classes = [Rule(**values.model_dump()) for values in shipped.class_rules]
     gates, masks = ([member for member in kind if member.fold == fold] for kind in (shipped.gate, shipped.mask))
-    probabilities = _predict(project, comp, gates, weights, ids, precision) if gates else [np.ones((len(ids), 1))]
+    shape = len(pieces), len(comp.classes)
+    probabilities = _predict(project, comp, gates, weights, pieces, precision) if gates else [np.ones(shape)]
     gate_shares = [member.weight for member in gates] or [1.0]
-    gate = np.average([predicted[:, 0] for predicted in probabilities], axis=0, weights=gate_shares)
-    maps = [rules.as_uint8(predicted) for predicted in _predict(project, comp, masks, weights, ids, precision)]
+    gate = np.average([np.broadcast_to(values, shape) for values in probabilities], axis=0, weights=gate_shares)
+    maps = [rules.as_uint8(predicted) for predicted in _predict(project, comp, masks, weights, pieces, precision)]
     decisions = []
-    for index in range(len(ids)):
+    for index, piece in enumerate(pieces):
         averaged = rules.average_maps([of_member[index] for of_member in maps], [member.weight for member in masks])
-        full = np.ascontiguousarray(resize_map(averaged, comp.image.size)[:, :, 0])
-        decisions.append(_Decision(full, rules.apply_rule(rule, float(gate[index]), full)))
+        size = piece.truth.shape[0], piece.truth.shape[1]
+        whole = comp.tiles is None
+        full = restore_map(averaged, comp_frame(comp), piece.size, size) if whole else resize_map(averaged, size)
+        if comp.objects is None:
+            decided = rules.decide(rules_of_classes, gate[index], full, comp.exclusive)
+        else:
+            decided = rules.decide_objects(rules_of_classes, gate[index], full, comp.exclusive) > 0
+        decisions.append(_Decision(full, decided))
     return decisions
 
 
@@ -150,22 +204,32 @@ def _predict(
     comp: Competition,
     members: Sequence[ShippedMember],
     weights: Path,
-    ids: Sequence[str],
+    pieces: Sequence[_Piece],
     precision: str,
 ) -> list[np.ndarray]:
-    """Return each member's predictions of the images as its own records hold them."""
+    """Return each member's predictions of the images, or tiles, as its own records hold them."""
     from gatemask.builders.prediction import build_views, predict_averaged
     from gatemask.data import records
     from gatemask.input.decoding import decode_example
     from gatemask.input.layout import Layout
 
-    loaded = networks.load_members(members, weights, 1, comp.image.channels, precision)
+    classes, layout = len(comp.classes), Layout.of(comp)
+    outputs = classes if members[0].task == "gate" else comp.outputs
+    border = comp.outputs > classes
+    loaded = networks.load_members(
+        members, weights, outputs, comp.image.channels, precision, exclusive=comp.exclusive, border=border
+    )
+    ids = list(dict.fromkeys(piece.image_id for piece in pieces))
     predictions = []
     for member in members:
-        encoded = records.read_records(project.records(member.records), list(ids))
-        pixels = [decode_example(example, Layout.of(comp), with_mask=False).image for example in encoded]
-        images = [DecodedImage(name, {member.records: image}) for name, image in zip(ids, pixels, strict=True)]
-        batch = stack_images(images, InputSize(member.records, member.size))
+        by_id: dict[str, list[np.ndarray]] = {}
+        for example in records.read_records(project.records(member.records), ids):
+            pixels = decode_example(example, layout, with_mask=False).image
+            by_id.setdefault(example.image_id, []).append(pixels)
+        inputs = [
+            DecodedImage(piece.image_id, {member.records_shape: by_id[piece.image_id][piece.place]}) for piece in pieces
+        ]
+        batch = stack_images(inputs, InputSize.of(member))
         views = build_views(member.tta, member.augment, member.size, member.view_weights)
         predictions.append(predict_averaged(loaded[member.name], batch, views))
     return predictions

@@ -20,7 +20,7 @@ Output = TypeVar("Output")
 
 @dataclass
 class TimeSpent:
-    """Images and seconds of one member so far."""
+    """Images, or tiles, and seconds of one member so far."""
 
     images: int = 0
     seconds: float = 0.0
@@ -45,6 +45,7 @@ class Budget:
     Attributes:
         spent: Time of each member, by name.
         gated: Number of images that have been through the gates.
+        inputs: Number of inputs that each gate was given for them: as many, or more where images are cut into tiles.
         passed: Number of images that passed them.
         steps: Number of steps of the gates.
     """
@@ -56,6 +57,7 @@ class Budget:
     parallel_members: int = 1
     spent: dict[str, TimeSpent] = field(default_factory=dict)
     gated: int = 0
+    inputs: int = 0
     passed: int = 0
     steps: int = 0
     _first_image_at: float | None = None
@@ -74,9 +76,20 @@ class Budget:
         spent.images, spent.seconds = spent.images + images, spent.seconds + seconds
         return output
 
-    def count_gated(self, images: int) -> None:
-        """Count a step of images that have been through the gates."""
-        self.gated, self.steps = self.gated + images, self.steps + 1
+    def count_gated(self, images: int, inputs: int | None = None) -> None:
+        """Count a step of images that have been through the gates.
+
+        Args:
+            images: Number of images.
+            inputs: Number of inputs they were cut into. Default: one per image.
+        """
+        self.gated, self.inputs = self.gated + images, self.inputs + (images if inputs is None else inputs)
+        self.steps += 1
+
+    @property
+    def inputs_per_image(self) -> float:
+        """Number of inputs, such as tiles, that an image has; 1 before the first image."""
+        return self.inputs / self.gated if self.gated else 1.0
 
     @property
     def share(self) -> float:
@@ -104,11 +117,12 @@ class Budget:
             gates: Gates in use.
             masks: Mask networks in use.
         """
-        to_segment = images * self.share + waiting
+        to_gate = images * self.inputs_per_image
+        to_segment = (images * self.share + waiting) * self.inputs_per_image
         gate_times = [self._per_image(member, 0.0) for member in gates]
         assumed = ASSUMED_MASK_COST * sum(gate_times) / max(1, len(gates))
         mask_times = [self._per_image(member, assumed) for member in masks]
-        members = images * sum(gate_times) + to_segment * sum(mask_times)
+        members = to_gate * sum(gate_times) + to_segment * sum(mask_times)
         return images * self._overhead_per_image() + members / self.parallel_members
 
     def progress_line(

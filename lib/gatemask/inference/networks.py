@@ -30,7 +30,7 @@ class LoadedMember:
     """A member ready to predict any number of images, in batches of a fixed size.
 
     Args:
-        forward: Function of weights and uint8 (batch, size, size, channels) that returns float32 predictions.
+        forward: Function of weights and uint8 (batch, height, width, channels) that returns float32 predictions.
         weights: First argument of `forward`.
         batch: Images per step; halved permanently when the device's memory does not suffice.
         device: Device as TensorFlow names it; members on different devices may run at once. Default: the only one.
@@ -40,7 +40,7 @@ class LoadedMember:
         self._forward, self._weights, self.batch, self.device = forward, weights, batch, device
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        """Return the network's predictions for uint8 (images, size, size, channels)."""
+        """Return the network's predictions for uint8 (images, height, width, channels)."""
         while True:
             try:
                 starts = range(0, len(images), self.batch)
@@ -77,17 +77,21 @@ def load_members(
     precision: str = "float32",
     batch: int | str = "auto",
     on_failure: Callable[[ShippedMember, str], None] | None = None,
+    exclusive: bool = False,
+    border: bool = False,
 ) -> dict[str, LoadedMember]:
     """Build and compile each structure once, load every member's weights, and distribute members over devices.
 
     Args:
         members: Gates, or mask networks.
         folder: Folder of the weights.
-        outputs: Outputs per pixel, or per image: 1 for gates.
+        outputs: Outputs per pixel; of gates with `model.per_class`, per image.
         channels: Channels of the images.
         precision: Precision of the layers. Default: float32.
         batch: Images per step. Default: "auto", by device and input size.
         on_failure: Called with a member that cannot be loaded and the reason. Default: raise an error.
+        exclusive: Whether a pixel belongs to at most one class. Default: False.
+        border: Whether the last output is for borders between objects. Default: False.
 
     Returns:
         Loaded members by name, without those that failed.
@@ -99,7 +103,7 @@ def load_members(
     import keras
 
     previous_policy = keras.config.dtype_policy()
-    loader = _Loader(folder, outputs, channels, batch)
+    loader = _Loader(folder, outputs, channels, batch, exclusive, border)
     loaded: dict[str, LoadedMember] = {}
     available = devices()
     try:
@@ -122,8 +126,11 @@ def load_members(
 class _Loader:
     """Models by structure, and compiled graphs by structure and device; arguments as for `load_members`."""
 
-    def __init__(self, folder: Path, outputs: int, channels: int, batch: int | str) -> None:
+    def __init__(
+        self, folder: Path, outputs: int, channels: int, batch: int | str, exclusive: bool, border: bool
+    ) -> None:
         self._folder, self._outputs, self._channels, self._batch = folder, outputs, channels, batch
+        self._exclusive, self._border = exclusive, border
         self._models: dict[str, Any] = {}
         self._graphs: dict[tuple[str, str | None], Forward] = {}
 
@@ -134,13 +141,17 @@ class _Loader:
         config = member.model.model_copy(update={"weights": "none"})
         key = f"{config.model_dump_json()} {size}"
         if key not in self._models:
-            self._models[key] = models.build_network(config, size, self._channels, self._outputs, seed=None).model
+            border = self._border and member.task == "mask"
+            network = models.build_network(
+                config, size, self._channels, self._outputs, self._exclusive, border, seed=None
+            )
+            self._models[key] = network.model
         model = self._models[key]
         load_weights(model, weights_path(self._folder, member))
         forward = self._graphs.get((key, device)) or compile_forward(model, device)
-        loaded = LoadedMember(forward, copy_weights(model, device), batch_for(size, self._batch), device)
+        loaded = LoadedMember(forward, copy_weights(model, device), batch_for(member.input_shape, self._batch), device)
         if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it
-            loaded.predict_on_batch(np.zeros((loaded.batch, size, size, self._channels), np.uint8))
+            loaded.predict_on_batch(np.zeros((loaded.batch, *member.input_shape, self._channels), np.uint8))
             self._graphs[key, device] = forward
         return loaded
 
@@ -221,10 +232,10 @@ def precision_for(setting: str, device: str) -> str:
     return setting if setting == fast else "float32"
 
 
-def batch_for(size: int, setting: int | str = "auto") -> int:
-    """Return the images per step at an input size: a power of two, so different members' steps fit together."""
+def batch_for(shape: tuple[int, int], setting: int | str = "auto") -> int:
+    """Return the images per step at an input of this height and width: a power of two, so that steps fit together."""
     if setting != "auto":
         return int(setting)
     largest = BATCH_ON_CPU if accelerator() == "cpu" else BATCH_ON_ACCELERATOR
-    fitting = largest * min(1.0, (REFERENCE_SIZE / size) ** 2)
+    fitting = largest * min(1.0, REFERENCE_SIZE**2 / (shape[0] * shape[1]))
     return max(1, 1 << (int(fitting).bit_length() - 1)) if fitting >= 1 else 1

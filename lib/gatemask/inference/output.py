@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from gatemask.data.submission_format import SubmissionTable, reserve_disk_space
+from gatemask.data.mask_sizes import MaskSizes
+from gatemask.data.submission_format import Encoded, reserve_disk_space
+from gatemask.data.submission_table import SubmissionTable
 from gatemask.errors import GatemaskError
 
 
 class SubmissionFile:
-    """The file submission.csv. At any moment it is complete, or does not exist.
+    """The file that is submitted. At any moment it is complete, or does not exist.
 
     Args:
         path: Name of the file. The kernel's script may have written a copy of the sample submission there.
         table: Header and rows.
+        sizes: Sizes of the masks, for an archive.
     """
 
-    def __init__(self, path: Path, table: SubmissionTable) -> None:
-        self.path, self._table = path, table
+    def __init__(self, path: Path, table: SubmissionTable, sizes: MaskSizes | None = None) -> None:
+        self.path, self._table, self._sizes = path, table, sizes
         self._room = path.with_name(".room")
         self._present = "the sample submission" if path.exists() else ""
 
@@ -41,11 +43,11 @@ class SubmissionFile:
                 raise
             degraded.append(error.short())
 
-    def replace(self, encoded: Mapping[tuple[str, int], str], degraded: list[str]) -> None:
+    def replace(self, encoded: Encoded, degraded: list[str]) -> None:
         """Replace the file by one with the predicted masks; if that fails, the present one is kept.
 
         Args:
-            encoded: Encoded masks by image id and class index.
+            encoded: Encoded masks, or objects, by image id and class index.
             degraded: What went wrong; extended.
 
         Raises:
@@ -60,9 +62,9 @@ class SubmissionFile:
             reason = error.details["received"]
             degraded.append(f"The submission could not be written, and {self._present} is in its place: {reason}.")
 
-    def _write(self, encoded: Mapping[tuple[str, int], str]) -> None:
+    def _write(self, encoded: Encoded) -> None:
         try:
-            self._table.write(self.path, encoded)
+            self._table.write(self.path, encoded, self._sizes)
         except OSError as error:
             raise GatemaskError(
                 "Not enough disk space for the submission.",

@@ -17,22 +17,28 @@ from pathlib import Path
 
 import numpy as np
 
-from gatemask.config import Inference
+from gatemask.config import Inference, Rle
 from gatemask.console import progress, say
 from gatemask.data.joins import examples
+from gatemask.data.mask_sizes import MaskSizes, common_size
 from gatemask.data.readers import list_images
-from gatemask.data.submission_format import SubmissionFormat, SubmissionTable
+from gatemask.data.sources import ImageSource
+from gatemask.data.submission_format import Encoded, SubmissionFormat
+from gatemask.data.submission_table import SubmissionTable, read_sample, table_of
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.inference import networks
 from gatemask.inference.budget import Budget
-from gatemask.inference.decisions import Decider, LoadedEnsemble
-from gatemask.inference.images import InputSize, TestImageReader
+from gatemask.inference.decisions import Decider, Gates
+from gatemask.inference.images import DecodedImage, FileSizes, InputSize, TestImageReader
+from gatemask.inference.members import LoadedEnsemble
 from gatemask.inference.networks import LoadedMember
 from gatemask.inference.output import SubmissionFile
 from gatemask.inference.test_files import id_rule, is_hidden, join_rows, list_test_files
+from gatemask.inference.tiles import TilePredictor
 from gatemask.masks import rle
-from gatemask.masks.rule import Rule
+from gatemask.masks.frame import Frame, resize_map, restore_map
+from gatemask.masks.rule import Rule, decide, decide_objects
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import InferenceReport, MemberTiming
@@ -46,20 +52,20 @@ class TestSet:
     """Images and rows to predict.
 
     Args:
-        files: Paths of the test images, by id.
+        files: Files of the test images, by id.
         table: Header and rows of the submission.
         hidden: Whether there are no images because the test set is shown in the rerun only. Default: False.
     """
 
     __test__ = False  # pytest takes it for a test class
 
-    files: dict[str, Path]
+    files: dict[str, ImageSource]
     table: SubmissionTable
     hidden: bool = False
     ids: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.ids = [] if self.hidden else list(dict.fromkeys(row.image_id for row in self.table.rows))
+        self.ids = [] if self.hidden else self.table.image_ids
 
 
 def predict_test_set(
@@ -72,7 +78,7 @@ def predict_test_set(
     started: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> InferenceReport:
-    """Predict a test set, and write submission.csv and inference.json.
+    """Predict a test set, and write submission.csv (an archive: submission.zip) and inference.json.
 
     Args:
         ensemble: Contents of the dataset's ensemble.yaml.
@@ -93,14 +99,15 @@ def predict_test_set(
     degraded = [f"{name} {fault}." for name, fault in sorted(damaged.items())]
     facts, settings = ensemble.competition, ensemble.inference or Inference()
     test_set = _open_test_set(competition, facts, degraded, forgive)
-    output = SubmissionFile(working / "submission.csv", test_set.table)
+    reader = TestImageReader(test_set.files, facts.image, facts.tiles)
+    sizes = MaskSizes.of(facts.image, FileSizes(reader))
+    output = SubmissionFile(working / facts.submission.file_name, test_set.table, sizes)
     output.prepare(degraded, forgive)
     device = networks.accelerator()
     precision = networks.precision_for(settings.precision, device)
     loaded = _load_ensemble(ensemble, dataset, precision, damaged, degraded, forgive)
     budget = _budget(ensemble, loaded, begun if started is None else started, clock)
-    reader = TestImageReader(test_set.files, facts.image)
-    encoded = _predict_what_is_possible(loaded, reader, test_set, budget, forgive)
+    encoded = _predict_what_is_possible(facts, loaded, reader, test_set, budget, forgive)
     speed = budget.seconds_per_image
     output.replace(encoded, degraded)
     report = InferenceReport(
@@ -123,13 +130,13 @@ def predict_test_set(
     return report
 
 
-def _counts(test_set: TestSet, encoded: Mapping[tuple[str, int], str], budget: Budget) -> dict[str, int]:
-    rows = len(test_set.table.rows)
+def _counts(test_set: TestSet, encoded: Encoded, budget: Budget) -> dict[str, int]:
+    rows = test_set.table.rows
     return {
         "images": len(test_set.ids),
-        "rows": rows,
+        "rows": len(rows),
         "passed": budget.passed,
-        "empty": rows - len(encoded),
+        "empty": sum(row.key not in encoded for row in rows),
         "extra": len(set(test_set.files) - set(test_set.ids)),
     }
 
@@ -184,10 +191,10 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
     """List images and rows: the sample's rows, or one per image and class for competitions without a sample."""
     files = list_test_files(competition, facts, degraded, forgive)
     layout = SubmissionFormat(facts.submission, facts.classes, id_rule(facts))
-    table_of_images = layout.table_of(sorted(files))
+    table_of_images = table_of(layout, sorted(files))
     try:
         sample = facts.submission.sample
-        table = layout.read_sample(competition / sample, shared_allowed=forgive) if sample else table_of_images
+        table = read_sample(layout, competition / sample, shared_allowed=forgive) if sample else table_of_images
         if not forgive and not files:
             if not is_hidden(competition, facts):
                 raise GatemaskError(
@@ -198,8 +205,13 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
                 )
             say("The visible test set has no images: the submission is the sample's, without masks.")
             return TestSet({}, table, hidden=True)
+        own = {image_id: source.files[source.own] for image_id, source in sorted(files.items())}
+        names = {image_id: path.relative_to(competition).as_posix() for image_id, path in own.items()}
+        table = table.with_unlisted(names)
         if table.rows:
             return _joined(files, table, competition, degraded, forgive)
+        if table.unlisted:  # objects: a sample without rows lists no image that needs one
+            return TestSet(files, table)
         fault = GatemaskError("There is nothing to predict.", where=competition, received="no rows")
     except GatemaskError as error:
         fault = error
@@ -210,12 +222,12 @@ def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[st
 
 
 def _joined(
-    files: dict[str, Path], table: SubmissionTable, competition: Path, degraded: list[str], forgive: bool
+    files: dict[str, ImageSource], table: SubmissionTable, competition: Path, degraded: list[str], forgive: bool
 ) -> TestSet:
     """Return the test set; rows that share an id, or match no image, are rejected or reported."""
     if shared := table.shared_ids():
         degraded.append(f"{len(shared)} ids belong to several rows; their masks are empty: {examples(shared)}.")
-        files = {image_id: path for image_id, path in files.items() if image_id not in shared}
+        files = {image_id: source for image_id, source in files.items() if image_id not in shared}
     try:
         join_rows(files, table, competition)
     except GatemaskError as error:
@@ -246,20 +258,27 @@ def _load_ensemble(
         intact = [member for member in members if networks.weights_path(dataset, member).name not in damaged]
         on_failure = report_failure if forgive else None
         loaded = networks.load_members(
-            intact, dataset, outputs, facts.image.channels, precision, settings.batch, on_failure
+            intact,
+            dataset,
+            outputs,
+            facts.image.channels,
+            precision,
+            settings.batch,
+            on_failure,
+            facts.exclusive,
+            facts.outputs > len(facts.classes),
         )
         if members and not any(member.name in loaded for member in intact):
             degraded.append(f"No {kind} network is left.")
         return loaded
 
-    loaded = {**load("gate", ensemble.gate, 1), **load("mask", ensemble.mask, len(facts.classes))}
+    loaded = {**load("gate", ensemble.gate, len(facts.classes)), **load("mask", ensemble.mask, facts.outputs)}
     return LoadedEnsemble(
         gates=[member for member in ensemble.gate if member.name in loaded],
         masks=[member for member in ensemble.mask if member.name in loaded],
         networks=loaded,
         rules=[Rule(**values.model_dump()) for values in ensemble.class_rules],
-        size=facts.image.size,
-        exclusive=facts.exclusive,
+        border=facts.outputs > len(facts.classes),
         degraded=degraded,
         may_drop=settings.time_budget is not None,
     )
@@ -281,13 +300,18 @@ def _budget(ensemble: ShippedEnsemble, loaded: LoadedEnsemble, started: float, c
 
 
 def _predict_what_is_possible(
-    ensemble: LoadedEnsemble, reader: TestImageReader, test_set: TestSet, budget: Budget, forgive: bool
-) -> dict[tuple[str, int], str]:
+    facts: CompetitionFacts,
+    ensemble: LoadedEnsemble,
+    reader: TestImageReader,
+    test_set: TestSet,
+    budget: Budget,
+    forgive: bool,
+) -> dict[tuple[str, int], list[str]]:
     """Return the encoded masks that are not empty, by image id and class; with `forgive`, those before an error."""
-    encoded: dict[tuple[str, int], str] = {}
+    encoded: dict[tuple[str, int], list[str]] = {}
     total = len(test_set.ids)
     try:
-        _predict_masks(encoded, ensemble, reader, test_set, budget)
+        _predict_masks(encoded, facts, ensemble, reader, test_set, budget)
     except Exception as error:
         if not forgive:
             raise
@@ -299,29 +323,60 @@ def _predict_what_is_possible(
 
 
 def _predict_masks(
-    encoded: dict[tuple[str, int], str],
+    encoded: dict[tuple[str, int], list[str]],
+    facts: CompetitionFacts,
     ensemble: LoadedEnsemble,
     reader: TestImageReader,
     test_set: TestSet,
     budget: Budget,
 ) -> None:
     """Add the encoded masks that are not empty to `encoded`, by image id and class index."""
-    dialect = test_set.table.format.settings.rle
-    gate_sizes = list(dict.fromkeys(InputSize(member.records, member.size) for member in ensemble.gates))
-    records = {member.records for member in [*ensemble.gates, *ensemble.masks]}
+    gate_sizes = list(dict.fromkeys(InputSize.of(member) for member in ensemble.gates))
+    records = {member.records_shape for member in [*ensemble.gates, *ensemble.masks]}
     step = max([network.batch for network in ensemble.networks.values()], default=networks.BATCH_ON_CPU)
-
-    def encode(masks: np.ndarray) -> list[str]:
-        return [rle.encode(masks[:, :, index], dialect) for index in range(masks.shape[2])]
-
+    tiles = None if facts.tiles is None else TilePredictor(ensemble, budget, facts.tiles, step)
+    finisher = _Finisher(facts, ensemble.rules, test_set.table.format.dialect)
     keep_freed_memory()
     budget.start_images()
-    decider = Decider(ensemble, budget, step, encode)
+    decider = Decider(ensemble, budget, step, finisher.finish, tiles)
     total = len(test_set.ids)
     with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
         images = reader.stream(test_set.ids, gate_sizes, records, pool, 2 * step)
         for decision in progress(decider.decide(images, total), "images", total):
-            for index, text in enumerate(decision.encoded or ()):
-                if text != dialect.empty:
-                    encoded[decision.image_id, index] = text
+            for index, texts in enumerate(decision.encoded or ()):
+                if texts:
+                    encoded[decision.image_id, index] = list(texts)
     say(f"gate: {budget.passed} of {budget.gated} images pass")
+
+
+@dataclass(frozen=True)
+class _Finisher:
+    """The way from the averaged map of an image to what its rows hold.
+
+    Args:
+        facts: Facts of the competition.
+        rules: One rule per class.
+        dialect: How masks are encoded.
+    """
+
+    facts: CompetitionFacts
+    rules: Sequence[Rule]
+    dialect: Rle
+
+    def finish(self, image: DecodedImage, gates: Gates, averaged: np.ndarray) -> list[list[str]]:
+        """Return the encoded masks, or objects, of each class: none of an empty mask."""
+        facts = self.facts
+        size = common_size(facts.image) or image.size
+        if facts.tiles is None:
+            full_map = restore_map(averaged, Frame(facts.records or size, facts.image.fit), image.size, size)
+        else:
+            full_map = resize_map(averaged, size)
+        if facts.objects is None:
+            masks = decide(self.rules, gates, full_map, facts.exclusive)
+        else:
+            label = decide_objects(self.rules, gates, full_map, facts.exclusive)
+            if facts.submission.by_object:
+                return [rle.encode_objects(label[:, :, index], self.dialect) for index in range(label.shape[2])]
+            masks = label > 0
+        texts = [rle.encode(masks[:, :, index], self.dialect) for index in range(masks.shape[2])]
+        return [[text] if text != self.dialect.empty else [] for text in texts]

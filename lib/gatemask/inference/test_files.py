@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from gatemask.data.channel_files import with_sources, without_other_channels
 from gatemask.data.ids import IdRule, reject_shared_ids, shared_ids
 from gatemask.data.joins import IdList, examples, join_ids
+from gatemask.data.owners import ImageFile
 from gatemask.data.readers import list_images
-from gatemask.data.submission_format import SubmissionTable
+from gatemask.data.sources import ImageSource
+from gatemask.data.submission_table import SubmissionTable
 from gatemask.errors import GatemaskError
 from gatemask.results.ensemble import CompetitionFacts
 
@@ -19,8 +23,10 @@ def id_rule(facts: CompetitionFacts) -> IdRule:
     return IdRule(facts.test_images, facts.test_id)
 
 
-def list_test_files(competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool) -> dict[str, Path]:
-    """Return the paths of the test images by id.
+def list_test_files(
+    competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool
+) -> dict[str, ImageSource]:
+    """Return the files of the test images by id.
 
     Args:
         competition: Folder with the test images.
@@ -31,24 +37,26 @@ def list_test_files(competition: Path, facts: CompetitionFacts, degraded: list[s
     Raises:
         GatemaskError: Two files have one id, or a file has none; not with `forgive`.
     """
-    rule, named = id_rule(facts), list[tuple[str, str]]()
+    rule, found = id_rule(facts), list[ImageFile]()
     for path in list_images(competition, rule.images):
         name = path.relative_to(competition).as_posix()
         try:
-            named.append((rule.of_file(name), name))
+            found.append(ImageFile(path, name, rule.of_file(name), rule))
         except GatemaskError as error:
             if not forgive:
                 raise
             degraded.append(f"{name}: {error.short()}")
+    found = without_other_channels(found, competition, facts.images)
+    named = [(file.image_id, file.name) for file in found]
     if not forgive:
         reject_shared_ids(named, competition)
     elif shared := shared_ids(named):
         degraded.append(f"{len(shared)} ids belong to several files; their masks are empty: {examples(shared)}.")
-        named = [(image_id, name) for image_id, name in named if image_id not in shared]
-    return {image_id: competition / name for image_id, name in named}
+        found = [file for file in found if file.image_id not in shared]
+    return {file.image_id: file.source for file in with_sources(found, competition, facts.images)}
 
 
-def join_rows(files: dict[str, Path], table: SubmissionTable, competition: Path) -> None:
+def join_rows(files: Collection[str], table: SubmissionTable, competition: Path) -> None:
     """Report how many rows of the sample submission have an image; a folder without images is reported by its readers.
 
     Raises:

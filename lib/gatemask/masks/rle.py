@@ -58,7 +58,30 @@ def encode(mask: np.ndarray, dialect: Rle = INTERNAL) -> str:
     changes = _changes(np.asarray(mask).ravel(order="F" if dialect.order == "column" else "C"))
     if not len(changes):
         return dialect.empty
-    starts, ends = changes[::2], changes[1::2]
+    return _as_text(changes[::2], changes[1::2], dialect)
+
+
+def encode_objects(label: np.ndarray, dialect: Rle = INTERNAL) -> list[str]:
+    """Return the encoding of each object, in the order of their numbers.
+
+    Args:
+        label: int32 (height, width): 0 outside, otherwise the number of the object.
+        dialect: How starts are counted. Default: `INTERNAL`.
+
+    >>> encode_objects(np.array([[2, 1], [2, 0]]))
+    ['2 1', '0 2']
+    """
+    flat = label.ravel(order="F" if dialect.order == "column" else "C")
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)
+    ends, numbers = np.append(starts[1:], flat.size), flat[starts]
+    order = np.argsort(numbers, kind="stable")
+    order = order[np.searchsorted(numbers[order], 1) :]
+    objects = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
+    return [_as_text(starts[runs], ends[runs], dialect) for runs in objects]
+
+
+def _as_text(starts: np.ndarray, ends: np.ndarray, dialect: Rle) -> str:
+    """Return runs, given by their first pixel and the one after their last, as text."""
     first = starts.copy()
     if dialect.offsets == "relative":
         first[1:] -= ends[:-1]

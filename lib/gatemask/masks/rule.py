@@ -266,9 +266,15 @@ def claim_pixels(
     masks = np.stack(by_class, axis=2)
     if not exclusive or len(rules) == 1:
         return masks
-    claimed = np.where(masks, full_map[:, :, : len(rules)].astype(np.int16), -1)
-    disjoint: np.ndarray = masks & (np.argmax(claimed, axis=2)[:, :, None] == np.arange(len(rules)))
-    return disjoint
+    # Class by class, since the maps of a large image take most of the memory.
+    strongest, owner = (np.zeros(masks.shape[:2], kind) for kind in (np.uint8, np.uint16))
+    for index in range(len(rules)):
+        wins = masks[:, :, index] & (full_map[:, :, index] > strongest)  # what is claimed is above 0
+        np.copyto(strongest, full_map[:, :, index], where=wins)
+        owner[wins] = index
+    for index in range(len(rules)):
+        masks[:, :, index] &= owner == index
+    return masks
 
 
 def keep_components(mask: np.ndarray, full_map: np.ndarray, rule: Rule) -> np.ndarray:

@@ -132,7 +132,7 @@ def blend_tiles(
     """
     result = np.zeros((*size, outputs), np.uint8)
     done = 0
-    for first, rows in _finished_rows(size, tile, origins, maps, outputs):
+    for first, rows in finished_rows(size, tile, origins, maps, outputs):
         result[first : first + len(rows)] = rows
         done = first + len(rows)
     if done < size[0]:
@@ -140,10 +140,14 @@ def blend_tiles(
     return result
 
 
-def _finished_rows(
+def finished_rows(
     size: tuple[int, int], tile: int, origins: Iterable[Origin], maps: Iterable[np.ndarray], outputs: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield rows that no further tile reaches, uint8 (rows, width, outputs), with the number of the first."""
+    """Yield rows that no further tile reaches, uint8 (rows, width, outputs), with the number of the first.
+
+    Arguments as for `blend_tiles`. The rows depend on the positions only, so the maps of several members can be blended
+    side by side.
+    """
     weight = blending_weight(tile)
     total, weights = np.zeros((tile, size[1], outputs), np.float32), np.zeros((tile, size[1], 1), np.float32)
     top, height = 0, 0  # of the rows in `total`

@@ -10,7 +10,21 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError, field_serializer
 
-from gatemask.config import Augment, Competition, Inference, Model, Picture, SubmissionSettings, View
+from gatemask.config import (
+    Augment,
+    ChannelFiles,
+    Competition,
+    Images,
+    Inference,
+    Model,
+    Objects,
+    Picture,
+    Stack,
+    SubmissionSettings,
+    Tiles,
+    View,
+)
+from gatemask.config.base import Strict, both_sides
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 from gatemask.results.rules import ClassRules, Frozen, RuleValues
@@ -29,6 +43,11 @@ class CompetitionFacts(Frozen):
         classes: Names of the classes.
         exclusive: Whether a pixel belongs to at most one class. Default: False.
         submission: Format of the submission.
+        records: Height and width of the records, for the frame of images that are not stretched. Default: none.
+        tiles: How large images are cut. Default: not at all.
+        sources: Files of each image, where there are several. Default: one of all channels.
+        stack: Neighboring slices as channels. Default: none.
+        objects: How objects are told apart, where the competition lists or scores them. Default: not at all.
     """
 
     name: str
@@ -38,11 +57,23 @@ class CompetitionFacts(Frozen):
     submission: SubmissionSettings
     test_id: str | None = None
     exclusive: bool = False
+    records: tuple[int, int] | None = None
+    tiles: Tiles | None = None
+    sources: list[ChannelFiles] | None = None
+    stack: Stack | None = None
+    objects: Objects | None = None
 
     @classmethod
     def of(cls, comp: Competition) -> Self:
-        """Return the facts of a competition."""
+        """Return the facts of a competition; those that few competitions need only where they do."""
         test = comp.test or comp.train
+        needed: dict[str, object] = {
+            "records": comp.records.shape if comp.image.fit != "stretch" else None,
+            "tiles": comp.tiles,
+            "sources": test.sources if len(test.sources) > 1 or test.sources[0].channels != 1 else None,
+            "stack": test.stack,
+            "objects": comp.objects,
+        }
         return cls(
             name=comp.name,
             image=comp.image,
@@ -51,11 +82,27 @@ class CompetitionFacts(Frozen):
             classes=comp.classes,
             exclusive=comp.exclusive,
             submission=comp.submission,
+            **{name: value for name, value in needed.items() if value is not None},
         )
 
-    @field_serializer("image", "submission")
-    def _section_as_written(self, section: Picture | SubmissionSettings) -> dict[str, JsonValue]:
-        return section.model_dump(mode="json")
+    @property
+    def images(self) -> Images:
+        """Section `test` of competition.yaml: the files of each test image."""
+        several: dict[str, str | ChannelFiles] = {str(place): part for place, part in enumerate(self.sources or ())}
+        return Images(images=several or self.test_images, stack=self.stack, id=self.test_id)
+
+    @property
+    def outputs(self) -> int:
+        """Number of maps of a mask network: one per class, and one for borders between objects."""
+        return len(self.classes) + (self.objects is not None and self.objects.border)
+
+    @field_serializer("image", "submission", "tiles", "stack", "objects")
+    def _section_as_written(self, section: Strict | None) -> dict[str, JsonValue] | None:
+        return None if section is None else section.model_dump(mode="json")
+
+    @field_serializer("sources")
+    def _sources_as_written(self, sources: list[ChannelFiles] | None) -> list[dict[str, JsonValue]] | None:
+        return None if sources is None else [source.model_dump(mode="json") for source in sources]
 
 
 class ShippedScore(Frozen):
@@ -129,6 +176,16 @@ class ShippedMember(Frozen):
     augment: list[Augment] = Field(default_factory=list)
     model: Model
     view_weights: list[float] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        """Height and width of its input, in pixels."""
+        return both_sides(self.size)
+
+    @property
+    def records_shape(self) -> tuple[int, int]:
+        """Height and width of the records it was trained on, in pixels."""
+        return both_sides(self.records)
 
     @field_serializer("tta")
     def _tta_as_written(self, views: list[View]) -> list[dict[str, JsonValue]]:

@@ -65,6 +65,30 @@ class CheckResult(SubmissionSummary):
     difference: SubmissionDifference | None = None
 
 
+class FoldCheckResult(CommandResult):
+    """Result of `gatemask submission check COMP --fold K`.
+
+    Args:
+        fold: Number of the fold.
+        images: Number of its images.
+        rows: Number of rows of the file: one per image and class, whatever the format.
+        metric: Name of the metric.
+        submission: Path of the file.
+        score: Score of the masks that are read from the file.
+        tuned: Score of the fold in tuning.
+        notes: What the dialect of the file rests on, one sentence each.
+    """
+
+    fold: int
+    images: int
+    rows: int
+    metric: str
+    submission: str
+    score: float
+    tuned: float
+    notes: list[str]
+
+
 class MemberTiming(CommandResult):
     """Time a member took in the submission kernel.
 

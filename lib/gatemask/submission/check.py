@@ -1,85 +1,67 @@
-"""Check a submission: each row once, the sample's header, decodable masks, no forbidden overlap of classes."""
+"""Check a submission: each row once, the sample's header, decodable masks, no overlap that is forbidden."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Rle
 from gatemask.console import progress, say, table
 from gatemask.data import submission_dialect
 from gatemask.data.joins import find_repair
 from gatemask.data.manifest import read_test_images
+from gatemask.data.mask_sizes import MaskSizes, sizes_in
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
-from gatemask.data.submission_format import Row, SubmissionFormat, allow_long_cells
-from gatemask.data.truth import Masks
+from gatemask.data.submission_format import Row, SubmissionFormat
+from gatemask.data.submission_table import SubmissionTable, read_sample, table_of
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.masks import rle
-from gatemask.masks.metrics import METRICS, dice_of_masks, total
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.project import Project
 from gatemask.results.submission import CheckResult, SubmissionDifference, SubmissionSummary
+from gatemask.submission.reading import SubmissionLine, by_image, invalid, read_lines
 
 LARGE_MB = 100.0  # Kaggle may reject larger files, and takes long to score them
 UNUSUAL_RATIO = 2.0  # between the share of images with a mask in the submission and in training
 
 
-class SubmissionLine(NamedTuple):
-    """One line of a submission file, its mask still encoded.
-
-    Args:
-        row: Image and class.
-        encoded: The mask, run-length encoded.
-        where: File and line, for messages.
-    """
-
-    row: Row
-    encoded: str
-    where: str
-
-
-def check_submission(path: Path, comp: Competition, expected: Sequence[Row]) -> SubmissionSummary:
+def check_submission(
+    path: Path, comp: Competition, expected: SubmissionTable, sizes: MaskSizes | None = None
+) -> SubmissionSummary:
     """Read a submission as strictly as Kaggle does.
 
     Args:
         path: The submission file.
-        comp: Competition, for columns, RLE dialect, image size and classes.
-        expected: Rows that the file must have, see `expected_rows`.
+        comp: Competition, for columns, RLE dialect and classes.
+        expected: Rows that the file must have, see `expected_table`.
+        sizes: Sizes of the masks. Default: those of competition.yaml, where all have one size.
 
     Raises:
         GatemaskError: The file is not a valid submission; the message names the first faulty row.
     """
-    lines = list(read_lines(path, comp))
-    counts = Counter((line.row.name, line.row.class_index) for line in lines)
-    if repeated := [key for key, count in counts.items() if count > 1]:
-        raise _invalid("A row occurs more than once.", path, _row_name(repeated[0], comp), "each id once")
-    required = {(row.name, row.class_index) for row in expected}
-    missing, unknown = required - set(counts), set(counts) - required
-    if missing or unknown:
-        example = _row_name(sorted(missing or unknown)[0], comp)
-        received = f"{len(missing)} missing, {len(unknown)} unknown, such as {example}"
-        what = "The rows do not match the test set."
-        raise _invalid(what, path, received, f"{len(required)} rows", _repair(missing, unknown))
-    masked: dict[str, list[SubmissionLine]] = {}
-    for line in lines:
-        if not rle.is_empty(line.encoded, comp.submission.rle):
-            masked.setdefault(line.row.image_id, []).append(line)
+    sizes, dialect = sizes or MaskSizes.of(comp.image), expected.format.dialect
+    lines = list(read_lines(path, comp, expected, sizes))
+    keys = [_key(line.row) for line in lines]
+    if comp.submission.by_object:
+        _check_object_rows(lines, expected, path, comp)
+    else:
+        _check_rows(keys, expected, path, comp)
+    masked = by_image(line for line in lines if not rle.is_empty(line.encoded, dialect))
     for image_lines in progress(list(masked.values()), "checking"):
-        _check_masks(image_lines, comp)
+        _check_masks(image_lines, comp, sizes, dialect)
     empty = len(lines) - sum(map(len, masked.values()))
+    present, listed = dict.fromkeys(keys), dict.fromkeys(_key(row) for row in expected.rows)
     return SubmissionSummary(
         rows=len(lines),
-        images=len({row.image_id for row in expected}),
+        images=len({row.image_id for row in expected.rows} | {line.row.image_id for line in lines}),
         empty=empty,
         empty_share=round(empty / max(1, len(lines)), 4),
-        in_order=[(line.row.name, line.row.class_index) for line in lines]
-        == [(row.name, row.class_index) for row in expected],
+        in_order=[key for key in present if key in listed] == [key for key in listed if key in present],
         megabytes=round(path.stat().st_size / 1e6, 2),
     )
 
@@ -94,91 +76,112 @@ def _repair(missing: set[tuple[str, int]], unknown: set[tuple[str, int]]) -> str
     return f"{cause}: {theirs} should be {ours}. "
 
 
-def _check_masks(lines: Sequence[SubmissionLine], comp: Competition) -> None:
-    """Decode the masks of one image, and reject overlapping classes where the competition forbids them."""
-    taken: np.ndarray | None = None
+def _key(row: Row) -> tuple[str, int]:
+    return row.name, row.class_index
+
+
+def _check_rows(keys: Sequence[tuple[str, int]], expected: SubmissionTable, path: Path, comp: Competition) -> None:
+    """Raise unless each row of the sample occurs once, and no other."""
+    counts = Counter(keys)
+    if repeated := [key for key, count in counts.items() if count > 1]:
+        raise invalid("A row occurs more than once.", path, _row_name(repeated[0], comp), "each id once")
+    required = {_key(row) for row in expected.rows}
+    missing, unknown = required - set(counts), set(counts) - required
+    if missing or unknown:
+        raise _other_rows(missing, unknown, len(required), path, comp)
+
+
+def _check_object_rows(
+    lines: Sequence[SubmissionLine], expected: SubmissionTable, path: Path, comp: Competition
+) -> None:
+    """Raise unless each image of the sample has a row, no other image has one, and no row says empty beside objects."""
+    listed = by_image(SubmissionLine(row, "", "") for row in expected.rows)
+    present = by_image(lines)
+    allowed = {(row.name, row.image_id) for row in [*expected.rows, *expected.unlisted]}
+    unknown = {_key(line.row) for line in lines if (line.row.name, line.row.image_id) not in allowed}
+    missing = {_key(rows[0].row) for image_id, rows in listed.items() if image_id not in present}
+    # Listed with every class, an image needs a row for each.
+    for image_id, rows in listed.items():
+        if image_id in present and len(rows) == len(comp.classes):
+            classes = {line.row.class_index for line in present[image_id]}
+            missing |= {_key(line.row) for line in rows if line.row.class_index not in classes}
+    if missing or unknown:
+        raise _other_rows(missing, unknown, len(expected.rows), path, comp)
+    for of_image in present.values():
+        for key, count in Counter(line.row.key for line in of_image).items():
+            of_class = [line for line in of_image if line.row.key == key]
+            empty = [line for line in of_class if rle.is_empty(line.encoded, comp.submission.rle)]
+            if count > 1 and empty:
+                raise invalid(
+                    "An image has a row without an object beside others.",
+                    empty[0].where,
+                    f"{count} rows",
+                    "objects only, or one row without an object",
+                )
+
+
+def _other_rows(
+    missing: set[tuple[str, int]], unknown: set[tuple[str, int]], count: int, path: Path, comp: Competition
+) -> GatemaskError:
+    example = _row_name(sorted(missing or unknown)[0], comp)
+    received = f"{len(missing)} missing, {len(unknown)} unknown, such as {example}"
+    return invalid("The rows do not match the test set.", path, received, f"{count} rows", _repair(missing, unknown))
+
+
+def _check_masks(lines: Sequence[SubmissionLine], comp: Competition, sizes: MaskSizes, dialect: Rle) -> None:
+    """Decode the masks of one image, and reject overlapping objects, and overlapping classes where it is forbidden."""
+    taken: dict[int, np.ndarray] = {}
     for line in lines:
-        mask = rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where, ordered=True)
-        if taken is not None and comp.exclusive and (taken & mask).any():
-            received = f"{int((taken & mask).sum())} pixels with two classes"
-            raise _invalid("Masks of two classes overlap.", line.where, received, "at most one class per pixel")
-        taken = mask if taken is None else taken | mask
+        row = line.row
+        mask = rle.decode(line.encoded, sizes[row.image_id], dialect, line.where, ordered=True)
+        for index, other in taken.items():
+            if (index == row.class_index or comp.exclusive) and (both := int((other & mask).sum())):
+                if index == row.class_index:
+                    raise invalid(
+                        "Objects of one class overlap.",
+                        line.where,
+                        f"{both} pixels in two objects",
+                        "at most one object per pixel",
+                    )
+                raise invalid(
+                    "Masks of two classes overlap.",
+                    line.where,
+                    f"{both} pixels with two classes",
+                    "at most one class per pixel",
+                )
+        taken[row.class_index] = taken[row.class_index] | mask if row.class_index in taken else mask
 
 
-def read_lines(path: Path, comp: Competition) -> Iterator[SubmissionLine]:
-    """Yield the lines of a submission in the order of the file."""
-    if not path.is_file():
-        raise _invalid("The submission file is missing.", path, "nothing", "submission.csv")
-    layout = SubmissionFormat.of(comp)
-    allow_long_cells()
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        try:
-            header = next(reader, None)
-            if header is None or sorted(header) != sorted(layout.columns):
-                raise _invalid("The header differs from the sample's.", path, header or "an empty file", layout.columns)
-            for number, cells in enumerate(reader, start=2):
-                where = f"{path}, row {number}"
-                if len(cells) != len(header):
-                    raise _invalid("A row has the wrong number of columns.", where, len(cells), len(header))
-                yield _parse_line(dict(zip(header, cells, strict=True)), layout, where)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise _invalid("The submission is not a CSV table.", path, error, "CSV in UTF-8") from None
-
-
-def _parse_line(cells: dict[str, str], layout: SubmissionFormat, where: str) -> SubmissionLine:
-    row = layout.parse_row(cells, where)
-    name, encoded = cells[layout.settings.id], cells[layout.settings.mask]
-    empty = layout.settings.rle.empty
-    if name != name.strip():
-        raise _invalid("An id has spaces around it.", where, repr(name), repr(name.strip()))
-    if not encoded.isascii():
-        expected = "digits, spaces and the text for an empty mask"
-        raise _invalid("A mask contains a character that is not ASCII.", where, ascii(encoded)[:60], expected)
-    if not encoded.strip() and empty:
-        raise _invalid("A mask is blank.", where, "nothing", f"'{empty}' for an empty mask")
-    return SubmissionLine(row, encoded, f"{where}, image {row.image_id}")
-
-
-def read_masks(path: Path, comp: Competition) -> Iterator[tuple[Row, np.ndarray]]:
-    """Yield each row with its decoded mask, bool (height, width)."""
-    for line in read_lines(path, comp):
-        yield line.row, rle.decode(line.encoded, comp.image.size, comp.submission.rle, line.where)
-
-
-def score_submission(path: Path, comp: Competition, truth: Masks) -> float:
-    """Return the competition's metric for a submission of one class.
-
-    Args:
-        path: The submission file.
-        comp: Competition, for format and metric.
-        truth: True masks of the test images.
-    """
-    pixel_counts = []
-    for row, mask in read_masks(path, comp):
-        true = truth[row.image_id][:, :, 0]
-        pixel_counts.append([(true & mask).sum(), mask.sum(), true.sum()])
-    counts = np.array(pixel_counts, float)
-    return total(*METRICS[comp.metric](*(counts[:, [column]] for column in range(3))))
-
-
-def expected_rows(folder: Path, comp: Competition, ids: Sequence[str]) -> list[Row]:
+def expected_table(folder: Path, comp: Competition, files: Mapping[str, str]) -> SubmissionTable:
     """Return the rows that a submission must have.
 
     Args:
-        folder: Folder with the sample submission; where it has none, the rows follow from `ids`.
+        folder: Folder with the sample submission; where it has none, the rows follow from `files`.
         comp: Competition, for format and name of the sample.
-        ids: Ids of the test images.
+        files: Path of each test image, by id.
     """
     layout, sample = SubmissionFormat.of(comp), comp.submission.sample
     if sample and (folder / sample).exists():
-        return list(layout.read_sample(folder / sample).rows)
-    return list(layout.table_of(sorted(ids)).rows)
+        return read_sample(layout, folder / sample).with_unlisted(files)
+    return table_of(layout, sorted(files))
 
 
-def visible_rows(project: Project, comp: Competition) -> list[Row]:
+def visible_table(project: Project, comp: Competition) -> SubmissionTable:
     """Return the rows that a submission for the visible test set must have."""
-    return expected_rows(raw_folder(project, comp), comp, list(read_test_images(project, comp)["image_id"]))
+    images = read_test_images(project, comp)
+    files = dict(zip(images["image_id"].astype(str), images["path"], strict=True))
+    return expected_table(raw_folder(project, comp), comp, files)
+
+
+def visible_sizes(project: Project, comp: Competition) -> MaskSizes:
+    """Return the sizes of the masks of test images, or of the hold-out; those in the manifest where they are mixed."""
+    known = project.data / "manifest.json"
+    return MaskSizes.of(comp.image, sizes_in(read_test_images(project, comp)) if known.exists() else None)
+
+
+def training_sizes(project: Project, comp: Competition) -> MaskSizes:
+    """Return the sizes of the masks of training images; those in the manifest where they are mixed."""
+    return MaskSizes.of(comp.image, sizes_in(read_manifest(project, "train")))
 
 
 # --- gatemask submission check ------------------------------------------------------------------------------
@@ -196,26 +199,41 @@ def inspect_submission(project: Project, comp: Competition, path: Path, against:
     Raises:
         GatemaskError: One of the files is not a valid submission.
     """
-    summary = check_submission(path, comp, visible_rows(project, comp))
+    expected, sizes = visible_table(project, comp), visible_sizes(project, comp)
+    summary = check_submission(path, comp, expected, sizes)
     share = train_empty_share(project, comp)
-    texts = [line.encoded for line in read_lines(path, comp)]
     notes = [
         *submission_dialect.dialect_notes(comp, raw_folder(project, comp)),
-        *submission_dialect.contradictions(texts, comp.submission.rle, comp.image.size),
+        *_contradictions(path, comp, expected, sizes),
         *_unusual_properties(summary, share),
     ]
     result = CheckResult(**dict(summary), train_empty_share=share, sha256=sha256(path), notes=notes)
     if against is None:
         return result
-    return result.model_copy(update={"difference": _compare(path, against, comp)})
+    return result.model_copy(update={"difference": _compare(path, against, comp, expected, sizes)})
+
+
+def _contradictions(path: Path, comp: Competition, expected: SubmissionTable, sizes: MaskSizes) -> list[str]:
+    """Return what in the runs speaks against the dialect; nothing where masks have no dialect, or many sizes."""
+    if comp.submission.archive is not None or sizes.common is None:
+        return []
+    texts = [line.encoded for line in read_lines(path, comp, expected, sizes)]
+    return submission_dialect.contradictions(texts, comp.submission.rle, sizes.common)
 
 
 def train_empty_share(project: Project, comp: Competition) -> float | None:
-    """Return the share of training images without a mask; None without a manifest, or with several classes."""
-    if len(comp.classes) > 1 or not (project.data / "manifest.json").exists():
+    """Return the share of training images, or of their classes, without a mask; None where rows are not comparable."""
+    if comp.submission.by_object or not (project.data / "manifest.json").exists():
         return None
     train = read_manifest(project, "train")
-    return round(1 - float(train["label"].mean()), 4) if len(train) else None
+    if not len(train):
+        return None
+    if len(comp.classes) == 1:
+        return round(1 - float(train["label"].mean()), 4)
+    if "classes" not in train:  # of an older manifest
+        return None
+    present = train["classes"].str.split().str.len().sum()
+    return round(1 - float(present) / (len(train) * len(comp.classes)), 4)
 
 
 def _unusual_properties(summary: SubmissionSummary, train_share: float | None) -> list[str]:
@@ -235,28 +253,48 @@ def _unusual_properties(summary: SubmissionSummary, train_share: float | None) -
     return notes
 
 
-def _compare(path: Path, against: Path, comp: Competition) -> SubmissionDifference:
-    earlier_lines = {(line.row.image_id, line.row.class_index): line for line in read_lines(against, comp)}
+def _compare(
+    path: Path,
+    against: Path,
+    comp: Competition,
+    expected: SubmissionTable | None = None,
+    sizes: MaskSizes | None = None,
+) -> SubmissionDifference:
+    sizes = sizes or MaskSizes.of(comp.image)
+    earlier, present = (_by_row(read_lines(file, comp, expected, sizes)) for file in (against, path))
+    missing = [key for key in present if key not in earlier]
+    if missing and not comp.submission.by_object:
+        received = f"without {present[missing[0]][0].row.name}"
+        raise invalid("The earlier submission has other rows.", against, received, "the same rows")
     emptied = filled = changed = 0
     agreement = []
-    for line in read_lines(path, comp):
-        earlier = earlier_lines.get((line.row.image_id, line.row.class_index))
-        if earlier is None:
-            missing = f"without {line.row.name}"
-            raise _invalid("The earlier submission has other rows.", against, missing, "the same rows")
-        if line.encoded == earlier.encoded:
+    dialect = SubmissionFormat.of(comp).dialect
+    for key in dict.fromkeys([*present, *(earlier if comp.submission.by_object else ())]):
+        versions = present.get(key, []), earlier.get(key, [])
+        if [line.encoded for line in versions[0]] == [line.encoded for line in versions[1]]:
             agreement.append(1.0)
             continue
-        after, before = (
-            rle.decode(version.encoded, comp.image.size, comp.submission.rle, version.where)
-            for version in (line, earlier)
-        )
+        after, before = (_united(lines, sizes[key[0]], dialect) for lines in versions)
         changed += bool((after != before).any())
         emptied += bool(before.any() and not after.any())
         filled += bool(after.any() and not before.any())
         agreement.append(dice_of_masks(before, after))
     mean = round(float(np.mean(agreement)), 6) if agreement else 1.0
     return SubmissionDifference(against=str(against), changed=changed, emptied=emptied, filled=filled, agreement=mean)
+
+
+def _by_row(lines: Iterable[SubmissionLine]) -> dict[tuple[str, int], list[SubmissionLine]]:
+    grouped: dict[tuple[str, int], list[SubmissionLine]] = {}
+    for line in lines:
+        grouped.setdefault(line.row.key, []).append(line)
+    return grouped
+
+
+def _united(lines: Sequence[SubmissionLine], size: tuple[int, int], dialect: Rle) -> np.ndarray:
+    united = np.zeros(size, bool)
+    for line in lines:
+        united |= rle.decode(line.encoded, size, dialect, line.where)
+    return united
 
 
 def print_check(result: CheckResult) -> None:
@@ -280,13 +318,3 @@ def print_check(result: CheckResult) -> None:
 
 def _row_name(key: tuple[str, int], comp: Competition) -> str:
     return key[0] if len(comp.classes) == 1 else f"{key[0]} (class {comp.classes[key[1]]})"
-
-
-def _invalid(what: str, where: object, received: object, expected: object, cause: str = "") -> GatemaskError:
-    return GatemaskError(
-        what,
-        where=where,
-        received=received,
-        expected=expected,
-        do=f"{cause}Do not submit this file; run gatemask package and gatemask rehearse again.",
-    )

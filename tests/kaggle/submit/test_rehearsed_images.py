@@ -116,8 +116,8 @@ def test_training_images_stand_in_for_a_hidden_test_set(tmp_path: Path, pattern:
     assert all(path.relative_to(rehearsal.competition).parts[0] == pattern.split("/")[0] for path in files)
     # What the saved version writes for the visible test set.
     rehearsal.kernel_submission.write_text("ImageId,EncodedPixels\n" + "".join(f"{name},1 2\n" for name in visible))
-    visible_rows = [rehearse.Row(name, name, 0) for name in rows]
-    written = rehearsal._translate_back(tmp_path / "submission.csv", visible, visible_rows, True)
+    table = rehearse.table_of(rehearse.SubmissionFormat.of(comp), rows)
+    written = rehearsal._translate_back(tmp_path / "submission.csv", visible, table, True)
     assert written.read_text() == "ImageId,EncodedPixels\n" + "".join(f"{name},\n" for name in rows)
 
 

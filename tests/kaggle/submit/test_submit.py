@@ -20,6 +20,7 @@ from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.submit import package, submission_records, submit
 from gatemask.project import Project
 from gatemask.submission import check
+from gatemask.submission.scoring import score_submission
 from tests.conftest import Loop, gatemask, kill_when
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
 from tests.kaggle.cloud_http import requests_of
@@ -631,9 +632,7 @@ def test_the_real_package_from_the_loop_to_a_score(
         code = sandbox.run([*prefix, str(python), str(script)], run.kaggle, run.folder, run.timeout_s)
         return -9 if code is None else code
 
-    cloud = Cloud(
-        tmp_path / "cloud", runner=machine, score=lambda file: (check.score_submission(file, comp, truth), None)
-    )
+    cloud = Cloud(tmp_path / "cloud", runner=machine, score=lambda file: (score_submission(file, comp, truth), None))
     with serve(cloud):
         for name, value in cloud.environment(tmp_path / "home").items():
             monkeypatch.setenv(name, value)
@@ -642,5 +641,5 @@ def test_the_real_package_from_the_loop_to_a_score(
     assert cloud.errors == []
     assert (result["state"], result["version"], result["degraded"]) == ("scored", 1, [])
     rehearsed = read_json(project.runs / "rehearsal/result.json")
-    assert result["images"] == len(check.visible_rows(project, comp))
+    assert result["images"] == len(check.visible_table(project, comp).image_ids)
     assert result["public"] == pytest.approx(rehearsed["submission_score"], abs=1e-4)

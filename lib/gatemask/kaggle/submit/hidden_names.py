@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from gatemask.config.path_patterns import part_names, path_pattern
+from gatemask.config.path_patterns import PathPattern, part_names, path_pattern
 from gatemask.data.ids import IdRule, without_extension
 from gatemask.errors import GatemaskError
 
@@ -53,7 +53,11 @@ def hidden_name(rule: IdRule, image_id: str, name: str, copy: int, taken: Collec
             continue
         if hidden_id != image_id and hidden_id not in taken and path_pattern(rule.images).readings(changed):
             return HiddenName(hidden_id, changed, image_id, name)
-    raise GatemaskError(
+    raise _no_other_name(rule, name)
+
+
+def _no_other_name(rule: IdRule, name: str) -> GatemaskError:
+    return GatemaskError(
         "No other name was found for a test image, so a hidden test set cannot be imitated.",
         where=name,
         received=f"the pattern {rule.images}" + (f" with id {rule.id}" if rule.id else ""),
@@ -62,12 +66,61 @@ def hidden_name(rule: IdRule, image_id: str, name: str, copy: int, taken: Collec
     )
 
 
-def stand_in_name(pattern: str, name: str) -> str:
+def hidden_volume(
+    rule: IdRule, slices: Sequence[tuple[str, str]], by: str, copy: int, taken: Collection[str]
+) -> list[HiddenName]:
+    """Return new names for the slices of one volume, which stay together and in their order.
+
+    Args:
+        rule: How ids of test images are made.
+        slices: Id, and path below the raw folder, of each slice.
+        by: Named part that numbers the slices.
+        copy: Number of the copy, from 0.
+        taken: Ids in use.
+
+    Raises:
+        GatemaskError: No name fits the patterns.
+    """
+    pattern = path_pattern(rule.images)
+    others = [part for part in reversed(part_names(rule.images)) if part != by]
+    changes: list[Callable[[str], str]] = [
+        partial(change, hashlib.sha256(f"{slices[0][0]} {copy} {attempt}".encode()).hexdigest())
+        for change in (_as_word, _with_other_digits, _with_other_characters)
+        for attempt in range(ATTEMPTS)
+    ]
+    ways = [(part, change) for change in changes for part in others]
+    # A volume that has no name of its own: its slices get numbers with one more digit.
+    for part, change in ways or [(by, _as_later_number)]:
+        renamed = [_with_part(pattern, name, part, change) for _, name in slices]
+        try:
+            ids = [rule.of_file(name) for name in renamed]
+        except GatemaskError:
+            continue
+        if len(set(ids)) == len(ids) and not {*ids} & {*taken, *(image_id for image_id, _ in slices)}:
+            return [HiddenName(new, name, *old) for new, name, old in zip(ids, renamed, slices, strict=True)]
+    raise _no_other_name(rule, slices[0][1])
+
+
+def _with_part(pattern: PathPattern, name: str, part: str, change: Callable[[str], str]) -> str:
+    """Return a path with another text for one of its named parts."""
+    pieces = pattern.pieces(name) or [name]
+    for place, own in enumerate(pattern.order):
+        if own == part and len(pieces) > 2 * place + 1:
+            pieces[2 * place + 1] = change(pieces[2 * place + 1])
+    return "".join(pieces)
+
+
+def _as_later_number(text: str) -> str:
+    return re.sub(r"[0-9]+", lambda digits: f"1{digits[0]}", text, count=1)
+
+
+def stand_in_name(pattern: str, name: str, parts: Mapping[str, str] | None = None) -> str:
     """Return a path that fits a pattern, for an image that does not: in place of one that is hidden.
 
     Args:
         pattern: Glob of the test images.
         name: Path of the image.
+        parts: Texts of named parts. Default: that of the file's name for each.
 
     >>> stand_in_name("test/**/{case}/*.png", "train/a7.png"), stand_in_name("stage_*/images/*", "train/a7.dcm")
     ('test/a7/a7.png', 'stage_a7/images/a7.dcm')
@@ -75,7 +128,11 @@ def stand_in_name(pattern: str, name: str) -> str:
     last = name.rpartition("/")[2]
     stem = without_extension(last)
     folders = [part for part in pattern.split("/") if part != "**"]
-    filled = [re.sub(r"\*+|\?|\[[^\]]*\]|\{[^}]*\}", stem, part) for part in folders]
+
+    def fill(wildcard: re.Match[str]) -> str:
+        return (parts or {}).get(wildcard[0].strip("{}"), stem)
+
+    filled = [re.sub(r"\*+|\?|\[[^\]]*\]|\{[^}]*\}", fill, part) for part in folders]
     suffix = last[len(stem) :] if without_extension(filled[-1]) == filled[-1] else ""
     return "/".join(filled) + suffix
 

@@ -182,7 +182,11 @@ def fill_kernel(kernel: Path, comp: Competition, owner: str, dataset: str, hours
         hours: Kaggle's time limit, in hours. Default: that of `inference.hours`.
     """
     script = (wheels.LIST.parent / "inference.py").read_text(encoding="utf-8")
-    for placeholder, value in (('SAMPLE = ""', comp.submission.sample or ""), ("HOURS = 9.0", float(hours))):
+    for placeholder, value in (
+        ('SAMPLE = ""', comp.submission.sample or ""),
+        ('NAME = "submission.csv"', comp.submission.file_name),
+        ("HOURS = 9.0", float(hours)),
+    ):
         assert script.count(f"\n{placeholder}  #") == 1, placeholder
         script = script.replace(placeholder, f"{placeholder.split()[0]} = {json.dumps(value)}", 1)
     write_text(kernel / "inference.py", script)

@@ -4,7 +4,8 @@
     runs/<comp>/rehearsal/kaggle/input/competitions/<slug>/       test images and sample submission under other ids
     runs/<comp>/rehearsal/kaggle/working/submission.csv           the kernel's submission
     runs/<comp>/rehearsal/submission.csv                          the same for the visible test images; if only some
-                                                                  were taken, part-of-submission.csv
+                                                                  were taken, part-of-submission.csv. An archive of
+                                                                  masks is called submission.zip
     runs/<comp>/rehearsal/log.txt
     runs/<comp>/rehearsal/result.json                             written last
 
@@ -15,39 +16,44 @@ submission is checked as strictly as Kaggle does, and translated back to the vis
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from gatemask.config import METRIC_TITLES, Competition, Ensemble
 from gatemask.console import say, table
 from gatemask.data.ids import test_rule
+from gatemask.data.image_files import image_files
 from gatemask.data.joins import IdList, join_ids
+from gatemask.data.mask_sizes import MaskSizes, common_size
 from gatemask.data.raw_folder import raw_folder
 from gatemask.data.split import read_manifest
 from gatemask.data.submission_dialect import dialect_notes
-from gatemask.data.submission_format import Row, SubmissionFormat, SubmissionTable
+from gatemask.data.submission_format import Row, SubmissionFormat
+from gatemask.data.submission_table import SubmissionTable, read_sample, table_of
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object, sha256
 from gatemask.kaggle.image import sandbox
-from gatemask.kaggle.submit.hidden_names import HiddenName, hidden_name, stand_in_name
+from gatemask.kaggle.submit.hidden_files import hide_images
+from gatemask.kaggle.submit.hidden_names import HiddenName
 from gatemask.kaggle.submit.outdated import require_present_settings
 from gatemask.kaggle.submit.package import package_stamp, require_package
 from gatemask.kaggle.submit.rehearsed_images import RehearsedImages, choose_images
+from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.submission import InferenceReport, KernelRun, RehearsalResult, SubmissionSummary
 from gatemask.stage import Outputs, Stage, Stamp
 from gatemask.submission import check
+from gatemask.submission.scoring import score_submission
 
 TIME_LIMIT_S = 9 * 3600
 MAX_IMAGES = 300  # enough to measure the time per image
-REPEATED = 3  # images that the hidden test set contains twice
 ROW_BYTES = 2_000  # memory that one more row needs
+ONE_PIXEL = (1, 1)  # size of masks in an archive for images that cannot be read
 AGAIN = "package and rehearse again"
 
 
@@ -169,7 +175,7 @@ class _Rehearsal:
 
     @property
     def kernel_submission(self) -> Path:
-        return self.kaggle / "working" / "submission.csv"
+        return self.kaggle / "working" / self.comp.submission.file_name
 
     def run(self, most: int, image: bool) -> tuple[RehearsalResult, Outputs]:
         """Mount a hidden test set, run the kernel, check its submission and translate it; arguments as above."""
@@ -181,15 +187,15 @@ class _Rehearsal:
         python = sandbox.python_of_image_versions() if image else None
         visible_ids = self.mount(images)
         run = self._run_kernel(python)
-        hidden_rows = check.expected_rows(self.competition, comp, list(visible_ids))
-        summary = check.check_submission(self.kernel_submission, comp, hidden_rows)
+        sizes = self._hidden_sizes(visible_ids, images.stand_ins)
+        summary = check.check_submission(self.kernel_submission, comp, self._hidden_table(), sizes)
         report = self._read_report()
         _require_one_size(report, comp)
         self._require_readable(report, visible_ids)
-        rows = check.expected_rows(raw_folder(project, comp), comp, [] if images.stand_ins else list(images.paths))
+        visible = check.expected_table(raw_folder(project, comp), comp, {} if images.stand_ins else images.paths)
         # A submission for some of the images is incomplete, and its name says so.
-        target = self.folder / ("submission.csv" if images.complete else "part-of-submission.csv")
-        submission = self._translate_back(target, visible_ids, rows, images.stand_ins)
+        target = self.folder / f"{'' if images.complete else 'part-of-'}{comp.submission.file_name}"
+        submission = self._translate_back(target, visible_ids, visible, images.stand_ins)
         return self._result(run, summary, report, images, submission), [submission]
 
     def mount(self, images: RehearsedImages) -> dict[str, str]:
@@ -208,34 +214,24 @@ class _Rehearsal:
         shutil.copytree(self.project.dist / "dataset", dataset)
         (dataset / "dataset-metadata.json").unlink()  # Kaggle does not mount it
         raw = raw_folder(self.project, self.comp)
-        paths = images.paths
-        rule = test_rule(self.comp)
-        hidden: dict[str, HiddenName] = {}
-        for image_id, copy in [*((name, 0) for name in paths), *((name, 1) for name in list(paths)[:REPEATED])]:
-            name = stand_in_name(rule.images, paths[image_id]) if images.stand_ins else paths[image_id]
-            named = hidden_name(rule, image_id, name, copy, {*paths, *hidden})
-            hidden[named.image_id] = named._replace(visible_name=paths[image_id])
-        for named in hidden.values():
-            source = raw / named.visible_name
-            if not source.exists():
-                do = "Restore the raw files, or name their folder with --data."
-                raise GatemaskError("A test image is missing.", where=source, do=do)
-            target = self.competition / named.name
+        hidden = hide_images(self.comp, raw, images)
+        for name, source in hidden.sources.items():
+            target = self.competition / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         if sample := self.comp.submission.sample:
-            self._write_sample(raw / sample, self.competition / sample, hidden, images.stand_ins)
+            self._write_sample(raw / sample, self.competition / sample, hidden.names, images.stand_ins)
         (self.kaggle / "working").mkdir()
-        return {hidden_id: named.visible_id for hidden_id, named in hidden.items()}
+        return {hidden_id: named.visible_id for hidden_id, named in hidden.names.items()}
 
     def _write_sample(self, source: Path, target: Path, hidden: Mapping[str, HiddenName], stand_ins: bool) -> None:
         """Write the sample submission of the hidden images: rows of the visible sample under other ids."""
         layout = SubmissionFormat.of(self.comp)
-        sample = layout.read_sample(source)
+        sample = read_sample(layout, source)
         rows_of_image: dict[str, list[Row]] = {}
         for row in sample.rows:
             rows_of_image.setdefault(row.image_id, []).append(row)
-        if rows_of_image and not stand_ins:
+        if rows_of_image and not stand_ins and not self.comp.submission.by_object:
             join_ids(
                 IdList("rehearsed images", {named.visible_id for named in hidden.values()}),
                 IdList("ids of the sample submission", rows_of_image, source),
@@ -247,9 +243,21 @@ class _Rehearsal:
             for row in rows_of_image.get(named.visible_id, [])
         ]
         if stand_ins:
-            rows = list(layout.table_of(sorted(hidden)).rows)
+            rows = list(table_of(layout, sorted(hidden)).rows)
         target.parent.mkdir(parents=True, exist_ok=True)
-        SubmissionTable(layout, sample.header, rows).write(target, {})
+        replace(sample, rows=rows).write(target, {}, MaskSizes(common_size(self.comp.image), unknown=ONE_PIXEL))
+
+    def _hidden_table(self) -> SubmissionTable:
+        """Return the rows that the kernel's submission must have."""
+        test = self.comp.test or self.comp.train
+        files = {file.image_id: file.name for file in image_files(self.competition, test_rule(self.comp), test)}
+        return check.expected_table(self.competition, self.comp, files)
+
+    def _hidden_sizes(self, visible_ids: Mapping[str, str], stand_ins: bool) -> MaskSizes:
+        """Return the sizes of the masks under hidden ids; an image that the manifest lacks has none."""
+        known = (check.training_sizes if stand_ins else check.visible_sizes)(self.project, self.comp)
+        sizes = {hidden: known[visible] for hidden, visible in visible_ids.items() if known.known(visible)}
+        return MaskSizes(known.common, sizes)
 
     def _run_kernel(self, python: Path | None) -> KernelRun:
         prefix, isolation = sandbox.isolation()
@@ -299,28 +307,34 @@ class _Rehearsal:
             )
 
     def _translate_back(
-        self, target: Path, visible_ids: Mapping[str, str], rows: Sequence[Row], stand_ins: bool
+        self, target: Path, visible_ids: Mapping[str, str], table: SubmissionTable, stand_ins: bool
     ) -> Path:
         """Write the submission for the visible images; both copies of a repeated image must have the same masks.
 
         Where training images stood in for a hidden test set, write what the saved version will: empty masks, if any.
         """
-        source, encoded = self.kernel_submission, dict[tuple[str, int], str]()
-        for line in check.read_lines(source, self.comp):
-            key = visible_ids[line.row.image_id], line.row.class_index
-            if encoded.setdefault(key, line.encoded) != line.encoded:
-                raise GatemaskError(
-                    "The kernel predicted different masks for two copies of an image.",
-                    where=line.where,
-                    received=key[0],
-                )
-        with source.open(encoding="utf-8", newline="") as file:
-            header = next(csv.reader(file))
-        layout = SubmissionFormat.of(self.comp)
+        comp, source = self.comp, self.kernel_submission
+        sizes = replace(check.visible_sizes(self.project, comp), unknown=ONE_PIXEL)
         if stand_ins:
-            return SubmissionTable(layout, header, rows).write(target, {})
-        predicted = [row for row in rows if (row.image_id, row.class_index) in encoded]
-        return SubmissionTable(layout, header, predicted).write(target, encoded)
+            return table.write(target, {}, sizes)
+        hidden, hidden_sizes = self._hidden_table(), self._hidden_sizes(visible_ids, stand_ins)
+        texts: dict[tuple[str, int], list[str]] = {}
+        for line in check.read_lines(source, comp, hidden, hidden_sizes):
+            texts.setdefault(line.row.key, [])
+            if not rle.is_empty(line.encoded, table.format.dialect):
+                texts[line.row.key].append(line.encoded)
+        encoded = dict[tuple[str, int], list[str]]()
+        for hidden_id, visible_id in visible_ids.items():
+            for index in range(len(comp.classes)):
+                masks = texts.get((hidden_id, index), [])
+                if encoded.setdefault((visible_id, index), masks) != masks:
+                    raise GatemaskError(
+                        "The kernel predicted different masks for two copies of an image.",
+                        where=source,
+                        received=visible_id,
+                    )
+        rows, unlisted = ([row for row in part if row.key in encoded] for part in (table.rows, table.unlisted))
+        return replace(table, rows=rows, unlisted=unlisted).write(target, encoded, sizes)
 
     def _result(
         self,
@@ -332,7 +346,10 @@ class _Rehearsal:
     ) -> RehearsalResult:
         expected = self._extrapolate(run, report, summary.images, images.needed or len(images.paths))
         truth = None if images.stand_ins else _truth(self.project, self.comp)
-        score = {} if truth is None else {"submission_score": check.score_submission(submission, self.comp, truth)}
+        score: dict[str, float] = {}
+        if truth is not None:
+            folder = self.project.experiments
+            score["submission_score"] = score_submission(submission, self.comp, truth, folder, list(images.paths))
         return RehearsalResult(
             **dict(run),
             images=len(images.paths),
@@ -374,8 +391,8 @@ def _require_one_size(report: InferenceReport, comp: Competition) -> None:
             "Test images have another size than image.size, so their masks would be read wrongly.",
             where=f"{comp.name}, test images",
             received=f"{report.odd_sizes} such images",
-            expected=f"{comp.image.size[0]} x {comp.image.size[1]} pixels each",
-            do="Correct image.size. gatemask segments images of one size: see data/<comp>/problems.csv for the others.",
+            expected=f"{' x '.join(map(str, comp.image.size))} pixels each",
+            do="Correct image.size, or set image.size: mixed. data/<comp>/problems.csv lists images of another size.",
         )
 
 
@@ -399,8 +416,6 @@ def _sample_hash(project: Project, comp: Competition) -> str | None:
 
 def _truth(project: Project, comp: Competition) -> Masks | None:
     """Return the masks of the test images where they are available."""
-    if len(comp.classes) > 1:
-        return None
     if (project.data / "test_masks.csv").exists():
         return Masks.of(project, comp, "test_masks.csv")
     return Masks.of(project, comp) if comp.folds.holdout else None

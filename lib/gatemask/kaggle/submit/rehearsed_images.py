@@ -3,12 +3,14 @@ test set that is entirely hidden."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Images, Stack
+from gatemask.config.path_patterns import part_names
 from gatemask.console import say
-from gatemask.data.ids import test_rule
+from gatemask.data.ids import IdRule, test_rule, train_rule
 from gatemask.data.image_files import image_files
 from gatemask.data.joins import examples
 from gatemask.data.manifest import read_test_images
@@ -61,11 +63,11 @@ def choose_images(project: Project, comp: Competition, most: int) -> RehearsedIm
     listed = _listed(raw, comp)
     if comp.test is not None:
         # The manifest lacks test images that are damaged or of another size; the kernel will meet them all the same.
-        files = {file.image_id: file.name for file in image_files(raw, test_rule(comp))}
+        files = {file.image_id: file.name for file in image_files(raw, test_rule(comp), comp.test)}
         paths |= {image_id: name for image_id, name in files.items() if image_id not in paths}
         if not paths:
-            return _stand_ins(project, listed, raw, most)
-    if listed:
+            return _stand_ins(project, comp, listed, raw, most)
+    if listed and not comp.submission.by_object:  # of objects, the sample may list examples only
         paths = {image_id: name for image_id, name in paths.items() if image_id in listed}
     missing = sorted(listed - set(paths))
     if missing and len(paths) <= most:
@@ -77,8 +79,24 @@ def choose_images(project: Project, comp: Competition, most: int) -> RehearsedIm
             do="Correct test.images and test.id in competition.yaml, or download the files; then run gatemask data "
             "prepare. To rehearse without them, take fewer images than there are: gatemask rehearse --images N.",
         )
-    chosen = dict(list(paths.items())[:most])
-    return RehearsedImages(chosen, len(listed or paths), missing)
+    test = comp.test or comp.train
+    chosen = _first(paths, most, test, test_rule(comp))
+    needed = len(paths) if comp.submission.by_object else len(listed or paths)
+    return RehearsedImages(chosen, needed, missing)
+
+
+def _first(paths: Mapping[str, str], most: int, images: Images, rule: IdRule) -> dict[str, str]:
+    """Return the first images; of a stack, whole volumes, since slices see their neighbors."""
+    if images.stack is None:
+        return dict(list(paths.items())[:most])
+    volumes: dict[tuple[str, ...], list[str]] = {}
+    for image_id, name in paths.items():
+        volumes.setdefault(volume_of(rule, name, images.stack), []).append(image_id)
+    chosen: list[str] = []
+    for slices in volumes.values():
+        if len(chosen) < most:
+            chosen += slices
+    return {image_id: paths[image_id] for image_id in chosen}
 
 
 def _listed(raw: Path, comp: Competition) -> set[str]:
@@ -86,7 +104,7 @@ def _listed(raw: Path, comp: Competition) -> set[str]:
     return sample_ids(raw / sample, comp) if sample and (raw / sample).is_file() else set()
 
 
-def _stand_ins(project: Project, listed: set[str], raw: Path, most: int) -> RehearsedImages:
+def _stand_ins(project: Project, comp: Competition, listed: set[str], raw: Path, most: int) -> RehearsedImages:
     """Return training images, evenly spread over those with and without a mask."""
     frame = read_manifest(project, "train").sort_values(["label", "image_id"])
     paths = dict(zip(frame["image_id"].astype(str), frame["path"], strict=True))
@@ -95,8 +113,17 @@ def _stand_ins(project: Project, listed: set[str], raw: Path, most: int) -> Rehe
         raise GatemaskError("There are no images to rehearse.", where=raw, expected="test or training images")
     count = min(most, STAND_INS, len(names))
     chosen = [names[number * len(names) // count] for number in range(count)]
+    if comp.train.stack is not None:
+        chosen = list(_first({name: paths[name] for name in names}, count, comp.train, train_rule(comp)))
+        count = len(chosen)
     say(
         f"The visible test set has no images: {count} training images are rehearsed in its place. Set "
         "kaggle.test_images to the size of the hidden test set, so that time and memory are extrapolated."
     )
     return RehearsedImages({name: paths[name] for name in chosen}, len(listed), stand_ins=True)
+
+
+def volume_of(rule: IdRule, name: str, stack: Stack) -> tuple[str, ...]:
+    """Return what names the volume of a slice: all parts of its path but the one that numbers slices."""
+    parts = rule.parts(name)
+    return tuple(parts.get(part, "") for part in part_names(rule.images) if part != stack.by)

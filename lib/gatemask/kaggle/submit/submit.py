@@ -37,8 +37,9 @@ from gatemask.results.submission import InferenceReport, SubmissionRecord, Submi
 from gatemask.secrets.guard import refuse_secrets_in
 from gatemask.stage import outputs_unchanged
 from gatemask.submission import check
+from gatemask.submission.reading import read_masks
 
-SUBMISSION, REPORT = "submission.csv", "inference.json"
+REPORT = "inference.json"
 LIMIT_S = 9 * 3600  # Kaggle's session limit for such a kernel
 MAX_PUSHES = 2  # of one package: the second if the first found an older version of the dataset
 LIST_ATTEMPTS = 3  # requests for the list of submissions when it is unclear whether one was made
@@ -345,7 +346,7 @@ class Submitter:
                 do="Run it again later: Kaggle keeps the output. If that does not help, delete "
                 f"{path}, and the kernel is run again.",
             )
-        self._accept(report, folder / SUBMISSION)
+        self._accept(report, folder / self.comp.submission.file_name)
         shutil.rmtree(folder, ignore_errors=True)
 
     def _kernel_failure(self, status: api.KernelStatus, log: str) -> KaggleError:
@@ -371,7 +372,7 @@ class Submitter:
         pauses = iter(cli.PAUSES)
         while True:
             api.kernel_output(self.kernel, folder)
-            report, fault = _read_output(folder)
+            report, fault = _read_output(folder, self.comp.submission.file_name)
             pause = next(pauses, None) if fault and (folder / REPORT).exists() else None
             if pause is None:
                 return report, fault
@@ -409,12 +410,14 @@ class Submitter:
 
         raw, manifest = raw_folder(self.project, self.comp), self.project.data / "manifest.json"
         sample = self.comp.submission.sample and (raw / self.comp.submission.sample).exists()
+        sizes = check.visible_sizes(self.project, self.comp)
         if sample or manifest.exists():
-            ids = [] if sample else list(read_test_images(self.project, self.comp)["image_id"])
-            check.check_submission(submission, self.comp, check.expected_rows(raw, self.comp, ids))
+            images = read_test_images(self.project, self.comp) if manifest.exists() else None
+            files = {} if images is None else dict(zip(images["image_id"].astype(str), images["path"], strict=True))
+            check.check_submission(submission, self.comp, check.expected_table(raw, self.comp, files), sizes)
             return
         say("There is neither a sample submission nor a manifest, so only the masks of the submission are checked.")
-        for _ in check.read_masks(submission, self.comp):
+        for _ in read_masks(submission, self.comp, sizes):
             pass
 
     # --- ran, submitting, submitted ---------------------------------------------------------------------------------
@@ -433,7 +436,8 @@ class Submitter:
         assert record.version is not None
         self._save("submitting")
         try:
-            left = api.submit(record.competition, self.kernel, record.version, SUBMISSION, record.description)
+            name = self.comp.submission.file_name
+            left = api.submit(record.competition, self.kernel, record.version, name, record.description)
         except KaggleError as error:
             if error.kind not in reconcile.UNCLEAR:
                 self._save("ran", message=error.short())
@@ -534,17 +538,17 @@ def push_mark(push_id: str) -> str:
     return f"gatemask push {push_id}"
 
 
-def _read_output(folder: Path) -> tuple[InferenceReport | None, str | None]:
+def _read_output(folder: Path, submission: str) -> tuple[InferenceReport | None, str | None]:
     """Return the kernel's report, and what is wrong with the fetched files."""
-    for name in (REPORT, SUBMISSION):
+    for name in (REPORT, submission):
         if not (folder / name).is_file():
             return None, f"{name} is missing"
     try:
         report = InferenceReport.load(folder / REPORT)
     except GatemaskError:
         return None, f"{REPORT} is not what the kernel wrote"
-    intact = report.submission == sha256(folder / SUBMISSION)
-    return report, None if intact else f"{SUBMISSION} is not what the kernel wrote"
+    intact = report.submission == sha256(folder / submission)
+    return report, None if intact else f"{submission} is not what the kernel wrote"
 
 
 def print_submission(result: SubmissionResult) -> None:
