@@ -239,7 +239,7 @@ class Competition(Strict):
     @model_validator(mode="after")
     def _class_labels(self) -> Competition:
         """Labels may name classes that are not used, but not lack one; `values` of a single class select it."""
-        for labels in (self.labels, self.test and self.test.labels):
+        for labels in (self.labels, self.test.labels if self.test else None):
             if labels is None:
                 continue
             named = labels.columns if isinstance(labels, RleLabels) else labels.values

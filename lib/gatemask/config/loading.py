@@ -14,7 +14,6 @@ from gatemask.config.experiment import Experiment
 from gatemask.config.explaining import explain
 from gatemask.config.merging import Document, YamlMapping
 from gatemask.config.siblings import require_own_name
-from gatemask.config.unfinished import require_supported, require_supported_experiment
 from gatemask.errors import GatemaskError
 from gatemask.storage import storage_error
 from gatemask.yaml12 import parse_yaml
@@ -27,7 +26,6 @@ def load_experiment(path: Path, *, quick: bool = False, overrides: Sequence[str]
     """Load an experiment. Its name is the stem of the file unless the YAML sets another."""
     experiment = _load(path, Experiment, {"name": path.stem}, quick, overrides)
     require_own_name(path, experiment.name)
-    require_supported_experiment(experiment, path)
     return experiment
 
 
@@ -35,9 +33,7 @@ def load_competition(
     folder: Path, *, quick: bool = False, overrides: Sequence[str] = (), file: str = "competition.yaml"
 ) -> Competition:
     """Load the competition.yaml in a folder."""
-    comp = _load(folder / file, Competition, {"name": folder.name}, quick, overrides)
-    require_supported(comp, folder / file)
-    return comp
+    return _load(folder / file, Competition, {"name": folder.name}, quick, overrides)
 
 
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
