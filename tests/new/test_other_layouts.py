@@ -64,6 +64,20 @@ def scans_of_days(raw: Path) -> None:
     write_csv(raw / "sample.csv", ["id", "class", "predicted"], [])
 
 
+def cells_in_a_dish(raw: Path) -> None:
+    """One row per object with properties of the image, in row order; the sample has one blank row."""
+    rng = seeded("dish")
+    rows = []
+    for number in range(16):
+        objects = [blob(rng, (104, 140), (4, 8)) for _ in range(6)]
+        image_id = f"{rng.integers(16**12):012x}"
+        save(raw / "train" / f"{image_id}.png", picture(rng, (104, 140), objects, [(200, 200, 200)] * 6)[:, :, 0])
+        kind = ["cort", "astro"][number % 2]
+        rows += [[image_id, encode(mask, order="row"), "140", "104", kind, f"{image_id}[{kind}]"] for mask in objects]
+    write_csv(raw / "train.csv", ["id", "annotation", "width", "height", "cell_type", "sample_id"], rows)
+    write_csv(raw / "sample.csv", ["id", "predicted"], [["7ae19de7bc2a", ""]])
+
+
 def masks_beside_images(raw: Path) -> None:
     """Images and masks of one patient in one folder."""
     rng = seeded("beside")
@@ -141,6 +155,20 @@ def _bytes(mask: Mask) -> Mask:
                 "submission.mask": "predicted",
                 "submission.class_column": "class",
                 "groups.regex": "^([^_]+)_",
+            },
+        ),
+        (
+            cells_in_a_dish,
+            {"images": "train", "labels": "train.csv", "sample": "sample.csv"},
+            {
+                "labels.id": "id",
+                "labels.mask": "annotation",
+                "labels.rle.order": "row",
+                "classes": ["object"],
+                "submission.id": "id",
+                "submission.mask": "predicted",
+                "submission.rows": "object",
+                "metric": "object_precision",
             },
         ),
         (masks_beside_images, {"images": "all"}, {"train.images": "*/*.tif", "labels.masks": "P_*/{id}_mask.tif"}),

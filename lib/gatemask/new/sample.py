@@ -52,7 +52,10 @@ def examine_sample(
     if sample.suffix.lower() == ".zip":
         return _examine_archive(sample, labels, decisions)
     table = read_table(sample)
-    columns = find_columns(table, known, rule) if table.rows else _columns_by_name(table, labels)
+    try:
+        columns = find_columns(table, known, rule)
+    except GatemaskError:  # without rows, or without a cell that shows which column holds the masks
+        columns = _columns_by_name(table, labels)
     masks = list(columns.masks.values())
     section: dict[str, object] = {"sample": sample.relative_to(raw).as_posix(), **columns.section}
     if columns.classes and len(columns.masks) > 1:
@@ -70,7 +73,7 @@ def examine_sample(
 
 
 def _columns_by_name(table: Table, labels: LabelFacts) -> ClassColumns:
-    """Return the columns of a sample without rows, whose test set is hidden: they are named like those of the labels.
+    """Return the columns of a sample that shows no mask: they are named like those of the labels.
 
     Raises:
         GatemaskError: The names do not tell which column is which.
@@ -87,7 +90,7 @@ def _columns_by_name(table: Table, labels: LabelFacts) -> ClassColumns:
     masks = others if len(others) == 1 else named
     if len(masks) != 1:
         raise GatemaskError(
-            "A sample submission without rows does not tell which column holds the masks.",
+            "The sample submission does not tell which column holds the masks.",
             where=table.file,
             received=", ".join(names),
             expected="a name such as rle or EncodedPixels, or the names of the label table",
