@@ -87,9 +87,9 @@ def test_an_invalid_submission_is_rejected(tmp_path: Path, rows: list[str], word
 def test_the_repair_of_unknown_ids_is_suggested(
     tmp_path: Path, ids: list[str], given: list[str], words: str | None
 ) -> None:
-    rows = [Row(name, name, 0) for name in ids]
+    table = table_of(SubmissionFormat.of(COMP), ids)
     with pytest.raises(GatemaskError, match="2 missing, 2 unknown") as caught:
-        check_submission(write(tmp_path, *(f"{name}," for name in given)), COMP, rows)
+        check_submission(write(tmp_path, *(f"{name}," for name in given)), COMP, table)
     assert f"{given[0]} should be {ids[0]}" in str(caught.value) or words is None
     assert (words or "do:       Do not submit this file") in str(caught.value)
 
