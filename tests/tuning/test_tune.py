@@ -466,16 +466,16 @@ def test_a_component_rule_can_be_scored_beside(project: Project, parts: list[str
     for name, gate in gates.items():
         full = frame.resize_map(rules.average_maps([reader[name] for reader in readers]), SIZE)[:, :, 0]
         found.append(dice_of_masks(truth[name][:, :, 0], rules.apply_rule(rule, gate, full)))
-    assert result.beside["mine.yaml"].in_sample == pytest.approx(np.mean(found), abs=1e-9)
+    assert result.beside["mine"].in_sample == pytest.approx(np.mean(found), abs=1e-9)
     assert (result.exact_gap is None) == bool(parts)
 
 
 def test_a_custom_rule_can_be_scored_beside(project: Project) -> None:
     rule_files.save_rule(rules.Rule(0.5, 0.6, 0.4, 30), project.root / "mine.yaml")
     result = tuned(project, "tune.beside=[mine.yaml]")
-    assert result.beside["mine.yaml"].rule.min_area == 30
+    assert result.beside["mine"].rule.min_area == 30
     rule_files.save_rule(rules.Rule(0.5, 0.6, 0.4, 40), project.root / "mine.yaml")
-    assert tuned(project, "tune.beside=[mine.yaml]").beside["mine.yaml"].rule.min_area == 40
+    assert tuned(project, "tune.beside=[mine.yaml]").beside["mine"].rule.min_area == 40
 
 
 def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Path, tmp_path: Path) -> None:

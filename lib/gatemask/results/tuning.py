@@ -14,6 +14,7 @@ Kind = Literal["gate", "mask"]
 ALL_EMPTY, EVERYTHING_PASSES = "all-empty", "everything-passes"
 # Where masks decide the score: found on masks, and the exact optimum of the mean Dice.
 SEARCHED, MEAN_DICE = "searched", "mean-dice"
+CANDIDATES = ("exact", "median", "optuna", ALL_EMPTY, EVERYTHING_PASSES, SEARCHED, MEAN_DICE)
 
 
 class CandidateSummary(WithRules, Frozen):

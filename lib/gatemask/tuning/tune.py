@@ -180,14 +180,15 @@ def _further_settings(project: Project, comp: Competition) -> list[object]:
 def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> Tuned:
     from gatemask.tuning.candidates import choose_candidate
     from gatemask.tuning.final_pass import scored_on_masks, searched_on_masks
-    from gatemask.tuning.reference_rules import reference_rules
+    from gatemask.tuning.reference_rules import names_of, reference_rules
     from gatemask.tuning.weighing import count_for_held_out_folds, count_for_tuning, weigh_members
     from gatemask.tuning.weighted_tables import WeightedTables
 
     settings = ensemble.tune
     fold_of, group_of = training_images(project)
     size = comp.image.scoring_size or (comp.records.shape if comp.image.size == "mixed" else comp.image.size)
-    given = {Path(name).stem: reference_rules(project.root / name, size, comp.classes) for name in settings.beside}
+    files = names_of(settings.beside)
+    given = {name: reference_rules(project.root / file, size, comp.classes) for name, file in files.items()}
     levels = _component_levels(ensemble, given)
     with open_members(project, comp, ensemble, fold_of) as predictions:
         weighted = WeightedTables(predictions, project.tuned / SCRATCH, inputs)
