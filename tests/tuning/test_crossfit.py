@@ -121,6 +121,8 @@ def test_areas_of_a_grid_are_scaled_and_damaged_grids_are_rejected(tmp_path: Pat
     for text in (
         "rules: 5",
         "rules: [{gate: 2}]",
+        "rules: []",
+        "rules: [0.5]",
         "image_pixels: 0\nrules: [{gate: 0, upper: 1, lower: 1, min_area: 1}]",
     ):
         path = tmp_path / "grid.yaml"
@@ -128,6 +130,10 @@ def test_areas_of_a_grid_are_scaled_and_damaged_grids_are_rejected(tmp_path: Pat
         with pytest.raises(GatemaskError) as caught:
             reference_rules(path, (8, 8), ["a"])
         assert "grid.yaml" in str(caught.value)
+    path.write_text(
+        "image_pixels: 256\nrules: [{gate: 0, upper: 1, lower: 1, min_area: 8, min_component: 4, hysteresis: true}]"
+    )
+    assert reference_rules(path, (8, 8), ["a"]) == [[Rule(0, 1, 1, 2, min_component=1, hysteresis=True)]]
 
 
 @pytest.mark.parametrize("metric", METRICS)

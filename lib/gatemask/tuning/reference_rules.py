@@ -51,6 +51,8 @@ def reference_rules(path: Path, size: tuple[int, int], classes: Sequence[str]) -
         return [rule_files.load_rules(path, classes)]
     try:
         grid = [Rule(**rule) for rule in values["rules"]]
+        if not grid:
+            raise TypeError("an empty list")
         scale = size[0] * size[1] / values.get("image_pixels", size[0] * size[1])
         areas = ("min_area", "min_component")
         scaled = [replace(rule, **{name: round(getattr(rule, name) * scale) for name in areas}) for rule in grid]
