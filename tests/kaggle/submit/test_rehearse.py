@@ -20,7 +20,7 @@ from gatemask.config import Competition, Inference, Model, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_yaml, sha256, write_json, write_yaml
 from gatemask.kaggle.image import sandbox
-from gatemask.kaggle.submit import package, rehearse
+from gatemask.kaggle.submit import hidden_files, package, rehearse
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
 from gatemask.results.submission import InferenceReport
@@ -94,8 +94,8 @@ def test_a_package_of_two_classes_passes(packed: Project) -> None:
     comp = load_competition(packed.experiments)
     result = rehearse.rehearse_package(packed, comp)
     assert result.isolation.startswith("no network")
-    assert (result.images, result.hidden_images) == (IMAGES, IMAGES + rehearse.REPEATED)
-    assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
+    assert (result.images, result.hidden_images) == (IMAGES, IMAGES + hidden_files.REPEATED)
+    assert result.rows == 2 * (IMAGES + hidden_files.REPEATED)
     assert result.test_images == 1000
     assert result.expected_seconds > result.kernel_seconds
     assert result.expected_peak_megabytes >= result.peak_megabytes > 100
@@ -105,7 +105,7 @@ def test_a_package_of_two_classes_passes(packed: Project) -> None:
     assert any(row["Pixels"] for row in rows)
     mounted = packed.runs / "rehearsal/kaggle/input/competitions/clouds"
     hidden_ids = {path.stem for path in (mounted / "test").iterdir()}
-    assert len(hidden_ids) == IMAGES + rehearse.REPEATED
+    assert len(hidden_ids) == IMAGES + hidden_files.REPEATED
     assert not hidden_ids & {f"c{n}" for n in range(IMAGES)}
     assert not list(mounted.rglob("train*"))
     assert rehearse.rehearse_package(packed, comp).current
@@ -230,7 +230,7 @@ def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, C
     assert "gatemask" in hidden
     result = rehearse.rehearse_package(*copy, image=True)
     assert result.versions_of_the_image
-    assert result.rows == 2 * (IMAGES + rehearse.REPEATED)
+    assert result.rows == 2 * (IMAGES + hidden_files.REPEATED)
 
 
 def test_versions_that_cannot_be_installed_are_reported(

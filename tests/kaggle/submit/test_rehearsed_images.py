@@ -13,7 +13,7 @@ from gatemask.config import Competition
 from gatemask.data.manifest import prepare
 from gatemask.errors import GatemaskError
 from gatemask.files import write_json
-from gatemask.kaggle.submit import rehearse
+from gatemask.kaggle.submit import hidden_files, rehearse
 from gatemask.kaggle.submit.rehearsed_images import choose_images
 from gatemask.loop import _check_submission
 from gatemask.project import Project
@@ -107,7 +107,7 @@ def test_training_images_stand_in_for_a_hidden_test_set(tmp_path: Path, pattern:
     assert {number % 2 for number in (int(name[1]) for name in chosen.paths)} == {0, 1}, "with and without a mask"
     rehearsal = rehearse._Rehearsal(project, comp, tmp_path / "rehearsal")
     visible = rehearsal.mount(chosen)
-    assert len(visible) == 4 + rehearse.REPEATED
+    assert len(visible) == 4 + hidden_files.REPEATED
     assert set(visible.values()) == set(chosen.paths)
     listed = (rehearsal.competition / "sample.csv").read_text().splitlines()[1:]
     assert sorted(line.split(",")[0] for line in listed) == sorted(visible)
