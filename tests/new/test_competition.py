@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -301,3 +302,21 @@ def test_classes_that_only_the_sample_names(tmp_path: Path, new: New) -> None:
     (raw / "train.csv").write_text("\n".join(line for line in text if "_Sugar" not in line) + "\n")
     found = values(new("clouds", options) / "competition.yaml")
     assert found["classes"] == ["Fish", "Flower", "Gravel", "Sugar"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("{image}_{label}.png", "{id}_{class}.png"),
+        ("masks/{label}/{image}.png", "masks/{class}/{id}.png"),
+        ("{label}-{image}.tif", "{class}-{id}.tif"),
+    ],
+)
+def test_a_sample_archive(name: str, expected: str, tmp_path: Path, new: New) -> None:
+    raw = tmp_path / "raw"
+    options = competitions.overlapping_classes(raw, images=12).options
+    with zipfile.ZipFile(raw / "sample.zip", "w") as archive:
+        for label in ("organ", "lesion"):
+            archive.writestr(name.replace("{image}", "x000").replace("{label}", label), b"")
+    submission = values(new("archive", [*options, "--sample", str(raw / "sample.zip")]) / "competition.yaml")
+    assert submission["submission"]["archive"]["files"] == expected  # type: ignore[index,call-overload]

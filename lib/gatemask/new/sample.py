@@ -169,13 +169,20 @@ def _examine_archive(sample: Path, labels: LabelFacts, decisions: Decisions) -> 
     if kind not in ("png", "tif", "tiff"):
         raise GatemaskError("The sample archive holds no masks.", where=sample, received=kind, expected="PNG or TIFF")
     first = names[0]
-    folder, _, stem = without_extension(first).rpartition("/")
-    label = next((name for name in labels.classes if re.search(rf"(^|[_\-/]){re.escape(name)}($|[_\-/])", first)), "")
-    file = f"{folder + '/' if folder else ''}{{id}}{first[len(without_extension(first)) :]}"
-    if label and label in stem:
-        file = file.replace("{id}", "{id}" + stem[stem.find(label) - 1] + "{class}")
-    elif label:
-        file = file.replace(label, "{class}")
+    bare = without_extension(first)
+    folder, _, stem = bare.rpartition("/")
+    file = "{id}"
+    for label in sorted(labels.classes, key=len, reverse=True):
+        if (end := re.fullmatch(rf".+([_\-. ]){re.escape(label)}", stem)) is not None:
+            file = f"{{id}}{end[1]}{{class}}"
+        elif (start := re.fullmatch(rf"{re.escape(label)}([_\-. ]).+", stem)) is not None:
+            file = f"{{class}}{start[1]}{{id}}"
+        elif label in folder.split("/"):
+            folder = "/".join("{class}" if part == label else part for part in folder.split("/"))
+        else:
+            continue
+        break
+    file = f"{folder}/{file}".lstrip("/") + first[len(bare) :]
     decisions.note("submission", f"an archive of {file}", f"{len(names)} files in {sample.name}")
     values = labels.section.get("values")
     archive_section: dict[str, object] = {"files": file, "format": "png" if kind == "png" else "tiff"}
