@@ -16,6 +16,7 @@ from gatemask.data.manifest import prepare
 from gatemask.data.readers import read_image
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
+from gatemask.masks import rle
 from gatemask.masks.frame import Frame, fit_image, fit_mask, resize
 from gatemask.masks.tiling import tile_origins
 from gatemask.project import Project
@@ -197,6 +198,46 @@ def test_records_depend_on_all_files_of_an_image(tmp_path: Path) -> None:
         records.make_records(
             project, configured(image={"channels": 4}, train={"images": images}, records={"size": 96, "format": "png"})
         )
+
+
+def test_stacks_of_slices_whose_ids_need_their_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From files and a table of encodings to records: each slice with its neighbors, and its own mask."""
+    rng, rows, slices = np.random.default_rng(0), ["id,rle"], {}
+    for case in ("c1", "c2"):
+        for number in range(8, 13):
+            slices[case, number] = rng.integers(0, 256, (40, 56)).astype(np.uint8)
+            path = tmp_path / f"raw/images/{case}/slice_{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), slices[case, number])
+            rows.append(f"{case}_{number},{rle.encode(blobs((40, 56), number)) if number % 2 else ''}")
+    (tmp_path / "raw/labels.csv").write_text("\n".join(rows) + "\n")
+    comp = configured(
+        [40, 56],
+        image={"channels": 5},
+        train={
+            "images": "images/{case}/slice_{slice}.png",
+            "id": "{case}_{slice}",
+            "stack": {"by": "slice", "around": 2},
+        },
+        labels={"format": "rle", "file": "labels.csv", "id": "id", "mask": "rle", "rle": {"base": 0}},
+        groups={"duplicates": "ignore", "regex": "^(c[0-9])_"},
+        records={"size": [32, 64], "format": "png"},
+    )
+    project = Project(tmp_path, "tiles")
+    prepare(project, comp)
+    assert "have neighbors in other groups" not in capsys.readouterr().err
+    records.make_records(project, comp)
+    records.check_records(project, comp)
+    for (case, number), _ in slices.items():
+        (example,) = records.read_records(project.records((32, 64)), [f"{case}_{number}"])
+        near = [slices[case, min(max(number + offset, 8), 12)] for offset in range(-2, 3)]
+        frame = Frame((32, 64))
+        assert (decoded(example.image, 5) == fit_image(np.stack(near, axis=2), frame)).all()
+        mask = blobs((40, 56), number) if number % 2 else np.zeros((40, 56), bool)
+        assert (decoded(example.mask)[:, :, 0] == 255 * fit_mask(mask, frame)).all()
+    split = comp.model_copy(update={"groups": comp.groups.model_copy(update={"regex": "_([0-9]+)$"})})
+    prepare(project, split)
+    assert "10 images have neighbors in other groups" in capsys.readouterr().err
 
 
 def write_classes(raw: Path, sizes: list[tuple[int, int]], ignored: bool = True) -> dict[str, np.ndarray]:
