@@ -125,8 +125,8 @@ TABLE = [
         "data prepare",
         {
             "data/<comp>/manifest.csv": "one row per image: image_id, path, split, group, label, mask_area, height, "
-            "width, sha256, phash, and the columns of `extra`",
-            "data/<comp>/masks.csv": "true masks: image_id, class, rle (absolute, base 0, column-major)",
+            "width, sha256, phash, classes (if there are several), and the columns of `extra`",
+            "data/<comp>/masks.csv": "true masks: image_id, class, rle (absolute, base 0, column-major), or objects",
             "data/<comp>/duplicates.csv": "exact and near copies: image_id, split, other_id, other_split, kind",
             "data/<comp>/problems.csv": "files that were left out, and why",
         },

@@ -19,6 +19,7 @@ from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.project import Project
+from gatemask.report.audit import audit_file
 
 SIZE = (24, 36)
 CLASSES = ["fish", "sugar", "3"]
@@ -300,6 +301,26 @@ def test_a_wrong_order_is_noticed_by_the_images_where_runs_do_not_tell(tmp_path:
         prepare(project, competition({**labels, "rle": {"order": "row"}}, image={"size": size}))
 
 
+@pytest.mark.parametrize("base", [0, 1])
+def test_masks_that_are_one_pixel_off_are_reported(
+    tmp_path: Path, base: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No mask touches an edge, so the runs fit either base."""
+    (tmp_path / "raw/images").mkdir(parents=True)
+    rows = []
+    for number in range(COUNT):
+        mask = box(5, 4 + number, 14, 12 + number)
+        Image.fromarray(picture(number, {"fish": mask}, SIZE)).save(tmp_path / f"raw/images/i{number:02d}.png")
+        rows.append([f"i{number:02d}", rle.encode(mask, Rle(base=base))])
+    project = Project(tmp_path, "c")
+    write_table(project, "ImageId,EncodedPixels", rows)
+    for declared in (0, 1):
+        labels = {"format": "rle", "file": "train.csv", "rle": {"base": declared}}
+        prepare(project, competition(labels, classes=["fish"], submission={}))
+        report = " ".join(capsys.readouterr().err.split())
+        assert (f"first pixel is {base}. Verify labels.rle.base, which is {declared}" in report) == (base != declared)
+
+
 @pytest.mark.parametrize("kind", [column_table, folder_per_class])
 def test_swapped_axes_are_recognized(project: Project, kind: Callable[[Project], dict[str, Any]]) -> None:
     comp = competition(kind(project), image={"size": SIZE[::-1]})
@@ -382,6 +403,23 @@ def test_images_of_mixed_sizes(tmp_path: Path, kind: str) -> None:
         Image.fromarray(truth(1, sizes_of(1))["fish"].T).save(tmp_path / "raw/masks/i01_fish.png")
         assert prepare(project, comp).problems == 1
         assert "height and width are swapped" in (project.data / "problems.csv").read_text()
+
+
+def test_labels_of_test_images_are_read_alike(project: Project) -> None:
+    """A class may be absent from the test images, but not from the training images."""
+    settings = index_masks(project)
+    (project.root / "raw/test").mkdir()
+    for number in range(3):
+        for folder in ("images", "masks"):
+            source = project.root / f"raw/{folder}/i{number:02d}.png"
+            name = "" if folder == "images" else "mask_"
+            source.rename(project.root / f"raw/test/{name}{source.name}")
+    test = {"images": "test/i*.png", "labels": {**settings, "masks": "test/mask_{id}.png"}}
+    comp = competition(settings, test=test, folds={"k": 2})
+    assert prepare(project, comp).test_images == 3
+    planes = Masks.of(project, comp, "test_masks.csv")["i01"]
+    assert all((planes[:, :, n] == truth(1).get(name, False)).all() for n, name in enumerate(CLASSES))
+    assert read_manifest(project, "test")["classes"].tolist() == ["", "", ""], "test truth stays out of the manifest"
 
 
 CELLS = {"classes": ["cell"], "submission": {}, "objects": {}}
@@ -490,7 +528,11 @@ def test_folds_are_even_in_every_class_and_combination() -> None:
     assert set(plain["stratum"].str.count(r"\|")) == {0}, "one class is stratified by area alone"
 
 
-def test_folds_report_the_positives_of_each_class(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_report_the_positives_of_each_class(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEMASK_ROOT", str(project.root))
+    (project.root / "experiments").mkdir()
     comp = competition(index_masks(project), folds={"k": 3, "holdout": True})
     prepare(project, comp)
     result = make_folds(project, comp)
@@ -500,5 +542,9 @@ def test_folds_report_the_positives_of_each_class(project: Project, capsys: pyte
         ids = frame["image_id"][frame["fold"] == int(fold)]
         expected = np.mean([masks[i].any(axis=(0, 1)) for i in ids], axis=0)
         assert summary.classes == {name: round(float(v), 4) for name, v in zip(CLASSES, expected, strict=True)}
+    audited = audit_file(project.folds, None, None, None, None)
+    assert {f: fold.classes for f, fold in audited.per_fold.items()} == {
+        f: dict(sorted((summary.classes or {}).items())) for f, summary in result.per_fold.items()
+    }
     lacking = [fold for fold, summary in result.per_fold.items() if not (summary.classes or {})["sugar"]]
     assert ("has the class sugar" in capsys.readouterr().err) == bool(lacking)

@@ -35,7 +35,7 @@ from gatemask.data.manifest_inputs import (
     sizes_of,
 )
 from gatemask.data.manifest_tables import unusable, write_problems, write_tables
-from gatemask.data.mask_order import reject_wrong_order
+from gatemask.data.mask_order import compare_with_images
 from gatemask.data.missed_files import missed_files
 from gatemask.data.parsed_labels import ImageSizes, ParsedLabels, Size, Wanted
 from gatemask.data.raw_folder import raw_folder, remembered, require_same_raw
@@ -174,7 +174,7 @@ def _training_labels(
     labels = read_labels(comp.labels, raw, train_files, sizes, files.test, wanted)
     if isinstance(comp.labels, RleLabels):
         paths = {file.image_id: file.path for file in files.train}
-        reject_wrong_order(labels.masks, paths, ImageSizes(sizes), comp.labels.rle)
+        compare_with_images(labels.masks, paths, ImageSizes(sizes), comp.labels.rle)
     return labels
 
 
