@@ -175,7 +175,9 @@ CASES = {
     # images and masks
     "images, none": Case(TILES, ["No image was found", "images/*.png", "--labels-only"], gone("raw/images")),
     "images, all damaged": Case(TILES, ["No training image is left", "24 problems", "problems.csv"], damaged_images),
-    "images, all of another size": Case(TILES, ["No training image is left", "(32, 64), not (64, 64)"], other_sizes),
+    "images, all of another size": Case(
+        TILES, ["another size than image.size", "received: [64, 64]", "image.size: [32, 64]"], other_sizes
+    ),
     "images, strict": Case(
         TILES + " --strict", ["cannot be used", "problems.csv"], put("raw/images/tile003.png", b"x")
     ),

@@ -346,8 +346,8 @@ def test_competition_names_that_collide_are_rejected(
 
 
 def test_ensemble_requires_experiments(write, tmp_path: Path) -> None:
-    write("gate: {experiments: []}\nmask: {experiments: [u]}\n", "ensemble.yaml")
-    with pytest.raises(GatemaskError, match=r"gate\.experiments"):
+    write("gate: {experiments: [g]}\nmask: {experiments: []}\n", "ensemble.yaml")
+    with pytest.raises(GatemaskError, match=r"mask\.experiments"):
         load_ensemble(tmp_path)
 
 

@@ -273,7 +273,7 @@ def test_dicom_tags_become_columns_and_groups(tmp_path: Path) -> None:
 
     phantom.make_phantoms(tmp_path / "raw", Phantom(images=12, test_images=2, size=64))
     project = Project(tmp_path, "tiles")
-    labels = {"format": "rle", "file": "train-rle.csv", "rle": phantom.SIIM.model_dump()}
+    labels = {"format": "rle", "file": "train-rle.csv", "rle": phantom.DIALECT.model_dump()}
     comp = competition(
         image={"size": [64, 64]},
         train={"images": "train/**/*.dcm"},
