@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from gatemask.config import LossPart, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.project import PRODUCTS, open_project
 from gatemask.stages import TABLE
+from tests.data.test_manifest import competition
 
 GATE = """task: gate
 model: {name: gate, encoder: efficientnetb0}
@@ -377,3 +379,13 @@ def test_weights_default_to_equal(write, tmp_path: Path) -> None:
     assert load_ensemble(tmp_path).mask.weights == "tuned"
     write("gate: {experiments: [g]}\nmask: {experiments: [u]}\n", "ensemble.yaml")
     assert load_ensemble(tmp_path).mask.weights == "equal"
+
+
+def test_channels_of_several_files_are_never_stored_as_jpeg() -> None:
+    several = {"train": {"images": {"red": "{id}_r.png", "green": "{id}_g.png", "blue": "{id}_b.png"}}}
+    image = {"size": [8, 8], "channels": 3}
+    assert competition(image=image, **several).records.format == "png"
+    stack = {"train": {"images": "{case}/{slice}.png", "id": "{case}_{slice}", "stack": {"by": "slice"}}}
+    assert competition(image=image, **stack).records.format == "png"
+    with pytest.raises(ValidationError, match=r"records\.format must be png"):
+        competition(image=image, **several, records={"format": "jpeg"})

@@ -503,7 +503,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Pat
 def test_the_dashboard_shows_the_study(project: Project) -> None:
     refused = gatemask("dashboard", "phantom", "--quick", "--no-browser", root=project.root)
     assert refused.returncode == 1
-    assert "No study exists yet" in refused.stderr
+    assert "There is no study" in refused.stderr
     tuned(project)
     command = [sys.executable, "-m", "gatemask", "dashboard", "phantom", "--quick", "--no-browser", "--port", "0"]
     started = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE, text=True)

@@ -262,8 +262,13 @@ class Competition(Strict):
                 )
             if count == 1 and self.image.channels not in (1, 3):
                 raise ValueError(f"image.channels is {self.image.channels}: name the files of all channels in 'images'")
-        if self.image.channels not in (1, 3) and self.records.format != "png":
-            raise ValueError(f"records.format must be png for {self.image.channels} channels: JPEG holds 1 or 3")
+        several = len(self.train.sources) > 1 or self.train.stack is not None
+        if several and self.records.format != "png":
+            if "format" in self.records.model_fields_set:
+                raise ValueError(
+                    "records.format must be png for several files or slices: JPEG would blend the channels"
+                )
+            object.__setattr__(self, "records", self.records.model_copy(update={"format": "png"}))
         return self
 
     @model_validator(mode="after")

@@ -25,7 +25,12 @@ def serve_dashboard(project: Project, port: int, browser: bool) -> None:
     """
     journal = project.tuned / "study.log"
     if not journal.exists():
-        raise GatemaskError("No study exists yet.", where=journal, do=f"Run gatemask oof-tune {project.comp}.")
+        raise GatemaskError(
+            "There is no study.",
+            where=journal,
+            do=f"Run gatemask oof-tune {project.comp}. Rules that are searched on masks (for objects, outlines and own "
+            "metrics) have none.",
+        )
     port = _usable_port(port)
     import optuna_dashboard
 
