@@ -211,7 +211,7 @@ def test_no_more_images_than_requested_are_mounted(copy: tuple[Project, Competit
 
 def test_several_classes_need_a_column_or_a_joined_id(tmp_path: Path) -> None:
     (tmp_path / "competition.yaml").write_text(yaml.safe_dump({**COMP, "submission": {"id": "a", "mask": "b"}}))
-    with pytest.raises(GatemaskError, match=r"class_column or submission.joined"):
+    with pytest.raises(GatemaskError, match=r"several classes need submission\.class_column"):
         load_competition(tmp_path)
 
 
