@@ -97,6 +97,7 @@ def project_of(root: Path, name: str, count: int) -> Project:
     manifest.to_csv(project.data / "manifest.csv", index=False)
     stamp = project.data / "manifest.json"
     record = read_json(stamp)
+    del record["hash"]  # of the stamp's content, which changes
     outputs = {**record["outputs"], "manifest.csv": sha256(project.data / "manifest.csv")}
     write_json(stamp, {**record, "made_from": {**record["made_from"], "labels_only": False}, "outputs": outputs})
     return project

@@ -41,7 +41,7 @@ def test_the_loops_agree_with_the_codec(monkeypatch: pytest.MonkeyPatch) -> None
 
     bench = load("rle", monkeypatch)
     mask = bench.phantom(np.random.default_rng(1))
-    text = bench.rle.encode(mask, bench.SIIM)
+    text = bench.rle.encode(mask, bench.DIALECT)
     assert bench.plain_encode(mask) == text
     assert (np.array(bench.plain_decode(text), bool) == mask.T.ravel()).all()
 
