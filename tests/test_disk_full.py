@@ -20,6 +20,8 @@ import yaml
 from gatemask import files
 from gatemask.cli import main
 from gatemask.data import encode
+from gatemask.data.sources import ImageSource
+from gatemask.data.truth import EncodedMasks
 from gatemask.errors import StorageError
 from gatemask.kaggle.image import wheels
 from gatemask.kaggle.submit import package
@@ -75,7 +77,8 @@ def contents(root: Path, folder: str) -> dict[str, bytes]:
     for path in (root / folder).rglob("*"):
         if path.is_file() and path.suffix != ".lock":
             lines = path.read_bytes().replace(bytes(root), b"ROOT").splitlines(keepends=True)
-            found[path.relative_to(root / folder).as_posix()] = b"".join(x for x in lines if b'"seconds"' not in x)
+            kept = (line for line in lines if b'"seconds"' not in line and b'"hash"' not in line)
+            found[path.relative_to(root / folder).as_posix()] = b"".join(kept)
     return found
 
 
@@ -120,10 +123,11 @@ def test_worker_processes_report_a_full_disk(made: Path, tmp_path: Path, monkeyp
     import pickle
 
     part = tmp_path / "a.part"
-    raw = encode.RawImage("tile001", made / "raw/images/tile001.png", "", 0)
+    source = ImageSource("tile001", (made / "raw/images/tile001.png",))
+    raw = encode.RawImage(source, EncodedMasks((64, 64), ((),)))
     comp = competition(image={"size": [64, 64], "channels": 3}, records={"size": 64, "format": "png"})
     with limited_files(100), pytest.raises(OSError, match="too large") as caught:
-        encode._write_task(([raw], part), comp.image, comp.records)
+        encode._write_task(([raw], part), comp)
     fault = pickle.loads(pickle.dumps(caught.value))
     assert fault.errno == caught.value.errno
 
