@@ -325,7 +325,7 @@ def two_classes(project: Project) -> None:
         (forget_a_fold, ["no out-of-fold predictions yet", "unetpp_b0, fold 1", "gatemask train"]),
         (lose_the_maps, ["missing", "unet_b0/fold1/oof.h5", "gatemask train"]),
         (other_split, ["another split", "gate_r18/fold0"]),
-        (two_classes, ["number of classes", "unet_b0", "received: 2"]),
+        (two_classes, ["number of outputs", "unet_b0", "received: 2"]),
     ],
 )
 def test_bad_predictions_are_named(project: Project, spoil: Callable[[Project], None], words: list[str]) -> None:
