@@ -26,6 +26,7 @@ from tests.tuned_results import tuned_result
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project that looks finished up to each stage."""
     shutil.copytree(ROOT / "experiments/phantom", tmp_path / "experiments/phantom")
+    shutil.copytree(ROOT / "experiments/siim-acr/rules", tmp_path / "experiments/siim-acr/rules")
     monkeypatch.setenv("GATEMASK_ROOT", str(tmp_path))
     monkeypatch.setattr(files, "LOCK_S", 0.0)
     for name in (

@@ -99,7 +99,8 @@ def test_records_of_one_class_and_size_are_the_bytes_they_always_were(
         flag = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
         image = cv2.imread(str(tmp_path / f"raw/images/{name}.png"), flag)
         mask = cv2.imread(str(tmp_path / f"raw/masks/{name}.png"), cv2.IMREAD_GRAYSCALE)
-        image, small = (cv2.resize(array, (size, size), interpolation=method) for array in (image, mask))
+        image = cv2.resize(image, (size, size), interpolation=method)
+        small = cv2.resize(np.ascontiguousarray(mask.T), (size, size), interpolation=method).T  # decoded by columns
         kind, options = (".png", []) if format == "png" else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95])
         features.append(
             {
