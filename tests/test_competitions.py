@@ -17,7 +17,7 @@ from tests.conftest import gatemask
 pytestmark = pytest.mark.trains
 
 TOLERANCE = 0.001
-IN_MAKE_TEST = ("image_and_class_id", "touching_objects")  # others in make test-all
+IN_MAKE_TEST = ("image_and_class_id",)  # others in make test-all
 
 
 def with_test_labels(root: Path, name: str, labels: dict[str, object]) -> None:

@@ -90,7 +90,9 @@ def test_networks_map_uint8_images_to_float32_probabilities(built, jax, name: st
         assert tensor.shape == ((None, 1) if head == "gate" else network.model.output_shape)
 
 
-@pytest.mark.parametrize("name", steps.ENCODERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "fpn" else name for name in steps.ENCODERS]
+)
 def test_a_step_updates_every_weight_and_is_traced_once_on_static_shapes(built, jax, small: bool, name: str) -> None:
     network = steps.build(name, 0, small)
     _check(name, steps.step(name, network))

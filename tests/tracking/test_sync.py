@@ -128,7 +128,7 @@ def test_a_running_training_waits_and_a_killed_one_is_uploaded(project: Project,
     assert received(server) == rows(*range(5))
 
 
-@pytest.mark.parametrize("lines", [1, 3])
+@pytest.mark.parametrize("lines", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_sync_resumes(project: Project, server: Server, lines: int) -> None:
     """It is killed with all its processes while it sends the rows, or the end of the run."""
     session(project, range(3))
@@ -202,7 +202,7 @@ def test_a_rejected_key_is_not_shown(project: Project, server: Server, status: i
     assert uploads(server) == 0
 
 
-@pytest.mark.parametrize("broken", ["down", "500", "no json"])
+@pytest.mark.parametrize("broken", ["down", "500", pytest.param("no json", marks=pytest.mark.slow)])
 def test_no_server(project: Project, server: Server, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     session(project, range(1))
     if broken == "down":

@@ -159,10 +159,10 @@ def tables_of_kind(kind: str) -> Tables:
     ("kind", "metric"),
     [
         ("random", "mean_dice"),
-        ("no positives", "dice_positives"),
-        ("all positives", "mean_iou"),
+        pytest.param("no positives", "dice_positives", marks=pytest.mark.slow),
+        pytest.param("all positives", "mean_iou", marks=pytest.mark.slow),
         ("constant gate", "mean_dice"),
-        ("three images", "global_dice"),
+        pytest.param("three images", "global_dice", marks=pytest.mark.slow),
         ("one image", "mean_precision"),
         ("two classes", "global_dice"),
     ],

@@ -298,7 +298,7 @@ def test_killed_after_any_recorded_state(desk: Desk, monkeypatch: pytest.MonkeyP
     desk.finishes()
 
 
-@pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
+@pytest.mark.parametrize("method", ["SaveKernel", pytest.param("CreateCodeSubmission", marks=pytest.mark.slow)])
 def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
     """A real process, killed after Kaggle has carried out the request and before it answers."""
     desk.cloud.faults.append(Fault(method, None, hang_s=20, after=True))

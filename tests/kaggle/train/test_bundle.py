@@ -269,11 +269,16 @@ def test_secret_in_a_dataset_is_rejected_before_the_upload(
             ("records", "x", kaggle_slug("x", "records", "512")),
             ("submission", "x-records-512", "gatemask-x-records-512"),
         ),
-        (
+        pytest.param(
             ("weights", "x/a-b", kaggle_slug("x", "a-b", "start")),
             ("weights", "x/a_b", kaggle_slug("x", "a_b", "start")),
+            marks=pytest.mark.slow,
         ),
-        (("submission", "x-y", kaggle_slug("x-y")), ("submission", "x--y", kaggle_slug("x--y"))),
+        pytest.param(
+            ("submission", "x-y", kaggle_slug("x-y")),
+            ("submission", "x--y", kaggle_slug("x--y")),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_datasets_of_one_name_are_rejected(

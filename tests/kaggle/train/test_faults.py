@@ -803,10 +803,16 @@ KILL_POINTS = [
     ("SaveKernel", False),
     ("SaveKernel", True),
 ]
+FIRST_AND_LAST = (KILL_POINTS[0], KILL_POINTS[-1])  # the others in make test-all
 
 
 @pytest.mark.parametrize(
-    ("method", "after"), KILL_POINTS, ids=[f"{'after' if a else 'before'}-{m}" for m, a in KILL_POINTS]
+    ("method", "after"),
+    [
+        pytest.param(method, after, marks=() if (method, after) in FIRST_AND_LAST else pytest.mark.slow)
+        for method, after in KILL_POINTS
+    ],
+    ids=[f"{'after' if after else 'before'}-{method}" for method, after in KILL_POINTS],
 )
 def test_killed_push(world: World, method: str, after: bool) -> None:
     """Kill the command during an upload, before or after its end, and before or after the push itself."""
@@ -839,7 +845,7 @@ def test_push_killed_while_kaggle_processes_its_dataset(empty: World) -> None:
 
 
 @pytest.mark.parametrize("command", ["wait", "campaign"])
-@pytest.mark.parametrize("moment", ["queued", "running", "fetching"])
+@pytest.mark.parametrize("moment", [pytest.param("queued", marks=pytest.mark.slow), "running", "fetching"])
 def test_command_killed_while_it_waits(world: World, command: str, moment: str) -> None:
     release = threading.Event()
     world.machine.sessions = [FakeSession(until=release)]
