@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from timing import Row, interleaved, row
 
-from gatemask.config import Rle
+from gatemask.config import Rle, both_sides
 from gatemask.data.phantom import as_dicom
 from gatemask.files import write_text
 from gatemask.inference import networks
@@ -203,12 +203,14 @@ class PlainPrediction:
 
     def _predict_all(self, member: ShippedMember) -> np.ndarray:
         """Return a member's predictions for all images, decoded for it alone."""
-        from gatemask.data.readers import read_image, resize_image
+        from gatemask.data.readers import read_image
+        from gatemask.masks.frame import resize
 
         predictions = []
         for start in range(0, len(self.case.paths), STEP):
             part = self.case.paths[start : start + STEP]
-            batch = [resize_image(resize_image(read_image(p, 1), member.records), member.size) for p in part]
+            sizes = both_sides(member.records), both_sides(member.size)
+            batch = [resize(resize(read_image(p, 1), sizes[0]), sizes[1]) for p in part]
             predictions.append(self.networks[member.name].predict_on_batch(np.stack(batch)))
         return np.concatenate(predictions)
 

@@ -27,10 +27,11 @@ from gatemask.config import Competition, Picture, Records
 from gatemask.data.encode import encode_image
 from gatemask.data.manifest import prepare
 from gatemask.data.phantom import as_dicom
-from gatemask.data.readers import read_image, resize_image
+from gatemask.data.readers import read_image
 from gatemask.data.split import read_manifest
 from gatemask.files import read_json, sha256, write_json, write_text
 from gatemask.masks import rle
+from gatemask.masks.frame import resize
 from gatemask.parallel import cores, keep_freed_memory
 from gatemask.project import Project
 
@@ -137,7 +138,7 @@ def prepare_process() -> None:
 
 
 def one_share(paths: list[Path]) -> int:
-    return sum(len(encode_image(resize_image(read_image(path, 1), RECORDS.size), RECORDS)) for path in paths)
+    return sum(len(encode_image(resize(read_image(path, 1), RECORDS.shape), RECORDS)) for path in paths)
 
 
 def timed_records(project: Project) -> tuple[float, float]:

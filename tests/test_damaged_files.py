@@ -12,7 +12,7 @@ from gatemask.kaggle.client import datasets
 from gatemask.kaggle.download import competition
 from gatemask.kaggle.submit.submission_records import load_records
 from gatemask.kaggle.train.kernel_records import load_kernels
-from gatemask.masks.rule_files import load_rule
+from gatemask.masks.rule_files import load_rules
 from gatemask.oof.components import Components
 from gatemask.oof.store import MapReader, read_gates
 from gatemask.oof.tables import Tables
@@ -43,7 +43,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "runs/tiles/tuned/result.json": TunedResult.load,
     "runs/tiles/tuned/tables.npz": Tables.load,
     "runs/tiles/tuned/components.npz": Components.load,
-    "runs/tiles/tuned/rule.yaml": load_rule,
+    "runs/tiles/tuned/rule.yaml": lambda path: load_rules(path, ["lesion"]),
     "runs/tiles/unet/fold0/oof.h5": lambda path: MapReader([path]),
     "runs/tiles/gate/fold0/oof.csv": lambda path: read_gates([path]),
     "data/tiles/manifest.json": ManifestResult.load,

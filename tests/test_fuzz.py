@@ -34,7 +34,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json, write_yaml
 from gatemask.masks import rle
 from gatemask.masks.rule import Rule
-from gatemask.masks.rule_files import load_rule, save_rule
+from gatemask.masks.rule_files import load_rules, save_rule
 from gatemask.oof.store import read_gates, write_gates
 from gatemask.project import Project
 from gatemask.results.data import RecordsResult
@@ -276,8 +276,8 @@ def test_yaml_of_a_run_and_of_a_rule(tmp_path: Path) -> None:
 
     def read_rule(rng: random.Random) -> None:
         (tmp_path / "rule.yaml").write_bytes(damaged(rng, text))
-        again = load_rule(tmp_path / "rule.yaml")
-        assert load_rule(save_rule(again, tmp_path / "rule.yaml")) == again
+        [again] = load_rules(tmp_path / "rule.yaml", ["lesion"])
+        assert load_rules(save_rule(again, tmp_path / "rule.yaml"), ["lesion"]) == [again]
 
     fuzz(200, read_config)
     fuzz(300, read_rule)

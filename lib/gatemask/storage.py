@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import re
 import resource
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,6 +65,10 @@ MACHINE_FAULTS |= {errno.EACCES, errno.EPERM}
 WRAPPED = re.compile(r"\berrno = (\d+)|\[Errno (\d+)\]")
 IN_WORDS = {os.strerror(number): number for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)}
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's tofile
+
+
+# What zipfile raises for damaged, encrypted or unusual archives; bad data may also be an OSError without a number.
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 
 
 def storage_error(error: BaseException, path: Path | None = None, needed: int | None = None) -> StorageError | None:

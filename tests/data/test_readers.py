@@ -255,11 +255,3 @@ def test_color_instead_of_gray_is_rejected(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "rgb.dcm")
     with pytest.raises(GatemaskError, match="wrong number of channels"):
         readers.read_image(tmp_path / "rgb.dcm", 1)
-
-
-def test_a_mask_keeps_its_area_when_it_shrinks() -> None:
-    mask = np.zeros((256, 256), bool)
-    mask[40:120, 64:160] = True
-    small = readers.resize_mask(mask, 64)
-    assert small.sum() == 20 * 24
-    assert set(np.unique(small)) == {0, 1}

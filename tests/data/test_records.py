@@ -18,11 +18,12 @@ import yaml
 from gatemask import quiet
 from gatemask.data import encode, records, tfrecord
 from gatemask.data.manifest import prepare
-from gatemask.data.readers import read_image, resize_image
+from gatemask.data.readers import read_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.input.decoding import decode_example
 from gatemask.input.layout import Layout
+from gatemask.masks.frame import resize
 from gatemask.project import Project
 from gatemask.stage import write_stamp
 from tests.conftest import gatemask, kill_when, run_python, write_tiles
@@ -46,7 +47,7 @@ def test_images_and_masks_come_back_in_the_order_asked_for(project: Project) -> 
     examples = records.read_records(folder, ["tile020", "tile003"])
     assert [(e.image_id, e.label) for e in examples] == [("tile020", 1), ("tile003", 0)]
     image, mask = decode_example(examples[0], Layout(3))
-    original = resize_image(read_image(project.root / "raw/images/tile020.png", 3), 64)
+    original = resize(read_image(project.root / "raw/images/tile020.png", 3), (64, 64))
     assert (image == original).all(), "PNG keeps every pixel, and its colors"
     assert set(np.unique(mask)) == {0, 255}
 

@@ -51,8 +51,8 @@ def test_a_cell_may_exceed_the_limit_of_csv(tmp_path: Path) -> None:
         (b"id,id,mask\na,b,1\n", "'id' is repeated"),
         ("id,mask\nä,1\n".encode("latin-1"), "cannot be read"),
         (b'id,mask\n"a,1\n', "cannot be read"),
-        (b"id,mask\na\0,1\n", r"cannot be read[\s\S]*row 2 holds bytes that are no text"),
-        (b"PK\3\4" + bytes(50), "bytes that are no text"),
+        (b"id,mask\na\0,1\n", r"cannot be read[\s\S]*row 2 holds bytes that are not text"),
+        (b"PK\3\4" + bytes(50), "bytes that are not text"),
     ],
 )
 def test_malformed_tables_are_rejected(tmp_path: Path, content: bytes, words: str) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gatemask.config import Augment
-from gatemask.data.readers import resize_image
 from gatemask.input import augment, color, geometry
 from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augmentation_steps
 from gatemask.input.mix import ImageBatch, mix_batch
+from gatemask.masks.frame import resize
 
 SIZE = 64
 
@@ -118,7 +118,7 @@ def test_without_geometry_an_image_is_resized_as_in_inference(size: int) -> None
     image = noise()
     for steps in ([], [step("affine", {"p": 0, "rotate": 9})], [step("hflip", 1.0)] * 2, [step("elastic", {"p": 0})]):
         resized, _ = augment_image(image, image[:, :, 0], size, steps, np.random.default_rng(0))
-        assert (resized == resize_image(image, size)).all()
+        assert (resized == resize(image, (size, size))).all()
 
 
 def test_flips_and_turns_move_pixels_without_interpolation() -> None:

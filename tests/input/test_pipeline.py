@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from gatemask.config import Experiment, Runtime, Sampling
-from gatemask.data.readers import resize_image
 from gatemask.data.records import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
@@ -26,6 +25,7 @@ from gatemask.input.pipeline import (
     training_batches,
 )
 from gatemask.input.sampling import sample_epoch
+from gatemask.masks.frame import resize
 
 LABELS = np.array([1] * 20 + [0] * 80)
 
@@ -190,8 +190,8 @@ def test_evaluation_shows_each_image_once_and_pads_with_weight_0() -> None:
 def test_evaluation_only_resizes() -> None:
     image, mask = square()
     for images, targets, _ in evaluation_dataset(examples(4), experiment("mask"), ONE_CLASS, 4):
-        assert (np.array(images)[0] == resize_image(image, 32)).all()
-        assert (np.array(targets)[0, :, :, 0] == (resize_image(mask[..., None], 32)[..., 0] >= 128)).all()
+        assert (np.array(images)[0] == resize(image, (32, 32))).all()
+        assert (np.array(targets)[0, :, :, 0] == (resize(mask[..., None], (32, 32))[..., 0] >= 128)).all()
         assert not np.array(targets)[1].any()
 
 

@@ -162,3 +162,11 @@ def test_a_very_oblong_image_takes_little_memory() -> None:
     fitted = fit_image(image, frame)
     assert 0 < fitted.max() <= 200
     assert (restore_map(np.full((512, 512, 1), 7, np.uint8), frame, (40, 30_000)) == 7).all()
+
+
+def test_a_mask_keeps_its_area_when_it_shrinks() -> None:
+    mask = np.zeros((256, 256), bool)
+    mask[40:120, 64:160] = True
+    small = fit_mask(mask, Frame((64, 64)))
+    assert small.sum() == 20 * 24
+    assert set(np.unique(small)) == {0, 1}

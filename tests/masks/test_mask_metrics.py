@@ -172,3 +172,27 @@ def test_objects_that_touch_only_at_a_low_threshold_match_once() -> None:
     predicted[:, 1:7] = 1
     assert object_precision(truth, predicted, thresholds=[0.3]).worth == pytest.approx(1 / 2)
     assert cv2.countNonZero(truth.astype(np.uint8)) == 32
+
+
+def test_any_callable_of_two_arguments_is_a_metric(tmp_path: Path) -> None:
+    (tmp_path / "odd_metric.py").write_text(
+        "import functools\n\n\nclass Scored:\n    def __call__(self, truth, predicted, **options):\n"
+        "        return options.get('value', 0.25)\n\n\nobject_of_a_class = Scored()\n"
+        "part = functools.partial(Scored(), value=0.75)\n\n\ndef one(truth):\n    return 1.0\n"
+    )
+    mask = np.ones((4, 4), bool)
+
+    def score(name: str, **options: float) -> float:
+        return scorer(competition(metric=f"odd_metric:{name}", metric_options=options), tmp_path).metric(mask, mask)[0]
+
+    assert score("object_of_a_class") == 0.25
+    assert score("object_of_a_class", value=0.5) == 0.5
+    assert score("part") == 0.75
+    with pytest.raises(GatemaskError, match="must be a function of truth and prediction"):
+        score("one")
+
+
+@pytest.mark.parametrize("name", ["a:b:c", "a.b", "1a:f", "a:", ":f", "a/b:f"])
+def test_names_of_no_module_and_function_are_rejected(name: str) -> None:
+    with pytest.raises(ValueError, match="metric must be 'module:function'"):
+        competition(metric=name)

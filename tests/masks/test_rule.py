@@ -125,10 +125,10 @@ def test_a_member_of_weight_0_is_ignored() -> None:
 
 
 def test_a_saved_rule_is_restored(tmp_path: Path) -> None:
-    assert rule_files.load_rule(rule_files.save_rule(RULE, tmp_path / "rule.yaml")) == RULE
+    assert rule_files.load_rules(rule_files.save_rule(RULE, tmp_path / "rule.yaml"), ["x"]) == [RULE]
     (tmp_path / "rule.yaml").write_text("gate: 1\n")
     with pytest.raises(GatemaskError, match="does not hold a rule"):
-        rule_files.load_rule(tmp_path / "rule.yaml")
+        rule_files.load_rules(tmp_path / "rule.yaml", ["x"])
 
 
 def test_exclusive_classes_share_pixels_before_components_are_kept() -> None:

@@ -182,7 +182,8 @@ def test_the_rule_is_tuned_on_what_was_selected(project: Project) -> None:
         assert poor in selection.left_out
     made = result.selection.made()
     assert (result.weights, result.gate_weights) == (made["mask"].weights, made["gate"].weights)
-    tables, rule = Tables.load(project.tuned / "tables.npz"), rule_files.load_rule(project.tuned / "rule.yaml")
+    tables = Tables.load(project.tuned / "tables.npz")
+    [rule] = rule_files.load_rules(project.tuned / "rule.yaml", ["lesion"])
     assert score(tables, rule) == result.in_sample
     assert result.passing == pytest.approx((tables.gate >= rule.gate).mean())
     assert not (project.tuned / "weights").exists()

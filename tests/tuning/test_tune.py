@@ -107,7 +107,10 @@ def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
 
 def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     result = tuned(project)
-    rule, truth = rule_files.load_rule(project.tuned / "rule.yaml"), Masks(project.data / "masks.csv", SIZE)
+    rule, truth = (
+        rule_files.load_rules(project.tuned / "rule.yaml", ["lesion"])[0],
+        Masks(project.data / "masks.csv", SIZE),
+    )
     gates = store.read_gates([project.fold("gate_r18", fold) / "oof.csv" for fold in (0, 1)])
     readers = [store.MapReader([project.fold(n, f) / "oof.h5" for f in (0, 1)]) for n in ("unet_b0", "unetpp_b0")]
     found = []
@@ -144,7 +147,7 @@ def test_component_rules_are_searched_and_kept_exact(project: Project, parts: li
     result = tuned(project, *(f"tune.rule.{part}" for part in parts), "tune.ship=optuna")
     assert result.shipped == "optuna"
     assert result.exact_gap is None
-    project_rule = rule_files.load_rule(project.tuned / "rule.yaml")
+    project_rule = rule_files.load_rules(project.tuned / "rule.yaml", ["lesion"])[0]
     assert score(load_counted(project, [project_rule]), project_rule) == pytest.approx(result.in_sample)
 
 

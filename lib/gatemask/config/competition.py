@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -44,6 +45,7 @@ class Groups(Strict):
     duplicates: Literal["near", "exact", "ignore"] = Field("near", description="copies that share a group")
 
 
+OWN_METRIC = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 MANIFEST_COLUMNS = ["image_id", "path", "split", "group", "label", "mask_area", "height", "width", "sha256", "phash"]
 
 
@@ -204,7 +206,7 @@ class Competition(Strict):
     @field_validator("metric")
     @classmethod
     def _a_metric(cls, name: str) -> str:
-        if name not in METRIC_TITLES and not (":" in name and name.replace(":", ".").replace(".", "").isidentifier()):
+        if name not in METRIC_TITLES and not OWN_METRIC.fullmatch(name):
             raise ValueError(f"metric must be 'module:function', or one of {', '.join(METRIC_TITLES)}, not '{name}'")
         return name
 

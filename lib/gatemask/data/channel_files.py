@@ -31,7 +31,7 @@ class Parts(Protocol):
 def with_sources(files: Sequence[ImageFile], raw: Path, images: Parts) -> list[ImageFile]:
     """Return image files that know the other files of their images.
 
-    A file that is missing is no error here: whoever reads the image gets one.
+    A missing file is not an error here; reading the image raises it.
 
     Args:
         files: The files that name the images, masks excepted.

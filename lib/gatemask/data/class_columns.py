@@ -57,7 +57,7 @@ def find_classes(
     if column is None or not isinstance(column, str):
         return FoundClasses({}, [])
     classes = sorted({whole_number(cell) for cell in table.column(column) if cell})
-    return FoundClasses({"class_column": column}, classes, f"column '{column}' tells {len(classes)} classes apart")
+    return FoundClasses({"class_column": column}, classes, f"column '{column}' names {len(classes)} classes")
 
 
 def _find_template(names: Sequence[str], known: set[str]) -> tuple[str, list[str]]:
@@ -74,7 +74,7 @@ def _find_template(names: Sequence[str], known: set[str]) -> tuple[str, list[str
                 if DEFAULT.of_cell(part.image) in known or without_extension(part.image) != part.image
             ]
             classes = sorted(set(fitting))
-            plain = not any(without_extension(name) != name for name in classes)  # a-b.png is no class b.png
+            plain = not any(without_extension(name) != name for name in classes)  # in a-b.png, b.png is not a class
             if plain and 2 * len(fitting) > len(names) and 2 <= len(classes) <= MOST_CLASSES:
                 return template, classes
     return "", []

@@ -75,7 +75,7 @@ def read_label_table(file: Path, known: Known | None = None, classes_apart: bool
     Args:
         file: Path of the CSV.
         known: What is known about it. Default: nothing.
-        classes_apart: Whether classes are told apart. Default: True.
+        classes_apart: Whether to separate classes. Default: True.
 
     Raises:
         GatemaskError: The table does not exist, or its columns cannot be found.
@@ -111,7 +111,7 @@ def read_label_table(file: Path, known: Known | None = None, classes_apart: bool
     texts = [row.text for row in rows]
     because = {"id column": f"{ids.column!r}: {ids.why}", "mask column": f"{mask.column!r}: {mask.why}"}
     apart = {
-        name: f"tells rows of one image apart ({count} values); their masks are united"
+        name: f"distinguishes rows of one image ({count} values); their masks are united"
         for name, count in table_columns.row_columns(read, ids.column, mask.column).items()
         if name not in known.where
     }

@@ -184,7 +184,7 @@ def find_mask_files(
         GatemaskError: A mask fits several images equally well, (almost) no image has a mask, or a class has no file.
     """
     everything = [*images, *others]
-    # A part of the images' own pattern that is called class is no class of masks.
+    # A part called class in the images' own pattern does not name the class of a mask.
     if not labels.class_in_name or any("class" in part_names(image.rule.images) for image in everything[:1]):
         owned, alone = _owned_files(labels.masks, raw, images, others)
         _join_masks(labels, raw, owned, alone, images)

@@ -21,7 +21,6 @@ from gatemask.data.pictures import decode_picture
 from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
 from gatemask.data.tiff import decode_tiff
 from gatemask.errors import GatemaskError
-from gatemask.masks import frame
 from gatemask.storage import raise_machine_fault
 
 __all__ = [
@@ -34,8 +33,6 @@ __all__ = [
     "read_mask_values",
     "read_stored",
     "read_tags",
-    "resize_image",
-    "resize_mask",
 ]
 
 Read = TypeVar("Read")
@@ -173,26 +170,3 @@ def _read_mask_file(path: Path, interpret: Callable[[StoredImage], Read]) -> tup
     except Exception as error:  # decoders raise almost anything on a damaged file
         raise_machine_fault(error, path)
         raise _unreadable(path, error) from None
-
-
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize an image to a square; shrinking averages.
-
-    Args:
-        image: uint8 (height, width, channels).
-        size: Side of the result, in pixels.
-    """
-    return frame.resize(image, (size, size))
-
-
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a mask to a square: a new pixel belongs to the mask if at least half of its area did.
-
-    Args:
-        mask: bool (height, width).
-        size: Side of the result, in pixels.
-
-    Returns:
-        uint8 (size, size), 0 or 1.
-    """
-    return frame.fit_mask(mask, frame.Frame((size, size)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
+from gatemask.storage import BROKEN_ZIP, storage_errors
 
 LARGEST_FILE = 1 << 31  # bytes of one unpacked file: more is not a mask
-FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError)
 
 
 class MaskFile(NamedTuple):
@@ -66,11 +66,8 @@ def file_names(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise GatemaskError("The archive of masks is missing.", where=path.parent, expected=path.name)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [info.filename for info in archive.infolist() if not info.is_dir()]
-    except FAULTS as error:
-        raise _not_an_archive(path, error) from None
+    with _opened(path) as archive:
+        names = [info.filename for info in archive.infolist() if not info.is_dir()]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise GatemaskError("An archive has two files of one name.", where=path, received=repeated[0])
     return names
@@ -82,24 +79,47 @@ def read_archive(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         GatemaskError: The file is not a zip archive, or a file in it is not a gray image.
     """
-    for name in file_names(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(name).file_size > LARGEST_FILE:
-                    raise ValueError(f"{archive.getinfo(name).file_size} bytes")
-                data = archive.read(name)
-        except FAULTS as error:
-            raise _not_an_archive(path, f"{name}: {error}") from None
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-        if pixels is None or pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
-            received = "no image" if pixels is None else f"{pixels.dtype} {pixels.shape}"
-            raise GatemaskError(
-                "A file of the archive is not a mask.",
-                where=f"{path}, {name}",
-                received=received,
-                expected="a gray PNG or TIFF of 8 or 16 bits",
-            )
-        yield name, pixels
+    names = file_names(path)
+    with _opened(path) as archive:
+        for name in names:
+            yield name, _read_mask(archive, name, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    with _faults_of(path), zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@contextmanager
+def _faults_of(path: Path, name: str = "") -> Iterator[None]:
+    """Raise faults of the disk as such, and all others as those of the archive."""
+    try:
+        with storage_errors(path):
+            yield
+    except (*BROKEN_ZIP, OSError) as error:
+        raise GatemaskError(
+            "The submission is not a zip archive that can be read.",
+            where=path,
+            received=f"{name}: {error}" if name else error,
+        ) from None
+
+
+def _read_mask(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    with _faults_of(path, name):
+        if archive.getinfo(name).file_size > LARGEST_FILE:
+            raise ValueError(f"{archive.getinfo(name).file_size} bytes")
+        data = archive.read(name)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if pixels is None or pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
+        received = "no image" if pixels is None else f"{pixels.dtype} {pixels.shape}"
+        raise GatemaskError(
+            "A file of the archive is not a mask.",
+            where=f"{path}, {name}",
+            received=received,
+            expected="a gray PNG or TIFF of 8 or 16 bits",
+        )
+    return pixels
 
 
 def masks_in(pixels: np.ndarray, values: Mapping[int, int], where: object) -> dict[int, np.ndarray]:
@@ -128,7 +148,3 @@ def masks_in(pixels: np.ndarray, values: Mapping[int, int], where: object) -> di
             do="Compare archive.values in competition.yaml with the competition's page.",
         )
     return {index: pixels == value for index, value in values.items()}
-
-
-def _not_an_archive(path: Path, error: object) -> GatemaskError:
-    return GatemaskError("The submission is not a zip archive that can be read.", where=path, received=error)

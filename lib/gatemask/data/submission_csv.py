@@ -70,7 +70,7 @@ def read_csv_lines(path: Path, columns: Sequence[str]) -> CsvLines:
 
     Args:
         path: The file.
-        columns: Names of columns that are expected; they tell the delimiter.
+        columns: Names of expected columns, by which the delimiter is recognized.
 
     Raises:
         GatemaskError: The file is missing or not a CSV table, or a line has more cells than the header.
@@ -116,7 +116,7 @@ def _delimiter(first: str, columns: Sequence[str]) -> str:
 
 
 def _quoting(path: Path, delimiter: str, width: int) -> tuple[bool, frozenset[int]]:
-    """Return whether names are quoted, and the columns in which every cell is; a bare header tells for all cells."""
+    """Return whether names are quoted, and the columns in which every cell is; without rows, the header decides."""
     cell = re.compile(rf'\s*("(?:[^"]|"")*"|[^{re.escape(delimiter)}"]*)\s*(?:{re.escape(delimiter)}|$)')
     with path.open(encoding="utf-8-sig", newline="") as file:
         texts = [line.rstrip("\r\n") for line, _ in zip(file, range(LOOKED_AT), strict=False)]

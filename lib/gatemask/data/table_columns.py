@@ -237,7 +237,7 @@ def _no_masks(runs: Sequence[str]) -> str | None:
 def find_class_column(
     table: Table, id_column: Column, mask_column: Column, skip: Collection[Column] = ()
 ) -> Column | None:
-    """Return the column that tells several classes apart; None where there is none."""
+    """Return the column that names the class of each row; None where there is none."""
     apart = row_columns(table, id_column, mask_column)
     for column, cells in _columns(table).items():
         if column in (id_column, mask_column) or column in skip:

@@ -195,7 +195,7 @@ def _read_rows(file: Path) -> tuple[list[int], list[list[str]]]:
             reader = csv.reader(opened, strict=True, skipinitialspace=True)
             for row in reader:
                 if any("\0" in cell for cell in row):
-                    raise csv.Error(f"row {reader.line_num} holds bytes that are no text")
+                    raise csv.Error(f"row {reader.line_num} holds bytes that are not text")
                 cells = [cell.strip() for cell in row]
                 if any(cells):
                     rows.append(cells)

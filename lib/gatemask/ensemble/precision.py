@@ -24,7 +24,7 @@ from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.masks import rule as rules
 from gatemask.masks.frame import comp_frame, resize_map, restore_map
 from gatemask.masks.metrics import dice_of_masks
-from gatemask.masks.rule import Rule
+from gatemask.masks.rule_files import of_values
 from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble, ShippedMember
 from gatemask.results.submission import PrecisionComparison
@@ -171,7 +171,7 @@ def _decide(
     precision: str,
 ) -> list[_Decision]:
     """Decide the masks of some images, or tiles, with the members of one fold."""
-    rules_of_classes = [Rule(**values.model_dump()) for values in shipped.class_rules]
+    rules_of_classes = of_values(shipped.class_rules)
     gates, masks = ([member for member in kind if member.fold == fold] for kind in (shipped.gate, shipped.mask))
     shape = len(pieces), len(comp.classes)
     probabilities = _predict(project, comp, gates, weights, pieces, precision) if gates else [np.ones(shape)]

@@ -127,7 +127,7 @@ class Decider:
         # Relative to the largest weight: equal weights become ones, and their sum is as exact as a plain one.
         largest = max(member.weight for member, _ in predictions)
         weights = [member.weight / largest for member, _ in predictions]
-        # Rounded as in the out-of-fold file. A gate without classes stands for each of them.
+        # Rounded as in the out-of-fold file. A gate for all classes is repeated for each.
         by_member = [
             [[round(float(value), 6) for value in row] for row in np.broadcast_to(values, (len(images), classes))]
             for _, values in predictions

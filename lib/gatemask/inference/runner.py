@@ -39,6 +39,7 @@ from gatemask.inference.tiles import TilePredictor
 from gatemask.masks import rle
 from gatemask.masks.frame import Frame, resize_map, restore_map
 from gatemask.masks.rule import Rule, decide, decide_objects
+from gatemask.masks.rule_files import of_values
 from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import InferenceReport, MemberTiming
@@ -277,7 +278,7 @@ def _load_ensemble(
         gates=[member for member in ensemble.gate if member.name in loaded],
         masks=[member for member in ensemble.mask if member.name in loaded],
         networks=loaded,
-        rules=[Rule(**values.model_dump()) for values in ensemble.class_rules],
+        rules=of_values(ensemble.class_rules),
         border=facts.outputs > len(facts.classes),
         degraded=degraded,
         may_drop=settings.time_budget is not None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -192,8 +193,17 @@ def _counted(name: str, truth: np.ndarray, predicted: np.ndarray) -> Worth:
 
 def _with_options(name: str, function: Callable[..., Worth], options: dict[str, float | list[float]]) -> MaskMetric:
     target = function.args[1] if isinstance(function, partial) else function
-    accepted = target.__code__.co_varnames[2 : target.__code__.co_argcount]
-    if unknown := [option for option in options if option not in accepted]:
+    try:
+        _, _, *others = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # no signature, or fewer arguments
+        raise GatemaskError(
+            f"The metric {name} must be a function of truth and prediction.",
+            where="metric in competition.yaml",
+            do="Run gatemask metric COMP --template for an example.",
+        ) from None
+    accepted = [parameter.name for parameter in others if parameter.kind is not parameter.VAR_KEYWORD]
+    takes_any = len(accepted) < len(others)
+    if unknown := [option for option in options if option not in accepted and not takes_any]:
         raise GatemaskError(
             f"The metric {name} has no option '{unknown[0]}'.",
             where="metric_options in competition.yaml",

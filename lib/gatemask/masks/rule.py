@@ -219,7 +219,7 @@ def decide_objects(
     """Return the objects of one image, numbered within each class, where the competition scores or lists objects.
 
     Pixels are claimed as in `decide`. Then objects are split at `split`, and those below `min_component` are dropped;
-    a last plane of the map that is no class holds the borders between objects. The masks are the objects' union.
+    a last plane of the map beyond the classes holds the borders between objects. The masks are the objects' union.
 
     Args:
         rules: One rule per class.

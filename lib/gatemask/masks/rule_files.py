@@ -33,7 +33,7 @@ def of_values(values: Sequence[RuleValues]) -> list[Rule]:
     >>> of_values([RuleValues(gate=0.5, upper=0.75, lower=0.4, min_area=200)])[0].min_area
     200
     """
-    return [Rule(**{name: getattr(rule, name) for name in RuleValues.model_fields}) for rule in values]
+    return [Rule(**rule.model_dump()) for rule in values]
 
 
 def save_rule(rule: Rule, path: Path) -> Path:
@@ -58,11 +58,6 @@ def save_rules(rules: Sequence[Rule], classes: Sequence[str], path: Path) -> Pat
     if len(classes) == 1:
         return save_rule(rules[0], path)
     return write_yaml(path, {name: rule_as_dict(rule) for name, rule in zip(classes, rules, strict=True)})
-
-
-def load_rule(path: Path) -> Rule:
-    """Read the rule of a single class; the inverse of `save_rule`, with the errors of `load_rules`."""
-    return load_rules(path, ["the only class"])[0]
 
 
 def load_rules(path: Path, classes: Sequence[str]) -> list[Rule]:

@@ -53,7 +53,7 @@ class Decisions:
         accept: Whether guesses are accepted.
         ask: Function that asks the user; None without a terminal.
         findings: Facts, in the order in which they were found.
-        open: Questions that nobody answered; work continues with the guess, so that all are known at the end.
+        open: Unanswered questions. Work continues with the guess, so that all of them can be listed at the end.
     """
 
     accept: bool

@@ -121,7 +121,7 @@ def spread(items: Sequence[T], count: int, sizes: Mapping[str, Size]) -> list[T]
     """Return items from all parts of a sequence, fewer of them where images are large.
 
     Args:
-        items: What is sampled; each stands for one image.
+        items: Items to sample, one per image.
         count: Number of items, at most.
         sizes: Height and width by path.
     """
@@ -267,7 +267,7 @@ def _thumbnail(path: Path) -> np.ndarray:
 
 
 def find_duplicates(raw: Path, names: Sequence[str], facts: ImageFacts, decisions: Decisions) -> str:
-    """Return the value of groups.duplicates: "near", or "exact" where images are too alike to tell copies."""
+    """Return groups.duplicates: "near", or "exact" where images are too similar to recognize near copies."""
     sample = list(names)[: len(spread(names, COMPARED, facts.sizes))]
 
     def read(name: str) -> tuple[str, str, object] | None:
@@ -284,7 +284,9 @@ def find_duplicates(raw: Path, names: Sequence[str], facts: ImageFacts, decision
     exact = sum(pair.kind == "exact" for pair in pairs)
     looked = f"{len(read_images)} images were compared"
     if not certain or not credible(near, len(read_images)):
-        decisions.note("duplicates", f"{exact} exact copies", f"{looked}; they are too alike to tell near copies")
+        decisions.note(
+            "duplicates", f"{exact} exact copies", f"{looked}; they are too similar to recognize near copies"
+        )
         return "exact"
     decisions.note("duplicates", f"{exact} exact and {len(near)} near copies", f"{looked}; copies share a group")
     return "near"

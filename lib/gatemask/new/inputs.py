@@ -92,7 +92,7 @@ def _find_labels(options: NewOptions, decisions: Decisions) -> tuple[Path | None
     masks = [file for file in found.files if _is_named_as_mask(file)]  # images and masks in one folder
     if not masks:
         raise GatemaskError(
-            "Images and masks in one folder cannot be told apart.",
+            "Images and masks in one folder cannot be distinguished.",
             where=path,
             expected="masks with a name such as NAME_mask.png",
             do="Name the masks with a glob, such as --labels 'train/*_seg.png'.",

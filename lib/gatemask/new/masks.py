@@ -116,7 +116,7 @@ class LabelFacts:
         labeled: Number of images with a label, be it an empty mask.
         positives: Estimated share of the images with a mask.
         stats: Statistics of sampled masks.
-        objects: How single objects are told apart: "rows" of a table, "numbers" of pixels, "files", or "" for not.
+        objects: How single objects are separated: "rows" of a table, "numbers" of pixels, "files", or "" for not.
         touching: Share of the images with several objects in which objects touch.
         cells: Ids as the labels write them.
     """

@@ -47,7 +47,7 @@ class CompetitionFacts(Frozen):
         tiles: How large images are cut. Default: not at all.
         sources: Files of each image, where there are several. Default: one of all channels.
         stack: Neighboring slices as channels. Default: none.
-        objects: How objects are told apart, where the competition lists or scores them. Default: not at all.
+        objects: How objects are separated, where the competition lists or scores them. Default: not at all.
     """
 
     name: str

@@ -23,7 +23,8 @@ from gatemask.data.submission_table import SubmissionTable, read_sample, table_o
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.masks.mask_metrics import scorer
-from gatemask.masks.rule import Rule, decide, decide_objects
+from gatemask.masks.rule import decide, decide_objects
+from gatemask.masks.rule_files import of_values
 from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.project import Project
 from gatemask.results.submission import FoldCheckResult
@@ -114,7 +115,7 @@ def _encode(
     members = MemberWeights(tuned.weights, tuned.views, tuned.weighing, tuned.gate_weights, tuned.selection)
     weights, gate_weights = members.by_held_out_fold().get(fold, (tuned.weights, tuned.gate_weights))
     gate = predictions.gated(gate_weights).gate
-    rules = [Rule(**values.model_dump()) for values in tuned.per_fold[str(fold)].rules]
+    rules = of_values(tuned.per_fold[str(fold)].rules)
 
     def encode(image: FullImage) -> list[list[str]]:
         given = rules, gate[image.image_id], image.full_map, comp.exclusive

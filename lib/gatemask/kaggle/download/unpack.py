@@ -7,23 +7,19 @@ deep.
 
 from __future__ import annotations
 
-import lzma
 import re
 import shutil
 import stat
-import struct
 import unicodedata
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
+from gatemask.storage import BROKEN_ZIP
 
 MAX_BYTES = 500_000_000_000  # an archive that declares more is a mistake or an attack
-# Errors that zipfile raises for damaged, encrypted or exotic archives, besides BadZipFile.
-BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 Members = list[tuple[zipfile.ZipInfo, PurePosixPath]]
 TakenPaths = dict[str, bool]  # normalized path -> whether it is a folder
 
@@ -57,7 +53,7 @@ def unpack_zip(archive: Path, folder: Path) -> None:
 def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except BROKEN as error:
+    except BROKEN_ZIP as error:
         raise DamagedFileError("A zip cannot be opened.", where=path, received=error) from None
 
 
@@ -171,7 +167,7 @@ def _extract(archive: zipfile.ZipFile, members: Members, folder: Path, name: str
                 shutil.copyfileobj(source, sink, 1 << 20)
             if target.stat().st_size != info.file_size:
                 raise zipfile.BadZipFile(f"shorter than the declared {info.file_size} bytes")
-        except (*BROKEN, OSError) as error:
+        except (*BROKEN_ZIP, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # a fault of the disk: bz2 reports bad data as an OSError without a number
             raise DamagedFileError("A zip is damaged.", where=f"{name}: {info.filename!r}", received=error) from None
