@@ -74,7 +74,7 @@ def test_without_any_log_the_place_of_the_error_is_printed(
     assert fail_with(ZeroDivisionError("x"), monkeypatch) == 70
     shown = capfd.readouterr().err
     assert "could not be written" in shown
-    assert "cli.py, line" in shown
+    assert "tools.py, line" in shown
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_output_to_a_full_disk_is_an_error(root: Path) -> None:
 
 
 def test_json_holds_names_that_are_not_utf8(capfd: pytest.CaptureFixture[str]) -> None:
-    from gatemask.cli_support import print_json
+    from gatemask.commands.options import print_json
 
     value = {"file": "caf\udce9.png", "título": "ü"}
     print_json(value)

@@ -36,7 +36,8 @@ FLOORS = [
     ["kaggle.download", "kaggle.train", "kaggle.submit"],
     ["report"],
     ["stages"],
-    ["doctor", "loop", "cli_support", "clean"],
+    ["doctor", "loop", "clean"],
+    ["commands"],
     ["cli"],
     ["__main__"],
 ]

@@ -10,6 +10,7 @@ from gatemask.results.rules import ClassRules, Frozen, RuleValues, WithRules
 from gatemask.stage import CommandResult, StageResult
 
 Kind = Literal["gate", "mask"]
+Verdict = Literal["better", "worse", "cannot tell"]
 # Candidates that are always scored: a rule that is not better than both has no use.
 ALL_EMPTY, EVERYTHING_PASSES = "all-empty", "everything-passes"
 # Where masks decide the score: found on masks, and the exact optimum of the mean Dice.
@@ -326,7 +327,7 @@ class PairedComparison(Frozen):
     equal: int
     images: int
     groups: int
-    verdict: Literal["better", "worse", "cannot tell"]
+    verdict: Verdict
 
 
 class ComparisonResult(CommandResult, PairedComparison):

@@ -1,4 +1,4 @@
-"""Options, inputs and output shared by the commands in gatemask.cli."""
+"""Options, inputs and output that commands share."""
 
 from __future__ import annotations
 

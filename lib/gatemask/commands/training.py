@@ -1,0 +1,43 @@
+"""Commands that train an experiment here, or describe it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gatemask.commands.apps import app, augment_app
+from gatemask.commands.options import Exp, Fold, Json, Quick, Set, load_experiment_inputs, parse_folds, print_result
+
+
+@app.command("train")
+def train_command(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Train an experiment fold by fold. Resumes where it stopped."""
+    project, config, experiment = load_experiment_inputs(exp, quick, set_)
+    from gatemask.training.train import train
+
+    print_result(train(project, config, experiment, parse_folds(fold)), json_)
+
+
+@app.command("plan")
+def plan_command(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+    """Estimate parameters, memory, steps and hours of an experiment."""
+    project, config, experiment = load_experiment_inputs(exp, quick, set_)
+    from gatemask.cost.plan import plan_experiment, print_plan
+
+    print_result(plan_experiment(project, config, experiment), json_, show=print_plan)
+
+
+@augment_app.command("show")
+def augment_show(
+    exp: Exp,
+    images: Annotated[int, typer.Option(min=1, max=64, help="Number of images to show.")] = 6,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Draw images before and after augmentation."""
+    project, config, experiment = load_experiment_inputs(exp, quick, set_)
+    from gatemask.report.augment import show_augmentation
+
+    print_result(show_augmentation(project, config, experiment, images), json_)
