@@ -62,6 +62,7 @@ def test_from_files_to_a_submission(layout: str, make_root: Callable[[str], Path
     )
     # The same for a fold of training images, where the masks are rarely empty.
     check = run("submission", "check", name, "--fold", 0, "--quick", "--json")
+    assert check["masks"]
     written = generated.score(Path(str(check["submission"])), generated.train.of(i for i, f in folds.items() if f == 0))
     assert written == pytest.approx(check["score"], abs=TOLERANCE)
     assert written == pytest.approx(check["tuned"], abs=TOLERANCE)

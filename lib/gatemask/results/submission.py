@@ -72,6 +72,7 @@ class FoldCheckResult(CommandResult):
         fold: Number of the fold.
         images: Number of its images.
         rows: Number of rows of the file: one per image and class, whatever the format.
+        masks: Number of images and classes with a mask in the file.
         metric: Name of the metric.
         submission: Path of the file.
         score: Score of the masks that are read from the file.
@@ -82,6 +83,7 @@ class FoldCheckResult(CommandResult):
     fold: int
     images: int
     rows: int
+    masks: int
     metric: str
     submission: str
     score: float

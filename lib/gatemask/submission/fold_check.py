@@ -36,6 +36,7 @@ from gatemask.tuning.tune import require_tuned, training_images
 from gatemask.tuning.weighing import MemberWeights
 
 SAME = 1e-6  # difference of scores that rounding explains
+NO_MASKS = "All masks of this fold are empty, so the check says nothing about how masks are encoded."
 
 
 def check_fold(
@@ -67,7 +68,8 @@ def check_fold(
     dialect = _dialect_of_readers(comp, as_written)
     with open_members(project, comp, ensemble, fold_of) as predictions:
         sizes = MaskSizes(None, {image_id: predictions.truth.size(image_id) for image_id in ids})
-        written.write(path, _encode(predictions, comp, tuned, fold, ids, written.format), sizes)
+        masks = _encode(predictions, comp, tuned, fold, ids, written.format)
+        written.write(path, masks, sizes)
         check_submission(path, comp, written, sizes)
         metric, truth = scorer(comp, project.experiments), predictions.truth
         try:
@@ -81,11 +83,12 @@ def check_fold(
         fold=fold,
         images=len(ids),
         rows=len(written.rows),
+        masks=len(masks),
         metric=comp.metric,
         submission=str(path),
         score=score,
         tuned=expected,
-        notes=dialect_notes(comp, raw_folder(project, comp)),
+        notes=[*([] if masks else [NO_MASKS]), *dialect_notes(comp, raw_folder(project, comp))],
     )
 
 
@@ -196,6 +199,7 @@ def print_fold_check(result: FoldCheckResult) -> None:
     """Print both scores."""
     rows: list[list[object]] = [
         ["images", result.images],
+        ["masks", result.masks],
         ["score read from the file", f"{result.score:.6f}"],
         ["score of the fold in tuning", f"{result.tuned:.6f}"],
         ["file", result.submission],
