@@ -34,6 +34,7 @@ FLOORS = [
     ["kaggle.image"],
     ["kaggle.client"],
     ["kaggle.download", "kaggle.train", "kaggle.submit"],
+    ["runs"],
     ["report"],
     ["stages"],
     ["doctor", "loop", "clean"],

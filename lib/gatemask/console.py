@@ -15,6 +15,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
 _console: Console | None = None
 _recorders: list[list[str]] = []
+_bars = 0  # open progress bars
 
 
 def console() -> Console:
@@ -64,7 +65,7 @@ def recorded() -> Iterator[list[str]]:
 def progress(
     items: Iterable[T], what: str, total: int | None = None, size: Callable[[T], int] = lambda _: 1
 ) -> Generator[T, None, None]:
-    """Yield the items while drawing a progress bar, if stderr is a terminal.
+    """Yield the items while drawing a progress bar, if stderr is a terminal. Inside another bar, nothing is drawn.
 
     Args:
         items: Items to yield.
@@ -76,11 +77,23 @@ def progress(
 
     total = total if total is not None else len(items) if isinstance(items, Sequence) else None
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console(), transient=True, disable=not console().is_terminal) as bar:
+    hidden = not console().is_terminal or _bars > 0
+    with _counted(), Progress(*columns, console=console(), transient=True, disable=hidden) as bar:
         task = bar.add_task(plain(what).plain, total=total)
         for item in items:
             yield item
             bar.advance(task, size(item))
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count the open progress bars: only the outermost is drawn."""
+    global _bars
+    _bars += 1
+    try:
+        yield
+    finally:
+        _bars -= 1
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

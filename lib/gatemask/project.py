@@ -17,6 +17,7 @@ PRODUCTS = frozenset(
         "ensemble",
         "kaggle",
         "leaderboard",
+        "notes.json",
         "rehearsal",
         "rehearsal-train",
         "report",

@@ -17,8 +17,9 @@ from gatemask.masks import rle
 from gatemask.project import Project
 from gatemask.results.tuning import ComparisonResult, PairedComparison
 from gatemask.tuning import exact, members
-from gatemask.tuning.compare import COARSE, _by_class, compare, compare_paired, print_comparison, verdict_sentence
+from gatemask.tuning.compare import _by_class, compare, compare_paired, print_comparison, verdict_sentence
 from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
+from gatemask.tuning.sides import COARSE
 from tests.conftest import gatemask
 from tests.data.test_manifest import competition
 from tests.tuning.predictions import SIZE, stamp, write_predictions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +23,20 @@ Schema = TypeVar("Schema", bound=BaseModel)
 NOT_IN_QUICK = ("name", "quick", "extends")
 
 
-def load_experiment(path: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Experiment:
-    """Load an experiment. Its name is the stem of the file unless the YAML sets another."""
+def load_experiment(
+    path: Path, *, quick: bool = False, overrides: Sequence[str] = (), alone: bool = False
+) -> Experiment:
+    """Load an experiment. Its name is the stem of the file unless the YAML sets another.
+
+    Args:
+        path: The YAML.
+        quick: Whether to apply its section `quick`.
+        overrides: `--set` options.
+        alone: Whether to trust that no other YAML has the same name, which takes a look into each. Default: False.
+    """
     experiment = _load(path, Experiment, {"name": path.stem}, quick, overrides)
-    require_own_name(path, experiment.name)
+    if not alone:
+        require_own_name(path, experiment.name)
     return experiment
 
 
@@ -97,6 +108,30 @@ def _validate(document: Document, schema: type[Schema], where: object) -> Schema
 # --- reading -----------------------------------------------------------------------------------------------
 
 
+def read_merged(path: Path) -> YamlMapping:
+    """Return the values of a YAML, merged with those of the files that it extends, before any check.
+
+    Raises:
+        GatemaskError: A file is missing, or is not a mapping in YAML.
+    """
+    return _read_extended(path, chain=[]).values
+
+
+def extended_files(path: Path) -> list[Path]:
+    """Return the files that a YAML extends: its parent, the parent of that one, and so on.
+
+    Raises:
+        GatemaskError: A file is missing, or is not a mapping in YAML.
+    """
+    files: list[Path] = []
+    while isinstance(base := _read(files[-1] if files else path, extended_by=None).values.get("extends"), str):
+        file = ((files[-1] if files else path).parent / base).resolve()
+        if file in files:
+            break
+        files.append(file)
+    return files
+
+
 def _read_extended(path: Path, chain: list[Path]) -> Document:
     if path in chain:
         names = " -> ".join(p.name for p in [*chain, path])
@@ -129,6 +164,12 @@ def _read(path: Path, extended_by: Path | None) -> Document:
         raise storage_error(error, path) or GatemaskError(
             "A file cannot be read.", where=path, received=error
         ) from None
+    return _parsed(text, path).copy()
+
+
+@lru_cache(maxsize=16)
+def _parsed(text: str, path: Path) -> Document:
+    """Parse a YAML. Many experiments extend the same few files."""
     parsed = parse_yaml(text, path)
     if not isinstance(parsed.value, dict):
         raise GatemaskError("A configuration must be a mapping.", where=path, expected="lines of 'key: value'")

@@ -129,18 +129,32 @@ def seconds_by_experiment(
     The device is one T4, or the CPU of this machine where the kernel has no GPU.
     """
     cache = _CostsFile(project.runs / "ensemble" / "costs.json")
+    precision, device = _device(comp, ensemble, cache)
+    tiles = _mean_tiles(project, comp)
+    return {
+        name: devices.seconds_per_image(device, cache.forward_pass(exp, comp), precision) * count_views(exp) * tiles
+        for name, exp in experiments.items()
+    }
+
+
+def known_seconds(
+    project: Project, comp: Competition, ensemble: Ensemble, experiments: Mapping[str, Experiment]
+) -> dict[str, float]:
+    """Return the seconds per image of those experiments whose structure has been measured before; measure nothing."""
+    cache = _CostsFile(project.runs / "ensemble" / "costs.json")
+    if comp.kaggle.inference == "none" and not cache.knows_cpu:
+        return {}
+    known = {name: exp for name, exp in experiments.items() if cache.knows(exp, comp)}
+    return seconds_by_experiment(project, comp, ensemble, known) if known else {}
+
+
+def _device(comp: Competition, ensemble: Ensemble, cache: _CostsFile) -> tuple[str, Device]:
+    """Return the precision of the submission kernel, and one of its devices."""
     precision = ensemble.inference.precision
     if comp.kaggle.inference == "none":
-        precision = "float32" if precision == "auto" else precision
-        device = cache.cpu()
-    else:
-        precision = "float16" if precision == "auto" else precision
-        device = devices.kaggle_t4(1, precision)
-    seconds, tiles = {}, _mean_tiles(project, comp)
-    for name, exp in experiments.items():
-        work = cache.forward_pass(exp, comp)
-        seconds[name] = devices.seconds_per_image(device, work, precision) * count_views(exp) * tiles
-    return seconds
+        return "float32" if precision == "auto" else precision, cache.cpu()
+    precision = "float16" if precision == "auto" else precision
+    return precision, devices.kaggle_t4(1, precision)
 
 
 def _mean_tiles(project: Project, comp: Competition) -> float:
@@ -163,7 +177,23 @@ class _CostsFile:
             self._store("cpu", {("hours_a_week" if key == "hours_per_week" else key): peaks[key] for key in peaks})
         return Device(**{key: value for key, value in self._entries["cpu"].items() if key != "hours_a_week"})
 
+    @property
+    def knows_cpu(self) -> bool:
+        """Whether the CPU has been measured."""
+        return "cpu" in self._entries
+
+    def knows(self, exp: Experiment, comp: Competition) -> bool:
+        """Return whether the work of an experiment's network has been counted."""
+        return self._key(exp, comp) in self._entries
+
     def forward_pass(self, exp: Experiment, comp: Competition) -> ForwardPass:
+        key = self._key(exp, comp)
+        if key not in self._entries:
+            self._store(key, asdict(_count_forward_pass(exp, comp)))
+        return ForwardPass(**self._entries[key])
+
+    @staticmethod
+    def _key(exp: Experiment, comp: Competition) -> str:
         outputs = comp.outputs if exp.task == "mask" else len(comp.classes) if exp.model.per_class else 1
         shape = [
             exp.input.size,
@@ -171,10 +201,7 @@ class _CostsFile:
             outputs,
             *(["exclusive"] if comp.exclusive and exp.task == "mask" else []),
         ]
-        key = fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
-        if key not in self._entries:
-            self._store(key, asdict(_count_forward_pass(exp, comp)))
-        return ForwardPass(**self._entries[key])
+        return fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
 
     def _store(self, key: str, entry: dict[str, Any]) -> None:
         self._entries[key] = entry

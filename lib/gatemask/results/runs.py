@@ -129,8 +129,102 @@ class RunList(CommandResult):
         competition: Name of the competition, with `-quick` for quick runs.
         metric: Name of the competition's metric.
         experiments: The experiments.
+        problems: Files that could not be read and belong to no single experiment, one sentence each.
     """
 
     competition: str
     metric: str
     experiments: tuple[ExperimentRun, ...]
+    problems: tuple[str, ...] = ()
+
+
+class NoteResult(CommandResult):
+    """Report of `gatemask runs tag` and `gatemask runs note`.
+
+    Args:
+        experiment: Name of the experiment.
+        tags: Its tags, in alphabetical order.
+        note: Its note.
+    """
+
+    experiment: str
+    tags: tuple[str, ...]
+    note: str
+
+
+class FoldRun(Frozen):
+    """One fold of an experiment, as `gatemask runs show` lists it.
+
+    Args:
+        fold: Number of the fold.
+        state: "training" while a process trains it.
+        epochs_done: Number of epochs trained.
+        score: Best validation score, in the experiment's monitor; None until the fold is finished.
+        hours: Hours of training.
+        images_per_s: Training images per second; None if unknown.
+        commit: Commit it was trained from.
+        kernel: Kaggle kernel that trained it; None if it was trained elsewhere.
+    """
+
+    fold: int
+    state: Literal["training", "unfinished", "finished"]
+    epochs_done: int
+    score: float | None = None
+    hours: float = 0.0
+    images_per_s: float | None = None
+    commit: str | None = None
+    kernel: str | None = None
+
+
+class RunDetails(CommandResult):
+    """Report of `gatemask runs show`: all about one experiment.
+
+    Args:
+        experiment: Its row of `gatemask runs`.
+        runs: Its folds.
+        settings: Settings it was trained with, or those of its YAML, by dotted key.
+    """
+
+    experiment: ExperimentRun
+    runs: tuple[FoldRun, ...]
+    settings: dict[str, JsonValue]
+
+
+class Curve(Frozen):
+    """Mean over the folds of what an experiment logged per epoch.
+
+    Args:
+        loss: Training loss of each epoch.
+        score: Validation score of each epoch, in the experiment's monitor.
+    """
+
+    loss: tuple[float, ...]
+    score: tuple[float, ...]
+
+
+class RunDifference(CommandResult):
+    """Report of `gatemask runs diff`.
+
+    Args:
+        first, second: Names of the experiments.
+        settings: Values of the settings in which they differ, by dotted key; None is not set.
+        first_score, second_score: Scores on the folds that both have finished; None if there are none.
+        difference: Second score less first.
+        ci95: 95 % interval of the difference over groups of images.
+        verdict: Whether the second is better, worse, or cannot be told from the first.
+        folds: Folds that both have finished.
+        curves: Curves by experiment.
+        problems: Why there is no score.
+    """
+
+    first: str
+    second: str
+    settings: dict[str, tuple[JsonValue, JsonValue]]
+    first_score: RunScore | None = None
+    second_score: RunScore | None = None
+    difference: float | None = None
+    ci95: tuple[float, float] | None = None
+    verdict: Verdict | None = None
+    folds: tuple[int, ...] = ()
+    curves: dict[str, Curve] = Field(default_factory=dict)
+    problems: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gatemask.config import Experiment, load_run_config
+from gatemask.config.flat import flatten
 from gatemask.errors import GatemaskError
 
 NAMES = {
@@ -48,24 +49,10 @@ def _changed_settings(folder: Path, exp: Experiment) -> Iterator[str]:
     trained = trained_experiment(folder)
     if trained is None:
         return
-    before, now = (_flat({**e.settings, "name": ""}) for e in (trained, exp))
+    before, now = (flatten({**e.settings, "name": ""}) for e in (trained, exp))
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             yield f"{key}: {_text(before.get(key))}, now {_text(now.get(key))}"
-
-
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    """Return the leaves of nested mappings by dotted key.
-
-    >>> _flat({"input": {"size": 64}, "epochs": 2})
-    {'input.size': 64, 'epochs': 2}
-    """
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    leaves: dict[str, object] = {}
-    for key, inner in value.items():
-        leaves |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
 
 
 def _text(value: object) -> str:

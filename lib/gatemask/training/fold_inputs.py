@@ -77,6 +77,15 @@ def training_settings(exp: Experiment) -> dict[str, JsonValue]:
     return {key: value for key, value in exp.settings.items() if key not in later}
 
 
+def fingerprints(exp: Experiment) -> dict[str, str]:
+    """Return the entries of a fold's `made_from` that the experiment alone decides."""
+    return {
+        "settings": fingerprint(training_settings(exp)),
+        "selection": fingerprint(settings_of(exp, SELECTION)),
+        "prediction": fingerprint(settings_of(exp, PREDICTION)),
+    }
+
+
 def count_views(exp: Experiment) -> int:
     """Return the number of TTA views of an image, the image itself included."""
     return 1 + sum(view.random or 1 for view in exp.tta)
@@ -125,7 +134,7 @@ class TrainingInputs:
     def made_from(self, fold: int) -> dict[str, object]:
         """Return the hashes of everything that decides the outcome of a fold; see `trained_from`."""
         return {
-            **self._settings(),
+            **fingerprints(self.exp),
             "weights": self.initial_weights(fold).identity,
             "fold": fold,
             "folds": sha256(self.project.folds),
@@ -134,7 +143,7 @@ class TrainingInputs:
 
     def comparable(self, fold: int) -> dict[str, object]:
         """Return `made_from` as far as this disk can tell: records and initial weights may be elsewhere."""
-        made_from: dict[str, object] = {**self._settings(), "fold": fold, "folds": sha256(self.project.folds)}
+        made_from: dict[str, object] = {**fingerprints(self.exp), "fold": fold, "folds": sha256(self.project.folds)}
         if (self.project.records(with_record_size(self.comp, self.exp).records.size) / "index.json").exists():
             try:
                 made_from["records"] = fingerprint(self._shards)
@@ -153,13 +162,6 @@ class TrainingInputs:
         if trained_from(stamp.made_from) != trained_from(stage.made_from) or not weights.exists():
             return False
         return stamp.outputs.get(weights.name) == sha256(weights)
-
-    def _settings(self) -> dict[str, str]:
-        return {
-            "settings": fingerprint(training_settings(self.exp)),
-            "selection": fingerprint(settings_of(self.exp, SELECTION)),
-            "prediction": fingerprint(settings_of(self.exp, PREDICTION)),
-        }
 
     @cached_property
     def _shards(self) -> dict[str, str]:

@@ -9,26 +9,22 @@ cannot show what another seed would have given.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
-from gatemask.config import Competition, Ensemble, Members, load_experiment, metric_title
+from gatemask.config import Competition, Ensemble, load_experiment, metric_title
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError, nearest
-from gatemask.masks.metrics import guide, ratio, total
+from gatemask.masks.metrics import ratio, total
 from gatemask.project import Project, experiment_files
-from gatemask.results.tuning import ComparisonResult, Kind, PairedComparison
-from gatemask.tuning import exact
-from gatemask.tuning.crossfit import CrossFit, bootstrap_scores, cross_fit
-from gatemask.tuning.final_pass import MaskScoring, score_on_masks, scored_on_masks
-from gatemask.tuning.members import build_tables, given_weights, open_members, prediction_hashes
+from gatemask.results.tuning import ComparisonResult, Kind, PairedComparison, Verdict
+from gatemask.tuning.crossfit import bootstrap_scores, middle_95
+from gatemask.tuning.members import prediction_hashes
+from gatemask.tuning.sides import fit_side, is_trained, side_of
 from gatemask.tuning.tune import training_images, with_selected_weights
 
 Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metrics
-COARSE = range(2, 256, 2)  # levels of the rules: every second level costs a fraction of all
 SAME = 1e-12  # scores this close differ by rounding alone
 
 
@@ -52,12 +48,12 @@ def compare(project: Project, comp: Competition, ensemble: Ensemble, first: str,
     started = time.monotonic()
     task, names = _parse(project, first, second)
     fold_of, group_of = training_images(project)
-    gated = task == "gate" or _trained(project, ensemble.gate.experiments, set(fold_of.values()))
+    gated = task == "gate" or is_trained(project, ensemble.gate.experiments, set(fold_of.values()))
     ensemble = with_selected_weights(project, comp, ensemble) if gated else ensemble
-    sides = [_side(ensemble, task, part, gated) for part in names]
+    sides = [side_of(ensemble, task, part, gated) for part in names]
     for side in sides:  # everything that is missing is reported before the first map is read
         prediction_hashes(project, comp, side)
-    fits = [_fit(project, comp, side, fold_of) for side in sides]
+    fits = [fit_side(project, comp, side, fold_of) for side in sides]
     groups = np.array([group_of[i] for i in sorted(fold_of)])
     scored = [(fit.worth, fit.weight) for fit in fits]
     paired = compare_paired(scored[0], scored[1], groups, ensemble.tune.bootstrap, ensemble.tune.seed)
@@ -113,7 +109,7 @@ def compare_paired(first: Scored, second: Scored, groups: np.ndarray, times: int
     'better'
     """
     differences = bootstrap_scores(*second, groups, times, seed) - bootstrap_scores(*first, groups, times, seed)
-    low, high = (float(edge) for edge in np.quantile(differences, [0.025, 0.975]))
+    low, high = middle_95(differences)
     by_image = ratio(*second).mean(axis=1) - ratio(*first).mean(axis=1)
     by_image[np.abs(by_image) <= SAME] = 0.0
     first_score, second_score = total(*first), total(*second)
@@ -128,11 +124,12 @@ def compare_paired(first: Scored, second: Scored, groups: np.ndarray, times: int
         equal=int((by_image == 0).sum()),
         images=len(by_image),
         groups=len(np.unique(groups)),
-        verdict=_verdict(low, high),
+        verdict=verdict_of(low, high),
     )
 
 
-def _verdict(low: float, high: float) -> Literal["better", "worse", "cannot tell"]:
+def verdict_of(low: float, high: float) -> Verdict:
+    """Return what the interval of a difference, second less first, says about the second."""
     return "better" if low > SAME else "worse" if high < -SAME else "cannot tell"
 
 
@@ -185,34 +182,6 @@ def _experiment_files(project: Project) -> list[str]:
 
 def _task(project: Project, name: str) -> Kind:
     return load_experiment(project.experiments / f"{name}.yaml", quick=project.quick).task
-
-
-def _trained(project: Project, names: Sequence[str], folds: set[int]) -> bool:
-    return all((project.fold(name, fold) / "result.json").exists() for name in names for fold in folds)
-
-
-def _side(ensemble: Ensemble, task: Kind, names: list[str], gated: bool) -> Ensemble:
-    """Return the ensemble with the experiments of one side in place of its own, and without gates if not gated."""
-    changed: dict[str, Members] = {task: Members(experiments=names)}
-    if task == "gate" and ensemble.mask.weights == "tuned":  # tuned behind another gate they would differ
-        changed["mask"] = ensemble.mask.model_copy(update={"weights": "equal"})
-    if not gated:
-        changed["gate"] = Members.model_construct(experiments=[], folds="all", weights="equal")
-    return ensemble.model_copy(update=changed)
-
-
-def _fit(project: Project, comp: Competition, side: Ensemble, fold_of: Mapping[str, int]) -> CrossFit:
-    gates, names = side.gate.experiments, side.mask.experiments
-    tables = build_tables(project, comp, side, fold_of)
-    variant = side.tune.rule.model_copy(update={} if gates else {"gate": False})
-    label, guiding = "+".join([*gates, *names]), guide(comp.metric)
-    fit = cross_fit(tables, guiding, lambda some: exact.search_classes(some, guiding, variant, COARSE)[0], label)
-    if not scored_on_masks(comp):
-        return fit
-    with open_members(project, comp, side, fold_of) as predictions:
-        scoring = MaskScoring.of(comp, project.experiments)
-        worth, weight = score_on_masks(predictions, given_weights(side.mask), scoring, [fit.rules], label)[0]
-    return replace(fit, worth=worth, weight=weight)
 
 
 def print_comparison(result: ComparisonResult) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -112,8 +112,7 @@ def bootstrap_interval(
     >>> bootstrap_interval(np.ones((3, 1)), np.ones((3, 1)), np.array(["a", "b", "c"]), times=100, seed=0)
     (1.0, 1.0)
     """
-    low, high = np.quantile(bootstrap_scores(worth, weight, groups, times, seed), [0.025, 0.975])
-    return float(low), float(high)
+    return middle_95(bootstrap_scores(worth, weight, groups, times, seed))
 
 
 def bootstrap_scores(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, times: int, seed: int) -> np.ndarray:
@@ -122,15 +121,59 @@ def bootstrap_scores(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, 
     >>> bootstrap_scores(np.full((2, 1), 0.5), np.ones((2, 1)), np.array(["a", "b"]), times=3, seed=0).tolist()
     [0.5, 0.5, 0.5]
     """
-    _, group_index = np.unique(groups, return_inverse=True)
-    count = int(group_index.max()) + 1
-    sums = [np.stack([np.bincount(group_index, column, count) for column in part.T], 1) for part in (worth, weight)]
-    rng = np.random.default_rng(seed)
-    scores = []
-    for start in range(0, times, CHUNK):
-        draws = _draw_groups(count, min(CHUNK, times - start), rng)
-        scores.append(ratio(draws @ sums[0], draws @ sums[1]).mean(axis=1))
-    return np.concatenate(scores)
+    return Resamples.draw(groups, times, seed).scores(worth, weight)
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Bootstrap resamples of groups, which may be used for any number of scores of the same images.
+
+    Args:
+        group_index: Number of each image's group, int (n,).
+        draws: How often each resample draws each group, in parts of up to CHUNK resamples, int (resamples, groups).
+    """
+
+    group_index: np.ndarray
+    draws: Sequence[np.ndarray]
+
+    @classmethod
+    def draw(cls, groups: np.ndarray, times: int, seed: int) -> Resamples:
+        """Draw whole groups with replacement.
+
+        Args:
+            groups: Group of each image, text (n,).
+            times: Number of resamples.
+            seed: Seed of the draws.
+        """
+        _, group_index = np.unique(groups, return_inverse=True)
+        count, rng = int(group_index.max()) + 1, np.random.default_rng(seed)
+        small = np.uint16 if count < 1 << 16 else np.int64  # no group is drawn more often than there are groups
+        parts = [min(CHUNK, times - start) for start in range(0, times, CHUNK)]
+        return cls(group_index, [_draw_groups(count, part, rng).astype(small) for part in parts])
+
+    def scores(self, worth: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return the score of each resample, float (times,).
+
+        Args:
+            worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
+            weight: Weight per image and class, float (n, classes).
+        """
+        count = int(self.group_index.max()) + 1
+        sums = [
+            np.stack([np.bincount(self.group_index, column, count) for column in part.T], 1) for part in (worth, weight)
+        ]
+        return np.concatenate([ratio(draws @ sums[0], draws @ sums[1]).mean(axis=1) for draws in self.draws])
+
+    def image_counts(self) -> Iterator[np.ndarray]:
+        """Yield how often each image was drawn, int (resamples, n), part by part."""
+        for draws in self.draws:
+            yield draws[:, self.group_index]
+
+
+def middle_95(values: np.ndarray) -> tuple[float, float]:
+    """Return the middle 95 % of bootstrap values (Efron's percentile interval)."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _draw_groups(count: int, times: int, rng: np.random.Generator) -> np.ndarray:

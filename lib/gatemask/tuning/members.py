@@ -70,9 +70,9 @@ def open_members(
         GatemaskError: An image is missing, unknown or repeated, or a probability is outside [0, 1].
     """
     folds = sorted(set(fold_of.values()))
-    gates = [_read_gates(project, comp, name, folds) for name in ensemble.gate.experiments]
+    gates = [read_gate_values(project, comp, name, folds) for name in ensemble.gate.experiments]
     for name, gate in zip(ensemble.gate.experiments, gates, strict=True):
-        _require_ids(name, set(gate), set(fold_of))
+        require_ids(name, set(gate), set(fold_of))
     readers: list[MapReader] = []
     views = []
     try:
@@ -98,7 +98,8 @@ def open_members(
             reader.close()
 
 
-def _read_gates(project: Project, comp: Competition, name: str, folds: Iterable[int]) -> dict[str, GateValue]:
+def read_gate_values(project: Project, comp: Competition, name: str, folds: Iterable[int]) -> dict[str, GateValue]:
+    """Return the probabilities of one gate experiment by image id, from some of its folds."""
     gates = read_gates([project.fold(name, fold) / "oof.csv" for fold in folds], comp.classes)
     return {image_id: values.item() if len(values) == 1 else values for image_id, values in gates.items()}
 
@@ -179,7 +180,12 @@ def prediction_hashes(project: Project, comp: Competition, ensemble: Ensemble) -
     return [fold.hashes for fold in read_folds_of(project, comp, ensemble)]
 
 
-def _require_ids(name: str, ids: set[str], expected: set[str]) -> None:
+def require_ids(name: str, ids: set[str], expected: set[str]) -> None:
+    """Raise unless an experiment has predicted exactly the expected images.
+
+    Raises:
+        GatemaskError: An image is missing or unknown.
+    """
     if ids == expected:
         return
     missing, unknown = sorted(expected - ids), sorted(ids - expected)
@@ -209,7 +215,7 @@ def _count_views(project: Project, name: str, folds: Sequence[int]) -> int:
 
 
 def _require_maps(name: str, reader: MapReader, expected: set[str], classes: int) -> None:
-    _require_ids(name, reader.ids, expected)
+    require_ids(name, reader.ids, expected)
     if reader.classes != classes:
         raise GatemaskError(
             "A member's maps have another number of outputs than the competition has classes.",

@@ -43,10 +43,23 @@ def save_record(project: Project, record: SubmissionRecord) -> None:
 
 def load_records(project: Project) -> list[SubmissionRecord]:
     """Return all records, oldest first."""
-    # Names that begin with a dot are temporary files of a killed command.
-    paths = submissions_folder(project).glob("[!.]*.json")
-    records = [load_document(SubmissionRecord, path, do=LOST) for path in paths]
+    records = [load_record(path) for path in record_files(project)]
     return sorted(records, key=lambda record: (record.at, record.id))
+
+
+def record_files(project: Project) -> list[Path]:
+    """Return the records of all submissions."""
+    # Names that begin with a dot are temporary files of a killed command.
+    return sorted(submissions_folder(project).glob("[!.]*.json"))
+
+
+def load_record(path: Path) -> SubmissionRecord:
+    """Read the record of a submission.
+
+    Raises:
+        GatemaskError: The record is damaged.
+    """
+    return load_document(SubmissionRecord, path, do=LOST)
 
 
 def find_submission(record: SubmissionRecord, submissions: Sequence[Submission]) -> Submission | None:

@@ -140,12 +140,22 @@ def save_kernel(project: Project, kernel: TrainingKernel) -> None:
 
 def load_kernels(project: Project) -> list[TrainingKernel]:
     """Return all kernels of the competition, ordered by their last pushes."""
-    # A leading dot marks a file that a killed command was writing.
-    kernels = [_load_kernel(path) for path in sorted(kernels_folder(project).glob("[!.]*.json"))]
+    kernels = [load_kernel(path) for path in kernel_files(project)]
     return sorted(kernels, key=lambda kernel: kernel.last.at if kernel.pushes else "")
 
 
-def _load_kernel(path: Path) -> TrainingKernel:
+def kernel_files(project: Project) -> list[Path]:
+    """Return the records of all kernels of the competition."""
+    # A leading dot marks a file that a killed command was writing.
+    return sorted(kernels_folder(project).glob("[!.]*.json"))
+
+
+def load_kernel(path: Path) -> TrainingKernel:
+    """Read the record of a kernel.
+
+    Raises:
+        GatemaskError: The record is damaged.
+    """
     do = "Restore it from a backup, or delete it: gatemask then no longer knows this kernel, whose runs stay on Kaggle."
     record = read_json_object(path, "pushes", do=do)
     try:

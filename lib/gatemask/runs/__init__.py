@@ -1,0 +1,1 @@
+"""Experiments at a glance: what was trained, how well it scores, what it cost."""
