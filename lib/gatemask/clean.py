@@ -105,7 +105,9 @@ def _run_items(label: Path) -> Iterator[Item]:
                 yield Item(path, _too_long(path / "result.json"))
             elif path.name in RECORDS_OF_KAGGLE:
                 yield Item(path, "record of what is on Kaggle or W&B")
-            elif path.suffix == ".lock" or path.name.startswith(".tmp-"):
+            elif path.name == "notes.json":
+                yield Item(path, "your tags and notes")
+            elif path.name == ".runs" or path.suffix == ".lock" or path.name.startswith(".tmp-"):
                 yield Item(path, "")
             else:
                 yield Item(path, "" if label.name.endswith("-quick") and _trained_here(path) else "trained folds")

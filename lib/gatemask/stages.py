@@ -175,6 +175,13 @@ TABLE = [
             "[kaggle.md](kaggle.md)"
         },
     ),
+    StageEntry(
+        "runs",
+        {
+            "runs/<comp>/.runs/": "facts and scores that `gatemask runs` has read and computed; can be deleted",
+            "runs/<comp>/notes.json": "tags and notes on experiments",
+        },
+    ),
     StageEntry("sync", {"runs/<comp>/wandb-synced.json": "offline runs that are on W&B"}),
     StageEntry(
         "oof-tune",

@@ -268,8 +268,8 @@ def print_difference(result: RunDifference) -> None:
         kind = result.first_score.kind
         what = "AUC" if kind == "auc" else f"{metric_title(result.first_score.metric)}, {kind}"
         scores = ((first, result.first_score), (second, result.second_score))
-        rows = [[name, score.value, "{:.4f} to {:.4f}".format(*score.ci95)] for name, score in scores]
-        table(f"{what}, folds {', '.join(map(str, result.folds))}", ["", "score", "95 %"], rows)
+        lines = [[name, f"{score.value:.4f}", "{:.4f} to {:.4f}".format(*score.ci95)] for name, score in scores]
+        table(f"{what}, folds {', '.join(map(str, result.folds))}", ["", "score", "95 %"], lines)
         verdict = f"cannot tell {second} from {first}"
         if result.verdict != "cannot tell":
             verdict = f"{second} is {result.verdict} than {first}"
