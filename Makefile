@@ -15,7 +15,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune runs compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune runs compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -157,8 +157,11 @@ submit: setup ## push the rehearsed package, submit it, wait for the score
 leaderboard: setup ## compare local scores with the leaderboard
 	@$(GATEMASK) leaderboard $(COMP) $(ARGS)
 
-report: setup ## write the HTML report
+report: setup ## write the HTML report, from the first epoch on
 	@$(GATEMASK) report $(COMP) $(ARGS)
+
+screenshots: setup ## draw the pictures of docs/report.md from the runs of make demo; needs Chromium
+	@$(BIN)/python -m tests.report.screenshots
 
 sync: setup ## upload offline W&B runs, each row once
 	@$(GATEMASK) sync $(COMP) $(ARGS)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gatemask.kaggle.image import sandbox
+from gatemask.report.page import Made
 from tests.conftest import Loop
 from tests.full_disk import limited_files
 from tests.test_disk_full import run
@@ -37,8 +38,7 @@ def root(phantom_loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setenv("GATEMASK_ROOT", str(tmp_path / "project"))
     monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
-    for name in ("_figures", "_gallery", "_gate", "_learning_curves", "_thresholds"):
-        monkeypatch.setattr(f"gatemask.report.page.{name}", lambda *_: "")
+    monkeypatch.setattr("gatemask.report.page._make", lambda section, *_: Made(section, "", True))
     monkeypatch.setattr(sandbox, "isolation", lambda: ([], "no network"))
     monkeypatch.setattr(sandbox, "make_image", lambda *_, **__: (Path("python"), []))
     monkeypatch.setattr(sandbox, "run", rehearsed)

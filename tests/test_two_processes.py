@@ -66,11 +66,6 @@ FAKES = {  # what a stage asks of the stages before it
         "gatemask.kaggle.submit.rehearse.require_package": lambda project, comp: "abc",
         "gatemask.kaggle.submit.rehearse.require_present_settings": lambda *inputs: [],
     },
-    "report": {
-        "gatemask.report.page.require_tuned": lambda *inputs: tuned_result(),
-        "gatemask.report.page._read_runs": lambda project, ensemble: {},
-        "gatemask.report.page.as_trained_notes": lambda *inputs: [],
-    },
 }
 LOCKS = {
     "data phantom": "data/phantom/raw/.phantom.json.lock",

@@ -243,12 +243,13 @@ TABLE = [
     ),
     StageEntry(
         "report",
-        {"runs/<comp>/report/report.html": "one page that opens without a network"},
+        {"runs/<comp>/report/report.html": "one page that opens without a network, below 8 MB: [report.md](report.md)"},
         name="report",
         function="report.page:write_report",
         takes=ENSEMBLE,
         headline=lambda result: str(result.report),
-        summary="Write one HTML page: curves, thresholds, masks.",
+        summary="Write one HTML page from whatever is on disk, from the first epoch on.",
+        printer="report.page:print_report",
     ),
     StageEntry(
         "any command", {"runs/.logs/": "tracebacks of unexpected errors, which end a command with exit code 70"}

@@ -15,7 +15,7 @@ from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import METRICS, total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import all_empty_score, score, worths
-from gatemask.report.page import _headline
+from gatemask.report.sections.headline import tuned_cards
 from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
 from gatemask.tuning import exact
 from gatemask.tuning.candidates import (
@@ -256,7 +256,7 @@ def test_a_useless_rule_is_reported(
     assert words in result.warning if words else result.warning is None  # type: ignore[operator]
     print_tuned(result)
     assert ("warning:" in capsys.readouterr().err) == bool(words)
-    assert (html.escape(str(result.warning)) in _headline(competition(), result, None)) == bool(words)
+    assert (html.escape(str(result.warning)) in tuned_cards(competition(), result, None)) == bool(words)
 
 
 @pytest.mark.integration

@@ -218,6 +218,6 @@ def test_rules_by_component_are_scored_on_components(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_every_figure() -> None:
-    from gatemask.report.page import FIGURES
+    from gatemask.report.sections.tuned_figures import FIGURES
 
     assert sorted(name for section in FIGURES.values() for name in section) == sorted(f"{name}.png" for name in NAMES)

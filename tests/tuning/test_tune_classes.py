@@ -17,7 +17,7 @@ from gatemask.masks.metrics import total
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables, score
 from gatemask.project import Project
-from gatemask.report.page import rule_section
+from gatemask.report.sections import tuning as section
 from gatemask.results.tuning import SEARCHED, TunedResult
 from gatemask.tuning import tune as tuning
 from gatemask.tuning.final_pass import MaskScoring, score_on_masks
@@ -84,7 +84,7 @@ def test_each_class_has_a_rule_a_score_and_figures(
     }
     print_tuned(result)
     printed = capsys.readouterr().err
-    page = rule_section(result)
+    page = section.rules(result)
     for name in TWO["classes"]:
         assert name in printed
         assert f"<td>{name}</td>" in page
@@ -118,7 +118,7 @@ def test_objects_are_tuned_on_masks(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert result.candidates[SEARCHED].in_sample >= result.candidates["everything-passes"].in_sample
     assert (result.optuna, result.exact_gap, result.trials) == (None, None, 0)
     assert not (Project(tmp_path, "tiles").tuned / "study.log").exists()
-    assert "searched (" in rule_section(result)
+    assert "searched (" in section.rules(result)
 
 
 def test_an_ensemble_without_gates_lets_every_image_pass(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,34 @@ def draw_audit(folds: Mapping[str, FoldBars], leak: float, positives: float | No
         positives: Share of positives over all folds; None where labels are unknown.
     """
     figure, axes = style.new_figure(11, 3.2, 1, 3)
-    names = list(folds)
-    leaks = [fold.leak for fold in folds.values()]
-    axes[0].bar(names, leaks, color=[style.RED if share else style.BLUE for share in leaks])
-    axes[0].set_ylim(0, max(1.0, *leaks) if any(leaks) else 1)
-    style.label(axes[0], "fold", "share of images", f"group also in training: {leak:.3f}")
-    _draw_positives(axes[1], folds, positives)
-    _draw_areas(axes[2], folds)
+    for ax, draw in zip(axes, _panels(folds, leak, positives), strict=True):
+        draw(ax)
     return figure
+
+
+def draw_audit_panels(folds: Mapping[str, FoldBars], leak: float, positives: float | None) -> list[Figure]:
+    """Draw the same as three figures, for pages that arrange them by the width of the screen."""
+    figures = []
+    for draw in _panels(folds, leak, positives):
+        figure, ax = style.new_figure(3.7, 2.6)
+        draw(ax)
+        figures.append(figure)
+    return figures
+
+
+def _panels(folds: Mapping[str, FoldBars], leak: float, positives: float | None) -> list[Callable[[Any], None]]:
+    return [
+        lambda ax: _draw_leak(ax, folds, leak),
+        lambda ax: _draw_positives(ax, folds, positives),
+        lambda ax: _draw_areas(ax, folds),
+    ]
+
+
+def _draw_leak(ax: Any, folds: Mapping[str, FoldBars], leak: float) -> None:
+    leaks = [fold.leak for fold in folds.values()]
+    ax.bar(list(folds), leaks, color=[style.RED if share else style.BLUE for share in leaks])
+    ax.set_ylim(0, max(1.0, *leaks) if any(leaks) else 1)
+    style.label(ax, "fold", "share of images", f"group also in training: {leak:.3f}")
 
 
 def _draw_positives(ax: Any, folds: Mapping[str, FoldBars], positives: float | None) -> None:

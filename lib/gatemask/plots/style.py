@@ -1,11 +1,8 @@
-"""The common style of all figures, and figures as HTML."""
+"""The common style of all figures."""
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -59,33 +56,3 @@ def count_range(counts: Sequence[int]) -> str:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, atomically."""
     return write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=DPI, facecolor="white"))
-
-
-def figure_html(figure: Figure, caption: str) -> str:
-    """Return a figure as an embedded PNG with its caption; the page fetches nothing."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
-    return _embedded(buffer.getvalue(), caption)
-
-
-def png_html(path: Path, caption: str) -> str:
-    """Return a PNG file as an embedded figure with its caption."""
-    return _embedded(path.read_bytes(), caption)
-
-
-def _embedded(png: bytes, caption: str) -> str:
-    data, text = base64.b64encode(png).decode(), html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
-
-
-def table_html(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return an HTML table; numbers are aligned to the right, everything is escaped."""
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: object) -> str:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return f'<td class="number">{text}</td>' if number else f"<td>{html.escape(text)}</td>"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from gatemask.config import load_competition
+from gatemask.config import Competition, load_competition
 from gatemask.console import say, table
 from gatemask.data import label_report, table_columns
 from gatemask.data.audit import audit_folds
@@ -17,9 +18,9 @@ from gatemask.data.joins import IdList, join_ids
 from gatemask.data.tables import parse_area, read_table
 from gatemask.data.truth import IGNORED
 from gatemask.errors import GatemaskError
-from gatemask.plots.audit import FoldBars, draw_audit
+from gatemask.plots.audit import FoldBars, draw_audit, draw_audit_panels
 from gatemask.plots.style import save
-from gatemask.project import find_root, open_project
+from gatemask.project import Project, find_root, open_project
 from gatemask.results.data import AuditResult
 
 
@@ -78,8 +79,25 @@ def audit_file(
     if picture is None and data is not None:
         picture = data.parent.parent / "runs" / "audit" / f"{file.stem}.png"
     if picture is not None:
-        result = result.model_copy(update={"picture": str(_write_figure(result, frame, picture))})
+        figure = draw_audit(_bars(result, frame), result.leak, result.balance.positives)
+        result = result.model_copy(update={"picture": str(save(figure, picture))})
     return result
+
+
+def audit_split(project: Project, comp: Competition) -> tuple[AuditResult, pd.DataFrame]:
+    """Audit the fold file of a competition with its manifest, masks and copies.
+
+    Returns:
+        The result, and the table behind it; see `audit_folds`.
+
+    Raises:
+        GatemaskError: A file cannot be read.
+    """
+    rule, data = train_rule(comp), project.data
+    ids = set(read_fold_file(project.folds, rule, None).folds)
+    copies = _copies(data / "duplicates.csv") if (data / "duplicates.csv").exists() else None
+    areas = _areas(data / "manifest.csv", ids, rule) if (data / "manifest.csv").exists() else None
+    return audit_folds(project.folds, None, areas, copies, None, rule, _classes(data))
 
 
 def print_audit(findings: AuditResult) -> None:
@@ -186,10 +204,14 @@ def _copies(file: Path) -> list[tuple[str, str]]:
     return [pair for pair, split in zip(pairs, splits, strict=True) if split == ("train", "train")]
 
 
-def _write_figure(result: AuditResult, frame: pd.DataFrame, path: Path) -> Path:
+def draw_panels(result: AuditResult, frame: pd.DataFrame) -> list[Figure]:
+    """Draw leak, share of positives and mask areas of each fold; arguments as `audit_folds` returns them."""
+    return draw_audit_panels(_bars(result, frame), result.leak, result.balance.positives)
+
+
+def _bars(result: AuditResult, frame: pd.DataFrame) -> dict[str, FoldBars]:
     masked = frame[frame["area"] > 0]
-    folds = {
+    return {
         name: FoldBars(fold.leak, fold.positives, masked["area"][masked["fold"] == name].tolist())
         for name, fold in result.per_fold.items()
     }
-    return save(draw_audit(folds, result.leak, result.balance.positives), path)

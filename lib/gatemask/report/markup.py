@@ -1,0 +1,112 @@
+"""Pieces of the page: tables, cards, notes and figures, as HTML. Everything that is shown is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Card(NamedTuple):
+    """A large number with a caption."""
+
+    value: str
+    caption: str
+
+
+class Cell(NamedTuple):
+    """A cell of a table whose text is not its value.
+
+    Args:
+        text: What is shown.
+        value: What the column is sorted by; None is sorted last.
+        wide: Whether the text may be broken into lines. Default: False.
+    """
+
+    text: str
+    value: float | str | None
+    wide: bool = False
+
+
+def text(value: object) -> str:
+    """Return a value as escaped text.
+
+    >>> text("a < b")
+    'a &lt; b'
+    """
+    return html.escape(str(value))
+
+
+def paragraph(*sentences: str) -> str:
+    """Return sentences as one paragraph."""
+    return f"<p>{text(' '.join(sentences))}</p>"
+
+
+def note(sentence: str) -> str:
+    """Return a line in place of what cannot be shown yet."""
+    return f'<p class="note">{text(sentence)}</p>'
+
+
+def warning(sentence: str, lines: Sequence[str] = ()) -> str:
+    """Return a highlighted sentence, with a list below it."""
+    return f'<div class="warning"><p>{text(sentence)}</p>{bullets(lines)}</div>'
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """Return a list; nothing where there are no lines."""
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def heading(title: str) -> str:
+    """Return a heading inside a section."""
+    return f"<h3>{text(title)}</h3>"
+
+
+def cards(shown: Sequence[Card]) -> str:
+    """Return large numbers in a row, the first one highlighted."""
+    boxes = "".join(
+        f'<div class="card{" first" if index == 0 else ""}"><b>{text(card.value)}</b>'
+        f"<span>{text(card.caption)}</span></div>"
+        for index, card in enumerate(shown)
+    )
+    return f'<div class="cards">{boxes}</div>'
+
+
+def details(summary: str, body: str) -> str:
+    """Return a part of the page that is opened by a click."""
+    return f"<details><summary>{text(summary)}</summary>{body}</details>"
+
+
+def scroll_box(body: str, label: str) -> str:
+    """Return a box that scrolls sideways by itself where the screen is narrower than its contents."""
+    return f'<div class="scroll" role="region" aria-label="{text(label)}">{body}</div>'
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], label: str, sortable: bool = False) -> str:
+    """Return a table; numbers are aligned to the right, and floats have four digits.
+
+    Args:
+        columns: Heads of the columns.
+        rows: Cells: text, numbers, None for an empty one, or `Cell`.
+        label: What the table lists, for screen readers.
+        sortable: Whether its heads become buttons that sort it. Default: False.
+    """
+    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    kind = ' class="sortable"' if sortable else ""
+    return scroll_box(f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Cell):
+        number = isinstance(value.value, int | float)
+        classes = " ".join(name for name, given in (("number", number), ("wide", value.wide)) if given)
+        kind = f' class="{classes}"' if classes else ""
+        order = "" if value.value is None else f' data-value="{text(value.value)}"'
+        return f"<td{kind}{order}>{text(value.text)}</td>"
+    if value is None:
+        return "<td></td>"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f'<td class="number">{shown}</td>' if number else f"<td>{text(shown)}</td>"
