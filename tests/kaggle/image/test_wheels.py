@@ -17,8 +17,8 @@ def test_own_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
     assert sha256(wheel) == sha256(same_wheel)
     names = set(zipfile.ZipFile(wheel).namelist())
-    modules = {p.relative_to(wheels.SOURCE / "lib").as_posix() for p in (wheels.SOURCE / "lib").rglob("*.py")}
-    assert modules <= names
+    files = [p for p in (wheels.SOURCE / "lib").rglob("*") if p.suffix in (".py", ".css", ".js")]
+    assert {p.relative_to(wheels.SOURCE / "lib").as_posix() for p in files} <= names
 
 
 def test_shipped_wheels_are_pinned_by_hash() -> None:
