@@ -235,7 +235,7 @@ def decided(root: Path, **changes: object) -> Decided:
     return Decided(inputs, tables, rules, rules, members.readers, members.truth, None, None, "As drawn.", True)
 
 
-@pytest.mark.parametrize("changes", [{}, {"exclusive": True}, {"objects": {}}, {"tiles": {"size": 64}}])
+@pytest.mark.parametrize("changes", [{}, {"exclusive": True}, {"objects": {}}, {"tiles": {"size": 64, "overlap": 16}}])
 def test_every_kind_of_competition_has_a_gallery(tmp_path: Path, changes: dict[str, object]) -> None:
     given_images = decided(tmp_path, **changes)
     chosen = gallery.choose_images(given_images)
