@@ -29,7 +29,9 @@ def write(inputs: Inputs) -> tuple[ReportResult, Page]:
     return result, parsed
 
 
-@pytest.mark.parametrize("changes", [{}, {"tiles": {"size": 64, "overlap": 16}}, {"objects": {}}], ids=["plain", "tiles", "objects"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tiles": {"size": 64, "overlap": 16}}, {"objects": {}}], ids=["plain", "tiles", "objects"]
+)
 def test_a_page_from_the_first_epoch_on(tmp_path: Path, changes: dict[str, object]) -> None:
     inputs = small_project(tmp_path, **changes)
     result, page = write(inputs)

@@ -44,7 +44,7 @@ def draw_audit_panels(folds: Mapping[str, FoldBars], leak: float, positives: flo
     """Draw the same as three figures, for pages that arrange them by the width of the screen."""
     figures = []
     for draw in _panels(folds, leak, positives):
-        figure, ax = style.new_figure(3.7, 2.6)
+        figure, ax = style.new_figure(3.3, 2.4)
         draw(ax)
         figures.append(figure)
     return figures
@@ -80,6 +80,8 @@ def _draw_areas(ax: Any, folds: Mapping[str, FoldBars]) -> None:
     areas = [fold.areas for fold in folds.values()]
     ax.boxplot(areas, tick_labels=list(folds), showfliers=False, medianprops={"color": style.RED})
     ax.set_yscale("log")
+    for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+        axis("{x:g}")  # instead of powers, which would be written as formulas
     style.label(ax, "fold", "pixels", "mask area")
 
 

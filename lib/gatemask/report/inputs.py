@@ -80,15 +80,11 @@ class Inputs:
     ensemble: Ensemble
     problems: Problems = field(default_factory=Problems)
 
-    @property
-    def name(self) -> str:
-        """The competition and options of a command line, such as `phantom --quick`."""
-        return self.project.comp + (" --quick" if self.project.quick else "")
-
-    def command(self, stage: str, experiment: str = "") -> str:
-        """Return the command of a stage, such as `gatemask train phantom/unet_b0 --quick`."""
+    def command(self, stage: str, experiment: str = "", folds: Sequence[int] = ()) -> str:
+        """Return the command of a stage in backticks, such as `gatemask train phantom/unet_b0 --fold 0 --quick`."""
         target = f"{self.project.comp}/{experiment}" if experiment else self.project.comp
-        return f"gatemask {stage} {target}" + (" --quick" if self.project.quick else "")
+        options = [f"--fold {','.join(map(str, folds))}"] if folds else []
+        return f"`{' '.join(['gatemask', stage, target, *options, *(['--quick'] if self.project.quick else [])])}`"
 
     # --- the split and the data ------------------------------------------------------------------------------
 
@@ -196,7 +192,7 @@ class Inputs:
             return ""
         left = sum(map(len, lacking.values()))
         first = next(iter(lacking))
-        train = f"{self.command('train', first)} --fold {','.join(map(str, lacking[first]))}"
+        train = self.command("train", first, lacking[first])
         return (
             f"{left} of {len(names) * len(self.folds)} folds of the ensemble are left to train, next with {train}. "
             f"Then {self.command('oof-tune')} tunes the rule."

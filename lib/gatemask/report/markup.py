@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,14 +38,23 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
+def with_code(value: str) -> str:
+    """Return escaped text whose parts in backticks are set as code, such as commands.
+
+    >>> with_code("Run `gatemask loop a`.")
+    'Run <code>gatemask loop a</code>.'
+    """
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
+
+
 def paragraph(*sentences: str) -> str:
     """Return sentences as one paragraph."""
-    return f"<p>{text(' '.join(sentences))}</p>"
+    return f"<p>{with_code(' '.join(sentences))}</p>"
 
 
 def note(sentence: str) -> str:
     """Return a line in place of what cannot be shown yet."""
-    return f'<p class="note">{text(sentence)}</p>'
+    return f'<p class="note">{with_code(sentence)}</p>'
 
 
 def warning(sentence: str, lines: Sequence[str] = ()) -> str:
@@ -92,10 +102,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], label: str, 
         label: What the table lists, for screen readers.
         sortable: Whether its heads become buttons that sort it. Default: False.
     """
-    head = "".join(f'<th scope="col">{text(column)}</th>' for column in columns)
+    head = "".join(
+        f'<th scope="col"{" class=number" if _is_number([row[index] for row in rows]) else ""}>{text(column)}</th>'
+        for index, column in enumerate(columns)
+    )
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     kind = ' class="sortable"' if sortable else ""
     return scroll_box(f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>", label)
+
+
+def _is_number(cells: Sequence[object]) -> bool:
+    """Return whether a column holds numbers, whose head is aligned as they are."""
+    values = [cell.value if isinstance(cell, Cell) else cell for cell in cells]
+    known = [value for value in values if value is not None]
+    return bool(known) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
 
 
 def _cell(value: object) -> str:

@@ -171,15 +171,14 @@ def _navigation(sections: list[Made]) -> str:
 
 def _footer(inputs: Inputs, pictures: Pictures) -> str:
     written = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-    command = f"<code>{markup.text(inputs.command('report'))}</code>"
-    text = f"Written {written} UTC by {command}; run it again whenever something has changed."
+    text = f"Written {written} UTC by {inputs.command('report')}; run it again whenever something has changed."
     left = ""
     if pictures.left_out:
         count = len(pictures.left_out)
         left = markup.note(
             f"{count} pictures are left out to keep this page below 8 MB: {', '.join(pictures.left_out[:8])}."
         )
-    return f"<footer><section>{left}<p>{text}</p></section></footer>"
+    return f"<footer><section>{left}{markup.paragraph(text)}</section></footer>"
 
 
 def _document(inputs: Inputs, body: str) -> str:

@@ -154,9 +154,7 @@ def _provisional(inputs: Inputs) -> Iterator[Decided]:
             folds.setdefault(name, []).append(fold)
     if not folds:
         first = inputs.ensemble.mask.experiments[0]
-        raise NotYet(
-            f"Masks appear when a fold of a mask network is finished: {inputs.command('train', first)} --fold 0."
-        )
+        raise NotYet(f"Masks appear when a fold of a mask network is finished: {inputs.command('train', first, [0])}.")
     scores = {name: np.mean([inputs.results[name, fold].score for fold in found]) for name, found in folds.items()}
     name = max(folds, key=lambda each: (len(folds[each]), scores[each]))
     counted = _joined([Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]])

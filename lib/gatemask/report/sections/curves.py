@@ -26,7 +26,7 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
         by_experiment.setdefault(name, {})[fold] = rows
     if not by_experiment:
         first = inputs.ensemble.mask.experiments[0]
-        raise NotYet(f"Curves appear after the first epoch of {inputs.command('train', first)} --fold 0.")
+        raise NotYet(f"Curves appear after the first epoch of {inputs.command('train', first, [0])}.")
     names = _order(inputs, list(by_experiment))
     parts = [
         markup.paragraph("One color per fold. The validation score is free of thresholds: the best of all levels.")
@@ -39,7 +39,7 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
         parts.append(markup.details(f"{len(hidden)} more experiments", "".join(hidden)))
     if len(names) > SHOWN:
         rest = f"Not drawn: {', '.join(names[SHOWN:][:20])}."
-        parts.append(markup.paragraph(rest, "gatemask runs show draws a single experiment."))
+        parts.append(markup.paragraph(rest, "`gatemask runs show` shows a single experiment."))
     return "".join(parts)
 
 

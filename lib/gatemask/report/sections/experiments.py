@@ -46,7 +46,7 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     waiting = [run.name for run in inputs.listed.experiments if run.state == "not started"]
     if not begun:
         first = waiting[0] if waiting else "NAME"
-        raise NotYet(f"No experiment has been trained yet. Run {inputs.command('train', first)} --fold 0.")
+        raise NotYet(f"No experiment has been trained yet. Run {inputs.command('train', first, [0])}.")
     scores = [run for run in begun if run.score is not None]
     parts = [_intro(scores)]
     for metric in dict.fromkeys(run.score.metric for run in scores if run.score):

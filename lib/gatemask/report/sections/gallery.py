@@ -23,8 +23,11 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
         NotYet: No fold of a mask network is finished.
     """
     with open_decided(inputs) as decided:
+        chosen = choose_images(decided)
+        if not any(map(len, chosen.values())):
+            return markup.paragraph(decided.about, "No mask that was predicted overlaps its truth yet.")
         parts = [markup.paragraph(decided.about), legend(inputs.comp.classes), _all_images()]
-        for kind, indices in choose_images(decided).items():
+        for kind, indices in chosen.items():
             if len(indices):
                 shown = shots(decided, pictures, [(int(index), "") for index in indices])
                 parts += [markup.heading(kind), shown]
