@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from gatemask.config import load_competition, load_ensemble
-from gatemask.project import Project
+from gatemask.project import Project, open_project
 from gatemask.report.inputs import Inputs
 from gatemask.report.page import make_page
 from gatemask.report.pictures import Pictures
@@ -34,7 +34,7 @@ HEIGHT = 1500
 
 def main() -> None:
     """Write both pictures."""
-    demo = Project(ROOT, "phantom")
+    demo = open_project("phantom")
     if not (demo.tuned / "result.json").exists():
         sys.exit("Run make demo first: the pictures show its runs.")
     if find_chromium() is None:
@@ -54,8 +54,8 @@ def _after_one_fold(demo: Project, folder: Path) -> Project:
     """Return a copy of the demo as it was when one fold was finished and the next one had begun."""
     project = replace(demo, root=folder)
     for name in ("experiments", "folds"):
-        shutil.copytree(ROOT / name, folder / name)
-    (folder / "data").symlink_to(ROOT / "data")
+        shutil.copytree(demo.root / name, folder / name)
+    (folder / "data").symlink_to(demo.root / "data")
     name = load_ensemble(demo.experiments).mask.experiments[0]
     shutil.copytree(demo.fold(name, 0), project.fold(name, 0))
     training = project.fold(name, 1)

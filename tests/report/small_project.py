@@ -86,7 +86,7 @@ def _write_maps(project: Project, comp: Competition, folder: Path, ids: list[str
     maps = []
     for number, image_id in enumerate(ids):
         mask = truth[image_id]
-        seen = np.zeros_like(mask) if number == 0 else np.roll(mask, 6 * number, axis=0)  # missed, then displaced
+        seen = np.zeros_like(mask) if number == 0 else np.roll(mask, 3 * number, axis=0)  # missed, then displaced
         if not mask.any():
             seen[20:40, 20:40] = True  # a false alarm
         maps.append(np.clip(rng.normal(40 + 160 * seen, 15), 0, 255).astype(np.uint8))

@@ -80,6 +80,7 @@ def _draw_areas(ax: Any, folds: Mapping[str, FoldBars]) -> None:
     areas = [fold.areas for fold in folds.values()]
     ax.boxplot(areas, tick_labels=list(folds), showfliers=False, medianprops={"color": style.RED})
     ax.set_yscale("log")
+    ax.tick_params(which="minor", labelsize=8)
     for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
         axis("{x:g}")  # instead of powers, which would be written as formulas
     style.label(ax, "fold", "pixels", "mask area")

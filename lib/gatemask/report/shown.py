@@ -15,7 +15,7 @@ from gatemask.data.truth import Masks
 from gatemask.masks import rule as rules
 from gatemask.masks import rule_files
 from gatemask.masks.frame import Frame, comp_frame, resize
-from gatemask.masks.metrics import dice_of_masks, guide
+from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import Rule
 from gatemask.oof.full_maps import read_full
 from gatemask.oof.store import MapReader
@@ -146,7 +146,7 @@ def _tuned(inputs: Inputs, tuned: TunedResult) -> Iterator[Decided]:
 
 @contextmanager
 def _provisional(inputs: Inputs) -> Iterator[Decided]:
-    """Open the mask experiment with most finished folds, at the best single threshold of each class."""
+    """Open the mask experiment with most finished folds, at the single threshold that suits positive images best."""
     project, comp = inputs.project, inputs.comp
     folds: dict[str, list[int]] = {}
     for (name, fold), result in inputs.results.items():
@@ -158,13 +158,13 @@ def _provisional(inputs: Inputs) -> Iterator[Decided]:
     scores = {name: np.mean([inputs.results[name, fold].score for fold in found]) for name, found in folds.items()}
     name = max(folds, key=lambda each: (len(folds[each]), scores[each]))
     counted = _joined([Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]])
-    metric = guide(comp.metric)
-    cuts = [best_single_threshold(counted.of_class(index), metric)[0] for index in range(counted.classes)]
+    # By positives: where most images are empty, an early network scores best with a threshold that nothing reaches.
+    cuts = [best_single_threshold(counted.of_class(index), "dice_positives")[0] for index in range(counted.classes)]
     made = [Rule(0.0, cut, cut, 0) for cut in cuts]
     reader = MapReader([project.fold(name, fold) / "oof.h5" for fold in folds[name]])
     which = f"fold{'s' if len(folds[name]) > 1 else ''} {', '.join(map(str, folds[name]))}"
     about = (
-        f"Before a rule is tuned: masks of {name} alone, {which}, at its best single threshold on these images "
+        f"Before a rule is tuned: masks of {name} alone, {which}, at the threshold that suits its positive images best "
         f"({', '.join(f'{cut:.2f}' for cut in cuts)}). No gate and no minimum area."
     )
     try:

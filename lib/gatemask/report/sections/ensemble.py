@@ -34,16 +34,20 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     if isinstance(inputs.tuned, TunedResult):
         parts.append(selection(inputs.tuned, pictures))
     elif not runs:
-        raise NotYet(str(inputs.tuned))
+        raise NotYet(_later(inputs))
     if isinstance(inputs.shipped, EnsembleResult):
         parts.append(_shipped(inputs.shipped))
     else:
-        # An ensemble is chosen with the tuned rule: without one, its command comes first.
-        first = inputs.tuned if isinstance(inputs.tuned, NotYet) else inputs.shipped
-        parts.append(markup.note(str(first)))
+        parts.append(markup.note(_later(inputs) if isinstance(inputs.tuned, NotYet) else str(inputs.shipped)))
     notes = inputs.as_trained if isinstance(inputs.tuned, TunedResult) else []
     parts.append(members(runs, notes))
     return "".join(parts)
+
+
+def _later(inputs: Inputs) -> str:
+    return (
+        f"Once a rule is tuned, {inputs.command('ensemble')} chooses the members that ship; Tuning says what it needs."
+    )
 
 
 def selection(tuned: TunedResult, pictures: Pictures) -> str:

@@ -21,7 +21,7 @@ COLUMNS = [
     "score",
     "95 % interval",
     "scored",
-    "than the best",
+    "against the best",
     "gain in the ensemble",
     "hours",
     "quota hours",
@@ -49,12 +49,10 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
         raise NotYet(f"No experiment has been trained yet. Run {inputs.command('train', first, [0])}.")
     scores = [run for run in begun if run.score is not None]
     parts = [_intro(scores)]
-    for metric in dict.fromkeys(run.score.metric for run in scores if run.score):
-        of_metric = [run for run in scores if run.score and run.score.metric == metric]
-        title = "AUC" if metric == "auc" else metric_title(metric)
-        parts += [markup.heading(title), dots(of_metric[:SHOWN], title)]
-        if len(of_metric) > SHOWN:
-            parts.append(markup.paragraph(f"The {SHOWN} best of {len(of_metric)}; the table lists all."))
+    for title, group in _groups(scores).items():
+        parts += [markup.heading(title), dots(group[:SHOWN], title)]
+        if len(group) > SHOWN:
+            parts.append(markup.paragraph(f"The {SHOWN} best of {len(group)}; the table lists all."))
     parts.append(markup.table(*_columns_with_content([_row(run) for run in begun]), "Experiments", sortable=True))
     if waiting:
         names = ", ".join(waiting[:12]) + (f" and {len(waiting) - 12} more" if len(waiting) > 12 else "")
@@ -63,6 +61,19 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     if problems:
         parts.append(markup.warning("Some runs have damaged or unexpected files.", problems))
     return "".join(parts)
+
+
+def _groups(scores: Sequence[ExperimentRun]) -> dict[str, list[ExperimentRun]]:
+    """Return the experiments whose scores can be compared, by the heading of their picture, best first."""
+    groups: dict[str, list[ExperimentRun]] = {}
+    for run in sorted(scores, key=lambda run: -run.score.value if run.score else 0.0):
+        if run.score is None:
+            continue
+        title = "AUC" if run.score.metric == "auc" else metric_title(run.score.metric)
+        kind = "mask networks" if run.task == "mask" else "gates"
+        beside = f", each with {' and '.join(run.score.beside)}" if run.score.beside else ""
+        groups.setdefault(f"{title} of {kind}{beside}", []).append(run)
+    return dict(sorted(groups.items(), key=lambda group: group[1][0].task != "mask"))
 
 
 def _intro(scores: Sequence[ExperimentRun]) -> str:
@@ -112,7 +123,7 @@ def dots(runs: Sequence[ExperimentRun], title: str) -> str:
         f'<div class="row axis"><span></span><svg class="plotted" aria-hidden="true">{labels}</svg><span></span></div>'
     )
     told = "; ".join(f"{run.name} {score.value:.4f}, {_interval(score)}" for run, score in scored)
-    alt = f"{title} of {len(scored)} experiments as dots, with 95 % intervals as bars, best first: {told}."
+    alt = f"{title}: {len(scored)} experiments as dots, with 95 % intervals as bars, best first: {told}."
     return f'<div class="dots" role="img" aria-label="{markup.text(alt)}">{"".join(rows)}{axis}</div>'
 
 

@@ -24,7 +24,7 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     if isinstance(tuned, NotYet):
         if not inputs.ensemble.gate.experiments:
             return markup.paragraph("The ensemble has no gate: every image passes.")
-        raise NotYet(f"The gate is judged together with the rule. {tuned}")
+        raise NotYet(f"{inputs.command('oof-tune')} judges the gate together with the rule; Tuning says what it needs.")
     if not tuned.gate_weights:
         return markup.paragraph("The ensemble has no gate: every image passes.")
     parts = [markup.paragraph(_worth(tuned))] if tuned.masks_alone is not None else []
