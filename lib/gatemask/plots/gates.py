@@ -82,6 +82,7 @@ def draw_gate_curves(
     middle.hist(kinds, np.linspace(0, 1, 31), label=KINDS, color=[style.GRAY, style.ORANGE])
     middle.axvline(probabilities.cut, color=style.RED, linewidth=1, label="chosen gate")
     middle.set_yscale("symlog")
+    middle.yaxis.set_major_formatter("{x:g}")  # instead of powers, which would be written as formulas
     middle.set_ylim(0, 1.5 * middle.get_ylim()[1])
     middle.legend(fontsize=8, framealpha=1, edgecolor="white", ncols=3, loc="upper center", columnspacing=1)
     style.label(middle, "gate probability", "images", "Gate probabilities, out of fold")

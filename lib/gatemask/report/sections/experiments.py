@@ -14,6 +14,7 @@ from gatemask.report.pictures import Pictures
 from gatemask.results.runs import ExperimentRun, RunScore
 
 SHOWN = 30  # experiments in the picture; the table lists all
+KEYS = 4  # changed keys in the table; `gatemask runs show` lists all
 COLUMNS = [
     "experiment",
     "task",
@@ -150,7 +151,8 @@ def _row(run: ExperimentRun) -> list[object]:
         verdict = Cell(f"{against.verdict} ({against.difference:+.4f})", against.verdict)
     elif score is not None:
         verdict = Cell("the best", "")
-    changed = "; ".join(f"{key} {pair[1]}" for key, pair in run.changed.items())
+    keys = [f"{key} {pair[1]}" for key, pair in run.changed.items()]
+    changed = "; ".join(keys[:KEYS]) + (f"; {len(keys) - KEYS} more" if len(keys) > KEYS else "")
     remarks = " ".join([*(f"#{tag}" for tag in run.tags), run.note]).strip()
     board = None if run.leaderboard is None else Cell(f"{run.leaderboard:.5f}", run.leaderboard)
     return [

@@ -54,7 +54,7 @@ def rules(tuned: TunedResult) -> str:
         for name, candidate in candidates.items()
     ]
     folds = [
-        [f"all but fold {fold}", *_cells(part.rules[0], names), f"fold {fold}", part.score]
+        [f"all but fold {fold}", *_cells(part.rules[0], names, tuned.shipped), f"fold {fold}", part.score]
         for fold, part in tuned.per_fold.items()
     ]
     return (
