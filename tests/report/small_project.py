@@ -27,7 +27,8 @@ from tests.data.test_manifest import competition
 from tests.fold_results import fold_result, mask_settings
 
 MASK, GATE = "unet", "gate"
-ENSEMBLE = Ensemble.model_validate({"gate": {"experiments": [GATE]}, "mask": {"experiments": [MASK]}})
+PARTS = {"gate": {"experiments": [GATE]}, "mask": {"experiments": [MASK]}}
+ENSEMBLE = Ensemble.model_validate({**PARTS, "as_trained": True})  # no YAML describes how these folds were made
 
 
 def small_project(root: Path, **changes: Any) -> Inputs:
@@ -40,7 +41,7 @@ def small_project(root: Path, **changes: Any) -> Inputs:
     (project.experiments / "competition.yaml").write_text(yaml.safe_dump(settings))
     (project.experiments / "ensemble.yaml").write_text(yaml.safe_dump(ENSEMBLE.model_dump(mode="json")))
     for name in (MASK, GATE):
-        (project.experiments / f"{name}.yaml").write_text(yaml.safe_dump(_settings(name)))
+        (project.experiments / f"{name}.yaml").write_text(yaml.safe_dump(_settings(name, epochs=3)))
     prepare(project, comp)
     make_folds(project, comp)
     return Inputs(project, comp, ENSEMBLE)
