@@ -161,7 +161,7 @@ TABLE = [
         {
             "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "
             "result.json; masks: oof.h5, tables.npz and, for views kept apart, oof-views.h5; gates: oof.csv; "
-            "kept/ where several epochs are kept; state/ while it runs"
+            "kept/ where several epochs are kept; state/ while it runs; tensorboard/ with tracking.tensorboard"
         },
         name="train",
         function="training.train:train",
@@ -182,7 +182,7 @@ TABLE = [
             "runs/<comp>/notes.json": "tags and notes on experiments",
         },
     ),
-    StageEntry("sync", {"runs/<comp>/wandb-synced.json": "offline runs that are on W&B"}),
+    StageEntry("sync", {"runs/<comp>/wandb-synced.json": "runs that are on W&B, with all that belongs to them"}),
     StageEntry(
         "oof-tune",
         {

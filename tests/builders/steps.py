@@ -129,7 +129,10 @@ def scores(name: str, predicted: np.ndarray) -> dict[str, float]:
     for metric in metrics.build_metrics("gate" if name == "gate" else "mask", layout(name), predicted.shape[-1]):
         metric.update_state(truth, predicted, weights)
         result = metric.result()
-        found |= {key: float(score) for key, score in (result if name == "gate" else {metric.name: result}).items()}
+        found |= {
+            key: float(score) for key, score in (result if isinstance(result, dict) else {metric.name: result}).items()
+        }
+    found.pop("threshold", None)  # of two thresholds with nearly the same score, either may be the best
     return found
 
 

@@ -28,9 +28,18 @@ def test_dice_is_the_best_over_all_thresholds() -> None:
     for metric in (all_images, positives):
         for part in (slice(0, 3), slice(3, 6)):
             metric.update_state(truth[part], keras.ops.convert_to_tensor(predicted[part]), weights[part])
-    assert float(all_images.result()) == pytest.approx(by_hand[:, :5].mean(axis=1).max(), abs=1e-5)
+    found, scores = all_images.result(), by_hand[:, :5].mean(axis=1)
+    assert float(found["dice"]) == pytest.approx(scores.max(), abs=1e-5)
+    assert scores[round(float(found["threshold"]) * 255) - 1] == pytest.approx(scores.max(), abs=1e-5)
     with_mask = [n for n in range(5) if truth[n].any()]
     assert float(positives.result()) == pytest.approx(by_hand[:, with_mask].mean(axis=1).max(), abs=1e-5)
+
+
+def test_of_equally_good_thresholds_the_middle_one_is_reported() -> None:
+    """Levels 102 to 200 separate the two pixels."""
+    dice, _ = metrics.build_metrics("mask")
+    dice.update_state(np.array([[[[0], [1]]]]), keras.ops.convert_to_tensor([[[[101 / 255], [200 / 255]]]]))
+    assert float(dice.result()["threshold"]) == pytest.approx(151 / 255)
 
 
 @pytest.mark.parametrize("levels", [255, 7])

@@ -29,8 +29,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose user has a key for this server only."""
+def account(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user who has a key for this server only."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -38,9 +38,21 @@ def project(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     for name in ("CACHE", "DATA", "CONFIG"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def project(tmp_path: Path, account: None) -> Project:
+    """A project without data."""
     (tmp_path / "experiments").mkdir()
     shutil.copytree(ROOT / "experiments" / "phantom", tmp_path / "experiments" / "phantom")
     return Project(tmp_path, "phantom")
+
+
+@pytest.fixture
+def phantoms(phantom_records: Path, tmp_path: Path, account: None) -> Project:
+    """A project with the data of the quick phantoms."""
+    shutil.copytree(phantom_records, tmp_path / "phantoms", ignore=shutil.ignore_patterns("runs"))
+    return Project(tmp_path / "phantoms", "phantom", quick=True)
 
 
 def experiment() -> Experiment:

@@ -14,6 +14,9 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote, unquote
+
+from tests.tracking.wandb_artifacts import Artifacts
 
 KEY = "f" * 40
 
@@ -29,6 +32,7 @@ class Run:
         summary: Latest summary.
         exits: Exit code of each stream that ended.
         overwritten: Number of history lines that were sent again.
+        files: Contents of each uploaded file, by name: one per upload.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -37,6 +41,12 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     exits: list[int] = field(default_factory=list)
     overwritten: int = 0
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+
+    @property
+    def media(self) -> dict[str, list[bytes]]:
+        """Uploads of media, by name."""
+        return {name: contents for name, contents in self.files.items() if name.startswith("media/")}
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -68,6 +78,7 @@ class Server(ThreadingHTTPServer):
         hang_s: Delay before each answer, in seconds; 0 releases those that wait.
         hang_on: Part of the requests that are delayed.
         lines_at_most: Number of history lines to accept per run; then its file stream is answered with 500.
+        loses: Part of the names of run files that are accepted but not kept, as if the upload had never begun.
     """
 
     daemon_threads = True
@@ -82,6 +93,8 @@ class Server(ThreadingHTTPServer):
         self.hang_s = 0.0
         self.hang_on = ""
         self.lines_at_most: int | None = None
+        self.loses = ""
+        self.artifacts = Artifacts(self.url)
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -124,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.status:
             return self._answer(self.server.status, {"errors": [{"message": "set by the test"}]})
         if self.path.startswith("/storage/"):
-            return self._answer(200, {})
+            return self._store(self.path.removeprefix("/storage/"), body)
         if not self._known():
             answer = {"data": {"viewer": None}, "errors": [{"message": "user is not logged in"}]}
             return self._answer(self.server.refuses, answer)
@@ -133,6 +146,18 @@ class Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
             return self._stream(match[1], json.loads(body))
         return self._answer(404, {})
+
+    def _store(self, path: str, body: bytes) -> None:
+        kind, _, rest = path.partition("/")
+        with self.server.lock:
+            if kind == "artifact":
+                self.server.artifacts.store(rest, body)
+            else:
+                run, _, quoted = rest.partition("/")
+                name = unquote(quoted)
+                if not self.server.loses or self.server.loses not in name:
+                    self.server.runs[run].files.setdefault(name, []).append(body)
+        self._answer(200, {})
 
     def _known(self) -> bool:
         given = self.headers.get("Authorization", "").removeprefix("Basic ")
@@ -175,9 +200,14 @@ class Handler(BaseHTTPRequestHandler):
                     "model": {"id": "p", "name": given["project"], "entity": ME, "bucket": self._held(given["name"])}
                 }
             if name == "CreateRunFiles":
-                files = [{"name": f, "uploadUrl": f"{self.server.url}/storage/{f}"} for f in given["files"]]
+                place = f"{self.server.url}/storage/run/{given['run']}"
+                files = [{"name": f, "uploadUrl": f"{place}/{quote(f, safe='')}"} for f in given["files"]]
                 return {"createRunFiles": {"runID": "id", "uploadHeaders": [], "files": files}}
-        return {}
+            if name == "RunFiles":
+                kept = self.server.runs[given["name"]].files
+                found = [{"name": f, "sizeBytes": len(kept[f][-1])} for f in given["names"] if f in kept]
+                return {"project": {"run": {"files": {"edges": [{"node": node} for node in found]}}}}
+            return self.server.artifacts.answer(name, given) or {}
 
     def _upsert(self, given: dict[str, Any]) -> dict[str, Any]:
         exists = given["name"] in self.server.runs

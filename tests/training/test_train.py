@@ -23,6 +23,7 @@ import pytest
 from gatemask.config import Experiment, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.tracking.run_folder import MEASURED
 from tests.conftest import TINY_GATEMASK, environment, gatemask, start_python
 from tests.tiny import INSTALL
 
@@ -68,12 +69,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_identical(first: Path, second: Path) -> None:
-    """Assert that weights agree to the last bit, and metrics in everything but durations."""
+    """Assert that weights agree to the last bit, and metrics in everything but what was measured."""
     left, right = weights(first), weights(second)
     assert left.keys() == right.keys()
     for name, array in left.items():
         assert array.tobytes() == right[name].tobytes(), name
-    metrics = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (first, second)]
+    metrics = [[{k: v for k, v in row.items() if k not in MEASURED} for row in rows(run)] for run in (first, second)]
     assert metrics[0] == metrics[1]
 
 

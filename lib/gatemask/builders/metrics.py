@@ -26,14 +26,20 @@ class BestThresholdDice(keras.metrics.Metric):
             of the mean. Default: False.
         name: Name of the metric. Default: "dice".
         layout: Planes of the masks. Default: one class.
+        with_threshold: Whether to report the best threshold too, as "threshold"; for one class only. Default: False.
         kwargs: Options of every Keras metric.
     """
 
     def __init__(
-        self, positives_only: bool = False, name: str = "dice", layout: Layout = ONE_CLASS, **kwargs: Any
+        self,
+        positives_only: bool = False,
+        name: str = "dice",
+        layout: Layout = ONE_CLASS,
+        with_threshold: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(name=name, **kwargs)
-        self.positives_only, self.layout = positives_only, layout
+        self.positives_only, self.layout, self.with_threshold = positives_only, layout, with_threshold
         self.sums = self.add_weight(name="sums", shape=(layout.classes, LEVELS), initializer="zeros")
         self.count = self.add_weight(name="count", shape=(layout.classes,), initializer="zeros")
 
@@ -66,9 +72,17 @@ class BestThresholdDice(keras.metrics.Metric):
             planes = ops.transpose(planes, (0, 3, 1, 2))
         return ops.reshape(planes, (images * classes, -1))
 
-    def result(self) -> Tensor:
+    def result(self) -> Tensor | dict[str, Tensor]:
         best = ops.max(self.sums[:, 1:], axis=1) / ops.maximum(self.count, 1.0)
-        return _mean_where(best, self.count > 0)
+        score = _mean_where(best, self.count > 0)
+        return {self.name: score, "threshold": self._best_threshold()} if self.with_threshold else score
+
+    def _best_threshold(self) -> Tensor:
+        """Return the threshold of the first class; of equally good ones, the middle one."""
+        sums = self.sums[0, 1:]
+        best = ops.cast(sums >= ops.max(sums) * (1 - 1e-6), "int32")
+        middle = ops.argmax(ops.cumsum(best) > ops.sum(best) // 2)
+        return (ops.cast(middle, "float32") + 1.0) / 255.0
 
 
 def _mean_where(values: Tensor, counts: Tensor) -> Tensor:
@@ -160,14 +174,14 @@ def build_metrics(task: str, layout: Layout = ONE_CLASS, labels: int = 1) -> lis
     """Return the metrics of a task, for `compile(weighted_metrics=...)`.
 
     Args:
-        task: "gate" for auc, sensitivity and specificity; "mask" for dice and dice_positives. `evaluate` with
-            `return_dict=True` reports them under these names, which are those that `monitor:` accepts.
+        task: "gate" for auc, sensitivity and specificity; "mask" for dice, dice_positives and, of one class, the
+            threshold of dice. `evaluate` with `return_dict=True` reports them under these names.
         layout: Planes of the masks. Default: one class.
         labels: Number of probabilities per image of a gate. Default: 1.
     """
     if task == "gate":
         return [GateCurve(labels=labels)]
     return [
-        BestThresholdDice(name="dice", layout=layout),
+        BestThresholdDice(name="dice", layout=layout, with_threshold=layout.classes == 1),
         BestThresholdDice(positives_only=True, name="dice_positives", layout=layout),
     ]

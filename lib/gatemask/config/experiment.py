@@ -318,7 +318,12 @@ class Runtime(Strict):
 
 class Tracking(Strict):
     wandb: Literal["offline", "online", "disabled"] = "offline"
-    project: str | None = None
+    project: str | None = Field(None, description="project on W&B; default: gatemask-COMP")
+    images: Annotated[int, Field(ge=0, le=60)] = Field(
+        6, description="validation images to show at the end of a fold: best, typical, worst; 0 = none"
+    )
+    artifacts: bool = Field(True, description="upload weights, and the records' and folds' tables, as W&B artifacts")
+    tensorboard: bool = Field(False, description="also write TensorBoard event files to the fold's folder")
 
 
 class View(Strict):

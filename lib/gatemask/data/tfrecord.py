@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 BYTES_LIST, INT64_LIST = 1, 3  # the fields of tf.train.Feature
@@ -26,9 +27,13 @@ def write(path: Path, examples: Iterable[Features]) -> None:
     """
     with path.open("wb") as file:
         for features in examples:
-            data = serialize(features)
-            length = struct.pack("<Q", len(data))
-            file.write(length + _checksum(length) + data + _checksum(data))
+            file.write(frame(serialize(features)))
+
+
+def frame(data: bytes) -> bytes:
+    """Return the frame of some data."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
 
 
 def frames(content: bytes, checksums: bool = False) -> Iterator[bytes]:
@@ -56,22 +61,23 @@ def frames(content: bytes, checksums: bool = False) -> Iterator[bytes]:
 
 def serialize(features: Features) -> bytes:
     """Return a `tf.train.Example`, sorted by name."""
-    entries = (_field(1, _field(1, name.encode()) + _field(2, _feature(features[name]))) for name in sorted(features))
-    return _field(1, b"".join(entries))
+    entries = (field(1, field(1, name.encode()) + field(2, _feature(features[name]))) for name in sorted(features))
+    return field(1, b"".join(entries))
 
 
 def _feature(value: bytes | int | tuple[int, ...]) -> bytes:
     if not isinstance(value, bytes):
         numbers = (value,) if isinstance(value, int) else value
-        return _field(INT64_LIST, _field(1, b"".join(map(_varint, numbers))))
-    return _field(BYTES_LIST, _field(1, value))
+        return field(INT64_LIST, field(1, b"".join(map(varint, numbers))))
+    return field(BYTES_LIST, field(1, value))
 
 
-def _field(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(len(data)) + data
+def field(number: int, data: bytes) -> bytes:
+    """Return a field of a protocol buffer that holds bytes: its number, and data of any length."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(len(data)) + data
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """Encode seven bits per byte, the lowest first; the eighth bit marks that more follow."""
     out = bytearray()
     while number > 127:
@@ -82,7 +88,26 @@ def _varint(number: int) -> bytes:
 
 def _checksum(data: bytes) -> bytes:
     """Return CRC-32C, rotated and offset, since plain checksums of data with checksums in it are weak."""
-    import google_crc32c  # imported here: Kaggle's TPU image lacks it, and only reads records
+    try:
+        import google_crc32c  # imported here: Kaggle's TPU image lacks it, and only reads records
 
-    crc = google_crc32c.value(data)
+        crc = google_crc32c.value(data)
+    except ImportError:
+        crc = _crc32c(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _crc32c(data: bytes) -> int:
+    """Return CRC-32C, byte by byte: slow, for small files on machines without the package."""
+    table, crc = _crc_table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
+
+
+@cache
+def _crc_table() -> list[int]:
+    values = list(range(256))
+    for _ in range(8):
+        values = [value >> 1 ^ (0x82F63B78 if value & 1 else 0) for value in values]
+    return values

@@ -25,6 +25,7 @@ from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
 from gatemask.input.sampling import sample_epoch
 from gatemask.input.threads import aligned_empty, threaded_batches
+from gatemask.input.wait import InputWait
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -136,6 +137,7 @@ def training_batches(
     seed: int,
     start: int = 0,
     stop: int | None = None,
+    wait: InputWait | None = None,
 ) -> tf.data.Dataset:
     """Return a dataset of the batches `start` to `stop` of an epoch.
 
@@ -149,6 +151,7 @@ def training_batches(
         seed: Seed of the fold.
         start: Index of the first batch. Batches do not depend on where the dataset starts. Default: 0.
         stop: Index after the last batch. Default: the end of the epoch.
+        wait: Notes when each batch is asked for and ready. Default: nothing is noted.
 
     Returns:
         A dataset of known length and static shapes that yields images, uint8 (b, h, w, channels), and targets: masks,
@@ -159,7 +162,8 @@ def training_batches(
     numbers = range(start, len(order) // batch_size if stop is None else stop)
 
     def make() -> Iterator[Arrays]:
-        return _training_arrays(source, exp, order, batch_size, (seed, epoch), numbers)
+        arrays = _training_arrays(source, exp, order, batch_size, (seed, epoch), numbers)
+        return arrays if wait is None else wait.watched(arrays)
 
     return _dataset(make, _signature(exp, layout, batch_size), len(numbers))
 

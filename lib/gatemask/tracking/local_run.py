@@ -14,6 +14,7 @@ from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.results.training import trained_from
 from gatemask.stage import Stamp
+from gatemask.tracking.extras import Extras
 from gatemask.tracking.run_folder import fold_lock, read_metrics
 
 QUIET_S = 60.0  # without changes for this long, a run without a result is taken for interrupted
@@ -32,6 +33,7 @@ class LocalRun:
         made_from: Hashes of everything that decides its outcome.
         rows: Metrics of its epochs, in order.
         finished: Whether its training has finished.
+        extras: What belongs on W&B besides its epochs; None before it has finished.
     """
 
     folder: Path
@@ -41,6 +43,7 @@ class LocalRun:
     made_from: Mapping[str, object]
     rows: Sequence[Mapping[str, float]]
     finished: bool
+    extras: Extras | None = None
 
     @property
     def id(self) -> str:
@@ -67,8 +70,13 @@ class LocalRun:
         return {**self.rows[-1], **best, "epochs": self.last_epoch + 1}
 
     @property
+    def hashes(self) -> Mapping[str, str]:
+        """Hashes of its extras, by kind."""
+        return {} if self.extras is None else self.extras.hashes
+
+    @property
     def fingerprint(self) -> str:
-        return files.fingerprint([self.id, self.rows])
+        return files.fingerprint([self.id, self.rows, *([self.hashes] if self.hashes else [])])
 
 
 def run_id(label: str, experiment: str, made_from: Mapping[str, object]) -> str:
@@ -104,7 +112,8 @@ def read_run(project: Project, folder: Path) -> LocalRun:
         raise _damaged(folder, " ".join(str(error).split())) from None
     if epochs != sorted(set(epochs)):
         raise _damaged(folder, "the epochs of metrics.jsonl are not in order")
-    return LocalRun(folder, project.label, exp, fold, made_from, rows, stamp.name == "result.json")
+    extras = Extras.of(project, exp, folder)
+    return LocalRun(folder, project.label, exp, fold, made_from, rows, stamp.name == "result.json", extras)
 
 
 def is_being_written(folder: Path) -> bool:

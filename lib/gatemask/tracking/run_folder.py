@@ -14,6 +14,12 @@ from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import locked, read_json, write_json, write_text, write_yaml
 
+# Fields of a row that were measured: a resumed training repeats all others.
+#   seconds       training and validation
+#   images_per_s  training images per second of training
+#   input_wait    share of the training time in which the step waited for input, 0 to 1
+#   memory_mb     peak memory of the device, or resident memory of the process
+MEASURED = frozenset({"seconds", "images_per_s", "input_wait", "memory_mb"})
 PACKAGES = ["gatemask", "tensorflow", "keras", "jax", "numpy", "segmentation-models", "efficientnet"]
 
 

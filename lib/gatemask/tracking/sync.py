@@ -1,9 +1,11 @@
-"""`gatemask sync`: upload the epochs that W&B lacks, wherever a run was trained, each epoch once.
+"""`gatemask sync`: upload what W&B lacks of each run, wherever it was trained: epochs, images, tables, artifacts.
 
-A run is complete on disk, so it is replayed from its metrics.jsonl by a W&B client of its own, under the run id of the
-training. The server decides what is sent: epochs are sent in order, so the last one it shows says which it has. If a
-sync is killed, the next one asks again and sends the rest. `runs/<comp>/wandb-synced.json` saves the question: it lists
-the content of each run known to be on the server.
+A run is complete on disk, so it is replayed from its files by a W&B client of its own, under the run id of the
+training. The server decides what is sent: epochs are sent in order, so the last one it shows says which it has; hashes
+say which of the rest it has (`tracking.extras`). If a sync is killed, the next one asks again and sends what is still
+missing. `runs/<comp>/wandb-synced.json` saves the question: it lists the content of each run known to be on the server.
+
+An online training calls `upload_fold` at the end of a fold.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from gatemask.console import progress, say
@@ -24,10 +27,14 @@ from gatemask.project import Project
 from gatemask.results.tracking import SyncResult, UploadedRun
 from gatemask.secrets.guard import refuse_secrets
 from gatemask.tracking import wandb_server
+from gatemask.tracking.extras import SENT
+from gatemask.tracking.guarded import call_guarded
 from gatemask.tracking.local_run import LocalRun, find_runs, is_being_written, read_run
-from gatemask.tracking.wandb_server import Account, UnreachableError
+from gatemask.tracking.replay import Task
+from gatemask.tracking.wandb_server import Account, RemoteRun, UnreachableError
 
 UPLOAD_S = 900.0  # time limit for one run
+FOLD_UPLOAD_S = 300.0  # the same at the end of a training
 SETTLE_S = 20.0  # time limit until the server shows what was sent
 IN_TRAINING = "still being trained; sync again when the training has ended."
 # They would change the run.
@@ -145,7 +152,7 @@ class _Upload:
                 self.later[name] = "W&B can no longer be reached."
                 continue
             try:
-                uploaded, sent = _send(account, run, self.lock, self.gaps, self.project.root)
+                uploaded, sent = _Sender(account, self.project, run, self.lock).send(self.gaps)
             except GatemaskError as error:
                 self.failed[name] = _in_one_line(error)
                 unreachable = isinstance(error, UnreachableError)
@@ -161,83 +168,158 @@ def _in_one_line(error: GatemaskError) -> str:
     return f"{error.what}{received} {error.details['do']}"
 
 
-def _send(account: Account, run: LocalRun, lock: int, gaps: bool, root: Path) -> tuple[UploadedRun, bool]:
-    """Send the epochs of a run that the server lacks, and wait until it shows them.
+def upload_fold(project: Project, folder: Path, settled: bool) -> None:
+    """Upload what W&B lacks of a finished fold. Never raises, and ends within minutes: the training matters more.
+
+    Args:
+        project: Project of the run.
+        folder: Folder of the run.
+        settled: Whether all epochs were sent a moment ago, so that the server will show them.
+    """
+    upload = partial(_upload_fold, project, folder, settled)
+    error = call_guarded("W&B upload", upload, FOLD_UPLOAD_S + SETTLE_S + 3 * wandb_server.ANSWER_S)
+    if error is not None:
+        say(f"{' '.join(error.split())} The run is complete on disk; gatemask sync sends what is missing.")
+
+
+def _upload_fold(project: Project, folder: Path, settled: bool) -> None:
+    with locked(project.runs / ".wandb-sync.lock", "Another upload of these runs is still running.") as lock:
+        run = read_run(project, folder)
+        sender = _Sender(wandb_server.sign_in(), project, run, lock, FOLD_UPLOAD_S)
+        if settled:
+            sender.wait_for_epochs()
+        uploaded, sent = sender.send(gaps=False)
+        synced_runs = _SyncedRuns(project.runs / "wandb-synced.json", wandb_server.server_address())
+        synced_runs.add(run, folder.relative_to(project.runs).as_posix(), uploaded, sent)
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """Sends what the server lacks of a run.
 
     Args:
         account: Account that uploads.
+        project: Project of the run.
         run: Run with at least one epoch.
         lock: File number of the lock.
-        gaps: Whether the run may begin later than with its first epoch.
-        root: Project folder.
-
-    Returns:
-        The run on W&B, and whether anything had to be sent.
-
-    Raises:
-        GatemaskError: The beginning of the run is missing, the run contains a secret, or W&B did not accept all epochs.
+        limit_s: Time limit of the client, in seconds. Default: `UPLOAD_S`.
     """
-    place = (os.environ.get("WANDB_ENTITY") or account.entity, run.project, run.id)
-    uploaded = UploadedRun(run="/".join(place), server=account.server, epochs=len(run.rows))
-    remote = wandb_server.ask_run(account, *place)
-    last = -1 if remote.last_epoch is None else remote.last_epoch
-    same_summary = all(remote.summary.get(name) == value for name, value in run.summary.items())
-    if last > run.last_epoch or (last == run.last_epoch and same_summary):
-        return uploaded, False
-    if last < 0 and run.first_epoch > 0 and not gaps:
-        raise GatemaskError(
-            "The first epochs of this run are missing.",
-            received=f"Its metrics.jsonl begins with epoch {run.first_epoch + 1}",
-            do="Fetch the complete run; if its beginning is lost, sync with --gaps.",
-        )
-    contents: dict[str, bytes | Path] = {name: run.folder / name for name in ("config.yaml", "metrics.jsonl")}
-    refuse_secrets({**contents, "the name of the run": uploaded.run.encode()}, root)
-    output = _replay(account, place[0], run, last, lock)
-    deadline = time.monotonic() + SETTLE_S
-    while (remote := wandb_server.ask_run(account, *place)).last_epoch != run.last_epoch:
-        if time.monotonic() > deadline:
+
+    account: Account
+    project: Project
+    run: LocalRun
+    lock: int
+    limit_s: float | None = None
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Entity, project and run id on W&B."""
+        return (os.environ.get("WANDB_ENTITY") or self.account.entity, self.run.project, self.run.id)
+
+    def ask(self) -> RemoteRun:
+        return wandb_server.ask_run(self.account, *self.place)
+
+    def send(self, gaps: bool) -> tuple[UploadedRun, bool]:
+        """Send what is missing, and wait until the server shows it.
+
+        Args:
+            gaps: Whether the run may begin later than with its first epoch.
+
+        Returns:
+            The run on W&B, and whether anything had to be sent.
+
+        Raises:
+            GatemaskError: The beginning of the run is missing, the run contains a secret, or W&B did not accept all.
+        """
+        run, remote = self.run, self.ask()
+        uploaded = UploadedRun(run="/".join(self.place), server=self.account.server, epochs=len(run.rows))
+        last = -1 if remote.last_epoch is None else remote.last_epoch
+        if last > run.last_epoch:  # this copy of the run is older
+            return uploaded, False
+        kinds, repair = self._missing(remote), self._incomplete(remote)
+        same_summary = all(remote.summary.get(name) == value for name, value in run.summary.items())
+        if last == run.last_epoch and same_summary and not kinds and not repair:
+            return uploaded, False
+        if last < 0 and run.first_epoch > 0 and not gaps:
+            raise GatemaskError(
+                "The first epochs of this run are missing.",
+                received=f"Its metrics.jsonl begins with epoch {run.first_epoch + 1}",
+                do="Fetch the complete run; if its beginning is lost, sync with --gaps.",
+            )
+        contents: dict[str, bytes | Path] = {name: run.folder / name for name in ("config.yaml", "metrics.jsonl")}
+        if run.extras is not None:
+            contents |= run.extras.files(kinds)
+        refuse_secrets({**contents, "the name of the run": uploaded.run.encode()}, self.project.root)
+        output = self._replay(last, kinds, repair, remote)
+        deadline = time.monotonic() + SETTLE_S
+        while not self._has_all():
+            if time.monotonic() > deadline:
+                raise _not_accepted(output)
+            time.sleep(0.5)
+        if "Replayed" not in output:  # everything arrived, but not the end of the run
             raise _not_accepted(output)
-        time.sleep(0.5)
-    if "Replayed" not in output:  # all epochs arrived, but not the end of the run
-        raise _not_accepted(output)
-    return uploaded, True
+        return uploaded, True
 
+    def wait_for_epochs(self) -> None:
+        """Wait until the server shows all epochs, which it may do late."""
+        deadline = time.monotonic() + SETTLE_S
+        while self.ask().last_epoch != self.run.last_epoch and time.monotonic() < deadline:
+            time.sleep(0.5)
 
-def _replay(account: Account, entity: str, run: LocalRun, last: int, lock: int) -> str:
-    """Replay the epochs after `last` in a process of its own, and return its output."""
-    with tempfile.TemporaryDirectory(prefix="gatemask-sync-") as scratch:
-        environment = {
+    def _has_all(self) -> bool:
+        remote = self.ask()
+        return remote.last_epoch == self.run.last_epoch and not self._missing(remote) and not self._incomplete(remote)
+
+    def _missing(self, remote: RemoteRun) -> tuple[str, ...]:
+        """Return the kinds of extras that the server lacks."""
+        return tuple(kind for kind, digest in self.run.hashes.items() if remote.get(f"{SENT}{kind}") != digest)
+
+    def _incomplete(self, remote: RemoteRun) -> tuple[str, ...]:
+        """Return the kinds whose row the server has, but not all files: a client was killed between the two."""
+        hashes = self.run.hashes
+        shown = {kind: remote.tail.get(kind) for kind in hashes if remote.tail.get(f"{SENT}{kind}") == hashes[kind]}
+        return tuple(sorted(wandb_server.lost_files(self.account, *self.place, shown)))
+
+    def _replay(self, last: int, kinds: tuple[str, ...], repair: tuple[str, ...], remote: RemoteRun) -> str:
+        """Replay the rest of the run in a process of its own, and return its output."""
+        run, project, limit_s = self.run, self.project, self.limit_s or UPLOAD_S
+        with tempfile.TemporaryDirectory(prefix="gatemask-sync-") as scratch:
+            step = int(str(remote.tail.get("_step", 0)))
+            place = (str(run.folder), str(project.root), project.comp, project.quick, scratch)
+            task = Task(*place, after=last, kinds=kinds, repair=repair, step=step)
+            output = Path(scratch) / "output.txt"
+            with output.open("w") as out:
+                child = subprocess.Popen(
+                    # The client's own process closes all inherited files but stdin, so the lock is passed as stdin.
+                    [sys.executable, "-P", "-m", "gatemask.tracking.replay", task.to_json()],
+                    env=self._environment(scratch),
+                    cwd=scratch,
+                    stdin=self.lock,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                )
+                try:
+                    child.wait(limit_s)
+                except subprocess.TimeoutExpired:
+                    out.write(f"no end after {limit_s:.0f} s\n")
+                finally:
+                    if child.poll() is None:
+                        child.kill()  # its own process ends with it
+                        child.wait()
+            return output.read_text(errors="replace").replace(self.account.key, "...")
+
+    def _environment(self, scratch: str) -> dict[str, str]:
+        return {
             **{name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES},
             "WANDB_MODE": "online",
-            "WANDB_API_KEY": account.key,
-            "WANDB_BASE_URL": account.server,
-            "WANDB_ENTITY": entity,
+            "WANDB_API_KEY": self.account.key,
+            "WANDB_BASE_URL": self.account.server,
+            "WANDB_ENTITY": self.place[0],
             "WANDB_ERROR_REPORTING": "false",
             "WANDB_X_DISABLE_STATS": "true",  # this machine did not train the run
             "WANDB_X_DISABLE_META": "true",
             **{f"WANDB_{name}_DIR": scratch for name in ("CACHE", "DATA", "CONFIG")},
         }
-        command = [sys.executable, "-P", "-m", "gatemask.tracking.replay", *map(str, (run.folder, run.label, last))]
-        output = Path(scratch) / "output.txt"
-        with output.open("w") as out:
-            child = subprocess.Popen(
-                # The client's own process closes all inherited files but stdin, so the lock is passed as stdin.
-                [*command, scratch],
-                env=environment,
-                cwd=scratch,
-                stdin=lock,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-            try:
-                child.wait(UPLOAD_S)
-            except subprocess.TimeoutExpired:
-                out.write(f"no end after {UPLOAD_S:.0f} s\n")
-            finally:
-                if child.poll() is None:
-                    child.kill()  # its own process ends with it
-                    child.wait()
-        return output.read_text(errors="replace").replace(account.key, "...")
 
 
 def _not_accepted(output: str) -> GatemaskError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,33 @@ class WandbRun:
         if self._run is not None:
             run, values = self._run, dict(row)
             self._calls.add("W&B log", lambda: run.log(values, step=values["epoch"], commit=True), LOG_S)
+            self._drop_if_failed()
+
+    def log_missing(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log those finished epochs that the server of an online run lacks: an earlier session was killed too soon.
+
+        They must arrive before later ones; W&B does not accept them afterwards.
+
+        Args:
+            rows: Rows of all finished epochs.
+        """
+        if self._run is not None and self.is_online:
+            first = int(getattr(self._run, "starting_step", 0))  # the client asked the server for it
+            for row in rows:
+                if row["epoch"] >= first:
+                    self.log(row)
+
+    def send(self, what: str, work: Callable[[Any], object], limit_s: float) -> None:
+        """Call a function with the client's run, after all calls before it.
+
+        Args:
+            what: Name for messages.
+            work: The function.
+            limit_s: Time limit, in seconds from its beginning.
+        """
+        if self._run is not None:
+            run = self._run
+            self._calls.add(what, lambda: work(run), limit_s)
             self._drop_if_failed()
 
     def finish(self, summary: Mapping[str, float | None]) -> None:

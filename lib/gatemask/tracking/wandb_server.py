@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,14 @@ _VIEWER = "query Viewer { viewer { id entity } }"
 _RESUME = """query RunResumeStatus($project: String, $entity: String, $name: String!) {
   model(name: $project, entityName: $entity) {
     bucket(name: $name, missingOk: true) { historyLineCount historyTail summaryMetrics }
+  }
+}"""
+
+
+# As in the client's own public API.
+_FILES = """query RunFiles($project: String!, $entity: String!, $name: String!, $names: [String]!, $count: Int) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) { files(names: $names, first: $count) { edges { node { name sizeBytes } } } }
   }
 }"""
 
@@ -52,10 +60,16 @@ class RemoteRun:
     Args:
         last_epoch: Its last epoch; None before the first.
         summary: Its summary, by name.
+        tail: Last row of its history; empty before the first.
     """
 
     last_epoch: int | None
     summary: Mapping[str, object]
+    tail: Mapping[str, object] = field(default_factory=dict)
+
+    def get(self, key: str) -> object:
+        """Return a value of the summary or of the last row, which may be newer."""
+        return self.tail.get(key, self.summary.get(key))
 
 
 def server_address() -> str:
@@ -107,16 +121,51 @@ def ask_run(account: Account, entity: str, project: str, run: str) -> RemoteRun:
             where=f"{entity}/{project}/{run}",
             do="It was not written by gatemask: rename or delete it there, then sync again.",
         )
-    return RemoteRun(int(max(epochs)), summary)
+    return RemoteRun(int(max(epochs)), summary, tail[-1] if tail else {})
 
 
-def _ask(account: Account, query: str, variables: Mapping[str, str]) -> dict[str, Any]:
+def lost_files(account: Account, entity: str, project: str, run: str, row: Mapping[str, object]) -> set[str]:
+    """Return the keys of a row whose media are not on the server: its client was killed before it uploaded them.
+
+    Raises:
+        GatemaskError: The server does not answer.
+    """
+    files = {key: set(_media_files(value)) for key, value in row.items()}
+    names = sorted(set().union(*files.values())) if files else []
+    if not names:
+        return set()
+    variables: dict[str, object] = {
+        "entity": entity,
+        "project": project,
+        "name": run,
+        "names": names,
+        "count": len(names),
+    }
+    answer = _ask(account, _FILES, variables)
+    edges = (((answer.get("project") or {}).get("run") or {}).get("files") or {}).get("edges") or []
+    there = {edge["node"]["name"] for edge in edges if int(edge["node"].get("sizeBytes") or 0) > 0}
+    return {key for key, needed in files.items() if not needed <= there}
+
+
+def _media_files(value: object) -> Iterator[str]:
+    """Yield the names of the files in a value of the history."""
+    if isinstance(value, str) and value.startswith("media/"):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _media_files(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _media_files(inner)
+
+
+def _ask(account: Account, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
     import requests
 
     try:
         answer = requests.post(
             f"{account.server}/graphql",
-            json={"query": query, "variables": variables},
+            json={"query": query, "variables": dict[str, Any](variables)},
             auth=("api", account.key),
             timeout=ANSWER_S,
         )

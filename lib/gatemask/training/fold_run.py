@@ -19,6 +19,7 @@ from gatemask.config import Experiment
 from gatemask.console import progress as progress_bar
 from gatemask.console import say
 from gatemask.errors import GatemaskError
+from gatemask.input.wait import InputWait
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
 from gatemask.training import finishing, state
@@ -46,6 +47,7 @@ class FoldRun:
         self.folder = inputs.project.fold(inputs.exp.name, fold)
         self.training, self.validation = inputs.examples(fold)
         self.seed = trainer.reset(fold)
+        self.tracked_online = False  # whether W&B received all epochs
 
     @property
     def exp(self) -> Experiment:
@@ -63,6 +65,7 @@ class FoldRun:
                 another run or was written with another batch size.
         """
         from gatemask.tracking.local_run import run_id
+        from gatemask.tracking.tensorboard import EventFile
         from gatemask.tracking.wandb_run import WandbRun
 
         exp, inputs = self.exp, self.trainer.inputs
@@ -72,6 +75,8 @@ class FoldRun:
         )
         progress = self._resume(run)
         wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, run)
+        wandb_run.log_missing(progress.rows)
+        events = EventFile(self.folder, exp.tracking.tensorboard, progress.rows)
         while progress.epoch < exp.epochs:
             epoch = progress.epoch
             model = self.trainer.training_model(epoch)
@@ -84,9 +89,11 @@ class FoldRun:
             run_folder.write_metrics(self._log, progress.rows)
             state.save_state(self.state_folder, model, progress)
             wandb_run.log(progress.rows[-1])
+            events.append(progress.rows[-1])
             self._say_epoch(progress.rows[-1])
         score = progress.rows[progress.best[0]][exp.monitor] if progress.best else None
         wandb_run.finish({"best": score, "epochs": progress.epoch})
+        self.tracked_online = wandb_run.is_online
         return progress
 
     def finish(self, progress: Progress) -> tuple[FoldResult, list[Path]]:
@@ -137,9 +144,12 @@ class FoldRun:
     def _say_epoch(self, row: state.Row) -> None:
         """Log an epoch in one line: progress bars vanish, and log files have none."""
         exp = self.exp
+        threshold = f" at {row['threshold']:.2f}" if exp.monitor == "dice" and "threshold" in row else ""
+        wait = f", {row['input_wait']:.0%} of it waiting for input" if row["input_wait"] >= 0.1 else ""
         say(
             f"{exp.name} fold {self.fold} epoch {int(row['epoch']) + 1}/{exp.epochs}: loss {row['loss']:.4f}, "
-            f"{exp.monitor} {row[exp.monitor]:.4f}, {row['seconds']:.0f} s"
+            f"{exp.monitor} {row[exp.monitor]:.4f}{threshold}, {row['seconds']:.0f} s, "
+            f"{row['images_per_s']:.3g} images/s{wait}"
         )
 
     def _resume(self, run: str) -> Progress:
@@ -207,17 +217,24 @@ class FoldRun:
                 if not self.budget.allows(steps=leg_steps, validations=int(stop == steps)):
                     break
                 started = self.budget.clock()
-                loss = self._train_leg(order, progress, stop, on_step)
+                wait = InputWait()
+                loss = self._train_leg(order, progress, stop, on_step, wait)
                 seconds = self.budget.clock() - started
                 self.budget.record_steps(seconds, leg_steps)
                 progress = replace(
-                    progress, step=stop, loss=progress.loss + loss * leg_steps, seconds=progress.seconds + seconds
+                    progress,
+                    step=stop,
+                    loss=progress.loss + loss * leg_steps,
+                    seconds=progress.seconds + seconds,
+                    waited=progress.waited + wait.seconds(),
                 )
                 if stop < steps:
                     state.save_state(self.state_folder, self.trainer.training_model(epoch), progress)
         return progress, steps
 
-    def _train_leg(self, order: np.ndarray, progress: Progress, stop: int, on_step: Callable[[], object]) -> float:
+    def _train_leg(
+        self, order: np.ndarray, progress: Progress, stop: int, on_step: Callable[[], object], wait: InputWait
+    ) -> float:
         """Train from the step of `progress` up to the step `stop`, and return the mean loss.
 
         Raises:
@@ -228,9 +245,9 @@ class FoldRun:
 
         trainer, epoch = self.trainer, progress.epoch
         batches = pipeline.training_batches(
-            self.training, self.exp, trainer.layout, order, trainer.batch, epoch, self.seed, progress.step, stop
+            self.training, self.exp, trainer.layout, order, trainer.batch, epoch, self.seed, progress.step, stop, wait
         )
-        watch = LossWatch(on_step)
+        watch = LossWatch(on_step, wait)
         with trainer.layers_as_in(epoch), pipeline.original_errors():
             history = trainer.training_model(epoch).fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         loss = float(history.history["loss"][0])
@@ -255,12 +272,21 @@ class FoldRun:
         self.budget.record_validation(seconds)
         epoch, loss = progress.epoch, progress.loss / steps
         row: dict[str, float] = {"epoch": epoch, "loss": loss, "learning_rate": learning_rate, **scores}
-        row |= {"steps": steps, "seconds": round(progress.seconds + seconds, 2)}
+        row |= {"steps": steps, "seconds": round(progress.seconds + seconds, 2), **self._measured(progress, steps)}
         candidates = {**{best: progress.rows[best] for best in progress.best}, epoch: row}
         best = finishing.rank(candidates, exp.monitor)[: exp.checkpoints.keep]
         if epoch in best:
             state.save_best_weights(self.state_folder, self.trainer.models.evaluator.weights, epoch, row)
         return Progress(progress.batch, epoch + 1, rows=(*progress.rows, row), best=best, run=progress.run)
+
+    def _measured(self, progress: Progress, steps: int) -> dict[str, float]:
+        """Return what was measured while an epoch was trained; see `run_folder.MEASURED`."""
+        seconds = max(progress.seconds, 1e-9)
+        return {
+            "images_per_s": round(steps * self.trainer.batch / seconds, 2),
+            "input_wait": round(min(1.0, progress.waited / seconds), 4),
+            "memory_mb": self.trainer.models.devices.memory_mb(),
+        }
 
 
 @contextmanager

@@ -66,6 +66,14 @@ class Devices:
     def count(self) -> int:
         return len(self.names)
 
+    def memory_mb(self) -> float:
+        """Return the peak memory of the fullest device, or the resident memory of this process, in MB.
+
+        CPUs, and some backends, report no memory of the device.
+        """
+        peaks = [] if self.accelerator == "cpu" else [_peak_bytes(self.backend, name) for name in self.names]
+        return round((max(peaks, default=0) or _resident_bytes()) / 1e6, 1)
+
     def facts(self) -> RuntimeFacts:
         """Return the facts that environment.json records."""
         import keras
@@ -215,6 +223,28 @@ def _tpu_strategy(tf: Any, runtime: Runtime) -> Devices:
         ) from None
     names = [f"TPU:{number}" for number in range(strategy.num_replicas_in_sync)]
     return Devices("tensorflow", "tpu", names, "TPUStrategy", runtime.precision, scope=strategy.scope)
+
+
+def _peak_bytes(backend: str, name: str) -> int:
+    """Return the peak memory of a device, such as "GPU:0" or "tpu:0"; 0 if it is not reported."""
+    try:
+        if backend == "tensorflow":
+            return int(quiet.tensorflow().config.experimental.get_memory_info(name)["peak"])
+        import jax
+
+        device = next(device for device in jax.local_devices() if f"{device.platform}:{device.id}" == name)
+        return int((device.memory_stats() or {}).get("peak_bytes_in_use", 0))
+    except Exception:  # a measurement must not end a training
+        return 0
+
+
+def _resident_bytes() -> int:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # systems without /proc
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _limited(devices: Sequence[D], runtime: Runtime) -> list[D]:

@@ -48,6 +48,7 @@ class Progress:
         step: Step of that epoch to continue with, counted from 0.
         loss: Sum of the loss over the finished steps of that epoch.
         seconds: Time spent on that epoch, in seconds.
+        waited: Part of that time in which the training step waited for input, in seconds.
         rows: Metrics of each finished epoch. metrics.jsonl is a copy for people, which is never read here.
         best: Epochs whose weights are kept, best first.
         run: Fingerprint of the run that the state belongs to.
@@ -58,6 +59,7 @@ class Progress:
     step: int = 0
     loss: float = 0.0
     seconds: float = 0.0
+    waited: float = 0.0
     rows: tuple[Row, ...] = ()
     best: tuple[int, ...] = ()
     run: str = ""

@@ -10,6 +10,7 @@ runs/<comp>/<experiment>/fold<k>/
     oof.h5 (gate: oof.csv)         out-of-fold predictions of these weights
     tables.npz                     masks: their threshold tables at the competition's own size
     result.json                    stamp, written last
+    tensorboard/                   event file, with `tracking.tensorboard`; it is a log, like metrics.jsonl
 runs/<comp>/<experiment>/.fold<k>.lock   held by the process that trains the fold
 """
 
@@ -93,8 +94,27 @@ def _train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin
         if _has_same_training(stage):
             from gatemask.training.finish_again import finish_again
 
-            return finish_again(inputs, fold, stage)
-        return _train_locked(inputs, fold, stage, budget)
+            result: FoldResult | str = finish_again(inputs, fold, stage)
+            settled = False
+        else:
+            result, settled = _train_locked(inputs, fold, stage, budget)
+        if isinstance(result, FoldResult):
+            _show(inputs, folder, settled)
+        return result
+
+
+def _show(inputs: TrainingInputs, folder: Path, settled: bool) -> None:
+    """Send what belongs to a finished fold to W&B, and draw its images for TensorBoard."""
+    if inputs.exp.tracking.tensorboard:
+        from gatemask.tracking.tensorboard import write_finished
+
+        write_finished(inputs.project, inputs.comp, inputs.exp, folder)
+    if tracking_mode(inputs.exp) == "online":
+        from gatemask.tracking.sync import upload_fold
+        from gatemask.tracking.wandb_run import supports_finish_timeout
+
+        if supports_finish_timeout():  # other clients are offline, whatever the mode
+            upload_fold(inputs.project, folder, settled)
 
 
 def _has_same_training(stage: Stage[FoldResult]) -> bool:
@@ -104,7 +124,10 @@ def _has_same_training(stage: Stage[FoldResult]) -> bool:
     return trained_from(Stamp.load(stage.stamp).made_from) == trained_from(stage.made_from)
 
 
-def _train_locked(inputs: TrainingInputs, fold: int, stage: Stage[FoldResult], budget: TimeBudget) -> FoldResult | str:
+def _train_locked(
+    inputs: TrainingInputs, fold: int, stage: Stage[FoldResult], budget: TimeBudget
+) -> tuple[FoldResult | str, bool]:
+    """Return the result, or the work that is left, and whether W&B received all epochs."""
     exp, folder = inputs.exp, stage.stamp.parent
     claim_folder(folder, stage.made_from, exp)
     started = time.monotonic()
@@ -114,15 +137,15 @@ def _train_locked(inputs: TrainingInputs, fold: int, stage: Stage[FoldResult], b
     run = FoldRun(Trainer(inputs), fold, budget)
     progress = run.train()
     if progress.epoch < exp.epochs:
-        return f"{exp.epochs - progress.epoch} of {exp.epochs} epochs, and out-of-fold predictions"
+        return f"{exp.epochs - progress.epoch} of {exp.epochs} epochs, and out-of-fold predictions", False
     if not budget.allows(validations=1 + count_views(exp)):
-        return "out-of-fold predictions"
+        return "out-of-fold predictions", False
     result, outputs = run.finish(progress)
     epochs = ", ".join(str(epoch + 1) for epoch in result.best_epochs)
     say(f"{exp.name} fold {fold}: {exp.monitor} {result.score:.4f} (epochs {epochs})")
     result = stage.finish(result, outputs, started)
     remove_resume_files(folder)
-    return result
+    return result, run.tracked_online
 
 
 def remove_resume_files(folder: Path) -> None:
