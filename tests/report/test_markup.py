@@ -75,4 +75,8 @@ def test_pictures_stay_within_the_limit_and_are_counted() -> None:
     assert pictures.image("c", lambda: pytest.fail("made in vain")) is None
     assert pictures.left_out == ["image b", "image c"]
     figure, _ = style.new_figure(1, 1)
-    assert Pictures(limit=FOR_TEXT + FOR_IMAGES).plot(figure, "no room but for images") == ""
+    small = Pictures(limit=round(FOR_TEXT / (1 - FOR_IMAGES)))
+    assert small.plot(figure, "no room but for images") == ""
+    assert small.image("a", lambda: {"image": "x" * 600}) is not None
+    small.settle(10**6)
+    assert small.image("b", lambda: {"image": "x"}) is None

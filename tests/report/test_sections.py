@@ -135,6 +135,18 @@ def test_experiments_are_dots_with_bars_and_a_table(tmp_path: Path) -> None:
     assert "leaderboard" in heads and "gain in the ensemble" not in heads, "columns without content are left out"
 
 
+def test_a_thousand_experiments_and_more_are_a_table_of_limited_size(tmp_path: Path) -> None:
+    changed = {f"key{number}": ("a" * 20, "b" * 20) for number in range(50)}
+    runs = [
+        experiment(f"experiment{n}", 0.5 + n / 10000, changed=changed, problems=("cut short",)) for n in range(1200)
+    ]
+    section = experiments.body(with_runs(tmp_path, *runs), Pictures())
+    assert len(section) < 1_500_000
+    assert "The first 1000 of 1200 experiments" in section
+    assert section.count('<div class="row') == 31, "30 experiments and the axis"
+    assert "and 1160 more" in section
+
+
 def test_equal_scores_and_a_single_one_can_be_drawn(tmp_path: Path) -> None:
     one = experiment("a", 0.5)
     assert one.score is not None

@@ -109,10 +109,11 @@ def test_a_small_limit_drops_images_and_says_so(tmp_path: Path) -> None:
     inputs = small_project(tmp_path)
     finish(inputs, 0)
     whole, _ = make_page(again(inputs), Pictures())
-    pictures = Pictures(limit=3_500_000)
-    pictures._used = pictures._limit - 30_000
+    limit = len(whole) - 100_000
+    pictures = Pictures(limit)
     page, _ = make_page(again(inputs), pictures)
     assert pictures.left_out
+    assert len(page.encode()) < limit
     assert "pictures are left out to keep this page below 8 MB" in page
     assert len(page) < len(whole)
 

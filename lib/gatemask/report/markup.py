@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+LINES = 40  # of a list in a warning
+
 
 class Card(NamedTuple):
     """A large number with a caption."""
@@ -59,7 +61,8 @@ def note(sentence: str) -> str:
 
 def warning(sentence: str, lines: Sequence[str] = ()) -> str:
     """Return a highlighted sentence, with a list below it."""
-    return f'<div class="warning"><p>{text(sentence)}</p>{bullets(lines)}</div>'
+    more = [f"and {len(lines) - LINES} more"] if len(lines) > LINES else []
+    return f'<div class="warning"><p>{text(sentence)}</p>{bullets([*lines[:LINES], *more])}</div>'
 
 
 def bullets(lines: Sequence[str]) -> str:

@@ -130,8 +130,12 @@ def _forget_damaged(stamp: Path) -> None:
 def make_page(inputs: Inputs, pictures: Pictures) -> tuple[str, list[str]]:
     """Return the page, and the titles of the sections that cannot be made yet."""
     made: dict[str, Made] = {}
-    for section in sorted(SECTIONS, key=lambda section: section.images):
-        made[section.anchor] = _make(section, inputs, pictures)
+    for images in (False, True):
+        for section in SECTIONS:
+            if section.images == images:
+                made[section.anchor] = _make(section, inputs, pictures)
+        if not images:
+            pictures.settle(sum(len(each.html.encode()) for each in made.values()))
     ordered = [made[section.anchor] for section in SECTIONS]
     head = inputs.problems.guard("head of the page", lambda: headline.body(inputs), f"<h1>{inputs.project.label}</h1>")
     found = inputs.problems.found

@@ -18,8 +18,8 @@ from gatemask.plots import style
 from gatemask.report.markup import scroll_box, text
 
 LIMIT = 8_000_000  # bytes of a page: mail and chat programs refuse larger files
-FOR_IMAGES = 3_000_000  # bytes that figures leave to the images of the gallery
-FOR_TEXT = 300_000  # bytes that no picture takes: tables, style and script
+FOR_IMAGES = 0.4  # share of a page that figures leave to the images of the gallery
+FOR_TEXT = 300_000  # bytes that no picture takes: captions, style and script
 # Figures are drawn black on white. Lines and text take the color of the page's text, others a color for each scheme.
 COLORS = {
     "#000000": "currentColor",
@@ -43,6 +43,7 @@ class Pictures:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
+        self._for_images = round(FOR_IMAGES * limit)
         self._used, self._counted = FOR_TEXT, 0
         self.left_out: list[str] = []
 
@@ -56,7 +57,7 @@ class Pictures:
             wide: Whether it scrolls sideways on a phone, where its text would become too small. Default: False.
         """
         drawing = svg(figure, alt, f"plot{self.count()}-")
-        if not self._take(len(drawing), caption or alt, FOR_IMAGES):
+        if not self._take(len(drawing), caption or alt, self._for_images):
             return ""
         if wide:
             return f'<figure class="plot wide">{scroll_box(drawing, alt)}{_caption(caption)}</figure>'
@@ -79,7 +80,7 @@ class Pictures:
         if image is None:
             raise GatemaskError("A figure cannot be read.", where=path, do="Delete it and run its stage again.")
         source = webp(image, lossless=True)
-        if not self._take(len(source), f"{caption} ({path.name})", FOR_IMAGES):
+        if not self._take(len(source), f"{caption} ({path.name})", self._for_images):
             return ""
         height, width = image.shape[:2]
         # Colors that mean a height keep their order in the dark; drawings of lines are turned light on dark.
@@ -99,6 +100,14 @@ class Pictures:
             return None
         made = dict(layers())
         return made if self._take(sum(map(len, made.values())), f"image {name}", 0) else None
+
+    def settle(self, size: int) -> None:
+        """Note the size of all sections but those of images, with their tables; images share the rest.
+
+        Args:
+            size: Size of these sections, in bytes.
+        """
+        self._used = size + FOR_TEXT
 
     def count(self) -> int:
         """Return a number for an id: 1, 2, 3 and so on."""

@@ -13,7 +13,8 @@ from gatemask.report.markup import Cell
 from gatemask.report.pictures import Pictures
 from gatemask.results.runs import ExperimentRun, RunScore
 
-SHOWN = 30  # experiments in the picture; the table lists all
+SHOWN = 30  # experiments in the picture
+ROWS = 1000  # experiments in the table
 KEYS = 4  # changed keys in the table; `gatemask runs show` lists all
 COLUMNS = [
     "experiment",
@@ -53,8 +54,12 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     for title, group in _groups(scores).items():
         parts += [markup.heading(title), dots(group[:SHOWN], title)]
         if len(group) > SHOWN:
-            parts.append(markup.paragraph(f"The {SHOWN} best of {len(group)}; the table lists all."))
-    parts.append(markup.table(*_columns_with_content([_row(run) for run in begun]), "Experiments", sortable=True))
+            parts.append(markup.paragraph(f"The {SHOWN} best of {len(group)}."))
+    rows = [_row(run) for run in begun[:ROWS]]
+    parts.append(markup.table(*_columns_with_content(rows), "Experiments", sortable=True))
+    if len(begun) > ROWS:
+        text = f"The first {ROWS} of {len(begun)} experiments; {inputs.command('runs')} lists all."
+        parts.append(markup.paragraph(text))
     if waiting:
         names = ", ".join(waiting[:12]) + (f" and {len(waiting) - 12} more" if len(waiting) > 12 else "")
         parts.append(markup.paragraph(f"Not started: {names}."))

@@ -12,7 +12,7 @@ from gatemask.report.pictures import Pictures
 from gatemask.report.sections.gallery import shots
 from gatemask.report.shown import Decided, open_decided
 
-EACH = 6  # images of a type
+EACH = 8  # images of a type
 POOR = 0.5  # Dice below which an outline counts as poor
 MEANING = {
     "Missed": "There is a mask in truth, and the prediction is empty. The largest first.",
