@@ -147,6 +147,15 @@ def test_a_thousand_experiments_and_more_are_a_table_of_limited_size(tmp_path: P
     assert "and 1160 more" in section
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0.2, 0.9, ["0.2", "0.4", "0.6", "0.8"]), (0.705, 0.765, ["0.71", "0.72", "0.73", "0.74", "0.75", "0.76"])],
+)
+def test_ticks_are_written_in_full(low: float, high: float, shown: list[str]) -> None:
+    ticks = experiments._ticks(low, high)
+    assert [experiments._short(tick, ticks) for tick in ticks] == shown
+
+
 def test_equal_scores_and_a_single_one_can_be_drawn(tmp_path: Path) -> None:
     one = experiment("a", 0.5)
     assert one.score is not None

@@ -44,7 +44,7 @@ def draw_audit_panels(folds: Mapping[str, FoldBars], leak: float, positives: flo
     """Draw the same as three figures, for pages that arrange them by the width of the screen."""
     figures = []
     for draw in _panels(folds, leak, positives):
-        figure, ax = style.new_figure(3.3, 2.4)
+        figure, ax = style.new_figure(3.1, 2.3)
         draw(ax)
         figures.append(figure)
     return figures

@@ -80,7 +80,7 @@ def draw_speed(folds: History, epochs: int | None = None) -> Figure:
 
 
 def _new(folds: History, epochs: int | None) -> tuple[Figure, Any]:
-    figure, ax = style.new_figure(3.3, 2.5)
+    figure, ax = style.new_figure(3.1, 2.4)
     last = max([epochs or 1, *(int(row["epoch"]) + 1 for rows in folds.values() for row in rows)])
     ax.set_xlim(1 - 0.04 * last, last + 0.04 * last)
     ax.xaxis.get_major_locator().set_params(integer=True, nbins=5)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from gatemask.config import Competition, load_competition
 from gatemask.console import say, table
 from gatemask.data import label_report, table_columns
-from gatemask.data.audit import audit_folds
+from gatemask.data.audit import HOLDOUT_NAME, audit_folds
 from gatemask.data.fold_files import NO_IDS, read_fold_file
 from gatemask.data.groups import group_names
 from gatemask.data.ids import ADVICE, DEFAULT, IdRule, SharedIdError, train_rule
@@ -206,7 +206,8 @@ def _copies(file: Path) -> list[tuple[str, str]]:
 
 def draw_panels(result: AuditResult, frame: pd.DataFrame) -> list[Figure]:
     """Draw leak, share of positives and mask areas of each fold; arguments as `audit_folds` returns them."""
-    return draw_audit_panels(_bars(result, frame), result.leak, result.balance.positives)
+    bars = {"hold-out" if name == HOLDOUT_NAME else name: fold for name, fold in _bars(result, frame).items()}
+    return draw_audit_panels(bars, result.leak, result.balance.positives)
 
 
 def _bars(result: AuditResult, frame: pd.DataFrame) -> dict[str, FoldBars]:

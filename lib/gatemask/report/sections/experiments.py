@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -136,13 +135,14 @@ def dots(runs: Sequence[ExperimentRun], title: str) -> str:
 def _ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
-    return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+    return [float(tick) for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high]
 
 
 def _short(value: float, ticks: Sequence[float]) -> str:
     """Return a tick with as many digits as the distance of the ticks needs."""
     step = min((b - a for a, b in pairwise(ticks)), default=0.1)
-    return f"{value:.{max(1, min(4, math.ceil(-math.log10(step) - 1e-9)))}f}"
+    digits = next((digits for digits in (1, 2, 3) if abs(round(step, digits) - step) < 1e-6), 4)
+    return f"{value:.{digits}f}"
 
 
 def _interval(score: RunScore) -> str:
@@ -156,7 +156,7 @@ def _row(run: ExperimentRun) -> list[object]:
         verdict = Cell(f"{against.verdict} ({against.difference:+.4f})", against.verdict)
     elif score is not None:
         verdict = Cell("the best", "")
-    keys = [f"{key} {pair[1]}" for key, pair in run.changed.items()]
+    keys = [f"{key} {str(pair[1])[:40]}" for key, pair in run.changed.items()]
     changed = "; ".join(keys[:KEYS]) + (f"; {len(keys) - KEYS} more" if len(keys) > KEYS else "")
     remarks = " ".join([*(f"#{tag}" for tag in run.tags), run.note]).strip()
     board = None if run.leaderboard is None else Cell(f"{run.leaderboard:.5f}", run.leaderboard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gatemask.data.audit import HOLDOUT_NAME
 from gatemask.report import markup
 from gatemask.report.audit import audit_split, draw_panels
 from gatemask.report.inputs import Inputs, NotYet
@@ -51,7 +52,7 @@ def audit_table(result: AuditResult) -> str:
     columns = ["fold", "images", "leak", "with a mask", "mask area, quartiles (pixels)", *classes]
     rows = [
         [
-            "hold-out" if name == "-1" else name,
+            "hold-out" if name == HOLDOUT_NAME else name,
             fold.images,
             f"{fold.leak:.1%}",
             None if fold.positives is None else f"{fold.positives:.1%}",
