@@ -15,7 +15,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune runs compare dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,8 +112,11 @@ runs: setup ## list all experiments: folds, score, better than the best or not, 
 compare: setup ## compare two experiments on the same images: make compare COMP=phantom A=unet_b0 B=unetpp_b0
 	@$(GATEMASK) compare $(COMP) $(A) $(B) $(ARGS)
 
-dashboard: setup ## show Optuna's study of the thresholds in a browser
-	@$(GATEMASK) dashboard $(COMP) $(ARGS)
+dashboard: setup ## show Optuna's study of the thresholds in a browser; ARGS="--study unet_b0" shows a search
+	@$(GATEMASK) dashboard show $(COMP) $(ARGS)
+
+push-dashboard: setup ## put a workspace and a report on W&B, or bring them up to date
+	@$(GATEMASK) dashboard push $(COMP) $(ARGS)
 
 ensemble: setup ## select the members that ship
 	@$(GATEMASK) ensemble $(COMP) $(ARGS)

@@ -27,6 +27,8 @@ PRODUCTS = frozenset(
         "wandb-synced.json",
     }
 )
+# YAMLs of a competition that describe no experiment.
+DOCUMENTS = frozenset({"base.yaml", "competition.yaml", "dashboard.yaml", "ensemble.yaml"})
 SHARED_FOLDERS = frozenset(("audit",))  # below runs/, next to the competitions
 LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes are added
 
@@ -215,6 +217,5 @@ def _require_own_folders(root: Path, comp: str) -> None:
 
 def experiment_files(root: Path) -> list[str]:
     """Return the YAML files of all experiments, as `experiments/competition/name.yaml`."""
-    other = {"competition.yaml", "base.yaml", "ensemble.yaml"}
     paths = (root / "experiments").glob("*/*.yaml")
-    return [path.relative_to(root).as_posix() for path in paths if path.name not in other]
+    return [path.relative_to(root).as_posix() for path in paths if path.name not in DOCUMENTS]

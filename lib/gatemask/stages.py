@@ -182,7 +182,7 @@ TABLE = [
             "runs/<comp>/notes.json": "tags and notes on experiments",
         },
     ),
-    StageEntry("sync", {"runs/<comp>/wandb-synced.json": "runs that are on W&B, with all that belongs to them"}),
+    StageEntry("sync", {"runs/<comp>/wandb-synced.json": "runs and results that are on W&B, with all of their parts"}),
     StageEntry(
         "oof-tune",
         {
@@ -234,8 +234,8 @@ TABLE = [
     StageEntry(
         "submit",
         {
-            "runs/<comp>/submissions/<id>.json, <id>.log": "a submission from package to scores, and its kernel's log: "
-            "[leaderboard.md](leaderboard.md)"
+            "runs/<comp>/submissions/<id>.json, <id>.log, <id>.csv": "a submission from package to scores, its "
+            "kernel's log, and its file for the visible test set: [leaderboard.md](leaderboard.md)"
         },
     ),
     StageEntry(

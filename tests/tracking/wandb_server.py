@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote, unquote
 
-from tests.tracking.wandb_artifacts import Artifacts
+from tests.tracking.wandb_lineage import NamedArtifacts
+from tests.tracking.wandb_views import Views
 
 KEY = "f" * 40
 
@@ -93,8 +94,9 @@ class Server(ThreadingHTTPServer):
         self.hang_s = 0.0
         self.hang_on = ""
         self.lines_at_most: int | None = None
+        self.views = Views()
         self.loses = ""
-        self.artifacts = Artifacts(self.url)
+        self.artifacts = NamedArtifacts(self.url)
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -191,6 +193,8 @@ class Handler(BaseHTTPRequestHandler):
         given = {**given, **(given.get("input") or {})}
         name = _operation(json.dumps(request).encode())
         with self.server.lock:
+            if (answer := self.server.views.answer(name, given)) is not None:
+                return answer
             if name == "Viewer":
                 return {"viewer": {"id": "1", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
             if name == "UpsertBucket":

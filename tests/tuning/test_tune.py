@@ -504,11 +504,22 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Pat
 
 
 def test_the_dashboard_shows_the_study(project: Project) -> None:
-    refused = gatemask("dashboard", "phantom", "--quick", "--no-browser", root=project.root)
+    refused = gatemask("dashboard", "show", "phantom", "--quick", "--no-browser", root=project.root)
     assert refused.returncode == 1
     assert "There is no study" in refused.stderr
     tuned(project)
-    command = [sys.executable, "-m", "gatemask", "dashboard", "phantom", "--quick", "--no-browser", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "gatemask",
+        "dashboard",
+        "show",
+        "phantom",
+        "--quick",
+        "--no-browser",
+        "--port",
+        "0",
+    ]
     started = subprocess.Popen(command, env=environment(project.root), stderr=subprocess.PIPE, text=True)
     try:
         line = started.stderr.readline()  # type: ignore[union-attr]
@@ -521,7 +532,7 @@ def test_the_dashboard_shows_the_study(project: Project) -> None:
                 time.sleep(0.1)
         assert studies["study_summaries"][0]["study_name"].startswith("phantom-quick")
         taken = gatemask(
-            "dashboard", "phantom", "--quick", "--no-browser", "--port", address.rsplit(":")[-1].strip("/"),
+            "dashboard", "show", "phantom", "--quick", "--no-browser", "--port", address.rsplit(":")[-1].strip("/"),
             root=project.root,
         )  # fmt: skip
         assert taken.returncode == 1

@@ -15,12 +15,16 @@ data_app = typer.Typer(help="Raw files: download, inspect labels, make the manif
 folds_app = typer.Typer(help="Folds without leaks: make, import, audit.", no_args_is_help=True)
 records_app = typer.Typer(help="TFRecords of the training images, shared by all splits.", no_args_is_help=True)
 augment_app = typer.Typer(help="Augmentation.", no_args_is_help=True)
+dashboard_app = typer.Typer(
+    help="Dashboards: Optuna's studies here, workspace and report on W&B.", no_args_is_help=True
+)
 submission_app = typer.Typer(help="Submission files.", no_args_is_help=True)
 GROUPS = {
     "data": data_app,
     "folds": folds_app,
     "records": records_app,
     "augment": augment_app,
+    "dashboard": dashboard_app,
     "submission": submission_app,
 }
 for group_name, group in GROUPS.items():

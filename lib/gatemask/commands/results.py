@@ -56,20 +56,6 @@ def compare_command(
     print_result(compare.compare(project, config, ensemble, first, second), json_, show=compare.print_comparison)
 
 
-@app.command("dashboard")
-def dashboard_command(
-    comp: Comp,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Local port; 0 picks a free one.")] = 8080,
-    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
-    quick: Quick = False,
-) -> None:
-    """Show Optuna's study of the thresholds in a browser."""
-    from gatemask.project import open_project
-    from gatemask.tuning.dashboard import serve_dashboard
-
-    serve_dashboard(open_project(comp, quick=quick), port, browser)
-
-
 @app.command("sync")
 def sync_command(
     comp: Comp,

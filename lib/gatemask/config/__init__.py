@@ -12,6 +12,7 @@ from gatemask.config.competition import (
     Phantom,
     Records,
 )
+from gatemask.config.dashboard import Dashboard, Panel, Section
 from gatemask.config.encoders import ENCODERS, PublishedWeights
 from gatemask.config.ensemble import Ensemble, Inference, Members, Tune, Variant
 from gatemask.config.experiment import (
@@ -39,7 +40,7 @@ from gatemask.config.experiment import (
 )
 from gatemask.config.images import ChannelFiles, Images, Percentiles, Picture, Stack, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
-from gatemask.config.loading import load_competition, load_ensemble, load_experiment, load_run_config
+from gatemask.config.loading import load_competition, load_dashboard, load_ensemble, load_experiment, load_run_config
 from gatemask.config.names import (
     COUNTED_METRICS,
     CROSS_ENTROPIES,
@@ -72,6 +73,7 @@ __all__ = [
     "ChannelFiles",
     "Checkpoints",
     "Competition",
+    "Dashboard",
     "Distortion",
     "Dropout",
     "Encoder",
@@ -94,6 +96,7 @@ __all__ = [
     "Objects",
     "Optimizer",
     "OptimizerName",
+    "Panel",
     "Percentiles",
     "Phantom",
     "Picture",
@@ -106,6 +109,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScheduleName",
+    "Section",
     "Stack",
     "Strict",
     "SubmissionSettings",
@@ -119,6 +123,7 @@ __all__ = [
     "both_sides",
     "encoder_in_name",
     "load_competition",
+    "load_dashboard",
     "load_ensemble",
     "load_experiment",
     "load_run_config",

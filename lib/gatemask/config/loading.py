@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from gatemask.config.competition import Competition
+from gatemask.config.dashboard import Dashboard
 from gatemask.config.ensemble import Ensemble
 from gatemask.config.experiment import Experiment
 from gatemask.config.explaining import explain
@@ -50,6 +51,12 @@ def load_competition(
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
     """Load the ensemble.yaml in a folder."""
     return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
+
+
+def load_dashboard(folder: Path) -> Dashboard:
+    """Load the dashboard.yaml in a folder. Without one, the dashboard shows what every competition has."""
+    path = folder / "dashboard.yaml"
+    return _load(path, Dashboard, {}, False, ()) if path.exists() else Dashboard()
 
 
 def load_run_config(folder: Path) -> Experiment:

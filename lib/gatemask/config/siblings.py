@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from gatemask.errors import GatemaskError
+from gatemask.project import DOCUMENTS
 
 _NAME_LINE = re.compile(r"^name:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9_.-]*)", re.MULTILINE)
 
@@ -19,7 +20,7 @@ def require_own_name(path: Path, name: str) -> None:
         GatemaskError: The name is taken.
     """
     for other in sorted(path.parent.glob("*.yaml")):
-        if other.name == path.name or other.name in ("competition.yaml", "base.yaml", "ensemble.yaml"):
+        if other.name == path.name or other.name in DOCUMENTS:
             continue
         if (_name_in(other) or other.stem).casefold() == name.casefold():
             raise GatemaskError(

@@ -34,6 +34,7 @@ from gatemask.results.ensemble import (
 from gatemask.results.training import FoldResult
 from gatemask.results.tuning import Kind, MemberSelection, Selections, TunedResult
 from gatemask.stage import Stage, Stamp
+from gatemask.tracking.send_results import send_at_once
 from gatemask.tuning.members import given_weights
 from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import require_tuned
@@ -78,7 +79,9 @@ def select_members(project: Project, comp: Competition, ensemble: Ensemble) -> E
         seconds = costs.seconds(gates, masks, tuned.passing)
         return _result(shipped, tuned, costs.images, seconds, notes), outputs
 
-    return stage.run(work)
+    result = stage.run(work)
+    send_at_once(project, [stage.stamp])
+    return result
 
 
 def require_ensemble(project: Project, comp: Competition, ensemble: Ensemble) -> Path:
@@ -326,6 +329,7 @@ def _result(
         gates=len(shipped.gate),
         masks=len(shipped.mask),
         cross_fitted=tuned.cross_fitted,
+        ci95=tuned.ci95,
         members=[member.name for member in shipped.members],
         weights={member.name: member.weight for member in shipped.members},
         why={member.name: member.why for member in shipped.members},

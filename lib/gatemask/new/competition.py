@@ -29,7 +29,7 @@ from gatemask.new.masks import LabelFacts
 from gatemask.new.naming import Known, Naming, with_numbers
 from gatemask.new.sections import Found, competition_sections, plan_experiments, quick_section
 from gatemask.new.writing import Plans
-from gatemask.project import QUICK, competition_name_fault
+from gatemask.project import DOCUMENTS, QUICK, competition_name_fault
 from gatemask.results.new import FoundFact, NewResult
 
 
@@ -102,7 +102,7 @@ def _require_free(folder: Path, name: str) -> None:
 def _load_all(folder: Path) -> None:
     load_competition(folder)
     for path in sorted(folder.glob("*.yaml")):
-        if path.name not in ("competition.yaml", "base.yaml", "ensemble.yaml"):
+        if path.name not in DOCUMENTS:
             load_experiment(path)
     load_ensemble(folder)
 

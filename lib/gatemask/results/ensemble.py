@@ -285,6 +285,7 @@ class EnsembleResult(StageResult):
         test_images: Number of images in the hidden test set.
         predicted_minutes: Predicted duration of the kernel, without reading images.
         as_trained: How members differ from the present YAMLs and data, one text per fold.
+        ci95: 95 % interval of the cross-fitted score.
     """
 
     gates: int
@@ -298,3 +299,4 @@ class EnsembleResult(StageResult):
     predicted_minutes: float
     by_class: dict[str, float] = Field(default_factory=dict)
     as_trained: list[str] = Field(default_factory=list)
+    ci95: tuple[float, float] | None = None

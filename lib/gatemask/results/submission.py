@@ -319,6 +319,7 @@ class SubmissionRecord(BaseModel):
         local: Cross-fitted score of the ensemble.
         in_sample: In-sample score of the ensemble.
         all_empty: Score of an all-empty submission on the training images.
+        ensemble: SHA-256 of the ensemble.yaml that was packaged.
         experiments: Experiments of the members.
         members: Members of the ensemble.
         rehearsed: Whether this package was rehearsed.
@@ -333,6 +334,7 @@ class SubmissionRecord(BaseModel):
         word: Kaggle's last status of the kernel.
         asked: Number of requests for the output that were in vain.
         submission_sha256: SHA-256 of the kernel's submission.csv for the visible test set.
+        file: Name of the copy of it that is kept next to the record.
         images: Number of images in it.
         seconds: Duration of the kernel's prediction, in seconds.
         timings: Time of each member.
@@ -353,6 +355,7 @@ class SubmissionRecord(BaseModel):
     local: float | None = None
     in_sample: float | None = None
     all_empty: float | None = None
+    ensemble: str | None = None
     experiments: list[str] = Field(default_factory=list)
     members: list[str] = Field(default_factory=list)
     rehearsed: bool = False
@@ -367,6 +370,7 @@ class SubmissionRecord(BaseModel):
     word: str | None = None
     asked: int = 0
     submission_sha256: str | None = None
+    file: str | None = None
     images: int | None = None
     seconds: float | None = None
     timings: dict[str, MemberTiming] = Field(default_factory=dict)

@@ -217,6 +217,22 @@ class ClassResult(Frozen):
     gate: GateNumbers | None = None
 
 
+class TunedMember(Frozen):
+    """A fold of a member, as it was tuned on.
+
+    Args:
+        experiment: Name of the experiment.
+        fold: Number of the fold.
+        task: Task of the experiment.
+        sha256: Hash of its weights; None if its stamp names none.
+    """
+
+    experiment: str
+    fold: int
+    task: Kind
+    sha256: str | None = None
+
+
 class TunedResult(WithRules, StageResult):
     """The tuned rule, its scores, and how it was found.
 
@@ -247,6 +263,7 @@ class TunedResult(WithRules, StageResult):
         weighing: How `weights` were searched, where `mask.weights` is 'tuned'.
         gate_weights: Weight of each gate experiment.
         selection: Greedy selections.
+        members: Folds of the members, gates first.
     """
 
     images: int
@@ -275,6 +292,7 @@ class TunedResult(WithRules, StageResult):
     weighing: Weighing | None
     gate_weights: list[float]
     selection: Selections
+    members: list[TunedMember] = Field(default_factory=list)
 
     @property
     def warning(self) -> str | None:

@@ -13,9 +13,9 @@ from gatemask.config import Experiment
 from gatemask.config.flat import flatten_steps
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
-from gatemask.project import Project
+from gatemask.project import DOCUMENTS, Project
 from gatemask.runs.cache import FoldFacts, RunCache, Settings, SplitFacts, YamlFacts
-from gatemask.runs.scan import NOT_EXPERIMENTS, FoundFold, find_runs, find_yamls, signature
+from gatemask.runs.scan import FoundFold, find_runs, find_yamls, signature
 from gatemask.stage import Stamp, load_document
 
 
@@ -50,7 +50,7 @@ class Found:
 def gather(project: Project, cache: RunCache) -> dict[str, Found]:
     """Return all experiments that have a YAML or a run, by name."""
     yamls, runs = find_yamls(project), find_runs(project)
-    experiments = {path: signed for path, signed in yamls.items() if path.name not in NOT_EXPERIMENTS}
+    experiments = {path: signed for path, signed in yamls.items() if path.name not in DOCUMENTS}
     old_yamls = _stale_yamls(project, experiments, yamls, cache)
     old_folds = _stale_folds(runs, cache)
     for work in _with_bar([*old_yamls, *old_folds]):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatemask.project import PRODUCTS, Project
+from gatemask.project import DOCUMENTS, PRODUCTS, Project
 
 # Files of a run that are read, or that decide a score. A stamp is written after them.
 WATCHED = frozenset(
@@ -28,7 +28,6 @@ WATCHED = frozenset(
         "tables.npz",
     )
 )
-NOT_EXPERIMENTS = frozenset(("competition.yaml", "base.yaml", "ensemble.yaml"))
 _FOLD = re.compile(r"fold(\d{1,3})")
 
 
@@ -63,7 +62,7 @@ def find_runs(project: Project) -> dict[str, dict[int, FoundFold]]:
 
 def find_names(project: Project) -> set[str]:
     """Return the names of all experiments that have a YAML or a run; names that a YAML sets itself only with a run."""
-    yamls = {path.stem for path in find_yamls(project) if path.name not in NOT_EXPERIMENTS}
+    yamls = {path.stem for path in find_yamls(project) if path.name not in DOCUMENTS}
     return yamls | set(find_runs(project))
 
 

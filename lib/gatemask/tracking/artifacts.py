@@ -20,6 +20,7 @@ from gatemask.project import Project
 from gatemask.stage import Stamp
 
 COMMIT_S = 600.0  # time limit for the upload of one artifact
+ALIAS = 12  # characters of a hash that name a version
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,17 @@ class ArtifactFiles:
     Args:
         name: Name on W&B; the names of a competition start with its label.
         type: "dataset", "folds", "weights", "rule", "ensemble" or "submission".
-        files: Files by their names in the artifact.
+        files: Files by their names in the artifact, the one that names the version first.
     """
 
     name: str
     type: str
     files: Mapping[str, Path]
+
+    @property
+    def alias(self) -> str:
+        """Name of the version: the beginning of the first file's SHA-256."""
+        return content_hash(next(iter(self.files.values())))[:ALIAS]
 
     @property
     def digest(self) -> str:
@@ -64,23 +70,18 @@ def weights_artifact(project: Project, experiment: str, fold: int) -> ArtifactFi
     """Return the weights of a finished fold; None if it is not finished."""
     folder = project.fold(experiment, fold)
     paths = {name: folder / name for name in ("best.weights.h5", "result.json")}
-    return _complete(f"{project.label}-{experiment}-fold{fold}", "weights", paths)
+    return _complete(weights_name(project.label, experiment, fold), "weights", paths)
 
 
-def result_artifact(project: Project, kind: str, paths: Mapping[str, Path]) -> ArtifactFiles | None:
-    """Return the "rule", "ensemble" or "submission" of a competition; None if a file is missing.
-
-    Args:
-        project: Project of the competition.
-        kind: Type of the artifact, which ends its name.
-        paths: Files by their names in the artifact.
-    """
-    return _complete(f"{project.label}-{kind}", kind, paths)
+def weights_name(label: str, experiment: str, fold: int) -> str:
+    """Return the name of the artifact that holds the weights of a fold."""
+    return f"{label}-{experiment}-fold{fold}"
 
 
 def log_artifact(run: Any, artifact: ArtifactFiles) -> None:
     """Add an artifact to the outputs of a W&B run that is online, and wait until it is complete on the server."""
-    run.log_artifact(_client_artifact(artifact)).wait(timeout=COMMIT_S)
+    made = run.log_artifact(_client_artifact(artifact), aliases=["latest", artifact.alias])
+    made.wait(timeout=COMMIT_S)
 
 
 def use_artifact(run: Any, artifact: ArtifactFiles) -> None:

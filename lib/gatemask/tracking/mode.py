@@ -24,9 +24,18 @@ def tracking_mode(exp: Experiment) -> str:
     Raises:
         GatemaskError: WANDB_MODE has a value that the client does not know.
     """
+    return environment_mode() or exp.tracking.wandb
+
+
+def environment_mode() -> str | None:
+    """Return the mode that WANDB_MODE names; None if it is not set.
+
+    Raises:
+        GatemaskError: WANDB_MODE has a value that the client does not know.
+    """
     named = os.environ.get("WANDB_MODE", "").strip()
     if not named:
-        return exp.tracking.wandb
+        return None
     if (mode := MODES.get(named)) is None:
         raise GatemaskError(
             "WANDB_MODE has a value that W&B does not know.",

@@ -10,38 +10,32 @@ An online training calls `upload_fold` at the end of a fold.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
-from gatemask.files import locked, read_json_object, write_json
+from gatemask.files import locked
 from gatemask.project import Project
 from gatemask.results.tracking import SyncResult, UploadedRun
 from gatemask.secrets.guard import refuse_secrets
 from gatemask.tracking import wandb_server
+from gatemask.tracking.client_process import run_client
 from gatemask.tracking.extras import SENT
 from gatemask.tracking.guarded import call_guarded
 from gatemask.tracking.local_run import LocalRun, find_runs, is_being_written, read_run
 from gatemask.tracking.replay import Task
-from gatemask.tracking.wandb_server import Account, RemoteRun, UnreachableError
+from gatemask.tracking.send_results import in_one_line, with_results
+from gatemask.tracking.synced_runs import SyncedRuns
+from gatemask.tracking.wandb_server import Account, RemoteRun, UnreachableError, not_accepted
 
 UPLOAD_S = 900.0  # time limit for one run
 FOLD_UPLOAD_S = 300.0  # the same at the end of a training
 SETTLE_S = 20.0  # time limit until the server shows what was sent
 IN_TRAINING = "still being trained; sync again when the training has ended."
-# They would change the run.
-_REMOVED_VARIABLES = {
-    *("WANDB_MODE", "WANDB_DISABLED", "WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_JOB_TYPE", "WANDB_TAGS"),
-    *("WANDB_NOTES", "WANDB_RESUME", "WANDB_PROJECT"),
-}
 
 
 def sync(project: Project, gaps: bool = False) -> SyncResult:
@@ -66,34 +60,17 @@ def sync(project: Project, gaps: bool = False) -> SyncResult:
         upload.sort(folders)
         if upload.pending:
             upload.send_pending()
-    for name, reason in (upload.later | upload.failed).items():
-        say(f"{name}: {reason}")
-    return SyncResult(
-        current=not upload.synced and not upload.later and not upload.failed,
-        synced=upload.synced,
-        already=upload.already,
-        later=upload.later,
-        failed=upload.failed,
-        runs=upload.uploaded_runs,
-    )
-
-
-class _SyncedRuns:
-    """Contents of runs known to be on the server, by fingerprint, as wandb-synced.json lists them per server."""
-
-    def __init__(self, path: Path, server: str) -> None:
-        self._path = path
-        do = f"Restore it from a backup, or delete {path}: all runs are then compared with the server again."
-        known = read_json_object(path, do=do) if path.exists() else {}
-        self._servers: dict[str, dict[str, Mapping[str, object]]] = known
-        self._entries = self._servers.setdefault(server, {})
-
-    def __contains__(self, run: LocalRun) -> bool:
-        return run.fingerprint in self._entries
-
-    def add(self, run: LocalRun, name: str, uploaded: UploadedRun, sent: bool) -> None:
-        self._entries[run.fingerprint] = {"fragment": name, **uploaded.as_dict(), "sent": sent}
-        write_json(self._path, self._servers)
+        for name, reason in (upload.later | upload.failed).items():
+            say(f"{name}: {reason}")
+        trainings = SyncResult(
+            current=not upload.synced and not upload.later and not upload.failed,
+            synced=upload.synced,
+            already=upload.already,
+            later=upload.later,
+            failed=upload.failed,
+            runs=upload.uploaded_runs,
+        )
+        return with_results(project, lock, trainings)  # which refer to the weights of the trainings
 
 
 @dataclass
@@ -117,7 +94,7 @@ class _Upload:
     already: int = 0
 
     def __post_init__(self) -> None:
-        self.synced_runs = _SyncedRuns(self.project.runs / "wandb-synced.json", wandb_server.server_address())
+        self.synced_runs = SyncedRuns(self.project, wandb_server.server_address())
 
     def name(self, folder: Path) -> str:
         return folder.relative_to(self.project.runs).as_posix()
@@ -130,12 +107,12 @@ class _Upload:
             try:
                 run = read_run(self.project, folder)
             except GatemaskError as error:
-                self.failed[name] = _in_one_line(error)
+                self.failed[name] = in_one_line(error)
                 continue
             if run.fingerprint in seen:  # a copy of a folder counts once
                 continue
             seen.add(run.fingerprint)
-            if run in self.synced_runs:
+            if run.fingerprint in self.synced_runs:
                 self.already += 1
             elif not run.finished and is_being_written(folder):
                 self.later[name] = IN_TRAINING
@@ -154,18 +131,13 @@ class _Upload:
             try:
                 uploaded, sent = _Sender(account, self.project, run, self.lock).send(self.gaps)
             except GatemaskError as error:
-                self.failed[name] = _in_one_line(error)
+                self.failed[name] = in_one_line(error)
                 unreachable = isinstance(error, UnreachableError)
                 continue
-            self.synced_runs.add(run, name, uploaded, sent)
+            self.synced_runs.add(run.fingerprint, name, uploaded, sent)
             self.uploaded_runs[run.id] = uploaded
             self.synced += sent
             self.already += not sent
-
-
-def _in_one_line(error: GatemaskError) -> str:
-    received = f" {error.details['received']}." if error.details["received"] else ""
-    return f"{error.what}{received} {error.details['do']}"
 
 
 def upload_fold(project: Project, folder: Path, settled: bool) -> None:
@@ -189,8 +161,8 @@ def _upload_fold(project: Project, folder: Path, settled: bool) -> None:
         if settled:
             sender.wait_for_epochs()
         uploaded, sent = sender.send(gaps=False)
-        synced_runs = _SyncedRuns(project.runs / "wandb-synced.json", wandb_server.server_address())
-        synced_runs.add(run, folder.relative_to(project.runs).as_posix(), uploaded, sent)
+        synced_runs = SyncedRuns(project, wandb_server.server_address())
+        synced_runs.add(run.fingerprint, folder.relative_to(project.runs).as_posix(), uploaded, sent)
 
 
 @dataclass(frozen=True)
@@ -214,7 +186,7 @@ class _Sender:
     @property
     def place(self) -> tuple[str, str, str]:
         """Entity, project and run id on W&B."""
-        return (os.environ.get("WANDB_ENTITY") or self.account.entity, self.run.project, self.run.id)
+        return (wandb_server.entity_of(self.account), self.run.project, self.run.id)
 
     def ask(self) -> RemoteRun:
         return wandb_server.ask_run(self.account, *self.place)
@@ -254,10 +226,10 @@ class _Sender:
         deadline = time.monotonic() + SETTLE_S
         while not self._has_all():
             if time.monotonic() > deadline:
-                raise _not_accepted(output)
+                raise not_accepted(output)
             time.sleep(0.5)
         if "Replayed" not in output:  # everything arrived, but not the end of the run
-            raise _not_accepted(output)
+            raise not_accepted(output)
         return uploaded, True
 
     def wait_for_epochs(self) -> None:
@@ -287,46 +259,5 @@ class _Sender:
             step = int(str(remote.tail.get("_step", 0)))
             place = (str(run.folder), str(project.root), project.comp, project.quick, scratch)
             task = Task(*place, after=last, kinds=kinds, repair=repair, step=step)
-            output = Path(scratch) / "output.txt"
-            with output.open("w") as out:
-                child = subprocess.Popen(
-                    # The client's own process closes all inherited files but stdin, so the lock is passed as stdin.
-                    [sys.executable, "-P", "-m", "gatemask.tracking.replay", task.to_json()],
-                    env=self._environment(scratch),
-                    cwd=scratch,
-                    stdin=self.lock,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                )
-                try:
-                    child.wait(limit_s)
-                except subprocess.TimeoutExpired:
-                    out.write(f"no end after {limit_s:.0f} s\n")
-                finally:
-                    if child.poll() is None:
-                        child.kill()  # its own process ends with it
-                        child.wait()
-            return output.read_text(errors="replace").replace(self.account.key, "...")
-
-    def _environment(self, scratch: str) -> dict[str, str]:
-        return {
-            **{name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES},
-            "WANDB_MODE": "online",
-            "WANDB_API_KEY": self.account.key,
-            "WANDB_BASE_URL": self.account.server,
-            "WANDB_ENTITY": self.place[0],
-            "WANDB_ERROR_REPORTING": "false",
-            "WANDB_X_DISABLE_STATS": "true",  # this machine did not train the run
-            "WANDB_X_DISABLE_META": "true",
-            **{f"WANDB_{name}_DIR": scratch for name in ("CACHE", "DATA", "CONFIG")},
-        }
-
-
-def _not_accepted(output: str) -> GatemaskError:
-    lines = [line.removeprefix("wandb: ") for line in output.splitlines() if line.strip()]
-    reasons = [line for line in lines if "ERROR" in line or "failed" in line or line.startswith("no end")] or lines[-1:]
-    return GatemaskError(
-        "W&B did not accept all of it:",
-        received="; ".join(reasons)[:300],
-        do="Sync again: only what is missing is sent.",
-    )
+            command = ["gatemask.tracking.replay", task.to_json()]
+            return run_client(self.account, self.place[0], command, Path(scratch), self.lock, limit_s)

@@ -94,10 +94,29 @@ def sign_in() -> Account:
             expected="WANDB_API_KEY, or what `wandb login` writes to ~/.netrc",
             do="Run `wandb login`, or set WANDB_API_KEY to the key from your settings on W&B; then sync again.",
         )
-    viewer = _ask(Account(url, key), _VIEWER, {}).get("viewer")
+    viewer = ask(Account(url, key), _VIEWER, {}).get("viewer")
     if not viewer:  # how some versions of the server reject a key
         raise _rejected(url)
     return Account(url, key, viewer.get("entity") or "")
+
+
+def entity_of(account: Account) -> str:
+    """Return the entity that owns the runs: WANDB_ENTITY, or the account's own."""
+    return os.environ.get("WANDB_ENTITY") or account.entity
+
+
+def ask_summary(account: Account, entity: str, project: str, run: str) -> Mapping[str, object]:
+    """Return the summary of a run on the server; an empty one if there is no such run.
+
+    Raises:
+        GatemaskError: The server does not answer.
+    """
+    return _parse(_ask_bucket(account, entity, project, run).get("summaryMetrics")) or {}
+
+
+def _ask_bucket(account: Account, entity: str, project: str, run: str) -> dict[str, Any]:
+    answer = ask(account, _RESUME, {"entity": entity, "project": project, "name": run})
+    return (answer.get("model") or {}).get("bucket") or {}
 
 
 def ask_run(account: Account, entity: str, project: str, run: str) -> RemoteRun:
@@ -106,8 +125,7 @@ def ask_run(account: Account, entity: str, project: str, run: str) -> RemoteRun:
     Raises:
         GatemaskError: The run was not written by gatemask, or the server does not answer.
     """
-    answer = _ask(account, _RESUME, {"entity": entity, "project": project, "name": run})
-    bucket = (answer.get("model") or {}).get("bucket") or {}
+    bucket = _ask_bucket(account, entity, project, run)
     summary = _parse(bucket.get("summaryMetrics")) or {}
     if not bucket.get("historyLineCount"):
         return RemoteRun(None, summary)
@@ -141,7 +159,7 @@ def lost_files(account: Account, entity: str, project: str, run: str, row: Mappi
         "names": names,
         "count": len(names),
     }
-    answer = _ask(account, _FILES, variables)
+    answer = ask(account, _FILES, variables)
     edges = (((answer.get("project") or {}).get("run") or {}).get("files") or {}).get("edges") or []
     there = {edge["node"]["name"] for edge in edges if int(edge["node"].get("sizeBytes") or 0) > 0}
     return {key for key, needed in files.items() if not needed <= there}
@@ -159,7 +177,12 @@ def _media_files(value: object) -> Iterator[str]:
             yield from _media_files(inner)
 
 
-def _ask(account: Account, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
+def ask(account: Account, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
+    """Return the data with which the server answers a query.
+
+    Raises:
+        GatemaskError: The key is rejected, or the server does not answer.
+    """
     import requests
 
     try:
@@ -195,6 +218,17 @@ def _netrc_key(host: str) -> str | None:
 def _parse(value: Any) -> Any:
     """Parse a field that some versions of the server send as JSON text."""
     return json.loads(value) if isinstance(value, str) and value else value
+
+
+def not_accepted(output: str) -> GatemaskError:
+    """Return the error for an upload that the server did not accept completely, from the client's output."""
+    lines = [line.removeprefix("wandb: ") for line in output.splitlines() if line.strip()]
+    reasons = [line for line in lines if "ERROR" in line or "failed" in line or line.startswith("no end")] or lines[-1:]
+    return GatemaskError(
+        "W&B did not accept all of it:",
+        received="; ".join(reasons)[:300],
+        do="Sync again: only what is missing is sent.",
+    )
 
 
 def _rejected(url: str) -> GatemaskError:

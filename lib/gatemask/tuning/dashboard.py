@@ -1,4 +1,4 @@
-"""Serve the study of `gatemask oof-tune` in optuna-dashboard (`gatemask dashboard`)."""
+"""Serve a study of `gatemask oof-tune` or `gatemask search` in optuna-dashboard (`gatemask dashboard show`)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from gatemask.tuning.journal import storage_of
 HOST = "127.0.0.1"
 
 
-def serve_dashboard(project: Project, port: int, browser: bool) -> None:
-    """Serve the competition's study until the command is stopped.
+def serve_dashboard(project: Project, port: int, browser: bool, searched: str | None = None) -> None:
+    """Serve the study of the thresholds, or of a search, until the command is stopped.
 
     Args:
         project: Project whose study is shown.
         port: Local port; 0 picks a free one.
         browser: Whether to open a browser.
+        searched: Experiment whose search is shown. Default: the thresholds are shown.
 
     Raises:
         GatemaskError: No study exists yet, it is damaged, or the port is taken.
     """
-    journal = project.tuned / "study.log"
+    journal = project.tuned / "study.log" if searched is None else project.runs / "search" / searched / "study.log"
     if not journal.exists():
         raise GatemaskError(
             "There is no study.",
             where=journal,
             do=f"Run gatemask oof-tune {project.comp}. Rules that are searched on masks (for objects, outlines and own "
-            "metrics) have none.",
+            "metrics) have none."
+            if searched is None
+            else f"Run gatemask search {project.comp}/{searched}.",
         )
     port = _usable_port(port)
     import optuna_dashboard

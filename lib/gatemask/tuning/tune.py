@@ -25,8 +25,9 @@ from gatemask.masks.metrics import guide
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables
 from gatemask.project import Project
-from gatemask.results.tuning import ALL_EMPTY, MEAN_DICE, TunedResult
-from gatemask.stage import Stage
+from gatemask.results.tuning import ALL_EMPTY, MEAN_DICE, Kind, TunedMember, TunedResult
+from gatemask.stage import Stage, Stamp
+from gatemask.tracking.send_results import send_at_once
 from gatemask.tuning.members import MemberPredictions, open_members, prediction_hashes
 from gatemask.tuning.outcome import Tuned, summarize, write_tuned
 
@@ -74,9 +75,12 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult
         outputs: dict[Path, str | None] = {path: sha256(path) for path in files}
         journal: dict[Path, str | None] = {project.tuned / JOURNAL: None} if tuned.studies else {}
         group_of = training_images(project).group_of
-        return summarize(comp, ensemble, tuned, group_of), {**outputs, **journal}
+        result = summarize(comp, ensemble, tuned, group_of)
+        return result.model_copy(update={"members": _tuned_members(project, ensemble)}), {**outputs, **journal}
 
-    return stage.run(work, lambda: shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True))
+    result = stage.run(work, lambda: shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True))
+    send_at_once(project, [stage.stamp])
+    return result
 
 
 def require_tuned(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:
@@ -125,6 +129,18 @@ def training_images(project: Project) -> TrainingImages:
     ids = frame["image_id"].astype(str)
     fold_of = {image: int(fold) for image, fold in zip(ids, frame["fold"], strict=True)}
     return TrainingImages(fold_of, dict(zip(ids, frame["group"].astype(str), strict=True)))
+
+
+def _tuned_members(project: Project, ensemble: Ensemble) -> list[TunedMember]:
+    """Return all folds of all members, with the hashes of their weights."""
+    names: list[tuple[Kind, str]] = [("gate", name) for name in ensemble.gate.experiments]
+    names += [("mask", name) for name in ensemble.mask.experiments]
+    folds, members = sorted(set(training_images(project).fold_of.values())), []
+    for task, name in names:
+        for fold in folds:
+            weights = Stamp.load(project.fold(name, fold) / "result.json").outputs.get("best.weights.h5")
+            members.append(TunedMember(experiment=name, fold=fold, task=task, sha256=weights))
+    return members
 
 
 def _stage(project: Project, comp: Competition, ensemble: Ensemble) -> Stage[TunedResult]:

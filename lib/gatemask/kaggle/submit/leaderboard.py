@@ -22,6 +22,7 @@ from gatemask.kaggle.client import account
 from gatemask.kaggle.submit import submission_records
 from gatemask.project import Project
 from gatemask.results.submission import LeaderboardResult, LeaderboardRow, RankCorrelation, SubmissionRecord
+from gatemask.tracking.send_results import send_at_once
 
 BOARDS = ("public", "private")
 SCORES = ("local", *BOARDS)
@@ -45,6 +46,7 @@ def compare_with_leaderboard(project: Project, comp: Competition) -> Leaderboard
         GatemaskError: Nothing was submitted yet.
     """
     records, up_to_date = _submitted_records(project)
+    send_at_once(project, [submission_records.record_path(project, record) for record in records])
     if not records:
         raise GatemaskError(
             "Nothing was submitted yet.",

@@ -2,6 +2,7 @@
 
     runs/<comp>/submissions/<id>.json    package, kernel, version, local score, leaderboard scores, state
     runs/<comp>/submissions/<id>.log     log of the kernel
+    runs/<comp>/submissions/<id>.csv     submission that the kernel wrote for the visible test set
 
 Each step is recorded before it is taken. Two ids keep any step from being taken twice: that of the push is in the
 kernel's source and log, that of the submission is in its description.

@@ -2,7 +2,7 @@
 
     dist/<comp>/kaggle/<slug>/              the dataset as it is uploaded: links
     dist/<comp>/kaggle/<slug>-inference/    the kernel as it is pushed: owned by this account, with a mark in its log
-    runs/<comp>/submissions/                records, see `submission_records`
+    runs/<comp>/submissions/                records and submitted files, see `submission_records`
 
 A submission passes through these states, and one step leads from each to the next:
 
@@ -26,7 +26,7 @@ from typing import Any
 from gatemask.config import Competition, Ensemble
 from gatemask.console import say
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_json_object, sha256, write_json, write_text
+from gatemask.files import copy_file, fresh_folder, read_json_object, sha256, write_json, write_text
 from gatemask.kaggle.client import account, api, cli, datasets, reconcile
 from gatemask.kaggle.client.cli import KaggleError, printable
 from gatemask.kaggle.client.polling import DOUBTFUL_ATTEMPTS, OUTPUT_ATTEMPTS, poll, tolerant
@@ -35,9 +35,10 @@ from gatemask.project import Project
 from gatemask.results.ensemble import ShippedEnsemble
 from gatemask.results.submission import InferenceReport, SubmissionRecord, SubmissionResult
 from gatemask.secrets.guard import refuse_secrets_in
-from gatemask.stage import outputs_unchanged
+from gatemask.stage import Stamp, outputs_unchanged
 from gatemask.submission import check
 from gatemask.submission.reading import read_masks
+from gatemask.tracking.send_results import send_at_once
 
 REPORT = "inference.json"
 LIMIT_S = 9 * 3600  # Kaggle's session limit for such a kernel
@@ -92,6 +93,7 @@ def submit_package(project: Project, comp: Competition, ensemble: Ensemble, opts
             record = record or _new_record(project, comp, fingerprint, opts, notes)
         current = record.submitted
         Submitter(project, comp, record, opts).run()
+    send_at_once(project, [submission_records.record_path(project, record)])
     return SubmissionResult(current=current, record=record)
 
 
@@ -148,6 +150,7 @@ def _new_record(
         local=score.cross_fitted if score else None,
         in_sample=score.in_sample if score else None,
         all_empty=score.all_empty if score else None,
+        ensemble=str(Stamp.load(package.package_stamp(project)).made_from["ensemble"]),
         members=[member.name for member in ensemble.members],
         experiments=list(dict.fromkeys(member.experiment for member in ensemble.members)),
     )
@@ -401,7 +404,9 @@ class Submitter:
             raise self._fail(error) from None
         self.record.images, self.record.seconds = report.images, report.seconds
         self.record.timings, self.record.degraded = report.members, report.degraded
-        self._save("ran", submission_sha256=report.submission)
+        path = submission_records.record_path(self.project, self.record)
+        kept = copy_file(submission, path.with_suffix(submission.suffix))
+        self._save("ran", submission_sha256=report.submission, file=kept.name)
 
     def _check(self, submission: Path) -> None:
         """Check a submission as strictly as Kaggle does if the visible test ids are known, else only its masks."""
