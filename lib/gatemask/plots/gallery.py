@@ -131,7 +131,7 @@ def _heat(full_map: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return a map in colors from black to yellow; low probabilities let the image through."""
     small = _resized(full_map, size)
     colors = cv2.applyColorMap(small, cv2.COLORMAP_INFERNO)
-    return np.dstack([colors, np.maximum(140, small)])
+    return np.dstack([colors, np.maximum(170, small)])
 
 
 def _bgr(color: str) -> tuple[int, int, int]:

@@ -22,7 +22,9 @@ def body(inputs: Inputs, pictures: Pictures) -> str:
     if not inputs.project.folds.exists():
         return markup.note(f"There are no folds yet. Run {inputs.command('folds make')}.") + reports
     result, frame = audit_split(inputs.project, inputs.comp)
-    panels = zip(draw_panels(result, frame), _alts(result), strict=True)
+    panels = list(zip(draw_panels(result, frame), _alts(result), strict=True))
+    if not result.leak:
+        del panels[0]  # bars of no height
     drawn = "".join(pictures.plot(figure, alt) for figure, alt in panels)
     return f'{leaks(result)}{audit_table(result)}<div class="plots">{drawn}</div>{reports}'
 

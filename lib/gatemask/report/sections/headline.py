@@ -57,7 +57,7 @@ def _progress(inputs: Inputs) -> list[str]:
     if begun:
         done, of = sum(len(run.folds_done) for run in begun), sum(run.folds for run in begun)
         plural = "s" if len(begun) > 1 else ""
-        sentences.append(f"{done} of {of} folds of {len(begun)} experiment{plural} are finished.")
+        sentences.append(f"{done} of {of} folds are finished, in {len(begun)} experiment{plural}.")
     sentences += [_training(run) for run in begun if run.state == "training"]
     return sentences
 
