@@ -115,8 +115,10 @@ def write_report(project: Project, comp: Competition, ensemble: Ensemble) -> Rep
         )
 
     result = stage.run(work)
-    for problem in result.problems:
+    for problem in result.problems[: markup.LINES]:
         say(f"report: {problem}")
+    if len(result.problems) > markup.LINES:
+        say(f"report: {len(result.problems) - markup.LINES} more problems")
     return result
 
 
