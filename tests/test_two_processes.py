@@ -83,7 +83,9 @@ LOCKS = {
 
 
 def snapshot(root: Path) -> dict[str, bytes]:
-    paths = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    """Return the contents of each file, without locks and what `gatemask runs` keeps to be fast."""
+    found = (path for path in root.rglob("*") if path.suffix != ".lock" and ".runs" not in path.parts)
+    paths = [path for path in found if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
