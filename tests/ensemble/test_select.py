@@ -142,6 +142,14 @@ def test_an_experiments_weight_is_shared_by_its_folds(
         assert [value for member, value in weights_by_member.items() if member.startswith(name)] == [weight] * count
 
 
+def test_the_result_is_offered_to_wandb(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[Path] = []
+    monkeypatch.setattr(select, "send_at_once", lambda _, paths: offered.extend(paths))
+    result = select.select_members(project, COMP, ensemble())
+    assert offered == [project.runs / "ensemble" / "result.json"]
+    assert result.ci95 == (0.7, 0.9)
+
+
 def test_other_weights_make_it_outdated(project: Project) -> None:
     chosen = ensemble("tuned")
     before = shipped(project, chosen)

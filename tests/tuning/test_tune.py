@@ -122,8 +122,15 @@ def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
     assert np.mean(found) == pytest.approx(result.in_sample, abs=1e-9)
 
 
-def test_a_second_run_is_current_and_other_predictions_are_tuned_again(project: Project) -> None:
+def test_a_second_run_is_current_and_other_predictions_are_tuned_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[Path] = []
+    monkeypatch.setattr("gatemask.tuning.tune.send_at_once", lambda _, paths: offered.extend(paths))
     first = tuned(project)
+    assert offered == [project.tuned / "result.json"], "W&B gets it, if it is online"
+    folds = [(member.experiment, member.fold) for member in first.members]
+    assert folds == [(name, fold) for name in ("gate_r18", "unet_b0", "unetpp_b0") for fold in (0, 1)]
     times = {path: path.stat().st_mtime_ns for path in project.tuned.iterdir() if path.suffix != ".lock"}
     again = tuned(project)
     assert again == first.model_copy(update={"current": True})

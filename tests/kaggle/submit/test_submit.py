@@ -86,6 +86,8 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     assert result["timings"]["unet_b0-fold0"] == {"images": 3, "seconds_per_image": 0.4}
     assert result["experiments"] == ["gate_r18", "unet_b0"]
     assert result["submission_sha256"] == sha256(desk.versions()[0].output / "submission.csv")
+    kept = submission_records.submissions_folder(desk.project) / result["file"]
+    assert (kept.name, sha256(kept)) == (f"{result['id']}.csv", result["submission_sha256"])
     assert {name: value for name, value in result.items() if name != "current"} == desk.stored()
 
     (asked,) = requests_of(desk.cloud, "CreateCodeSubmission")
@@ -111,7 +113,9 @@ def test_the_packaged_kernel_is_not_changed(desk: Desk) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_late_scores_are_recorded_by_the_next_call(desk: Desk) -> None:
+def test_late_scores_are_recorded_by_the_next_call(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[str] = []  # to W&B
+    monkeypatch.setattr(submit, "send_at_once", lambda _, paths: offered.extend(path.stem for path in paths))
     desk.cloud.scoring = 3
     desk.cloud.score = lambda file: (0.7, None)
     assert desk.submit(wait=False)["state"] == "submitted"
@@ -124,6 +128,7 @@ def test_late_scores_are_recorded_by_the_next_call(desk: Desk) -> None:
     desk.cloud.entries[COMPETITION][0].scores = (0.7, 0.65)  # the competition has ended
     assert desk.submit()["private"] == 0.65
     assert desk.stored()["private"] == 0.65
+    assert offered == [desk.record.id] * 5
 
 
 def test_another_package_is_another_submission(desk: Desk) -> None:
