@@ -92,8 +92,9 @@ def check_complete(project: Project, server: Server) -> None:
             assert (entry["_type"], entry["sha256"]) == ("image-file", run.hashes[name])
             assert set(remote.files[entry["path"]]) == {run.figures[name].read_bytes()}
         for logged in run.logs:
-            made = [one for one in server.artifacts.named(logged.type).values() if one.by == run.id]
-            assert [list(one.files.values()) for one in made] == [[logged.file.read_bytes()]]
+            artifact = server.artifacts.aliases[f"{logged.name}:{logged.sha256[:12]}"]
+            assert (artifact.type, artifact.state, artifact.commits) == (logged.type, "COMMITTED", 1)
+            assert list(artifact.files.values()) == [logged.file.read_bytes()]
 
 
 def test_from_records_to_submission_everything_arrives_once(phantoms: Project, server: Server, monkeypatch) -> None:

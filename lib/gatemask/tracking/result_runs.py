@@ -10,6 +10,7 @@ is another one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def _read_tuned(project: Project, stamp: Path) -> ResultRun:
         figures={Path(name).stem: stamp.with_name(name) for name in figures},
         hashes={Path(name).stem: made.outputs[name] or "" for name in figures},
         uses=settings.weights(),
-        logs=[_logged(project, "rule", stamp.with_name("rule.yaml"), made.outputs["rule.yaml"])],
+        logs=[_logged(project, "rule", stamp.with_name("rule.yaml"), made.outputs.get("rule.yaml"))],
     )
 
 
@@ -183,7 +184,7 @@ def _read_ensemble(project: Project, stamp: Path) -> ResultRun:
         figures={Path(name).stem: stamp.with_name(name) for name in figures},
         hashes={Path(name).stem: made.outputs[name] or "" for name in figures},
         uses=[settings.own(f"{project.label}-rule", rule), *settings.weights()],
-        logs=[_logged(project, "ensemble", stamp.with_name("ensemble.yaml"), made.outputs["ensemble.yaml"])],
+        logs=[_logged(project, "ensemble", stamp.with_name("ensemble.yaml"), made.outputs.get("ensemble.yaml"))],
     )
 
 
@@ -191,8 +192,8 @@ def _read_submission(project: Project, path: Path) -> ResultRun | None:
     record = load_document(SubmissionRecord, path, do="Restore it from a backup.")
     if not record.submitted:
         return None
-    places = [name.rpartition("-fold") for name in record.members]
-    settings = TrackedMembers(project, [(experiment, int(fold), None) for experiment, _, fold in places])
+    folds = [match for name in record.members if (match := re.fullmatch(r"(.+)-fold(\d+)", name))]
+    settings = TrackedMembers(project, [(match[1], int(match[2]), None) for match in folds])
     config: dict[str, JsonValue] = {
         "competition": record.competition,
         "description": record.description,

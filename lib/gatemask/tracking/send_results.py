@@ -66,7 +66,7 @@ def with_results(project: Project, lock: int, trainings: SyncResult) -> SyncResu
             continue
         if run is not None and run.tracked:
             pending.append(run)
-    _send_missing(project, pending, lock, UPLOAD_S, outcome)
+    _send_missing(project, pending, lock, outcome)
     for name, reason in (outcome.later | outcome.failed).items():
         say(f"{name}: {reason}")
     return SyncResult(
@@ -95,17 +95,27 @@ def send_at_once(project: Project, paths: Sequence[Path]) -> None:
             return
         with locked(project.runs / ".wandb-sync.lock", "An upload of these runs is still running.") as lock:
             outcome = _Outcome()
-            send = partial(_send_missing, project, runs, lock, AT_ONCE_S, outcome)
+            send = partial(_send_missing, project, runs, lock, outcome, time.monotonic() + AT_ONCE_S)
             error = call_guarded("W&B", send, AT_ONCE_S + wandb_server.ANSWER_S)
         faults = [" ".join(error.split())] if error else list((outcome.later | outcome.failed).values())
-    except (GatemaskError, OSError) as failure:
-        faults = [in_one_line(failure) if isinstance(failure, GatemaskError) else str(failure)]
+    except Exception as failure:  # the stage matters more
+        faults = [in_one_line(failure) if isinstance(failure, GatemaskError) else repr(failure)]
     if faults:
         say(f"Not all of the result is on W&B yet; gatemask sync {project.comp} sends the rest. {faults[0]}")
 
 
-def _send_missing(project: Project, runs: Sequence[ResultRun], lock: int, limit_s: float, outcome: _Outcome) -> None:
-    """Send those of the results that the server lacks."""
+def _send_missing(
+    project: Project, runs: Sequence[ResultRun], lock: int, outcome: _Outcome, deadline: float | None = None
+) -> None:
+    """Send those of the results that the server lacks.
+
+    Args:
+        project: Project of the competition.
+        runs: Results.
+        lock: File number of the lock.
+        outcome: What became of each result; changed.
+        deadline: Time on the monotonic clock at which all must have been sent. Default: `UPLOAD_S` for each result.
+    """
     if not runs:
         return
     synced = SyncedRuns(project, wandb_server.server_address())
@@ -114,14 +124,14 @@ def _send_missing(project: Project, runs: Sequence[ResultRun], lock: int, limit_
     if not pending:
         return
     account = wandb_server.sign_in()
-    deadline = time.monotonic() + limit_s
     unreachable = False
     for run in pending:
         if unreachable:
             outcome.later[run.place] = "W&B can no longer be reached."
             continue
+        limit_s = UPLOAD_S if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            uploaded, sent, missing = _send(account, run, lock, deadline - time.monotonic(), project.root)
+            uploaded, sent, missing = _send(account, run, lock, limit_s, project.root)
         except GatemaskError as error:
             outcome.failed[run.place] = in_one_line(error)
             unreachable = isinstance(error, UnreachableError)
