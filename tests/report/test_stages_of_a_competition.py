@@ -29,11 +29,8 @@ def write(inputs: Inputs) -> tuple[ReportResult, Page]:
     return result, parsed
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"tiles": {"size": 64, "overlap": 16}}, {"objects": {}}], ids=["plain", "tiles", "objects"]
-)
-def test_a_page_from_the_first_epoch_on(tmp_path: Path, changes: dict[str, object]) -> None:
-    inputs = small_project(tmp_path, **changes)
+def test_a_page_from_the_first_epoch_on(tmp_path: Path) -> None:
+    inputs = small_project(tmp_path)
     result, page = write(inputs)
     assert result.missing == ["Experiments", "Curves", *LATER[:3], "Gallery", "Worst cases", *LATER[3:]]
     assert "gatemask train tiles/" in page.sections["curves"]
@@ -59,6 +56,16 @@ def test_a_page_from_the_first_epoch_on(tmp_path: Path, changes: dict[str, objec
     assert result.missing == ["Tuning", "Gate", *LATER[3:]]
     assert "masks of unet alone, folds 0, 1, 2" in page.sections["gallery"]
     assert "gatemask oof-tune tiles" in page.sections["tuning"]
+
+
+@pytest.mark.parametrize("changes", [{"tiles": {"size": 64, "overlap": 16}}, {"objects": {}}], ids=["tiles", "objects"])
+def test_tiles_and_objects_have_a_gallery_after_one_fold(tmp_path: Path, changes: dict[str, object]) -> None:
+    inputs = small_project(tmp_path, **changes)
+    finish(inputs, 0)
+    result, page = write(inputs)
+    assert result.missing == ["Tuning", "Gate", *LATER[3:]]
+    assert "masks of unet alone, fold 0" in page.sections["gallery"]
+    assert result.problems == []
 
 
 def test_a_page_is_made_again_only_if_something_changed(tmp_path: Path) -> None:
