@@ -15,7 +15,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ check-records: setup ## read all records and verify them
 
 train: setup ## train an experiment: make train EXP=experiments/phantom/unet_b0.yaml FOLD=0
 	@$(GATEMASK) train $(EXP) --fold $(FOLD) $(ARGS)
+
+search: setup ## search the settings of an experiment: make search EXP=experiments/phantom/unet_b0.yaml
+	@$(GATEMASK) search $(EXP) $(ARGS)
 
 plan: setup ## estimate parameters, memory, steps and hours of an experiment: make plan EXP=...
 	@$(GATEMASK) plan $(EXP) $(ARGS)

@@ -35,7 +35,7 @@ FLOORS = [
     ["kaggle.client"],
     ["kaggle.download", "kaggle.train", "kaggle.submit"],
     ["runs"],
-    ["report"],
+    ["report", "search"],
     ["stages"],
     ["doctor", "loop", "clean"],
     ["commands"],

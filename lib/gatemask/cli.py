@@ -10,7 +10,18 @@ from gatemask.commands.apps import app
 
 # Importing a module adds its commands; --help shows them in this order.
 # isort: off
-from gatemask.commands import data, training, table, results, runs, dashboard, submission, kaggle, tools  # noqa: F401
+from gatemask.commands import (  # noqa: F401
+    data,
+    training,
+    search,
+    table,
+    results,
+    runs,
+    dashboard,
+    submission,
+    kaggle,
+    tools,
+)
 # isort: on
 
 

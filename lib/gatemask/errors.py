@@ -48,6 +48,10 @@ class GatemaskError(Exception):
         return f"{self.what} Found {received}" + ("." if expected is None else f", not {expected}.")
 
 
+class DivergedError(GatemaskError):
+    """The loss of a training became NaN or infinite."""
+
+
 class StorageError(GatemaskError, OSError):
     """A fault of the disk or the system, such as a full disk, in the words of a user.
 

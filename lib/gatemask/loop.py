@@ -97,7 +97,7 @@ def _load_experiments(project: Project, ensemble: Ensemble) -> list[Experiment]:
     tasks += [(name, "mask") for name in ensemble.mask.experiments]
     experiments = []
     for name, task in tasks:
-        path = project.experiments / f"{name}.yaml"
+        path = project.experiment_file(name)
         exp = load_experiment(path, quick=project.quick, overrides=project.overrides)
         if exp.task != task or exp.name != name:
             raise GatemaskError(

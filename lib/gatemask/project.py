@@ -21,6 +21,7 @@ PRODUCTS = frozenset(
         "rehearsal",
         "rehearsal-train",
         "report",
+        "search",
         "submissions",
         "summary.json",
         "tuned",
@@ -30,6 +31,7 @@ PRODUCTS = frozenset(
 # YAMLs of a competition that describe no experiment.
 DOCUMENTS = frozenset({"base.yaml", "competition.yaml", "dashboard.yaml", "ensemble.yaml"})
 SHARED_FOLDERS = frozenset(("audit",))  # below runs/, next to the competitions
+TRIALS = "trials"  # folder below experiments/<comp>/: the experiments that `gatemask search` writes
 LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes are added
 
 
@@ -122,6 +124,11 @@ class Project:
     def tuned(self) -> Path:
         return self.runs / "tuned"
 
+    def experiment_file(self, name: str) -> Path:
+        """Return the YAML of an experiment, which may be a trial of `gatemask search`."""
+        own, trial = self.experiments / f"{name}.yaml", self.experiments / TRIALS / f"{name}.yaml"
+        return trial if trial.is_file() and not own.is_file() else own
+
     def relative(self, path: Path) -> str:
         """Return a path to keep in a file: relative to the project if it is inside, so the project can move."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
@@ -195,7 +202,8 @@ def open_experiment(path: str, *, quick: bool = False) -> tuple[Project, Path]:
         GatemaskError: There is no such experiment.
     """
     root = find_root()
-    candidates = [Path(path), root / path, root / "experiments" / f"{path}.yaml"]
+    named = root / "experiments" / f"{path}.yaml"
+    candidates = [Path(path), root / path, named, named.parent / TRIALS / named.name]
     file = next((p.resolve() for p in candidates if p.is_file()), None)
     if file is None:
         experiments = sorted(experiment_files(root))
@@ -206,8 +214,16 @@ def open_experiment(path: str, *, quick: bool = False) -> tuple[Project, Path]:
             expected="a YAML below experiments/",
             do=f"Did you mean {close}?" if close else f"Available: {', '.join(experiments) or 'none'}",
         )
-    _require_own_folders(root, file.parent.name)
-    return Project(root, file.parent.name, quick), file
+    comp = competition_folder(file).name
+    _require_own_folders(root, comp)
+    return Project(root, comp, quick), file
+
+
+def competition_folder(experiment: Path) -> Path:
+    """Return the folder of the competition that the YAML of an experiment belongs to."""
+    folder = experiment.parent
+    is_trial = folder.name == TRIALS and (folder.parent / "competition.yaml").is_file()
+    return folder.parent if is_trial else folder
 
 
 def _require_own_folders(root: Path, comp: str) -> None:
@@ -216,6 +232,7 @@ def _require_own_folders(root: Path, comp: str) -> None:
 
 
 def experiment_files(root: Path) -> list[str]:
-    """Return the YAML files of all experiments, as `experiments/competition/name.yaml`."""
-    paths = (root / "experiments").glob("*/*.yaml")
+    """Return the YAML files of all experiments, as `experiments/competition/name.yaml`; those of trials come last."""
+    folder = root / "experiments"
+    paths = [*folder.glob("*/*.yaml"), *folder.glob(f"*/{TRIALS}/*.yaml")]
     return [path.relative_to(root).as_posix() for path in paths if path.name not in DOCUMENTS]

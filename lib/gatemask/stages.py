@@ -169,6 +169,15 @@ TABLE = [
         headline=_training_headline,
     ),
     StageEntry(
+        "search",
+        {
+            "runs/<comp>/search/<experiment>/": "study.log (Optuna's journal of the trials), history.png, slice.png, "
+            "importance.png: [search.md](search.md)",
+            "experiments/<comp>/trials/<experiment>-t<number>.yaml": "a trial, as an experiment; `-q<number>` with "
+            "--quick",
+        },
+    ),
+    StageEntry(
         "push, fetch, ...",
         {
             "runs/<comp>/kaggle/, runs/.kaggle/": "kernels and datasets on Kaggle, and their logs: "

@@ -91,10 +91,12 @@ def competition_of_file(file: Path) -> tuple[str, bool]:
 
 def open_target(target: str, quick: bool) -> tuple[Project, str | None]:
     """Return the project of a target, and the experiment's name if the target is one."""
-    from gatemask.project import find_root, open_experiment, open_project
+    from gatemask.project import Project, find_root, open_experiment, open_project
 
     path = Path(target)
-    if path.suffix == ".yaml" or (len(path.parts) == 2 and (find_root() / "experiments" / f"{target}.yaml").exists()):
+    if path.suffix == ".yaml" or (
+        len(path.parts) == 2 and Project(find_root(), path.parts[0]).experiment_file(path.parts[1]).exists()
+    ):
         project, file = open_experiment(target, quick=quick)
         return project, file.stem
     return open_project(target, quick=quick), None

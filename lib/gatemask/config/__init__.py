@@ -40,7 +40,15 @@ from gatemask.config.experiment import (
 )
 from gatemask.config.images import ChannelFiles, Images, Percentiles, Picture, Stack, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
-from gatemask.config.loading import load_competition, load_dashboard, load_ensemble, load_experiment, load_run_config
+from gatemask.config.loading import (
+    load_competition,
+    load_dashboard,
+    load_ensemble,
+    load_experiment,
+    load_run_config,
+    read_experiment,
+    validate_experiment,
+)
 from gatemask.config.names import (
     COUNTED_METRICS,
     CROSS_ENTROPIES,
@@ -54,6 +62,7 @@ from gatemask.config.names import (
     ScheduleName,
     metric_title,
 )
+from gatemask.config.search import Pruner, Range, Search
 from gatemask.config.submission import Archive, SubmissionSettings
 
 __all__ = [
@@ -101,7 +110,9 @@ __all__ = [
     "Phantom",
     "Picture",
     "PngLabels",
+    "Pruner",
     "PublishedWeights",
+    "Range",
     "Records",
     "Rle",
     "RleLabels",
@@ -109,6 +120,7 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScheduleName",
+    "Search",
     "Section",
     "Stack",
     "Strict",
@@ -128,4 +140,6 @@ __all__ = [
     "load_experiment",
     "load_run_config",
     "metric_title",
+    "read_experiment",
+    "validate_experiment",
 ]

@@ -31,6 +31,7 @@ from gatemask.config.names import (
     OptimizerName,
     ScheduleName,
 )
+from gatemask.config.search import Search
 from gatemask.project import experiment_name_fault
 
 
@@ -374,6 +375,7 @@ class Experiment(Strict):
     seed: Seed = 0
     runtime: Runtime = Runtime()
     tracking: Tracking = Tracking()
+    search: Search | None = Field(None, description="what `gatemask search` varies; default: nothing")
     quick: dict[str, JsonValue] = {}
 
     @field_validator("name")
@@ -424,7 +426,8 @@ class Experiment(Strict):
     def settings(self) -> dict[str, JsonValue]:
         """Settings that decide the outcome of a run: all but time limits, machine and tracking."""
         settings: dict[str, JsonValue] = self.model_dump(
-            mode="json", exclude={"quick": True, "tracking": True, "hours": True, "checkpoints": {"steps"}}
+            mode="json",
+            exclude={"quick": True, "search": True, "tracking": True, "hours": True, "checkpoints": {"steps"}},
         )
         settings["runtime"] = {"precision": self.runtime.precision}
         # Added later: fingerprints of older runs must stay valid.

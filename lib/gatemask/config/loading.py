@@ -41,6 +41,23 @@ def load_experiment(
     return experiment
 
 
+def read_experiment(path: Path, *, quick: bool = False) -> Document:
+    """Return the YAML of an experiment as `--set` finds it: extended and, with `quick`, shrunk, but not validated."""
+    document = _read_extended(path, chain=[])
+    document.values = {"name": path.stem, **document.values}
+    shrunk = _shrink(document, path, quiet=True) if quick else None
+    return document if shrunk is None else shrunk
+
+
+def validate_experiment(document: Document, path: Path) -> Experiment:
+    """Return the experiment that a document describes.
+
+    Raises:
+        GatemaskError: A key or value is invalid.
+    """
+    return _validate(document, Experiment, path)
+
+
 def load_competition(
     folder: Path, *, quick: bool = False, overrides: Sequence[str] = (), file: str = "competition.yaml"
 ) -> Competition:

@@ -2,7 +2,8 @@
 
 Mappings merge key by key, so a child names only what it changes. Between files there are two exceptions: `loss` is
 replaced as a whole, and so is a section whose `name` changes, because its options belong to that name. `--set` changes
-only what it names, whatever the order of several.
+only what it names, whatever the order of several; an item of a list is named by its number, or by its only key:
+`augment.affine.rotate`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import JsonValue
 
 from gatemask.config.names import OPTIONS_OF_NAMES
 from gatemask.console import say
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, nearest
 from gatemask.yaml12 import Key, ParsedYaml, parse_yaml
 
 YamlMapping = dict[str, JsonValue]
@@ -66,6 +67,19 @@ class Document:
         texts = {key[1:]: text for key, text in self.texts.items() if key[:1] == (name,) and len(key) > 1}
         return Document(values, places, texts)
 
+    def value(self, key: str) -> JsonValue:
+        """Return the value of a dotted key, as `--set` finds it; None if the document does not hold it."""
+        try:
+            path = _indexed(self.values, tuple(key.split(".")), key)
+        except GatemaskError:
+            return None
+        inner: JsonValue = self.values
+        for part in path:
+            if not isinstance(inner, dict | list) or (isinstance(inner, dict) and part not in inner):
+                return None
+            inner = _item(inner, part)
+        return inner
+
     def override(self, overrides: Sequence[str]) -> None:
         """Apply `--set` options, in place.
 
@@ -86,26 +100,82 @@ class Document:
             self._assign(path, *parsed[path])
 
     def _assign(self, path: Key, option: str, parsed: ParsedYaml) -> None:
-        section = self.values
+        path = _indexed(self.values, path, option)
+        section: YamlMapping | list[JsonValue] = self.values
         for length, part in enumerate(path[:-1], 1):
-            inner = _long_form(path[:length], section.get(str(part)))
-            if not isinstance(inner, dict):
+            inner = _long_form(path[:length], _item(section, part))
+            if not isinstance(inner, dict | list):
                 inner = {}
-            section[str(part)] = inner
+            _put(section, part, inner)
             section = inner
         place = f"--set {option}"
         self.places |= {path[:length]: place for length in range(1, len(path) + 1)}
         self.places |= {(*path, *key): place for key in parsed.lines}
         self.texts = {key: text for key, text in self.texts.items() if key[: len(path)] != path}
         self.texts |= {(*path, *key): text for key, text in parsed.texts.items()}
-        last = str(path[-1])
-        old, new = section.get(last), parsed.value
+        last = path[-1]
+        old, new = _item(section, last), parsed.value
         if isinstance(old, dict) or isinstance(new, dict):
             old, new = _long_form(path, old), _long_form(path, new)
         if isinstance(old, dict) and isinstance(new, dict) and last not in REPLACED_ENTIRELY:
             _merge(old, new, path, None)
         else:
-            section[last] = new
+            _put(section, last, new)
+
+
+def _item(section: YamlMapping | list[JsonValue], part: str | int) -> JsonValue:
+    return section[int(part)] if isinstance(section, list) else section.get(str(part))
+
+
+def _put(section: YamlMapping | list[JsonValue], part: str | int, value: JsonValue) -> None:
+    if isinstance(section, list):
+        section[int(part)] = value
+    else:
+        section[str(part)] = value
+
+
+def _indexed(values: YamlMapping, path: Key, option: str) -> Key:
+    """Return the path with the index of each list item it names, by number or by its only key.
+
+    `augment.affine.rotate` leads to the step of `augment` with the key `affine`.
+
+    Raises:
+        GatemaskError: A list has no such item, or the item is a bare word, whose options are not written out.
+    """
+    keys: list[str | int] = []
+    inner: JsonValue = values
+    for number, part in enumerate(path):
+        if isinstance(inner, list):
+            index = _find_item(inner, str(part), ".".join(map(str, path[:number])), option)
+            keys.append(index)
+            inner = inner[index]
+            if str(part).isdigit():
+                continue
+            if not isinstance(inner, dict) and number < len(path) - 1:
+                raise GatemaskError(
+                    f"'{part}' has no options to set, because it is a bare word.",
+                    where=f"--set {option}",
+                    do=f"Write it out in the YAML, as {{{part}: ...}} with all its options.",
+                )
+        keys.append(part)
+        inner = inner.get(str(part)) if isinstance(inner, dict) else None
+    return tuple(keys)
+
+
+def _find_item(items: list[JsonValue], name: str, where: str, option: str) -> int:
+    if name.isdigit() and int(name) < len(items):
+        return int(name)
+    names = [next(iter(item), "") if isinstance(item, dict) and len(item) == 1 else item for item in items]
+    if names.count(name) == 1:
+        return names.index(name)
+    words = [word for word in names if isinstance(word, str) and word]
+    close = nearest(name, words)
+    raise GatemaskError(
+        f"'{where}' has {'several items' if name in words else 'no item'} called '{name}'.",
+        where=f"--set {option}",
+        expected=f"{', '.join(dict.fromkeys(words)) or 'items'}, or a number from 0 to {len(items) - 1}",
+        do=f"Did you mean '{close}'?" if close and close != name else None,
+    )
 
 
 def _parse_override(option: str) -> tuple[Key, ParsedYaml]:

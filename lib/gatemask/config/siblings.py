@@ -1,4 +1,4 @@
-"""Names of the other experiments in a folder: two of one name would write to the same run."""
+"""Names of the other experiments of a competition: two of one name would write to the same run."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import re
 from pathlib import Path
 
 from gatemask.errors import GatemaskError
-from gatemask.project import DOCUMENTS
+from gatemask.project import DOCUMENTS, TRIALS, competition_folder
 
 _NAME_LINE = re.compile(r"^name:[ \t]*[\"']?([A-Za-z0-9][A-Za-z0-9_.-]*)", re.MULTILINE)
 
 
 def require_own_name(path: Path, name: str) -> None:
-    """Raise if another YAML in the same folder has this name, by its file name or by its key `name`.
+    """Raise if another YAML of the competition has this name, by its file name or by its key `name`.
 
     Names that differ only in case count as the same, because some file systems do not tell them apart.
 
     Raises:
         GatemaskError: The name is taken.
     """
-    for other in sorted(path.parent.glob("*.yaml")):
-        if other.name == path.name or other.name in DOCUMENTS:
+    folder = competition_folder(path)
+    for other in [*sorted(folder.glob("*.yaml")), *sorted((folder / TRIALS).glob("*.yaml"))]:
+        if other == path or other.name in DOCUMENTS:
             continue
         if (_name_in(other) or other.stem).casefold() == name.casefold():
             raise GatemaskError(

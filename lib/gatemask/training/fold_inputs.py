@@ -65,7 +65,7 @@ def settings_of(exp: Experiment, keys: Sequence[str]) -> dict[str, JsonValue]:
 
 def written_settings(exp: Experiment) -> dict[str, JsonValue]:
     """Return the resolved settings as config.yaml of a run holds them."""
-    return exp.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
+    return exp.model_dump(mode="json", exclude={"quick", "search"}, exclude_none=True)
 
 
 def training_settings(exp: Experiment) -> dict[str, JsonValue]:

@@ -18,7 +18,7 @@ import numpy as np
 from gatemask.config import Experiment
 from gatemask.console import progress as progress_bar
 from gatemask.console import say
-from gatemask.errors import GatemaskError
+from gatemask.errors import DivergedError, GatemaskError
 from gatemask.input.wait import InputWait
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
@@ -238,7 +238,7 @@ class FoldRun:
         """Train from the step of `progress` up to the step `stop`, and return the mean loss.
 
         Raises:
-            GatemaskError: The loss became NaN or infinite. The message names the first such batch.
+            DivergedError: The loss became NaN or infinite. The message names the first such batch.
         """
         from gatemask.input import pipeline
         from gatemask.training.loss_watch import LossWatch
@@ -255,7 +255,7 @@ class FoldRun:
             step = progress.step + min(watch.bad_steps, default=0)
             images = order[step * trainer.batch : (step + 1) * trainer.batch]
             ids = [self.training[image].image_id for image in images]
-            raise GatemaskError(
+            raise DivergedError(
                 "Loss became NaN or infinite.",
                 where=f"epoch {epoch + 1}, step {step + 1}, images {', '.join(ids)}",
                 received=loss,

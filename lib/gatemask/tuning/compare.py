@@ -177,11 +177,11 @@ def _parse(project: Project, first: str, second: str) -> tuple[Kind, list[list[s
 
 
 def _experiment_files(project: Project) -> list[str]:
-    return [path for path in experiment_files(project.root) if path.split("/")[-2] == project.comp]
+    return [path for path in experiment_files(project.root) if path.split("/")[1] == project.comp]
 
 
 def _task(project: Project, name: str) -> Kind:
-    return load_experiment(project.experiments / f"{name}.yaml", quick=project.quick).task
+    return load_experiment(project.experiment_file(name), quick=project.quick).task
 
 
 def print_comparison(result: ComparisonResult) -> None:

@@ -72,7 +72,7 @@ def as_trained_notes(project: Project, comp: Competition, ensemble: Ensemble) ->
 
 def _read_experiment(project: Project, comp: Competition, name: str, folds: Sequence[int]) -> Iterator[TrainedFold]:
     stamps = {fold: _read_stamp(project, name, fold) for fold in folds}  # missing folds are reported first
-    path = project.experiments / f"{name}.yaml"
+    path = project.experiment_file(name)
     exp = load_experiment(path, quick=project.quick, overrides=project.overrides) if path.exists() else None
     inputs = TrainingInputs(project, comp, exp) if exp is not None else None
     for fold, stamp in stamps.items():

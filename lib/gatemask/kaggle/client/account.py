@@ -14,7 +14,7 @@ from gatemask.files import locked
 from gatemask.kaggle.client import api
 from gatemask.kaggle.client.cli import missing_credentials
 from gatemask.kaggle.image.wheels import SOURCE
-from gatemask.project import Project
+from gatemask.project import TRIALS, Project
 from gatemask.tracking import run_folder
 
 
@@ -78,7 +78,10 @@ def clean_commit(project: Project, allow_dirty: bool) -> str | None:
 
 
 def _changed_files(root: Path) -> list[str] | None:
-    """Return changed and new files among those that a push includes; None outside git."""
+    """Return changed and new files among those that a push includes; None outside git.
+
+    New YAMLs of trials do not count: `gatemask search` makes them from a committed experiment, and the run keeps them.
+    """
     folders = [f for f in ("lib/gatemask", "kaggle_kernels", "experiments", "folds") if (root / f).exists()]
     if root != SOURCE:
         folders = [f for f in folders if f in ("experiments", "folds")]
@@ -87,4 +90,5 @@ def _changed_files(root: Path) -> list[str] | None:
         done = subprocess.run(git, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return [line[3:] for line in done.stdout.splitlines()]
+    lines = [line for line in done.stdout.splitlines() if not (line.startswith("??") and f"/{TRIALS}/" in line)]
+    return [line[3:] for line in lines]

@@ -85,7 +85,7 @@ def require_present_settings(project: Project, comp: Competition, ensemble: Ense
 
 def _settings_of(project: Project, comp: Competition, member: ShippedMember) -> dict[str, object] | None:
     """Return what a member would be trained from now; None without its YAML."""
-    path = project.experiments / f"{member.experiment}.yaml"
+    path = project.experiment_file(member.experiment)
     if not path.exists():
         return None
     exp = load_experiment(path, quick=project.quick, overrides=project.overrides)
@@ -108,7 +108,7 @@ def _differences(
         # Records and initial weights may not have been on this disk, then or now.
         known = {key: value for key, value in now.items() if key in before}
         if any(before[key] != value for key, value in known.items()):
-            path = project.experiments / f"{member.experiment}.yaml"
+            path = project.experiment_file(member.experiment)
             exp = load_experiment(path, quick=project.quick, overrides=project.overrides)
             texts = differences(project.fold(member.experiment, member.fold), before, known, exp)
             yield f"{member.name}: {'; '.join(texts)}"

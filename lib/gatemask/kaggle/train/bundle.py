@@ -102,7 +102,7 @@ def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:
 
 
 def _resolved(config: Competition | Experiment) -> bytes:
-    values = config.model_dump(mode="json", exclude={"quick"}, exclude_none=True)
+    values = config.model_dump(mode="json", exclude={"quick", "search"}, exclude_none=True)
     return dump_yaml(values).encode()
 
 

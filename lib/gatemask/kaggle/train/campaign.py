@@ -6,7 +6,7 @@ its time limit, with its last output attached. It can be killed and run again at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
@@ -22,22 +22,19 @@ from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels
 from gatemask.project import Project
 from gatemask.results.kaggle_training import CampaignReport
 
+Folds = Sequence[int] | Mapping[str, Sequence[int]] | None
 MOST_LOSSES = 2  # consecutive sessions that may end without an output, or get no further, before a fold is given up
 
 
 def run_campaign(
-    project: Project,
-    comp: Competition,
-    experiments: Sequence[Experiment],
-    folds: Sequence[int] | None,
-    opts: PushOptions,
+    project: Project, comp: Competition, experiments: Sequence[Experiment], folds: Folds, opts: PushOptions
 ) -> CampaignReport:
     """Train all folds of the experiments on Kaggle.
 
     Args:
         project, comp: Competition.
         experiments: Experiments to train.
-        folds: Folds of each experiment. Default: all.
+        folds: Folds of each experiment, or folds by the name of the experiment; None for all.
         opts: How to push.
 
     Raises:
@@ -65,12 +62,7 @@ class _Campaign:
     """
 
     def __init__(
-        self,
-        project: Project,
-        comp: Competition,
-        experiments: Sequence[Experiment],
-        folds: Sequence[int] | None,
-        opts: PushOptions,
+        self, project: Project, comp: Competition, experiments: Sequence[Experiment], folds: Folds, opts: PushOptions
     ) -> None:
         self.project, self.comp, self.opts, self.folds = project, comp, opts, folds
         # Experiments that start from another one's weights come last: `_waits` needs the counts of the others.
@@ -102,7 +94,8 @@ class _Campaign:
         if self._waits(exp):
             self._unfinished[exp.name] = []
             return
-        self._unfinished[exp.name] = dispatch.unfinished_folds(self.project, self.comp, exp, self.folds)
+        folds = self.folds[exp.name] if isinstance(self.folds, Mapping) else self.folds
+        self._unfinished[exp.name] = dispatch.unfinished_folds(self.project, self.comp, exp, folds)
 
     def _waits(self, exp: Experiment) -> bool:
         """Return whether the experiment starts from the weights of another one that is not done yet."""

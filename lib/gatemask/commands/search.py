@@ -1,0 +1,66 @@
+"""The command that searches the settings of an experiment."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from gatemask.commands.apps import app
+from gatemask.commands.options import Dirty, Exp, Json, Poll, Quick, Set, finite, print_result, split_overrides
+from gatemask.errors import GatemaskError
+
+
+class Place(StrEnum):
+    """Where trials are trained."""
+
+    HERE = "here"
+    KAGGLE = "kaggle"
+
+
+@app.command("search")
+def search_command(
+    exp: Exp,
+    on: Annotated[Place, typer.Option("--on", help="Where to train: in this process, or on Kaggle.")] = Place.HERE,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, callback=finite, help="Hours of all trials: time limit here, hours of kernels on Kaggle."
+        ),
+    ] = None,
+    at_once: Annotated[
+        int | None, typer.Option(min=1, help="Kaggle: trials at a time. Default: the kernels it runs at once.")
+    ] = None,
+    poll: Poll = 30.0,
+    allow_dirty: Dirty = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Set a search of other settings aside.")] = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Search the settings in an experiment's section 'search'. Resumes where it stopped."""
+    from gatemask.config import load_competition
+    from gatemask.project import open_experiment
+    from gatemask.search import search
+    from gatemask.search.space import Space
+
+    if on == Place.KAGGLE and hours is None:
+        raise GatemaskError(
+            "A search on Kaggle needs a quota.",
+            where="--hours",
+            expected="hours of kernels that all trials may use together, such as --hours 8",
+        )
+    project, path = open_experiment(exp, quick=quick)
+    split = split_overrides(set_)
+    comp = load_competition(project.experiments, quick=quick, overrides=split["competition"])
+    space = Space(path, quick, split["experiment"])
+    work: search.Work = search.LocalWork(hours or space.exp.hours)
+    if on == Place.KAGGLE and hours is not None:
+        from gatemask.kaggle.train.dispatch import PushOptions
+        from gatemask.search.on_kaggle import KaggleWork
+
+        # The trials' YAMLs hold the --set options of experiments.
+        opts = PushOptions(allow_dirty, poll_s=poll, overrides=tuple(split["competition"]))
+        work = KaggleWork(opts, hours, at_once)
+    print_result(search.run_search(project, comp, space, work, afresh), json_, show=search.print_search)

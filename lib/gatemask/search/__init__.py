@@ -1,0 +1,1 @@
+"""`gatemask search`: which settings of an experiment deserve all its folds."""
