@@ -20,7 +20,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "tuning", "inference", "run"):
+    for module in ("rle", "folds", "records", "input", "tuning", "inference", "search", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -173,3 +173,21 @@ def test_an_unknown_benchmark_is_rejected() -> None:
     done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Unknown benchmark rel. Choose from rle, folds, records, input" in done.stderr
+
+
+def test_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("search", monkeypatch)
+    monkeypatch.setattr(bench, "SEARCHES", 3)
+    monkeypatch.setattr(bench, "TRIALS", 5)
+    rows = list(bench.table_rows(bench.generated(0, 0.004), 3))
+    assert len(rows) == 8
+    assert all(set(row) == KEYS and row["ratio"] >= 1 for row in rows[::2])
+    assert rows[0]["name"].startswith("interval")
+
+
+def test_a_replayed_search_without_a_pruner_trains_all_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    bench = load("search", monkeypatch)
+    scores = np.array([[0.1, 0.2], [0.5, 0.4], [0.3, 0.2]])
+    assert bench.replay_search(scores, bench.rules(scores[:, :, None])["no pruner"]) == (6, 1)

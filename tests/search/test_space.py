@@ -139,7 +139,7 @@ def test_a_wrong_key_or_value_is_rejected_with_its_line(
 def test_a_wrong_section_is_rejected(project: Project, search: Any, what: str) -> None:
     path = project.experiments / "net.yaml"
     path.write_text(json.dumps({**EXPERIMENT, "search": search}))
-    with pytest.raises(GatemaskError, match="net.yaml, line 1") as caught:
+    with pytest.raises(GatemaskError, match=r"net\.yaml, line 1") as caught:
         load_experiment(path)
     assert what in str(caught.value)
 
@@ -153,7 +153,7 @@ def test_values_that_do_not_go_together_are_rejected(project: Project) -> None:
 
 def test_a_searched_key_cannot_be_set(project: Project) -> None:
     path = write(project, {"model.encoder": ["efficientnetb0", "efficientnetb1"]})
-    with pytest.raises(GatemaskError, match="'model.encoder' is searched"):
+    with pytest.raises(GatemaskError, match=r"'model\.encoder' is searched"):
         Space(path, overrides=["model={name: fpn}"])
     assert Space(path, overrides=["model.dropout=0.3", "search.trials=9"]).search.trials == 9
 
