@@ -28,7 +28,7 @@ from gatemask.search.pruning import make_pruner
 
 TABLE = Path(__file__).with_name("search_scores.npz")
 TRIALS, FOLDS = 12, 3
-SEARCHES = 200  # orders of the configurations
+SEARCHES = 60  # orders of the configurations
 CONFIGURATIONS, IMAGES = 60, 150  # of a generated table; images per fold
 LEAST_SAVED = 1 / 3
 MOST_LOST = 0.0005  # mean loss of a search, in the metric

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -239,8 +240,8 @@ def _at(place: str, error: GatemaskError, key: str, value: JsonValue) -> Gatemas
     """Return an error about a value, with the place of the key in `search.space`."""
     details = error.details
     text = str(details["do"]) if details["do"] else None
-    if text and "--set" in text:  # advice on the command line
-        text = None
+    if option := re.match(r"Add --set ([\w.]+)=null", text or ""):
+        text = f"Add '{option[1].rsplit('.', 1)[-1]}: null' to the choice: it keeps the experiment's own otherwise."
     return GatemaskError(
         error.what,
         where=f"{place} (search.space)",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,15 +117,17 @@ def lock_file(project: Project, name: str) -> Path:
 
 def _set_search_aside(project: Project, experiment: str) -> None:
     folder = search_folder(project, experiment)
-    if busy := [lock for lock in folder.parent.glob(f".{experiment}-*.lock") if is_locked(lock)]:
+    trial = re.compile(rf"\.?{re.escape(experiment)}-{trial_letter(project)}\d+")
+    locks = [path for path in sorted(folder.parent.glob(".*.lock")) if trial.fullmatch(path.stem)]
+    if busy := [lock for lock in locks if is_locked(lock)]:
         raise GatemaskError(
             "Another process works on this search.", where=busy[0], do="Wait until it ends, or stop it."
         )
     aside = set_aside(folder)
     (aside / TRIALS).mkdir()
-    yamls = sorted((project.experiments / TRIALS).glob(f"{experiment}-{trial_letter(project)}[0-9]*.yaml"))
-    for path in yamls:
-        path.rename(aside / TRIALS / path.name)
+    for path in sorted((project.experiments / TRIALS).glob("*.yaml")):
+        if trial.fullmatch(path.stem):
+            path.rename(aside / TRIALS / path.name)
     say(f"{folder} was made from other settings or data: moved to {aside.name}, with the YAMLs of its trials.")
 
 
