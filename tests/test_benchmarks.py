@@ -179,7 +179,7 @@ def test_search(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("search", monkeypatch)
     monkeypatch.setattr(bench, "SEARCHES", 3)
     monkeypatch.setattr(bench, "TRIALS", 5)
-    rows = list(bench.table_rows(bench.generated(0, 0.004), 3))
+    rows = list(bench.rows_of([bench.generated(0, 0.004)], 3))
     assert len(rows) == 8
     assert all(set(row) == KEYS and row["ratio"] >= 1 for row in rows[::2])
     assert rows[0]["name"].startswith("interval")

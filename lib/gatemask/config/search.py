@@ -43,7 +43,7 @@ class Pruner(Strict):
         "interval", description="the rule; wilcoxon and median are Optuna's, none trains all folds of all trials"
     )
     hope: Share = Field(
-        0.05, description="interval: least chance of beating the best trial; wilcoxon: threshold of the p-value"
+        0.1, description="interval: least chance of beating the best trial; wilcoxon: threshold of the p-value"
     )
     startup: Count = Field(2, description="number of trials that train all folds before any is stopped")
 
