@@ -12,7 +12,7 @@ from gatemask.config.experiment import Experiment
 from gatemask.config.flat import flatten
 from gatemask.config.loading import extended_files, load_experiment, read_merged
 
-NO_SETTINGS = ("name", "quick", "extends")
+NO_SETTINGS = ("name", "quick", "extends", "search")
 
 
 class Lineage(NamedTuple):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatemask.project import DOCUMENTS, PRODUCTS, Project
+from gatemask.project import DOCUMENTS, PRODUCTS, TRIALS, Project
 
 # Files of a run that are read, or that decide a score. A stamp is written after them.
 WATCHED = frozenset(
@@ -67,12 +67,13 @@ def find_names(project: Project) -> set[str]:
 
 
 def find_yamls(project: Project) -> dict[Path, str]:
-    """Return the YAMLs of a competition's folder, those that others extend included, with their signatures."""
-    with _entries(project.experiments) as entries:
-        files = sorted((entry for entry in entries if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
-        return {
-            project.experiments / entry.name: _signed(entry.name, entry.stat()) for entry in files if entry.is_file()
-        }
+    """Return the YAMLs of a competition, those of trials and those that others extend included, with signatures."""
+    found: dict[Path, str] = {}
+    for folder in (project.experiments, project.experiments / TRIALS):
+        with _entries(folder) as entries:
+            files = sorted((entry for entry in entries if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+            found |= {folder / entry.name: _signed(entry.name, entry.stat()) for entry in files if entry.is_file()}
+    return found
 
 
 def signature(paths: Iterable[Path]) -> str:
