@@ -389,3 +389,31 @@ def test_channels_of_several_files_are_never_stored_as_jpeg() -> None:
     assert competition(image=image, **stack).records.format == "png"
     with pytest.raises(ValidationError, match=r"records\.format must be png"):
         competition(image=image, **several, records={"format": "jpeg"})
+
+
+AUGMENT = (
+    MASK + "augment: [hflip, {affine: {rotate: 7, zoom: [0.9, 1.1]}}, blur, {gamma: [0.8, 1.2]}, {gamma: [1, 2]}]\n"
+)
+
+
+def test_set_names_steps_of_a_list_by_key_or_number(write) -> None:
+    overrides = ["augment.affine.rotate=12", "augment.hflip=0.3", "augment.4.gamma=[1, 3]"]
+    steps = load_experiment(write(AUGMENT), overrides=overrides).augment
+    assert steps[0].hflip == 0.3
+    assert steps[1].affine is not None
+    assert (steps[1].affine.rotate, steps[1].affine.zoom) == (12, (0.9, 1.1))
+    assert steps[4].gamma == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("augment.afine.rotate=3", "Did you mean 'affine'"),
+        ("augment.gamma=[1, 2]", "has several items called 'gamma'"),
+        ("augment.blur.p=0.3", "'blur' has no options to set, because it is a bare word"),
+        ("augment.7.p=0.3", "a number from 0 to 4"),
+    ],
+)
+def test_set_rejects_steps_that_a_list_lacks(write, override: str, message: str) -> None:
+    with pytest.raises(GatemaskError, match=re.escape(message)):
+        load_experiment(write(AUGMENT), overrides=[override])

@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from gatemask.config import load_competition, load_experiment
+from gatemask.console import recorded
 from gatemask.errors import DivergedError, GatemaskError
 from gatemask.project import Project
 from gatemask.results.search import SearchResult
@@ -75,6 +76,10 @@ def test_a_search_from_the_first_trial_to_the_figures(project: Project, training
         assert trial.score is None or trial.score == pytest.approx(np.mean(list(trial.folds.values())))
     folder = study_file(project, "net").parent
     assert {path.name for path in folder.glob("*.png")} == {"history.png", "slice.png", "importance.png"}
+    with recorded() as lines:
+        search.print_search(result)
+    assert f"{result.trained} folds trained, {result.saved} saved" in lines[0]
+    assert lines[1].startswith(f"best: {result.best} {result.best_score:.4f}; the experiment itself ")
     assert result.best_yaml == f"experiments/phantom/trials/{result.best}.yaml"
     again = run(project)
     assert again.current
