@@ -84,7 +84,7 @@ class FoldFacts(Frozen):
         finished: Whether it has a valid stamp.
         settings: Hash of its config.yaml.
         made_from: What it was made from: settings, split and records.
-        digests: Hashes of its predictions as its stamp has them.
+        digests: First digits of the hashes of its predictions, as its stamp has them.
         epochs: Number of epochs trained.
         seconds: Duration of its training, in seconds.
         score: Best validation score, in `monitor`.
@@ -169,16 +169,16 @@ class SplitFacts(Frozen):
 
 
 class ScoreFacts(Frozen):
-    """A score, or why there is none.
+    """Which score belongs to an experiment on some folds, or why there is none.
 
     Args:
-        signature: Signature of the runs that were scored.
-        score: The score.
+        signature: Signature of the runs that were scored: their files are those that were hashed.
+        key: Fingerprint of all that decides the score.
         problem: Why it cannot be computed.
     """
 
     signature: str
-    score: RunScore | None = None
+    key: str
     problem: str | None = None
 
 
@@ -223,7 +223,8 @@ class Facts(BaseModel):
     records: dict[str, FileHash] = Field(default_factory=dict)
     selected: SelectedWeights = SelectedWeights()
     seconds: dict[str, float | None] = Field(default_factory=dict)
-    scores: dict[str, ScoreFacts] = Field(default_factory=dict)
+    scores: dict[str, RunScore] = Field(default_factory=dict)
+    scored: dict[str, ScoreFacts] = Field(default_factory=dict)
     differences: dict[str, Difference] = Field(default_factory=dict)
     gains: dict[str, Gain | None] = Field(default_factory=dict)
 
@@ -300,6 +301,7 @@ class RunCache:
         if len(facts.scores) <= 3 * len(used) + KEPT_SCORES:
             return
         facts.scores = {key: score for key, score in facts.scores.items() if key in used}
+        facts.scored = {name: scored for name, scored in facts.scored.items() if scored.key in used}
         facts.differences = {pair: known for pair, known in facts.differences.items() if set(pair.split("-")) <= used}
         self.changed()
         with suppress(OSError, GatemaskError), locked(self.folder / ".scores.lock", "busy", wait_s=0):

@@ -105,12 +105,14 @@ def _scores(listing: Listing, first: str, second: str, common: tuple[int, ...]) 
     wanted = [(name, common) for name in (first, second)]
     scorer.score_all(wanted)
     known = [scorer.score(item) for item in wanted]
-    fields: dict[str, object] = {"first_score": known[0].score, "second_score": known[1].score, "folds": common}
-    difference = scorer.difference(wanted[0], wanted[1])
     problems = tuple(
-        f"{name}: {facts.problem}" for (name, _), facts in zip(wanted, known, strict=True) if facts.problem
+        f"{name}: {score}" for (name, _), score in zip(wanted, known, strict=True) if isinstance(score, str)
     )
-    return {**fields, **(dict(difference) if difference else {}), "problems": problems}
+    if problems:
+        return {"folds": common, "problems": problems}
+    difference = scorer.difference(wanted[0], wanted[1])
+    fields: dict[str, object] = {"first_score": known[0], "second_score": known[1], "folds": common}
+    return {**fields, **(dict(difference) if difference else {})}
 
 
 def _curve(listing: Listing, found: Found) -> Curve | None:

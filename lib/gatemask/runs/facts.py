@@ -18,6 +18,10 @@ from gatemask.runs.cache import FoldFacts, RunCache, Settings, SplitFacts, YamlF
 from gatemask.runs.scan import FoundFold, find_runs, find_yamls, signature
 from gatemask.stage import Stamp, load_document
 
+PREDICTIONS = frozenset(("oof.csv", "oof.h5", "oof-views.h5", "tables.npz"))
+MADE_FROM = frozenset(("settings", "selection", "prediction", "folds", "records"))
+DIGEST = 32  # digits of a hash that are kept
+
 
 class RunStamp(Stamp):
     """What a fold's result.json says, as far as it is shown; stamps of earlier versions may lack any of it."""
@@ -214,12 +218,8 @@ def read_fold_facts(project: Project, name: str, fold: int, found: FoundFold, ca
         signature=found.signature,
         finished=finished,
         settings=settings,
-        made_from={key: value for key, value in stamp.made_from.items() if isinstance(value, str)},
-        digests={
-            name: digest
-            for name, digest in stamp.outputs.items()
-            if digest and name in ("oof.csv", "oof.h5", "oof-views.h5", "tables.npz")
-        },
+        made_from={key: value for key, value in stamp.made_from.items() if key in MADE_FROM and isinstance(value, str)},
+        digests={name: digest[:DIGEST] for name, digest in stamp.outputs.items() if digest and name in PREDICTIONS},
         epochs=stamp.epochs if stamp.epochs is not None else int(rows[-1]["epoch"]) + 1 if rows else 0,
         seconds=max(stamp.seconds, stamp.seconds_training or trained),
         score=stamp.score,

@@ -94,18 +94,17 @@ class Listing:
             problems=tuple(problems),
         )
 
-    def scores(self, names: Iterable[str]) -> dict[Kind, dict[str, RunScore | str | None]]:
+    def scores(self, names: Iterable[str]) -> dict[Kind, dict[str, RunScore | str]]:
         """Return the score of each experiment, or why it has none, by task."""
         wanted = {name: (name, folds) for name in names if (folds := self.scorer.folds_of(name))}
         self.scorer.score_all(wanted.values())
-        found: dict[Kind, dict[str, RunScore | str | None]] = {"mask": {}, "gate": {}}
+        found: dict[Kind, dict[str, RunScore | str]] = {"mask": {}, "gate": {}}
         for name, item in wanted.items():
-            facts = self.scorer.score(item)
-            found[self.scorer.task(name)][name] = facts.score or facts.problem
+            found[self.scorer.task(name)][name] = self.scorer.score(item)
         return found
 
     def _differences(
-        self, scores: Mapping[Kind, Mapping[str, RunScore | str | None]], best: Mapping[Kind, str | None]
+        self, scores: Mapping[Kind, Mapping[str, RunScore | str]], best: Mapping[Kind, str | None]
     ) -> dict[str, AgainstBest]:
         pairs: dict[str, tuple[Wanted, Wanted]] = {}
         for task, name_of_best in best.items():
@@ -125,7 +124,7 @@ class Listing:
     def _row(
         self,
         found: Found,
-        scores: Mapping[Kind, Mapping[str, RunScore | str | None]],
+        scores: Mapping[Kind, Mapping[str, RunScore | str]],
         against_best: AgainstBest | None,
         gain: Gain | None,
         inference_s: float | None,

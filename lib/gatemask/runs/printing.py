@@ -7,16 +7,12 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from gatemask.config import metric_title
 from gatemask.console import CONTROL, console, say, table
 from gatemask.results.runs import ExperimentRun, NoteResult, RunDetails, RunDifference, RunList
 from gatemask.results.tuning import Kind
 from gatemask.runs.columns import COLUMNS, answer
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 WIDTH = 100  # characters; a wider terminal shows more columns
 LONGEST_NAME = 32
@@ -45,7 +41,7 @@ class _Column:
 
     @property
     def width(self) -> int:
-        return max(len(self.title), *map(len, self.cells))
+        return max(map(len, (self.title, *self.cells)))
 
 
 def print_runs(runs: RunList) -> None:
@@ -118,29 +114,30 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[_Column]:
 
 
 def _print_table(title: str, columns: Sequence[_Column]) -> None:
-    from rich.text import Text
-
+    """Print a table as one text: the tables of rich take seconds for thousands of rows."""
     widths = [column.width for column in columns]
-    text = Text(f"{CONTROL.sub('?', title)}\n", style="bold")
-    text.stylize("not bold", len(text))
-    for column, width in zip(columns, widths, strict=True):
-        text.append(_padded(column.title, width, column.right) + "  ", "bold")
-    lines = [text]
-    for row in range(len(columns[0].cells)):
-        lines.append(_line(columns, widths, row))
-    with suppress(OSError):
-        console().print(Text("\n").join(lines))
-
-
-def _line(columns: Sequence[_Column], widths: Sequence[int], row: int) -> Text:
+    padded = [
+        [_padded(CONTROL.sub("?", cell), width, column.right) for cell in (column.title, *column.cells)]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    lines = [CONTROL.sub("?", title), *("  ".join(cells).rstrip() for cells in zip(*padded, strict=True))]
+    if not console().is_terminal:
+        say("\n".join(lines))
+        return
     from rich.text import Text
 
-    text = Text()
-    for column, width in zip(columns, widths, strict=True):
-        cell = _padded(CONTROL.sub("?", column.cells[row]), width, column.right)
-        text.append(cell + "  ", column.styles[row] if column.styles else None)
-    text.rstrip()
-    return text
+    text = Text("\n".join(lines))
+    text.stylize("bold", 0, len(lines[0]) + 1 + len(lines[1]))
+    start = len(lines[0]) + len(lines[1]) + 2
+    for row, line in enumerate(lines[2:]):
+        left = start
+        for column, width in zip(columns, widths, strict=True):
+            if column.styles and column.styles[row]:
+                text.stylize(column.styles[row], left, left + width)
+            left += width + 2
+        start += len(line) + 1
+    with suppress(OSError):
+        console().print(text)
 
 
 def _padded(cell: str, width: int, right: bool) -> str:

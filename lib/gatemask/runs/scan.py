@@ -5,6 +5,7 @@ A signature names files with time of change (ns) and size. What was read from fi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -95,15 +96,22 @@ def folder_signature(folder: Path, suffix: str) -> str:
 
 
 def _look_into(path: str) -> FoundFold:
-    with _entries(path) as entries:
-        files = sorted((entry.name, entry) for entry in entries if entry.name in WATCHED)
-        parts = []
-        for name, entry in files:
-            try:
-                parts.append(_signed(name, entry.stat()))
-            except OSError:  # just replaced
-                continue
-    return FoundFold("|".join(parts), frozenset(name for name, _ in files))
+    signed: dict[str, str] = {}
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name in WATCHED:
+                try:
+                    status = entry.stat()
+                except OSError:  # just replaced
+                    continue
+                signed[name] = f"{name}:{status.st_mtime_ns}:{status.st_size}"
+    return FoundFold(_short("|".join([signed[name] for name in sorted(signed)])), frozenset(signed))
+
+
+def _short(text: str) -> str:
+    """Return a hash: thousands of signatures are kept."""
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def _signed(name: str, status: os.stat_result) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gatemask.config import Competition
+from gatemask.config import Competition, Members
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
@@ -65,13 +66,8 @@ class Scorer:
     def _key(self, name: str, folds: tuple[int, ...]) -> str:
         task = self.task(name)
         others = self._beside.others(task)
-        parts: list[object] = [VERSION, self.context, task, self.digests(name, folds)]
-        if others:
-            section = self._beside.section("mask" if task == "gate" else "gate")
-            parts += [section.weights, [self.digests(other, folds) for other in others]]
-        elif task == "gate":
-            parts += [AUC, self._cache.hash_of(self._project.data / "manifest.csv")]
-        return fingerprint(parts)
+        parts = [self._context_of[task], *(self.digests(one, folds) for one in (name, *others))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
     def task(self, name: str) -> Kind:
         settings = self._found[name].settings
@@ -81,12 +77,13 @@ class Scorer:
         """Compute the scores that are not known, with a progress bar."""
         missing = [item for item in dict.fromkeys(wanted) if not self._is_current(item)]
         for item in progress(missing, "scoring runs") if missing else ():
-            self._cache.facts.scores[self.key(item)] = self._score(item)
+            self._cache.facts.scored[_label(item)] = self._score(item)
             self._cache.changed()
 
-    def score(self, wanted: Wanted) -> ScoreFacts:
-        """Return a score that `score_all` has computed."""
-        return self._cache.facts.scores[self.key(wanted)]
+    def score(self, wanted: Wanted) -> RunScore | str:
+        """Return a score that `score_all` has computed, or why there is none."""
+        known = self._cache.facts.scored[_label(wanted)]
+        return known.problem or self._cache.facts.scores[known.key]
 
     def difference(self, first: Wanted, second: Wanted) -> Difference | None:
         """Return the second score less the first on the same images; None if one of them is missing."""
@@ -121,17 +118,36 @@ class Scorer:
             ]
         )
 
-    def digests(self, name: str, folds: Sequence[int]) -> list[object]:
-        """Return the hashes of an experiment's predictions."""
-        return [[fold, sorted(self._found[name].folds[fold].digests.items())] for fold in folds]
+    @cached_property
+    def _context_of(self) -> dict[Kind, str]:
+        """What decides the scores of a task, apart from predictions."""
+        gates, masks = self._beside.section("gate"), self._beside.section("mask")
+        found: dict[Kind, str] = {}
+        sides: tuple[tuple[Kind, Members], ...] = (("mask", gates), ("gate", masks))
+        for task, other in sides:
+            parts: list[object] = [VERSION, self.context, task]
+            if self._beside.others(task):
+                parts.append(other.weights)
+            elif task == "gate":
+                parts += [AUC, self._cache.hash_of(self._project.data / "manifest.csv")]
+            found[task] = fingerprint(parts)
+        return found
+
+    def digests(self, name: str, folds: Sequence[int]) -> str:
+        """Return the hashes of an experiment's predictions as one text."""
+        runs = self._found[name].folds
+        return ";".join([f"{fold} {file} {digest}" for fold in folds for file, digest in runs[fold].digests.items()])
 
     def _signature(self, name: str, folds: Sequence[int]) -> str:
         others = self._beside.others(self.task(name))
-        return fingerprint([self._found[one].folds[fold].signature for one in (name, *others) for fold in folds])
+        signatures = [self._found[one].folds[fold].signature for one in (name, *others) for fold in folds]
+        return hashlib.blake2b("".join(signatures).encode(), digest_size=12).hexdigest()
 
     def _is_current(self, wanted: Wanted) -> bool:
-        known = self._cache.facts.scores.get(self.key(wanted))
-        return known is not None and known.signature == self._signature(*wanted)
+        known, key = self._cache.facts.scored.get(_label(wanted)), self.key(wanted)
+        if known is None or known.key != key or known.signature != self._signature(*wanted):
+            return False
+        return known.problem is not None or key in self._cache.facts.scores
 
     # --- computing -----------------------------------------------------------------------------------------
 
@@ -151,10 +167,14 @@ class Scorer:
                 self._cache.keep_resamples(key, values)
             else:
                 self._computing.verify(name, self.task(name), folds)
-            return ScoreFacts(signature=signed, score=self._as_score(wanted, values))
+            if key not in self._cache.facts.scores:
+                self._cache.facts.scores[key] = self._as_score(wanted, values)
+            return ScoreFacts(signature=signed, key=key)
         except GatemaskError as error:
             where = error.details["where"]
-            return ScoreFacts(signature=signed, problem=f"{error.short()} ({where})" if where else error.short())
+            return ScoreFacts(
+                signature=signed, key=key, problem=f"{error.short()} ({where})" if where else error.short()
+            )
 
     def _as_score(self, wanted: Wanted, values: np.ndarray) -> RunScore:
         from gatemask.tuning.crossfit import middle_95
@@ -175,7 +195,7 @@ class Scorer:
         )
 
     def _resamples(self, wanted: Wanted, key: str) -> np.ndarray | None:
-        if self.score(wanted).score is None:
+        if isinstance(self.score(wanted), str):
             return None
         values = self._cache.resamples(key)
         if values is None:  # deleted, or damaged
@@ -185,6 +205,10 @@ class Scorer:
                 return None
             self._cache.keep_resamples(key, values)
         return values
+
+
+def _label(wanted: Wanted) -> str:
+    return f"{wanted[0]}/{','.join(map(str, wanted[1]))}"
 
 
 def difference_of(first: np.ndarray, second: np.ndarray) -> Difference:
