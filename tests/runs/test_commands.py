@@ -148,7 +148,7 @@ def test_list_best_show_and_diff(project: Project, tmp_path: Path) -> None:
     listed = json.loads(runs("phantom", "--json"))
     assert {row["name"] for row in listed["experiments"]} >= {"unet_idle", "unet_gone", "gate_r18"}
     rows = list(csv.DictReader(io.StringIO(runs("phantom", "--csv", "-", "--where", "task=mask and score!=null"))))
-    assert rows[0]["name"] == "unet_b0"
+    assert [row["name"] for row in rows if row["better"] == "best"] == ["unet_b0"]
     assert len(rows) == 5
     assert list(rows[0]) == list(COLUMNS)
     runs("phantom", "--csv", tmp_path / "runs.csv", "--sort", "name")

@@ -150,7 +150,10 @@ def test_experiments_without_a_run_and_runs_without_a_yaml(project: Project) -> 
     assert gone.state == "finished"
     assert gone.score is not None
     assert "its YAML no longer exists" in gone.problems
-    assert next(run.name for run in listed(project).experiments if run.task == "mask") == "unet_b0"
+    masks = [run for run in listed(project).experiments if run.task == "mask" and run.score]
+    assert [run.name for run in masks if run.against_best is None] == ["unet_b0"]
+    differences = [run.against_best.difference if run.against_best else 0.0 for run in masks]
+    assert differences == sorted(differences, reverse=True), "ranked by the difference on the same images"
 
 
 def test_changed_yamls_and_splits_are_named(project: Project) -> None:

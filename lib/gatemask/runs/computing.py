@@ -85,7 +85,8 @@ class Computing:
         Raises:
             GatemaskError: A file is missing, cut short or edited.
         """
-        self._predictions.verify(name, folds, "oof.csv" if task == "gate" else "tables.npz")
+        counted = all("tables.npz" in self._found[name].folds[fold].digests for fold in folds)
+        self._predictions.verify(name, folds, "oof.csv" if task == "gate" else "tables.npz" if counted else "oof.h5")
 
     def counts(self, folds: Sequence[int]) -> tuple[int, int]:
         """Return the number of images in some folds, and that of their groups."""
