@@ -22,7 +22,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatemask.config import Rle, RleLabels, load_competition, load_ensemble, load_experiment, load_run_config
+from gatemask.config import (
+    Rle,
+    RleLabels,
+    load_competition,
+    load_dashboard,
+    load_ensemble,
+    load_experiment,
+    load_run_config,
+)
 from gatemask.data import tfrecord
 from gatemask.data.fold_files import read_fold_file
 from gatemask.data.ids import DEFAULT
@@ -199,6 +207,8 @@ def loader_of(path: Path) -> Loader:
         return lambda file, **options: load_competition(file.parent, **options)
     if path.stem == "ensemble":
         return lambda file, **options: load_ensemble(file.parent, **options)
+    if path.stem == "dashboard":
+        return lambda file, **_: load_dashboard(file.parent)
     return load_experiment
 
 

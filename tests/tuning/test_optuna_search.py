@@ -21,7 +21,9 @@ from gatemask.errors import GatemaskError, StorageError
 from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import score
+from gatemask.project import Project
 from gatemask.tuning import exact
+from gatemask.tuning.dashboard import serve_dashboard
 from gatemask.tuning.journal import storage_of
 from gatemask.tuning.optuna_search import largest_area, search_with_optuna, settle_gate
 from tests.conftest import ROOT
@@ -134,6 +136,20 @@ def test_the_dashboard_rejects_a_damaged_study(tmp_path: Path) -> None:
     (tmp_path / "study.log").write_text("[]\n")
     with pytest.raises(GatemaskError, match=r"study cannot be read[\s\S]*study.log[\s\S]*oof-tune"):
         storage_of(tmp_path / "study.log")
+
+
+def test_the_dashboard_shows_the_study_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    show = lambda storage, *_: shown.extend(study.study_name for study in storage.get_all_studies())  # noqa: E731
+    monkeypatch.setattr("optuna_dashboard.run_server", show)
+    project = Project(tmp_path, "c")
+    with pytest.raises(GatemaskError, match=r"no study[\s\S]*search/unet[\s\S]*gatemask search c/unet"):
+        serve_dashboard(project, 0, False, "unet")
+    journal = project.runs / "search" / "unet" / "study.log"
+    journal.parent.mkdir(parents=True)
+    optuna.create_study(study_name="unet", storage=JournalStorage(JournalFileBackend(str(journal))))
+    serve_dashboard(project, 0, False, "unet")
+    assert shown == ["unet"]
 
 
 @pytest.mark.integration

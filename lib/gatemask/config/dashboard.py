@@ -40,7 +40,7 @@ class Panel(Strict):
             received = " and ".join(kinds) or "none of them"
             raise ValueError(f"a panel needs one of {', '.join(KINDS)}, but has {received}")
         for option, belongs in OPTIONS.items():
-            if option in self.model_fields_set and kinds[0] not in belongs:
+            if getattr(self, option) != type(self).model_fields[option].default and kinds[0] not in belongs:
                 raise ValueError(f"'{option}' belongs to panels of {' or '.join(belongs)}, not of {kinds[0]}")
         return self
 
