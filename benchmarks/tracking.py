@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,7 @@ def rows() -> Iterator[Row]:
         def tracked_epoch() -> None:
             wait = InputWait()
             epoch(wait)
-            tracked.log({"loss": 0.5, "input_wait": wait.seconds(), "memory_mb": devices.memory_mb()})
+            tracked.log(lambda: {"loss": 0.5, "input_wait": wait.seconds(), "memory_mb": devices.memory_mb()})
 
         ways = {"without": lambda: epoch(None), "with": tracked_epoch}
         for run in ways.values():
@@ -78,9 +78,9 @@ class _Tracked:
         self._run = WandbRun(exp, "bench", 0, folder, "bench")
         self._events = EventFile(folder, True, [])
 
-    def log(self, values: dict[str, float]) -> None:
+    def log(self, measured: Callable[[], dict[str, float]]) -> None:
         started = time.perf_counter()
-        row = {"epoch": self.epochs, **values}
+        row = {"epoch": self.epochs, **measured()}
         self._run.log(row)
         self._events.append(row)
         self.seconds += time.perf_counter() - started

@@ -20,7 +20,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "tuning", "inference", "search", "run"):
+    for module in ("rle", "folds", "records", "input", "tracking", "tuning", "inference", "search", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -81,6 +81,15 @@ def test_memory_of_inference(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name, value in {"FEW": 20, "MANY": 100, "MEMORY_SIZE": 32}.items():
         monkeypatch.setattr(bench, name, value)
     assert set(bench._memory(tmp_path)) == KEYS
+
+
+@pytest.mark.usefixtures("tiny_encoders")
+def test_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("tracking", monkeypatch)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name, value in {"SIZE": 32, "BATCH": 2, "STEPS": 2, "ROUNDS": 1, "ENCODER": "mobilenet"}.items():
+        monkeypatch.setattr(bench, name, value)
+    assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
 
 
 def test_records(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,7 @@ def test_an_online_training(train, phantoms: Project, server: Server) -> None:
     assert sync(phantoms).current and len(server.requests) == asked
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_returns(train, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatemask.training.fold_run import FoldRun
 
@@ -84,6 +85,7 @@ def test_a_server_that_dies_and_returns(train, server: Server, monkeypatch: pyte
     assert_complete(run, folder)
 
 
+@pytest.mark.slow
 def test_a_killed_online_training_resumes_on_w_and_b(
     phantoms: Project, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_killed_online_training_resumes_on_w_and_b(
     assert scalars(folder) == close(read_metrics(folder / "metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_an_offline_training_is_synced_with_all_that_belongs_to_it(train, phantoms: Project, server: Server) -> None:
     folder = train("offline", "offline")
     assert server.runs == {}
@@ -124,8 +127,12 @@ def breaks(how: str) -> Any:
     return call
 
 
-@pytest.mark.parametrize("how", ["raises", "hangs"])
-@pytest.mark.parametrize("call", ["init", "define_metric", "log", "finish"])
+CALLS = ["init", "define_metric", "log", "finish"]
+FAST = [("init", "hangs"), ("log", "raises"), ("finish", "hangs")]
+OTHERS = [(call, how) for call in CALLS for how in ("raises", "hangs") if (call, how) not in FAST]
+
+
+@pytest.mark.parametrize(("call", "how"), [*FAST, *(pytest.param(*one, marks=pytest.mark.slow) for one in OTHERS)])
 def test_a_client_that_breaks_changes_no_weights(train, monkeypatch: pytest.MonkeyPatch, call: str, how: str) -> None:
     monkeypatch.setattr(tracking.wandb_run, "LOG_S", 0.2)
     monkeypatch.setattr(tracking.wandb_run, "_limit_s", lambda _: 0.2)
