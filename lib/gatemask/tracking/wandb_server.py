@@ -223,7 +223,9 @@ def _parse(value: Any) -> Any:
 def not_accepted(output: str) -> GatemaskError:
     """Return the error for an upload that the server did not accept completely, from the client's output."""
     lines = [line.removeprefix("wandb: ") for line in output.splitlines() if line.strip()]
-    reasons = [line for line in lines if "ERROR" in line or "failed" in line or line.startswith("no end")] or lines[-1:]
+    reasons = [line for line in lines if "ERROR" in line or "failed" in line or line.startswith("no end")]
+    if not reasons:
+        reasons = ["its client reported no error"] if lines[-1:] == ["Replayed"] else lines[-1:]
     return GatemaskError(
         "W&B did not accept all of it:",
         received="; ".join(reasons)[:300],
