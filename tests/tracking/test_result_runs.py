@@ -11,7 +11,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, sha256, write_json, write_yaml
 from gatemask.project import Project
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import ClassResult
+from gatemask.results.tuning import ClassResult, FoldRule
 from gatemask.tracking.result_run import ResultRun
 from gatemask.tracking.result_runs import read_result, result_places
 from tests.conftest import ROOT
@@ -92,11 +92,13 @@ def test_numbers_of_each_class(project: Project) -> None:
         for name, score, rule in (("nerve", 0.25, RULE), ("vessel", 0.75, other))
     ]
     (project.tuned / "result.json").unlink()
-    results.write_tuned(project, rule=[RULE, other], classes=classes)
+    per_fold = {"0": FoldRule(score=0.5, rule=[RULE, other])}
+    results.write_tuned(project, rule=[RULE, other], classes=classes, per_fold=per_fold)
     run = read(project)["tune"]
     assert (run.summary["classes/nerve/cross_fitted"], run.summary["classes/vessel/cross_fitted"]) == (0.25, 0.75)
     assert (run.summary["rule/nerve/gate"], run.summary["rule/vessel/gate"]) == (RULE.gate, 0.25)
     assert [row[0] for row in run.tables["classes"].rows] == ["nerve", "vessel"]
+    assert [row[:4] for row in run.tables["folds"].rows] == [["0", 0.5, "nerve", 0.5], ["0", 0.5, "vessel", 0.25]]
 
 
 def test_numbers_of_ensemble_and_submission(project: Project) -> None:

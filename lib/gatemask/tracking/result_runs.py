@@ -110,7 +110,7 @@ def _tuned_tables(result: TunedResult) -> dict[str, ResultTable]:
             columns=["candidate", "cross_fitted", "in_sample", "shipped"],
             rows=[[name, rule.cross_fitted, rule.in_sample, name == result.shipped] for name, rule in rules.items()],
         ),
-        "folds": _rule_table("fold", [(fold, part.score, part.rules) for fold, part in result.per_fold.items()]),
+        "folds": _fold_table(result),
         "members": ResultTable(
             columns=["task", "experiment", "fold", "weights"],
             rows=[[member.task, member.experiment, member.fold, member.sha256] for member in result.members],
@@ -126,17 +126,15 @@ def _tuned_tables(result: TunedResult) -> dict[str, ResultTable]:
     return {name: table for name, table in tables.items() if table.rows}
 
 
-def _rule_table(column: str, rows: Sequence[tuple[str, float, Sequence[RuleValues]]]) -> ResultTable:
-    """Return a table with one row per held-out fold and class."""
-    names = ("gate", "upper", "lower", "min_area")
-    return ResultTable(
-        columns=[column, "score", "class", *names],
-        rows=[
-            [key, score, index, *(getattr(rule, name) for name in names)]
-            for key, score, rules in rows
-            for index, rule in enumerate(rules)
-        ],
-    )
+def _fold_table(result: TunedResult) -> ResultTable:
+    """Return the rules of the held-out folds: one row per fold, or per fold and class."""
+    names, classes = ("gate", "upper", "lower", "min_area"), [part.name for part in result.classes]
+    rows: list[list[JsonValue]] = []
+    for fold, part in result.per_fold.items():
+        for index, rule in enumerate(part.rules):
+            named: list[JsonValue] = [classes[index]] if classes else []
+            rows.append([fold, part.score, *named, *(getattr(rule, name) for name in names)])
+    return ResultTable(columns=["fold", "score", *(["class"] if classes else []), *names], rows=rows)
 
 
 def _read_ensemble(project: Project, stamp: Path) -> ResultRun:
