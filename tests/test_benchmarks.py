@@ -20,7 +20,7 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "tracking", "tuning", "inference", "search", "run"):
+    for module in ("rle", "folds", "records", "input", "tracking", "tuning", "inference", "search", "runs", "run"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 
@@ -51,6 +51,16 @@ def test_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "IMAGES", 400)
     monkeypatch.setattr(bench, "PATIENTS", 200)
     assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
+
+
+def test_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = load("runs", monkeypatch)
+    monkeypatch.setattr(bench, "EXPERIMENTS", 3)
+    monkeypatch.setattr(bench, "VARIANTS", 3)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    rows = list(bench.rows())
+    assert len(rows) == 3
+    assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
 
 
 def small_inference(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
