@@ -115,7 +115,7 @@ def rows_of(tables: list[Scores], folds: int) -> Iterator[Row]:
             "name": f"{name}: loss of the best score; none in {np.mean(lost == 0):.0%} of searches",
             "ours": f"{lost.mean():.5f}{of_true}",
             "reference": f"{MOST_LOST:g}",
-            "ratio": round(MOST_LOST / max(float(lost.mean()), 1e-9), 3),
+            "ratio": round(MOST_LOST / max(float(lost.mean()), 1e-5), 3),
             "target": 1.0 if targets else None,
             "met": bool(lost.mean() <= MOST_LOST) if targets else None,
         }

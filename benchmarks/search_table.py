@@ -18,7 +18,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "lib")]
-CONFIGURATIONS, FOLDS = 36, 5
+CONFIGURATIONS, FOLDS = 20, 5
 PHANTOMS = ["phantom.images=480", "phantom.positives=0.5", f"folds.k={FOLDS}", "records.size=32"]
 
 

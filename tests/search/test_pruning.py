@@ -48,7 +48,7 @@ def study_of(complete: Sequence[Sequence[float]], own: Sequence[float], pruner: 
     ],
 )
 def test_decisions(complete: list[list[float]], own: list[float], pruned: bool, why: str) -> None:
-    assert study_of(complete, own, Pruner()).should_prune() is pruned, why
+    assert study_of(complete, own, Pruner(hope=0.1)).should_prune() is pruned, why
 
 
 @pytest.mark.parametrize(

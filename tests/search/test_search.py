@@ -277,10 +277,11 @@ def test_twelve_trials_on_three_folds(project: Project) -> None:
     """SIGKILL in the sixth trial loses no finished one; the pruner saves folds; every trial has its YAML and runs."""
     write_search(project, trials=12)
     header, *rows = project.folds.read_text().splitlines()
-    column = header.split(",").index("fold")
+    column, group = header.split(",").index("fold"), header.split(",").index("group")
     cells = [row.split(",") for row in rows]
-    for number, row in enumerate(cells):
-        row[column] = str(number % 3)
+    groups = sorted({row[group] for row in cells})
+    for row in cells:
+        row[column] = str(groups.index(row[group]) % 3)
     project.folds.write_text("\n".join([header, *(",".join(row) for row in cells)]) + "\n")
     command = ["search", "phantom/net", "--quick", "--set", "sampling.epoch=32", "--json"]
     state = project.fold("net-q005", 0) / "state"
