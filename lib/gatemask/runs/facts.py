@@ -103,6 +103,10 @@ def _forget(cache: RunCache, yamls: set[str], folds: set[str]) -> None:
         for gone in set(facts) - present:
             del facts[gone]
             cache.changed()
+    used = {facts.settings for facts in cache.facts.folds.values()}
+    for unused in set(cache.facts.settings) - used:
+        del cache.facts.settings[unused]
+        cache.changed()
 
 
 def _joined(

@@ -10,8 +10,8 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gatemask.project import DOCUMENTS, PRODUCTS, TRIALS, Project
 
@@ -32,8 +32,7 @@ WATCHED = frozenset(
 _FOLD = re.compile(r"fold(\d{1,3})")
 
 
-@dataclass(frozen=True)
-class FoundFold:
+class FoundFold(NamedTuple):
     """Folder of a run.
 
     Args:
