@@ -15,7 +15,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard report screenshots sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard finalists notify report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -162,6 +162,12 @@ submit: setup ## push the rehearsed package, submit it, wait for the score
 
 leaderboard: setup ## compare local scores with the leaderboard
 	@$(GATEMASK) leaderboard $(COMP) $(ARGS)
+
+finalists: setup ## choose the two submissions for the private leaderboard
+	@$(GATEMASK) finalists $(COMP) $(ARGS)
+
+notify: setup ## send a test message to notify.url, or to the variable GATEMASK_NOTIFY_URL
+	@$(GATEMASK) notify $(COMP) $(ARGS)
 
 report: setup ## write the HTML report, from the first epoch on
 	@$(GATEMASK) report $(COMP) $(ARGS)

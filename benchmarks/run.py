@@ -17,7 +17,20 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parent))
-MODULES = ["rle", "folds", "records", "input", "step", "onednn", "tracking", "tuning", "inference", "search", "runs"]
+MODULES = [
+    "rle",
+    "folds",
+    "records",
+    "input",
+    "step",
+    "onednn",
+    "tracking",
+    "tuning",
+    "inference",
+    "finalists",
+    "search",
+    "runs",
+]
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -28,6 +28,7 @@ from tests.warm import HEAVY, Call, Warm
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TINY_GATEMASK = ("-c", INSTALL + "from gatemask.cli import main; main()")  # gatemask with a tiny encoder
+os.environ.pop("GATEMASK_NOTIFY_URL", None)  # no test may send a message to anyone
 UNPATCHED = dict(os.environ)  # before any test changes it
 
 needs_siim = pytest.mark.skipif(not (SHARED / "siim").is_dir(), reason="the SIIM labels are missing")

@@ -20,7 +20,19 @@ KEYS = {"name", "ours", "reference", "ratio", "target", "met"}
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for module in ("rle", "folds", "records", "input", "tracking", "tuning", "inference", "search", "runs", "run"):
+    for module in (
+        "rle",
+        "folds",
+        "records",
+        "input",
+        "tracking",
+        "tuning",
+        "inference",
+        "finalists",
+        "search",
+        "runs",
+        "run",
+    ):
         monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module(name)
 

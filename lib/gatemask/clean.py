@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 MINUTES_S = 600.0  # what took longer than this is not deleted without being asked
-MADE_FROM_RUNS = {"tuned", "ensemble", "rehearsal", "rehearsal-train", "report", "leaderboard", "summary.json"}
-RECORDS_OF_KAGGLE = {"kaggle", "submissions", "wandb-synced.json", ".kaggle"}
+MADE_FROM_RUNS = {
+    *("tuned", "ensemble", "rehearsal", "rehearsal-train", "report", "leaderboard", "finalists", "summary.json")
+}
+RECORDS_OF_KAGGLE = {"kaggle", "submissions", "notified", "wandb-synced.json", ".kaggle"}
 
 
 class Item(NamedTuple):

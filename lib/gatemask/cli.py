@@ -19,6 +19,7 @@ from gatemask.commands import (  # noqa: F401
     runs,
     dashboard,
     submission,
+    finalists,
     kaggle,
     tools,
 )

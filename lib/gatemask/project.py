@@ -15,9 +15,11 @@ QUICK = "-quick"
 PRODUCTS = frozenset(
     {
         "ensemble",
+        "finalists",
         "kaggle",
         "leaderboard",
         "notes.json",
+        "notified",
         "rehearsal",
         "rehearsal-train",
         "report",

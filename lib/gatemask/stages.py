@@ -195,8 +195,8 @@ TABLE = [
     StageEntry(
         "oof-tune",
         {
-            "runs/<comp>/tuned/": "tables.npz (pixels and hits per image at 256 levels), study.log (Optuna's journal), "
-            "rule.yaml, figures"
+            "runs/<comp>/tuned/": "tables.npz (pixels and hits per image at 256 levels), scores.npz (cross-fitted "
+            "score of each image), study.log (Optuna's journal), rule.yaml, figures"
         },
         name="oof-tune",
         function="tuning.tune:tune",
@@ -209,7 +209,7 @@ TABLE = [
         "ensemble",
         {
             "runs/<comp>/ensemble/": "ensemble.yaml, all that inference needs: members with hashes, weights and "
-            "reasons, rule, score; selection.png; costs.json"
+            "reasons, rule, score; scores.npz; selection.png; costs.json"
         },
         name="ensemble",
         function="ensemble.select:select_members",
@@ -243,12 +243,17 @@ TABLE = [
     StageEntry(
         "submit",
         {
-            "runs/<comp>/submissions/<id>.json, <id>.log, <id>.csv": "a submission from package to scores, its "
-            "kernel's log, and its file for the visible test set: [leaderboard.md](leaderboard.md)"
+            "runs/<comp>/submissions/<id>.json, <id>.log, <id>.csv, <id>.npz": "a submission from package to scores, "
+            "its kernel's log, its file for the visible test set, image scores: [leaderboard.md](leaderboard.md)"
         },
     ),
     StageEntry(
         "leaderboard", {"runs/<comp>/leaderboard/leaderboard.png": "local scores against public and private scores"}
+    ),
+    StageEntry("finalists", {"runs/<comp>/finalists/": "candidates, best pairs, figure: [finalists.md](finalists.md)"}),
+    StageEntry(
+        "campaign, fetch, train, ...",
+        {"runs/<comp>/notified/<hash>.json": "an event whose message was sent: [kaggle.md](kaggle.md#notifications)"},
     ),
     StageEntry(
         "report",

@@ -182,6 +182,18 @@ def test_views_are_shipped_with_their_weights(project: Project) -> None:
         select.require_ensemble(project, COMP, ensemble("tuned"))
 
 
+def test_image_scores_are_kept_with_the_ensemble(project: Project) -> None:
+    tuned(project, [0.5, 0.5])
+    shipped(project, ensemble("tuned"))
+    kept = project.runs / "ensemble/scores.npz"
+    assert not kept.exists(), "an earlier version tuned the rule"
+    (project.tuned / "scores.npz").write_bytes(b"scores")
+    tuned(project, [0.4, 0.6])
+    shipped(project, ensemble("tuned"))
+    assert kept.read_bytes() == b"scores"
+    assert read_json(project.runs / "ensemble/result.json")["outputs"]["scores.npz"] == sha256(kept)
+
+
 def test_selected_experiments_are_shipped_in_the_order_they_were_taken(project: Project) -> None:
     tuned(project, [0.25, 0.75], selected=path("v", "v", "u", "v", "u", cut=4))
     weights_by_member = shipped(project, ensemble("greedy", 2))

@@ -169,8 +169,10 @@ def trained(phantom_records: Path, tiny_encoders: None):
 
 
 def test_a_nan_loss_names_the_images_and_keeps_the_state(trained, monkeypatch, phantom_records) -> None:
-    from gatemask.training import state
+    from gatemask.training import fold_run, state
 
+    events: list[Any] = []
+    monkeypatch.setattr(fold_run, "notify", lambda _, event, comp: events.append(event))
     with pytest.raises(GatemaskError, match="Loss became NaN") as caught:
         trained(
             "nan",
@@ -183,6 +185,9 @@ def test_a_nan_loss_names_the_images_and_keeps_the_state(trained, monkeypatch, p
     named = re.search(r"step (\d+), images (.*)\n", text)
     step, ids = int(named[1]) - 1, named[2].split(", ")
     assert ids == batch_ids(phantom_records, epoch=1, step=step)
+    (event,) = events
+    assert (event.kind, event.experiment, event.fold) == ("loss_not_finite", "nan", 0)
+    assert event.message == f"In epoch 2, step {step + 1}."
     _, progress = state.load_state(phantom_records / "runs/phantom-quick/nan/fold0/state")
     assert progress.epoch == 1 and progress.step in (0, 3, 6)
 

@@ -26,6 +26,7 @@ from gatemask.masks import frame, rule_files
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.oof import store
+from gatemask.oof.image_scores import ImageScores
 from gatemask.oof.tables import Tables, dice_per_image, score
 from gatemask.project import Project
 from gatemask.results.rules import RuleValues
@@ -100,9 +101,12 @@ def test_it_writes_a_rule_and_its_scores(project: Project) -> None:
     assert set(result["beside"]) == {"siim-seed", "siim-winner"}
     assert result["beside"]["siim-seed"]["rule"]["min_area"] == 12  # 200 pixels of 1024 x 1024, at 256 x 256
     names = {path.name for path in project.tuned.iterdir() if not path.name.startswith(".")}
-    assert names == {"tables.npz", "rule.yaml", "study.log", "result.json"} | PICTURES
+    assert names == {"tables.npz", "scores.npz", "rule.yaml", "study.log", "result.json"} | PICTURES
     assert read_yaml(project.tuned / "rule.yaml") == result["rule"]
     assert score(Tables.load(project.tuned / "tables.npz"), rules.Rule(**result["rule"])) == result["in_sample"]
+    by_image = ImageScores.load(project.tuned / "scores.npz")
+    assert by_image.score == pytest.approx(result["cross_fitted"], abs=1e-12)
+    assert (len(by_image), by_image.positive.sum()) == (result["images"], result["positives"])
 
 
 def test_the_shipped_rule_scores_the_same_on_the_maps(project: Project) -> None:
@@ -506,7 +510,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(project: Project, made: Pat
     assert result["trials"] == 100
     for key in ("cross_fitted", "in_sample", "ci95", "rule", "per_fold", "candidates"):
         assert result[key] == expected[key]
-    made = {"tables.npz", "rule.yaml", "study.log"} | PICTURES
+    made = {"tables.npz", "scores.npz", "rule.yaml", "study.log"} | PICTURES
     assert set(read_json(project.tuned / "result.json")["outputs"]) == made
 
 

@@ -23,6 +23,7 @@ from gatemask.config.base import (
 from gatemask.config.images import Images, Picture, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
 from gatemask.config.names import COUNTED_METRICS, METRIC_TITLES, OBJECT_METRICS
+from gatemask.config.notify_urls import notify_url_fault, secret_in_url
 from gatemask.config.path_patterns import part_names
 from gatemask.config.submission import SubmissionSettings
 from gatemask.project import competition_name_fault
@@ -120,6 +121,19 @@ class Kaggle(Strict):
     )
 
 
+class Notify(Strict):
+    """Where messages are posted when a campaign ends, a kernel dies or a loss becomes NaN."""
+
+    url: str | None = Field(None, description="without a secret in it; GATEMASK_NOTIFY_URL takes precedence")
+
+    @field_validator("url")
+    @classmethod
+    def _public_address(cls, url: str | None) -> str | None:
+        if url is not None and (fault := notify_url_fault(url) or secret_in_url(url)):
+            raise ValueError(fault)
+        return url
+
+
 class Phantom(Strict):
     images: Count = 540
     test_images: Count = 180
@@ -155,6 +169,7 @@ class Competition(Strict):
     records: Records = Records()
     submission: SubmissionSettings = SubmissionSettings()
     kaggle: Kaggle = Kaggle()
+    notify: Notify = Notify()
     phantom: Phantom | None = None
     quick: dict[str, JsonValue] = {}
 

@@ -92,7 +92,7 @@ class Document:
             if path in parsed and parsed[path][1].value != value.value:
                 raise GatemaskError(
                     f"--set names '{'.'.join(map(str, path))}' twice, with different values.",
-                    received=f"{parsed[path][0]} and {option}",
+                    received=f"{_shown(path, parsed[path][0])} and {_shown(path, option)}",
                     do="Keep one of the two.",
                 )
             parsed[path] = option, value
@@ -108,7 +108,7 @@ class Document:
                 inner = {}
             _put(section, part, inner)
             section = inner
-        place = f"--set {option}"
+        place = f"--set {_shown(path, option)}"
         self.places |= {path[:length]: place for length in range(1, len(path) + 1)}
         self.places |= {(*path, *key): place for key in parsed.lines}
         self.texts = {key: text for key, text in self.texts.items() if key[: len(path)] != path}
@@ -176,6 +176,11 @@ def _find_item(items: list[JsonValue], name: str, where: str, option: str) -> in
         expected=f"{', '.join(dict.fromkeys(words)) or 'items'}, or a number from 0 to {len(items) - 1}",
         do=f"Did you mean '{close}'?" if close and close != name else None,
     )
+
+
+def _shown(path: Key, option: str) -> str:
+    """Return an option for messages. The address of notifications may be a secret."""
+    return "notify.url=..." if path[0] == "notify" else option
 
 
 def _parse_override(option: str) -> tuple[Key, ParsedYaml]:

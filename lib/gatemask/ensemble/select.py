@@ -1,6 +1,7 @@
 """`gatemask ensemble`: choose the members that are shipped, with their shares and hashes, the rule and the score.
 
 runs/<comp>/ensemble/ensemble.yaml   members and everything that inference needs
+runs/<comp>/ensemble/scores.npz      cross-fitted score of each image, for `gatemask finalists`
 runs/<comp>/ensemble/selection.png   path of greedy selection, where there was one
 runs/<comp>/ensemble/costs.json      costs of the networks, see gatemask.cost.kernel_time
 runs/<comp>/ensemble/result.json     written last
@@ -18,7 +19,7 @@ from gatemask.console import say, table
 from gatemask.cost.kernel_time import KernelEstimate, count_test_images, estimate_kernel
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, sha256
+from gatemask.files import copy_file, fingerprint, sha256
 from gatemask.masks import rule_files
 from gatemask.masks.metrics import guide
 from gatemask.project import Project
@@ -76,6 +77,8 @@ def select_members(project: Project, comp: Competition, ensemble: Ensemble) -> E
             shipped = shipped.model_copy(update={"as_trained": notes})
         folder = project.runs / "ensemble"
         outputs = [shipped.save(folder / "ensemble.yaml"), *_write_figure(folder, tuned)]
+        if (scores := project.tuned / "scores.npz").exists():  # absent where an earlier version tuned
+            outputs.append(copy_file(scores, folder / "scores.npz"))
         seconds = costs.seconds(gates, masks, tuned.passing)
         return _result(shipped, tuned, costs.images, seconds, notes), outputs
 

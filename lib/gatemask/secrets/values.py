@@ -40,6 +40,11 @@ TOKEN = re.compile(
     r"|AIza[\w-]{30,}|ya29\.[\w.-]{20,}|hf_\w{20,}|KGAT_\w{8,}|npm_\w{30,}|pypi-[\w-]{30,}|sk-[\w-]{20,}"
     r"|(?:sk|rk)_(?:live|test)_\w{16,}|SG\.[\w-]{16,}\.[\w-]{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]{10,})"
 )
+# The last part of an address, with which anyone can post as its owner.
+WEBHOOK = re.compile(
+    r"https://(?:hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)|(?:\w+\.)?discord(?:app)?\.com/api/(?:v\d+/)?webhooks)"
+    r"/[\w/-]*/([\w-]{16,})"
+)
 PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)(?:-----END|$)", re.DOTALL)
 RANDOM_WORD = re.compile(r"[A-Za-z0-9+/=_-]{16,}")
 
@@ -82,6 +87,8 @@ def is_secret_name(name: str) -> bool:
 
 def secrets_in_setting(name: str, value: str) -> Iterator[str]:
     """Yield the secrets in one setting: its value if the name says so, and whatever shows that it is secret."""
+    if name == "GATEMASK_NOTIFY_URL" and "://ntfy." not in value:  # a topic of ntfy is a name
+        yield from (part for part in re.split(r"[/?&=]", value)[3:] if len(part) >= SHORTEST)
     if is_secret_name(name):
         yield value
         if "auth" in name.lower():  # base64 of user:password
@@ -96,6 +103,7 @@ def recognizable_secrets(text: str) -> Iterator[str]:
         yield f"{user}:{password}@{host}"  # the password alone may be too short to be searched for
     yield from PART.findall(text)
     yield from TOKEN.findall(text)
+    yield from WEBHOOK.findall(text)
     for body in PRIVATE_KEY.findall(text):
         lines = [line.strip() for line in body.replace("\\n", "\n").splitlines()]
         yield from [line for line in lines if len(line) >= 24][1:]  # the first line is the same for many keys

@@ -20,6 +20,7 @@ from gatemask.console import progress as progress_bar
 from gatemask.console import say
 from gatemask.errors import DivergedError, GatemaskError
 from gatemask.input.wait import InputWait
+from gatemask.notify import Event, notify
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
 from gatemask.training import finishing, state
@@ -255,9 +256,12 @@ class FoldRun:
             step = progress.step + min(watch.bad_steps, default=0)
             images = order[step * trainer.batch : (step + 1) * trainer.batch]
             ids = [self.training[image].image_id for image in images]
+            place = f"epoch {epoch + 1}, step {step + 1}"
+            event = Event("loss_not_finite", f"In {place}.", f"{progress.run} {place}", self.exp.name, self.fold)
+            notify(trainer.inputs.project, event, trainer.comp)
             raise DivergedError(
                 "Loss became NaN or infinite.",
-                where=f"epoch {epoch + 1}, step {step + 1}, images {', '.join(ids)}",
+                where=f"{place}, images {', '.join(ids)}",
                 received=loss,
                 expected="a finite loss",
                 do="Check these images; lower the learning rate, or set optimizer.clipnorm. The last state is kept.",

@@ -13,11 +13,13 @@ from gatemask.config import Competition, Ensemble, Tune, metric_title
 from gatemask.masks import rule as rules
 from gatemask.masks import rule_files
 from gatemask.masks.metrics import guide, total
-from gatemask.oof.tables import all_empty_score, passing
+from gatemask.oof.image_scores import ImageScores
+from gatemask.oof.tables import Tables, all_empty_score, passing
 from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary, ClassResult, FoldRule, TunedResult
 
 if TYPE_CHECKING:
     from gatemask.tuning.candidates import Candidate, TuningImages
+    from gatemask.tuning.crossfit import CrossFit
     from gatemask.tuning.figures import FigureInput
     from gatemask.tuning.optuna_search import StudyResult
     from gatemask.tuning.weighing import MemberWeights
@@ -156,10 +158,17 @@ def write_tuned(folder: Path, comp: Competition, ensemble: Ensemble, tuned: Tune
             folder, shown, images.tables, images.counted, [of_class.rule for of_class in shown]
         )
     written = rule_files.save_rules(best.rules, comp.classes, folder / "rule.yaml")
-    files = [images.tables.save(folder / "tables.npz"), written, *figures]
+    scores = _image_scores(images.tables, best.fit).save(folder / "scores.npz")
+    files = [images.tables.save(folder / "tables.npz"), scores, written, *figures]
     if any(rule.by_component for rule in best.rules) and images.components is not None:
         files.append(images.components.save(folder / "components.npz"))
     return files
+
+
+def _image_scores(tables: Tables, fit: CrossFit) -> ImageScores:
+    """Return the cross-fitted scores of single images."""
+    positive: np.ndarray = np.any(tables.truth > 0, axis=1)
+    return ImageScores(tables.ids, tables.folds, fit.worth, fit.weight, positive)
 
 
 def _figure_input(comp: Competition, ensemble: Ensemble, tuned: Tuned, index: int) -> FigureInput:

@@ -1,6 +1,7 @@
 """`gatemask oof-tune`: from out-of-fold predictions to a rule and its cross-fitted score.
 
 runs/<comp>/tuned/tables.npz      threshold tables of the averaged members
+runs/<comp>/tuned/scores.npz      cross-fitted score of each image
 runs/<comp>/tuned/components.npz  connected components, only for a rule that uses them
 runs/<comp>/tuned/study.log       Optuna's journal
 runs/<comp>/tuned/rule.yaml       rule, read by inference

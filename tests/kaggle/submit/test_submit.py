@@ -107,6 +107,19 @@ def test_version_and_score_are_recorded_and_a_second_call_submits_nothing(desk: 
     assert submission_records.submission_log_path(desk.project, desk.record).read_text().endswith("here is a kernel\n")
 
 
+def test_image_scores_of_the_ensemble_are_kept_with_the_record(desk: Desk) -> None:
+    desk.submit()
+    kept = submission_records.image_scores_path(desk.project, desk.record)
+    assert not kept.exists(), "an earlier version selected the ensemble"
+    scores = desk.project.runs / "ensemble" / "scores.npz"
+    scores.write_bytes(b"scores")
+    assert desk.submit()["current"]
+    assert kept.read_bytes() == b"scores"
+    scores.write_bytes(b"of a later ensemble")
+    desk.submit()
+    assert kept.read_bytes() == b"scores"
+
+
 def test_the_packaged_kernel_is_not_changed(desk: Desk) -> None:
     before = {path: path.read_bytes() for path in desk.project.dist.rglob("*") if path.is_file()}
     desk.submit()

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from gatemask import files
+from gatemask import files, notify
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
 from gatemask.kaggle.client import api, datasets
@@ -485,6 +485,43 @@ def test_crash_during_a_campaign(world: World) -> None:
     world.wait()
     assert world.done() == [0, 1]
     assert world.versions(0)[1].request["kernelDataSources"] == [ref()]
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return the messages that are sent."""
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setenv("GATEMASK_NOTIFY_URL", "http://127.0.0.1/hook")
+    monkeypatch.setattr(notify, "_post", lambda request: sent.append(json.loads(request.data)))
+    return sent
+
+
+def test_each_end_is_reported_once(world: World, messages: list[dict[str, Any]]) -> None:
+    world.machine.sessions = [FakeSession(crash="the weights are of another shape")]
+    world.campaign()
+    died, ended = messages
+    assert (died["event"], died["experiment"], died["fold"]) == ("kernel_died", EXP, 0)
+    assert f"{ref()}, version 1, folds 0: failed; no fold is finished" in died["message"]
+    assert ended["event"] == "campaign_ended"
+    assert "0 folds of 1 experiments are finished" in ended["message"]
+    assert "unet_b0/0 was given up: RuntimeError: the weights are of another shape" in ended["message"]
+    world.campaign()
+    world.wait()
+    assert len(messages) == 2, "nothing has happened since"
+    world.resume()
+    world.wait()
+    assert len(messages) == 2, "a kernel that finished is not reported"
+    world.campaign()
+    assert "1 folds of 1 experiments are finished" in messages[2]["message"]
+    assert len(messages) == 3
+
+
+def test_a_campaign_that_ends_with_an_error_is_reported(world: World, messages: list[dict[str, Any]]) -> None:
+    world.cloud.key_valid = False
+    refusal(world.campaign)
+    (ended,) = messages
+    assert ended["event"] == "campaign_ended"
+    assert "0 folds of 1 experiments are finished" in ended["message"]
 
 
 def test_crash_is_pushed_again_after_a_change_of_settings(world: World) -> None:

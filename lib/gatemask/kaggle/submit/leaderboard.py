@@ -45,7 +45,7 @@ def compare_with_leaderboard(project: Project, comp: Competition) -> Leaderboard
     Raises:
         GatemaskError: Nothing was submitted yet.
     """
-    records, up_to_date = _submitted_records(project)
+    records, up_to_date = submitted_records(project)
     send_at_once(project, [submission_records.record_path(project, record) for record in records])
     if not records:
         raise GatemaskError(
@@ -69,7 +69,7 @@ def compare_with_leaderboard(project: Project, comp: Competition) -> Leaderboard
     )
 
 
-def _submitted_records(project: Project) -> tuple[list[SubmissionRecord], bool]:
+def submitted_records(project: Project) -> tuple[list[SubmissionRecord], bool]:
     """Return the submissions, and whether their scores are up to date; a waiting `submit` updates them itself."""
     with ExitStack() as stack:
         try:

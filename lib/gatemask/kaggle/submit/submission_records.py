@@ -3,6 +3,7 @@
     runs/<comp>/submissions/<id>.json    package, kernel, version, local score, leaderboard scores, state
     runs/<comp>/submissions/<id>.log     log of the kernel
     runs/<comp>/submissions/<id>.csv     submission that the kernel wrote for the visible test set
+    runs/<comp>/submissions/<id>.npz     cross-fitted score of each image, for `gatemask finalists`
 
 Each step is recorded before it is taken. Two ids keep any step from being taken twice: that of the push is in the
 kernel's source and log, that of the submission is in its description.
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gatemask.console import say
-from gatemask.files import write_json
+from gatemask.files import copy_file, write_json
 from gatemask.kaggle.client import api
 from gatemask.kaggle.client.api import Submission
 from gatemask.kaggle.client.cli import KaggleError
@@ -35,6 +36,20 @@ def record_path(project: Project, record: SubmissionRecord) -> Path:
 
 def submission_log_path(project: Project, record: SubmissionRecord) -> Path:
     return submissions_folder(project) / f"{record.id}.log"
+
+
+def image_scores_path(project: Project, record: SubmissionRecord) -> Path:
+    return submissions_folder(project) / f"{record.id}.npz"
+
+
+def keep_image_scores(project: Project, record: SubmissionRecord) -> None:
+    """Copy the image scores of the selected ensemble, which is the one in the package, next to the record.
+
+    An ensemble that an earlier version selected has none.
+    """
+    source, target = project.runs / "ensemble" / "scores.npz", image_scores_path(project, record)
+    if source.exists() and not target.exists():
+        copy_file(source, target)
 
 
 def save_record(project: Project, record: SubmissionRecord) -> None:

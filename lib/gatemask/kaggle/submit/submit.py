@@ -2,7 +2,7 @@
 
     dist/<comp>/kaggle/<slug>/              the dataset as it is uploaded: links
     dist/<comp>/kaggle/<slug>-inference/    the kernel as it is pushed: owned by this account, with a mark in its log
-    runs/<comp>/submissions/                records and submitted files, see `submission_records`
+    runs/<comp>/submissions/                records, submitted files, image scores: see `submission_records`
 
 A submission passes through these states, and one step leads from each to the next:
 
@@ -92,6 +92,7 @@ def submit_package(project: Project, comp: Competition, ensemble: Ensemble, opts
             notes = outdated.require_present_settings(project, comp, ensemble, package.package_stamp(project))
             record = record or _new_record(project, comp, fingerprint, opts, notes)
         current = record.submitted
+        submission_records.keep_image_scores(project, record)
         Submitter(project, comp, record, opts).run()
     send_at_once(project, [submission_records.record_path(project, record)])
     return SubmissionResult(current=current, record=record)

@@ -7,11 +7,12 @@ its time limit, with its last output attached. It can be killed and run again at
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
-from gatemask.files import read_json_object
+from gatemask.files import fingerprint, read_json_object
 from gatemask.kaggle.client import account
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.client.polling import poll, tolerant
@@ -19,6 +20,7 @@ from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import commands, dispatch
 from gatemask.kaggle.train.dispatch import Dispatcher, PushOptions
 from gatemask.kaggle.train.kernel_records import TrainingKernel, load_kernels
+from gatemask.notify import Event, notify
 from gatemask.project import Project
 from gatemask.results.kaggle_training import CampaignReport
 
@@ -50,7 +52,13 @@ def run_campaign(
                 campaign.push_next()
             return not campaign.unfinished()
 
-        poll(finished, opts.poll_s)
+        try:
+            poll(finished, opts.poll_s)
+        except GatemaskError as error:
+            with suppress(GatemaskError):  # of a damaged result: this error is more important
+                campaign.notify_of_end(error)
+            raise
+    campaign.notify_of_end()
     return campaign.report()
 
 
@@ -147,7 +155,7 @@ class _Campaign:
         dispatch.reconcile_pushes(self.project, self.kernels)  # the network may have failed during a push
         fetched: list[TrainingKernel] = []
         try:
-            commands.refresh_kernels(self.project, self.kernels, fetched)
+            commands.refresh_kernels(self.project, self.kernels, fetched, comp=self.comp)
         finally:
             for exp in self.experiments if fetched else []:
                 self._count_unfinished(exp)
@@ -178,6 +186,16 @@ class _Campaign:
             count = 0 if state > furthest else count + 1
             furthest = max(furthest, state)
         return count
+
+    def notify_of_end(self, error: GatemaskError | None = None) -> None:
+        """Send a message. A later call reports the same end only after another session, or with another outcome."""
+        report = self.report()
+        done = sum(len(scores) for scores in report.experiments.values())
+        texts = [f"{done} folds of {len(report.experiments)} experiments are finished; {report.hours:.1f} h in total."]
+        texts += [f"{fold} was given up: {reason}" for fold, reason in report.given_up.items()]
+        texts += [error.short()] if error else []
+        pushes = [push.id for kernel in self.kernels for push in kernel.pushes]
+        notify(self.project, Event("campaign_ended", " ".join(texts), fingerprint([texts, pushes])), self.comp)
 
     def report(self) -> CampaignReport:
         scores: dict[str, dict[str, float]] = {}

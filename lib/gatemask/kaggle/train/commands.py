@@ -25,6 +25,7 @@ from gatemask.kaggle.train.kernel_records import (
     load_kernels,
     save_kernel,
 )
+from gatemask.notify import Event, notify
 from gatemask.project import Project
 from gatemask.results.kaggle_training import FetchReport, KernelEntry, PushReport, StatusReport
 
@@ -42,7 +43,7 @@ def push_experiment(
     with account.exclusive(project):
         kernels = load_kernels(project)
         dispatch.reconcile_pushes(project, kernels)
-        refresh_kernels(project, [kernel for kernel in kernels if kernel.experiment == exp.name], [])
+        refresh_kernels(project, [kernel for kernel in kernels if kernel.experiment == exp.name], [], comp=comp)
         unfinished = dispatch.unfinished_folds(project, comp, exp, folds)
         in_progress = sorted(dispatch.folds_in_progress(kernels, exp.name) & set(unfinished))
         if in_progress:
@@ -68,7 +69,7 @@ def resume_experiment(project: Project, comp: Competition, exp: Experiment, opts
         kernels = load_kernels(project)
         dispatch.reconcile_pushes(project, kernels)
         own_kernels = [kernel for kernel in kernels if kernel.experiment == exp.name]
-        refresh_kernels(project, own_kernels, [])
+        refresh_kernels(project, own_kernels, [], comp=comp)
         interrupted = {fold for fold, done in _last_sessions(own_kernels).items() if not done}
         unfinished = set(dispatch.unfinished_folds(project, comp, exp, None))
         todo = interrupted & unfinished - dispatch.folds_in_progress(kernels, exp.name)
@@ -110,7 +111,11 @@ def _last_sessions(kernels: Sequence[TrainingKernel]) -> dict[int, bool]:
 
 
 def refresh_kernels(
-    project: Project, kernels: Sequence[TrainingKernel], fetched: list[TrainingKernel], verbose: bool = False
+    project: Project,
+    kernels: Sequence[TrainingKernel],
+    fetched: list[TrainingKernel],
+    verbose: bool = False,
+    comp: Competition | None = None,
 ) -> None:
     """Ask for the status of each running kernel, and fetch those that ended.
 
@@ -119,6 +124,7 @@ def refresh_kernels(
         kernels: Kernels to ask for.
         fetched: Kernels whose output was fetched are appended, even if an error follows.
         verbose: Whether an unchanged status is printed too. Default: False.
+        comp: Competition, for messages about kernels that died. Default: competition.yaml is read if one did.
 
     Raises:
         KaggleError: The first network error, raised after all other kernels were asked for; any other error at once.
@@ -129,6 +135,7 @@ def refresh_kernels(
             continue
         try:
             if _refresh(project, kernel, verbose):
+                _notify_of_death(project, kernel, comp)
                 fetched.append(kernel)
         except KaggleError as error:
             if error.kind not in RETRIED:
@@ -151,6 +158,15 @@ def _refresh(project: Project, kernel: TrainingKernel, verbose: bool) -> bool:
         return False
     say(f"{kernel.ref}: {_outcome(kernel)}")
     return True
+
+
+def _notify_of_death(project: Project, kernel: TrainingKernel, comp: Competition | None) -> None:
+    push = kernel.last
+    if push.outcome not in ("failed", "lost"):
+        return
+    message = f"{kernel.ref}, version {push.version}, folds {_joined(push.folds)}: {_outcome(kernel)}"
+    fold = push.folds[0] if len(push.folds) == 1 else None
+    notify(project, Event("kernel_died", message, push.id, kernel.experiment, fold), comp)
 
 
 def fetch_kernels(project: Project, experiment: str | None) -> FetchReport:

@@ -1,0 +1,1 @@
+"""Which two submissions to choose for the private leaderboard."""
