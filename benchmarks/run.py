@@ -21,6 +21,7 @@ MODULES = [
     "rle",
     "folds",
     "records",
+    "reading",
     "input",
     "step",
     "onednn",

@@ -17,6 +17,7 @@ from tests.conftest import gatemask
 pytestmark = pytest.mark.trains
 
 TOLERANCE = 0.001
+QUICK = ("--quick", "--set", "epochs=12")  # after one epoch, most rules leave all images empty
 IN_MAKE_TEST = ("image_and_class_id",)  # others in make test-all
 
 
@@ -54,14 +55,14 @@ def test_from_files_to_a_submission(layout: str, make_root: Callable[[str], Path
     run("new", name, *generated.options, "--yes")
     if generated.test_labels:
         with_test_labels(root, name, generated.test_labels)
-    summary = run("loop", name, "--quick", "--json")
+    summary = run("loop", name, *QUICK, "--json")
     folds = fold_of(root, name)
     truth = generated.test if generated.test.planes else generated.train.of(i for i, fold in folds.items() if fold < 0)
     assert generated.score(Path(str(summary["submission"])), truth) == pytest.approx(
         summary["submission_score"], abs=TOLERANCE
     )
     # The same for a fold of training images, where the masks are rarely empty.
-    check = run("submission", "check", name, "--fold", 0, "--quick", "--json")
+    check = run("submission", "check", name, "--fold", 0, *QUICK, "--json")
     assert check["masks"]
     written = generated.score(Path(str(check["submission"])), generated.train.of(i for i, f in folds.items() if f == 0))
     assert written == pytest.approx(check["score"], abs=TOLERANCE)

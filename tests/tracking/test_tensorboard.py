@@ -19,7 +19,9 @@ pytestmark = pytest.mark.integration
 def events(folder: Path) -> list:
     from tensorflow.core.util.event_pb2 import Event
 
-    return [Event.FromString(data) for data in tfrecord.frames((folder / NAME).read_bytes(), checksums=True)]
+    content = (folder / NAME).read_bytes()
+    spans = tfrecord.frames(content, checksums=True)
+    return [Event.FromString(content[span.start : span.stop]) for span in spans]
 
 
 def scalars(folder: Path) -> list[dict[str, float]]:

@@ -62,6 +62,11 @@ class Example(NamedTuple):
     label: int
     origin: Origin | None = None
 
+    @property
+    def key(self) -> object:
+        """What identifies image and mask by their contents."""
+        return self.image, self.mask
+
 
 class ShardPart(NamedTuple):
     """A file of consecutive records.

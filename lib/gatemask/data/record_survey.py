@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from gatemask.config import Competition
-from gatemask.data.encode import Example, class_bits, origins_of
+from gatemask.data.encode import class_bits, origins_of
+from gatemask.data.shards import EncodedExample
 from gatemask.data.split import read_manifest
 from gatemask.data.truth import Masks
 from gatemask.masks.tiling import Origin
@@ -50,7 +51,7 @@ class RecordSurvey:
         """Number of masks, of one class of an image each, without a pixel in any record."""
         return sum((class_bits(self._encoded[name]) & ~seen).bit_count() for name, seen in self._seen.items())
 
-    def add(self, example: Example, shard: str) -> None:
+    def add(self, example: EncodedExample, shard: str) -> None:
         """Check a record."""
         key = (example.image_id, example.origin)
         if complaint := self._complaint(example):
@@ -71,14 +72,14 @@ class RecordSurvey:
         elif missing := sum(map(len, self._origins.values())) - len(self.checked):
             self.problems.append(f"{missing} tiles have no record")
 
-    def _shown_classes(self, example: Example) -> int:
+    def _shown_classes(self, example: EncodedExample) -> int:
         """Return the class bits of an example's mask as it is stored."""
         if not example.label:
             return 0
         planes = _decode(example.mask).reshape(self._comp.planes, *self._comp.records.shape)
         return sum(1 << number for number in range(len(self._comp.classes)) if planes[number].any())
 
-    def _complaint(self, example: Example) -> str | None:
+    def _complaint(self, example: EncodedExample) -> str | None:
         comp, (height, width) = self._comp, self._comp.records.shape
         masks = self._encoded.get(example.image_id)
         if masks is None:

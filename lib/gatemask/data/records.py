@@ -7,29 +7,26 @@ data/<comp>/records-<px>/index.json        the stamp: counts, hashes, the settin
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from gatemask import quiet
 from gatemask.config import Competition
 from gatemask.console import progress, say
 from gatemask.data import tfrecord
-from gatemask.data.encode import Example, RawImage, ShardPart, class_bits, origins_of, split_tasks, write_parts
+from gatemask.data.encode import RawImage, ShardPart, class_bits, origins_of, split_tasks, write_parts
 from gatemask.data.manifest import require_images
 from gatemask.data.record_survey import RecordSurvey
+from gatemask.data.shards import Shard, StoredExample
 from gatemask.data.training_sources import has_other_files, training_sources
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
-from gatemask.masks.tiling import Origin
 from gatemask.project import Project
 from gatemask.results.data import RecordsCheck, RecordsResult
 from gatemask.stage import Stage, Stamp
-from gatemask.storage import storage_errors
 
 INDEX = "index.json"
 
@@ -83,12 +80,10 @@ def check_records(project: Project, comp: Competition) -> RecordsCheck:
             survey.problems.append(f"{name}: differs from the file that was written")
             continue
         try:
-            examples = list(_examples(folder / name, None))
+            for example in list(Shard(folder / name).examples(None)):
+                survey.add(example, name)
         except GatemaskError as error:
             survey.problems.append(f"{name}: {error.short()}")
-            continue
-        for example in examples:
-            survey.add(example, name)
     survey.finish()
     if survey.problems:
         raise GatemaskError(
@@ -125,8 +120,10 @@ def require_records(project: Project, comp: Competition) -> dict[str, str]:
     return {name: str(digest) for name, digest in stamp.outputs.items()}
 
 
-def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
-    """Return the examples of some images, in their order, still encoded; of tiled images, all tiles.
+def read_records(folder: Path, ids: Sequence[str]) -> list[StoredExample]:
+    """Return the examples of some images, in their order, still on disk; of tiled images, all tiles.
+
+    All shards are read once, to compare their hashes.
 
     Args:
         folder: Folder of the records.
@@ -138,10 +135,10 @@ def read_records(folder: Path, ids: Sequence[str]) -> list[Example]:
     index = folder / INDEX
     if not index.exists():
         raise GatemaskError("There are no finished records.", where=folder, do="Run gatemask records make.")
-    examples: dict[str, list[Example]] = {}
+    examples: dict[str, list[StoredExample]] = {}
     wanted = set(ids)
-    for shard, digest in Stamp.load(index).outputs.items():
-        for example in _examples(folder / shard, digest):
+    for name, digest in Stamp.load(index).outputs.items():
+        for example in Shard(folder / name).examples(digest):
             if example.image_id in wanted:
                 examples.setdefault(example.image_id, []).append(example)
     if missing := [image_id for image_id in ids if image_id not in examples]:
@@ -260,44 +257,6 @@ def _join(shard: Path, parts: Iterator[ShardPart]) -> Path:
                 part.path.unlink()
 
     return write_with(shard, write)
-
-
-def _examples(shard: Path, digest: str | None) -> Iterator[Example]:
-    """Yield the examples of a shard.
-
-    Args:
-        shard: The file.
-        digest: SHA-256 of the file; None if it is unknown.
-
-    Raises:
-        GatemaskError: The file is missing, cut short, or not the one that was written.
-    """
-    from google.protobuf.message import DecodeError
-
-    with storage_errors(shard):
-        content = shard.read_bytes()
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise _damaged(shard, f"{len(content)} bytes with another hash", f"the file with the hash in {INDEX}")
-    example_class = quiet.tensorflow().train.Example
-    try:
-        for record in tfrecord.frames(content):
-            features = example_class.FromString(record).features.feature
-            image, mask = features["image"].bytes_list.value[0], features["mask"].bytes_list.value[0]
-            image_id = features["image_id"].bytes_list.value[0].decode()
-            origin = Origin(*features["origin"].int64_list.value) if "origin" in features else None
-            yield Example(image_id, image, mask, features["label"].int64_list.value[0], origin)
-    except (ValueError, IndexError, TypeError, DecodeError) as error:
-        raise _damaged(shard, " ".join(str(error).split()) or type(error).__name__, "records of gatemask") from None
-
-
-def _damaged(shard: Path, received: str, expected: str) -> GatemaskError:
-    return GatemaskError(
-        "A shard of the records is damaged.",
-        where=shard,
-        received=received,
-        expected=expected,
-        do="Run gatemask records make: damaged shards are made again, all others are kept.",
-    )
 
 
 def _described_size(comp: Competition) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from gatemask.data.encode import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import shrink_to_size
 from gatemask.input.layout import Layout
@@ -37,7 +37,7 @@ class DecodedExample(NamedTuple):
 class Decoder:
     """Thread-safe decoder with a cache, for one input size and one kind of records.
 
-    The cache is keyed by the encoded bytes, so it is never stale, and all folds of an experiment can share it.
+    The cache is keyed by what the records hold, so it is never stale, and all folds of an experiment can share it.
 
     Args:
         layout: Channels and planes of the records.
@@ -49,10 +49,10 @@ class Decoder:
         self.layout, self.size = layout, size
         self.cache_limit = CACHE_SHARE * available_memory() if cache_limit is None else cache_limit
         self.cached_bytes = 0
-        self._cache: dict[tuple[bytes, bytes], DecodedExample] = {}
+        self._cache: dict[tuple[object, bool], DecodedExample] = {}
         self._lock = threading.Lock()
 
-    def decode(self, example: Example, with_mask: bool) -> DecodedExample:
+    def decode(self, example: EncodedExample, with_mask: bool) -> DecodedExample:
         """Return an example at the size from which it is augmented.
 
         Args:
@@ -68,7 +68,7 @@ class Decoder:
         # An image without any class may still have pixels that are ignored.
         with_mask = with_mask and (example.label != 0 or self.layout.ignored)
         # The key includes the mask: copies of an image may be annotated differently.
-        key = (example.image, example.mask if with_mask else b"")
+        key = (example.key, with_mask)
         decoded = self._cache.get(key)
         if decoded is None:
             decoded = DecodedExample(*shrink_to_size(*decode_example(example, self.layout, with_mask), self.size))
@@ -81,8 +81,8 @@ class Decoder:
             self._cache.clear()
             self.cached_bytes = 0
 
-    def _add_to_cache(self, key: tuple[bytes, bytes], decoded: DecodedExample) -> None:
-        size = sum(map(len, key)) + sum(array.nbytes for array in decoded if array is not None)
+    def _add_to_cache(self, key: tuple[object, bool], decoded: DecodedExample) -> None:
+        size = sum(array.nbytes for array in decoded if array is not None)
         with self._lock:
             # Each epoch reads all examples, so evicting one would only remove what is needed next.
             if key not in self._cache and self.cached_bytes + size <= self.cache_limit:
@@ -105,7 +105,7 @@ def shared_decoder(layout: Layout, size: tuple[int, int]) -> Decoder:
     return _shared
 
 
-def decode_example(example: Example, layout: Layout, with_mask: bool = True) -> DecodedExample:
+def decode_example(example: EncodedExample, layout: Layout, with_mask: bool = True) -> DecodedExample:
     """Decode an example at its stored size.
 
     Args:
@@ -123,7 +123,7 @@ def decode_example(example: Example, layout: Layout, with_mask: bool = True) -> 
     return DecodedExample(image, _split(example, "mask", mask, layout.planes))
 
 
-def _decode_image(example: Example, channels: int) -> np.ndarray:
+def _decode_image(example: EncodedExample, channels: int) -> np.ndarray:
     if channels in (1, 3):
         flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
         image = _decode_bytes(example, "image", example.image, flag)
@@ -132,7 +132,7 @@ def _decode_image(example: Example, channels: int) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(_split(example, "image", stacked, channels), 0, 2))
 
 
-def _split(example: Example, field: str, stacked: np.ndarray, count: int) -> np.ndarray:
+def _split(example: EncodedExample, field: str, stacked: np.ndarray, count: int) -> np.ndarray:
     """Return the `count` parts of a picture that are stacked downward, (count, h, w)."""
     height, width = stacked.shape
     if height % count:
@@ -146,7 +146,7 @@ def _split(example: Example, field: str, stacked: np.ndarray, count: int) -> np.
     return stacked.reshape(count, height // count, width)
 
 
-def _decode_bytes(example: Example, field: str, encoded: bytes, flag: int) -> np.ndarray:
+def _decode_bytes(example: EncodedExample, field: str, encoded: bytes, flag: int) -> np.ndarray:
     array = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag) if encoded else None
     if array is None:
         raise GatemaskError(

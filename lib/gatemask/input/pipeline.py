@@ -17,7 +17,7 @@ import numpy as np
 
 from gatemask import quiet
 from gatemask.config import Augment, Experiment
-from gatemask.data.encode import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps
 from gatemask.input.decoding import Decoder, shared_decoder
@@ -45,7 +45,7 @@ class RecordSource:
         labels: Number of labels per image: 1 for any class, or one for each.
     """
 
-    examples: Sequence[Example]
+    examples: Sequence[EncodedExample]
     decoder: Decoder
     steps: Sequence[AugmentationStep]
     with_masks: bool
@@ -82,7 +82,7 @@ class RecordSource:
 
 
 def record_source(
-    examples: Sequence[Example],
+    examples: Sequence[EncodedExample],
     exp: Experiment,
     layout: Layout,
     augment: Sequence[Augment],
@@ -104,7 +104,9 @@ def record_source(
     return RecordSource(examples, shared_decoder(layout, exp.input.shape), steps, with_masks, labels)
 
 
-def epoch_order(examples: Sequence[Example], exp: Experiment, batch_size: int, epoch: int, seed: int) -> np.ndarray:
+def epoch_order(
+    examples: Sequence[EncodedExample], exp: Experiment, batch_size: int, epoch: int, seed: int
+) -> np.ndarray:
     """Return the images of an epoch, as indices into `examples`, in whole batches.
 
     Shapes must be static, so images beyond the last whole batch are dropped. An epoch of less than one batch is
@@ -128,7 +130,7 @@ def epoch_order(examples: Sequence[Example], exp: Experiment, batch_size: int, e
 
 
 def training_batches(
-    examples: Sequence[Example],
+    examples: Sequence[EncodedExample],
     exp: Experiment,
     layout: Layout,
     order: np.ndarray,
@@ -187,7 +189,7 @@ def _training_arrays(
 
 
 def evaluation_dataset(
-    examples: Sequence[Example], exp: Experiment, layout: Layout, batch_size: int
+    examples: Sequence[EncodedExample], exp: Experiment, layout: Layout, batch_size: int
 ) -> tf.data.Dataset:
     """Return `evaluation_batches` as a dataset of static shapes, for `model.evaluate`."""
     tf = quiet.tensorflow()
@@ -200,7 +202,7 @@ def evaluation_dataset(
 
 
 def evaluation_batches(
-    examples: Sequence[Example], exp: Experiment, layout: Layout, batch_size: int
+    examples: Sequence[EncodedExample], exp: Experiment, layout: Layout, batch_size: int
 ) -> Generator[Arrays, None, None]:
     """Yield all examples in order, resized but not augmented, in whole batches.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.data import records
-from gatemask.data.encode import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.data.split import pick_half_positive, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
@@ -44,7 +46,7 @@ def show_augmentation(project: Project, comp: Competition, exp: Experiment, imag
     return ContactSheet(picture=str(picture), images=len(examples), positives=positives)
 
 
-def augmented_versions(examples: list[Example], exp: Experiment, layout: Layout) -> list[ImageBatch]:
+def augmented_versions(examples: Sequence[EncodedExample], exp: Experiment, layout: Layout) -> list[ImageBatch]:
     """Return the images as one plain batch, then as the first epochs augment it, always with masks."""
     return [
         _batch(pipeline.record_source(examples, exp, layout, steps, with_masks=True), exp.seed, epoch)
@@ -61,16 +63,16 @@ def _choose(project: Project, exp: Experiment, count: int) -> list[str]:
     return shuffled["image_id"].iloc[pick_half_positive(shuffled["label"], count)].tolist()
 
 
-def _one_each(examples: list[Example]) -> list[Example]:
+def _one_each(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     """Return one example per image: of its tiles the first positive one, or else the first."""
-    chosen: dict[str, Example] = {}
+    chosen: dict[str, EncodedExample] = {}
     for example in examples:
         if example.image_id not in chosen or (example.label and not chosen[example.image_id].label):
             chosen[example.image_id] = example
     return list(chosen.values())
 
 
-def _tiles(examples: list[Example], exp: Experiment, versions: list[ImageBatch]) -> list[list[Tile]]:
+def _tiles(examples: Sequence[EncodedExample], exp: Experiment, versions: list[ImageBatch]) -> list[list[Tile]]:
     rows = []
     for row, example in enumerate(examples):
         tiles = []

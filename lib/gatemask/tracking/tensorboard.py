@@ -129,7 +129,8 @@ def _image(tag: str, png: bytes) -> bytes:
 def _steps(path: Path) -> list[int] | None:
     """Return the steps of a file's epochs; None if it is missing, cut short, or ends with pictures."""
     try:
-        events = list(frames(path.read_bytes(), checksums=True))
+        content = path.read_bytes()
+        events = [content[span.start : span.stop] for span in frames(content, checksums=True)]
     except (OSError, ValueError):
         return None
     return [_step(event) for event in events[1:]] if events else None

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from gatemask.config import Competition, Experiment
 from gatemask.config.base import both_sides
 from gatemask.data import records
-from gatemask.data.records import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
@@ -172,20 +172,20 @@ class TrainingInputs:
         stamp = self.project.fold(self.exp.name, fold) / "result.json"
         return Stage(f"training of {self.exp.name} fold {fold}", stamp, self.made_from(fold), FoldResult)
 
-    def examples(self, fold: int) -> tuple[list[Example], list[Example]]:
+    def examples(self, fold: int) -> tuple[list[EncodedExample], list[EncodedExample]]:
         """Return the training and the validation examples of a fold, still encoded."""
         validates = self.split["fold"] == fold
         training, validation = self.split["image_id"][~validates], self.split["image_id"][validates]
         return self._examples_of(training), self._examples_of(validation)
 
-    def _examples_of(self, ids: Iterable[str]) -> list[Example]:
+    def _examples_of(self, ids: Iterable[str]) -> list[EncodedExample]:
         return [example for image_id in ids for example in self._examples[image_id]]
 
     @cached_property
-    def _examples(self) -> dict[str, list[Example]]:
+    def _examples(self) -> dict[str, list[EncodedExample]]:
         """Example of each image; all of its tiles, where images are tiled."""
         folder = self.project.records(with_record_size(self.comp, self.exp).records.size)
-        examples: dict[str, list[Example]] = {}
+        examples: dict[str, list[EncodedExample]] = {}
         for example in records.read_records(folder, list(self.split["image_id"])):
             examples.setdefault(example.image_id, []).append(example)
         return examples

@@ -15,7 +15,7 @@ import numpy as np
 
 from gatemask.config import Tiles
 from gatemask.console import progress
-from gatemask.data.records import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.data.truth import Masks, Size
 from gatemask.errors import GatemaskError
 from gatemask.masks.frame import comp_frame
@@ -40,7 +40,7 @@ class OutOfFold:
     scores: dict[str, float | dict[str, float]] = field(default_factory=dict)
 
 
-def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Example]) -> OutOfFold:
+def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[EncodedExample]) -> OutOfFold:
     """Write oof.csv of a gate; oof.h5 and tables.npz of a mask network, with `tta_apart` oof-views.h5 too.
 
     Args:
@@ -88,7 +88,7 @@ def _dice_full(tables: Tables, classes: Sequence[str]) -> dict[str, float | dict
     }
 
 
-def _unique_ids(validation: Sequence[Example], project: Project) -> list[str]:
+def _unique_ids(validation: Sequence[EncodedExample], project: Project) -> list[str]:
     """Ids of the images, each once.
 
     Raises:
@@ -114,7 +114,7 @@ def _largest(ids: Sequence[str], probabilities: np.ndarray) -> np.ndarray:
 
 
 def _write_maps(
-    trainer: Trainer, validation: Sequence[Example], ids: list[str], path: Path, size_of: Callable[[str], Size]
+    trainer: Trainer, validation: Sequence[EncodedExample], ids: list[str], path: Path, size_of: Callable[[str], Size]
 ) -> list[str]:
     """Write the probability maps, and return the names of the files."""
     from gatemask.masks.rule import as_uint8
@@ -135,7 +135,7 @@ def _write_maps(
 
 
 def whole_maps(
-    examples: Sequence[Example],
+    examples: Sequence[EncodedExample],
     batches: Iterable[np.ndarray],
     size_of: Callable[[str], Size],
     tiles: Tiles,
@@ -169,7 +169,7 @@ def whole_maps(
         yield blend_tiles(size, tiles.size, origins, islice(maps, len(origins)), outputs)[None]
 
 
-def _predictions(trainer: Trainer, validation: Sequence[Example]) -> Iterator[np.ndarray]:
+def _predictions(trainer: Trainer, validation: Sequence[EncodedExample]) -> Iterator[np.ndarray]:
     """Yield the float32 predictions of each batch, without its padding.
 
     With `tta_apart`, the channels of the average are followed by those of each view.

@@ -12,7 +12,7 @@ import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
-from gatemask.data.records import Example
+from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.input.layout import Layout
@@ -132,7 +132,7 @@ class Trainer:
         say(f"{self.exp.name} fold {fold}: starts from {path}, {loaded}")
         return seed
 
-    def evaluate(self, validation: Sequence[Example]) -> dict[str, float]:
+    def evaluate(self, validation: Sequence[EncodedExample]) -> dict[str, float]:
         """Return `val_loss` and the metrics of the present weights, by name.
 
         Raises:
