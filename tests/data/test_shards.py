@@ -44,11 +44,11 @@ def test_examples_come_back_as_they_were_written(tmp_path: Path) -> None:
 def test_any_order_of_fields_is_parsed_as_tensorflow_does() -> None:
     """Unpacked and packed integers, unknown fields, repeated names: the last one counts."""
     tf = quiet.tensorflow()
-    feature, features = tfrecord._feature, tfrecord._field
-    entry = features(2, feature(7)) + features(1, b"label")  # value before name
-    unpacked = features(1, b"n") + features(2, features(3, b"\x08\x05\x08\xac\x02"))
-    unknown = features(1, features(9, b"later") + b"\x2d\x00\x00\x00\x00\x31" + bytes(8) + features(1, b"x"))
-    body = features(1, features(1, entry) + features(1, unpacked)) + unknown[:0] + features(12, b"ignored")
+    feature, field = tfrecord._feature, tfrecord.field
+    entry = field(2, feature(7)) + field(1, b"label")  # value before name
+    unpacked = field(1, b"n") + field(2, field(3, b"\x08\x05\x08\xac\x02"))
+    unknown = field(1, field(9, b"later") + b"\x2d\x00\x00\x00\x00\x31" + bytes(8) + field(1, b"x"))
+    body = field(1, field(1, entry) + field(1, unpacked)) + unknown[:0] + field(12, b"ignored")
     message = tf.train.Example.FromString(body)
     expected = {name: tuple(value.int64_list.value) for name, value in message.features.feature.items()}
     assert tfrecord.parse(body, Span(0, len(body))) == expected == {"label": (7,), "n": (5, 300)}
