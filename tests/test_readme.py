@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def test_the_readme_has_the_main_commands() -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("command", COMMANDS)
 def test_make_accepts_the_command(command: str) -> None:
-    dry_run = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    dry_run = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert dry_run.returncode == 0, dry_run.stderr
     assert re.search(TARGETS_RUN, dry_run.stdout), dry_run.stdout
 

@@ -680,4 +680,4 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr("gatemask.kaggle.client.cli.PAUSES", (0.0, 0.0))
         yield cloud
-    assert cloud.errors == []
+    assert not cloud.errors, "\n".join(cloud.errors)

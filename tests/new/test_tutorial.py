@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -17,7 +18,12 @@ COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for l
 
 def of_gatemask(command: str) -> list[str]:
     """Return the arguments of gatemask that a make command would run."""
-    dry = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    # Options of the make that runs the tests, such as ARGS, are not meant for the command.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")
+    }
+    words = [*shlex.split(command), "--dry-run"]
+    dry = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     [line] = [line for line in dry.stdout.splitlines() if "bin/gatemask" in line]
     return shlex.split(line)[1:]
 
