@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import Experiment, Runtime, Sampling
-from gatemask.data.records import Example
+from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
 from gatemask.input.decoding import Decoder, available_memory, shared_decoder

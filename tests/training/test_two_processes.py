@@ -41,6 +41,7 @@ files.LOCK_S = float(patience)
 class FakeRun:
     def __init__(self, inputs, fold, budget):
         self.exp, self.fold, self.folder = inputs.exp, fold, inputs.project.fold(inputs.exp.name, fold)
+        self.tracked_online = False
     def train(self):
         write_text(self.folder / "state" / "at-0001-00000.h5", "state")
         write_text(Path(folder) / "begun", str(os.getpid()))

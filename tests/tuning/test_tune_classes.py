@@ -49,6 +49,7 @@ def tune_in_memory(
     monkeypatch.setattr(tuning, "_made_from", lambda *_: {"settings": "in memory"})
     monkeypatch.setattr(tuning, "training_images", lambda _: tuning.TrainingImages(dict(given.fold_of), groups))
     monkeypatch.setattr(tuning, "open_members", opened)
+    monkeypatch.setattr(tuning, "_tuned_members", lambda *_: [])
     if not figures:
         monkeypatch.setattr("gatemask.tuning.figures.write_figures", lambda *_: [])
         monkeypatch.setattr("gatemask.tuning.figures.write_class_figures", lambda *_: [])
