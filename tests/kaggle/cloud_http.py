@@ -63,6 +63,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, body = urlsplit(self.path).path, self._body()
+        if len(body) < int(self.headers.get("Content-Length") or 0):  # the client was killed while it sent the request
+            self.close_connection = True
+            return
         method, request = path.rsplit("/", 1)[-1], json.loads(body or b"{}")
         fault = self.cloud.note(method, request, body)
         if fault and not fault.after and self._answer_wrongly(fault):
