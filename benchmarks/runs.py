@@ -1,7 +1,6 @@
 """Benchmark of `gatemask runs` on 1,000 experiments of 5 folds: the whole process, with everything known already.
 
-The floor is what no listing can do without: looking at the time and size of each file it depends on. A file of which
-only this is known may have changed, so each is looked at in every call.
+The floor is a look at the time and size of each file. Every call needs it, because any file may have changed since.
 """
 
 from __future__ import annotations
