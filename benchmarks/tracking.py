@@ -26,14 +26,16 @@ def rows() -> Iterator[Row]:
     os.environ["WANDB_MODE"] = "offline"
     from gatemask.builders import models, optimizers, step
     from gatemask.input import pipeline
+    from gatemask.input.keras_input import keras_input
     from gatemask.input.wait import InputWait
+    from gatemask.parallel import keep_freed_memory
     from gatemask.training.loss_watch import LossWatch
     from gatemask.training.runtime import Devices
 
     exp, rng = experiment(), np.random.default_rng(0)
     images = rng.integers(0, 256, (STEPS, BATCH, SIZE, SIZE, 1)).astype(np.uint8)
     masks = (rng.random((STEPS, BATCH, SIZE, SIZE, 1)) < 0.1).astype(np.uint8)
-    signature = pipeline._signature(exp, pipeline.Layout(), BATCH)
+    shapes = pipeline.batch_shapes(exp, pipeline.Layout(), BATCH)
     model = step.training_model(models.build_network(exp.model, SIZE, 1), exp)
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(model.trainable_variables)
@@ -43,7 +45,8 @@ def rows() -> Iterator[Row]:
 
         def epoch(wait: InputWait | None) -> None:
             batches = zip(images, masks, strict=True)
-            data = pipeline._dataset(lambda: batches if wait is None else wait.watched(batches), signature, STEPS)
+            data = keras_input(lambda: batches if wait is None else wait.watched(batches), shapes, STEPS)
+            keep_freed_memory()  # a new dataset makes TensorFlow return it
             model.fit(data, epochs=1, verbose=0, shuffle=False, callbacks=[LossWatch(lambda: None, wait)])
 
         def tracked_epoch() -> None:

@@ -16,14 +16,9 @@ from gatemask.data.encode import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
 from gatemask.input.decoding import Decoder, available_memory, shared_decoder
+from gatemask.input.keras_input import original_errors
 from gatemask.input.layout import ONE_CLASS
-from gatemask.input.pipeline import (
-    epoch_order,
-    evaluation_batches,
-    evaluation_dataset,
-    original_errors,
-    training_batches,
-)
+from gatemask.input.pipeline import epoch_order, evaluation_batches, evaluation_dataset, training_batches
 from gatemask.input.sampling import sample_epoch
 from gatemask.masks.frame import resize
 

@@ -6,21 +6,18 @@ A training that was interrupted therefore continues with exactly the batches it 
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gatemask import quiet
 from gatemask.config import Augment, Experiment
 from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps
 from gatemask.input.decoding import Decoder, shared_decoder
+from gatemask.input.keras_input import Arrays, ArrayShape, keras_input
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
 from gatemask.input.sampling import sample_epoch
@@ -29,8 +26,6 @@ from gatemask.input.wait import InputWait
 
 if TYPE_CHECKING:
     import tensorflow as tf
-
-Arrays = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ def training_batches(
         arrays = _training_arrays(source, exp, order, batch_size, (seed, epoch), numbers)
         return arrays if wait is None else wait.watched(arrays)
 
-    return _dataset(make, _signature(exp, layout, batch_size), len(numbers))
+    return keras_input(make, batch_shapes(exp, layout, batch_size), len(numbers))
 
 
 def _training_arrays(
@@ -192,13 +187,12 @@ def evaluation_dataset(
     examples: Sequence[EncodedExample], exp: Experiment, layout: Layout, batch_size: int
 ) -> tf.data.Dataset:
     """Return `evaluation_batches` as a dataset of static shapes, for `model.evaluate`."""
-    tf = quiet.tensorflow()
-    signature = (*_signature(exp, layout, batch_size), tf.TensorSpec((batch_size,), tf.float32))
+    shapes = (*batch_shapes(exp, layout, batch_size), ArrayShape((batch_size,), np.float32))
 
     def make() -> Iterator[Arrays]:
         return evaluation_batches(examples, exp, layout, batch_size)
 
-    return _dataset(make, signature, -(-len(examples) // batch_size))
+    return keras_input(make, shapes, -(-len(examples) // batch_size))
 
 
 def evaluation_batches(
@@ -231,59 +225,10 @@ def evaluation_batches(
     return threaded_batches(numbers, batch_size, lambda: source.allocate(batch_size), fill, finish, exp.runtime.workers)
 
 
-def _signature(exp: Experiment, layout: Layout, batch_size: int) -> tuple[tf.TensorSpec, ...]:
-    tf = quiet.tensorflow()
+def batch_shapes(exp: Experiment, layout: Layout, batch_size: int) -> tuple[ArrayShape, ArrayShape]:
+    """Return the shapes of the images and targets of a batch over all devices."""
     shape, labels = (batch_size, *exp.input.shape), layout.classes if exp.model.per_class else 1
-    images = tf.TensorSpec((*shape, layout.channels), tf.uint8)
+    images = ArrayShape((*shape, layout.channels), np.uint8)
     if exp.task == "gate":
-        return images, tf.TensorSpec((batch_size, labels), tf.float32)
-    return images, tf.TensorSpec((*shape, layout.planes), tf.uint8)
-
-
-def _dataset(make: Callable[[], Iterator[Arrays]], signature: tuple[tf.TensorSpec, ...], count: int) -> tf.data.Dataset:
-    tf = quiet.tensorflow()
-    maker = [make]
-    dataset = tf.data.Dataset.from_generator(lambda: _note_errors(maker[0]()), output_signature=signature)
-    options = tf.data.Options()
-    # One generator makes whole batches: there is nothing left to spread over threads or machines.
-    options.autotune.enabled = False
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(count)).prefetch(1).with_options(options)
-    # TensorFlow never releases the functions it was given. Emptying the list releases the examples with the dataset.
-    weakref.finalize(dataset, maker.clear)
-    return dataset
-
-
-# --- errors ------------------------------------------------------------------------------------------------
-
-_last_error: list[GatemaskError] = []
-_lock = threading.Lock()
-
-
-def _note_errors(batches: Iterator[Arrays]) -> Iterator[Arrays]:
-    try:
-        yield from batches
-    except GatemaskError as error:
-        with _lock:
-            _last_error[:] = [error]
-        raise
-
-
-@contextmanager
-def original_errors() -> Iterator[None]:
-    """Raise the original GatemaskError of a dataset around `fit` and `evaluate`.
-
-    TensorFlow would raise an error of its own instead, with a traceback in its message.
-    """
-    with _lock:
-        _last_error.clear()
-    try:
-        yield
-    except GatemaskError:
-        raise
-    except Exception:
-        with _lock:
-            error = _last_error.pop() if _last_error else None
-        if error is not None:
-            raise error from None
-        raise
+        return images, ArrayShape((batch_size, labels), np.float32)
+    return images, ArrayShape((*shape, layout.planes), np.uint8)

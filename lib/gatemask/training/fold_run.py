@@ -241,7 +241,7 @@ class FoldRun:
         Raises:
             DivergedError: The loss became NaN or infinite. The message names the first such batch.
         """
-        from gatemask.input import pipeline
+        from gatemask.input import keras_input, pipeline
         from gatemask.training.loss_watch import LossWatch
 
         trainer, epoch = self.trainer, progress.epoch
@@ -249,7 +249,7 @@ class FoldRun:
             self.training, self.exp, trainer.layout, order, trainer.batch, epoch, self.seed, progress.step, stop, wait
         )
         watch = LossWatch(on_step, wait)
-        with trainer.layers_as_in(epoch), pipeline.original_errors():
+        with trainer.layers_as_in(epoch), keras_input.original_errors():
             history = trainer.training_model(epoch).fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         loss = float(history.history["loss"][0])
         if not math.isfinite(loss) or watch.bad_steps:

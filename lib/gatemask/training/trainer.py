@@ -138,10 +138,10 @@ class Trainer:
         Raises:
             GatemaskError: One of them is NaN or infinite.
         """
-        from gatemask.input import pipeline
+        from gatemask.input import keras_input, pipeline
 
         batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.batch)
-        with pipeline.original_errors():
+        with keras_input.original_errors():
             values = self.models.evaluator.evaluate(batches, verbose=0, return_dict=True)
         scores = {name: float(value) for name, value in values.items() if name != "loss"}
         if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
