@@ -8,7 +8,7 @@ import pytest
 
 from gatemask.config import Augment
 from gatemask.input import augment, color, geometry
-from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augmentation_steps
+from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augmentation_steps, draw_numbers
 from gatemask.input.mix import ImageBatch, mix_batch
 from gatemask.masks.frame import resize
 
@@ -88,6 +88,34 @@ def test_the_result_depends_on_the_state_of_the_generator_alone(name: str) -> No
     if name not in ("hflip", "vflip"):
         rngs = [np.random.default_rng(seed) for seed in range(9)]
         assert len({augment_image(noise(3), None, SIZE, steps, rng)[0].tobytes() for rng in rngs}) > 2
+
+
+@pytest.mark.parametrize("name", [name for name in (*GEOMETRY, *COLOR) if name not in color.TONE_STEPS])
+def test_a_step_takes_its_share_of_the_numbers_even_if_it_is_not_applied(name: str) -> None:
+    settings = {**GEOMETRY, **COLOR}[name]
+    never = step(name, {**settings, "p": 0.0} if isinstance(settings, dict) else 0.0)
+    others = [step("affine"), step("gamma")]
+    with_it, without = (augmentation_steps(steps) for steps in ([never, *others], others))
+    numbers = draw_numbers(with_it, np.random.default_rng(0), 3)[1]
+    taken = len(numbers) - draw_numbers(without, np.random.default_rng(0), 1).shape[1]
+    assert taken == draw_numbers(augmentation_steps([step(name, settings)]), np.random.default_rng(0), 1).shape[1] > 0
+    results = []
+    for steps, share in ((with_it, numbers), (without, numbers[taken:])):
+        image = np.empty((SIZE, SIZE, 3), np.uint8)
+        augment.augment_into(noise(3), None, steps, share, image, None)
+        results.append(image)
+    assert (results[0] == results[1]).all()
+    assert (results[0] != noise(3)).any()
+
+
+def test_numbers_are_uniform_and_rows_differ() -> None:
+    steps = augmentation_steps([step("elastic", {"cells": 9}), step("coarse_dropout", {"holes": 60})])
+    numbers = draw_numbers(steps, np.random.default_rng(0), 8)
+    assert numbers.shape == (8, 1 + 2 * 10 * 10 + 1 + 2 * 60)
+    assert 0 <= numbers.min() < 0.05
+    assert 0.95 < numbers.max() < 1
+    assert len({row.tobytes() for row in numbers}) == 8
+    assert draw_numbers([], np.random.default_rng(0), 8).shape == (8, 0)
 
 
 @pytest.mark.parametrize("name", COLOR)
@@ -172,7 +200,8 @@ def test_an_empty_image_is_zoomed_at_a_random_place() -> None:
 def test_distortion_is_smooth_and_bounded(name: str) -> None:
     distorted = geometry.resize_geometry((128, 128), (128, 128))
     settings = getattr(step(name, {"p": 1, "amount": 0.05}), name)
-    geometry.GEOMETRY_STEPS[name](distorted, settings, np.random.default_rng(0))
+    numbers = draw_numbers([AugmentationStep(name, settings)], np.random.default_rng(0), 1)[0]
+    geometry.GEOMETRY_STEPS[name].add(distorted, settings, numbers)
     field = distorted.displacement
     assert field is not None
     assert 2 < np.abs(field).max() < 0.05 * 128 * 1.5

@@ -11,7 +11,7 @@ import numpy as np
 from gatemask.config import Augment, View
 from gatemask.config.base import both_sides
 from gatemask.input import color, geometry
-from gatemask.input.augment import AugmentationStep, augmentation_steps, draw_parameters
+from gatemask.input.augment import AugmentationStep, augmentation_steps, draw_numbers, draw_parameters
 from gatemask.input.color import ColorChange
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def build_views(
 
 
 def _draw_view(steps: Sequence[AugmentationStep], size: tuple[int, int], rng: np.random.Generator) -> ImageView:
-    drawn, color_change = draw_parameters(steps, geometry.resize_geometry(size, size), rng)
+    numbers = draw_numbers(steps, rng, 1)[0]
+    drawn, color_change = draw_parameters(steps, geometry.resize_geometry(size, size), numbers)
     matrix = None if np.array_equal(drawn.motion, np.eye(3)) else drawn.motion
     return ImageView(matrix=matrix, color_change=color_change)
 

@@ -1,8 +1,8 @@
 """Augment uint8 images and their masks with OpenCV.
 
 All geometric steps of an image are composed and resampled once; color steps follow. Each kind acts in the order of the
-YAML. Every step draws its random numbers whether or not it is applied, so changing one step's probability leaves the
-other steps as they were.
+YAML. Random numbers are drawn for a whole batch at once. Every step takes its fixed share of them whether or not it is
+applied, so changing one step's probability leaves the other steps as they were.
 """
 
 from __future__ import annotations
@@ -39,6 +39,27 @@ def augmentation_steps(augment: Sequence[Augment]) -> list[AugmentationStep]:
     return [step for step in fields if step.settings is not None]
 
 
+def draw_numbers(steps: Sequence[AugmentationStep], rng: np.random.Generator, count: int) -> np.ndarray:
+    """Draw the random numbers of several images.
+
+    Args:
+        steps: Steps of `augment:`.
+        rng: Random generator.
+        count: Number of images.
+
+    Returns:
+        Numbers from a uniform distribution in [0, 1), float64 (count, n): one row per image. How many a row has follows
+        from the names and settings of the steps alone.
+    """
+    return rng.random((count, sum(map(_share, steps))))
+
+
+def _share(step: AugmentationStep) -> int:
+    """Number of random numbers that a step takes per image. Steps on batches have a generator of their own."""
+    kind = geometry.GEOMETRY_STEPS.get(step.name) or color.COLOR_STEPS.get(step.name)
+    return kind.count(step.settings) if kind else 0
+
+
 def augment_image(
     image: np.ndarray,
     mask: np.ndarray | None,
@@ -60,7 +81,8 @@ def augment_image(
     """
     planes = 1 if mask is None else len(mask)
     out, out_mask = np.empty((*size, image.shape[2]), np.uint8), np.empty((*size, planes), np.uint8)
-    augment_into(*shrink_to_size(image, mask, size), augmentation_steps(augment), rng, out, out_mask)
+    steps = augmentation_steps(augment)
+    augment_into(*shrink_to_size(image, mask, size), steps, draw_numbers(steps, rng, 1)[0], out, out_mask)
     return out, out_mask
 
 
@@ -83,7 +105,7 @@ def augment_into(
     image: np.ndarray,
     mask: np.ndarray | None,
     steps: Sequence[AugmentationStep],
-    rng: np.random.Generator,
+    numbers: np.ndarray,
     out: np.ndarray,
     out_mask: np.ndarray | None,
     classes: int | None = None,
@@ -93,15 +115,15 @@ def augment_into(
     Args:
         image: Image, uint8 (h, w, channels).
         mask: Mask, uint8 (planes, h, w), 0 or 255; None for an empty one.
-        steps: Steps to draw and apply.
-        rng: Random generator.
+        steps: Steps to apply.
+        numbers: Random numbers of the image, a row of `draw_numbers`.
         out: Receives the image, uint8 (height, width, channels), C-contiguous.
         out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1; None to make no mask.
         classes: Number of planes that `zoom_to_mask` looks at, from the first on. Default: all.
     """
     size = (out.shape[0], out.shape[1])
     start = geometry.resize_geometry(image.shape, size, None if mask is None else mask[:classes])
-    drawn_geometry, color_change = draw_parameters(steps, start, rng)
+    drawn_geometry, color_change = draw_parameters(steps, start, numbers)
     geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:
         geometry.resample_mask(mask, drawn_geometry, out_mask)
@@ -109,22 +131,24 @@ def augment_into(
 
 
 def draw_parameters(
-    steps: Sequence[AugmentationStep], start: Geometry, rng: np.random.Generator
+    steps: Sequence[AugmentationStep], start: Geometry, numbers: np.ndarray
 ) -> tuple[Geometry, ColorChange]:
-    """Draw the random parameters of all steps for one image.
+    """Turn random numbers into the parameters of all steps for one image.
 
     Args:
         steps: Steps, in order.
         start: Geometry before the first step; modified in place.
-        rng: Random generator.
+        numbers: Random numbers of the image, a row of `draw_numbers`.
 
     Returns:
         `start` with the geometric steps added, and the color steps.
     """
-    color_change = ColorChange()
-    for name, settings in steps:
-        if name in geometry.GEOMETRY_STEPS:
-            geometry.GEOMETRY_STEPS[name](start, settings, rng)
-        elif name in color.COLOR_STEPS:
-            color.COLOR_STEPS[name](color_change, settings, rng)
+    color_change, taken = ColorChange(), 0
+    for step in steps:
+        own = numbers[taken : taken + _share(step)]
+        taken += len(own)
+        if step.name in geometry.GEOMETRY_STEPS:
+            geometry.GEOMETRY_STEPS[step.name].add(start, step.settings, own)
+        elif step.name in color.COLOR_STEPS:
+            color.COLOR_STEPS[step.name].add(color_change, step.settings, own)
     return start, color_change

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from gatemask.config import Blur, Dropout
+from gatemask.input.step_kind import StepKind, always, between
 
 HOLE_GRAY = 128  # level of the squares that dropout draws
 
@@ -40,47 +40,49 @@ class ColorChange:
         return not (has_arrays or self.hue or self.saturation != 1 or self.blur)
 
 
-def _brightness_contrast(change: ColorChange, amount: float, rng: np.random.Generator) -> None:
-    gain, offset = 1 + rng.uniform(-1, 1) * amount, 255 * rng.uniform(-1, 1) * amount / 2
-    change.levels = _levels(change) * gain + offset
+def _brightness_contrast(change: ColorChange, amount: float, numbers: np.ndarray) -> None:
+    contrast, brightness = (between(-amount, amount, number) for number in numbers.tolist())
+    change.levels = _levels(change) * (1 + contrast) + 255 * brightness / 2
 
 
-def _gamma(change: ColorChange, powers: tuple[float, float], rng: np.random.Generator) -> None:
-    change.levels = 255 * (np.clip(_levels(change), 0, 255) / 255) ** rng.uniform(*powers)
+def _gamma(change: ColorChange, powers: tuple[float, float], numbers: np.ndarray) -> None:
+    change.levels = 255 * (np.clip(_levels(change), 0, 255) / 255) ** between(*powers, numbers[0])
 
 
 def _levels(change: ColorChange) -> np.ndarray:
     return np.arange(256.0) if change.levels is None else change.levels
 
 
-def _hue(change: ColorChange, amount: float, rng: np.random.Generator) -> None:
-    change.hue += rng.uniform(-amount, amount)
+def _hue(change: ColorChange, amount: float, numbers: np.ndarray) -> None:
+    change.hue += between(-amount, amount, numbers[0])
 
 
-def _saturation(change: ColorChange, factors: tuple[float, float], rng: np.random.Generator) -> None:
-    change.saturation *= rng.uniform(*factors)
+def _saturation(change: ColorChange, factors: tuple[float, float], numbers: np.ndarray) -> None:
+    change.saturation *= between(*factors, numbers[0])
 
 
-def _blur(change: ColorChange, settings: Blur, rng: np.random.Generator) -> None:
-    chance, sigma = rng.random(), rng.uniform(*settings.sigma)
-    if chance < settings.p:
-        change.blur = float(np.hypot(change.blur, sigma))  # two Gaussians in sequence are one
+def _blur(change: ColorChange, settings: Blur, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        # Two Gaussians in sequence are one.
+        change.blur = math.hypot(change.blur, between(*settings.sigma, numbers[1]))
 
 
-def _coarse_dropout(change: ColorChange, settings: Dropout, rng: np.random.Generator) -> None:
-    chance, holes = rng.random(), rng.random((settings.holes, 2))
-    if chance < settings.p:
-        change.holes, change.hole_side = holes, settings.size
+def _coarse_dropout(change: ColorChange, settings: Dropout, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        change.holes, change.hole_side = numbers[1:].reshape(settings.holes, 2), settings.size
 
 
-ColorStep = Callable[[ColorChange, Any, np.random.Generator], None]
-TONE_STEPS: dict[str, ColorStep] = {
-    "brightness_contrast": _brightness_contrast,
-    "gamma": _gamma,
-    "hue": _hue,
-    "saturation": _saturation,
+TONE_STEPS: dict[str, StepKind[ColorChange]] = {
+    "brightness_contrast": StepKind(_brightness_contrast, always(2)),
+    "gamma": StepKind(_gamma, always(1)),
+    "hue": StepKind(_hue, always(1)),
+    "saturation": StepKind(_saturation, always(1)),
 }
-COLOR_STEPS: dict[str, ColorStep] = {**TONE_STEPS, "blur": _blur, "coarse_dropout": _coarse_dropout}
+COLOR_STEPS: dict[str, StepKind[ColorChange]] = {
+    **TONE_STEPS,
+    "blur": StepKind(_blur, always(2)),
+    "coarse_dropout": StepKind(_coarse_dropout, lambda settings: 1 + 2 * settings.holes),
+}
 
 
 def apply_color(image: np.ndarray, change: ColorChange) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from gatemask.config import Affine, Distortion, ZoomToMask
+from gatemask.input.step_kind import StepKind, always, between
 from gatemask.masks.frame import HALF, resize
 
 MOST_CHANNELS = 4  # that OpenCV warps at once
@@ -78,18 +78,18 @@ def resize_geometry(shape: tuple[int, ...], size: tuple[int, int], mask: np.ndar
 # --- steps -------------------------------------------------------------------------------------------------
 
 
-def _hflip(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
-    if rng.random() < p:
+def _hflip(geometry: Geometry, p: float, numbers: np.ndarray) -> None:
+    if numbers[0] < p:
         geometry.move(flip_matrix(geometry.size, x=True))
 
 
-def _vflip(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
-    if rng.random() < p:
+def _vflip(geometry: Geometry, p: float, numbers: np.ndarray) -> None:
+    if numbers[0] < p:
         geometry.move(flip_matrix(geometry.size, y=True))
 
 
-def _turn(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
-    chance, quarters = rng.random(), int(rng.integers(1, 4))
+def _turn(geometry: Geometry, p: float, numbers: np.ndarray) -> None:
+    chance, quarters = numbers[0], 1 + int(3 * numbers[1])
     if chance < p:
         height, width = geometry.size
         assert height == width, "experiments with oblong inputs may not turn images"
@@ -97,24 +97,26 @@ def _turn(geometry: Geometry, p: float, rng: np.random.Generator) -> None:
         geometry.move(np.linalg.matrix_power(quarter, quarters))
 
 
-def _affine(geometry: Geometry, settings: Affine, rng: np.random.Generator) -> None:
+def _affine(geometry: Geometry, settings: Affine, numbers: np.ndarray) -> None:
     """Rotate, shear, zoom and shift about the center of the image."""
-    chance, angle = rng.random(), math.radians(rng.uniform(-settings.rotate, settings.rotate))
-    shear = rng.uniform(-settings.shear, settings.shear)
-    zoom = rng.uniform(*settings.zoom)
-    right, down = rng.uniform(-settings.shift, settings.shift, 2) * geometry.sides
+    chance, turned, sheared, zoomed, *shifted = numbers.tolist()
     if chance >= settings.p:
         return
+    angle = math.radians(between(-settings.rotate, settings.rotate, turned))
+    shear, zoom = between(-settings.shear, settings.shear, sheared), between(*settings.zoom, zoomed)
+    height, width = geometry.size
+    right, down = (between(-settings.shift, settings.shift, number) for number in shifted)
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
     linear = (cos, cos * shear - sin, sin, sin * shear + cos)
-    geometry.move(linear_map_about_center(geometry.size, *linear, right, down))
+    geometry.move(linear_map_about_center(geometry.size, *linear, right * width, down * height))
 
 
-def _zoom_to_mask(geometry: Geometry, settings: ZoomToMask, rng: np.random.Generator) -> None:
+def _zoom_to_mask(geometry: Geometry, settings: ZoomToMask, numbers: np.ndarray) -> None:
     """Enlarge a random window that holds the whole mask or, if that does not fit, one of its pixels."""
-    chance, zoom, pixel_share, place = rng.random(), rng.uniform(*settings.zoom), rng.random(), rng.random(2)
+    chance, zoomed, pixel_share = numbers[:3].tolist()
     if chance >= settings.p:
         return
+    zoom, place = between(*settings.zoom, zoomed), numbers[3:]
     sides, mask = geometry.sides, None if geometry.mask is None else _union(geometry.mask)
     window = sides / zoom
     lowest, highest = np.zeros(2), sides - window
@@ -140,17 +142,15 @@ def _edges_in_output(geometry: Geometry, box: tuple[int, ...]) -> np.ndarray:
     return np.array([corners.min(0), corners.max(0)])
 
 
-def _elastic(geometry: Geometry, settings: Distortion, rng: np.random.Generator) -> None:
-    chance = rng.random()
-    nodes = rng.uniform(-1, 1, (settings.cells + 1, settings.cells + 1, 2))
-    if chance < settings.p:
+def _elastic(geometry: Geometry, settings: Distortion, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        nodes = (2 * numbers[1:] - 1).reshape(settings.cells + 1, settings.cells + 1, 2)
         geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.sides, geometry.size))
 
 
-def _grid(geometry: Geometry, settings: Distortion, rng: np.random.Generator) -> None:
-    chance = rng.random()
-    columns, rows = rng.uniform(-1, 1, (2, settings.cells + 1))
-    if chance < settings.p:
+def _grid(geometry: Geometry, settings: Distortion, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        columns, rows = (2 * numbers[1:] - 1).reshape(2, settings.cells + 1)
         nodes = np.stack(np.meshgrid(columns, rows), axis=-1)
         geometry.bend(_interpolate_nodes(nodes * settings.amount * geometry.sides, geometry.size))
 
@@ -165,15 +165,14 @@ def _interpolate_nodes(nodes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return smooth[top : top + size[0], left : left + size[1]]
 
 
-GeometryStep = Callable[[Geometry, Any, np.random.Generator], None]
-GEOMETRY_STEPS: dict[str, GeometryStep] = {
-    "hflip": _hflip,
-    "vflip": _vflip,
-    "turn": _turn,
-    "affine": _affine,
-    "zoom_to_mask": _zoom_to_mask,
-    "elastic": _elastic,
-    "grid": _grid,
+GEOMETRY_STEPS: dict[str, StepKind[Geometry]] = {
+    "hflip": StepKind(_hflip, always(1)),
+    "vflip": StepKind(_vflip, always(1)),
+    "turn": StepKind(_turn, always(2)),
+    "affine": StepKind(_affine, always(6)),
+    "zoom_to_mask": StepKind(_zoom_to_mask, always(5)),
+    "elastic": StepKind(_elastic, lambda settings: 1 + 2 * (settings.cells + 1) ** 2),
+    "grid": StepKind(_grid, lambda settings: 1 + 2 * (settings.cells + 1)),
 }
 
 

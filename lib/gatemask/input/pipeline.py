@@ -1,6 +1,6 @@
 """Turn encoded examples into batches: sampled, decoded, augmented; uint8 arrays of static shapes.
 
-Which images an epoch shows, and how each is changed, depends only on the seed, the epoch and the position in the epoch.
+Which images an epoch shows, and how each is changed, depends only on the seed, the epoch and the number of the batch.
 A training that was interrupted therefore continues with exactly the batches it would have seen.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from gatemask.config import Augment, Experiment
 from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
-from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps
+from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps, draw_numbers
 from gatemask.input.decoding import Decoder, shared_decoder
 from gatemask.input.keras_input import Arrays, ArrayShape, keras_input
 from gatemask.input.layout import Layout
@@ -53,14 +53,14 @@ class RecordSource:
         masks = aligned_empty((*shape, layout.planes)) if self.with_masks else None
         return ImageBatch(images, masks, aligned_empty((batch_size, self.labels), np.float32))
 
-    def fill_slot(self, batch: ImageBatch, slot: int, index: int, rng: np.random.Generator) -> None:
+    def fill_slot(self, batch: ImageBatch, slot: int, index: int, numbers: np.ndarray) -> None:
         """Write an augmented example into a batch.
 
         Args:
             batch: Batch to write to.
             slot: Position in the batch.
             index: Position in `examples`.
-            rng: Random generator of this image.
+            numbers: Random numbers of this image, a row of `draw_numbers`.
         """
         example = self.examples[index]
         # Zooming to a mask needs the mask, even if the batch does not.
@@ -68,7 +68,7 @@ class RecordSource:
         image, mask = self.decoder.decode(example, decode_mask)
         out_mask = None if batch.masks is None else batch.masks[slot]
         classes = self.decoder.layout.classes
-        augment_into(image, mask, self.steps, rng, batch.images[slot], out_mask, classes)
+        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, classes)
         batch.labels[slot] = example.label > 0 if self.labels == 1 else self.decoder.layout.present(example.label)
 
     def mix(self, batch: ImageBatch, rng: np.random.Generator) -> ImageBatch:
@@ -169,14 +169,14 @@ def _training_arrays(
     source: RecordSource, exp: Experiment, order: np.ndarray, batch_size: int, seed: tuple[int, int], numbers: range
 ) -> Generator[Arrays, None, None]:
     def fill(batch: ImageBatch, number: int, slots: range) -> None:
+        numbers = draw_numbers(source.steps, np.random.default_rng([*seed, number]), batch_size)
         for slot in slots:
-            position = number * batch_size + slot
-            source.fill_slot(batch, slot, int(order[position]), np.random.default_rng([*seed, position]))
+            source.fill_slot(batch, slot, int(order[number * batch_size + slot]), numbers[slot])
 
     def finish(batch: ImageBatch, number: int) -> Arrays:
         if batch.masks is not None and exp.task == "mask":
             return batch.images, batch.masks
-        # Four numbers, so that this generator differs from those of images, which have three.
+        # Four numbers, so that this generator differs from that of `fill`, which has three.
         mixed = source.mix(batch, np.random.default_rng([*seed, number, 1]))
         return mixed.images, mixed.labels
 
@@ -211,11 +211,11 @@ def evaluation_batches(
         the last image, of weight 0.
     """
     source = record_source(examples, exp, layout, [])
-    last = len(examples) - 1
+    last, no_numbers = len(examples) - 1, np.empty(0)
 
     def fill(batch: ImageBatch, number: int, slots: range) -> None:
         for slot in slots:
-            source.fill_slot(batch, slot, min(number * batch_size + slot, last), np.random.default_rng(0))
+            source.fill_slot(batch, slot, min(number * batch_size + slot, last), no_numbers)
 
     def finish(batch: ImageBatch, number: int) -> Arrays:
         weights = (np.arange(number * batch_size, (number + 1) * batch_size) <= last).astype(np.float32)

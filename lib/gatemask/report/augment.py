@@ -12,6 +12,7 @@ from gatemask.data.shards import EncodedExample
 from gatemask.data.split import pick_half_positive, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
+from gatemask.input.augment import draw_numbers
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch
 from gatemask.plots import style
@@ -90,7 +91,7 @@ def _tiles(examples: Sequence[EncodedExample], exp: Experiment, versions: list[I
 
 def _batch(source: pipeline.RecordSource, seed: int, epoch: int) -> ImageBatch:
     count = len(source.examples)
-    room = source.allocate(count)
+    room, numbers = source.allocate(count), draw_numbers(source.steps, np.random.default_rng([seed, epoch, 0]), count)
     for slot in range(count):
-        source.fill_slot(room, slot, slot, np.random.default_rng([seed, epoch, slot]))
+        source.fill_slot(room, slot, slot, numbers[slot])
     return source.mix(room, np.random.default_rng([seed, epoch, 0, 1]))
