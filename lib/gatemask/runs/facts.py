@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -15,7 +15,7 @@ from gatemask.console import progress
 from gatemask.errors import GatemaskError
 from gatemask.project import DOCUMENTS, Project
 from gatemask.runs.cache import FoldFacts, RunCache, Settings, SplitFacts, YamlFacts
-from gatemask.runs.scan import FoundFold, find_runs, find_yamls, signature
+from gatemask.runs.scan import STAMP, FoundFold, find_runs, find_yamls, names_in, signature
 from gatemask.stage import Stamp, load_document
 
 PREDICTIONS = frozenset(("oof.csv", "oof.h5", "oof-views.h5", "tables.npz"))
@@ -193,12 +193,13 @@ def _record_shape(exp: Experiment) -> tuple[int, int] | None:
 def read_fold_facts(project: Project, name: str, fold: int, found: FoundFold, cache: RunCache) -> FoldFacts:
     """Read a run; what cannot be read is left out and named in `problems`."""
     folder, problems = project.fold(name, fold), []
+    names = names_in(folder)
     stamp = RunStamp()
     finished = False
-    for file in ("result.json", "begun.json"):
-        if file in found.names:
+    for file in (STAMP, "begun.json"):
+        if file in names:
             try:
-                stamp, finished = load_document(RunStamp, folder / file), file == "result.json"
+                stamp, finished = load_document(RunStamp, folder / file), file == STAMP
             except GatemaskError as error:
                 problems.append(f"fold {fold}: {file}: {error.short()}")
             break
@@ -206,18 +207,18 @@ def read_fold_facts(project: Project, name: str, fold: int, found: FoundFold, ca
     try:
         from gatemask.tracking.run_folder import read_metrics
 
-        rows = read_metrics(folder / "metrics.jsonl") if "metrics.jsonl" in found.names else []
+        rows = read_metrics(folder / "metrics.jsonl") if "metrics.jsonl" in names else []
     except GatemaskError as error:
         problems.append(f"fold {fold}: metrics.jsonl: {error.short()}")
     settings = None
-    if "config.yaml" in found.names:
+    if "config.yaml" in names:
         try:
             settings = _read_settings(folder, cache)
         except GatemaskError as error:
             problems.append(f"fold {fold}: config.yaml: {error.short()}")
     trained = sum(row.get("seconds", 0.0) for row in rows)
     speeds = [row["images_per_s"] for row in rows if "images_per_s" in row]
-    kernel, commit = _origin(folder, found)
+    kernel, commit = _origin(folder, names)
     return FoldFacts(
         signature=found.signature,
         finished=finished,
@@ -248,12 +249,12 @@ def _read_settings(folder: Path, cache: RunCache) -> str:
     return digest
 
 
-def _origin(folder: Path, found: FoundFold) -> tuple[str | None, str | None]:
+def _origin(folder: Path, names: Collection[str]) -> tuple[str | None, str | None]:
     """Return the kernel and the commit that trained a run, as far as they are known."""
     from gatemask.files import read_json
 
     for file in ("kaggle.json", "environment.json"):
-        if file in found.names:
+        if file in names:
             try:
                 record = read_json(folder / file)
             except GatemaskError:

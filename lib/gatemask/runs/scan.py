@@ -1,6 +1,9 @@
 """Find the files of all experiments by their times and sizes alone: nothing is opened, so thousands take milliseconds.
 
 A signature names files with time of change (ns) and size. What was read from files with the same signature is current.
+
+Of a finished run, only the folder and its stamp are looked at: a file that is replaced changes the time of its folder.
+A file that something else overwrites in place goes unnoticed here; every stage that uses it compares its hash.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from gatemask.project import DOCUMENTS, PRODUCTS, TRIALS, Project
+
+STAMP = "result.json"
 
 # Files of a run that are read, or that decide a score. A stamp is written after them.
 WATCHED = frozenset(
@@ -25,7 +30,7 @@ WATCHED = frozenset(
         "metrics.jsonl",
         "oof.csv",
         "oof.h5",
-        "result.json",
+        STAMP,
         "tables.npz",
     )
 )
@@ -37,11 +42,11 @@ class FoundFold(NamedTuple):
 
     Args:
         signature: Signature of its files.
-        names: Names of its files, of those in WATCHED.
+        finished: Whether it has its stamp.
     """
 
     signature: str
-    names: frozenset[str]
+    finished: bool
 
 
 def find_runs(project: Project) -> dict[str, dict[int, FoundFold]]:
@@ -51,9 +56,7 @@ def find_runs(project: Project) -> dict[str, dict[int, FoundFold]]:
         if folder.name in PRODUCTS or folder.name.startswith("."):
             continue
         folds = {
-            int(match[1]): _look_into(fold.path)
-            for fold in _folders(folder.path)
-            if (match := _FOLD.fullmatch(fold.name))
+            int(match[1]): _look_into(fold) for fold in _folders(folder.path) if (match := _FOLD.fullmatch(fold.name))
         }
         if folds:
             found[folder.name] = dict(sorted(folds.items()))
@@ -94,18 +97,28 @@ def folder_signature(folder: Path, suffix: str) -> str:
         return "|".join(sorted(_signed(entry.name, entry.stat()) for entry in names))
 
 
-def _look_into(path: str) -> FoundFold:
-    signed: dict[str, str] = {}
-    with os.scandir(path) as entries:
+def names_in(folder: Path) -> frozenset[str]:
+    """Return the names of a run's files, of those in WATCHED."""
+    with _entries(folder) as entries:
+        return frozenset(entry.name for entry in entries) & WATCHED
+
+
+def _look_into(folder: os.DirEntry[str]) -> FoundFold:
+    try:
+        stamp = os.stat(f"{folder.path}/{STAMP}")  # noqa: PTH116 (thousands of Paths take time)
+        return FoundFold(f"{folder.stat().st_mtime_ns}:{stamp.st_mtime_ns}:{stamp.st_size}", finished=True)
+    except OSError:  # in training
+        return FoundFold(_signature_of_files(folder.path), finished=False)
+
+
+def _signature_of_files(folder: str) -> str:
+    signed = []
+    with _entries(folder) as entries:
         for entry in entries:
-            name = entry.name
-            if name in WATCHED:
-                try:
-                    status = entry.stat()
-                except OSError:  # just replaced
-                    continue
-                signed[name] = f"{name}:{status.st_mtime_ns}:{status.st_size}"
-    return FoundFold(_short("|".join([signed[name] for name in sorted(signed)])), frozenset(signed))
+            if entry.name in WATCHED:
+                with suppress(OSError):  # just replaced
+                    signed.append(_signed(entry.name, entry.stat()))
+    return _short("|".join(sorted(signed)))
 
 
 def _short(text: str) -> str:

@@ -88,7 +88,7 @@ class Watcher:
         for name, folds in find_runs(self._project).items():
             for fold, found in folds.items():
                 key = (name, fold)
-                finished = "result.json" in found.names
+                finished = found.finished
                 training = (not finished or key in self._rows) and is_locked(fold_lock(self._project.fold(name, fold)))
                 if training or key in self._rows:
                     state = "finished" if finished else "training" if training else "stopped"
