@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import load_competition, load_ensemble
-from gatemask.files import write_json
+from gatemask.files import write_json, write_text
 from gatemask.project import Project
 from gatemask.results.runs import ExperimentRun
 from gatemask.results.tuning import ComparisonResult
@@ -167,7 +167,7 @@ def test_changed_yamls_and_splits_are_named(project: Project) -> None:
 
 
 def damage(path: Path, text: str = "{") -> None:
-    path.write_text(text)
+    write_text(path, text)
 
 
 def test_damaged_files_cost_only_their_own_row(project: Project) -> None:

@@ -2,8 +2,8 @@
 
 A signature names files with time of change (ns) and size. What was read from files with the same signature is current.
 
-Of a finished run, only the folder and its stamp are looked at: a file that is replaced changes the time of its folder.
-A file that something else overwrites in place goes unnoticed here; every stage that uses it compares its hash.
+Of a finished run, only the folder, its stamp and its predictions are looked at. Any other file that is replaced changes
+the time of the folder.
 """
 
 from __future__ import annotations
@@ -104,11 +104,19 @@ def names_in(folder: Path) -> frozenset[str]:
 
 
 def _look_into(folder: os.DirEntry[str]) -> FoundFold:
-    try:
-        stamp = os.stat(f"{folder.path}/{STAMP}")  # noqa: PTH116 (thousands of Paths take time)
-        return FoundFold(f"{folder.stat().st_mtime_ns}:{stamp.st_mtime_ns}:{stamp.st_size}", finished=True)
-    except OSError:  # in training
+    stamp = _looked_up(folder, STAMP)
+    if stamp is None:  # in training
         return FoundFold(_signature_of_files(folder.path), finished=False)
+    predictions = _looked_up(folder, "oof.h5") or _looked_up(folder, "oof.csv")
+    tables = _looked_up(folder, "tables.npz")
+    return FoundFold(_short(f"{folder.stat().st_mtime_ns}|{stamp}|{predictions}|{tables}"), finished=True)
+
+
+def _looked_up(folder: os.DirEntry[str], name: str) -> str | None:
+    try:
+        return _signed(name, os.stat(f"{folder.path}/{name}"))  # noqa: PTH116 (thousands of Paths take time)
+    except OSError:
+        return None
 
 
 def _signature_of_files(folder: str) -> str:
