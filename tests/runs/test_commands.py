@@ -227,3 +227,11 @@ def test_watch_beside_a_training(phantom_records: Path, tmp_path: Path) -> None:
     assert "gate_r18 fold 0: finished, epoch 3/3, loss" in lines[-1]
     assert ", auc " in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_watch_takes_no_option_that_it_would_ignore() -> None:
+    from gatemask.commands.runs import list_command
+
+    with pytest.raises(GatemaskError, match="--watch") as caught:
+        list_command("phantom", where="epochs>3", watch=True)
+    assert caught.value.details["received"] == "--watch with --where"

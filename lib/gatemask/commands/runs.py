@@ -82,6 +82,7 @@ def list_command(
     if watch:
         from gatemask.runs.watch import watch_runs
 
+        _refuse_beside_watch({"--where": where, "--sort": sort, "--gain": gain, "--csv": csv, "--json": json_})
         watch_runs(load_competition_inputs(comp, quick, set_)[0], interval)
         return
     gc.disable()  # thousands of facts live until the command ends: looking for garbage among them takes a tenth of it
@@ -97,6 +98,16 @@ def list_command(
         print_out(f"written: {write_text(csv, text)}")
         return
     print_result(runs, json_, show=printing.print_runs)
+
+
+def _refuse_beside_watch(options: dict[str, object]) -> None:
+    if given := [name for name, value in options.items() if value]:
+        raise GatemaskError(
+            "--watch shows all folds that are in training.",
+            received=f"--watch with {', '.join(given)}",
+            expected="no other option than --interval, --set and --quick",
+            do="Leave out one of them.",
+        )
 
 
 @runs_app.command("show")

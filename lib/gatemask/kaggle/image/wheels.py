@@ -82,7 +82,8 @@ def build_own(folder: Path) -> Path:
 
 def source_fingerprint() -> str:
     """Return a fingerprint of gatemask's own code and the kernels' scripts."""
-    files = [*(SOURCE / "lib").rglob("*.py"), *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
+    code = (path for path in (SOURCE / "lib/gatemask").rglob("*.*") if path.parent.name != "__pycache__")
+    files = [*code, *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
     return fingerprint({p.relative_to(SOURCE).as_posix(): sha256(p) for p in files if p.is_file()})
 
 
