@@ -24,7 +24,7 @@ setup: $(VENV)/ready ## create .venv and install everything, once
 
 # The stamp is written last, so an interrupted installation is repeated.
 $(VENV)/ready: requirements.txt pyproject.toml kaggle_kernels/inference/wheels.txt kaggle_kernels/inference/decoders.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatemask needs Python 3.11 or newer, but this is Python " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "gatemask needs Python 3.11 to 3.13 (TensorFlow has no later release), but this is Python " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -23,7 +23,7 @@ from gatemask.data import encode
 from gatemask.data.sources import ImageSource
 from gatemask.data.truth import EncodedMasks
 from gatemask.errors import StorageError
-from gatemask.kaggle.image import wheels
+from gatemask.kaggle.image import own_wheel, wheels
 from gatemask.kaggle.submit import package
 from gatemask.stage import Stage, StageResult
 from tests.conftest import write_tiles
@@ -137,7 +137,7 @@ def test_a_package_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
     with h5py.File(weights, "w") as file:
         file["kernel"] = np.arange(1000.0)
     wheel = files.write_bytes(tmp_path / "shipped.whl", bytes(5000))
-    monkeypatch.setattr(wheels, "build_own", lambda folder: files.write_bytes(folder / "gatemask.whl", bytes(9000)))
+    monkeypatch.setattr(own_wheel, "build_own", lambda folder: files.write_bytes(folder / "gatemask.whl", bytes(9000)))
     monkeypatch.setattr(wheels, "shipped", lambda: [wheel])
     monkeypatch.setattr(package, "weights_file", lambda project, member: weights)
 

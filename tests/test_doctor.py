@@ -25,6 +25,7 @@ from gatemask.kaggle.client.api import Quota
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.image import wheels
 from gatemask.results.doctor import Finding
+from gatemask.shipped import SOURCE
 from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
 
@@ -87,11 +88,12 @@ def test_old_python_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state(doctor.check_python(), sys.version.split()[0]) == "ok"
     monkeypatch.setattr(sys, "version_info", (3, 10, 4, "final", 0))
     assert state(doctor.check_python(), "3.10.4", "make setup PYTHON=python3.11") == "wrong"
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+    assert state(doctor.check_python(), "3.14.0", "Python 3.11 to 3.13") == "wrong"
 
 
 def test_installed_packages_are_compared_with_pins(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
-    assert state(doctor.check_packages(file), "does not exist") == "warn"
     pins = f"# comment\npytest=={metadata.version('pytest')}\nPyYAML=={metadata.version('PyYAML')}\n"
     file.write_text(pins)
     assert state(doctor.check_packages(file), "all 2") == "ok"
@@ -101,10 +103,18 @@ def test_installed_packages_are_compared_with_pins(tmp_path: Path) -> None:
     assert state(doctor.check_packages(file), "1 of 4 missing: no-such-package 1.0", "numpy", "make setup") == "wrong"
 
 
+def test_installed_packages_are_compared_with_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state(doctor.check_requirements(), "requirements are met") == "ok"
+    requirements = ["numpy<1", "no-such-package>=2", "not-wanted>=1; extra == 'more'", "PyYAML>=5"]
+    monkeypatch.setattr(metadata, "requires", lambda _: requirements)
+    found = state(doctor.check_requirements(), f"numpy {metadata.version('numpy')}, not <1", "no-such-package missing")
+    assert found == "wrong"
+
+
 def test_all_pins_of_the_project_are_parsed() -> None:
-    lines = (wheels.SOURCE / "requirements.txt").read_text().splitlines()
+    lines = (SOURCE / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
-    finding = doctor.check_packages(wheels.SOURCE / "requirements.txt")
+    finding = doctor.check_packages(SOURCE / "requirements.txt")
     assert finding.state != "ok" or f"all {len(pins)} " in finding.found
     assert len(pins) > 30
 
@@ -387,7 +397,7 @@ def test_exit_code_0_if_nothing_is_wrong(
     (root / "requirements.txt").write_text(f"numpy=={metadata.version('numpy')}\n")
     for arguments in (["init"], ["add", "."], ["commit", "-m", "one"]):
         git(*arguments)
-    monkeypatch.setattr(wheels, "SOURCE", root)
+    monkeypatch.setattr(doctor, "SOURCE", root)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**11))
     monkeypatch.setenv("GATEMASK_ROOT", str(root))
     with pytest.raises(SystemExit) as ended:

@@ -33,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     of a log; 130, stopped with Ctrl-C. No error ends in a traceback.
     """
     code: str | int | None
+    if sys.platform == "win32":
+        faults.say_error("gatemask runs on Linux and macOS; on Windows, run it in WSL.")
+        sys.exit(faults.USER_ERROR)
     try:
         app(args=arguments)
         code = 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+VERBOSE = "GATEMASK_VERBOSE"  # variable of the environment: whether details are printed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
 _console: Console | None = None
@@ -47,8 +51,16 @@ def say(text: str) -> None:
     """Print a line as it is. A full disk behind stderr, or a closed terminal, ends no training."""
     for lines in _recorders:
         lines.append(text)
+    if os.environ.get(VERBOSE):
+        text = f"{time.strftime('%H:%M:%S')} {text}"
     with suppress(OSError):
         console().print(plain(text))
+
+
+def say_command(arguments: Sequence[object]) -> None:
+    """Print a command that is about to be run, with `--verbose`. Secrets are never among its arguments."""
+    if os.environ.get(VERBOSE):
+        say(f"$ {shlex.join(map(str, arguments))}")
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from gatemask.kaggle.image import wheels
 from gatemask.project import Project
 from gatemask.results.doctor import DoctorResult, Finding
 from gatemask.secrets.known import kaggle_credential_files
+from gatemask.shipped import SOURCE, runs_from_source
 
-PYTHON = (3, 11)
+PYTHON, TOO_NEW = (3, 11), (3, 14)  # TensorFlow has no release for later ones
 OLDEST = (2, 2, 3)  # earlier kaggle commands print no JSON for `quota`
 NEWEST = (2, 2)  # later ones are untested
 LIMIT_S = 20.0  # time limit for the first request to Kaggle
@@ -68,7 +69,7 @@ def run_checks(root: Path) -> DoctorResult:
         account = ask_kaggle()
         checks: list[Check] = [
             check_python,
-            partial(check_packages, wheels.SOURCE / "requirements.txt"),
+            partial(check_packages, SOURCE / "requirements.txt") if runs_from_source() else check_requirements,
             check_kaggle_command,
             check_shipped_wheels,
             partial(check_credentials, account),
@@ -112,16 +113,14 @@ def run_check(check: Check) -> Finding:
 
 def check_python() -> Finding:
     version, oldest = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, PYTHON))
-    if sys.version_info[:3] < PYTHON:
-        do = f"Install Python {oldest} or newer, then: make setup PYTHON=python{oldest}"
+    if not PYTHON <= sys.version_info[:2] < TOO_NEW:
+        do = f"Install Python {oldest} to {TOO_NEW[0]}.{TOO_NEW[1] - 1}, then: make setup PYTHON=python{oldest}"
         return Finding("Python", "wrong", version, do)
     return Finding("Python", "ok", version)
 
 
 def check_packages(file: Path) -> Finding:
     """Compare the pins of a requirements file with the installed packages, without importing them."""
-    if not file.exists():
-        return Finding("packages", "warn", f"{file} does not exist", "Run gatemask from its source tree: make setup.")
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     installed = {name: _version(name) for name, _ in pins}
     missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None]
@@ -132,6 +131,22 @@ def check_packages(file: Path) -> Finding:
     if others:
         return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose these versions.")
     return Finding("packages", "ok", f"all {len(pins)} match {file.name}")
+
+
+def check_requirements() -> Finding:
+    """Compare gatemask's requirements with the installed packages, without importing them."""
+    from packaging.requirements import Requirement
+
+    requirements = [Requirement(text) for text in metadata.requires("gatemask") or []]
+    needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    wrong = []
+    for one in needed:
+        version = _version(one.name)
+        if version is None or not one.specifier.contains(version, prereleases=True):
+            wrong.append(f"{one.name} {version or 'missing'}, not {one.specifier}")
+    if wrong:
+        return Finding("packages", "wrong", "; ".join(wrong), "pip install --upgrade gatemask")
+    return Finding("packages", "ok", f"all {len(needed)} requirements are met")
 
 
 def _version(package: str) -> str | None:
@@ -159,6 +174,8 @@ def check_shipped_wheels() -> Finding:
     """Verify the wheels that are shipped with the submission kernel."""
     pins = dict(re.findall(r"^(\S+)==\S+ --hash=sha256:([0-9a-f]{64})", wheels.LIST.read_text(), flags=re.MULTILINE))
     hashes = {sha256(path) for path in wheels.CACHE.glob("*.whl")}
+    if not hashes and not runs_from_source():
+        return Finding("wheels", "ok", "gatemask package downloads them")
     if lost := sorted(name for name, pin in pins.items() if pin not in hashes):
         do = f"With a network connection: rm -f {wheels.CACHE.parent / 'ready'}; make setup"
         return Finding("wheels", "wrong", f"missing or damaged in {wheels.CACHE}: {', '.join(lost)}", do)

@@ -20,6 +20,7 @@ from gatemask.storage import fault_number, storage_error
 
 USER_ERROR, FAULT, STOPPED = 1, 70, 130  # 70 is EX_SOFTWARE of sysexits.h
 NETWORK = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT}
+DEBUG = "GATEMASK_DEBUG"  # variable of the environment: whether errors have a traceback
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|PAT$", re.IGNORECASE)
 SHORTEST_SECRET = 6  # characters; shorter values would match by chance
 CREDENTIALS = re.compile(r"(?<=//)[^/\s@]+(?=@)")  # of a URL
@@ -31,6 +32,8 @@ def report(error: Exception) -> int:
     A GatemaskError and a fault of the disk are printed as they are. Anything else is a fault of gatemask: its
     traceback goes to a log, whose path is printed.
     """
+    if os.environ.get(DEBUG):
+        say_error(without_secrets("".join(traceback.format_exception(error))))
     known = error if isinstance(error, GatemaskError) else storage_error(error) or _network_error(error)
     if known is not None:
         say_error(f"error: {known}")

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from gatemask.errors import GatemaskError, StorageError
 
@@ -130,6 +131,21 @@ def fault_number(error: BaseException) -> int | None:
     return next((number for words, number in IN_WORDS.items() if words in text), None)
 
 
+def reserve(file: IO[bytes], size: int) -> None:
+    """Make an empty file `size` bytes long, on the disk and not only by its length.
+
+    Raises:
+        OSError: The disk is full, or cannot reserve space.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    block = bytes(1 << 20)  # macOS has no such call
+    for start in range(0, size, len(block)):
+        file.write(block[: size - start])
+    file.flush()
+
+
 def require_space(path: Path, size: int) -> None:
     """Raise unless `size` bytes can be written to this file. For writers that crash when the disk is full.
 
@@ -138,7 +154,7 @@ def require_space(path: Path, size: int) -> None:
     """
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            reserve(file, max(size, 1))
     except OSError as error:
         with suppress(OSError):
             path.unlink()

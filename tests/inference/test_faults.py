@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,6 @@ import numpy as np
 import pytest
 
 from gatemask.config import Inference
-from gatemask.data import submission_format
 from gatemask.data.phantom import as_dicom
 from gatemask.data.submission_table import SubmissionTable
 from gatemask.errors import GatemaskError
@@ -429,7 +429,7 @@ def test_a_disk_full_from_the_start(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(submission_format.os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(SystemExit, match="Not enough disk space"):
         script(False).main()
     report = rerun(script, kaggle)

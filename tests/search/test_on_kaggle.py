@@ -42,7 +42,7 @@ def world(
         cloud.runner = machine
         seed(cloud, project)
         monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)
-        monkeypatch.setattr(bundle, "package_files", list)
+        monkeypatch.setattr(bundle, "package_files", dict)
         # The fake of a training has one score for all; a search needs different ones.
         result = fakes.fold_result
         monkeypatch.setattr(fakes, "fold_result", lambda **f: result(**f, score=_score(project, **f)))

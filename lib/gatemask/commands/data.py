@@ -23,6 +23,20 @@ from gatemask.commands.options import (
 from gatemask.errors import GatemaskError
 
 
+@app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the project.")],
+    example: Annotated[
+        str, typer.Option(metavar="NAME", help="Example to begin with: phantom, nuclei or siim-acr.")
+    ] = "phantom",
+    json_: Json = False,
+) -> None:
+    """Create a project: a folder for competitions, with an example."""
+    from gatemask.new.project import init_project, print_next_steps
+
+    print_result(init_project(folder, example), json_, show=print_next_steps)
+
+
 @app.command("new")
 def new_command(
     name: Annotated[

@@ -6,7 +6,6 @@ a cell of a wide table, several lines where each object has its own, or pixels o
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from gatemask.config import Competition, Rle, SubmissionSettings
 from gatemask.data.ids import DEFAULT, IdRule, test_rule, without_extension
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
+from gatemask.storage import reserve
 
 ROW_BYTES = 8_000  # length of one encoded mask, a generous estimate
 
@@ -217,7 +217,7 @@ def reserve_disk_space(path: Path, rows: int) -> None:
     size = min(max(1 << 20, rows * ROW_BYTES), 1 << 28)
     try:
         with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            reserve(file, size)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise GatemaskError(

@@ -7,7 +7,6 @@ costs no more than itself; `degraded` in inference.json says what happened.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +39,7 @@ from gatemask.masks import rle
 from gatemask.masks.frame import Frame, resize_map, restore_map
 from gatemask.masks.rule import Rule, decide, decide_objects
 from gatemask.masks.rule_files import of_values
-from gatemask.parallel import cores, keep_freed_memory, single_threaded_opencv
+from gatemask.parallel import cores, keep_freed_memory, peak_memory, single_threaded_opencv
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble, ShippedMember
 from gatemask.results.submission import InferenceReport, MemberTiming
 
@@ -122,7 +121,7 @@ def predict_test_set(
         precision=precision,
         seconds=round(clock() - begun, 1),
         seconds_per_image=round(speed, 6),
-        peak_megabytes=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+        peak_megabytes=round(peak_memory() / 1e6),
         submission=sha256(output.path),
         package=sha256(dataset / "SHA256SUMS"),
     )

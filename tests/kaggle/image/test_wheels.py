@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from gatemask.files import sha256
-from gatemask.kaggle.image import wheels
+from gatemask.kaggle.image import own_wheel, wheels
+from gatemask.shipped import SOURCE
 
 
 @pytest.mark.integration
 def test_own_wheel_is_pure_and_reproducible(tmp_path: Path) -> None:
-    wheel, same_wheel = (wheels.build_own(tmp_path / name) for name in "ab")
+    wheel, same_wheel = (own_wheel.build_own(tmp_path / name) for name in "ab")
     assert wheel.name.endswith("-py3-none-any.whl")
     assert sha256(wheel) == sha256(same_wheel)
     names = set(zipfile.ZipFile(wheel).namelist())
-    files = [p for p in (wheels.SOURCE / "lib").rglob("*") if p.suffix in (".py", ".css", ".js")]
-    assert {p.relative_to(wheels.SOURCE / "lib").as_posix() for p in files} <= names
+    files = [p for p in (SOURCE / "lib").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert {p.relative_to(SOURCE / "lib").as_posix() for p in files} == {n for n in names if ".dist-info/" not in n}
+    assert {n.partition(".dist-info/")[2] for n in names} == {"", "METADATA", "RECORD", "WHEEL", "licenses/LICENSE"}
 
 
 def test_shipped_wheels_are_pinned_by_hash() -> None:

@@ -53,7 +53,7 @@ def test_a_secret_is_not_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(package, "present_settings", lambda *_: {})
     monkeypatch.setattr(package, "fill_dataset", fill)
     monkeypatch.setattr(package, "check_precision", lambda *_: None)
-    monkeypatch.setattr(package.wheels, "source_fingerprint", lambda: "code")
+    monkeypatch.setattr(package.own_wheel, "source_fingerprint", lambda: "code")
     monkeypatch.setattr(ShippedEnsemble, "load", lambda path: SimpleNamespace())
     if name is None:
         assert package.write_package(project, comp, ensemble).files == len(FILES) + 3

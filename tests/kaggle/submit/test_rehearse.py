@@ -217,9 +217,9 @@ def test_several_classes_need_a_column_or_a_joined_id(tmp_path: Path) -> None:
 
 def test_the_kernel_runs_on_the_versions_of_kaggles_image(copy: tuple[Project, Competition]) -> None:
     """Runs only if `make test-kaggle` has created that environment, which takes minutes."""
-    from gatemask.kaggle.image import wheels
+    from gatemask.shipped import SOURCE
 
-    if not (wheels.SOURCE / sandbox.VERSIONS / "ready").exists():
+    if not (SOURCE / sandbox.VERSIONS / "ready").exists():
         pytest.skip("there is no environment with the versions of Kaggle's image: make test-kaggle makes one")
     python = sandbox.python_of_image_versions()
     assert python is not None

@@ -74,7 +74,7 @@ def world(
         cloud.runner = machine
         seed(cloud, project)
         monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # saves requests
-        monkeypatch.setattr(bundle, "package_files", list)  # sessions run the package of the tests
+        monkeypatch.setattr(bundle, "package_files", dict)  # sessions run the package of the tests
         monkeypatch.setattr(bundle, "lzma", SimpleNamespace(compress=lambda data, **_: lzma.compress(data, preset=0)))
         yield World(cloud, machine, project)
 

@@ -13,8 +13,8 @@ from gatemask.errors import GatemaskError
 from gatemask.files import locked
 from gatemask.kaggle.client import api
 from gatemask.kaggle.client.cli import missing_credentials
-from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import TRIALS, Project
+from gatemask.shipped import SOURCE, runs_from_source
 from gatemask.tracking import run_folder
 
 
@@ -57,7 +57,7 @@ def clean_commit(project: Project, allow_dirty: bool) -> str | None:
     Raises:
         GatemaskError: There is no commit, or files that a push includes were changed since.
     """
-    changed = {root: _changed_files(root) for root in {SOURCE, project.root}}
+    changed = {root: _changed_files(root) for root in {*([SOURCE] if runs_from_source() else []), project.root}}
     commit = run_folder.commit(project.root)
     if allow_dirty:
         return commit

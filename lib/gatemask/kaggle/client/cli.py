@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-from gatemask.console import say
+from gatemask.console import say, say_command
 from gatemask.errors import GatemaskError
 from gatemask.secrets.known import kaggle_credential_files
 
@@ -202,6 +202,7 @@ def start(
         held: Descriptors that the command keeps open, such as a lock.
         environment: Environment variables to add.
     """
+    say_command(["kaggle", *arguments])
     # -P: a folder named kaggle in the working directory is not the package.
     command = [sys.executable, "-P", "-c", BOUND_TO_PARENT, str(os.getpid()), *arguments]
     # With these set it prints the headers of its requests, credentials included.

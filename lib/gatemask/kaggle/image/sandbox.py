@@ -16,6 +16,7 @@ from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
 from gatemask.kaggle.image import wheels
+from gatemask.shipped import SOURCE, runs_from_source
 from gatemask.storage import full_disk
 
 # The relevant packages of Kaggle's TPU image (2026-05).
@@ -139,10 +140,13 @@ def python_of_image_versions() -> Path | None:
 
     The environment is created if it does not exist, which takes minutes and a network.
     """
-    python = wheels.SOURCE / VERSIONS / "bin" / "python"
+    if not runs_from_source():
+        say("Only gatemask's source tree lists the package versions of Kaggle's image; those installed here are used.")
+        return None
+    python = SOURCE / VERSIONS / "bin" / "python"
     with console().status("Creating an environment with the package versions of Kaggle's image"):
         done = subprocess.run(
-            ["make", "-C", str(wheels.SOURCE), f"{VERSIONS}/ready"], capture_output=True, text=True, check=False
+            ["make", "-C", str(SOURCE), f"{VERSIONS}/ready"], capture_output=True, text=True, check=False
         )
     if done.returncode == 0:
         return python

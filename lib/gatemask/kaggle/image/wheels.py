@@ -1,4 +1,4 @@
-"""Wheels for offline kernels: gatemask's own, built here, the four that Kaggle's images lack, and decoders of DICOM."""
+"""Wheels for offline kernels: the four packages that Kaggle's images lack, and decoders of DICOM."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gatemask.console import say
+from gatemask.console import say, say_command
 from gatemask.errors import GatemaskError
-from gatemask.files import fingerprint, sha256
+from gatemask.files import sha256
+from gatemask.shipped import shipped_folder
 
-SOURCE = Path(__file__).resolve().parents[4]
-LIST = SOURCE / "kaggle_kernels" / "inference" / "wheels.txt"
+LIST = shipped_folder("kaggle_kernels") / "inference" / "wheels.txt"
 DECODERS = LIST.with_name("decoders.txt")
 KAGGLE_PYTHON = "312"  # of Kaggle's images
 KAGGLE_PLATFORM = "manylinux_2_28_x86_64"
@@ -60,35 +60,9 @@ def _cached(hashes: set[str]) -> list[Path]:
     return [path for path in sorted(CACHE.glob("*.whl")) if sha256(path) in hashes]
 
 
-def build_own(folder: Path) -> Path:
-    """Build gatemask's wheel from the running source tree. The same source gives the same bytes.
-
-    Args:
-        folder: Folder for the wheel.
-
-    Raises:
-        GatemaskError: gatemask does not run from a source tree, or pip failed.
-    """
-    if not (SOURCE / "pyproject.toml").exists():
-        raise GatemaskError(
-            "gatemask does not run from its source tree.",
-            where=SOURCE,
-            expected="pyproject.toml",
-            do="Install it with make setup; a package ships the very code that trained.",
-        )
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(SOURCE))
-    return next(folder.glob("gatemask-*.whl"))
-
-
-def source_fingerprint() -> str:
-    """Return a fingerprint of gatemask's own code and the kernels' scripts."""
-    code = (path for path in (SOURCE / "lib/gatemask").rglob("*.*") if path.parent.name != "__pycache__")
-    files = [*code, *LIST.parents[1].rglob("*.*"), SOURCE / "pyproject.toml"]
-    return fingerprint({p.relative_to(SOURCE).as_posix(): sha256(p) for p in files if p.is_file()})
-
-
 def _pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
+    say_command(command)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if "ERROR" in line or "error" in line]

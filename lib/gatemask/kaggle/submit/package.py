@@ -29,7 +29,7 @@ from gatemask.files import copy_file, fingerprint, fresh_folder, read_json_objec
 from gatemask.hdf5 import require_self_contained
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.client.slugs import LONGEST_SLUG, kaggle_slug
-from gatemask.kaggle.image import wheels
+from gatemask.kaggle.image import own_wheel, wheels
 from gatemask.kaggle.submit.outdated import present_settings
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
@@ -56,7 +56,7 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
     owner = comp.kaggle.owner or os.environ.get("KAGGLE_USERNAME") or UNKNOWN_OWNER
     made_from = {
         "ensemble": sha256(source),
-        "code": wheels.source_fingerprint(),
+        "code": own_wheel.source_fingerprint(),
         "owner": owner,
         "kaggle": comp.kaggle.model_dump(),
         "inference": ensemble.inference.model_dump(),
@@ -164,7 +164,7 @@ def fill_dataset(
                 do=f"Run gatemask ensemble {project.comp} again.",
             )
     shipped.model_copy(update={"inference": settings}).save(dataset / "ensemble.yaml")
-    wheels.build_own(dataset)
+    own_wheel.build_own(dataset)
     for wheel in [*wheels.shipped(), *(wheels.decoders() if with_decoders else [])]:
         copy_file(wheel, dataset / wheel.name)
     files = [path for path in sorted(dataset.iterdir()) if path.is_file()]

@@ -20,13 +20,13 @@ from gatemask.config import Competition, Experiment
 from gatemask.files import fresh_folder, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
-from gatemask.kaggle.image.wheels import SOURCE
 from gatemask.project import Project
 from gatemask.results.kaggle_training import SessionRequest
 from gatemask.secrets.guard import refuse_secrets
+from gatemask.shipped import package_files, shipped_folder
 from gatemask.yaml12 import dump_yaml
 
-SCRIPT = SOURCE / "kaggle_kernels" / "train" / "train.py"
+SCRIPT = shipped_folder("kaggle_kernels") / "train" / "train.py"
 SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
 
 
@@ -45,7 +45,7 @@ def build_payload(
     Raises:
         GatemaskError: A secret would be uploaded.
     """
-    files = {f"lib/{p.relative_to(SOURCE / 'lib').as_posix()}": p.read_bytes() for p in package_files()}
+    files = {f"lib/{name}": path.read_bytes() for name, path in package_files().items()}
     files[f"experiments/{comp.name}/competition.yaml"] = _resolved(comp)
     files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(_pinned_to_machine(exp, request))
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
@@ -87,12 +87,6 @@ def write_kernel(
         kernels=kernels,
     ).write(folder)
     return fits
-
-
-def package_files() -> list[Path]:
-    """Return the files of the gatemask package."""
-    files = (SOURCE / "lib" / "gatemask").rglob("*")
-    return sorted(path for path in files if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:

@@ -16,7 +16,7 @@ from gatemask.kaggle.client import account, api, reconcile
 from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
 from gatemask.kaggle.client.slugs import kaggle_slug
-from gatemask.kaggle.image import wheels
+from gatemask.kaggle.image import own_wheel
 from gatemask.kaggle.image.machines import MACHINES, Machine, machine_for
 from gatemask.kaggle.train import bundle
 from gatemask.kaggle.train.inputs import input_datasets, payload_dataset
@@ -233,7 +233,7 @@ class Dispatcher:
 def training_fingerprint(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> str:
     """Return a fingerprint of all that decides the result: code, settings, data, split and machine."""
     digests = [dataset.digest for dataset in input_datasets(project, comp, exp, folds)]
-    settings = [exp.settings, machine_for(comp, exp).name, wheels.source_fingerprint(), sha256(project.folds)]
+    settings = [exp.settings, machine_for(comp, exp).name, own_wheel.source_fingerprint(), sha256(project.folds)]
     return fingerprint([settings, digests])
 
 

@@ -12,7 +12,6 @@ machine's image; but on the CPU, for one epoch of a few steps on a few images, w
 from __future__ import annotations
 
 import hashlib
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from gatemask.kaggle.image import sandbox
 from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import bundle
 from gatemask.kaggle.train.inputs import input_datasets
+from gatemask.parallel import peak_memory
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest, TrainingRehearsal
 from gatemask.stage import Stage
@@ -87,7 +87,7 @@ def rehearse_training(project: Project, comp: Competition, exp: Experiment, fold
             files=len(account.files),
             output_megabytes=round(output.size / 1e6, 1),
             expected_megabytes=round(output.expected / 1e6, 1),
-            peak_memory_megabytes=round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3),
+            peak_memory_megabytes=round(peak_memory(children=True) / 1e6),
         )
         return result, [folder / "log.txt"]
 

@@ -1,0 +1,134 @@
+"""`gatemask init`: a folder for competitions, with one of the examples, for those who installed gatemask with pip.
+
+<folder>/
+    experiments/<example>/   the example's YAMLs
+    folds/                   splits, under version control
+    Makefile .gitignore      targets of the command; generated folders are not committed
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from gatemask.console import say
+from gatemask.errors import GatemaskError, nearest
+from gatemask.files import write_text
+from gatemask.results.project import InitResult
+from gatemask.shipped import shipped_folder
+
+IGNORED = ["/data/", "/runs/", "/dist/", "*-quick.csv", "folds/phantom*.csv", "wandb/", ".env", ".venv/"]
+
+# The commands that take a competition or an experiment, as targets of make.
+COMPETITION = {
+    "loop": "run all stages that are not current",
+    "data": "raw files -> manifest and normalized masks",
+    "folds": "manifest -> stratified, grouped folds",
+    "records": "manifest -> TFRecords",
+    "oof-tune": "tune gate and mask thresholds on out-of-fold predictions",
+    "runs": "list all experiments with their scores",
+    "ensemble": "select the members that ship",
+    "package": "build the dataset and the kernel for Kaggle",
+    "rehearse": "run the inference kernel without a network",
+    "campaign": "train all experiments and folds on Kaggle",
+    "submit": "push the rehearsed package, submit it, wait for the score",
+    "report": "write the HTML report",
+}
+EXPERIMENT = {
+    "plan": "estimate memory, steps and hours: make plan EXP=mine/unet_b0",
+    "train": "train an experiment: make train EXP=mine/unet_b0 FOLD=0",
+    "search": "search the settings of an experiment: make search EXP=mine/unet_b0",
+    "push": "train on Kaggle: make push EXP=mine/unet_b0",
+}
+NEXT = {
+    "phantom": ["gatemask loop phantom --quick"],
+    "nuclei": ["gatemask loop nuclei --data FOLDER"],
+    "siim-acr": ["gatemask data download siim-acr", "gatemask data prepare siim-acr", "gatemask folds make siim-acr"],
+}
+GROUPS = {"data": "data prepare", "folds": "folds make", "records": "records make"}
+
+
+def examples() -> list[str]:
+    """Return the names of the example competitions."""
+    return sorted(path.parent.name for path in shipped_folder("experiments").glob("*/competition.yaml"))
+
+
+def init_project(folder: Path, example: str) -> InitResult:
+    """Create a project. Files that exist already are kept, so it can be run again.
+
+    Args:
+        folder: Folder of the project; created if it does not exist.
+        example: Name of the example competition.
+
+    Raises:
+        GatemaskError: There is no such example, or one of the files exists with another content.
+    """
+    if example not in examples():
+        close = nearest(example, examples())
+        raise GatemaskError(
+            f"Unknown example '{example}'.",
+            received=example,
+            expected=", ".join(examples()),
+            do=f"Did you mean '{close}'?" if close else "Choose one of them.",
+        )
+    root = folder.resolve()
+    files = _files(root, example)
+    if changed := [path for path, text in files.items() if path.exists() and _differs(path, text)]:
+        raise GatemaskError(
+            "The folder has a file of this name with another content.",
+            where=changed[0],
+            received=f"{len(changed)} such file{'s' if len(changed) > 1 else ''}",
+            do="Choose another folder, or rename the file. Nothing was written.",
+        )
+    made = [path for path in files if not path.exists()]
+    for path in made:
+        write_text(path, files[path])
+    (root / "folds").mkdir(exist_ok=True)
+    kept = len(files) - len(made)
+    return InitResult(folder=str(root), example=example, written=len(made), kept=kept)
+
+
+def print_next_steps(result: InitResult) -> None:
+    """Print what was created, and what to do next."""
+    say(f"{result.folder}: {result.written} files written, {result.kept} kept")
+    say("Next:")
+    for command in (f"cd {shlex.quote(result.folder)}", *NEXT[result.example]):
+        say(f"  {command}")
+
+
+def _files(root: Path, example: str) -> dict[Path, str]:
+    shipped = shipped_folder("experiments") / example
+    yamls = {
+        root / "experiments" / example / path.relative_to(shipped): path.read_text(encoding="utf-8")
+        for path in sorted(shipped.rglob("*.yaml"))
+    }
+    return {**yamls, root / ".gitignore": "\n".join([*IGNORED, ""]), root / "Makefile": makefile(example)}
+
+
+def _differs(path: Path, text: str) -> bool:
+    return not path.is_file() or path.read_bytes() != text.encode()
+
+
+def makefile(example: str) -> str:
+    """Return the Makefile of a project."""
+    head = f"""# Targets of gatemask. `make help` lists them. ARGS passes options: make loop ARGS=--quick
+GATEMASK ?= gatemask
+COMP ?= {example}
+FOLD ?= all
+.DEFAULT_GOAL := help
+.PHONY: help {" ".join([*COMPETITION, *EXPERIMENT])}
+
+help: ## list the targets
+\t@awk -F':.*## ' '/^[a-z-]+:.*## / {{printf "  make %-10s %s\\n", $$1, $$2}}' $(MAKEFILE_LIST)
+"""
+    targets = [_target(name, text, "$(COMP)") for name, text in COMPETITION.items()]
+    targets += [_target(name, text, _experiment_arguments(name)) for name, text in EXPERIMENT.items()]
+    return "\n".join([head, *targets])
+
+
+def _experiment_arguments(name: str) -> str:
+    return "$(EXP) --fold $(FOLD)" if name in ("train", "push") else "$(EXP)"
+
+
+def _target(name: str, text: str, arguments: str) -> str:
+    return f"{name}: ## {text}\n\t@$(GATEMASK) {GROUPS.get(name, name)} {arguments} $(ARGS)\n"
