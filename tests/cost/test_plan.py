@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gatemask.builders.step_memory import StepValues
 from gatemask.config import Experiment, load_competition
 from gatemask.cost.devices import Device, ForwardPass
 from gatemask.cost.network import count_multiplications
@@ -72,7 +73,7 @@ def test_images_and_steps_are_those_of_the_sampling(phantom_records: Path) -> No
 
 
 def test_larger_batches_need_more_memory_and_half_precision_less() -> None:
-    size = NetworkSize(parameters=10**7, held=10**7, work=ForwardPass(10**9, 10**7))
+    size = NetworkSize(parameters=10**7, values=StepValues(10**7, 10**7), work=ForwardPass(10**9, 10**7))
     device = Device("device", 2, 16, 100, 800)
 
     def gigabytes(**changes: object) -> float:

@@ -14,13 +14,10 @@ if TYPE_CHECKING:
 
 def count_forward_pass(network: keras.Model) -> ForwardPass:
     """Return the work of a built network for one image."""
-    import keras
+    from gatemask.builders.step_memory import layer_outputs
 
     flops = outputs = 0
-    for layer in network._flatten_layers(include_self=False):
-        if isinstance(layer, keras.Model) or not layer._inbound_nodes:
-            continue
-        values = int(np.prod(layer.output.shape[1:]))
+    for layer, values in layer_outputs(network):
         outputs += values
         flops += 2 * count_multiplications(layer, values)
     return ForwardPass(flops, outputs)

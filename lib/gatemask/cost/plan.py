@@ -12,15 +12,8 @@ import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say, table
-from gatemask.cost.devices import (
-    Device,
-    ForwardPass,
-    bytes_per_value,
-    kaggle_t4,
-    kaggle_tpu,
-    seconds_per_image,
-    this_machine,
-)
+from gatemask.cost.devices import Device, kaggle_t4, kaggle_tpu, seconds_per_image, this_machine
+from gatemask.cost.memory import NetworkSize, keep_network_size, plan_batch
 from gatemask.cost.network import count_forward_pass
 from gatemask.cost.tile_counts import count_tiles
 from gatemask.errors import GatemaskError
@@ -33,21 +26,6 @@ STARTUP_S = 240  # imports, first compilation, reading the records
 
 
 @dataclass(frozen=True)
-class NetworkSize:
-    """Size of a network in training.
-
-    Args:
-        parameters: Number of parameters.
-        held: Number of values kept in memory: weights, gradients, optimizer moments.
-        work: Work of a forward pass of one image.
-    """
-
-    parameters: int
-    held: int
-    work: ForwardPass
-
-
-@dataclass(frozen=True)
 class ImageCounts:
     """Numbers of images, or of tiles, of an experiment; `train` to `last_epoch` are those of the first fold."""
 
@@ -56,6 +34,10 @@ class ImageCounts:
     validation: int
     first_epoch: int
     last_epoch: int
+
+    @property
+    def shortest_epoch(self) -> int:
+        return min(self.first_epoch, self.last_epoch)
 
 
 def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> ExperimentPlan:
@@ -67,7 +49,8 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
         exp: Experiment.
     """
     size = _network_size(exp, comp)
-    images = _count_images(project, comp, exp)
+    keep_network_size(project, comp, exp, size)
+    images = count_images(project, comp, exp)
     precision = exp.runtime.precision
     devices = [kaggle_tpu(precision), kaggle_t4(2, precision), this_machine()]
     plan: dict[str, object] = {
@@ -78,6 +61,8 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
         "sessions": [plan_session(device, exp, size, images) for device in devices],
         "measured": _measured_epoch(project, exp),
     }
+    if (found := TrainingInputs(project, comp, exp).found_batch) is not None:
+        plan["batch"] = f"{found}, found on {found.devices} x {found.accelerator}"
     if images is not None:
         plan |= {
             "folds": images.folds,
@@ -105,14 +90,17 @@ def plan_session(device: Device, exp: Experiment, size: NetworkSize, images: Ima
         size: Size of its network.
         images: Its numbers of images; None before folds exist.
     """
-    per_device, precision = exp.batch.per_device, exp.runtime.precision
-    needed = (size.held * 4 + size.work.outputs * bytes_per_value(precision) * per_device) / 1e9
+    precision = exp.runtime.precision
+    batch = plan_batch(device, exp, size, None if images is None else images.shortest_epoch)
+    needed = batch.needed / 1e9
     row: dict[str, object] = {
         "session": device.name,
-        "batch": f"{per_device} x {device.count}",
+        "batch": str(batch),
         "gigabytes": round(needed, 2),
-        "memory": f"{needed:.1f} of {device.gigabytes:.0f}" + (" !" if needed > device.gigabytes else ""),
+        "memory": f"{needed:.1f} of {device.gigabytes:.0f}" + ("" if batch.fits else " !"),
     }
+    if not batch.fits:
+        row["note"] = batch.note(device.name)
     if images is None:
         return SessionPlan.model_validate(row)
     image_s = seconds_per_image(device, size.work, precision, STEP_PASSES)
@@ -120,7 +108,7 @@ def plan_session(device: Device, exp: Experiment, size: NetworkSize, images: Ima
     epoch_s = (drawn + images.validation / STEP_PASSES) * image_s / device.count
     fold_hours = (exp.epochs * epoch_s + STARTUP_S) / 3600
     row |= {
-        "steps": max(1, int(drawn) // (per_device * device.count)),
+        "steps": max(1, int(drawn) // (batch.per_device * device.count)),
         "minutes_an_epoch": epoch_s / 60,
         "hours_a_fold": fold_hours,
         "hours_all_folds": fold_hours * images.folds,
@@ -149,7 +137,15 @@ def print_plan(plan: ExperimentPlan) -> None:
         for session in plan.sessions
     ]
     table("Estimate", columns, rows)
-    for name, text in (("measured", plan.measured), ("note", plan.note), ("records", plan.records)):
+    for session in plan.sessions:
+        if session.note:
+            say(session.note)
+    for name, text in (
+        ("batch", plan.batch),
+        ("measured", plan.measured),
+        ("note", plan.note),
+        ("records", plan.records),
+    ):
         if text:
             say(f"{name}: {text}")
 
@@ -164,16 +160,15 @@ def _network_size(exp: Experiment, comp: Competition) -> NetworkSize:
     on_cpu = {"accelerator": "cpu", "precision": "float32", "devices": 1}
     runtime.start_keras(exp.runtime.model_copy(update=on_cpu))
     from gatemask.builders import models, optimizers
+    from gatemask.builders.step_memory import count_step_values
 
     network = models.network_for(exp, comp).model
-    weights = network.trainable_variables
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
-    optimizer.build(weights)
-    held = sum(int(np.prod(v.shape)) for v in [*network.variables, *weights, *optimizer.variables])
-    return NetworkSize(network.count_params(), held, count_forward_pass(network))
+    optimizer.build(network.trainable_variables)
+    return NetworkSize(network.count_params(), count_step_values(network, optimizer), count_forward_pass(network))
 
 
-def _count_images(project: Project, comp: Competition, exp: Experiment) -> ImageCounts | None:
+def count_images(project: Project, comp: Competition, exp: Experiment) -> ImageCounts | None:
     """Count the images of the first fold, and those its first and last epoch draw; None before folds exist.
 
     Of tiled images, tiles are counted, and all tiles of a positive image as positive: which are is known to records.

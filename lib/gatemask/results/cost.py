@@ -10,7 +10,7 @@ class SessionPlan(CommandResult):
 
     Args:
         session: Name of the session's devices.
-        batch: Images per device and number of devices, such as "4 x 8".
+        batch: Images per device and number of devices, such as "4 x 8"; "auto: 4 x 8" if it is predicted.
         gigabytes: Memory needed per device, in GB.
         memory: Memory needed and available per device, marked with "!" where it does not fit.
         steps: Training steps per epoch, on average.
@@ -18,6 +18,7 @@ class SessionPlan(CommandResult):
         hours_a_fold: Duration of a fold, in hours.
         hours_all_folds: Duration of all folds, in hours.
         hours_a_week: Free hours per week on Kaggle; None where they are not limited.
+        note: That the batch will probably not fit, in words; left out if it will.
     """
 
     session: str
@@ -29,6 +30,7 @@ class SessionPlan(CommandResult):
     hours_a_fold: float | None = None
     hours_all_folds: float | None = None
     hours_a_week: int | None = None
+    note: str | None = None
 
 
 class ExperimentPlan(CommandResult):
@@ -46,6 +48,7 @@ class ExperimentPlan(CommandResult):
         images_last_epoch: Images that the last epoch draws.
         sessions: Cost on each kind of session.
         measured: Duration of an epoch of an earlier run of this experiment, in words; None before the first run.
+        batch: The batch that a training has found, in words; left out before, and where the batch is fixed.
         note: What is missing for a complete plan.
         records: Missing records.
         tiled: Whether the images above are tiles.
@@ -62,6 +65,7 @@ class ExperimentPlan(CommandResult):
     images_last_epoch: int | None = None
     sessions: tuple[SessionPlan, ...]
     measured: str | None
+    batch: str | None = None
     note: str | None = None
     records: str | None = None
     tiled: bool = False

@@ -95,6 +95,8 @@ def _push_folds(
             expected=f"fewer than {wanted.at_once} running",
             do=f"gatemask wait {project.comp}, then push again; gatemask campaign {project.comp} does both.",
         )
+    if note := _memory_note(project, comp, exp):
+        say(f"{exp.name}: {note}")
     owner = account.owner(comp)
     dispatcher = Dispatcher(project, comp, opts)
     assigned = dispatch.assign_to_kernels(kernels, project.label, owner, exp, folds, slots)
@@ -102,6 +104,23 @@ def _push_folds(
     if waiting := sorted(set(folds) - {fold for kernel in pushed for fold in kernel.folds}):
         say(f"{exp.name}: folds {_joined(waiting)} must wait, since no more kernels run at once; push again later")
     return pushed
+
+
+def _memory_note(project: Project, comp: Competition, exp: Experiment) -> str | None:
+    """Return in words whether the batch will fit into the memory of the machine; None if it will."""
+    from gatemask.cost import devices, memory
+    from gatemask.cost.plan import count_images
+    from gatemask.training.fold_inputs import TrainingInputs
+
+    kind, precision = machine_for(comp, exp).kind, exp.runtime.precision
+    if kind == "cpu" or TrainingInputs(project, comp, exp).found_batch is not None:
+        return None
+    size = memory.read_network_size(project, comp, exp)
+    if size is None:
+        return f"gatemask plan {project.comp}/{exp.name} predicts whether its batch fits into memory"
+    images = count_images(project, comp, exp)
+    device = devices.kaggle_tpu(precision) if kind == "tpu" else devices.kaggle_t4(2, precision)
+    return memory.plan_batch(device, exp, size, None if images is None else images.shortest_epoch).note(device.name)
 
 
 def _last_sessions(kernels: Sequence[TrainingKernel]) -> dict[int, bool]:
