@@ -52,6 +52,17 @@ class DivergedError(GatemaskError):
     """The loss of a training became NaN or infinite."""
 
 
+class OutOfMemoryError(GatemaskError):
+    """The memory of a device does not suffice."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory is too small; TensorFlow and JAX have their own classes."""
+    text = f"{type(error).__name__}: {error}"
+    own = isinstance(error, MemoryError | OutOfMemoryError)
+    return own or "ResourceExhausted" in text or "RESOURCE_EXHAUSTED" in text
+
+
 class StorageError(GatemaskError, OSError):
     """A fault of the disk or the system, such as a full disk, in the words of a user.
 

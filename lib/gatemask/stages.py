@@ -156,12 +156,14 @@ TABLE = [
         summary="Write images and masks at training size. Resumes where it stopped.",
     ),
     StageEntry("augment show", {"runs/<comp>/<experiment>/augment.png": "images before and after augmentation"}),
+    StageEntry("plan", {"runs/<comp>/<experiment>/network.json": "size of the network, by which `push` judges memory"}),
     StageEntry(
         "train",
         {
             "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "
             "result.json; masks: oof.h5, tables.npz and, for views kept apart, oof-views.h5; gates: oof.csv; "
-            "kept/ where several epochs are kept; state/ while it runs; tensorboard/ with tracking.tensorboard"
+            "kept/ where several epochs are kept; state/ while it runs; tensorboard/ with tracking.tensorboard",
+            "runs/<comp>/<experiment>/batch.json": "the batch that `batch: {per_device: auto}` found, for all folds",
         },
         name="train",
         function="training.train:train",

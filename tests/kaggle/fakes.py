@@ -38,9 +38,11 @@ from gatemask.results.kaggle_training import (
     PushReport,
     SessionRequest,
 )
+from gatemask.results.training import FoundBatch, TriedBatch
 from gatemask.stage import write_stamp
 from gatemask.training import train
-from gatemask.training.fold_inputs import TrainingInputs
+from gatemask.training.fold_inputs import TrainingInputs, fingerprints
+from gatemask.training.found_batch import write_found_batch
 from tests.fold_results import fold_result
 from tests.kaggle.cloud import OWNER, Cloud, Run, Version
 
@@ -90,9 +92,11 @@ class FakeMachine:
 
     Args:
         sessions: Course of the next sessions, in the order of their start.
+        finds: Images per device that sessions find where the batch is `auto`.
     """
 
     sessions: list[FakeSession] = field(default_factory=list)
+    finds: int = 32
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _current: threading.local = field(default_factory=threading.local)
 
@@ -145,6 +149,8 @@ class FakeMachine:
         plan, run = self._current.plan, self._current.run
         exp = load_experiment(project.experiments / f"{request.experiment}.yaml")
         training_inputs = TrainingInputs(project, load_competition(project.experiments), exp)
+        if exp.batch.per_device == "auto" and training_inputs.found_batch is None:
+            write_found_batch(project, exp.name, found_batch(exp, self.finds))
         for fold in request.folds:
             if fold in plan.fails:
                 output.record_failure(str(GatemaskError(plan.fails[fold])), fold)
@@ -174,6 +180,19 @@ def unpack(run: Run) -> Path:
     with zipfile.ZipFile(io.BytesIO(lzma.decompress(script["payload"]()))) as packed:
         packed.extractall(project, [name for name in packed.namelist() if not name.startswith("lib/")])
     return project
+
+
+def found_batch(exp: Experiment, per_device: int) -> FoundBatch:
+    """Return a batch as a session with eight devices finds it."""
+    return FoundBatch(
+        per_device=per_device,
+        devices=8,
+        accelerator="tpu",
+        backend="jax",
+        gigabytes=14.4,
+        tried=(TriedBatch(per_device=per_device, gigabytes=9.5),),
+        settings=fingerprints(exp)["settings"],
+    )
 
 
 def train_fold(training_inputs: TrainingInputs, fold: int, who: str, epochs: int | None = None) -> str | None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,28 @@ def test_fewer_devices_than_asked_for(machine) -> None:
     with pytest.raises(GatemaskError, match="fewer devices"):
         runtime._limited(["first"], Runtime(devices=2))
     assert runtime._limited(["first", "second"], Runtime(devices=1)) == ["first"]
+
+
+def test_the_fullest_device_decides_and_cpus_report_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"GPU:0": 3_000_000_000, "GPU:1": 5_500_000_000}
+    monkeypatch.setattr(runtime, "_peak_bytes", lambda backend, name: peaks[name])
+    two = runtime.Devices("tensorflow", "gpu", list(peaks), "MirroredStrategy", "float32")
+    assert (two.peak_bytes(), two.memory_mb()) == (5_500_000_000, 5500.0)
+    cpu = runtime.Devices("tensorflow", "cpu", ["CPU:0"], "one device", "float32")
+    assert cpu.peak_bytes() == 0
+    assert cpu.memory_mb() > 50, "the memory of the process"
+
+
+@pytest.mark.parametrize(("peak", "end"), [(5_500_000_000, "100 images/s, 5.5 GB"), (0, "100 images/s")])
+def test_the_line_of_an_epoch_shows_the_memory_of_devices(peak: int, end: str, capsys) -> None:
+    from gatemask.training.fold_run import FoldRun
+
+    exp = SimpleNamespace(name="unet", epochs=3, monitor="dice")
+    models = SimpleNamespace(devices=SimpleNamespace(peak_bytes=lambda: peak))
+    run = SimpleNamespace(exp=exp, fold=0, trainer=SimpleNamespace(models=models))
+    row = {"epoch": 0, "loss": 0.5, "dice": 0.8, "seconds": 12.0, "images_per_s": 100.0, "input_wait": 0.0}
+    FoldRun._say_epoch(run, row)  # type: ignore[arg-type]
+    assert capsys.readouterr().err.strip().endswith(end)
 
 
 MIRRORED = """

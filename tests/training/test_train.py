@@ -23,6 +23,7 @@ import pytest
 from gatemask.config import Experiment, load_competition
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
+from gatemask.stage import Stamp
 from gatemask.tracking.run_folder import MEASURED
 from tests.conftest import TINY_GATEMASK, environment, gatemask, start_python
 from tests.tiny import INSTALL
@@ -238,6 +239,23 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     assert len(result.folds) == 5
     assert len(shapes) == 1, f"traced {len(shapes)} times"
     assert shapes[0] == [(4, 1)], "static shapes"
+
+
+def test_a_batch_that_was_found_trains_like_a_fixed_one(trained, monkeypatch) -> None:
+    """Trials change neither weights nor seeds, and the other folds take the batch of the first one."""
+    from gatemask.training import batch_size
+
+    _, fixed = trained("fixed_batch")
+    result, found = trained("found_batch", batch={"per_device": "auto"})
+    assert_identical(fixed, found)
+    record = json.loads((found.parent / "batch.json").read_text())
+    # 32 images per epoch keep eight updates.
+    assert (record["per_device"], record["devices"], result["folds"]["0"]["batch"]) == (4, 1, 4)
+    assert [trial["per_device"] for trial in record["tried"]] == [4]
+    assert 0 < record["tried"][0]["gigabytes"] < record["gigabytes"]
+    assert Stamp.load(found / "result.json").made_from["batch"] == "4 x 1"
+    monkeypatch.setattr(batch_size, "search", None)
+    assert trained("found_batch", batch={"per_device": "auto"})[0]["current"]
 
 
 def test_frozen_layers_change_only_after_the_thaw(trained, monkeypatch) -> None:
@@ -563,7 +581,8 @@ def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[
             **recipe,
             **NETWORKS[name],
             "name": f"{name}_on_{devices}_{'tiny' if tiny else 'whole'}",
-            "batch": {"per_device": 8 // devices},
+            # Eight updates per epoch leave one image per device.
+            "batch": {"per_device": "auto" if devices == 8 else 8},
             "runtime": {"backend": "jax", "devices": devices},
         }
         for devices in (8, 1)
@@ -582,6 +601,10 @@ def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[
     for words in ("8 x cpu by DataParallel", "1 x cpu by one device"):
         assert words in done.stderr
     runs = phantom_records / "runs/phantom-quick"
+    for exp in settings[: len(names)]:
+        found = json.loads((runs / exp["name"] / "batch.json").read_text())
+        assert (found["per_device"], found["devices"], found["backend"]) == (1, 8, "jax")
+        assert 0 < found["tried"][0]["gigabytes"] < found["gigabytes"]
     losses = [
         [row[key] for row in rows(runs / exp["name"] / "fold0") for key in ("loss", "val_loss")] for exp in settings
     ]

@@ -295,7 +295,9 @@ class Checkpoints(Strict):
 
 
 class Batch(Strict):
-    per_device: Count = 16
+    per_device: Literal["auto"] | Count = Field(
+        16, description="images per step and device; 'auto': the largest power of two that fits, found by trial"
+    )
     scale_learning_rate: bool = Field(False, description="multiply the learning rate by the number of devices")
 
 

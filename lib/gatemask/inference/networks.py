@@ -15,7 +15,7 @@ import numpy as np
 
 from gatemask import quiet
 from gatemask.console import progress, say
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, is_out_of_memory
 from gatemask.hdf5 import load_weights
 from gatemask.results.ensemble import ShippedMember
 
@@ -46,7 +46,7 @@ class LoadedMember:
                 starts = range(0, len(images), self.batch)
                 return np.concatenate([self._predict_part(images[start : start + self.batch]) for start in starts])
             except Exception as error:
-                if self.batch == 1 or not _is_out_of_memory(error):
+                if self.batch == 1 or not is_out_of_memory(error):
                     raise
                 self.batch //= 2
                 say(f"The device's memory does not suffice for {2 * self.batch} images; continuing with {self.batch}.")
@@ -58,10 +58,6 @@ class LoadedMember:
         padded = np.zeros((self.batch, *part.shape[1:]), part.dtype)
         padded[: len(part)] = part
         return self._forward(self._weights, padded)[: len(part)]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return type(error).__name__ == "ResourceExhaustedError" or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def weights_path(folder: Path, member: ShippedMember) -> Path:

@@ -56,6 +56,7 @@ def builder_tables() -> dict[str, list[Row]]:
         "optimizer": _fields(config.Optimizer, {"name"}),
         "schedules": [_row(name, _first_line("schedules.py", name)) for name in get_args(config.ScheduleName)],
         "schedule": _fields(config.Schedule, {"name"}),
+        "batch": _fields(config.Batch),
         "augment": _steps(),
         "tta": _fields(config.View),
     }
@@ -72,6 +73,7 @@ TITLES = {
     "optimizer": "Options of `optimizer`",
     "schedules": "Schedules: `schedule: {name: ...}`",
     "schedule": "Options of `schedule`",
+    "batch": "Options of `batch`",
     "augment": "Steps of `augment`",
     "tta": "Views of `tta`",
 }

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from gatemask.files import write_json
+from gatemask.results.training import FoundBatch
 from gatemask.stage import CommandResult, StageResult, load_document
 
 ACCOUNT_FILE = "gatemask-output.json"
@@ -48,6 +49,7 @@ class SessionRequest(_Document):
         commit: Commit of the project; ends in "+dirty" after --allow-dirty.
         datasets: Digest of each attached dataset, by kind (records, wheels, weights).
         resume_from: State that each unfinished fold must continue from, by fold number.
+        batch: The batch that was found for the experiment; None where the session finds it, or where it is fixed.
     """
 
     push: str
@@ -63,6 +65,7 @@ class SessionRequest(_Document):
     resume_from: dict[str, str] = Field(
         default_factory=dict, validation_alias=AliasChoices("goes_on", "resume_from"), serialization_alias="goes_on"
     )
+    batch: FoundBatch | None = None
 
     def to_json(self) -> bytes:
         """Return the content of session.json."""

@@ -81,6 +81,48 @@ class FoldResult(StageResult):
     validation_tiles: int | None = None
 
 
+class TriedBatch(CommandResult):
+    """A batch that was tried.
+
+    Args:
+        per_device: Images per step and device.
+        gigabytes: Memory of one device that the step needs, in GB; None if it ran out of memory.
+    """
+
+    per_device: int
+    gigabytes: float | None
+
+
+class FoundBatch(CommandResult):
+    """The batch that `batch: {per_device: auto}` found, as runs/<comp>/<experiment>/batch.json holds it.
+
+    Args:
+        per_device: Images per step and device.
+        devices: Number of devices that it was found on.
+        accelerator: Their kind: "tpu", "gpu" or "cpu".
+        backend: "tensorflow" or "jax".
+        gigabytes: Memory of one device that a step may use, in GB.
+        tried: The batches that were tried, in order.
+        settings: Fingerprint of the settings that decide the training.
+    """
+
+    per_device: int
+    devices: int
+    accelerator: str
+    backend: str
+    gigabytes: float
+    tried: tuple[TriedBatch, ...]
+    settings: str
+
+    @property
+    def images(self) -> int:
+        """Images per step over all devices."""
+        return self.per_device * self.devices
+
+    def __str__(self) -> str:
+        return f"{self.per_device} x {self.devices}"
+
+
 class TrainingResult(CommandResult):
     """Report of `gatemask train`.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gatemask.config import Competition
 from gatemask.console import say, table
-from gatemask.errors import DivergedError
+from gatemask.errors import DivergedError, is_out_of_memory
 from gatemask.project import Project
 from gatemask.results.search import SearchResult, TrialSummary
 from gatemask.search.figures import draw_figures
@@ -94,7 +94,7 @@ def _train_trial(trials: Trials, taken: TakenTrial, budget: TimeBudget) -> bool:
             trials.fail(taken, error.what)
             return True
         except Exception as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             trials.fail(taken, "Out of memory.")
             return True
@@ -102,12 +102,6 @@ def _train_trial(trials: Trials, taken: TakenTrial, budget: TimeBudget) -> bool:
             return False
         trials.report(taken, fold, trials.score(result.folds[fold]))
     return True
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error says that the device's memory is too small; TensorFlow and JAX have their own classes."""
-    text = f"{type(error).__name__}: {error}"
-    return isinstance(error, MemoryError) or "ResourceExhausted" in text or "RESOURCE_EXHAUSTED" in text
 
 
 def print_search(result: SearchResult) -> None:

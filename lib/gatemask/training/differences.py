@@ -10,6 +10,7 @@ from gatemask.config.flat import flatten
 from gatemask.errors import GatemaskError
 
 NAMES = {
+    "batch": "another batch size",
     "weights": "other initial weights",
     "fold": "another fold",
     "folds": "another split",

@@ -18,8 +18,9 @@ from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.project import Project
-from gatemask.results.training import FoldResult, trained_from
+from gatemask.results.training import FoldResult, FoundBatch, trained_from
 from gatemask.stage import Stage, Stamp
+from gatemask.training.found_batch import read_found_batch
 from gatemask.training.initial_weights import InitialWeights, find_initial_weights
 
 if TYPE_CHECKING:
@@ -131,10 +132,25 @@ class TrainingInputs:
     def initial_weights(self, fold: int) -> InitialWeights:
         return find_initial_weights(self.project, self.exp, fold)
 
+    @property
+    def found_batch(self) -> FoundBatch | None:
+        """The batch that was found for the present settings; None for a fixed batch, and before it is found."""
+        if self.exp.batch.per_device != "auto":
+            return None
+        return read_found_batch(self.project, self.exp.name, fingerprints(self.exp)["settings"])
+
+    def _batch(self) -> dict[str, object]:
+        """Return the entry of the batch: where the YAML says `auto`, the settings alone do not tell which it is."""
+        if self.exp.batch.per_device != "auto":
+            return {}
+        found = self.found_batch
+        return {"batch": None if found is None else str(found)}
+
     def made_from(self, fold: int) -> dict[str, object]:
         """Return the hashes of everything that decides the outcome of a fold; see `trained_from`."""
         return {
             **fingerprints(self.exp),
+            **self._batch(),
             "weights": self.initial_weights(fold).identity,
             "fold": fold,
             "folds": sha256(self.project.folds),
@@ -142,8 +158,10 @@ class TrainingInputs:
         }
 
     def comparable(self, fold: int) -> dict[str, object]:
-        """Return `made_from` as far as this disk can tell: records and initial weights may be elsewhere."""
+        """Return `made_from` as far as this disk can tell: records, initial weights and batch may be elsewhere."""
         made_from: dict[str, object] = {**fingerprints(self.exp), "fold": fold, "folds": sha256(self.project.folds)}
+        if self.found_batch is not None:
+            made_from |= self._batch()
         if (self.project.records(with_record_size(self.comp, self.exp).records.size) / "index.json").exists():
             try:
                 made_from["records"] = fingerprint(self._shards)

@@ -146,11 +146,12 @@ class FoldRun:
         """Log an epoch in one line: progress bars vanish, and log files have none."""
         exp = self.exp
         threshold = f" at {row['threshold']:.2f}" if exp.monitor == "dice" and "threshold" in row else ""
+        memory = f", {peak / 1e9:.1f} GB" if (peak := self.trainer.models.devices.peak_bytes()) else ""
         wait = f", {row['input_wait']:.0%} of it waiting for input" if row["input_wait"] >= 0.1 else ""
         say(
             f"{exp.name} fold {self.fold} epoch {int(row['epoch']) + 1}/{exp.epochs}: loss {row['loss']:.4f}, "
             f"{exp.monitor} {row[exp.monitor]:.4f}{threshold}, {row['seconds']:.0f} s, "
-            f"{row['images_per_s']:.3g} images/s{wait}"
+            f"{row['images_per_s']:.3g} images/s{wait}{memory}"
         )
 
     def _resume(self, run: str) -> Progress:
@@ -169,7 +170,7 @@ class FoldRun:
             raise GatemaskError(
                 "This fold was started with another batch size.",
                 where=self.folder,
-                received=f"{exp.batch.per_device} x {self.trainer.models.devices.count} devices = {batch}",
+                received=f"{batch} images over {self.trainer.models.devices.count} devices",
                 expected=f"{progress.batch}",
                 do=f"Set batch.per_device so that all devices together make {progress.batch}, "
                 f"or delete {self.state_folder}.",
@@ -201,7 +202,7 @@ class FoldRun:
 
         exp = self.exp
         rate = schedules.learning_rate(exp.schedule, progress.epoch, exp.epochs, progress.scores(exp.monitor))
-        return rate * self.trainer.models.devices.count if exp.batch.scale_learning_rate else rate
+        return rate * self.trainer.rate_factor
 
     def _train_epoch(self, progress: Progress) -> tuple[Progress, int]:
         """Train the remaining legs of an epoch as far as time allows; return the progress and the epoch's steps."""

@@ -183,8 +183,8 @@ def _predictions(trainer: Trainer, validation: Sequence[EncodedExample]) -> Iter
     def average_and_views(images: np.ndarray) -> np.ndarray:
         return np.concatenate(predict_per_view(model, images, tta_views), axis=3)
 
-    batches = pipeline.evaluation_batches(validation, exp, trainer.layout, trainer.batch)
-    total, start = -(-len(validation) // trainer.batch), 0
+    batches = pipeline.evaluation_batches(validation, exp, trainer.layout, trainer.evaluation_batch)
+    total, start = -(-len(validation) // trainer.evaluation_batch), 0
     for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
         padded = average_and_views(images) if exp.tta_apart else predict_averaged(model, images, tta_views)
         predicted = padded[weights > 0]

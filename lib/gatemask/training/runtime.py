@@ -67,12 +67,13 @@ class Devices:
         return len(self.names)
 
     def memory_mb(self) -> float:
-        """Return the peak memory of the fullest device, or the resident memory of this process, in MB.
+        """Return the peak memory of the fullest device, or else the resident memory of this process, in MB."""
+        return round((self.peak_bytes() or resident_bytes()) / 1e6, 1)
 
-        CPUs, and some backends, report no memory of the device.
-        """
+    def peak_bytes(self) -> int:
+        """Return the peak memory of the fullest device; 0 for CPUs, and for backends that do not report it."""
         peaks = [] if self.accelerator == "cpu" else [_peak_bytes(self.backend, name) for name in self.names]
-        return round((max(peaks, default=0) or _resident_bytes()) / 1e6, 1)
+        return max(peaks, default=0)
 
     def facts(self) -> RuntimeFacts:
         """Return the facts that environment.json records."""
@@ -238,7 +239,8 @@ def _peak_bytes(backend: str, name: str) -> int:
         return 0
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """Return the memory that this process occupies, in bytes."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:  # systems without /proc

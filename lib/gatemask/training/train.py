@@ -91,6 +91,11 @@ def _train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin
     with run_folder.locked_run(folder, f"{inputs.exp.name} fold {fold}"):
         if (recorded := stage.current()) is not None:  # finished by another process in the meantime
             return recorded
+        if stage.made_from.get("batch", "fixed") is None:
+            from gatemask.training.batch_size import find_batch
+
+            find_batch(inputs, fold)
+            stage = inputs.stage(fold)
         if _has_same_training(stage):
             from gatemask.training.finish_again import finish_again
 
@@ -131,16 +136,19 @@ def _train_locked(
     exp, folder = inputs.exp, stage.stamp.parent
     claim_folder(folder, stage.made_from, exp)
     started = time.monotonic()
+    from gatemask.training.batch_size import explained_out_of_memory
     from gatemask.training.fold_run import FoldRun
     from gatemask.training.trainer import Trainer
 
-    run = FoldRun(Trainer(inputs), fold, budget)
-    progress = run.train()
-    if progress.epoch < exp.epochs:
-        return f"{exp.epochs - progress.epoch} of {exp.epochs} epochs, and out-of-fold predictions", False
-    if not budget.allows(validations=1 + count_views(exp)):
-        return "out-of-fold predictions", False
-    result, outputs = run.finish(progress)
+    trainer = Trainer(inputs)
+    run = FoldRun(trainer, fold, budget)
+    with explained_out_of_memory(trainer):
+        progress = run.train()
+        if progress.epoch < exp.epochs:
+            return f"{exp.epochs - progress.epoch} of {exp.epochs} epochs, and out-of-fold predictions", False
+        if not budget.allows(validations=1 + count_views(exp)):
+            return "out-of-fold predictions", False
+        result, outputs = run.finish(progress)
     epochs = ", ".join(str(epoch + 1) for epoch in result.best_epochs)
     say(f"{exp.name} fold {fold}: {exp.monitor} {result.score:.4f} (epochs {epochs})")
     result = stage.finish(result, outputs, started)

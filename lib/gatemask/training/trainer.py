@@ -18,6 +18,7 @@ from gatemask.files import fingerprint
 from gatemask.input.layout import Layout
 from gatemask.stage import require_unchanged
 from gatemask.training.fold_inputs import TrainingInputs
+from gatemask.training.found_batch import batch_path
 from gatemask.training.runtime import Devices
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class CompiledModelsCache:
             self.models, self._key = build(), key
         return self.models
 
+    def rename(self, key: str) -> None:
+        """Keep the models under another key."""
+        self._key = key
+
 
 COMPILED = CompiledModelsCache()
 
@@ -74,8 +79,9 @@ class Trainer:
     """
 
     def __init__(self, inputs: TrainingInputs, cache: CompiledModelsCache = COMPILED) -> None:
-        self.inputs = inputs
+        self.inputs, self._cache = inputs, cache
         self.models = cache.get(_traced_fingerprint(inputs), lambda: _compile(inputs))
+        self.found = inputs.found_batch  # read once: a fold trains with one batch, whatever happens to the file
 
     @property
     def exp(self) -> Experiment:
@@ -92,8 +98,37 @@ class Trainer:
 
     @property
     def batch(self) -> int:
-        """Images per step over all devices."""
-        return self.exp.batch.per_device * self.models.devices.count
+        """Images per training step over all devices.
+
+        Raises:
+            GatemaskError: A batch that was found on other devices cannot be divided among these.
+        """
+        found = self.found
+        if found is None:
+            return self.evaluation_batch
+        if found.images % self.models.devices.count:
+            raise GatemaskError(
+                "The batch of this experiment cannot be divided among these devices.",
+                where=batch_path(self.inputs.project, self.exp.name),
+                received=f"{self.models.devices.count} devices",
+                expected=f"a divisor of {found.images} images: it was found on {found.devices} x {found.accelerator}",
+                do="Set runtime.devices. Or delete the file to find another batch: all folds are then trained again.",
+            )
+        return found.images
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images per step of a validation or prediction over all devices, whose results do not depend on it."""
+        per_device = self.exp.batch.per_device if self.found is None else self.found.per_device
+        assert per_device != "auto", "the batch is found before the training"
+        return per_device * self.models.devices.count
+
+    @property
+    def rate_factor(self) -> int:
+        """Factor of the learning rate, by `batch.scale_learning_rate`."""
+        if not self.exp.batch.scale_learning_rate:
+            return 1
+        return self.models.devices.count if self.found is None else self.found.devices
 
     def training_model(self, epoch: int) -> TrainingModel:
         """Return the training model of an epoch; epochs with and without frozen layers have different ones."""
@@ -104,6 +139,10 @@ class Trainer:
         if not self._freezes(epoch):
             return _frozen(())
         return _frozen(_layers_to_freeze(self.exp, self.models.network, self.training_model(epoch)))
+
+    def keep_for_found_batch(self) -> None:
+        """Keep the models for the batch that has been found with them."""
+        self._cache.rename(_traced_fingerprint(self.inputs))
 
     def reset(self, fold: int) -> int:
         """Set the initial weights and optimizers of a fold, and return its seed.
@@ -140,7 +179,7 @@ class Trainer:
         """
         from gatemask.input import keras_input, pipeline
 
-        batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.batch)
+        batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.evaluation_batch)
         with keras_input.original_errors():
             values = self.models.evaluator.evaluate(batches, verbose=0, return_dict=True)
         scores = {name: float(value) for name, value in values.items() if name != "loss"}
@@ -163,7 +202,9 @@ def _traced_fingerprint(inputs: TrainingInputs) -> str:
     sections = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
     frozen = exp.freeze.layers if exp.freeze else None
     settings = exp.model_dump(mode="json", include=sections)
-    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp))])
+    # A model that was traced for one batch would be traced for any number of images next: shapes must be static.
+    found = [] if inputs.found_batch is None else [str(inputs.found_batch)]
+    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp)), *found])
 
 
 def _compile(inputs: TrainingInputs) -> CompiledModels:

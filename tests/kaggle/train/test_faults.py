@@ -32,6 +32,7 @@ from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
 from gatemask.tracking import run_folder
+from gatemask.training.found_batch import write_found_batch
 from tests.conftest import kill_when, run_python
 from tests.kaggle.cloud import KEY, OWNER, Fault, stand_in
 from tests.kaggle.fakes import (
@@ -43,6 +44,7 @@ from tests.kaggle.fakes import (
     FakeSession,
     World,
     change_records,
+    found_batch,
     options,
     project_from,
     ref,
@@ -54,6 +56,7 @@ from tests.kaggle.warm import Call, warm
 pytestmark = pytest.mark.integration
 
 FOUR = "epochs=4"
+AUTO = "batch.per_device=auto"
 
 
 @pytest.fixture(scope="module")
@@ -784,6 +787,30 @@ def test_run_in_training_here_is_not_replaced(world: World, monkeypatch: pytest.
     assert "Another process is training or fetching unet_b0 fold 0" in str(error)
     assert not world.fold().with_name("fold0.replaced1").exists()
     completes(world)
+
+
+def test_all_folds_train_with_the_batch_that_the_first_session_found(world: World) -> None:
+    world.push(AUTO)
+    world.wait()
+    assert world.done(AUTO) == [0]
+    assert str(world.inputs(AUTO).found_batch) == "32 x 8"
+    world.machine.finds = 16  # what another machine would find
+    world.push(AUTO, folds=[1])
+    world.wait()
+    assert world.done(AUTO) == [0, 1]
+    assert str(world.inputs(AUTO).found_batch) == "32 x 8"
+
+
+def test_fold_with_another_batch_than_the_others_is_not_taken_for_done(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.push(AUTO)
+    exp = world.inputs(AUTO).exp
+    write_found_batch(world.project, exp.name, found_batch(exp, 64))  # by a training here, meanwhile
+    world.wait()
+    assert "trained with a batch of 32 x 8, other folds of unet_b0 with 64 x 8" in capsys.readouterr().err
+    assert str(world.inputs(AUTO).found_batch) == "64 x 8"
+    assert world.done(AUTO) == []
 
 
 def test_run_finished_here_is_kept(world: World) -> None:

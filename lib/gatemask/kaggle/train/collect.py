@@ -27,6 +27,7 @@ from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount
 from gatemask.results.training import trained_from
 from gatemask.stage import Stamp
 from gatemask.tracking import run_folder
+from gatemask.training.found_batch import BATCH_FILE, batch_path, load_found_batch, write_found_batch
 
 
 def collect_output(project: Project, kernel: TrainingKernel) -> bool:
@@ -105,6 +106,7 @@ def _verify(folder: Path) -> tuple[SessionAccount | None, list[str]]:
 
 def _place_runs(project: Project, kernel: TrainingKernel, folder: Path, account: SessionAccount) -> None:
     try:
+        _place_batch(project, kernel, folder, account)
         for fold in kernel.last.folds:
             if account.files_of(fold):
                 _place_run(project, kernel, fold, folder, account)
@@ -115,6 +117,22 @@ def _place_runs(project: Project, kernel: TrainingKernel, folder: Path, account:
             received=error.strerror or str(error),
             do="Free some space, or fix the folder's permissions, and run it again: Kaggle keeps the output.",
         ) from error
+
+
+def _place_batch(project: Project, kernel: TrainingKernel, folder: Path, account: SessionAccount) -> None:
+    """Keep the batch that the session found, unless another session, or this machine, was first."""
+    name = f"runs/{kernel.experiment}/{BATCH_FILE}"
+    if name not in account.files:
+        return
+    fetched, path = load_found_batch(folder / name), batch_path(project, kernel.experiment)
+    known = load_found_batch(path) if path.exists() else None
+    if known is None or known.settings != fetched.settings:
+        write_found_batch(project, kernel.experiment, fetched)
+    elif str(known) != str(fetched):
+        say(
+            f"{kernel.ref} trained with a batch of {fetched}, other folds of {kernel.experiment} with {known}: its "
+            "folds are trained again, or their batch is fixed in the YAML"
+        )
 
 
 def _place_run(project: Project, kernel: TrainingKernel, fold: int, folder: Path, account: SessionAccount) -> None:

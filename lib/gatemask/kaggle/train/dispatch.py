@@ -23,6 +23,7 @@ from gatemask.kaggle.train.inputs import input_datasets, payload_dataset
 from gatemask.kaggle.train.kernel_records import Push, TrainingKernel, furthest_kernel, save_kernel
 from gatemask.project import Project
 from gatemask.results.kaggle_training import SessionRequest
+from gatemask.training.fold_inputs import TrainingInputs
 
 SHORTEST_SESSION_H = 0.5  # with fewer hours of the quota left, a session is not worth starting
 
@@ -68,8 +69,6 @@ def unfinished_folds(project: Project, comp: Competition, exp: Experiment, folds
     Raises:
         GatemaskError: A fold does not exist.
     """
-    from gatemask.training.fold_inputs import TrainingInputs
-
     inputs = TrainingInputs(project, comp, exp)
     unfinished = [fold for fold in inputs.choose_folds(folds) if inputs.stage(fold).current() is None]
     trained = [fold for fold in unfinished if inputs.is_trained(fold)]
@@ -170,6 +169,7 @@ class Dispatcher:
             commit=push.commit,
             datasets={dataset.kind: dataset.digest for dataset in datasets},
             resume_from=self._attach_earlier_output(exp, push, kernels),
+            batch=TrainingInputs(self.project, self.comp, exp).found_batch,
         )
         folder = self._write_bundle(exp, request, push, datasets)
         push.at = account.utc_now()

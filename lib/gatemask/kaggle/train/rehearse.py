@@ -38,6 +38,7 @@ from gatemask.tracking import run_folder
 
 STEPS = 3
 VALIDATION_IMAGES = 8
+BATCH_TO_FIND = 8
 WORKING_LIMIT = 20e9  # bytes that Kaggle keeps of a session
 TIME_LIMIT_S = 3600.0
 RETRY = "rehearse again"
@@ -101,7 +102,7 @@ def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
     Weights that would be downloaded are omitted, since there is no network; so are those of another run, which was
     trained on validation images of this smaller split.
     """
-    sampling = exp.sampling.model_copy(update={"epoch": STEPS * exp.batch.per_device})
+    sampling = exp.sampling.model_copy(update={"epoch": STEPS * _batch(exp)})
     short = exp.model_copy(update={"epochs": 1, "sampling": sampling, "freeze": None})
     if on_tpu:
         short = short.model_copy(update={"runtime": exp.runtime.model_copy(update={"backend": "jax"})})
@@ -111,6 +112,11 @@ def _shortened(project: Project, exp: Experiment, on_tpu: bool) -> Experiment:
         say(f"The rehearsal does without the weights '{exp.model.weights}'.")
         short = short.model_copy(update={"model": exp.model.model_copy(update={"weights": "none"})})
     return short
+
+
+def _batch(exp: Experiment) -> int:
+    """Return the images per device for which images are set aside; a batch that the kernel finds is smaller."""
+    return BATCH_TO_FIND if exp.batch.per_device == "auto" else exp.batch.per_device
 
 
 def _mount(project: Project, kaggle: Path, datasets: Sequence[Dataset]) -> Path:
@@ -131,7 +137,7 @@ def _few_images(project: Project, exp: Experiment, fold: int) -> bytes:
     if fold not in set(frame["fold"]):
         raise GatemaskError("There is no such fold.", where=project.folds, received=fold)
     validation = frame["fold"] == fold
-    training_images = max(2 * STEPS, STEPS * exp.batch.per_device)
+    training_images = max(2 * STEPS, STEPS * _batch(exp))
     parts = [
         _half_positives(frame[~validation], training_images),
         _half_positives(frame[validation], VALIDATION_IMAGES),

@@ -15,6 +15,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json_object, sha256, write_json
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest
+from gatemask.training.found_batch import write_found_batch
 
 DEPTH = 6  # markers are fewer than so many folders below input/; mounts were found one to three deep
 
@@ -77,6 +78,8 @@ def link_project(root: Path, kaggle: Path, request: SessionRequest, inputs: Mapp
     working.mkdir(parents=True, exist_ok=True)
     project.runs.mkdir(parents=True)
     (project.runs / request.experiment).symlink_to(working)
+    if request.batch is not None:
+        write_found_batch(project, request.experiment, request.batch)
     if "weights" in inputs:
         for name, place in read_json_object(inputs["weights"] / "gatemask-weights.json", "places")["places"].items():
             link = root / place

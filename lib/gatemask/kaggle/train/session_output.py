@@ -1,6 +1,7 @@
 """The output of a training session: its account, rewritten after each fold, and which files are kept.
 
 <kaggle>/working/runs/<experiment>/fold<k>/  as `gatemask train` writes it
+<kaggle>/working/runs/<experiment>/batch.json   the batch that was found, with `batch: {per_device: auto}`
 <kaggle>/working/gatemask-output.json        id of the push, outcome of each fold, hash of every file
 """
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from gatemask.files import sha256
 from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount, SessionRequest
+from gatemask.training.found_batch import BATCH_FILE
 
 WANDB_GRACE_S = 5.0  # in which W&B's own process ends after the process that it serves
 
@@ -38,7 +40,7 @@ class SessionOutput:
     @property
     def exit_code(self) -> int:
         """The kernel's exit code: 1 after an error, unless the session leaves files to keep or to continue from."""
-        return int(bool(self._errors) and not (self._begun and any(self._files(all_folds=True))))
+        return int(bool(self._errors) and not (self._begun and any(self._fold_files(all_folds=True))))
 
     def has_error(self) -> bool:
         """Return whether the account on disk says what went wrong."""
@@ -107,6 +109,11 @@ class SessionOutput:
                 path.rmdir()
 
     def _files(self, all_folds: bool) -> Iterator[Path]:
+        if (batch := self._working / "runs" / self._request.experiment / BATCH_FILE).is_file():
+            yield batch
+        yield from self._fold_files(all_folds)
+
+    def _fold_files(self, all_folds: bool) -> Iterator[Path]:
         for run in sorted((self._working / "runs" / self._request.experiment).glob("fold*")):
             if all_folds or run.name.removeprefix("fold") in self._folds:
                 yield from (path for path in sorted(run.rglob("*")) if _is_kept(path, run))
