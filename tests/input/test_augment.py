@@ -127,18 +127,62 @@ def test_color_changes_only_the_image(name: str) -> None:
     assert (new_mask[:, :, 0] * 255 == mask).all()
 
 
-@pytest.mark.parametrize("name", ["hue", "saturation"])
-def test_hue_and_saturation_leave_gray_unchanged(name: str) -> None:
-    assert (augmented_square([step(name)], 1)[0] == square()[0]).all()
+def test_hue_and_saturation_leave_gray_unchanged() -> None:
+    grays = np.arange(256, dtype=np.uint8).repeat(16).reshape(64, 64, 1).repeat(3, axis=2)
+    for seed in range(20):
+        changed, _ = augment_image(
+            grays, None, SIZE, [step("hue", 0.5), step("saturation")], np.random.default_rng(seed)
+        )
+        assert (changed == grays).all()
 
 
 def test_hue_varies_and_saturation_fades() -> None:
     red = np.zeros((SIZE, SIZE, 3), np.uint8)
     red[..., 0] = 200
     faded, _ = augment_image(red, None, SIZE, [step("saturation", [0.5, 0.5])], np.random.default_rng(0))
-    assert faded[0, 0].tolist() == pytest.approx([200, 100, 100], abs=3)
+    gray = 0.299 * 200
+    assert faded[0, 0].tolist() == pytest.approx([(200 + gray) / 2, gray / 2, gray / 2], abs=1)
     rngs = [np.random.default_rng(seed) for seed in range(9)]
     assert len({augment_image(red, None, SIZE, [step("hue", 0.5)], rng)[0].tobytes() for rng in rngs}) == 9
+
+
+def test_hue_turns_colors_around_gray() -> None:
+    muted = np.full((SIZE, SIZE, 3), (140, 120, 100), np.uint8)
+    weights, grays, seen = np.array([0.299, 0.587, 0.114]), [], set()
+    for number in (0.0, 0.25, 0.5, 0.75):
+        change = color.ColorChange()
+        color.COLOR_STEPS["hue"].add(change, 0.5, np.array([number]))
+        image = muted.copy()
+        color.apply_color(image, change)
+        grays.append(image[0, 0] @ weights)
+        seen.add(tuple(image[0, 0].tolist()))
+    assert max(grays) - min(grays) < 1, "brightness stays"
+    assert len(seen) == 4
+    opposite = min(seen, key=lambda pixel: pixel[0])
+    gray = muted[0, 0] @ weights
+    assert opposite == pytest.approx((2 * gray - muted[0, 0]).tolist(), abs=1), "half a turn"
+
+
+@pytest.mark.parametrize("gamma", [None, 0.7])
+def test_tones_and_colors_in_one_pass_are_those_in_sequence(gamma: float | None) -> None:
+    image = (80 + noise(3) // 4).astype(np.uint8)  # nothing is cut off at 0 or 255
+    tones = [step("brightness_contrast", 0.1), *([] if gamma is None else [step("gamma", [gamma, gamma])])]
+    tones += [step("brightness_contrast", 0.1)]
+    both = [*tones, step("hue", 0.1), step("saturation")]
+    numbers = draw_numbers(augmentation_steps(both), np.random.default_rng(5), 1)[0]
+    at_once, tone, in_sequence = (np.empty_like(image) for _ in range(3))
+    augment.augment_into(image, None, augmentation_steps(both), numbers, at_once, None)
+    augment.augment_into(image, None, augmentation_steps(tones), numbers[:-2], tone, None)
+    augment.augment_into(tone, None, augmentation_steps(both[-2:]), numbers[-2:], in_sequence, None)
+    assert np.abs(at_once.astype(int) - in_sequence).max() <= 2
+    assert (np.abs(at_once.astype(int) - tone).max(axis=2) > 2).mean() > 0.5
+    contrast, brightness, again, *rest = (0.1 * (2 * numbers - 1)).tolist()
+    level = image[0, 0, 0] / 255 * (1 + contrast) + brightness / 2
+    if gamma is not None:
+        level **= gamma
+        again = rest.pop(0)
+    level = level * (1 + again) + rest[0] / 2
+    assert tone[0, 0, 0] == pytest.approx(255 * level, abs=1)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64, 96, 128])

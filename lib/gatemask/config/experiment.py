@@ -187,9 +187,9 @@ class Augment(Strict):
     brightness_contrast: Share | None = Field(None, description="maximum change of each, either direction")
     gamma: Range | None = None
     hue: Annotated[float, Field(ge=0, le=0.5)] | None = Field(
-        None, description="maximum shift as a share of the circle"
+        None, description="maximum rotation of colors about their gray, as a share of the circle"
     )
-    saturation: Range | None = None
+    saturation: Range | None = Field(None, description="factor of the difference between colors and their gray")
     blur: Blur | None = None
     coarse_dropout: Dropout | None = None
     mixup: Mix | None = Field(None, description="gates: blend two images and their labels (Zhang 2017)")

@@ -124,6 +124,7 @@ def augment_into(
     size = (out.shape[0], out.shape[1])
     start = geometry.resize_geometry(image.shape, size, None if mask is None else mask[:classes])
     drawn_geometry, color_change = draw_parameters(steps, start, numbers)
+    drawn_geometry.align()
     geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:
         geometry.resample_mask(mask, drawn_geometry, out_mask)

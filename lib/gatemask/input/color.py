@@ -1,4 +1,8 @@
-"""Change gray levels and colors of an image: one lookup table for all tones, one HSV round trip, blur, dropout."""
+"""Change gray levels and colors of an image: one pass for linear tones and colors, a table for gamma, blur, dropout.
+
+Saturation scales the difference of a pixel from its gray, hue rotates it. Both keep the pixel's brightness, with the
+weights of Rec. 601, and leave gray pixels unchanged. With brightness and contrast they are one matrix.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from gatemask.config import Blur, Dropout
 from gatemask.input.step_kind import StepKind, always, between
 
 HOLE_GRAY = 128  # level of the squares that dropout draws
+# Gray and two axes of color, of Rec. 601 and NTSC.
+YIQ_FROM_RGB = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+RGB_FROM_YIQ = np.linalg.inv(YIQ_FROM_RGB)
 
 
 @dataclass
@@ -19,14 +26,18 @@ class ColorChange:
     """Color parameters drawn for one image.
 
     Args:
+        gain: Factor of all gray levels, applied after `levels`.
+        offset: Change of all gray levels, of 255, applied after `gain`.
         levels: New value of each gray level, float64 (256,); None for no change.
-        hue: Shift of the hue, as a share of the color circle.
+        hue: Rotation of the hue, as a share of the color circle.
         saturation: Factor of the saturation.
         blur: Standard deviation of the Gaussian, in pixels; 0 for none.
         holes: Positions of hidden squares, (n, 2), x and y between 0 and 1; None for none.
         hole_side: Side of a hidden square, as a share of the image's shorter side.
     """
 
+    gain: float = 1.0
+    offset: float = 0.0
     levels: np.ndarray | None = None
     hue: float = 0.0
     saturation: float = 1.0
@@ -37,20 +48,26 @@ class ColorChange:
     @property
     def is_identity(self) -> bool:
         has_arrays = self.levels is not None or self.holes is not None
-        return not (has_arrays or self.hue or self.saturation != 1 or self.blur)
+        return not (has_arrays or self.is_scaled or self.changes_colors or self.blur)
+
+    @property
+    def is_scaled(self) -> bool:
+        return (self.gain, self.offset) != (1, 0)
+
+    @property
+    def changes_colors(self) -> bool:
+        return self.hue != 0 or self.saturation != 1
 
 
 def _brightness_contrast(change: ColorChange, amount: float, numbers: np.ndarray) -> None:
     contrast, brightness = (between(-amount, amount, number) for number in numbers.tolist())
-    change.levels = _levels(change) * (1 + contrast) + 255 * brightness / 2
+    change.gain, change.offset = change.gain * (1 + contrast), change.offset * (1 + contrast) + 255 * brightness / 2
 
 
 def _gamma(change: ColorChange, powers: tuple[float, float], numbers: np.ndarray) -> None:
-    change.levels = 255 * (np.clip(_levels(change), 0, 255) / 255) ** between(*powers, numbers[0])
-
-
-def _levels(change: ColorChange) -> np.ndarray:
-    return np.arange(256.0) if change.levels is None else change.levels
+    levels = np.arange(256.0) if change.levels is None else change.levels
+    levels = np.clip(levels * change.gain + change.offset, 0, 255)
+    change.levels, change.gain, change.offset = 255 * (levels / 255) ** between(*powers, numbers[0]), 1.0, 0.0
 
 
 def _hue(change: ColorChange, amount: float, numbers: np.ndarray) -> None:
@@ -94,9 +111,12 @@ def apply_color(image: np.ndarray, change: ColorChange) -> None:
     """
     flat = image[:, :, 0] if image.shape[2] == 1 else image
     if change.levels is not None:
-        cv2.LUT(flat, np.clip(change.levels, 0, 255).round().astype(np.uint8), dst=flat)
-    if image.shape[2] == 3 and (change.hue or change.saturation != 1):
-        _shift_hue_and_saturation(image, change)
+        levels = np.clip(change.levels * change.gain + change.offset, 0, 255)
+        cv2.LUT(flat, levels.round().astype(np.uint8), dst=flat)
+    if image.shape[2] == 3 and change.changes_colors:
+        cv2.transform(image, _color_matrix(change), dst=image)
+    elif change.levels is None and change.is_scaled:
+        cv2.addWeighted(flat, change.gain, flat, 0, change.offset, dst=flat)
     if change.blur:
         cv2.GaussianBlur(flat, (0, 0), change.blur, dst=flat)
     if change.holes is not None:
@@ -106,10 +126,12 @@ def apply_color(image: np.ndarray, change: ColorChange) -> None:
             image[y : y + side, x : x + side] = HOLE_GRAY
 
 
-def _shift_hue_and_saturation(image: np.ndarray, change: ColorChange) -> None:
-    levels, value = np.arange(256.0), np.arange(256)
-    hue = np.round(levels + change.hue * 256).astype(int) % 256
-    saturation = np.clip(levels * change.saturation, 0, 255).round()
-    table = np.stack([hue, saturation, value], axis=-1).astype(np.uint8)[None]
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    cv2.cvtColor(cv2.LUT(hsv, table, dst=hsv), cv2.COLOR_HSV2RGB_FULL, dst=image)
+def _color_matrix(change: ColorChange) -> np.ndarray:
+    """Matrix, (3, 4), of saturation and hue, and of brightness and contrast unless the lookup table has them."""
+    angle = 2 * math.pi * change.hue
+    cos, sin = change.saturation * math.cos(angle), change.saturation * math.sin(angle)
+    in_yiq = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    gain, offset = (change.gain, change.offset) if change.levels is None else (1.0, 0.0)
+    matrix = np.full((3, 4), offset)
+    matrix[:, :3] = gain * (RGB_FROM_YIQ @ in_yiq @ YIQ_FROM_RGB)
+    return matrix

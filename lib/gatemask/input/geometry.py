@@ -7,17 +7,19 @@ add to a field of displacements. Matrix and field together make one map of coord
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from gatemask.config import Affine, Distortion, ZoomToMask
+from gatemask.input import quadrants
 from gatemask.input.step_kind import StepKind, always, between
 from gatemask.masks.frame import HALF, resize
 
 MOST_CHANNELS = 4  # that OpenCV warps at once
+LARGE_MASK = 0.4  # share of the image from which on the bounding box of a mask is not faster than the whole
 
 
 @dataclass
@@ -57,6 +59,11 @@ class Geometry:
             # The field is smooth, so it can be resampled. Beyond its edge it keeps the edge's value.
             size, replicate = self.size[::-1], cv2.BORDER_REPLICATE
             self.displacement = cv2.warpAffine(self.displacement, matrix[:2], size, borderMode=replicate)
+
+    def align(self) -> None:
+        """Round the matrix by less than a pixel where that makes warping faster, see `quadrants`."""
+        if self.displacement is None and _pixel_rearrangement(self) is None:
+            self.motion = quadrants.align(self.matrix, self.size) @ np.linalg.inv(self.scale)
 
     def bend(self, field: np.ndarray) -> None:
         """Add displacements, float32 (height, width, 2), in pixels of the output."""
@@ -120,11 +127,12 @@ def _zoom_to_mask(geometry: Geometry, settings: ZoomToMask, numbers: np.ndarray)
     sides, mask = geometry.sides, None if geometry.mask is None else _union(geometry.mask)
     window = sides / zoom
     lowest, highest = np.zeros(2), sides - window
-    if mask is not None and (inside := np.flatnonzero(mask)).size:
-        mask_edges = _edges_in_output(geometry, cv2.boundingRect(mask))
-        y, x = divmod(inside[int(pixel_share * inside.size)], mask.shape[1])
-        pixel_edges = _edges_in_output(geometry, (x, y, 1, 1))
-        low, high = np.where(mask_edges[1] - mask_edges[0] <= window, mask_edges, pixel_edges)
+    if mask is not None and (box := cv2.boundingRect(mask))[2]:
+        low, high = mask_edges = _edges_in_output(geometry, box)
+        fits = high - low <= window
+        if not fits.all():
+            pixel_edges = _edges_in_output(geometry, _choose_pixel(mask, box, pixel_share))
+            low, high = np.where(fits, mask_edges, pixel_edges)
         lowest, highest = np.clip([high - window, low], 0, sides - window)
     start = lowest + place * np.maximum(0, highest - lowest)
     offset = (zoom - 1) / 2 - zoom * start  # pixel i reaches from i - 1/2 to i + 1/2
@@ -136,7 +144,15 @@ def _union(mask: np.ndarray) -> np.ndarray:
     return mask[0] if len(mask) == 1 else mask.max(axis=0)
 
 
-def _edges_in_output(geometry: Geometry, box: tuple[int, ...]) -> np.ndarray:
+def _choose_pixel(mask: np.ndarray, box: Sequence[int], share: float) -> tuple[int, int, int, int]:
+    """Box of a pixel of a mask (h, w), selected by a number in [0, 1); `box` is that of the mask."""
+    left, top, width, height = box
+    inside = np.flatnonzero(mask[top : top + height, left : left + width])
+    y, x = divmod(int(inside[int(share * inside.size)]), width)
+    return left + x, top + y, 1, 1
+
+
+def _edges_in_output(geometry: Geometry, box: Sequence[int]) -> np.ndarray:
     """Edges in the output of a box (x, y, width, height) of the stored image: (low, high) x (x, y), from 0 to size."""
     corners = _map_corners(geometry.matrix, *box) + 0.5
     return np.array([corners.min(0), corners.max(0)])
@@ -245,9 +261,7 @@ def resample(image: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
     if geometry.displacement is not None:
         _copy_unless_shared(cv2.remap(image, *_source_coordinates(geometry), cv2.INTER_LINEAR, dst=flat), flat)
     else:
-        size = geometry.size[::-1]
-        warped = cv2.warpAffine(image, geometry.matrix[:2], size, dst=flat, flags=cv2.INTER_LINEAR)
-        _copy_unless_shared(warped, flat)
+        quadrants.warp(image, geometry.matrix, flat)
 
 
 def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray) -> None:
@@ -261,12 +275,12 @@ def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray) 
     out[:] = 0
     if mask is None:
         return
-    whole = geometry.displacement is not None or _pixel_rearrangement(geometry) is not None
+    by_box = geometry.displacement is None and _pixel_rearrangement(geometry) is None
     for index, plane in enumerate(mask):
         x, y, width, height = cv2.boundingRect(plane)
         if not width:
             continue
-        if whole:
+        if not by_box or width * height > LARGE_MASK * plane.size:
             resampled = np.empty((*geometry.size, 1), np.uint8)
             resample(plane[:, :, None], geometry, resampled)
             np.greater_equal(resampled[:, :, 0], HALF, out=out[:, :, index].view(bool))
