@@ -130,7 +130,7 @@ def test_experiment_of_the_nuclei_trains(path: str, tiles_loop: Loop) -> None:
     assert 0 <= result["score"] <= 1
 
 
-@pytest.mark.parametrize("folder", sorted((ROOT / "experiments").iterdir()))
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "experiments").glob("*/competition.yaml")))
 def test_competition_is_complete(folder: Path) -> None:
     assert load_competition(folder).name == folder.name
     assert load_competition(folder, quick=True).folds.k <= 3

@@ -69,6 +69,23 @@ def builders_command(
         print_out(page.builders_markdown())
 
 
+@app.command("schema")
+def schema_command(
+    page: Annotated[Path | None, typer.Option("--page", metavar="FILE", help="Write the list of all keys.")] = None,
+) -> None:
+    """Write JSON schemas of the YAMLs to experiments/schemas/, for completion in editors."""
+    from gatemask.config import schema
+    from gatemask.console import say
+    from gatemask.files import write_text
+    from gatemask.project import find_root
+
+    if page is not None:
+        say(f"written: {write_text(page, schema.keys_page())}")
+        return
+    for path, text in schema.schema_files(find_root() / "experiments").items():
+        say(f"written: {write_text(path, text)}")
+
+
 @app.command("files", hidden=True)
 def files_command(
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the page to a file.")] = None,

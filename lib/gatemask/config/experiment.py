@@ -368,7 +368,9 @@ class Experiment(Strict):
     epochs: Count
     hours: Positive | None = Field(None, description="stop in time to save the state; the next call resumes")
     batch: Batch = Batch()
-    monitor: Literal["auc", "dice", "dice_positives"]
+    monitor: Literal["auc", "dice", "dice_positives"] = Field(
+        description="score that chooses epochs; default: auc for gates, dice for masks"
+    )
     checkpoints: Checkpoints = Checkpoints()
     tta: list[View] = []
     tta_apart: bool = Field(

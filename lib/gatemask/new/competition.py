@@ -16,8 +16,10 @@ from pydantic import ValidationError
 
 from gatemask.config import Competition, load_competition, load_ensemble, load_experiment
 from gatemask.config.names import METRIC_TITLES
+from gatemask.config.schema import schema_files
 from gatemask.console import say, table
 from gatemask.errors import GatemaskError
+from gatemask.files import write_text
 from gatemask.new import label_files, label_table, planning, sample, table_layout, writing
 from gatemask.new.decisions import Decisions, Question
 from gatemask.new.files import matched_besides, names_below
@@ -60,6 +62,8 @@ def make_competition(root: Path, name: str, options: NewOptions, decisions: Deci
         writing.write_experiments(beside, name, plans)
         _require_free(folder, name)
         beside.rename(folder)
+        for path, text in schema_files(folder.parent).items():
+            write_text(path, text)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     _load_all(folder)

@@ -2,6 +2,7 @@
 
 <folder>/
     experiments/<example>/   the example's YAMLs
+    experiments/schemas/     JSON schemas, for editors
     folds/                   splits, under version control
     Makefile .gitignore      targets of the command; generated folders are not committed
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from gatemask.config.schema import schema_files
 from gatemask.console import say
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import write_text
@@ -102,7 +104,8 @@ def _files(root: Path, example: str) -> dict[Path, str]:
         root / "experiments" / example / path.relative_to(shipped): path.read_text(encoding="utf-8")
         for path in sorted(shipped.rglob("*.yaml"))
     }
-    return {**yamls, root / ".gitignore": "\n".join([*IGNORED, ""]), root / "Makefile": makefile(example)}
+    others = {root / ".gitignore": "\n".join([*IGNORED, ""]), root / "Makefile": makefile(example)}
+    return {**yamls, **schema_files(root / "experiments"), **others}
 
 
 def _differs(path: Path, text: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gatemask.config.schema import with_schema_line
 from gatemask.files import write_text
 from gatemask.new.decisions import Decisions, Finding
 from gatemask.new.planning import Experiment
@@ -99,6 +100,10 @@ INTENDED = {
 }
 
 
+def _write(path: Path, document: str, text: str) -> None:
+    write_text(path, with_schema_line(document, text))
+
+
 def write_experiments(folder: Path, comp: str, plans: Plans) -> None:
     """Write base.yaml, an experiment per plan and task, and ensemble.yaml.
 
@@ -107,12 +112,12 @@ def write_experiments(folder: Path, comp: str, plans: Plans) -> None:
         comp: Name of the competition.
         plans: The experiments.
     """
-    write_text(folder / "base.yaml", _base(comp, plans))
+    _write(folder / "base.yaml", "experiment", _base(comp, plans))
     for plan, experiment in plans.masks.items():
-        write_text(folder / f"{plan}.yaml", _experiment(comp, plan, "mask", experiment, plans))
+        _write(folder / f"{plan}.yaml", "experiment", _experiment(comp, plan, "mask", experiment, plans))
     for plan, experiment in plans.gates.items():
-        write_text(folder / f"{plan}_gate.yaml", _experiment(comp, plan, "gate", experiment, plans))
-    write_text(folder / "ensemble.yaml", _ensemble(comp, bool(plans.gates)))
+        _write(folder / f"{plan}_gate.yaml", "experiment", _experiment(comp, plan, "gate", experiment, plans))
+    _write(folder / "ensemble.yaml", "ensemble", _ensemble(comp, bool(plans.gates)))
 
 
 def _base(comp: str, plans: Plans) -> str:
@@ -203,7 +208,7 @@ def _ensemble(comp: str, gated: bool) -> str:
 
 def write_competition(folder: Path, comp: str, sections: Mapping[str, object], decisions: Decisions) -> None:
     """Write competition.yaml."""
-    write_text(folder / "competition.yaml", competition_text(comp, sections, decisions))
+    _write(folder / "competition.yaml", "competition", competition_text(comp, sections, decisions))
 
 
 ORDER = "title raw image train test labels classes exclusive objects tiles metric groups folds records submission quick"
