@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gatemask.parallel import cores, ordered_map
+from gatemask.parallel import cores, ordered_map, peak_memory
 
 
 def test_results_keep_the_order_of_the_items() -> None:
@@ -43,3 +45,13 @@ def test_an_error_is_raised_when_its_item_is_due() -> None:
 
 def test_there_is_at_least_one_core() -> None:
     assert cores() >= 1
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count the parent")
+def test_peak_memory_is_that_of_the_process_alone() -> None:
+    large = b"1" * 400_000_000
+    code = "from gatemask.parallel import peak_memory; print(peak_memory())"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert peak_memory() > len(large)
+    assert 5_000_000 < int(output) < 200_000_000
