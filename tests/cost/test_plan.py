@@ -11,12 +11,22 @@ import pytest
 
 from gatemask.builders.step_memory import StepValues
 from gatemask.config import Experiment, load_competition
-from gatemask.cost.devices import Device, ForwardPass
+from gatemask.cost.devices import Device, ForwardPass, seconds_per_image
 from gatemask.cost.network import count_multiplications
-from gatemask.cost.plan import NetworkSize, plan_experiment, plan_session, print_plan
+from gatemask.cost.plan import (
+    STEP_PASSES,
+    ImageCounts,
+    NetworkSize,
+    advised_settings,
+    plan_experiment,
+    plan_session,
+    print_plan,
+)
 from gatemask.project import Project
-from gatemask.results.cost import ExperimentPlan
-from tests.conftest import gatemask
+from gatemask.results.cost import ExperimentPlan, SessionPlan
+from tests.conftest import ROOT, gatemask
+
+WAYS = ("sequence", "parallel")
 
 
 def layer(kind: str, kernel: tuple[int, ...], source: tuple[int, ...] = ()) -> object:
@@ -82,6 +92,61 @@ def test_larger_batches_need_more_memory_and_half_precision_less() -> None:
     assert gigabytes(batch={"per_device": 4}) == pytest.approx(0.04 + 0.16)
     assert gigabytes(batch={"per_device": 8}) == pytest.approx(0.04 + 0.32)
     assert gigabytes(runtime={"precision": "bfloat16"}) == pytest.approx(0.04 + 0.08)
+
+
+T4S = Device("2 x T4", 2, 15, 8.1, 320, 30, "NvidiaTeslaT4", 8, separable=True)
+
+
+@pytest.mark.parametrize("folds", [4, 5])
+def test_hours_of_both_ways_to_train_folds(folds: int) -> None:
+    """Side by side, a fold has one device and no gradients to exchange, and an odd last fold leaves one idle."""
+    size = NetworkSize(parameters=10**7, held=10**7, work=ForwardPass(10**10, 10**6))
+    images = ImageCounts(folds, 4000, 1200, 4000, 4000)
+    planned = {way: plan_session(T4S, experiment(runtime={"folds": way}), size, images) for way in WAYS}
+    sequence, parallel = planned["sequence"], planned["parallel"]
+    alone_s = (4000 + 1200 / STEP_PASSES) * seconds_per_image(T4S, size.work, "float32", STEP_PASSES)
+    assert parallel.minutes_an_epoch == pytest.approx(alone_s / 60)
+    assert sequence.minutes_an_epoch == pytest.approx((alone_s / 2 + 500 * 10**7 * 4 / 8e9) / 60)
+    assert (sequence.batch, sequence.steps) == ("4 x 2", 500)
+    assert (parallel.batch, parallel.steps) == ("4 x 1", 1000)
+    for plan in (sequence, parallel):
+        assert plan.hours_all_folds == pytest.approx(folds * sequence.hours_a_fold)
+        assert plan.hours_side_by_side == pytest.approx(-(-folds // 2) * parallel.hours_a_fold)
+    one = Device("TPU", 8, 16, 197, 819, 20, "TpuV5E8", 200)
+    assert plan_session(one, experiment(runtime={"folds": "parallel"}), size, images).hours_side_by_side is None
+
+
+def session(sequence_h: float, parallel_h: float) -> SessionPlan:
+    fields = {"session": "2 x T4", "machine": "NvidiaTeslaT4", "batch": "4 x 2", "gigabytes": 1, "memory": "1 of 15"}
+    return SessionPlan.model_validate({**fields, "hours_all_folds": sequence_h, "hours_side_by_side": parallel_h})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "hours", "advice"),
+    [
+        (
+            {},
+            (2.0, 1.0),
+            "runtime.folds: parallel would train all folds in 1.00 h instead of 2.00 h and the batch of one",
+        ),
+        ({}, (2.0, 1.95), None),
+        ({}, (1.0, 2.0), None),
+        ({"folds": "parallel"}, (2.0, 1.0), None),
+        (
+            {"folds": "parallel"},
+            (1.0, 2.0),
+            "runtime.folds: sequence would train all folds in 1.00 h instead of 2.00 h",
+        ),
+        ({"accelerator": "tpu"}, (2.0, 1.0), None),
+        ({"precision": "bfloat16"}, (1.0, 1.0), "2 x T4 has no bfloat16"),
+        ({"precision": "float16"}, (1.0, 1.0), None),
+        ({"precision": "bfloat16", "accelerator": "tpu"}, (1.0, 1.0), None),
+    ],
+)
+def test_advice(runtime: dict[str, str], hours: tuple[float, float], advice: str | None) -> None:
+    comp = load_competition(ROOT / "experiments/phantom", overrides=["kaggle.accelerator=NvidiaTeslaT4"])
+    given = advised_settings(comp, experiment(runtime=runtime), [session(*hours)])
+    assert advice in given if advice else given is None
 
 
 @pytest.mark.integration

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from gatemask.config.machines import machine
 from gatemask.kaggle.client import account
-from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.train import bundle, inputs
 from gatemask.results.search import SearchResult
 from gatemask.search import on_kaggle, search
@@ -124,7 +124,7 @@ def test_as_many_trials_at_a_time_as_the_machine_runs(world: World, monkeypatch:
 
     monkeypatch.setattr(on_kaggle, "run_campaign", counted)
     run(world, at_once=None, trials=6)
-    assert rounds[0] == MACHINES["none"].at_once == 5
+    assert rounds[0] == machine("none").at_once == 5
 
 
 def test_new_yamls_of_trials_do_not_make_a_push_dirty(world: World, tmp_path: Path) -> None:

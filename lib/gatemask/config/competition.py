@@ -22,6 +22,7 @@ from gatemask.config.base import (
 )
 from gatemask.config.images import Images, Picture, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
+from gatemask.config.machines import MachineName, SubmissionMachineName
 from gatemask.config.names import COUNTED_METRICS, METRIC_TITLES, OBJECT_METRICS
 from gatemask.config.notify_urls import notify_url_fault, secret_in_url
 from gatemask.config.path_patterns import part_names
@@ -109,13 +110,11 @@ class Objects(Strict):
 class Kaggle(Strict):
     owner: str | None = Field(None, description="owner of kernels and datasets; default: the account in use")
     competition: str | None = None
-    accelerator: Literal["TpuV5E8", "NvidiaTeslaT4", "none"] = Field(
+    accelerator: MachineName = Field(
         "TpuV5E8",
         description="machine for training kernels, unless an experiment's runtime.accelerator names another kind",
     )
-    inference: Literal["NvidiaTeslaT4", "none"] = Field(
-        "NvidiaTeslaT4", description="machine for the submission kernel"
-    )
+    inference: SubmissionMachineName = Field("NvidiaTeslaT4", description="machine for the submission kernel")
     test_images: Count | None = Field(
         None, description="number of images in the hidden test set; default: as many as in the visible one"
     )

@@ -307,6 +307,10 @@ class Runtime(Strict):
     backend: Literal["auto", "tensorflow", "jax"] = "auto"
     accelerator: Literal["auto", "tpu", "gpu", "cpu"] = Field("auto", description="required kind of machine")
     devices: Literal["all"] | Count = Field("all", description="number of devices to use")
+    folds: Literal["sequence", "parallel"] = Field(
+        "sequence",
+        description="one fold after the other, each on all devices, or side by side, each on a device of its own",
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="precision of the layers; sums stay float32"
     )

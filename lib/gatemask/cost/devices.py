@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from gatemask.config import Experiment
+from gatemask.config.machines import Machine
 
 ATTAINED = 0.4  # share of a peak that networks attain in practice
 
@@ -27,6 +30,9 @@ class Device:
         teraflops: Peak arithmetic of one device at the experiment's precision, in 10^12 operations per second.
         bandwidth: Peak memory bandwidth of one device, in GB per second.
         hours_per_week: Free hours per week on Kaggle; None where they are not limited.
+        machine: Kaggle's name of the machine; None of this machine.
+        link: Bandwidth between two devices, in GB per second; None of a single device.
+        separable: Whether each device may train a fold of its own.
     """
 
     name: str
@@ -35,6 +41,17 @@ class Device:
     teraflops: float
     bandwidth: float
     hours_per_week: int | None = None
+    machine: str | None = None
+    link: float | None = None
+    separable: bool = False
+
+    def alone(self) -> Device:
+        """Return one of the devices, without the others."""
+        return replace(self, count=1, link=None, separable=False)
+
+    def of_a_fold(self, exp: Experiment) -> Device:
+        """Return the devices that train one fold of an experiment together."""
+        return self.alone() if self.separable and exp.runtime.folds == "parallel" else self
 
 
 @dataclass(frozen=True)
@@ -50,15 +67,26 @@ class ForwardPass:
     outputs: int
 
 
-def kaggle_tpu(precision: str) -> Device:
-    """Return Kaggle's TPU session, by the vendor's data sheet."""
-    # A TPU multiplies float32 in several bfloat16 passes.
-    return Device("TPU v5e-8", 8, 16, 98.0 if precision == "float32" else 197.0, 819, 20)
+def devices_of(machine: Machine, precision: str) -> Device:
+    """Return the devices of one of Kaggle's machines, by their data sheets.
 
+    A precision that the hardware lacks, such as bfloat16 on a T4, is as slow as float32.
 
-def kaggle_t4(count: int, precision: str) -> Device:
-    """Return Kaggle's GPU session, by the vendor's data sheet. A T4 supports float16, but not bfloat16."""
-    return Device(f"{count} x T4", count, 15, 65.0 if precision == "float16" else 8.1, 320, 30)
+    Args:
+        machine: The machine.
+        precision: Precision of the layers.
+    """
+    return Device(
+        machine.title,
+        machine.devices,
+        machine.memory_gb,
+        machine.peak_teraflops(precision),
+        machine.bandwidth_gb_s,
+        machine.hours_a_week,
+        machine.name,
+        machine.link_gb_s,
+        machine.trains_folds_side_by_side,
+    )
 
 
 def this_machine() -> Device:
@@ -84,6 +112,13 @@ def seconds_per_image(device: Device, work: ForwardPass, precision: str, passes:
     arithmetic = work.flops / (device.teraflops * 1e12)
     traffic = work.outputs * bytes_per_value(precision) / (device.bandwidth * 1e9)
     return passes * max(arithmetic, traffic) / ATTAINED
+
+
+def exchange_seconds(device: Device, parameters: int) -> float:
+    """Return how long the devices of a session take per step to sum their gradients, in float32, around a ring."""
+    if device.link is None:
+        return 0.0
+    return 2 * (device.count - 1) / device.count * parameters * 4 / (device.link * 1e9)
 
 
 def bytes_per_value(precision: str) -> int:

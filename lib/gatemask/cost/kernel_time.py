@@ -16,6 +16,7 @@ from typing import Any
 
 from gatemask import quiet
 from gatemask.config import Competition, Ensemble, Experiment, Members, load_run_config
+from gatemask.config.machines import machine
 from gatemask.cost import devices
 from gatemask.cost.devices import Device, ForwardPass
 from gatemask.cost.tile_counts import count_tiles
@@ -126,7 +127,7 @@ def seconds_by_experiment(
 ) -> dict[str, float]:
     """Return the seconds per image of one network of each experiment, all TTA views and tiles included.
 
-    The device is one T4, or the CPU of this machine where the kernel has no GPU.
+    The device is one GPU of the submission kernel, or the CPU of this machine where it has none.
     """
     cache = _CostsFile(project.runs / "ensemble" / "costs.json")
     precision, device = _device(comp, ensemble, cache)
@@ -154,7 +155,7 @@ def _device(comp: Competition, ensemble: Ensemble, cache: _CostsFile) -> tuple[s
     if comp.kaggle.inference == "none":
         return "float32" if precision == "auto" else precision, cache.cpu()
     precision = "float16" if precision == "auto" else precision
-    return precision, devices.kaggle_t4(1, precision)
+    return precision, devices.devices_of(machine(comp.kaggle.inference), precision).alone()
 
 
 def _mean_tiles(project: Project, comp: Competition) -> float:

@@ -6,13 +6,16 @@ epoch that has run is shown next to it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gatemask.config import Competition, Experiment
+from gatemask.config.machines import Machine, machine, machines
 from gatemask.console import say, table
-from gatemask.cost.devices import Device, kaggle_t4, kaggle_tpu, seconds_per_image, this_machine
+from gatemask.cost.devices import Device, devices_of, exchange_seconds, seconds_per_image, this_machine
 from gatemask.cost.memory import NetworkSize, keep_network_size, plan_batch
 from gatemask.cost.network import count_forward_pass
 from gatemask.cost.tile_counts import count_tiles
@@ -23,6 +26,7 @@ from gatemask.training.fold_inputs import TrainingInputs, with_record_size
 
 STEP_PASSES = 3  # cost of a training step in forward passes: one forward, about two backward
 STARTUP_S = 240  # imports, first compilation, reading the records
+WORTH_SAYING = 0.05  # share of the hours that another setting must save to be advised
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,14 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
     keep_network_size(project, comp, exp, size)
     images = count_images(project, comp, exp)
     precision = exp.runtime.precision
-    devices = [kaggle_tpu(precision), kaggle_t4(2, precision), this_machine()]
+    devices = [*(devices_of(planned, precision) for planned in _planned_machines(comp)), this_machine()]
+    sessions = [plan_session(device, exp, size, images) for device in devices]
     plan: dict[str, object] = {
         "experiment": exp.name,
         "parameters": size.parameters,
         "gigaflops": round(size.work.flops / 1e9, 2),
         "epochs": exp.epochs,
-        "sessions": [plan_session(device, exp, size, images) for device in devices],
+        "sessions": sessions,
         "measured": _measured_epoch(project, exp),
     }
     if (found := TrainingInputs(project, comp, exp).found_batch) is not None:
@@ -75,6 +80,8 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
             plan["tiled"] = True
     else:
         plan["note"] = f"Steps and hours need folds: gatemask data prepare, then gatemask folds make {project.comp}."
+    if advice := advised_settings(comp, exp, sessions):
+        plan["advice"] = advice
     records = project.records(with_record_size(comp, exp).records.size)
     if not (records / "index.json").exists():
         plan["records"] = f"not made yet: {records.name}"
@@ -90,11 +97,12 @@ def plan_session(device: Device, exp: Experiment, size: NetworkSize, images: Ima
         size: Size of its network.
         images: Its numbers of images; None before folds exist.
     """
-    precision = exp.runtime.precision
-    batch = plan_batch(device, exp, size, None if images is None else images.shortest_epoch)
+    alone, together = device.alone(), device.of_a_fold(exp)
+    batch = plan_batch(together, exp, size, None if images is None else images.shortest_epoch)
     needed = batch.needed / 1e9
     row: dict[str, object] = {
         "session": device.name,
+        "machine": device.machine,
         "batch": str(batch),
         "gigabytes": round(needed, 2),
         "memory": f"{needed:.1f} of {device.gigabytes:.0f}" + ("" if batch.fits else " !"),
@@ -103,18 +111,77 @@ def plan_session(device: Device, exp: Experiment, size: NetworkSize, images: Ima
         row["note"] = batch.note(device.name)
     if images is None:
         return SessionPlan.model_validate(row)
-    image_s = seconds_per_image(device, size.work, precision, STEP_PASSES)
-    drawn = (images.first_epoch + images.last_epoch) / 2
-    epoch_s = (drawn + images.validation / STEP_PASSES) * image_s / device.count
-    fold_hours = (exp.epochs * epoch_s + STARTUP_S) / 3600
+    steps, epoch_s = _epoch(together, exp, size, images)
     row |= {
-        "steps": max(1, int(drawn) // (batch.per_device * device.count)),
+        "steps": steps,
         "minutes_an_epoch": epoch_s / 60,
-        "hours_a_fold": fold_hours,
-        "hours_all_folds": fold_hours * images.folds,
+        "hours_a_fold": _fold_hours(exp, epoch_s),
+        "hours_all_folds": _fold_hours(exp, _epoch(device, exp, size, images)[1]) * images.folds,
         "hours_a_week": device.hours_per_week,
     }
+    if device.separable:
+        rounds = math.ceil(images.folds / device.count)
+        row["hours_side_by_side"] = _fold_hours(exp, _epoch(alone, exp, size, images)[1]) * rounds
     return SessionPlan.model_validate(row)
+
+
+def _epoch(device: Device, exp: Experiment, size: NetworkSize, images: ImageCounts) -> tuple[int, float]:
+    """Return the steps of an average epoch, and its duration in seconds, validation included."""
+    drawn = (images.first_epoch + images.last_epoch) / 2
+    batch = plan_batch(device, exp, size, images.shortest_epoch)
+    steps = max(1, int(drawn) // (batch.per_device * device.count))
+    image_s = seconds_per_image(device, size.work, exp.runtime.precision, STEP_PASSES)
+    computing_s = (drawn + images.validation / STEP_PASSES) * image_s / device.count
+    return steps, computing_s + steps * exchange_seconds(device, size.parameters)
+
+
+def _fold_hours(exp: Experiment, epoch_s: float) -> float:
+    return (exp.epochs * epoch_s + STARTUP_S) / 3600
+
+
+def _planned_machines(comp: Competition) -> list[Machine]:
+    """Return the machines with accelerators that every account has, and the competition's own."""
+    offered = [m for m in machines().values() if m.kind != "cpu" and not m.for_competitions]
+    own = machine(comp.kaggle.accelerator)
+    return offered if own in offered or own.kind == "cpu" else [own, *offered]
+
+
+def advised_settings(comp: Competition, exp: Experiment, sessions: Sequence[SessionPlan]) -> str | None:
+    """Return settings that would train an experiment faster, in words; None if there are none.
+
+    Args:
+        comp: Competition, which names the machine.
+        exp: Experiment.
+        sessions: Its cost on each kind of session.
+    """
+    advice = _precision_advice(comp, exp), _folds_advice(comp, exp, sessions)
+    return "; ".join(filter(None, advice)) or None
+
+
+def _precision_advice(comp: Competition, exp: Experiment) -> str | None:
+    """Return in words that the competition's machine does not compute in the precision of the experiment."""
+    own, precision = machine(comp.kaggle.accelerator), exp.runtime.precision
+    if own.kind == "cpu" or own.supports(precision) or exp.runtime.accelerator not in ("auto", own.kind):
+        return None
+    return f"{own.title} has no {precision}, which is as slow there as float32: set runtime.precision: float16"
+
+
+def _folds_advice(comp: Competition, exp: Experiment, sessions: Sequence[SessionPlan]) -> str | None:
+    """Return in words what another setting of the experiment would change on the competition's GPUs, or on T4s."""
+    separable = [session for session in sessions if session.hours_side_by_side is not None]
+    if not separable or exp.runtime.accelerator in ("tpu", "cpu"):
+        return None
+    session = next((one for one in separable if one.machine == comp.kaggle.accelerator), separable[0])
+    hours = {"sequence": session.hours_all_folds, "parallel": session.hours_side_by_side}
+    present, other = exp.runtime.folds, "sequence" if exp.runtime.folds == "parallel" else "parallel"
+    present_h, other_h = hours[present], hours[other]
+    if present_h is None or other_h is None or other_h > present_h * (1 - WORTH_SAYING):
+        return None
+    batch = " and the batch of one device" if other == "parallel" else ", with the batch of all devices"
+    return (
+        f"on {session.session}, runtime.folds: {other} would train all folds in {other_h:.2f} h instead of "
+        f"{present_h:.2f} h{batch}"
+    )
 
 
 def print_plan(plan: ExperimentPlan) -> None:
@@ -126,6 +193,7 @@ def print_plan(plan: ExperimentPlan) -> None:
         kind = "tiles" if plan.tiled else "images"
         say(f"{plan.train_images} training {kind} in fold 0, {drawn} of them per epoch; {plan.epochs} epochs")
     columns = ["session", "batch", "steps/epoch", "GB/device", "minutes/epoch", "hours/fold", "all folds"]
+    columns.append("side by side")
     rows = [
         [
             session.session,
@@ -133,6 +201,7 @@ def print_plan(plan: ExperimentPlan) -> None:
             "-" if session.steps is None else str(session.steps),
             session.memory,
             *map(_decimal, (session.minutes_an_epoch, session.hours_a_fold, session.hours_all_folds)),
+            _decimal(session.hours_side_by_side),
         ]
         for session in plan.sessions
     ]
@@ -144,6 +213,7 @@ def print_plan(plan: ExperimentPlan) -> None:
         ("batch", plan.batch),
         ("measured", plan.measured),
         ("note", plan.note),
+        ("advice", plan.advice),
         ("records", plan.records),
     ):
         if text:

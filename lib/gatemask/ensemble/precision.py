@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gatemask.config import Competition
+from gatemask.config.machines import machine
 from gatemask.console import say
 from gatemask.data.split import pick_half_positive, read_folds, read_manifest
 from gatemask.data.truth import Masks
@@ -32,8 +33,6 @@ from gatemask.results.submission import PrecisionComparison
 IMAGES = 16  # per fold, half of them with a mask
 TOLERATED = 0.002  # Dice that half precision may cost
 FLOAT32 = "float32"
-
-DEVICES = {"NvidiaTeslaT4": "gpu", "none": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def check_precision(
     Raises:
         GatemaskError: Half precision costs more Dice than is tolerated.
     """
-    precision = networks.precision_for(wanted, DEVICES[comp.kaggle.inference])
+    precision = networks.precision_for(wanted, machine(comp.kaggle.inference).kind)
     if precision == FLOAT32:
         return None
     say(f"{precision} against float32, on out-of-fold images")

@@ -10,18 +10,21 @@ class SessionPlan(CommandResult):
 
     Args:
         session: Name of the session's devices.
+        machine: Kaggle's name of the machine; None of this machine.
         batch: Images per device and number of devices, such as "4 x 8"; "auto: 4 x 8" if it is predicted.
         gigabytes: Memory needed per device, in GB.
         memory: Memory needed and available per device, marked with "!" where it does not fit.
         steps: Training steps per epoch, on average.
         minutes_an_epoch: Duration of an epoch, in minutes.
         hours_a_fold: Duration of a fold, in hours.
-        hours_all_folds: Duration of all folds, in hours.
+        hours_all_folds: Duration of all folds, in hours, one after the other on all devices.
+        hours_side_by_side: The same with one fold per device; left out where that is impossible.
         hours_a_week: Free hours per week on Kaggle; None where they are not limited.
         note: That the batch will probably not fit, in words; left out if it will.
     """
 
     session: str
+    machine: str | None = None
     batch: str
     gigabytes: float
     memory: str
@@ -29,6 +32,7 @@ class SessionPlan(CommandResult):
     minutes_an_epoch: float | None = None
     hours_a_fold: float | None = None
     hours_all_folds: float | None = None
+    hours_side_by_side: float | None = None
     hours_a_week: int | None = None
     note: str | None = None
 
@@ -51,6 +55,7 @@ class ExperimentPlan(CommandResult):
         batch: The batch that a training has found, in words; left out before, and where the batch is fixed.
         note: What is missing for a complete plan.
         records: Missing records.
+        advice: Settings that would train faster, in words; left out where there are none.
         tiled: Whether the images above are tiles.
     """
 
@@ -68,4 +73,5 @@ class ExperimentPlan(CommandResult):
     batch: str | None = None
     note: str | None = None
     records: str | None = None
+    advice: str | None = None
     tiled: bool = False

@@ -44,7 +44,7 @@ class SessionRequest(_Document):
         quick: Whether all folders carry the suffix -quick.
         experiment: Name of the experiment.
         folds: Folds to train, in this order.
-        machine: Name of the machine in MACHINES.
+        machine: Name of the machine in machines.yaml.
         hours: Session limit, in hours.
         commit: Commit of the project; ends in "+dirty" after --allow-dirty.
         datasets: Digest of each attached dataset, by kind (records, wheels, weights).
@@ -132,7 +132,7 @@ class KernelEntry(CommandResult):
     Args:
         ref: Kernel, as owner/slug.
         experiment: Name of the experiment.
-        machine: Name of the machine in MACHINES.
+        machine: Name of the machine in machines.yaml.
         state: Kaggle's status word, or the outcome of a fetched push.
         folds: Folds of the push.
         version: Kaggle's version number, if known.

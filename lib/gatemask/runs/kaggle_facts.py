@@ -29,7 +29,7 @@ def _read(project: Project, signed: str) -> KaggleFacts:
 
 
 def _spent(project: Project, problems: list[str]) -> dict[str, Spent]:
-    from gatemask.kaggle.image.machines import MACHINES
+    from gatemask.config.machines import machines
     from gatemask.kaggle.train.kernel_records import kernel_files, load_kernel
 
     hours: dict[str, float] = {}
@@ -40,7 +40,7 @@ def _spent(project: Project, problems: list[str]) -> dict[str, Spent]:
         except GatemaskError as error:
             problems.append(f"{path}: {error.short()}")
             continue
-        machine = MACHINES.get(kernel.machine)
+        machine = machines().get(kernel.machine)
         seconds = sum(push.seconds or 0.0 for push in kernel.pushes) if machine is None or machine.quota else 0.0
         hours[kernel.experiment] = hours.get(kernel.experiment, 0.0) + seconds / 3600
         active.setdefault(kernel.experiment, set()).update(kernel.last.folds if kernel.active else ())

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from gatemask.config.machines import Machine
 from gatemask.console import say
-from gatemask.kaggle.image.machines import Machine, machine_for
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train.campaign import run_campaign
 from gatemask.kaggle.train.dispatch import PushOptions
 from gatemask.kaggle.train.kernel_records import load_kernels
@@ -84,8 +85,8 @@ class KaggleWork:
         from gatemask.cost.plan import plan_experiment
 
         plan = plan_experiment(trials.project, trials.comp, taken.exp)
-        kinds = ("tpu", "gpu", "cpu")  # the sessions of a plan, in order
-        session = plan.sessions[kinds.index(self._machine(trials).kind)]
+        name = self._machine(trials).name
+        session = next((s for s in plan.sessions if s.machine == name), plan.sessions[-1])
         hours = session.hours_a_fold or 0.0
         say(f"{taken.name}: about {hours:.2f} h per fold on {session.session}")
         return hours

@@ -25,11 +25,11 @@ from typing import Any
 import pytest
 
 from gatemask import files, notify
+from gatemask.config.machines import machine
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json, write_json
 from gatemask.kaggle.client import api, datasets
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
-from gatemask.kaggle.image.machines import MACHINES
 from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
 from gatemask.tracking import run_folder
 from gatemask.training.found_batch import write_found_batch
@@ -462,11 +462,11 @@ def test_image_without_the_requested_devices(platform: str, count: int, monkeypa
     monkeypatch.setattr("gatemask.training.runtime.detect_accelerator", lambda: "tpu")
     devices = [SimpleNamespace(platform=platform)] * count
     monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: devices))
-    error = refusal(session.require_machine, MACHINES["TpuV5E8"])
+    error = refusal(session.require_machine, machine("TpuV5E8"))
     assert f"of {count} devices" in str(error)
     assert "a TPU of 8 devices" in str(error)
     devices[:] = [SimpleNamespace(platform="tpu")] * 8
-    session.require_machine(MACHINES["TpuV5E8"])
+    session.require_machine(machine("TpuV5E8"))
 
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 1\nMemoryError: no room for it\n'

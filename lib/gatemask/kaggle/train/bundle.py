@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gatemask.config import Competition, Experiment
+from gatemask.config.machines import machine
 from gatemask.files import fresh_folder, write_text
 from gatemask.kaggle.client.kernel_metadata import KernelMetadata
-from gatemask.kaggle.image.machines import MACHINES
 from gatemask.project import Project
 from gatemask.results.kaggle_training import SessionRequest
 from gatemask.secrets.guard import refuse_secrets
@@ -75,13 +75,13 @@ def write_kernel(
     script = _script(request.push, payload, base64.b85encode(payload).decode())
     fits = len(script.encode()) < SCRIPT_LIMIT
     write_text(folder / SCRIPT.name, script if fits else _script(request.push, payload, ""))
-    machine = MACHINES[request.machine]
+    wanted = machine(request.machine)
     KernelMetadata(
         request.ref,
         SCRIPT.name,
-        machine_shape=None if machine.name == "none" else machine.name,
-        gpu=machine.kind == "gpu",
-        tpu=machine.kind == "tpu",
+        machine_shape=None if wanted.name == "none" else wanted.name,
+        gpu=wanted.kind == "gpu",
+        tpu=wanted.kind == "tpu",
         internet=True,  # for published weights, and for W&B where a secret is attached
         datasets=datasets,
         kernels=kernels,
@@ -91,7 +91,7 @@ def write_kernel(
 
 def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:
     """Return the experiment with the requested accelerator, which is not among the settings that decide the result."""
-    runtime = exp.runtime.model_copy(update={"accelerator": MACHINES[request.machine].kind})
+    runtime = exp.runtime.model_copy(update={"accelerator": machine(request.machine).kind})
     return exp.model_copy(update={"runtime": runtime, "hours": None})
 
 

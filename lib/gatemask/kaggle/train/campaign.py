@@ -124,12 +124,14 @@ class _Campaign:
         """Fill the free machines."""
         dispatcher = Dispatcher(self.project, self.comp, self.opts)
         for exp in self.experiments:
-            slots = dispatch.free_slots(self.kernels, machine_for(self.comp, exp))
+            wanted = machine_for(self.comp, exp)
+            slots, at_once = dispatch.free_slots(self.kernels, wanted), dispatch.folds_at_once(exp, wanted)
             todo = self._todo(exp)
             if not todo or slots < 1:
                 continue
             owner = account.owner(self.comp)
-            for kernel in dispatch.assign_to_kernels(self.kernels, self.project.label, owner, exp, todo, slots):
+            label = self.project.label
+            for kernel in dispatch.assign_to_kernels(self.kernels, label, owner, exp, todo, slots, at_once):
                 if not self._push(exp, kernel, dispatcher):
                     break
 

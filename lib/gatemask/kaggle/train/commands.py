@@ -99,7 +99,8 @@ def _push_folds(
         say(f"{exp.name}: {note}")
     owner = account.owner(comp)
     dispatcher = Dispatcher(project, comp, opts)
-    assigned = dispatch.assign_to_kernels(kernels, project.label, owner, exp, folds, slots)
+    at_once = dispatch.folds_at_once(exp, wanted)
+    assigned = dispatch.assign_to_kernels(kernels, project.label, owner, exp, folds, slots, at_once)
     pushed = [dispatcher.push(exp, kernel, kernels) for kernel in assigned]
     if waiting := sorted(set(folds) - {fold for kernel in pushed for fold in kernel.folds}):
         say(f"{exp.name}: folds {_joined(waiting)} must wait, since no more kernels run at once; push again later")
@@ -112,14 +113,14 @@ def _memory_note(project: Project, comp: Competition, exp: Experiment) -> str | 
     from gatemask.cost.plan import count_images
     from gatemask.training.fold_inputs import TrainingInputs
 
-    kind, precision = machine_for(comp, exp).kind, exp.runtime.precision
-    if kind == "cpu" or TrainingInputs(project, comp, exp).found_batch is not None:
+    wanted = machine_for(comp, exp)
+    if wanted.kind == "cpu" or TrainingInputs(project, comp, exp).found_batch is not None:
         return None
     size = memory.read_network_size(project, comp, exp)
     if size is None:
         return f"gatemask plan {project.comp}/{exp.name} predicts whether its batch fits into memory"
     images = count_images(project, comp, exp)
-    device = devices.kaggle_tpu(precision) if kind == "tpu" else devices.kaggle_t4(2, precision)
+    device = devices.devices_of(wanted, exp.runtime.precision).of_a_fold(exp)
     return memory.plan_batch(device, exp, size, None if images is None else images.shortest_epoch).note(device.name)
 
 

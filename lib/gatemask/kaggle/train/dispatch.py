@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gatemask.config import Competition, Experiment
+from gatemask.config.machines import Machine, machine, machines
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, read_json_object, sha256, write_bytes
@@ -17,7 +19,7 @@ from gatemask.kaggle.client.cli import MEANING, KaggleError
 from gatemask.kaggle.client.datasets import Dataset, ensure_uploaded
 from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import own_wheel
-from gatemask.kaggle.image.machines import MACHINES, Machine, machine_for
+from gatemask.kaggle.image.machines import machine_for
 from gatemask.kaggle.train import bundle
 from gatemask.kaggle.train.inputs import input_datasets, payload_dataset
 from gatemask.kaggle.train.kernel_records import Push, TrainingKernel, furthest_kernel, save_kernel
@@ -86,11 +88,24 @@ def folds_in_progress(kernels: Sequence[TrainingKernel], experiment: str) -> set
 
 def free_slots(kernels: Sequence[TrainingKernel], wanted: Machine) -> int:
     """Return how many more kernels Kaggle would run on such machines."""
-    return wanted.at_once - sum(kernel.active and MACHINES[kernel.machine].kind == wanted.kind for kernel in kernels)
+    return wanted.at_once - sum(kernel.active and machine(kernel.machine).kind == wanted.kind for kernel in kernels)
+
+
+def folds_at_once(exp: Experiment, wanted: Machine) -> int:
+    """Return how many folds of an experiment a machine trains at the same time."""
+    if exp.runtime.folds == "sequence" or not wanted.trains_folds_side_by_side:
+        return 1
+    return wanted.devices if exp.runtime.devices == "all" else min(exp.runtime.devices, wanted.devices)
 
 
 def assign_to_kernels(
-    kernels: Sequence[TrainingKernel], label: str, owner: str, exp: Experiment, folds: Sequence[int], slots: int
+    kernels: Sequence[TrainingKernel],
+    label: str,
+    owner: str,
+    exp: Experiment,
+    folds: Sequence[int],
+    slots: int,
+    at_once: int = 1,
 ) -> list[TrainingKernel]:
     """Distribute folds over kernels: each returns to the kernel that began it; new kernels share the others.
 
@@ -101,6 +116,7 @@ def assign_to_kernels(
         exp: Experiment to train.
         folds: Folds to train, none of them in progress.
         slots: Number of kernels that may be started.
+        at_once: Number of folds that a kernel trains at the same time; fewer would leave devices idle. Default: 1.
 
     Returns:
         At most `slots` kernels, each with the folds of its next push as `folds`.
@@ -115,7 +131,7 @@ def assign_to_kernels(
         else:
             new.append(fold)
     assigned = [TrainingKernel(ref, exp.name, part, "", by_ref[ref].pushes) for ref, part in begun.items()][:slots]
-    count = min(len(new), slots - len(assigned))
+    count = min(math.ceil(len(new) / at_once), slots - len(assigned))
     if count == 0 and assigned:  # no slot for a new kernel: the last one takes the new folds as well
         assigned[-1].folds = assigned[-1].folds + new
     for number in range(count):
@@ -252,10 +268,10 @@ def session_hours(wanted: Machine, limit: float | None, kernels: Sequence[Traini
     quota = api.quota().get(wanted.quota) if wanted.quota else None
     if quota is None:
         return hours
-    reserved = sum(_hours_ahead(k) for k in kernels if k.active and MACHINES[k.machine].quota == wanted.quota)
+    reserved = sum(_hours_ahead(k) for k in kernels if k.active and machine(k.machine).quota == wanted.quota)
     left = quota.total_h - quota.used_h - reserved
     if left < min(SHORTEST_SESSION_H, hours):
-        others = ", ".join(name for name, other in MACHINES.items() if other.quota != wanted.quota)
+        others = ", ".join(name for name, other in machines().items() if other.quota != wanted.quota)
         raise KaggleError(
             MEANING["quota"][0],
             kind="quota",

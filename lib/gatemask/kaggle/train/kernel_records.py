@@ -77,7 +77,7 @@ class TrainingKernel:
         ref: Kernel, as owner/slug.
         experiment: Name of the experiment.
         folds: Folds of the last push.
-        machine: Machine of the last push, a name in MACHINES.
+        machine: Machine of the last push, a name in machines.yaml.
         pushes: All pushes, oldest first.
     """
 

@@ -14,10 +14,10 @@ import time
 import traceback
 from pathlib import Path
 
+from gatemask.config.machines import Machine, machine
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import read_json_object
-from gatemask.kaggle.image.machines import MACHINES, Machine
 from gatemask.kaggle.train.session_inputs import find_inputs, link_project, restore_earlier_runs
 from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
@@ -68,7 +68,7 @@ def work(payload: Path, kaggle: Path, started: float) -> int:
     say(f"push {request.push} of {request.ref}, commit {request.commit or 'unknown'}")
     try:
         try:
-            require_machine(MACHINES[request.machine])
+            require_machine(machine(request.machine))
             inputs = find_inputs(kaggle / "input", request.datasets)
             install_missing_packages(inputs.get("wheels"))
             project = link_project(payload, kaggle, request, inputs)
@@ -131,8 +131,11 @@ def require_machine(wanted: Machine) -> None:
         GatemaskError: The machine is of another kind or has fewer devices.
     """
     from gatemask.training.runtime import ACCELERATORS, detect_accelerator
+    from gatemask.training.separate_devices import visible_gpus
 
     kind, devices = detect_accelerator(), None
+    if kind == wanted.kind == "gpu":
+        devices = len(visible_gpus()) or None  # None: not a driver whose files can be counted
     if kind == wanted.kind == "tpu":
         import jax  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
