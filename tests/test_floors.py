@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gatemask.kaggle.train.bundle import NOT_NEEDED
 from tests.conftest import ROOT
 
 LIB = ROOT / "lib"
@@ -159,15 +160,26 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-def test_inference_imports_only_packages_of_kaggles_image() -> None:
+def reached_from(start: set[str]) -> set[str]:
+    """Return the modules that some modules import, directly or not, with these."""
     reached: set[str] = set()
-    ahead = {module for module in modules() if room(module) == "inference"}
+    ahead = start
     while ahead:
         reached |= ahead
         ahead = set().union(*(own_imports(module, with_types=False) for module in ahead)) - reached
+    return reached
+
+
+def test_training_kernels_get_all_that_they_import() -> None:
+    reached = reached_from({"kaggle.train.session", "training.fold_process"})
+    assert {module for module in reached if module.split(".")[0] in NOT_NEEDED} == set()
+    assert {name.split(".")[0] for name in modules()} >= NOT_NEEDED
+
+
+def test_inference_imports_only_packages_of_kaggles_image() -> None:
     foreign = {
         f"{module}: {name}"
-        for module in reached
+        for module in reached_from({module for module in modules() if room(module) == "inference"})
         for name in imports(module, with_types=False)
         if name.split(".")[0] not in {*sys.stdlib_module_names, *OFFLINE, "gatemask"}
     }

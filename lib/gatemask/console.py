@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,9 +17,20 @@ if TYPE_CHECKING:
 VERBOSE = "GATEMASK_VERBOSE"  # variable of the environment: whether details are printed
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
+
+
+class Relay(Protocol):
+    """Receives what this process prints and how far its progress bars are."""
+
+    def line(self, text: str) -> None: ...
+
+    def bar(self, what: str, done: int, total: int | None) -> None: ...
+
+
 _console: Console | None = None
 _recorders: list[list[str]] = []
 _bars = 0  # open progress bars
+_relay: Relay | None = None
 
 
 def console() -> Console:
@@ -51,6 +62,8 @@ def say(text: str) -> None:
     """Print a line as it is. A full disk behind stderr, or a closed terminal, ends no training."""
     for lines in _recorders:
         lines.append(text)
+    if _relay is not None:
+        _relay.line(text)
     if os.environ.get(VERBOSE):
         text = f"{time.strftime('%H:%M:%S')} {text}"
     with suppress(OSError):
@@ -61,6 +74,12 @@ def say_command(arguments: Sequence[object]) -> None:
     """Print a command that is about to be run, with `--verbose`. Secrets are never among its arguments."""
     if os.environ.get(VERBOSE):
         say(f"$ {shlex.join(map(str, arguments))}")
+
+
+def relay_to(relay: Relay) -> None:
+    """Send all lines and progress of this process to `relay` as well: another process shows them."""
+    global _relay
+    _relay = relay
 
 
 @contextmanager
@@ -92,9 +111,34 @@ def progress(
     hidden = not console().is_terminal or _bars > 0
     with _counted(), Progress(*columns, console=console(), transient=True, disable=hidden) as bar:
         task = bar.add_task(plain(what).plain, total=total)
+        done = 0
         for item in items:
             yield item
             bar.advance(task, size(item))
+            done += size(item)
+            if _relay is not None and _bars == 1:
+                _relay.bar(what, done, total)
+
+
+@contextmanager
+def several_bars() -> Iterator[Callable[[str, str, int, int | None], None]]:
+    """Yield a function that draws one of several progress bars, if stderr is a terminal.
+
+    Its arguments are a key, the text next to the bar, what is done and the total. A bar of the same key is replaced.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+    hidden = not console().is_terminal or _bars > 0
+    tasks: dict[str, TaskID] = {}
+    with _counted(), Progress(*columns, console=console(), transient=True, disable=hidden) as bars:
+
+        def draw(key: str, what: str, done: int, total: int | None) -> None:
+            if key not in tasks:
+                tasks[key] = bars.add_task("", total=total)
+            bars.update(tasks[key], description=plain(what).plain, completed=done, total=total)
+
+        yield draw
 
 
 @contextmanager

@@ -20,9 +20,14 @@ _opencv_users = 0
 _opencv_threads = 0
 
 
+CORES = "GATEMASK_CORES"  # environment variable: this process shares the machine, and may use so many cores
+
+
 def cores() -> int:
     """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = os.environ.get(CORES, "")
+    return min(available, int(share)) if share.isdecimal() and int(share) else available
 
 
 def peak_memory(children: bool = False) -> int:

@@ -250,6 +250,8 @@ def resident_bytes() -> int:
 
 
 def _limited(devices: Sequence[D], runtime: Runtime) -> list[D]:
+    if runtime.folds == "parallel":  # the other devices train other folds
+        return list(devices[:1])
     if runtime.devices == "all":
         return list(devices)
     if runtime.devices > len(devices):

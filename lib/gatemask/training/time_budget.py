@@ -24,6 +24,13 @@ class TimeBudget:
         self._step_s = 0.0
         self._validation_s = 0.0
 
+    @property
+    def hours_left(self) -> float | None:
+        """Hours that a budget starting now would need to end when this one does; None for no limit."""
+        if math.isinf(self._limit_s):
+            return None
+        return (self._limit_s - (self.clock() - self._started)) / 3600 / (1 - MARGIN)
+
     def record_steps(self, seconds: float, steps: int) -> None:
         """Remember the duration of the latest training steps; it replaces earlier measurements."""
         self._step_s = seconds / max(1, steps)

@@ -1,5 +1,7 @@
 """`gatemask train`: train one experiment fold by fold, in one process with one model and one trace of its step.
 
+With `runtime.folds: parallel` and several devices, folds are trained side by side, one process per device.
+
 runs/<comp>/<experiment>/fold<k>/
     config.yaml environment.json   settings, and the environment they ran in
     metrics.jsonl                  one row per epoch
@@ -11,6 +13,7 @@ runs/<comp>/<experiment>/fold<k>/
     tables.npz                     masks: their threshold tables at the competition's own size
     result.json                    stamp, written last
     tensorboard/                   event file, with `tracking.tensorboard`; it is a log, like metrics.jsonl
+runs/<comp>/<experiment>/logs/    what the processes of folds side by side printed
 runs/<comp>/<experiment>/.fold<k>.lock   held by the process that trains the fold
 """
 
@@ -32,6 +35,7 @@ from gatemask.tracking import run_folder
 from gatemask.tracking.mode import tracking_mode
 from gatemask.training.differences import differences
 from gatemask.training.fold_inputs import TrainingInputs, count_views
+from gatemask.training.side_by_side import NOT_BEGUN, devices_for, raise_failures, train_side_by_side
 from gatemask.training.time_budget import TimeBudget
 
 
@@ -52,24 +56,40 @@ def train(
         budget: Time limit that is shared with other trainings of this session. Default: `hours`, starting now.
 
     Raises:
-        GatemaskError: A fold does not exist, its inputs are missing or invalid, or another process is training it.
+        GatemaskError: A fold does not exist, its inputs are missing or invalid, or another process is training it. Of
+            folds side by side, raised after the others have finished.
     """
     tracking_mode(exp)  # a mistake there is reported before hours of work
     inputs = TrainingInputs(project, comp, exp)
     budget = budget or TimeBudget(exp.hours)
-    results: dict[int, FoldResult] = {}
-    left: dict[int, str] = {}
-    for fold in inputs.choose_folds(folds):
-        outcome = _train_fold(inputs, fold, budget, may_begin=not left)
-        if isinstance(outcome, FoldResult):
-            results[fold] = outcome
-        else:
-            left[fold] = outcome
+    chosen = inputs.choose_folds(folds)
+    if devices := devices_for(inputs, chosen):
+        outcomes = train_side_by_side(inputs, chosen, devices, budget)
+        raise_failures(inputs, outcomes)
+        results = {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
+        left = {fold: outcome.left for fold, outcome in outcomes.items() if outcome.left is not None}
+    else:
+        results, left = _train_in_sequence(inputs, chosen, budget)
     if left:
         _say_what_is_left(exp, left)
         return TrainingResult(experiment=exp.name, current=False, folds=results, stopped=True, left=left)
     current = all(result.current for result in results.values())
     return TrainingResult(experiment=exp.name, current=current, folds=results)
+
+
+def _train_in_sequence(
+    inputs: TrainingInputs, folds: Sequence[int], budget: TimeBudget
+) -> tuple[dict[int, FoldResult], dict[int, str]]:
+    """Return the results of the folds, and the work that is left of those that time did not suffice for."""
+    results: dict[int, FoldResult] = {}
+    left: dict[int, str] = {}
+    for fold in folds:
+        outcome = train_fold(inputs, fold, budget, may_begin=not left)
+        if isinstance(outcome, FoldResult):
+            results[fold] = outcome
+        else:
+            left[fold] = outcome
+    return results, left
 
 
 def _say_what_is_left(exp: Experiment, left: Mapping[int, str]) -> None:
@@ -79,15 +99,25 @@ def _say_what_is_left(exp: Experiment, left: Mapping[int, str]) -> None:
     say("Run the same command again to resume.")
 
 
-def _train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin: bool) -> FoldResult | str:
-    """Return the result of a fold, or the work that is left if time runs out or the fold may not begin."""
+def train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin: bool) -> FoldResult | str:
+    """Train a fold in this process.
+
+    Args:
+        inputs: Inputs of the experiment.
+        fold: Number of the fold.
+        budget: Time limit.
+        may_begin: Whether the fold is trained if it is not finished yet.
+
+    Returns:
+        The result, or the work that is left if time runs out or the fold may not begin.
+    """
     stage = inputs.stage(fold)
     folder = stage.stamp.parent
     if (recorded := stage.current()) is not None:
         remove_resume_files(folder)
         return recorded
     if not may_begin or not budget.allows():
-        return "not begun in this session"
+        return NOT_BEGUN
     with run_folder.locked_run(folder, f"{inputs.exp.name} fold {fold}"):
         if (recorded := stage.current()) is not None:  # finished by another process in the meantime
             return recorded

@@ -27,6 +27,10 @@ from gatemask.shipped import package_files, shipped_folder
 from gatemask.yaml12 import dump_yaml
 
 SCRIPT = shipped_folder("kaggle_kernels") / "train" / "train.py"
+# Commands, and what only uses trained runs, stay at home: a smaller script.
+NOT_NEEDED = frozenset(
+    {"commands", "cli", "__main__", "clean", "doctor", "finalists", "loop", "new", "report", "runs", "search", "stages"}
+)
 SCRIPT_LIMIT = 1_000_000  # bytes; Kaggle refuses larger sources
 
 
@@ -45,7 +49,7 @@ def build_payload(
     Raises:
         GatemaskError: A secret would be uploaded.
     """
-    files = {f"lib/{name}": path.read_bytes() for name, path in package_files().items()}
+    files = {f"lib/{name}": path.read_bytes() for name, path in package_files().items() if _is_needed(name)}
     files[f"experiments/{comp.name}/competition.yaml"] = _resolved(comp)
     files[f"experiments/{comp.name}/{exp.name}.yaml"] = _resolved(_pinned_to_machine(exp, request))
     files[f"folds/{project.label}.csv"] = folds or project.folds.read_bytes()
@@ -87,6 +91,11 @@ def write_kernel(
         kernels=kernels,
     ).write(folder)
     return fits
+
+
+def _is_needed(name: str) -> bool:
+    """Return whether a training kernel may need a file of the package, such as gatemask/cli.py."""
+    return name.split("/")[1].removesuffix(".py") not in NOT_NEEDED
 
 
 def _pinned_to_machine(exp: Experiment, request: SessionRequest) -> Experiment:

@@ -89,7 +89,7 @@ def work(payload: Path, kaggle: Path, started: float) -> int:
 
 
 def train_folds(project: Project, request: SessionRequest, started: float, output: SessionOutput) -> None:
-    """Train one fold after another, and account for each before the next one begins.
+    """Train the folds, and account for each as soon as it has ended.
 
     Args:
         project: The session's project.
@@ -98,6 +98,8 @@ def train_folds(project: Project, request: SessionRequest, started: float, outpu
         output: Account of the session.
     """
     from gatemask.config import load_competition, load_experiment
+    from gatemask.training.fold_inputs import TrainingInputs
+    from gatemask.training.side_by_side import NOT_BEGUN, FoldOutcome, devices_for, train_side_by_side
     from gatemask.training.time_budget import MARGIN, TimeBudget
     from gatemask.training.train import train
 
@@ -106,10 +108,21 @@ def train_folds(project: Project, request: SessionRequest, started: float, outpu
     set_up_wandb(exp.tracking.wandb)
     elapsed_h = (time.monotonic() - started) / 3600
     budget = TimeBudget(request.hours - elapsed_h - max(0.0, LEAST_MARGIN_H - MARGIN * request.hours))
+    inputs = TrainingInputs(project, comp, exp)
+    if devices := devices_for(inputs, request.folds):
+
+        def record(fold: int, outcome: FoldOutcome) -> None:
+            if outcome.error is not None:
+                output.record_failure(outcome.error, fold)
+            else:
+                output.record_fold(fold, FoldAccount(done=outcome.result is not None, left=outcome.left))
+
+        train_side_by_side(inputs, request.folds, devices, budget, record)
+        return
     stopped = False
     for fold in request.folds:
         if stopped:  # another unfinished fold would be of no use
-            output.record_fold(fold, FoldAccount(done=False, left="not begun in this session"))
+            output.record_fold(fold, FoldAccount(done=False, left=NOT_BEGUN))
             continue
         try:
             result = train(project, comp, exp, [fold], budget)
