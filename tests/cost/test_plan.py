@@ -100,7 +100,7 @@ T4S = Device("2 x T4", 2, 15, 8.1, 320, 30, "NvidiaTeslaT4", 8, separable=True)
 @pytest.mark.parametrize("folds", [4, 5])
 def test_hours_of_both_ways_to_train_folds(folds: int) -> None:
     """Side by side, a fold has one device and no gradients to exchange, and an odd last fold leaves one idle."""
-    size = NetworkSize(parameters=10**7, held=10**7, work=ForwardPass(10**10, 10**6))
+    size = NetworkSize(parameters=10**7, values=StepValues(10**7, 10**6), work=ForwardPass(10**10, 10**6))
     images = ImageCounts(folds, 4000, 1200, 4000, 4000)
     planned = {way: plan_session(T4S, experiment(runtime={"folds": way}), size, images) for way in WAYS}
     sequence, parallel = planned["sequence"], planned["parallel"]
