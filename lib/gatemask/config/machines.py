@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from gatemask.config.base import Count, Positive, Strict
 from gatemask.errors import GatemaskError, nearest
@@ -167,5 +168,20 @@ def _listed(names: Mapping[str, object]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-MachineName = Annotated[str, AfterValidator(_known_name)]
-SubmissionMachineName = Annotated[str, AfterValidator(_known_name_without_tpu)]
+class _Choices:
+    """Lists the names in the JSON schema; the table is read only when a schema is made.
+
+    Args:
+        kinds: Kinds of the machines.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self._kinds = kinds
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        names = [name for name, known in machines().items() if known.kind in self._kinds]
+        return {**handler(core), "enum": names}
+
+
+MachineName = Annotated[str, AfterValidator(_known_name), _Choices("tpu", "gpu", "cpu")]
+SubmissionMachineName = Annotated[str, AfterValidator(_known_name_without_tpu), _Choices("gpu", "cpu")]

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +27,10 @@ from gatemask.config import Competition, Experiment
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.results.training import FoldResult
+from gatemask.training.fold_job import Job, log_of
 
 BAR_PAUSE_S = 0.25  # between two reports of a progress bar
 ABANDONED = 3  # exit code after the end of the process that started this one
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a process trains.
-
-    Args:
-        root: Folder of the project.
-        comp: Name of the competition.
-        quick: Whether it runs in quick mode.
-        overrides: Options `--set` of the command.
-        competition: Values of the resolved competition.
-        experiment: Values of the resolved experiment.
-        kind: Kind of the device: "gpu" or "cpu".
-        logs: Folder of the logs.
-    """
-
-    root: str
-    comp: str
-    quick: bool
-    overrides: list[str]
-    competition: dict[str, Any]
-    experiment: dict[str, Any]
-    kind: str
-    logs: str
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
 
 
 class Events:
@@ -132,11 +104,6 @@ def _read_tasks() -> queue.SimpleQueue[dict[str, Any]]:
 
     threading.Thread(target=read, daemon=True, name="tasks").start()
     return tasks
-
-
-def log_of(logs: Path, fold: int) -> Path:
-    """Return the path of a fold's log."""
-    return logs / f"fold{fold}.log"
 
 
 def _write_log(path: Path) -> None:

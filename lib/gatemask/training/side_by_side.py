@@ -27,7 +27,7 @@ from gatemask.errors import GatemaskError
 from gatemask.parallel import CORES, cores
 from gatemask.results.training import FoldResult
 from gatemask.training.fold_inputs import TrainingInputs, written_settings
-from gatemask.training.fold_process import Job, log_of
+from gatemask.training.fold_job import Job, log_of
 from gatemask.training.separate_devices import SeparateDevice, separate_devices
 from gatemask.training.time_budget import TimeBudget
 
