@@ -15,7 +15,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard finalists notify report screenshots sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint bench bench-device device-kit new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard finalists notify report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ lint: setup ## run ruff and mypy
 
 bench: setup ## measure speeds, write runs/bench.json; make bench ONLY=rle measures one
 	@$(BIN)/python benchmarks/run.py $(ONLY)
+
+bench-device: setup ## measure training on this machine's device, next to PyTorch: make bench-device ARGS="--seconds 400"
+	@$(BIN)/python benchmarks/device.py $(ARGS)
+
+device-kit: setup ## pack that benchmark for a machine without a network: make device-kit ARGS="--python 3.12"
+	@$(BIN)/python benchmarks/device_kit.py $(ARGS)
 
 loop: setup ## run all stages that are not current: make loop COMP=mine DATA=path/to/files
 	@$(GATEMASK) loop $(COMP) $(FLAGS)

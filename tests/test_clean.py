@@ -22,6 +22,8 @@ AGAIN = [
     "runs/.logs/fault-1.log",
     "runs/audit/folds.png",
     "dist/siim/dataset/a.whl",
+    "dist/device-kit-3.12/run.sh",
+    "dist/device-kit-3.12.tar",
     "folds/phantom.csv",
     "folds/siim-quick.csv",
 ]

@@ -42,7 +42,7 @@ def list_items(root: Path) -> list[Item]:
     for label in _children(root / "runs"):
         items += _run_items(label)
     for label in _children(root / "dist"):
-        trained = (root / "runs" / label.name).is_dir()
+        trained = (root / "runs" / label.name).is_dir() or label.name.lstrip(".").startswith("device-kit-")
         items.append(Item(label, "" if trained else "its trained runs are gone"))
     folds = {*(root / "folds").glob("phantom*.csv"), *(root / "folds").glob("*-quick.csv")}
     return [*items, *(Item(path, "") for path in sorted(folds))]
