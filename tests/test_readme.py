@@ -24,7 +24,7 @@ COMMANDS = sorted(
     }
     - {""}
 )
-TARGETS_RUN = r"bin/gatemask [a-z]|pytest|benchmarks/run.py"
+TARGETS_RUN = r"bin/gatemask [a-z]|pytest|benchmarks/\w+.py"
 
 
 def test_the_readme_has_the_main_commands() -> None:
