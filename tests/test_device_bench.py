@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -254,10 +254,10 @@ def test_the_records_hold_xrays_with_and_without_lesions(bench: ModuleType, tmp_
     examples = xrays.examples(tmp_path, 40, 64)
     assert len(examples) == 40 and len({example.key for example in examples}) == 40
     assert sum(example.label for example in examples) == 16
-    from gatemask.input.decoding import Decoder
+    from gatemask.input.decoding import shared_decoder
     from gatemask.input.layout import ONE_CLASS
 
-    image, mask = Decoder(ONE_CLASS, (64, 64)).decode(examples[1], True)
+    image, mask = shared_decoder(ONE_CLASS, (64, 64)).decode(examples[1], True)
     assert image.shape[:2] == (64, 64) and 20 < image.mean() < 200
     assert mask is not None and mask.any()
     assert [e.image_id for e in xrays.examples(tmp_path, 40, 64)] == [e.image_id for e in examples]
@@ -309,3 +309,45 @@ def test_a_kit_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
     expected = f"for Python 3.99, and {sys.executable} is Python {version}" if fault == "python" else "kit is damaged"
     assert expected in done.stderr
     assert not (tmp_path / "packages").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.trains
+def test_the_kit_runs_without_a_network_and_without_tensorflow(kit: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "kit"
+    kit.pack(f"{sys.version_info[0]}.{sys.version_info[1]}", [], folder)
+    environment = empty_environment(tmp_path / "empty")
+    offline = (
+        ["unshare", "-rn"] if subprocess.run(["unshare", "-rn", "true"], capture_output=True).returncode == 0 else []
+    )
+    small = ["--networks", "gate", "--size", "64", "--batch", "2", "--images", "32", "--precision", "float32"]
+    rows = tmp_path / "rows.jsonl"
+    done = subprocess.run(
+        [*offline, "bash", str(folder / "run.sh"), "--seconds", "500", *small, "--out", str(rows)],
+        env={"PATH": os.environ["PATH"], "PYTHON": str(environment / "bin/python"), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = {row["way"]: row for row in map(json.loads, rows.read_text().splitlines())}
+    assert {way: row["status"] for way, row in measured.items()} == {
+        **dict.fromkeys(("ready", "first", "later"), "measured"),
+        **dict.fromkeys(("eager", "compiled"), "skipped"),
+    }
+    assert measured["ready"]["parameters"] == 6_514_465, "PyTorch's EfficientNet-B1 with one output has as many"
+    assert (folder / "packages" / "installed").exists()
+
+
+def empty_environment(folder: Path) -> Path:
+    """Return a virtual environment with NumPy and JAX as its only packages, which the kit expects of a machine."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    target = next(folder.glob("lib/python*/site-packages"))
+    for package in ("jax", "jaxlib", "numpy", "ml_dtypes", "opt_einsum", "scipy"):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.origin is not None
+        source = Path(spec.origin).parent
+        for path in (source, source.with_name(f"{package}.libs"), *source.parent.glob(f"{package}-*.dist-info")):
+            if path.exists():
+                (target / path.name).symlink_to(path)
+    return folder
