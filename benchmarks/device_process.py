@@ -128,11 +128,18 @@ class Measurement:
 
 
 def environment(job: dict[str, Any]) -> dict[str, str]:
-    """Return the variables of a process: several share the device, so none may claim all of its memory."""
-    own = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    if job.get("cpu"):
-        own |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    return own
+    """Return the variables of a process.
+
+    Several processes share the device, so none may claim all of its memory. PyTorch compiles into a folder of its own:
+    the usual one may hold files that were cut off when an earlier process was killed, and would hide what compiling costs.
+    """
+    compiled = f"{job['records']}/{job['name']}-{job['framework']}"
+    return {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "HF_HUB_OFFLINE": "1",
+        "TORCHINDUCTOR_CACHE_DIR": f"{compiled}-inductor",
+        "TRITON_CACHE_DIR": f"{compiled}-triton",
+    }
 
 
 def _group_exists(group: int) -> bool:

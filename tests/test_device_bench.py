@@ -163,7 +163,7 @@ def test_a_killed_benchmark_leaves_no_process(bench: ModuleType, tmp_path: Path)
 import sys, json, queue, pathlib
 sys.path.insert(0, {str(BENCHMARKS)!r})
 from device_process import Measurement
-job = {{"framework": "jax", "name": "gate"}}
+job = {{"framework": "jax", "name": "gate", "records": {str(tmp_path)!r}}}
 print(Measurement(job, queue.Queue(), pathlib.Path({str(tmp_path / "log")!r}))._process.pid, flush=True)
 import time; time.sleep(60)
 """
