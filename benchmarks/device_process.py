@@ -131,7 +131,7 @@ def environment(job: dict[str, Any]) -> dict[str, str]:
     """Return the variables of a process.
 
     Several processes share the device, so none may claim all of its memory. PyTorch compiles into a folder of its own:
-    the usual one may hold files that were cut off when an earlier process was killed, and would hide what compiling costs.
+    the usual one would hide what compiling costs, and may hold files that were cut off when a process was killed.
     """
     compiled = f"{job['records']}/{job['name']}-{job['framework']}"
     return {
