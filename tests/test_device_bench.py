@@ -312,7 +312,7 @@ def test_a_kit_that_does_not_fit_is_refused(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.trains
+@pytest.mark.integration
 def test_the_kit_runs_without_a_network_and_without_tensorflow(kit: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "kit"
     kit.pack(f"{sys.version_info[0]}.{sys.version_info[1]}", [], folder)
