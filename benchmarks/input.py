@@ -1,11 +1,10 @@
 """Benchmark of the training input against bare decoding and against Keras's augmentation layers in tf.data.
 
 gatemask reads the dataset that `fit` reads: X-rays stored at 512 px, in batches of 16, with the augmentation
-of a top public solution. Its main cost is one OpenCV warp per image: 0.8 to 1.0 ms of a core, next to 0.7 to 0.85 for
-decoding, 0.08 for the tone table, 0.07 for random numbers, 0.04 for the mask and 0.07 for handing over. With two
-threads, bare decoding runs at 2,390 images per second, a bare warp at 1,220, and both together at 880. The target of
-0.45 of bare decoding is more than decoding and warp allow (0.37) and close to the limit of the warp alone (0.51).
-Decoded images are therefore cached in up to a quarter of the free memory: "later epochs" read the cache, the first
+of a top public solution. One OpenCV warp per image, 0.8 to 1.0 ms of a core, would take as long as decoding; gatemask
+warps by quadrants in half of that (input/quadrants.py) and changes tones and colors in one pass. Beside the warp, an
+image takes about 0.1 ms for tones and 0.1 for parameters, mask and holes.
+Decoded images are cached in up to a quarter of the free memory: "later epochs" read the cache, the first
 epoch decodes. The table has both, and the floors with the warp, which show the remaining headroom.
 
 The floors use the same number of threads and discard the image. The Keras reference decodes images and augments batches
