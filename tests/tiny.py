@@ -37,6 +37,9 @@ def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     Args:
         replace: Sets an attribute of an object, such as `monkeypatch.setattr`.
     """
+    from gatemask import quiet
+
+    quiet.keras()
     from gatemask.builders import bridge
 
     factory = bridge.encoder_factory()

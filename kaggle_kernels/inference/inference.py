@@ -23,7 +23,6 @@ import time
 import traceback
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # read when keras is first imported
 STARTED = time.monotonic()
 KAGGLE = Path(os.environ.get("GATEMASK_KAGGLE", "/kaggle"))
 WORKING = KAGGLE / "working"

@@ -1,10 +1,30 @@
-"""Import TensorFlow without its start-up messages, and with its fast kernels."""
+"""Import Keras and TensorFlow without start-up messages, and TensorFlow with its fast kernels."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from typing import Any
+
+
+def keras() -> Any:
+    """Import and return Keras. KERAS_BACKEND decides its backend; by default it is that of `default_backend`.
+
+    TensorFlow is imported only where it is the backend.
+    """
+    if "keras" not in sys.modules:
+        if os.environ.setdefault("KERAS_BACKEND", default_backend()) == "tensorflow":
+            tensorflow()
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX reads it too
+        import keras  # noqa: F401
+    return sys.modules["keras"]
+
+
+def default_backend() -> str:
+    """Return "tensorflow", or "jax" where only JAX is installed."""
+    installed = [name for name in ("tensorflow", "jax") if importlib.util.find_spec(name) is not None]
+    return installed[0] if installed else "tensorflow"
 
 
 def tensorflow() -> Any:

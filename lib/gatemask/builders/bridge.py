@@ -3,7 +3,7 @@
 The package and its encoder packages were written for older Keras, and take the Keras modules they use as arguments.
 They receive those of Keras 3, with the following substitutions, so nothing of theirs is patched:
 
-- a backend that speaks `keras.ops`;
+- a backend that speaks `keras.ops`, and Keras 3 in place of the `tensorflow.keras` that they import;
 - layers whose swish is Keras's own SiLU (the same function, but one operation with a lean gradient);
 - layers of our own for `Lambda`, which cannot be saved without pickling code;
 - weights that start as zeros: `initializers.py` draws the real values, the same ones on every backend;
@@ -19,6 +19,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -155,9 +156,33 @@ KERAS_MODULES = {"backend": BACKEND, "layers": layers, "models": keras.models, "
 def segmentation_models() -> ModuleType:
     """Return the package, imported without its greeting on stdout, which belongs to `--json`."""
     _substitute_skimage()
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), _keras_as_tensorflows():
         import segmentation_models as package
     return package
+
+
+@contextlib.contextmanager
+def _keras_as_tensorflows() -> Iterator[None]:
+    """Let the packages find Keras 3 as `tensorflow.keras` inside the block, where the backend is another.
+
+    They import it only to take its modules by default. Afterwards the name is free again: JAX, Keras and W&B look for
+    TensorFlow among the loaded modules.
+    """
+    if keras.backend.backend() == "tensorflow" or "segmentation_models" in sys.modules:
+        yield
+        return
+    names = ("tensorflow", "tensorflow.keras")
+    loaded = {name: sys.modules[name] for name in names if name in sys.modules}
+    stand_in = ModuleType("tensorflow")
+    stand_in.__spec__ = ModuleSpec("tensorflow", None, is_package=True)
+    stand_in.keras = keras  # type: ignore[attr-defined]
+    sys.modules |= {"tensorflow": stand_in, "tensorflow.keras": keras}
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules |= loaded
 
 
 def _substitute_skimage() -> None:

@@ -7,8 +7,6 @@ runs/<comp>/ensemble/costs.json   forward passes by network structure, which tak
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -211,9 +209,7 @@ class _CostsFile:
 
 def _count_forward_pass(exp: Experiment, comp: Competition) -> ForwardPass:
     # Only shapes matter, so any backend that is running already will do.
-    if "keras" not in sys.modules:
-        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    quiet.tensorflow()
+    quiet.keras()
     from gatemask.builders import models
     from gatemask.cost.network import count_forward_pass
 

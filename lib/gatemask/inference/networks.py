@@ -95,9 +95,7 @@ def load_members(
     Raises:
         GatemaskError: Weights do not fit their network.
     """
-    quiet.tensorflow()
-    import keras
-
+    keras = quiet.keras()
     previous_policy = keras.config.dtype_policy()
     loader = _Loader(folder, outputs, channels, batch, exclusive, border)
     loaded: dict[str, LoadedMember] = {}
@@ -197,9 +195,7 @@ def _device_scope(device: str | None) -> AbstractContextManager[Any]:
 
 def devices() -> list[str | None]:
     """Return the devices for members: all GPUs (a Kaggle session has two), or [None] for a single device."""
-    import keras
-
-    if keras.backend.backend() == "jax":
+    if quiet.keras().backend.backend() == "jax":
         return [None]
     logical_devices = quiet.tensorflow().config.list_logical_devices
     names = [device.name for device in logical_devices("GPU") or logical_devices("CPU")]
@@ -208,9 +204,7 @@ def devices() -> list[str | None]:
 
 def accelerator() -> str:
     """Return where the networks run: "gpu", "tpu" or "cpu"."""
-    import keras
-
-    if keras.backend.backend() == "jax":
+    if quiet.keras().backend.backend() == "jax":
         import jax
 
         return str(jax.devices()[0].platform)

@@ -6,17 +6,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gatemask import quiet
 from gatemask.errors import GatemaskError
 
-if TYPE_CHECKING:
-    import tensorflow as tf
-
 Arrays = tuple[np.ndarray, ...]
+KerasInput = Any  # a `tf.data.Dataset` on TensorFlow, a `keras.utils.PyDataset` on other backends
 
 
 class ArrayShape(NamedTuple):
@@ -26,8 +24,8 @@ class ArrayShape(NamedTuple):
     dtype: type
 
 
-def keras_input(make: Callable[[], Iterator[Arrays]], shapes: Sequence[ArrayShape], count: int) -> tf.data.Dataset:
-    """Return batches in the form that Keras reads fastest.
+def keras_input(make: Callable[[], Iterator[Arrays]], shapes: Sequence[ArrayShape], count: int) -> KerasInput:
+    """Return batches in the form that Keras reads fastest on its backend.
 
     Args:
         make: Returns a new pass over the batches.
@@ -37,6 +35,14 @@ def keras_input(make: Callable[[], Iterator[Arrays]], shapes: Sequence[ArrayShap
     Returns:
         A dataset of known length and static shapes. An error in `make` is raised as described in `original_errors`.
     """
+    if quiet.keras().backend.backend() == "tensorflow":
+        return _tensorflow_dataset(make, shapes, count)
+    from gatemask.input.batch_sequence import BatchSequence
+
+    return BatchSequence(make, count)
+
+
+def _tensorflow_dataset(make: Callable[[], Iterator[Arrays]], shapes: Sequence[ArrayShape], count: int) -> KerasInput:
     tf = quiet.tensorflow()
     signature = tuple(tf.TensorSpec(array.shape, tf.as_dtype(array.dtype)) for array in shapes)
     maker = [make]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,15 +16,12 @@ from gatemask.data.shards import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps, draw_numbers
 from gatemask.input.decoding import Decoder, shared_decoder
-from gatemask.input.keras_input import Arrays, ArrayShape, keras_input
+from gatemask.input.keras_input import Arrays, ArrayShape, KerasInput, keras_input
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
 from gatemask.input.sampling import sample_epoch
 from gatemask.input.threads import aligned_empty, threaded_batches
 from gatemask.input.wait import InputWait
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 
 @dataclass(frozen=True)
@@ -135,7 +131,7 @@ def training_batches(
     start: int = 0,
     stop: int | None = None,
     wait: InputWait | None = None,
-) -> tf.data.Dataset:
+) -> KerasInput:
     """Return a dataset of the batches `start` to `stop` of an epoch.
 
     Args:
@@ -185,7 +181,7 @@ def _training_arrays(
 
 def evaluation_dataset(
     examples: Sequence[EncodedExample], exp: Experiment, layout: Layout, batch_size: int
-) -> tf.data.Dataset:
+) -> KerasInput:
     """Return `evaluation_batches` as a dataset of static shapes, for `model.evaluate`."""
     shapes = (*batch_shapes(exp, layout, batch_size), ArrayShape((batch_size,), np.float32))
 

@@ -3,7 +3,8 @@
 TPU   JAX where libtpu is installed (Kaggle's TPU image has no TPU TensorFlow), else TensorFlow's TPUStrategy
 GPU   TensorFlow, with MirroredStrategy over several GPUs
 CPU   TensorFlow, which is two to three times faster there than JAX
-`backend: jax` works on all of them, with DataParallel over several devices
+`backend: jax` works on all of them, with DataParallel over several devices. TensorFlow is then never imported, and
+where it is not installed, JAX is the default.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def start_keras(runtime: Runtime) -> Devices:
     """Import Keras with the backend and devices that `runtime` selects, and log them.
 
     Raises:
-        GatemaskError: The required accelerator is missing, or Keras is already running on another backend.
+        GatemaskError: The required accelerator is missing, the backend is not installed, or Keras is already running on
+            another one.
     """
     detected = detect_accelerator()
     backend = _backend(runtime, detected)
@@ -129,12 +131,19 @@ def start_keras(runtime: Runtime) -> Devices:
             expected=backend,
             do="Train experiments of different backends by separate commands.",
         )
+    if not _installed(backend):
+        raise GatemaskError(
+            "The backend is not installed.",
+            where="runtime.backend",
+            received=backend,
+            do=f"Run pip install {backend}, or choose another backend.",
+        )
     os.environ["KERAS_BACKEND"] = backend
-    quiet.tensorflow()  # reads the input on every backend
-    import keras
-
+    if backend == "jax":
+        _set_jax_options(runtime, detected)
+    keras = quiet.keras()
     keras.backend.clear_session()  # must come first: it also resets distribution and precision
-    devices = (_on_jax if backend == "jax" else _on_tensorflow)(runtime, detected)
+    devices = _on_jax(runtime) if backend == "jax" else _on_tensorflow(runtime, detected)
     _refuse_other_accelerator(runtime, devices.accelerator, ", ".join(devices.names))
     policy = "float32" if runtime.precision == "float32" else f"mixed_{runtime.precision}"
     keras.mixed_precision.set_dtype_policy(policy)
@@ -148,7 +157,9 @@ def _backend(runtime: Runtime, detected: str) -> str:
     if runtime.backend != "auto":
         return runtime.backend
     wants_tpu = detected == "tpu" and runtime.accelerator in ("auto", "tpu")
-    return "jax" if wants_tpu and _installed("libtpu") and _installed("jax") else "tensorflow"
+    if not _installed("jax"):
+        return "tensorflow"
+    return "jax" if (wants_tpu and _installed("libtpu")) or not _installed("tensorflow") else "tensorflow"
 
 
 def _refuse_other_accelerator(runtime: Runtime, accelerator: str, description: str) -> None:
@@ -165,13 +176,15 @@ def _refuse_other_accelerator(runtime: Runtime, accelerator: str, description: s
     )
 
 
-def _on_jax(runtime: Runtime, detected: str) -> Devices:
-    # Both are read when JAX is imported.
+def _set_jax_options(runtime: Runtime, detected: str) -> None:
+    """Set the environment variables that JAX reads when it is imported, which Keras does."""
     if runtime.accelerator == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     if runtime.deterministic and detected == "gpu":
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    quiet.tensorflow().config.set_visible_devices([], "GPU")  # it only reads the input, but would claim all memory
+
+
+def _on_jax(runtime: Runtime) -> Devices:
     import jax
     import keras
 

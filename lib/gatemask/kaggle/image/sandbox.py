@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from gatemask import quiet
 from gatemask.console import console, say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder
@@ -32,6 +33,7 @@ ON_TPU = [
     "opencv-python-headless",
     "pydantic",
     "PyYAML",
+    "six",  # through TensorFlow, which may be missing here
     "pip",
 ]
 # Relevant packages of Kaggle's CPU/GPU image (2026-05). Their requirements are included too.
@@ -53,6 +55,7 @@ ON_KAGGLE = [
     "wandb",
     "pip",
     "PyYAML",
+    "six",  # through TensorFlow, which may be missing here
     "tqdm",
 ]
 
@@ -133,6 +136,18 @@ def make_image(
         (site / "_no_network.py").write_text(REFUSE_SOCKETS)
         (site / "_no_network.pth").write_text("import _no_network\n")
     return folder / "bin" / "python", sorted(set(installed) - shown)
+
+
+def packages_note(packages: list[str] = ON_KAGGLE) -> str:
+    """Return which packages a kernel finds in the sandbox of this process's packages, for a message.
+
+    Args:
+        packages: Packages of the image.
+    """
+    note = "only the packages of Kaggle's image"
+    if packages is ON_KAGGLE and quiet.default_backend() == "jax":
+        note += ", without TensorFlow: it is not installed here, so the kernel runs on JAX, and on Kaggle on TensorFlow"
+    return note
 
 
 def python_of_image_versions() -> Path | None:

@@ -261,8 +261,8 @@ class _Rehearsal:
 
     def _run_kernel(self, python: Path | None) -> KernelRun:
         prefix, isolation = sandbox.isolation()
-        versions = " in the versions of its image" if python else ""
-        say(f"rehearsal: {isolation}; only the packages of Kaggle's image{versions}")
+        packages = "only the packages of Kaggle's image in its versions" if python else sandbox.packages_note()
+        say(f"rehearsal: {isolation}; {packages}")
         interpreter, hidden = sandbox.make_image(self.folder / "image", not prefix, python=python)
         started = time.monotonic()
         command = [*prefix, str(interpreter), str(self.project.dist / "kernel" / "inference.py")]

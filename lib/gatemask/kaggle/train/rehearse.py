@@ -152,7 +152,7 @@ def _half_positives(frame: pd.DataFrame, count: int) -> pd.DataFrame:
 
 def _run(folder: Path, kaggle: Path, packages: list[str]) -> str:
     prefix, isolation = sandbox.isolation()
-    say(f"rehearsal: {isolation}; only the packages of Kaggle's image")
+    say(f"rehearsal: {isolation}; {sandbox.packages_note(packages)}")
     python, _ = sandbox.make_image(folder / "image", not prefix, packages)
     code = sandbox.run([*prefix, str(python), str(folder / "kernel" / "train.py")], kaggle, folder, TIME_LIMIT_S)
     sandbox.remove(folder / "image")
