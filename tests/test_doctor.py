@@ -111,6 +111,20 @@ def test_installed_packages_are_compared_with_requirements(monkeypatch: pytest.M
     assert found == "wrong"
 
 
+def test_tensorflow_is_needed_only_without_jax(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file, installed = tmp_path / "requirements.txt", {"jax": "1.0"}
+    file.write_text("jax==1.0\ntensorflow==2.0\ntf_keras==2.0\n")
+    monkeypatch.setattr(doctor, "_version", installed.get)
+    monkeypatch.setattr(metadata, "requires", lambda _: ["jax>=0.7", "tensorflow>=2.20"])
+    assert state(doctor.check_packages(file), "without TensorFlow, networks run on JAX") == "warn"
+    assert state(doctor.check_requirements(), "all 1 requirements are met") == "ok"
+    installed |= {"tensorflow": "2.0", "tf_keras": "2.0"}
+    assert state(doctor.check_packages(file), "all 3") == "ok"
+    installed.clear()
+    assert state(doctor.check_packages(file), "3 of 3 missing: jax 1.0, tensorflow 2.0, tf_keras 2.0") == "wrong"
+    assert state(doctor.check_requirements(), "jax missing", "tensorflow missing") == "wrong"
+
+
 def test_all_pins_of_the_project_are_parsed() -> None:
     lines = (SOURCE / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

@@ -123,13 +123,16 @@ def check_packages(file: Path) -> Finding:
     """Compare the pins of a requirements file with the installed packages, without importing them."""
     pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     installed = {name: _version(name) for name, _ in pins}
-    missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None]
+    unneeded = _unneeded_packages()
+    missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None and name not in unneeded]
     others = [f"{name} {installed[name]}, not {pin}" for name, pin in pins if installed[name] not in (None, pin)]
+    if unneeded:
+        others.append("without TensorFlow, networks run on JAX")
     if missing:
         text = f"{len(missing)} of {len(pins)} missing: {', '.join(missing)}"
         return Finding("packages", "wrong", "; ".join([text, *others]), "make setup")
     if others:
-        return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose these versions.")
+        return Finding("packages", "warn", "; ".join(others), "make setup, unless you chose these packages.")
     return Finding("packages", "ok", f"all {len(pins)} match {file.name}")
 
 
@@ -138,7 +141,9 @@ def check_requirements() -> Finding:
     from packaging.requirements import Requirement
 
     requirements = [Requirement(text) for text in metadata.requires("gatemask") or []]
+    unneeded = _unneeded_packages()
     needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    needed = [one for one in needed if one.name not in unneeded]
     wrong = []
     for one in needed:
         version = _version(one.name)
@@ -147,6 +152,11 @@ def check_requirements() -> Finding:
     if wrong:
         return Finding("packages", "wrong", "; ".join(wrong), "pip install --upgrade gatemask")
     return Finding("packages", "ok", f"all {len(needed)} requirements are met")
+
+
+def _unneeded_packages() -> tuple[str, ...]:
+    """Return packages that may be missing: where only JAX is installed, networks run on it without TensorFlow."""
+    return ("tensorflow", "tf_keras") if _version("tensorflow") is None and _version("jax") else ()
 
 
 def _version(package: str) -> str | None:

@@ -14,7 +14,9 @@ def keras() -> Any:
     TensorFlow is imported only where it is the backend.
     """
     if "keras" not in sys.modules:
-        if os.environ.setdefault("KERAS_BACKEND", default_backend()) == "tensorflow":
+        if "KERAS_BACKEND" not in os.environ:
+            os.environ["KERAS_BACKEND"] = default_backend()
+        if os.environ["KERAS_BACKEND"] == "tensorflow":
             tensorflow()
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # JAX reads it too
         import keras  # noqa: F401

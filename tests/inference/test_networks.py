@@ -20,6 +20,7 @@ from gatemask.inference import networks
 from gatemask.results.ensemble import ShippedMember
 from tests import tiny
 from tests.conftest import run_python
+from tests.without_tensorflow import REFUSE, REQUIRE_UNUSED
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +97,7 @@ def write_members(path: Path, members: list[ShippedMember]) -> None:
     path.write_text(json.dumps([member.model_dump(mode="json") for member in members]))
 
 
-def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
+def test_the_same_on_jax_without_tensorflow(saved: SavedNetworks, tmp_path: Path) -> None:
     folder, images, predictions = saved
     np.save(tmp_path / "images.npy", images)
     write_members(tmp_path / "members.json", members_of("unet", 2))
@@ -109,7 +110,7 @@ def test_the_same_on_jax(saved: SavedNetworks, tmp_path: Path) -> None:
         "np.savez(work / 'predictions.npz', **{k: v.predict_on_batch(images) for k, v in loaded.items()})\n"
         "print(networks.accelerator())\n"
     )
-    command = [sys.executable, "-c", tiny.INSTALL + code, str(tmp_path), str(folder)]
+    command = [sys.executable, "-c", REFUSE + tiny.INSTALL + code + REQUIRE_UNUSED, str(tmp_path), str(folder)]
     done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": "jax"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1] == "cpu"

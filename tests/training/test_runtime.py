@@ -35,12 +35,15 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("files", "packages", "env", "detected", "backend"),
     [
-        ({}, {"jax"}, {}, "cpu", "tensorflow"),
-        ({"/dev/nvidia[0-9]*"}, {"jax"}, {}, "gpu", "tensorflow"),
+        ({}, {"jax", "tensorflow"}, {}, "cpu", "tensorflow"),
+        ({}, {"jax"}, {}, "cpu", "jax"),
+        ({}, {}, {}, "cpu", "tensorflow"),
+        ({"/dev/nvidia[0-9]*"}, {"jax", "tensorflow"}, {}, "gpu", "tensorflow"),
+        ({"/dev/nvidia[0-9]*"}, {"jax"}, {}, "gpu", "jax"),
         ({"/dev/nvidia[0-9]*"}, {}, {"CUDA_VISIBLE_DEVICES": ""}, "cpu", "tensorflow"),
-        ({"/dev/accel*"}, {"libtpu", "jax"}, {}, "tpu", "jax"),
-        ({"/dev/vfio/[0-9]*"}, {"libtpu", "jax"}, {}, "tpu", "jax"),
-        ({}, {"libtpu", "jax"}, {}, "cpu", "tensorflow"),
+        ({"/dev/accel*"}, {"libtpu", "jax", "tensorflow"}, {}, "tpu", "jax"),
+        ({"/dev/vfio/[0-9]*"}, {"libtpu", "jax", "tensorflow"}, {}, "tpu", "jax"),
+        ({}, {"libtpu", "jax", "tensorflow"}, {}, "cpu", "tensorflow"),
         ({}, {}, {"TPU_NAME": "local"}, "tpu", "tensorflow"),
     ],
 )
@@ -57,6 +60,14 @@ def test_a_missing_accelerator_is_an_error(machine, wanted: str) -> None:
     with pytest.raises(GatemaskError, match="this machine has none") as caught:
         runtime.require_accelerator(Runtime.model_validate(wanted))
     assert "runtime.accelerator" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_missing_backend_is_an_error(machine, backend: str) -> None:
+    machine()
+    with pytest.raises(GatemaskError, match="The backend is not installed") as caught:
+        runtime.start_keras(Runtime(backend=backend))
+    assert f"pip install {backend}" in str(caught.value)
 
 
 def test_a_bare_word_is_an_accelerator() -> None:

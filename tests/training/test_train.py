@@ -27,6 +27,7 @@ from gatemask.stage import Stamp
 from gatemask.tracking.run_folder import MEASURED
 from tests.conftest import TINY_GATEMASK, environment, gatemask, start_python
 from tests.tiny import INSTALL
+from tests.without_tensorflow import REFUSE, REQUIRE_UNUSED
 
 pytestmark = pytest.mark.trains
 
@@ -549,6 +550,20 @@ for settings in json.load(sys.stdin):
     network = trainer.COMPILED.models.network
     print(settings["name"], len(network.model.variables[0].value.sharding.device_set), "devices hold the weights")
 """
+# An input that fails at its second batch.
+DAMAGED = """
+import numpy as np
+from gatemask.errors import GatemaskError
+from gatemask.input.keras_input import keras_input, original_errors
+def damaged():
+    yield np.zeros((8, *network.model.input.shape[1:]), np.uint8), np.zeros((8, 1), np.float32), np.ones(8, np.float32)
+    raise GatemaskError("An image is damaged.", where="i4")
+try:
+    with original_errors():
+        trainer.COMPILED.models.evaluator.evaluate(keras_input(damaged, [], 2), verbose=0)
+except GatemaskError as error:
+    print(type(error).__name__, error.short())
+"""
 DECODER = {"encoder": "resnet18", "filters": [16, 8, 8, 8, 8], "batchnorm_momentum": 0.9, "dropout": 0.0}
 NETWORKS: dict[str, dict[str, Any]] = {
     "gate": {
@@ -568,7 +583,10 @@ NOISE = (1e-5, 1e-4, 1e-3, 5e-3)
     ("names", "tiny"), [(("gate",), True), pytest.param(tuple(NETWORKS), False, marks=pytest.mark.slow)]
 )
 def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[str], tiny: bool) -> None:
-    """Data-parallel JAX: the same global batch gives the same losses on eight simulated devices and on one of them."""
+    """Data-parallel JAX: the same global batch gives the same losses on eight simulated devices and on one of them.
+
+    Neither the trainings nor their predictions import TensorFlow.
+    """
     recipe = {
         **TINY,
         "input": {"size": 64},  # at 32 px, the last BatchNorms average 8 numbers and amplify rounding
@@ -591,13 +609,12 @@ def test_eight_devices_train_as_one_does(phantom_records: Path, names: Sequence[
     quickly = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {quickly}", "JAX_PLATFORMS": "cpu"}
     env = {**environment(phantom_records), **flags, "KERAS_BACKEND": "jax"}
-    code = (INSTALL if tiny else "") + SEVERAL
+    code = REFUSE + (INSTALL if tiny else "") + SEVERAL + (DAMAGED if tiny else "") + REQUIRE_UNUSED
     command, given = [sys.executable, "-c", code], json.dumps(settings)
     done = subprocess.run(command, env=env, input=given, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == [
-        f"{exp['name']} {exp['runtime']['devices']} devices hold the weights" for exp in settings
-    ]
+    lines = [f"{exp['name']} {exp['runtime']['devices']} devices hold the weights" for exp in settings]
+    assert done.stdout.splitlines() == [*lines, *(["GatemaskError An image is damaged."] if tiny else [])]
     for words in ("8 x cpu by DataParallel", "1 x cpu by one device"):
         assert words in done.stderr
     runs = phantom_records / "runs/phantom-quick"

@@ -123,6 +123,13 @@ def start_keras(runtime: Runtime) -> Devices:
     detected = detect_accelerator()
     backend = _backend(runtime, detected)
     _refuse_other_accelerator(runtime, detected, f"{ACCELERATORS[detected]}, by its device files")
+    if not _installed(backend):
+        raise GatemaskError(
+            "The backend is not installed.",
+            where="runtime.backend",
+            received=backend,
+            do=f"Run pip install {backend}, or choose another backend.",
+        )
     loaded = sys.modules.get("keras")
     if loaded is not None and loaded.backend.backend() != backend:
         raise GatemaskError(
@@ -130,13 +137,6 @@ def start_keras(runtime: Runtime) -> Devices:
             received=loaded.backend.backend(),
             expected=backend,
             do="Train experiments of different backends by separate commands.",
-        )
-    if not _installed(backend):
-        raise GatemaskError(
-            "The backend is not installed.",
-            where="runtime.backend",
-            received=backend,
-            do=f"Run pip install {backend}, or choose another backend.",
         )
     os.environ["KERAS_BACKEND"] = backend
     if backend == "jax":
