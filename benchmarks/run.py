@@ -25,6 +25,7 @@ MODULES = [
     "input",
     "step",
     "onednn",
+    "compile",
     "tracking",
     "tuning",
     "inference",

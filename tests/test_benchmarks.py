@@ -152,6 +152,17 @@ def test_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [set(row) for row in bench.rows()] == [KEYS]
 
 
+@pytest.mark.slow
+def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process reads what the first one compiled. How long either takes is for `make bench`."""
+    bench = load("compile", monkeypatch)
+    for name, value in {"SIZE": 32, "ENCODER": "resnet18"}.items():
+        monkeypatch.setattr(bench, name, value)
+    from_start, from_built, building = bench.rows()
+    assert all(set(row) == KEYS for row in (from_start, from_built, building))
+    assert from_built["ratio"] > 1.5, "compiling a ResNet-18 takes several times as long as reading it"
+
+
 def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("tuning", monkeypatch)
     small = {

@@ -15,6 +15,7 @@ AGAIN = [
     "data/siim/manifest.csv",
     "data/siim/records-64/index.json",
     "data/phantom/raw/phantom.json",
+    "data/.compiled/cpu-1/jit_step-cache",
     "runs/siim/tuned/rule.yaml",
     "runs/siim/report/report.html",
     "runs/siim/summary.json",

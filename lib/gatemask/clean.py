@@ -77,6 +77,9 @@ def clean(root: Path, everything: bool) -> int:
 
 
 def _data_items(comp: Path) -> Iterator[Item]:
+    if comp.name == ".compiled" and comp.is_dir() and not comp.is_symlink():
+        yield Item(comp, "")
+        return
     if comp.is_symlink() or not comp.is_dir():
         yield Item(comp, "not made by gatemask")
         return

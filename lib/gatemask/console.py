@@ -93,31 +93,40 @@ def recorded() -> Iterator[list[str]]:
         _recorders.remove(lines)
 
 
+def is_drawing() -> bool:
+    """Return whether progress is drawn: stderr is a terminal."""
+    return console().is_terminal
+
+
 def progress(
-    items: Iterable[T], what: str, total: int | None = None, size: Callable[[T], int] = lambda _: 1
+    items: Iterable[T], what: str | Callable[[], str], total: int | None = None, size: Callable[[T], int] = lambda _: 1
 ) -> Generator[T, None, None]:
     """Yield the items while drawing a progress bar, if stderr is a terminal. Inside another bar, nothing is drawn.
 
     Args:
         items: Items to yield.
-        what: Text next to the bar.
+        what: Text next to the bar, or a function that returns it whenever the bar is drawn, from any thread.
         total: Length of the bar. Default: the number of items, if they are a sequence.
         size: Share of the total for an item. Default: 1.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+
+    class Label(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return plain(what() if callable(what) else what)
 
     total = total if total is not None else len(items) if isinstance(items, Sequence) else None
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    hidden = not console().is_terminal or _bars > 0
+    columns = Label(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    hidden = not is_drawing() or _bars > 0
     with _counted(), Progress(*columns, console=console(), transient=True, disable=hidden) as bar:
-        task = bar.add_task(plain(what).plain, total=total)
+        task = bar.add_task("", total=total)
         done = 0
         for item in items:
             yield item
             bar.advance(task, size(item))
             done += size(item)
             if _relay is not None and _bars == 1:
-                _relay.bar(what, done, total)
+                _relay.bar(what() if callable(what) else what, done, total)
 
 
 @contextmanager
@@ -139,6 +148,22 @@ def several_bars() -> Iterator[Callable[[str, str, int, int | None], None]]:
             bars.update(tasks[key], description=plain(what).plain, completed=done, total=total)
 
         yield draw
+
+
+@contextmanager
+def status(text: Callable[[], str]) -> Iterator[None]:
+    """Show a text that changes while the block runs, if stderr is a terminal and no progress bar is drawn.
+
+    Args:
+        text: Returns the text whenever it is drawn, from any thread.
+    """
+    from rich.live import Live
+
+    if not is_drawing() or _bars > 0:
+        yield
+        return
+    with _counted(), Live(console=console(), transient=True, get_renderable=lambda: plain(text())):
+        yield
 
 
 @contextmanager

@@ -123,6 +123,11 @@ class Project:
         return self.root / "dist" / self.label
 
     @property
+    def compiled(self) -> Path:
+        """Folder of compiled functions, a cache that all competitions share."""
+        return self.root / "data" / ".compiled"
+
+    @property
     def tuned(self) -> Path:
         return self.runs / "tuned"
 

@@ -268,6 +268,10 @@ TABLE = [
         printer="report.page:print_report",
     ),
     StageEntry(
+        "train, ...",
+        {"data/.compiled/": "what JAX has compiled: [training.md](training.md#compilation); can be deleted"},
+    ),
+    StageEntry(
         "any command", {"runs/.logs/": "tracebacks of unexpected errors, which end a command with exit code 70"}
     ),
     StageEntry("loop", {"runs/<comp>/summary.json": "most important numbers of the competition"}),

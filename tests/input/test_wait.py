@@ -32,6 +32,7 @@ def test_slow_input_is_waited_for(clock: SimpleNamespace) -> None:
         clock.now += 1.0  # one of the three seconds in which the next batch is made
         measured.step_done(step)
     assert measured.seconds() == pytest.approx(3 + 2 + 2)
+    assert measured.seconds(start=1) == pytest.approx(2 + 2)
 
 
 def test_a_batch_that_is_ready_before_the_step_ends_costs_nothing(clock: SimpleNamespace) -> None:

@@ -64,6 +64,8 @@ def test_an_online_training(train, phantoms: Project, server: Server) -> None:
     rows = read_metrics(folder / "metrics.jsonl")
     for row in rows:
         assert row["images_per_s"] > 0 and 0 <= row["input_wait"] <= 1 and row["memory_mb"] > 50
+    first, *later = (row["compile_seconds"] for row in rows)
+    assert first > 0 and set(later) <= {0}
     assert scalars(folder) == close(rows)
     asked = len(server.requests)
     assert sync(phantoms).current and len(server.requests) == asked

@@ -41,6 +41,12 @@ BACKEND = SimpleNamespace(
 LAYERS_WITH_WEIGHTS = ("BatchNormalization", "Conv2DTranspose", "Dense", "DepthwiseConv2D", "SeparableConv2D")
 
 
+def zeros(shape: Sequence[int], dtype: str | None = None) -> Tensor:
+    """Return zeros made by numpy: JAX would compile an operation for each shape, at 50 ms apiece."""
+    dtype = dtype or "float32"
+    return keras.ops.convert_to_tensor(np.zeros(shape, dtype), dtype)  # without the dtype, JAX compiles a copy
+
+
 class DeferredInitializer(keras.initializers.Initializer):
     """Zeros, at no cost, in place of an initializer to apply later.
 
@@ -51,8 +57,8 @@ class DeferredInitializer(keras.initializers.Initializer):
     def __init__(self, original: keras.initializers.Initializer) -> None:
         self.original = original
 
-    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> np.ndarray:
-        return np.zeros(shape, dtype or "float32")
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> Tensor:
+        return zeros(shape, dtype)
 
 
 class ChannelSlice(keras.layers.Layer):

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
+from gatemask.builders import bridge
 from gatemask.builders.tensor import Tensor
 from gatemask.config import Optimizer, OptimizerName
 
@@ -80,6 +81,17 @@ class KeepWeights:
         """Leave the weights unchanged."""
 
 
+class HostZeros:
+    """Mixin for an optimizer whose variables start as zeros from the host, with nothing to compile."""
+
+    def add_variable_from_reference(
+        self, reference_variable: keras.Variable, name: str | None = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        """Add a variable of the shape and dtype of another; see Keras's own method."""
+        initializer = bridge.zeros if initializer == "zeros" else initializer
+        return super().add_variable_from_reference(reference_variable, name, initializer)  # type: ignore[misc]
+
+
 _CLASSES = {cls.__name__.lower(): cls for cls in (*vars(keras.optimizers).values(), RAdam) if isinstance(cls, type)}
 OPTIMIZERS: dict[OptimizerName, type[keras.optimizers.Optimizer]] = {
     name: _CLASSES[name] for name in get_args(OptimizerName)
@@ -97,10 +109,11 @@ def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "f
             Default: "float32".
     """
     options = config.model_dump(exclude={"name", "ema", "accumulate"}, exclude_none=True)
-    optimizer_class = OPTIMIZERS[config.name]
+    bases: tuple[type, ...] = (HostZeros, OPTIMIZERS[config.name])
     if config.ema is not None:
         options |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}
-        optimizer_class = type(optimizer_class.__name__, (KeepWeights, optimizer_class), {})
+        bases = (KeepWeights, *bases)
+    optimizer_class = type(bases[-1].__name__, bases, {})
     optimizer = optimizer_class(learning_rate=learning_rate, gradient_accumulation_steps=config.accumulate, **options)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 

@@ -33,10 +33,14 @@ class InputWait:
         """Note that a step, counted from 0, has ended. Any thread may call it."""
         self._ends[step] = perf_counter()
 
-    def seconds(self) -> float:
-        """Return the time in which steps waited for their batches, in seconds."""
+    def seconds(self, start: int = 0) -> float:
+        """Return the time in which steps waited for their batches, in seconds.
+
+        Args:
+            start: First step to count. Default: 0.
+        """
         waited = latest = 0.0
         for step, (asked, ready) in enumerate(list(self._batches)):
-            waited += max(0.0, ready - max(asked, latest))
+            waited += max(0.0, ready - max(asked, latest)) if step >= start else 0.0
             latest = max(latest, self._ends.get(step, latest))
         return waited

@@ -99,6 +99,7 @@ class SessionAccount(_Document):
         error: Why it failed.
         seconds: Duration of the session, in seconds.
         files: SHA-256 of each file, by path below the output folder.
+        compiled: SHA-256 of the archive of compiled functions; left out without one.
     """
 
     push: str
@@ -110,6 +111,7 @@ class SessionAccount(_Document):
     error: str | None
     seconds: float
     files: dict[str, str]
+    compiled: str | None = None
 
     def newest_states(self) -> dict[int, str]:
         """Return the newest saved state of each fold, such as "at-0003-00000". Names sort by epoch and step."""

@@ -15,11 +15,12 @@ from gatemask.errors import GatemaskError
 from gatemask.files import locked, read_json, write_json, write_text, write_yaml
 
 # Fields of a row that were measured: a resumed training repeats all others.
-#   seconds       training and validation
-#   images_per_s  training images per second of training
-#   input_wait    share of the training time in which the step waited for input, 0 to 1
-#   memory_mb     peak memory of the device, or resident memory of the process
-MEASURED = frozenset({"seconds", "images_per_s", "input_wait", "memory_mb"})
+#   seconds          training and validation
+#   images_per_s     training images per second of training, compilation left out
+#   input_wait       share of that time in which the step waited for input, 0 to 1
+#   compile_seconds  seconds until the first step of a model was done, which compiles it; 0 in other epochs
+#   memory_mb        peak memory of the device, or resident memory of the process
+MEASURED = frozenset({"seconds", "images_per_s", "input_wait", "compile_seconds", "memory_mb"})
 PACKAGES = ["gatemask", "tensorflow", "keras", "jax", "numpy", "segmentation-models", "efficientnet"]
 
 

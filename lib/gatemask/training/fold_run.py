@@ -24,6 +24,7 @@ from gatemask.notify import Event, notify
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
 from gatemask.training import finishing, state
+from gatemask.training.first_step import FirstStep
 from gatemask.training.fold_inputs import written_settings
 from gatemask.training.out_of_fold import predict_out_of_fold
 from gatemask.training.state import Progress
@@ -212,23 +213,28 @@ class FoldRun:
         order = pipeline.epoch_order(self.training, exp, batch, epoch, self.seed)
         steps = len(order) // batch
         label = f"{exp.name} fold {self.fold} epoch {epoch + 1}/{exp.epochs}"
-        with _step_bar(label, steps, progress.step) as on_step:
+        first = self.trainer.first_step(epoch)
+        with _step_bar(label, steps, progress.step, first) as on_step:
             while progress.step < steps:
                 stop = min(steps, (progress.step // exp.checkpoints.steps + 1) * exp.checkpoints.steps)
                 leg_steps = stop - progress.step
                 if not self.budget.allows(steps=leg_steps, validations=int(stop == steps)):
                     break
                 started = self.budget.clock()
-                wait = InputWait()
+                wait, compiles = InputWait(), int(first.is_awaited)
+                first.begin()
                 loss = self._train_leg(order, progress, stop, on_step, wait)
-                seconds = self.budget.clock() - started
-                self.budget.record_steps(seconds, leg_steps)
+                seconds, compiling = self.budget.clock() - started, first.seconds * compiles
+                if leg_steps > compiles:  # the others tell how long a step takes
+                    self.budget.record_steps(max(0.0, seconds - compiling), leg_steps - compiles)
                 progress = replace(
                     progress,
                     step=stop,
                     loss=progress.loss + loss * leg_steps,
                     seconds=progress.seconds + seconds,
-                    waited=progress.waited + wait.seconds(),
+                    waited=progress.waited + wait.seconds(start=compiles),
+                    compiling=progress.compiling + compiling,
+                    compiled=progress.compiled + compiles,
                 )
                 if stop < steps:
                     state.save_state(self.state_folder, self.trainer.training_model(epoch), progress)
@@ -286,18 +292,27 @@ class FoldRun:
 
     def _measured(self, progress: Progress, steps: int) -> dict[str, float]:
         """Return what was measured while an epoch was trained; see `run_folder.MEASURED`."""
-        seconds = max(progress.seconds, 1e-9)
+        seconds, timed = progress.seconds - progress.compiling, steps - progress.compiled
+        if timed <= 0:  # no step but such that were compiled
+            seconds, timed = progress.seconds, steps
+        seconds = max(seconds, 1e-9)
         return {
-            "images_per_s": round(steps * self.trainer.batch / seconds, 2),
+            "images_per_s": round(timed * self.trainer.batch / seconds, 2),
             "input_wait": round(min(1.0, progress.waited / seconds), 4),
+            "compile_seconds": round(progress.compiling, 2),
             "memory_mb": self.trainer.models.devices.memory_mb(),
         }
 
 
 @contextmanager
-def _step_bar(label: str, steps: int, done: int) -> Iterator[Callable[[], object]]:
-    """Show a progress bar, and yield a function that advances it by one step."""
-    with closing(progress_bar(range(steps + 1), label)) as ticks:
+def _step_bar(label: str, steps: int, done: int, first: FirstStep) -> Iterator[Callable[[], object]]:
+    """Show a progress bar that says how long the first step has been compiling; yield what ends a step."""
+    with closing(progress_bar(range(steps + 1), lambda: f"{label} {first.note()}".strip())) as ticks:
         for _ in range(done + 1):
             next(ticks)
-        yield lambda: next(ticks, None)
+
+        def on_step() -> None:
+            first.done()
+            next(ticks, None)
+
+        yield on_step

@@ -1,4 +1,4 @@
-"""Keras callback that advances a progress bar and stops training when the loss stops being finite."""
+"""Keras callbacks that report finished steps, and stop training when the loss stops being finite."""
 
 from __future__ import annotations
 
@@ -31,9 +31,26 @@ class LossWatch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         with self._lock:
-            self._on_step()
             if logs and not math.isfinite(float(logs["loss"])):
                 self.bad_steps.append(batch)
                 self._model.stop_training = True  # `self.model` would first copy the weights from the device
             if self._wait is not None:
                 self._wait.step_done(batch)
+            self._on_step()  # the loss is known, so the device has finished the step
+
+
+class ValidationWatch(keras.callbacks.Callback):
+    """Callback that reports each finished step of `evaluate`. Keras calls it from other threads.
+
+    Args:
+        on_step: Called after each step.
+    """
+
+    async_safe = True
+
+    def __init__(self, on_step: Callable[[], object]) -> None:
+        super().__init__()
+        self._on_step = on_step
+
+    def on_test_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        self._on_step()

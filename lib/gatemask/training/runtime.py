@@ -24,6 +24,7 @@ from gatemask import quiet
 from gatemask.config import Runtime
 from gatemask.console import say
 from gatemask.errors import GatemaskError
+from gatemask.training import compilation
 
 ACCELERATORS = {"tpu": "a TPU", "gpu": "a GPU", "cpu": "a CPU"}
 
@@ -113,8 +114,12 @@ def require_accelerator(runtime: Runtime) -> str:
     return detected
 
 
-def start_keras(runtime: Runtime) -> Devices:
+def start_keras(runtime: Runtime, compiled: Path | None = None) -> Devices:
     """Import Keras with the backend and devices that `runtime` selects, and log them.
+
+    Args:
+        runtime: The experiment's `runtime:`.
+        compiled: Folder in which JAX keeps compiled functions. Default: they are not kept.
 
     Raises:
         GatemaskError: The required accelerator is missing, the backend is not installed, or Keras is already running on
@@ -144,6 +149,8 @@ def start_keras(runtime: Runtime) -> Devices:
     keras = quiet.keras()
     keras.backend.clear_session()  # must come first: it also resets distribution and precision
     devices = _on_jax(runtime) if backend == "jax" else _on_tensorflow(runtime, detected)
+    if backend == "jax" and compiled is not None:
+        compilation.keep_compiled(compiled, devices.accelerator)
     _refuse_other_accelerator(runtime, devices.accelerator, ", ".join(devices.names))
     policy = "float32" if runtime.precision == "float32" else f"mixed_{runtime.precision}"
     keras.mixed_precision.set_dtype_policy(policy)
@@ -180,8 +187,7 @@ def _set_jax_options(runtime: Runtime, detected: str) -> None:
     """Set the environment variables that JAX reads when it is imported, which Keras does."""
     if runtime.accelerator == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
-    if runtime.deterministic and detected == "gpu":
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    compilation.set_xla_flags("cpu" if runtime.accelerator == "cpu" else detected, runtime.deterministic)
 
 
 def _on_jax(runtime: Runtime) -> Devices:

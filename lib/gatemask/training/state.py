@@ -49,6 +49,8 @@ class Progress:
         loss: Sum of the loss over the finished steps of that epoch.
         seconds: Time spent on that epoch, in seconds.
         waited: Part of that time in which the training step waited for input, in seconds.
+        compiling: Part of that time until the first step of a model was done, in seconds.
+        compiled: Number of such first steps in that epoch: one per session, if any.
         rows: Metrics of each finished epoch. metrics.jsonl is a copy for people, which is never read here.
         best: Epochs whose weights are kept, best first.
         run: Fingerprint of the run that the state belongs to.
@@ -60,6 +62,8 @@ class Progress:
     loss: float = 0.0
     seconds: float = 0.0
     waited: float = 0.0
+    compiling: float = 0.0
+    compiled: int = 0
     rows: tuple[Row, ...] = ()
     best: tuple[int, ...] = ()
     run: str = ""

@@ -17,6 +17,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.input.layout import Layout
 from gatemask.stage import require_unchanged
+from gatemask.training.first_step import FirstStep
 from gatemask.training.fold_inputs import TrainingInputs
 from gatemask.training.found_batch import batch_path
 from gatemask.training.runtime import Devices
@@ -134,6 +135,10 @@ class Trainer:
         """Return the training model of an epoch; epochs with and without frozen layers have different ones."""
         return self.models.training_models[self._freezes(epoch)]
 
+    def first_step(self, epoch: int) -> FirstStep:
+        """Return the wait for the first step of an epoch's training model, if it has not trained yet."""
+        return FirstStep(f"{self.exp.name}, training step", self.training_model(epoch).train_function is None)
+
     def layers_as_in(self, epoch: int) -> AbstractContextManager[None]:
         """Freeze the layers that `freeze:` names inside the block, if it freezes them in this epoch."""
         if not self._freezes(epoch):
@@ -178,10 +183,14 @@ class Trainer:
             GatemaskError: One of them is NaN or infinite.
         """
         from gatemask.input import keras_input, pipeline
+        from gatemask.training.loss_watch import ValidationWatch
 
         batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.evaluation_batch)
-        with keras_input.original_errors():
-            values = self.models.evaluator.evaluate(batches, verbose=0, return_dict=True)
+        evaluator = self.models.evaluator
+        first = FirstStep(f"{self.exp.name}, validation step", evaluator.test_function is None)
+        first.begin()
+        with keras_input.original_errors(), first.shown():
+            values = evaluator.evaluate(batches, verbose=0, return_dict=True, callbacks=[ValidationWatch(first.done)])
         scores = {name: float(value) for name, value in values.items() if name != "loss"}
         if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
             raise GatemaskError(
@@ -217,7 +226,7 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
     encoder_weights.find_weights_file(
         exp.model, inputs.project.root
     )  # a missing file should be reported before Keras is imported
-    devices = runtime.start_keras(exp.runtime)
+    devices = runtime.start_keras(exp.runtime, inputs.project.compiled)
     from gatemask.builders import losses, metrics, models
 
     jit_compile = devices.backend == "jax"  # TensorFlow without XLA was the fastest on a CPU

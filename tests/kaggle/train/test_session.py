@@ -17,7 +17,8 @@ from gatemask.config import load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json, write_yaml
 from gatemask.kaggle.client import datasets
-from gatemask.kaggle.train import inputs, session, session_inputs
+from gatemask.kaggle.train import inputs, session, session_compiled, session_inputs
+from gatemask.kaggle.train.session_compiled import unpack_compiled
 from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount
@@ -199,6 +200,54 @@ def test_account_of_a_killed_session_lists_finished_folds(tmp_path: Path) -> Non
     assert read_account(tmp_path)["state"] == "stopped"
     output.write(all_folds=True)
     assert "runs/unet_b0/fold1/state/at-0001-00000.h5" in read_account(tmp_path)["files"]  # type: ignore[operator]
+
+
+# --- compiled functions ---------------------------------------------------------------------------------------------
+
+
+def end_session(working: Path, done: bool) -> SessionAccount:
+    files(working / ".compiled" / "tpu", "jit_step-cache", "autotuned/a")
+    output = SessionOutput(working, SESSION, time.monotonic())
+    output.record_fold(0, FoldAccount(done=done, left=None if done else "2 epochs"))
+    output.close()
+    return SessionAccount.load(working / ACCOUNT_FILE)
+
+
+def test_the_next_session_gets_what_was_compiled(tmp_path: Path) -> None:
+    working, place = tmp_path / "working", tmp_path / "compiled"
+    account = end_session(working, done=False)
+    assert sorted(path.name for path in working.iterdir()) == ["gatemask-compiled.bin", ACCOUNT_FILE]
+    assert account.files == {}, "its damage would keep the runs from being fetched"
+    unpack_compiled(working, account.compiled, place)
+    unpacked = {path.relative_to(place).as_posix(): path.read_text() for path in place.rglob("*") if path.is_file()}
+    assert unpacked == {"tpu/jit_step-cache": "jit_step-cache", "tpu/autotuned/a": "autotuned/a"}
+
+
+def test_compiled_functions_are_left_out_where_they_are_of_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert end_session(tmp_path, done=True).compiled is None  # no session follows
+    assert [path.name for path in tmp_path.iterdir()] == [ACCOUNT_FILE]
+    monkeypatch.setattr(session_compiled, "LIMIT_BYTES", 3)
+    assert end_session(tmp_path, done=False).compiled is None
+    assert [path.name for path in tmp_path.iterdir()] == [ACCOUNT_FILE]
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing", "not an archive", "no place"])
+def test_a_faulty_archive_of_compiled_functions_is_ignored(tmp_path: Path, fault: str) -> None:
+    account, place = end_session(tmp_path / "working", done=False), tmp_path / "compiled"
+    archive, digest = tmp_path / "working/gatemask-compiled.bin", account.compiled
+    if fault == "damaged":
+        archive.write_bytes(archive.read_bytes()[:-10])
+    elif fault == "missing":
+        archive.unlink()
+    elif fault == "not an archive":
+        archive.write_bytes(b"page not found")
+        digest = sha256(archive)
+    else:
+        place.write_text("a file")
+    unpack_compiled(tmp_path / "working", digest, place)
+    assert not place.is_dir() or not any(place.iterdir())
 
 
 # --- the training process -------------------------------------------------------------------------------------------

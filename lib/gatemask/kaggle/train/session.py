@@ -83,8 +83,7 @@ def work(payload: Path, kaggle: Path, started: float) -> int:
         traceback.print_exc()
         output.record_failure(f"{type(error).__name__}: {error}")
     finish_client()
-    output.remove_unwanted_files()
-    output.write(all_folds=True)
+    output.close()
     return output.exit_code
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json_object, sha256, write_json
+from gatemask.kaggle.train.session_compiled import FOLDER, unpack_compiled
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest
 from gatemask.training.found_batch import write_found_batch
@@ -80,6 +81,9 @@ def link_project(root: Path, kaggle: Path, request: SessionRequest, inputs: Mapp
     (project.runs / request.experiment).symlink_to(working)
     if request.batch is not None:
         write_found_batch(project, request.experiment, request.batch)
+    compiled = kaggle / "working" / FOLDER
+    compiled.mkdir(exist_ok=True)
+    project.compiled.symlink_to(compiled)
     if "weights" in inputs:
         for name, place in read_json_object(inputs["weights"] / "gatemask-weights.json", "places")["places"].items():
             link = root / place
@@ -107,6 +111,7 @@ def restore_earlier_runs(mounts: Path, project: Project, request: SessionRequest
         account = SessionAccount.load(marker)
         if account.experiment != request.experiment:
             continue
+        unpack_compiled(marker.parent, account.compiled, project.compiled)
         for fold, state in account.newest_states().items():
             if state > restored.get(fold, ""):
                 files = account.files_of(fold)

@@ -2,6 +2,7 @@
 
 <kaggle>/working/runs/<experiment>/fold<k>/  as `gatemask train` writes it
 <kaggle>/working/runs/<experiment>/batch.json   the batch that was found, with `batch: {per_device: auto}`
+<kaggle>/working/gatemask-compiled.bin       what was compiled, for the next session
 <kaggle>/working/gatemask-output.json        id of the push, outcome of each fold, hash of every file
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gatemask.files import sha256
+from gatemask.kaggle.train.session_compiled import pack_compiled
 from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount, SessionRequest
 from gatemask.training.found_batch import BATCH_FILE
 
@@ -36,6 +38,7 @@ class SessionOutput:
         self._errors: list[str] = []
         self._lost = False
         self._begun = True
+        self._compiled: str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -76,7 +79,12 @@ class SessionOutput:
         self.record_failure(error)
         if any(self._working.glob("runs/**/*.wandb")):  # files that still grow have no stable hash
             time.sleep(WANDB_GRACE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Write the account at the end of the session, without files that are not worth fetching."""
         self.remove_unwanted_files()
+        self._compiled = pack_compiled(self._working, is_needed=bool(self._unfinished()))
         self.write(all_folds=True)
 
     def write(self, all_folds: bool = False) -> None:
@@ -85,8 +93,7 @@ class SessionOutput:
         Args:
             all_folds: Whether to list the files of unfinished folds too. Default: False.
         """
-        done = {fold for fold, outcome in self._folds.items() if outcome.done}
-        unfinished = [fold for fold in self._request.folds if str(fold) not in done]
+        unfinished = self._unfinished()
         state = "lost" if self._lost else "failed" if self._errors else "stopped" if unfinished else "finished"
         SessionAccount(
             push=self._request.push,
@@ -97,6 +104,7 @@ class SessionOutput:
             folds=self._folds,
             error="\n".join(self._errors) or None,
             seconds=round(time.monotonic() - self._started, 1),
+            compiled=self._compiled,
             files={p.relative_to(self._working).as_posix(): sha256(p) for p in self._files(all_folds)},
         ).write(self._working / ACCOUNT_FILE)
 
@@ -107,6 +115,10 @@ class SessionOutput:
                 path.unlink()
             elif path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+    def _unfinished(self) -> list[int]:
+        done = {fold for fold, outcome in self._folds.items() if outcome.done}
+        return [fold for fold in self._request.folds if str(fold) not in done]
 
     def _files(self, all_folds: bool) -> Iterator[Path]:
         if (batch := self._working / "runs" / self._request.experiment / BATCH_FILE).is_file():
