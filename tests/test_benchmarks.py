@@ -156,7 +156,7 @@ def test_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process reads what the first one compiled. How long either takes is for `make bench`."""
     bench = load("compile", monkeypatch)
-    for name, value in {"SIZE": 32, "ENCODER": "resnet18"}.items():
+    for name, value in {"SIZE": 32, "ROUNDS": 1, "ENCODER": "resnet18"}.items():
         monkeypatch.setattr(bench, name, value)
     from_start, from_built, building = bench.rows()
     assert all(set(row) == KEYS for row in (from_start, from_built, building))
