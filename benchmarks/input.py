@@ -25,7 +25,8 @@ from timing import Row
 from gatemask import quiet
 from gatemask.builders.tensor import Tensor
 from gatemask.config import Experiment, Records
-from gatemask.data.encode import Example, encode_image
+from gatemask.data.encode import encode_image
+from gatemask.data.example import Example
 from gatemask.input import pipeline
 from gatemask.input.decoding import shared_decoder
 from gatemask.input.layout import Layout

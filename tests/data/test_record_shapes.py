@@ -12,6 +12,7 @@ import pytest
 
 from gatemask.config import Competition
 from gatemask.data import encode, records, tfrecord
+from gatemask.data.example import Example
 from gatemask.data.manifest import prepare
 from gatemask.data.readers import read_image
 from gatemask.data.shards import Shard
@@ -59,7 +60,7 @@ def write_images(raw: Path, sizes: list[tuple[int, int]], channels: int = 3, emp
         cv2.imwrite(str(raw / f"masks/i{number}.png"), mask * np.uint8(255))
 
 
-def made(root: Path, comp: Competition) -> tuple[Project, dict[str, list[encode.Example]]]:
+def made(root: Path, comp: Competition) -> tuple[Project, dict[str, list[Example]]]:
     """Make and check records; return the examples of each image."""
     project = Project(root, "tiles")
     prepare(project, comp)
@@ -67,7 +68,7 @@ def made(root: Path, comp: Competition) -> tuple[Project, dict[str, list[encode.
     assert records.make_records(project, comp).current
     records.check_records(project, comp)
     ids = sorted(path.stem for path in (root / "raw/images").iterdir())
-    examples: dict[str, list[encode.Example]] = {name: [] for name in ids}
+    examples: dict[str, list[Example]] = {name: [] for name in ids}
     for example in records.read_records(project.records(comp.records.size), ids):
         examples[example.image_id].append(example.load())
     return project, examples
@@ -342,7 +343,7 @@ def test_a_missing_a_strange_and_a_repeated_tile_are_reported(tmp_path: Path) ->
     folder = project.records(64)
     tiles = [tile for several in examples.values() for tile in several]
 
-    def complaint(kept: list[encode.Example]) -> str:
+    def complaint(kept: list[Example]) -> str:
         tfrecord.write(folder / "00000.tfrec", map(encode._features, kept))
         index = json.loads((folder / "index.json").read_text())
         index["outputs"] = {"00000.tfrec": records.sha256(folder / "00000.tfrec")}

@@ -6,16 +6,17 @@ import gc
 import threading
 import time
 import weakref
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 
-from gatemask.config import Experiment, Runtime, Sampling
-from gatemask.data.encode import Example
+from gatemask.config import Experiment, Sampling
+from gatemask.data.example import Example
 from gatemask.errors import GatemaskError
-from gatemask.input import pipeline
-from gatemask.input.decoding import Decoder, available_memory, shared_decoder
+from gatemask.input import feeding, pipeline, threads
+from gatemask.input.decoding import Decoder, MemoryCache, available_memory, shared_decoder
 from gatemask.input.keras_input import original_errors
 from gatemask.input.layout import ONE_CLASS
 from gatemask.input.pipeline import epoch_order, evaluation_batches, evaluation_dataset, training_batches
@@ -74,7 +75,7 @@ def experiment(task: str, **more: object) -> Experiment:
             "loss": {"bce": 1},
             "epochs": 2,
             "augment": ["hflip", "affine"],
-            "runtime": {"workers": 3},
+            "runtime": {"workers": 0},
             **more,
         }
     )
@@ -100,15 +101,18 @@ MIXING = ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": 
 
 
 @pytest.mark.parametrize(("task", "steps"), [("mask", ["hflip", "affine", "zoom_to_mask"]), ("gate", MIXING)])
-def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch(task: str, steps: list) -> None:
+def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch(
+    task: str, steps: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "cores", lambda: 3)
     exp, records = experiment(task, augment=steps), examples(30)
     batches = epoch_batches(exp, records)
     targets = ((4, 1), np.float32) if task == "gate" else ((4, 32, 32, 1), np.uint8)
     assert [(images.shape, images.dtype) for images, _ in batches] == [((4, 32, 32, 1), np.uint8)] * 7
     assert {(target.shape, target.dtype.type) for _, target in batches} == {targets}
     assert equal(batches, epoch_batches(exp, records))
-    one_thread = exp.model_copy(update={"runtime": Runtime(workers=1)})
-    assert equal(batches, epoch_batches(one_thread, records))
+    monkeypatch.setattr(threads, "cores", lambda: 1)
+    assert equal(batches, epoch_batches(exp, records))
     assert not equal(batches, epoch_batches(exp, records, epoch=1))
     assert not equal(batches, epoch_batches(exp, records, seed=6))
 
@@ -127,27 +131,30 @@ def test_the_cache_changes_no_batch() -> None:
     exp, records = experiment("mask"), examples(12)
     batches = epoch_batches(exp, records)
     decoder = shared_decoder(ONE_CLASS, (32, 32))
-    assert decoder.cached_bytes > 0
+    cache = decoder.cache
+    assert isinstance(cache, MemoryCache)
+    assert cache.used > 0
     assert equal(batches, epoch_batches(exp, records))
-    decoder.clear()
-    decoder.cache_limit = 0
+    cache.clear()
+    cache.limit = 0
     assert equal(batches, epoch_batches(exp, records))
-    assert decoder.cached_bytes == 0
+    assert cache.used == 0
     assert shared_decoder(ONE_CLASS, (64, 64)) is not decoder, "another size, another decoder"
 
 
 def test_the_cache_stays_below_its_limit() -> None:
-    decoder = Decoder(ONE_CLASS, (64, 64), cache_limit=3 * 64 * 64)
+    cache = MemoryCache(3 * 64 * 64)
+    decoder = Decoder(ONE_CLASS, (64, 64), cache)
     records = [record._replace(image=record.image + b"%d" % n) for n, record in enumerate(examples(9))]
     for record in [*records, *records]:
         assert decoder.decode(record, with_mask=False).image.shape == (64, 64, 1)
-    assert 0 < decoder.cached_bytes <= decoder.cache_limit
+    assert 0 < cache.used <= cache.limit
 
 
 def test_copies_of_an_image_keep_their_own_masks() -> None:
     record = examples(1)[0]
     copy = record._replace(mask=cv2.imencode(".png", square()[1].T)[1].tobytes())
-    decoder = Decoder(ONE_CLASS, (64, 64), cache_limit=1e9)
+    decoder = Decoder(ONE_CLASS, (64, 64), MemoryCache(1e9))
     first, second = (decoder.decode(example, with_mask=True).mask for example in (record, copy))
     assert first is not None
     assert second is not None
@@ -226,9 +233,10 @@ def test_a_finished_epoch_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.integration
-def test_threads_end_with_their_epoch() -> None:
+def test_threads_end_with_their_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     exp, records = experiment("mask"), examples(40)
     order, opencv_threads = epoch_order(records, exp, 4, 0, 0), cv2.getNumThreads()
+    monkeypatch.setattr(threads, "cores", lambda: 3)
     for epoch in range(30):
         # Every tenth epoch is left in the middle, as after a failure or at the time limit.
         for _ in training_batches(records, exp, ONE_CLASS, order, 4, epoch, 0, 0, 3).take(1 if epoch % 10 == 0 else 3):
@@ -249,3 +257,21 @@ def test_threads_end_with_their_epoch() -> None:
 
 def test_available_memory_is_a_number_of_bytes() -> None:
     assert 0 <= available_memory() < 2**50
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "images", "processes"),
+    [
+        ("auto", 1, 9000, 0),
+        ("auto", 2, 9000, 0),
+        ("auto", 8, 9000, 8),
+        ("auto", 8, 900, 0),
+        (0, 8, 9000, 0),
+        (3, 1, 9, 3),
+    ],
+)
+def test_threads_or_processes(
+    workers: Literal["auto"] | int, cores: int, images: int, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeding, "cores", lambda: cores)
+    assert feeding.worker_processes(workers, images) == processes

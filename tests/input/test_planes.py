@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import Augment, Experiment
-from gatemask.data.encode import Example
+from gatemask.data.example import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import augment, color, geometry
 from gatemask.input.decoding import decode_example

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import Experiment
-from gatemask.data.encode import Example
+from gatemask.data.example import Example
 from gatemask.input.layout import ONE_CLASS, Layout
 from gatemask.plots.augmentation import draw_contact_sheet
 from gatemask.report import augment as report

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import Competition, Experiment, Tiles
-from gatemask.data.encode import Example
+from gatemask.data.example import Example
 from gatemask.errors import GatemaskError
 from gatemask.input.layout import Layout
 from gatemask.masks.rule import as_uint8

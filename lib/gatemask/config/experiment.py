@@ -315,7 +315,11 @@ class Runtime(Strict):
         "float32", description="precision of the layers; sums stay float32"
     )
     deterministic: bool = Field(False, description="bitwise reproducible, at some cost in speed")
-    workers: Natural = Field(0, description="threads that decode and augment; 0: one per core")
+    workers: Literal["auto"] | Natural = Field(
+        "auto",
+        description="processes that decode and augment; 0: threads of the training itself; auto: one process per core, "
+        "or threads on up to two cores and for fewer than 1,000 images",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -16,6 +16,7 @@ import numpy as np
 
 from gatemask.config import Competition, Records, Tiles
 from gatemask.data import tfrecord
+from gatemask.data.example import Example
 from gatemask.data.sources import ImageSource, read_source
 from gatemask.data.truth import EncodedMasks
 from gatemask.errors import GatemaskError
@@ -43,29 +44,6 @@ class RawImage(NamedTuple):
     def image_id(self) -> str:
         """Id of the image."""
         return self.source.image_id
-
-
-class Example(NamedTuple):
-    """An image, or a tile of it, as a record holds it.
-
-    Args:
-        image_id: Id of the image.
-        image: JPEG or PNG; of other than 1 or 3 channels, a gray PNG with the channels one below the other.
-        mask: Gray PNG, 0 or 255, with the planes one below the other: classes, borders, ignored pixels.
-        label: Sum of 2 ** c over the classes c that are present: 1 or 0 for one class.
-        origin: Position of the tile in the scaled image. Default: the record holds the whole image.
-    """
-
-    image_id: str
-    image: bytes
-    mask: bytes
-    label: int
-    origin: Origin | None = None
-
-    @property
-    def key(self) -> object:
-        """What identifies image and mask by their contents."""
-        return self.image, self.mask
 
 
 class ShardPart(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from gatemask.config import Competition
 from gatemask.data.encode import class_bits, origins_of
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.data.split import read_manifest
 from gatemask.data.truth import Masks
 from gatemask.masks.tiling import Origin

@@ -11,37 +11,37 @@ import os
 import resource
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from gatemask.data import tfrecord
-from gatemask.data.encode import Example
+from gatemask.data.example import Example
 from gatemask.data.tfrecord import Span
 from gatemask.errors import GatemaskError
 from gatemask.masks.tiling import Origin
 from gatemask.storage import storage_errors
 
 
-class EncodedExample(Protocol):
-    """An encoded image with its mask, in memory or on disk; see `Example` for the attributes."""
+class Identity(NamedTuple):
+    """What identifies the state of a file; fields as in `os.stat_result`."""
 
-    @property
-    def image_id(self) -> str: ...
-    @property
-    def image(self) -> bytes: ...
-    @property
-    def mask(self) -> bytes: ...
-    @property
-    def label(self) -> int: ...
-    @property
-    def origin(self) -> Origin | None: ...
-    @property
-    def key(self) -> object:
-        """What identifies image and mask by their contents."""
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, file: int) -> Identity:
+        """Return the identity of an open file."""
+        stat = os.fstat(file)
+        return cls(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 class Shard:
     """A file of records, kept open: files that replace it do not change what a running training reads.
+
+    It can be sent to another process, which opens the same file while this one has it open.
 
     Args:
         path: TFRecord file.
@@ -54,8 +54,14 @@ class Shard:
         self.path = path
         self.content_hash = ""
         with storage_errors(path):
-            self._file = _open(path)
-        weakref.finalize(self, os.close, self._file)
+            self._keep(_open(path))
+
+    def _keep(self, file: int) -> None:
+        self._file = file
+        weakref.finalize(self, os.close, file)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _open_same, (self.path, self.content_hash, os.getpid(), self._file, Identity.of(self._file))
 
     def examples(self, expected_hash: str | None) -> Iterator[StoredExample]:
         """Yield the examples of the file, whose contents are read once and not kept.
@@ -121,6 +127,9 @@ class StoredExample:
         self._shard, self._image, self._mask = shard, image, mask
         self.image_id, self.label, self.origin = image_id, label, origin
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return StoredExample, (self._shard, self.image_id, self._image, self._mask, self.label, self.origin)
+
     @property
     def image(self) -> bytes:
         return self._shard.read(self._image)
@@ -147,6 +156,37 @@ def damaged(shard: Path, received: str, expected: str) -> GatemaskError:
         received=received,
         expected=expected,
         do="Run gatemask records make: damaged shards are made again, all others are kept.",
+    )
+
+
+def _open_same(path: Path, content_hash: str, process: int, number: int, identity: Identity) -> Shard:
+    """Return the shard that another process has open.
+
+    Args:
+        path: TFRecord file.
+        content_hash: SHA-256 of the file.
+        process: Id of that process.
+        number: File descriptor in that process. Through it, the file is found even if another one has its path now.
+        identity: Identity of the file.
+
+    Raises:
+        GatemaskError: The file was replaced, changed or removed.
+    """
+    for place in (Path(f"/proc/{process}/fd/{number}"), path):
+        with suppress(OSError):
+            file = _open(place)
+            if Identity.of(file) == identity:
+                shard = Shard.__new__(Shard)
+                shard.path, shard.content_hash = path, content_hash
+                shard._keep(file)
+                return shard
+            os.close(file)
+    raise GatemaskError(
+        "A shard of the records was replaced while it was in use.",
+        where=path,
+        received="another file, or none",
+        expected=f"the file of {identity.size} bytes that was opened when the training started",
+        do="Run the same command again: the training resumes from its last state.",
     )
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import shrink_to_size
 from gatemask.input.layout import Layout
 
-CACHE_SHARE = 0.25  # of the memory available when the first image is decoded
+CACHE_SHARE = 0.25  # of the memory available when the first batches are made
+
+CacheKey = tuple[object, bool]  # of an example, and whether its mask is decoded
 
 
 class DecodedExample(NamedTuple):
@@ -34,6 +36,52 @@ class DecodedExample(NamedTuple):
     mask: np.ndarray | None
 
 
+class Cache(Protocol):
+    """Where decoded examples are kept."""
+
+    def get(self, key: CacheKey) -> DecodedExample | None:
+        """Return a decoded example, or None if it is not kept."""
+
+    def add(self, key: CacheKey, decoded: DecodedExample) -> None:
+        """Keep a decoded example, if there is room."""
+
+
+class MemoryCache:
+    """Cache for the threads of one process.
+
+    Args:
+        limit: Maximum size, in bytes. Default: `CACHE_SHARE` of the available memory.
+
+    Attributes:
+        used: Size of what is kept, in bytes.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = CACHE_SHARE * available_memory() if limit is None else limit
+        self.used = 0
+        self._decoded: dict[CacheKey, DecodedExample] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: CacheKey) -> DecodedExample | None:
+        """Return a decoded example, or None if it is not kept."""
+        return self._decoded.get(key)
+
+    def add(self, key: CacheKey, decoded: DecodedExample) -> None:
+        """Keep a decoded example, if there is room."""
+        size = sum(array.nbytes for array in decoded if array is not None)
+        with self._lock:
+            # Each epoch reads all examples, so evicting one would only remove what is needed next.
+            if key not in self._decoded and self.used + size <= self.limit:
+                self._decoded[key] = decoded
+                self.used += size
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        with self._lock:
+            self._decoded.clear()
+            self.used = 0
+
+
 class Decoder:
     """Thread-safe decoder with a cache, for one input size and one kind of records.
 
@@ -42,15 +90,11 @@ class Decoder:
     Args:
         layout: Channels and planes of the records.
         size: Height and width of the network's input, in pixels.
-        cache_limit: Maximum size of the cache, in bytes. Default: `CACHE_SHARE` of the available memory.
+        cache: Where decoded examples are kept.
     """
 
-    def __init__(self, layout: Layout, size: tuple[int, int], cache_limit: float | None = None) -> None:
-        self.layout, self.size = layout, size
-        self.cache_limit = CACHE_SHARE * available_memory() if cache_limit is None else cache_limit
-        self.cached_bytes = 0
-        self._cache: dict[tuple[object, bool], DecodedExample] = {}
-        self._lock = threading.Lock()
+    def __init__(self, layout: Layout, size: tuple[int, int], cache: Cache) -> None:
+        self.layout, self.size, self.cache = layout, size, cache
 
     def decode(self, example: EncodedExample, with_mask: bool) -> DecodedExample:
         """Return an example at the size from which it is augmented.
@@ -65,29 +109,30 @@ class Decoder:
         Raises:
             GatemaskError: The image or its mask cannot be decoded.
         """
-        # An image without any class may still have pixels that are ignored.
-        with_mask = with_mask and (example.label != 0 or self.layout.ignored)
-        # The key includes the mask: copies of an image may be annotated differently.
-        key = (example.key, with_mask)
-        decoded = self._cache.get(key)
+        key = cache_key(example, self.layout, with_mask)
+        decoded = self.cache.get(key)
         if decoded is None:
-            decoded = DecodedExample(*shrink_to_size(*decode_example(example, self.layout, with_mask), self.size))
-            self._add_to_cache(key, decoded)
+            decoded = self.decode_uncached(example, key[1])
+            self.cache.add(key, decoded)
         return decoded
 
-    def clear(self) -> None:
-        """Empty the cache."""
-        with self._lock:
-            self._cache.clear()
-            self.cached_bytes = 0
+    def decode_uncached(self, example: EncodedExample, with_mask: bool) -> DecodedExample:
+        """Return what `decode` returns without looking at the cache, with a mask even if it is empty."""
+        return DecodedExample(*shrink_to_size(*decode_example(example, self.layout, with_mask), self.size))
 
-    def _add_to_cache(self, key: tuple[object, bool], decoded: DecodedExample) -> None:
-        size = sum(array.nbytes for array in decoded if array is not None)
-        with self._lock:
-            # Each epoch reads all examples, so evicting one would only remove what is needed next.
-            if key not in self._cache and self.cached_bytes + size <= self.cache_limit:
-                self._cache[key] = decoded
-                self.cached_bytes += size
+
+def cache_key(example: EncodedExample, layout: Layout, with_mask: bool) -> CacheKey:
+    """Return what identifies a decoded example, and whether its mask is decoded.
+
+    The mask is part of it: copies of an image may be annotated differently.
+
+    Args:
+        example: Encoded example.
+        layout: Channels and planes of the records.
+        with_mask: Whether the mask is requested.
+    """
+    # An image without any class may still have pixels that are ignored.
+    return example.key, with_mask and (example.label != 0 or layout.ignored)
 
 
 _shared: Decoder | None = None
@@ -101,7 +146,7 @@ def shared_decoder(layout: Layout, size: tuple[int, int]) -> Decoder:
     global _shared
     if _shared is None or (_shared.layout, _shared.size) != (layout, size):
         _shared = None  # before the new decoder measures the available memory
-        _shared = Decoder(layout, size)
+        _shared = Decoder(layout, size, MemoryCache())
     return _shared
 
 

@@ -7,69 +7,21 @@ A training that was interrupted therefore continues with exactly the batches it 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from gatemask.config import Augment, Experiment
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
-from gatemask.input.augment import AugmentationStep, augment_into, augmentation_steps, draw_numbers
-from gatemask.input.decoding import Decoder, shared_decoder
+from gatemask.input.augment import augmentation_steps
+from gatemask.input.decoding import shared_decoder
+from gatemask.input.feeding import filled_batches
 from gatemask.input.keras_input import Arrays, ArrayShape, KerasInput, keras_input
 from gatemask.input.layout import Layout
-from gatemask.input.mix import ImageBatch, mix_batch, mixing_needs_masks
+from gatemask.input.mix import mixing_needs_masks
 from gatemask.input.sampling import sample_epoch
-from gatemask.input.threads import aligned_empty, threaded_batches
+from gatemask.input.source import BatchPlan, RecordSource
 from gatemask.input.wait import InputWait
-
-
-@dataclass(frozen=True)
-class RecordSource:
-    """Examples, and how to turn them into a batch.
-
-    Args:
-        examples: Encoded examples.
-        decoder: Decoder for the experiment's input size and the layout of the records.
-        steps: Augmentation steps.
-        with_masks: Whether batches contain masks.
-        labels: Number of labels per image: 1 for any class, or one for each.
-    """
-
-    examples: Sequence[EncodedExample]
-    decoder: Decoder
-    steps: Sequence[AugmentationStep]
-    with_masks: bool
-    labels: int = 1
-
-    def allocate(self, batch_size: int) -> ImageBatch:
-        """Return an uninitialized batch."""
-        shape, layout = (batch_size, *self.decoder.size), self.decoder.layout
-        images = aligned_empty((*shape, layout.channels))
-        masks = aligned_empty((*shape, layout.planes)) if self.with_masks else None
-        return ImageBatch(images, masks, aligned_empty((batch_size, self.labels), np.float32))
-
-    def fill_slot(self, batch: ImageBatch, slot: int, index: int, numbers: np.ndarray) -> None:
-        """Write an augmented example into a batch.
-
-        Args:
-            batch: Batch to write to.
-            slot: Position in the batch.
-            index: Position in `examples`.
-            numbers: Random numbers of this image, a row of `draw_numbers`.
-        """
-        example = self.examples[index]
-        # Zooming to a mask needs the mask, even if the batch does not.
-        decode_mask = self.with_masks or any(step.name == "zoom_to_mask" for step in self.steps)
-        image, mask = self.decoder.decode(example, decode_mask)
-        out_mask = None if batch.masks is None else batch.masks[slot]
-        classes = self.decoder.layout.classes
-        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, classes)
-        batch.labels[slot] = example.label > 0 if self.labels == 1 else self.decoder.layout.present(example.label)
-
-    def mix(self, batch: ImageBatch, rng: np.random.Generator) -> ImageBatch:
-        """Return the batch after the steps that mix images."""
-        return mix_batch(batch, self.steps, rng, self.decoder.layout.classes)
 
 
 def record_source(
@@ -153,30 +105,18 @@ def training_batches(
     """
     source = record_source(examples, exp, layout, exp.augment)
     numbers = range(start, len(order) // batch_size if stop is None else stop)
+    plan = BatchPlan(order, batch_size, (seed, epoch), numbers)
 
     def make() -> Iterator[Arrays]:
-        arrays = _training_arrays(source, exp, order, batch_size, (seed, epoch), numbers)
+        arrays = _training_arrays(source, plan, exp)
         return arrays if wait is None else wait.watched(arrays)
 
     return keras_input(make, batch_shapes(exp, layout, batch_size), len(numbers))
 
 
-def _training_arrays(
-    source: RecordSource, exp: Experiment, order: np.ndarray, batch_size: int, seed: tuple[int, int], numbers: range
-) -> Generator[Arrays, None, None]:
-    def fill(batch: ImageBatch, number: int, slots: range) -> None:
-        numbers = draw_numbers(source.steps, np.random.default_rng([*seed, number]), batch_size)
-        for slot in slots:
-            source.fill_slot(batch, slot, int(order[number * batch_size + slot]), numbers[slot])
-
-    def finish(batch: ImageBatch, number: int) -> Arrays:
-        if batch.masks is not None and exp.task == "mask":
-            return batch.images, batch.masks
-        # Four numbers, so that this generator differs from that of `fill`, which has three.
-        mixed = source.mix(batch, np.random.default_rng([*seed, number, 1]))
-        return mixed.images, mixed.labels
-
-    return threaded_batches(numbers, batch_size, lambda: source.allocate(batch_size), fill, finish, exp.runtime.workers)
+def _training_arrays(source: RecordSource, plan: BatchPlan, exp: Experiment) -> Generator[Arrays, None, None]:
+    for _, batch in filled_batches(source, plan, exp.runtime.workers):
+        yield batch.images, batch.masks if batch.masks is not None and exp.task == "mask" else batch.labels
 
 
 def evaluation_dataset(
@@ -206,19 +146,12 @@ def evaluation_batches(
         Images and targets, as in `training_batches`, and weights, float32 (b,). The last batch is padded with copies of
         the last image, of weight 0.
     """
-    source = record_source(examples, exp, layout, [])
-    last, no_numbers = len(examples) - 1, np.empty(0)
-
-    def fill(batch: ImageBatch, number: int, slots: range) -> None:
-        for slot in slots:
-            source.fill_slot(batch, slot, min(number * batch_size + slot, last), no_numbers)
-
-    def finish(batch: ImageBatch, number: int) -> Arrays:
-        weights = (np.arange(number * batch_size, (number + 1) * batch_size) <= last).astype(np.float32)
-        return batch.images, batch.labels if batch.masks is None else batch.masks, weights
-
-    numbers = range(-(-len(examples) // batch_size))
-    return threaded_batches(numbers, batch_size, lambda: source.allocate(batch_size), fill, finish, exp.runtime.workers)
+    source, batches = record_source(examples, exp, layout, []), -(-len(examples) // batch_size)
+    slots = np.arange(batches * batch_size)
+    plan = BatchPlan(np.minimum(slots, len(examples) - 1), batch_size, (0, 0), range(batches))
+    for number, batch in filled_batches(source, plan, exp.runtime.workers):
+        weights = slots[number * batch_size : (number + 1) * batch_size] < len(examples)
+        yield batch.images, batch.labels if batch.masks is None else batch.masks, weights.astype(np.float32)
 
 
 def batch_shapes(exp: Experiment, layout: Layout, batch_size: int) -> tuple[ArrayShape, ArrayShape]:

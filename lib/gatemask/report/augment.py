@@ -8,13 +8,13 @@ import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.data import records
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.data.split import pick_half_positive, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.input import pipeline
-from gatemask.input.augment import draw_numbers
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch
+from gatemask.input.source import RecordSource
 from gatemask.plots import style
 from gatemask.plots.augmentation import Tile, draw_contact_sheet
 from gatemask.project import Project
@@ -89,9 +89,8 @@ def _tiles(examples: Sequence[EncodedExample], exp: Experiment, versions: list[I
     return rows
 
 
-def _batch(source: pipeline.RecordSource, seed: int, epoch: int) -> ImageBatch:
+def _batch(source: RecordSource, seed: int, epoch: int) -> ImageBatch:
     count = len(source.examples)
-    room, numbers = source.allocate(count), draw_numbers(source.steps, np.random.default_rng([seed, epoch, 0]), count)
-    for slot in range(count):
-        source.fill_slot(room, slot, slot, numbers[slot])
-    return source.mix(room, np.random.default_rng([seed, epoch, 0, 1]))
+    batch, batch_seed = source.allocate(count), (seed, epoch, 0)
+    source.fill(batch, range(count), range(count), batch_seed)
+    return source.mix(batch, batch_seed)

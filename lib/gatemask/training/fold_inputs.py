@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from gatemask.config import Competition, Experiment
 from gatemask.config.base import both_sides
 from gatemask.data import records
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256

@@ -15,7 +15,7 @@ import numpy as np
 
 from gatemask.config import Tiles
 from gatemask.console import progress
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.data.truth import Masks, Size
 from gatemask.errors import GatemaskError
 from gatemask.masks.frame import comp_frame

@@ -12,7 +12,7 @@ import numpy as np
 
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
-from gatemask.data.shards import EncodedExample
+from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint
 from gatemask.input.layout import Layout
