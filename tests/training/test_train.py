@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,49 @@ def test_a_killed_training_ends_with_the_same_bits(phantom_records: Path, kills:
     assert [row["epoch"] for row in rows(folder)] == list(range(5))
     assert_identical(runs / whole.stem / "fold0", folder)
     assert not (folder / "state").exists()
+
+
+@pytest.mark.slow
+def test_weights_do_not_depend_on_workers_even_if_they_and_the_training_are_killed(phantom_records: Path) -> None:
+    """0, 1, 2 and 5 workers; workers and the training are killed at random moments, and another number resumes."""
+    augment = ["hflip", {"affine": {"rotate": 10}}, {"mixup": {"p": 0.5}}]
+    rng = random.Random(time.time_ns())
+    runs = phantom_records / "runs/phantom-quick"
+
+    def command(name: str, workers: int) -> tuple[object, ...]:
+        runtime = {"deterministic": True, "workers": workers}
+        return ("train", write(phantom_records, name, augment=augment, runtime=runtime), "--quick", "--fold", 0)
+
+    done = gatemask(*command("threads", 0), root=phantom_records, tiny=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for workers in (1, 2, 5):
+        name, killed = f"workers{workers}", 0
+        with Path(os.devnull).open("w") as nowhere:
+            arguments = (*TINY_GATEMASK, *command(name, workers))
+            process = start_python(*arguments, root=phantom_records, stdout=nowhere, stderr=nowhere)
+        before = states(runs / name / "fold0")
+        while process.poll() is None and (killed < 3 or states(runs / name / "fold0") == before):
+            if found := worker_processes(process.pid):
+                os.kill(rng.choice(found), signal.SIGKILL)
+                killed += 1
+            time.sleep(rng.uniform(0, 1))
+        assert killed >= 3
+        process.kill()
+        process.wait()
+        done = gatemask(*command(name, 6 - workers), root=phantom_records, tiny=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert_identical(runs / "threads/fold0", runs / name / "fold0")
+
+
+def worker_processes(parent: int) -> list[int]:
+    """Return the workers of a training: its children that run nothing else."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            state, number = (folder / "stat").read_text().rpartition(") ")[2].split()[:2]
+            if state != "Z" and int(number) == parent and b"gatemask.input.worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 @pytest.mark.usefixtures("tiny_encoders")

@@ -6,7 +6,6 @@ closed, which the system does when the main process dies. Messages are pickled: 
 
 from __future__ import annotations
 
-import os
 import pickle
 import traceback
 from collections.abc import Sequence
@@ -129,7 +128,6 @@ def run(connection: int, memory: int) -> None:
     cv2.setNumThreads(1)  # the processes share the cores already
     keep_freed_memory()
     Worker(memory).serve(Connection(connection))
-    os._exit(0)  # at once: there is nothing to tidy up, and the main process waits
 
 
 class Worker:

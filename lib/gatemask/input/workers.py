@@ -41,7 +41,7 @@ PART_IMAGES = 8  # images per part: handing out a part is cheap compared with ei
 BATCHES_AHEAD = 2  # at least; more if workers would otherwise be idle
 KEPT_SOURCES = 4  # training and validation, of this fold and the last one
 MOST_DEATHS = 3  # of workers at the same part, or of every worker without a finished part
-SECONDS_TO_END = 5.0  # for a worker whose connection was closed
+SECONDS_TO_END = 5.0  # for a worker that closed its connection
 # Arguments: file descriptors of connection and memory, then sys.path, which offline kernels extend by wheels.
 START = "import sys; sys.path[:] = sys.argv[3:]; from gatemask.input.worker import run; run(*map(int, sys.argv[1:3]))"
 # Libraries of linear algebra would start a thread per core in every worker.
@@ -454,11 +454,13 @@ def _end_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def _end(workers: list[_Worker], selector: selectors.BaseSelector, parent: int) -> None:
-    """End workers by closing their connections; a copy of this process, made by fork, leaves them alone."""
+    """End workers at once: they have nothing to finish. A copy of this process, made by fork, leaves them alone."""
     for worker in workers:
         worker.connection.close()
+        if os.getpid() == parent:
+            worker.process.kill()
     selector.close()
     if os.getpid() == parent:
         for worker in workers:
-            _end_of(worker.process)
+            worker.process.wait()
     workers.clear()
