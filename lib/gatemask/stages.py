@@ -164,8 +164,8 @@ TABLE = [
             "result.json; masks: oof.h5, tables.npz and, for views kept apart, oof-views.h5; gates: oof.csv; "
             "kept/ where several epochs are kept; state/ while it runs; tensorboard/ with tracking.tensorboard",
             "runs/<comp>/<experiment>/batch.json": "the batch that `batch: {per_device: auto}` found, for all folds",
-            "runs/<comp>/<experiment>/logs/fold<k>.log": "what the process of a fold printed, where folds are trained side "
-            "by side",
+            "runs/<comp>/<experiment>/logs/fold<k>.log": "what the process of a fold printed, where folds are "
+            "trained side by side",
         },
         name="train",
         function="training.train:train",
