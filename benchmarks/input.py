@@ -8,7 +8,8 @@ Decoded images are cached in up to a quarter of the free memory: "later epochs" 
 epoch decodes. The table has both, and the floors with the warp, which show the remaining headroom.
 
 The same epochs are then read from one worker process per core. Their rows must not be slower than those of threads. The
-main process's own time per image limits how many cores can be fed: 0.1 ms means 10,000 images per second.
+main process's own time per image limits how many cores can be fed: 0.1 ms means 10,000 images per second. It is measured
+on the batches as JAX gets them, and on those that pass tf.data, after the first one of an epoch.
 
 The floors use the same number of threads and discard the image. The Keras reference decodes images and augments batches
 in parallel, skips empty masks, and never copies tensors to Python.
@@ -32,13 +33,16 @@ from gatemask.data.encode import encode_image
 from gatemask.data.example import Example
 from gatemask.input import pipeline
 from gatemask.input.decoding import MemoryCache, shared_decoder
+from gatemask.input.feeding import filled_batches
 from gatemask.input.layout import Layout
+from gatemask.input.source import BatchPlan
 from gatemask.input.workers import close_shared_workers
 from gatemask.parallel import cores, keep_freed_memory
 
 IMAGES, DIFFERENT, SIDE, SIZE, BATCH, ROUNDS = 320, 32, 1024, 512, 16, 10
 PEER_IMAGES = 64  # enough at its speed
 POSITIVES = 0.22
+MAIN_MS = 0.1  # per image
 AUGMENT: list[Any] = [
     "hflip",
     {"affine": {"rotate": 7, "shear": 0.05, "zoom": [0.8, 1.0], "shift": 0.05}},
@@ -57,17 +61,22 @@ def rows() -> Iterator[Row]:
         examples, exp = make_examples(channels), experiment()
         rates = measured(examples, exp, channels)
         kind = f"input, {SIZE} px, {channels} channel(s), {cores()} threads"
-        yield row(f"{kind}, later epochs, vs bare decoding", rates["ours"], rates["bare"], targets[0])
+        yield row(f"{kind}, later epochs, vs bare decoding", rates["ours"], rates["bare"], None)
         yield row(f"{kind}, first epoch, vs bare decoding", rates["first"], rates["bare"], None)
         yield row(f"{kind}, first epoch, vs bare decoding and one warp", rates["first"], rates["floor"], None)
         yield row(f"{kind}, later epochs, vs one bare warp", rates["ours"], rates["warp"], None)
         yield row(f"{kind}, later epochs in {cores()} processes, vs threads", rates["processes"], rates["ours"], 1.0)
         yield row(
-            f"{kind}, later epochs in {cores()} processes, vs bare decoding", rates["processes"], rates["bare"], None
+            f"{kind}, later epochs in {cores()} processes, vs bare decoding",
+            rates["processes"],
+            rates["bare"],
+            targets[0],
         )
         if cores() > 1:
             yield row(f"{kind}, {cores()} processes vs 1", rates["processes"], rates["one_process"], None)
-        yield time_row(f"{kind}, main process's time per image with {cores()} processes", rates["main_ms"], 0.1)
+        main = f"{kind}, main process's time per image with {cores()} processes"
+        yield time_row(main, rates["main_ms"])
+        yield time_row(f"{main}, through tf.data", rates["main_tf_ms"], None)
         yield row(f"{kind}, later epochs, vs Keras layers in tf.data", rates["ours"], rates["peer"], targets[1])
         yield row(f"{kind}, first epoch, vs Keras layers in tf.data", rates["first"], rates["peer"], None)
 
@@ -86,15 +95,15 @@ def row(name: str, ours: float, reference: float, target: float | None) -> Row:
     }
 
 
-def time_row(name: str, milliseconds: float, target: float) -> Row:
-    """Return a row of the table for a time that must not exceed its target."""
+def time_row(name: str, milliseconds: float, target: float | None = 1.0) -> Row:
+    """Return a row of the table for a time next to MAIN_MS, which it must not exceed if there is a target."""
     return {
         "name": name,
         "ours": f"{milliseconds:.3f} ms",
-        "reference": f"{target} ms",
-        "ratio": round(target / milliseconds, 3),
-        "target": 1.0,
-        "met": milliseconds <= target,
+        "reference": f"{MAIN_MS} ms",
+        "ratio": round(MAIN_MS / milliseconds, 3),
+        "target": target,
+        "met": None if target is None else milliseconds <= MAIN_MS,
     }
 
 
@@ -155,18 +164,20 @@ def measured(examples: list[Example], exp: Experiment, channels: int) -> dict[st
         "first": lambda: ours(examples, exp, channels, order, limit=0.0),
         "ours": lambda: ours(examples, exp, channels, order, limit=float("inf")),
         "peer": lambda: theirs(dataset),
-        "processes": lambda: ours_in_processes(examples, exp, channels, order, cores())[0],
+        "processes": lambda: ours_in_processes(examples, exp, channels, order, cores()),
     }
-    best, main_ms = dict.fromkeys(ways, 0.0), float("inf")
+    best = dict.fromkeys(ways, 0.0)
+    main = {"main_ms": float("inf"), "main_tf_ms": float("inf")}
     ours_in_processes(examples, exp, channels, order, cores())  # starts them and fills their cache
     for _ in range(ROUNDS):
         ours(examples, exp, channels, order, limit=float("inf"))
         for name in ("ours", "processes", "bare", "floor", "warp", "first", "peer"):
             best[name] = max(best[name], ways[name]())
-        main_ms = min(main_ms, ours_in_processes(examples, exp, channels, order, cores())[1])
-    single = [ours_in_processes(examples, exp, channels, order, 1)[0] for _ in range(4)]
+        for name in main:
+            main[name] = min(main[name], main_process_ms(examples, exp, channels, order, name == "main_tf_ms"))
+    single = [ours_in_processes(examples, exp, channels, order, 1) for _ in range(4)]
     close_shared_workers()
-    return {**best, "main_ms": main_ms, "one_process": max(single)}
+    return {**best, **main, "one_process": max(single)}
 
 
 def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, limit: float) -> float:
@@ -183,11 +194,29 @@ def ours(examples: list[Example], exp: Experiment, channels: int, order: np.ndar
 
 def ours_in_processes(
     examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, workers: int
-) -> tuple[float, float]:
-    """Return images per second over an epoch in worker processes, and the main process's milliseconds per image."""
-    started, used = time.perf_counter(), time.process_time()
+) -> float:
+    """Return images per second over an epoch in worker processes."""
+    started = time.perf_counter()
     read_epoch(examples, exp, channels, order, workers)
-    return len(order) / (time.perf_counter() - started), 1e3 * (time.process_time() - used) / len(order)
+    return len(order) / (time.perf_counter() - started)
+
+
+def main_process_ms(
+    examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, through_tf: bool
+) -> float:
+    """Return the main process's CPU milliseconds per image, after the first batch."""
+    exp = exp.model_copy(update={"runtime": Runtime(workers=cores())})
+    if through_tf:
+        batches: Iterator[object] = iter(pipeline.training_batches(examples, exp, Layout(channels), order, BATCH, 0, 0))
+    else:
+        source = pipeline.record_source(examples, exp, Layout(channels), exp.augment)
+        plan = BatchPlan(order, BATCH, (0, 0), range(len(order) // BATCH))
+        batches = filled_batches(source, plan, exp.runtime.workers)
+    next(batches)
+    used, count = time.process_time(), 0
+    for _ in batches:
+        count += BATCH
+    return 1e3 * (time.process_time() - used) / count
 
 
 def read_epoch(examples: list[Example], exp: Experiment, channels: int, order: np.ndarray, workers: int) -> None:

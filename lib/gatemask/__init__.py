@@ -6,4 +6,7 @@ import os
 # recognized by `require_plausible` of data/pictures.py.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 40))
 
+# Looking for plugins of pydantic, which nothing here uses, reads the metadata of every installed package.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 __version__ = "0.1.0"

@@ -127,7 +127,7 @@ def session(sequence_h: float, parallel_h: float) -> SessionPlan:
         (
             {},
             (2.0, 1.0),
-            "runtime.folds: parallel would train all folds in 1.00 h instead of 2.00 h and the batch of one",
+            "runtime.folds: parallel would train all folds in 1.00 h instead of 2.00 h, with the batch of one",
         ),
         ({}, (2.0, 1.95), None),
         ({}, (1.0, 2.0), None),

@@ -177,7 +177,7 @@ def _folds_advice(comp: Competition, exp: Experiment, sessions: Sequence[Session
     present_h, other_h = hours[present], hours[other]
     if present_h is None or other_h is None or other_h > present_h * (1 - WORTH_SAYING):
         return None
-    batch = " and the batch of one device" if other == "parallel" else ", with the batch of all devices"
+    batch = ", with the batch of one device" if other == "parallel" else ", with the batch of all devices"
     return (
         f"on {session.session}, runtime.folds: {other} would train all folds in {other_h:.2f} h instead of "
         f"{present_h:.2f} h{batch}"
