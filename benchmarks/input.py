@@ -7,9 +7,9 @@ image takes about 0.1 ms for tones and 0.1 for parameters, mask and holes.
 Decoded images are cached in up to a quarter of the free memory: "later epochs" read the cache, the first
 epoch decodes. The table has both, and the floors with the warp, which show the remaining headroom.
 
-The same epochs are then read from one worker process per core. Their rows must not be slower than those of threads. The
-main process's own time per image limits how many cores can be fed: 0.1 ms means 10,000 images per second. It is measured
-on the batches as JAX gets them, and on those that pass tf.data, after the first one of an epoch.
+The same epochs are then read from one worker process per core. Their rows must not be slower than those of threads.
+The main process's own time per image limits how many cores can be fed: 0.1 ms means 10,000 images per second. It is
+measured on the batches as JAX gets them, and on those that pass tf.data, after the first one of an epoch.
 
 The floors use the same number of threads and discard the image. The Keras reference decodes images and augments batches
 in parallel, skips empty masks, and never copies tensors to Python.
@@ -65,13 +65,9 @@ def rows() -> Iterator[Row]:
         yield row(f"{kind}, first epoch, vs bare decoding", rates["first"], rates["bare"], None)
         yield row(f"{kind}, first epoch, vs bare decoding and one warp", rates["first"], rates["floor"], None)
         yield row(f"{kind}, later epochs, vs one bare warp", rates["ours"], rates["warp"], None)
-        yield row(f"{kind}, later epochs in {cores()} processes, vs threads", rates["processes"], rates["ours"], 1.0)
-        yield row(
-            f"{kind}, later epochs in {cores()} processes, vs bare decoding",
-            rates["processes"],
-            rates["bare"],
-            targets[0],
-        )
+        processes = f"{kind}, later epochs in {cores()} processes"
+        yield row(f"{processes}, vs threads", rates["processes"], rates["ours"], 1.0)
+        yield row(f"{processes}, vs bare decoding", rates["processes"], rates["bare"], targets[0])
         if cores() > 1:
             yield row(f"{kind}, {cores()} processes vs 1", rates["processes"], rates["one_process"], None)
         main = f"{kind}, main process's time per image with {cores()} processes"
