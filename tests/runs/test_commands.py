@@ -209,6 +209,9 @@ def test_watch_beside_a_training(phantom_records: Path, tmp_path: Path) -> None:
     train = ("train", "phantom/gate_r18", "--quick", "--fold", 0, "--set", "epochs=3")
     with TemporaryFile("w+") as seen, TemporaryFile("w+") as trained:
         watcher = start_python(*watch, root=tmp_path, stdout=seen, stderr=seen)
+        deadline = time.monotonic() + 60
+        while not contents(seen) and time.monotonic() < deadline:  # before the training begins
+            time.sleep(0.1)
         training = start_python(*TINY_GATEMASK, *train, root=tmp_path, stdout=trained, stderr=trained)
         try:
             assert training.wait(600) == 0, contents(trained)
