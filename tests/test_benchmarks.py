@@ -126,7 +126,7 @@ def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"IMAGES": 20, "DIFFERENT": 2, "BATCH": 4, "SIZE": 64, "ROUNDS": 1, "PEER_IMAGES": 4}.items():
         monkeypatch.setattr(bench, name, value)
     rows = list(bench.rows())
-    assert len(rows) == 12
+    assert len(rows) == 22
     assert all(set(row) == KEYS and row["ratio"] > 0 for row in rows)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -101,14 +103,16 @@ def test_a_full_disk_and_a_folder_that_cannot_be_written(hits: Callable[..., int
     assert hits(folder) == 0  # what the full disk cut short is gone
     (tmp_path / "file").write_text("not a folder")
     assert hits(tmp_path / "file") == 0
-    # Another user may read it only: root could write it whatever its mode.
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
-    for path in (folder, *folder.iterdir()):
-        path.chmod(0o555)
-    before = entries(folder)
-    assert hits(folder, "nobody" if os.geteuid() == 0 else "plain") == len(before) > 0
-    assert entries(folder) == before
+    # Another user may read it only: root could write it whatever its mode. Nor may others see the tests' own folders.
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        readable = Path(shutil.copytree(folder, Path(name) / "readable"))
+        for path in (readable, *readable.iterdir()):
+            path.chmod(0o555)
+        before = entries(readable)
+        assert hits(readable, "nobody" if os.geteuid() == 0 else "plain") == len(before) > 0
+        assert entries(readable) == before
+        readable.chmod(0o755)
 
 
 def test_entries_that_were_cut_short_are_removed(tmp_path: Path) -> None:
