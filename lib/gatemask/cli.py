@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
-from gatemask import faults
-from gatemask.commands.apps import app
+gc.disable()  # until the command begins: modules and options are no garbage, and looking through them takes time
+
+from gatemask import faults  # noqa: E402
+from gatemask.commands.apps import app  # noqa: E402
 
 # Importing a module adds its commands; --help shows them in this order.
 # isort: off
-from gatemask.commands import (  # noqa: F401
+from gatemask.commands import (  # noqa: E402, F401
     data,
     training,
     search,

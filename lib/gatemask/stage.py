@@ -90,7 +90,7 @@ def _advice(stamp: Path) -> str:
 class CommandResult(BaseModel):
     """Report of a command: typed fields, printed as JSON by `--json`. Each command has a subclass."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), defer_build=True)
 
     def as_dict(self) -> dict[str, JsonValue]:
         """Return the fields as plain JSON values. Optional fields that were never set are left out."""

@@ -48,4 +48,4 @@ class Strict(BaseModel):
     Values keep their type: true is not the number 1, "3" is not 3, and no number is infinite.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 class Frozen(BaseModel):
     """Base of the parts of a result: unknown keys are ignored, nothing changes after construction."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class RuleValues(Frozen):
