@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Sequence
 
-gc.disable()  # until the command begins: modules and options are no garbage, and looking through them takes time
+gc.disable()  # modules are not garbage, and looking through them takes time
 
 from gatemask import faults  # noqa: E402
 from gatemask.commands.apps import app  # noqa: E402
@@ -26,7 +26,9 @@ from gatemask.commands import (  # noqa: E402, F401
     kaggle,
     tools,
 )
+
 # isort: on
+gc.enable()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from typing import Annotated
 
@@ -37,7 +36,6 @@ def common_options(
     debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of every error.")] = False,
 ) -> None:
     """Segmentation competitions: from raw files to a rehearsed Kaggle submission."""
-    gc.enable()  # see cli.py
     # Through the environment, they reach the processes that a command starts.
     for wanted, variable in ((verbose, VERBOSE), (debug, DEBUG)):
         if wanted:

@@ -75,10 +75,6 @@ def list_command(
     """List the experiments of a competition: folds, score, better than the best or not, hours, changes."""
     import gc
 
-    from gatemask.files import write_text
-    from gatemask.runs import printing
-    from gatemask.runs.choosing import choose, sort_rows
-
     if watch:
         from gatemask.runs.watch import watch_runs
 
@@ -86,6 +82,10 @@ def list_command(
         watch_runs(load_competition_inputs(comp, quick, set_)[0], interval)
         return
     gc.disable()  # thousands of facts live until the command ends: looking for garbage among them takes a tenth of it
+    from gatemask.files import write_text
+    from gatemask.runs import printing
+    from gatemask.runs.choosing import choose, sort_rows
+
     listing = _open(comp, quick, set_)
     runs = listing.run_list(gain)
     rows = sort_rows(choose(runs.experiments, where, listing.found), sort)
