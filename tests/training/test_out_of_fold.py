@@ -102,6 +102,7 @@ def trainer(project: Project, exp: Experiment, comp: Competition, predict: Any) 
         comp=comp,
         layout=Layout.of(comp),
         batch=4,
+        evaluation_batch=4,
         models=SimpleNamespace(evaluator=evaluator, devices=devices),
         inputs=SimpleNamespace(project=project),
     )
