@@ -14,7 +14,7 @@ packages=${PACKAGES:-$kit/packages}
 
 fail() { printf 'error: %s\n' "$@" >&2; exit 1; }
 
-version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "There is no $python. Set PYTHON."
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python was not found. Set PYTHON."
 [ "$version" = "$(cat "$kit/python-version")" ] ||
     fail "This kit is for Python $(cat "$kit/python-version"), and $python is Python $version." \
         "Pack another one: make device-kit ARGS=\"--python $version\""

@@ -63,7 +63,7 @@ def init_project(folder: Path, example: str) -> InitResult:
         example: Name of the example competition.
 
     Raises:
-        GatemaskError: There is no such example, or one of the files exists with another content.
+        GatemaskError: The example is unknown, or a file exists with different content.
     """
     if example not in examples():
         close = nearest(example, examples())
@@ -77,7 +77,7 @@ def init_project(folder: Path, example: str) -> InitResult:
     files = _files(root, example)
     if changed := [path for path, text in files.items() if path.exists() and _differs(path, text)]:
         raise GatemaskError(
-            "The folder has a file of this name with another content.",
+            "A file of the project exists already, with different content.",
             where=changed[0],
             received=f"{len(changed)} such file{'s' if len(changed) > 1 else ''}",
             do="Choose another folder, or rename the file. Nothing was written.",
@@ -94,7 +94,7 @@ def print_next_steps(result: InitResult) -> None:
     """Print what was created, and what to do next."""
     say(f"{result.folder}: {result.written} files written, {result.kept} kept")
     say("Next:")
-    for command in (f"cd {shlex.quote(result.folder)}", *NEXT[result.example]):
+    for command in (f"cd {shlex.quote(result.folder)}", *NEXT.get(result.example, [f"gatemask loop {result.example}"])):
         say(f"  {command}")
 
 

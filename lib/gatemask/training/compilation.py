@@ -6,7 +6,7 @@
     checked.json                    size of each entry that was found whole
 
 The folder is a cache: it may be deleted at any time, and nothing that is wrong with it stops a training. TensorFlow
-keeps nothing of this kind: it builds its graph anew in each process.
+has no such cache: each process builds its graph again.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def machine_name(accelerator: str) -> str:
 def remove_damaged(place: Path) -> None:
     """Remove entries that were not written to the end. JAX would fail to read them, and never replace them.
 
-    An entry is read once; afterwards, its size tells.
+    Each entry is read in full once; later, only its size is compared.
 
     Args:
         place: Folder of a machine.

@@ -57,7 +57,7 @@ class Events:
 
 
 def main() -> None:
-    """Train folds until stdin says that there are no more."""
+    """Train folds until stdin sends `end`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one to answer
     events, tasks = Events(int(sys.argv[1])), _read_tasks()
     console.relay_to(events)

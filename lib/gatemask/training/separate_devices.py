@@ -1,7 +1,7 @@
 """Devices that can be given to processes of their own, found without importing a backend.
 
 GPU   those of NVIDIA, by their device files, as far as CUDA_VISIBLE_DEVICES shows them
-CPU   as many processes as `runtime.devices` asks for; for "all" one, or as many devices as XLA is told to simulate
+CPU   as many processes as `runtime.devices` asks for; with "all", one, or one for each device that XLA simulates
 TPU   none: its chips train one fold together
 """
 

@@ -1,6 +1,6 @@
 """Measure the memory that a training step needs.
 
-JAX                 its compiler tells, and nothing runs
+JAX                 the compiler reports it; nothing runs
 TensorFlow on GPUs  the step runs; the device reports its peak, or that memory ran out
 TensorFlow on CPUs  the step runs; the peak of this process counts. A CPU whose memory runs out does not report it: the
                     system ends the process, so only steps that are expected to fit may be tried
