@@ -19,7 +19,7 @@ def picture(channels: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def matrices(size: tuple[int, int]) -> list[np.ndarray]:
-    """Return rotations, shears, flips and zooms, some of which move most of the image out of view."""
+    """Return rotations, shears, flips and zooms, including some that move most of the image out of view."""
     given = [
         (0.9, 0.1, -0.1, 0.9, 0, 0),
         (-1.3, 0.2, 0.1, 1.2, 40, -30),
