@@ -99,7 +99,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     wheel = next(folder.glob("*.whl"))
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True, timeout=300)
     # Before the environment's own packages, among which gatemask is an editable one.
-    return {"PYTHONPATH": str(folder / "site"), "LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"}
+    return {"PYTHONPATH": str(folder / "site"), "LC_ALL": "C", "LANG": "C"}
 
 
 def installed_gatemask(installed: dict[str, str], *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
