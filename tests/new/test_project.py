@@ -13,7 +13,7 @@ import pytest
 
 from gatemask import __version__
 from gatemask.cli import main
-from gatemask.config import load_competition
+from gatemask.config import load_competition, load_ensemble
 from gatemask.console import VERBOSE
 from gatemask.errors import GatemaskError
 from gatemask.faults import DEBUG
@@ -30,6 +30,8 @@ def test_a_project_holds_a_valid_example_and_is_made_once(example: str, tmp_path
     assert (again.written, again.kept) == (0, first.written)
     assert load_competition(tmp_path / "one" / "experiments" / example).name == example
     assert (tmp_path / "one" / "folds").is_dir()
+    rules = load_ensemble(tmp_path / "one" / "experiments" / example).tune.beside
+    assert all((tmp_path / "one" / rule).is_file() for rule in rules)
 
 
 def test_a_killed_init_is_completed(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """`gatemask init`: a folder for competitions, with one of the examples, for those who installed gatemask with pip.
 
 <folder>/
-    experiments/<example>/   the example's YAMLs
+    experiments/<example>/   the example's YAMLs, and the rules that its ensemble.yaml names
     experiments/schemas/     JSON schemas, for editors
     folds/                   splits, under version control
     Makefile .gitignore      targets of the command; generated folders are not committed
@@ -12,10 +12,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from gatemask.config import load_ensemble
 from gatemask.config.schema import schema_files
 from gatemask.console import say
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import write_text
+from gatemask.project import TRIALS
 from gatemask.results.project import InitResult
 from gatemask.shipped import shipped_folder
 
@@ -99,11 +101,10 @@ def print_next_steps(result: InitResult) -> None:
 
 
 def _files(root: Path, example: str) -> dict[Path, str]:
-    shipped = shipped_folder("experiments") / example
-    yamls = {
-        root / "experiments" / example / path.relative_to(shipped): path.read_text(encoding="utf-8")
-        for path in sorted(shipped.rglob("*.yaml"))
-    }
+    experiments = shipped_folder("experiments")
+    own = [path for path in sorted((experiments / example).rglob("*.yaml")) if path.parent.name != TRIALS]
+    rules = [experiments.parent / name for name in load_ensemble(experiments / example).tune.beside]
+    yamls = {root / path.relative_to(experiments.parent): path.read_text(encoding="utf-8") for path in [*own, *rules]}
     others = {root / ".gitignore": "\n".join([*IGNORED, ""]), root / "Makefile": makefile(example)}
     return {**yamls, **schema_files(root / "experiments"), **others}
 
