@@ -142,7 +142,9 @@ CASES = {
         put("raw/rle.csv", "image_id;rle\na;1 2\n"),
     ),
     "table, COCO": Case(
-        TABLED, ["is JSON", "COCO annotations", "docs/data.md"], put("raw/rle.csv", '{"images": [], "annotations": []}')
+        TABLED,
+        ["is JSON", "COCO annotations", "docs/how_to/labels.md"],
+        put("raw/rle.csv", '{"images": [], "annotations": []}'),
     ),
     "table, tabs": Case(TABLED, ["separated by tabs"], put("raw/rle.csv", "image_id\trle\na\t1 2\n")),
     "table, not text": Case(TABLED, ["cannot be read", "UTF-8"], put("raw/rle.csv", b"image_id,rle\n\xff\xfe,1\n")),

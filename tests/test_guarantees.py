@@ -1,4 +1,4 @@
-"""docs/guarantees.md names a test for each guarantee, and the test exists."""
+"""docs/reference/guarantees.md names a test for each guarantee, and the test exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/reference/guarantees.md").read_text(encoding="utf-8")
 GUARANTEES = re.split(r"\n(?=- )", PAGE.split("\n## ", 1)[1])
 
 

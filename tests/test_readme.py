@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from gatemask.cli import app
 from tests.conftest import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 COMMANDS = sorted(
     {
         line.split("#")[0].strip()
@@ -58,6 +58,6 @@ def test_links_and_images_exist(page: Path) -> None:
 
 
 def test_the_glossary_is_alphabetical() -> None:
-    rows = re.findall(r"^\| (.+?) \|", (ROOT / "docs/glossary.md").read_text(), re.M)[1:]
+    rows = re.findall(r"^\| (.+?) \|", (ROOT / "docs/reference/glossary.md").read_text(), re.M)[1:]
     terms = [row.lower().removeprefix("---|") for row in rows if not row.startswith("---")]
     assert terms == sorted(terms)

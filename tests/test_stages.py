@@ -1,4 +1,4 @@
-"""The table of stages agrees with the code and with docs/files.md."""
+"""The table of stages agrees with the code and with docs/reference/files.md."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.conftest import ROOT
 
 
 def test_files_page_is_current() -> None:
-    page = (ROOT / "docs/files.md").read_text(encoding="utf-8")
-    assert page == files_page(), "run: gatemask files --write docs/files.md"
+    page = (ROOT / "docs/reference/files.md").read_text(encoding="utf-8")
+    assert page == files_page(), "run: gatemask files --write docs/reference/files.md"
 
 
 @pytest.mark.parametrize("entry", [entry for entry in TABLE if entry.function], ids=lambda entry: entry.command)

@@ -1,4 +1,4 @@
-"""The table of stages: `gatemask loop`, the commands and docs/files.md are made from it.
+"""The table of stages: `gatemask loop`, the commands and docs/reference/files.md are made from it.
 
 To add a stage, write its module and add it here.
 """
@@ -176,7 +176,7 @@ TABLE = [
         "search",
         {
             "runs/<comp>/search/<experiment>/": "study.log (Optuna's journal of the trials), history.png, slice.png, "
-            "importance.png: [search.md](search.md)",
+            "importance.png: [search](../how_to/search.md)",
             "experiments/<comp>/trials/<experiment>-t<number>.yaml": "a trial, as an experiment; `-q<number>` with "
             "--quick",
         },
@@ -185,7 +185,7 @@ TABLE = [
         "push, fetch, ...",
         {
             "runs/<comp>/kaggle/, runs/.kaggle/": "kernels and datasets on Kaggle, and their logs: "
-            "[kaggle.md](kaggle.md)"
+            "[training on Kaggle](../how_to/kaggle.md)"
         },
     ),
     StageEntry(
@@ -248,20 +248,28 @@ TABLE = [
         "submit",
         {
             "runs/<comp>/submissions/<id>.json, <id>.log, <id>.csv, <id>.npz": "a submission from package to scores, "
-            "its kernel's log, its file for the visible test set, image scores: [leaderboard.md](leaderboard.md)"
+            "its kernel's log, its file for the visible test set, image scores: [submitting](../how_to/submitting.md)"
         },
     ),
     StageEntry(
         "leaderboard", {"runs/<comp>/leaderboard/leaderboard.png": "local scores against public and private scores"}
     ),
-    StageEntry("finalists", {"runs/<comp>/finalists/": "candidates, best pairs, figure: [finalists.md](finalists.md)"}),
+    StageEntry(
+        "finalists", {"runs/<comp>/finalists/": "candidates, best pairs, figure: [finalists](../how_to/finalists.md)"}
+    ),
     StageEntry(
         "campaign, fetch, train, ...",
-        {"runs/<comp>/notified/<hash>.json": "an event whose message was sent: [kaggle.md](kaggle.md#notifications)"},
+        {
+            "runs/<comp>/notified/<hash>.json": "an event whose message was sent: "
+            "[notifications](../how_to/kaggle.md#7-notifications)"
+        },
     ),
     StageEntry(
         "report",
-        {"runs/<comp>/report/report.html": "one page that opens without a network, below 8 MB: [report.md](report.md)"},
+        {
+            "runs/<comp>/report/report.html": "one page that opens without a network, below 8 MB: "
+            "[the report](../how_to/report.md)"
+        },
         name="report",
         function="report.page:write_report",
         takes=ENSEMBLE,
@@ -271,7 +279,7 @@ TABLE = [
     ),
     StageEntry(
         "train, ...",
-        {"data/.compiled/": "what JAX has compiled: [training.md](training.md#compilation); can be deleted"},
+        {"data/.compiled/": "what JAX has compiled: [compilation](../how_to/training.md#compilation); can be deleted"},
     ),
     StageEntry(
         "any command", {"runs/.logs/": "tracebacks of unexpected errors, which end a command with exit code 70"}
@@ -283,7 +291,7 @@ LOOP = [entry for entry in TABLE if entry.name is not None]
 _HEAD = """# Files
 
 `<comp>` is a competition, with `-quick` after `--quick`; `<px>` is a size in pixels, `<k>` a fold. `gatemask files
---write docs/files.md` writes this page from the table of stages in `lib/gatemask/stages.py`.
+--write docs/reference/files.md` writes this page from the table of stages in `lib/gatemask/stages.py`.
 
 | file | written by | contents |
 |---|---|---|
@@ -296,14 +304,14 @@ accepted. A lock file next to the stamp names
 the process that works on the stage; a second one waits for ten seconds and is then refused. Probability maps are uint8:
 0 to 255 for 0 to 1.
 
-The decision rule, how it is tuned, and what the scores mean: [tuning.md](tuning.md). In `summary.json`,
+The decision rule, how it is tuned, and what the scores mean: [tuning](../how_to/tuning.md). In `summary.json`,
 `cross_fitted`, `in_sample` and `all_empty` come from `oof-tune`; `submission_score` is the score of the rehearsed
 submission where labels of the test images are available. All use the competition's metric.
 """
 
 
 def files_page() -> str:
-    """Return docs/files.md."""
+    """Return docs/reference/files.md."""
     rows = [
         f"| {', '.join(f'`{part}`' for part in path.split(', '))} | `{entry.command}` | {contents} |"
         for entry in TABLE

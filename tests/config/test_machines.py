@@ -119,7 +119,7 @@ def test_a_faulty_table_is_reported(
 
 
 def test_the_documentation_lists_the_table() -> None:
-    rows = [line for line in (ROOT / "docs" / "kaggle.md").read_text().splitlines() if line.startswith("| `")]
+    rows = [line for line in (ROOT / "docs/how_to/kaggle.md").read_text().splitlines() if line.startswith("| `")]
     documented = [tuple(cell.strip() for cell in row.strip("|").split("|")) for row in rows]
     for name, known in machines().items():
         memory = "" if known.kind == "cpu" else f"{known.memory_gb:g} GB"

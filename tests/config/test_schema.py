@@ -67,7 +67,9 @@ def test_short_forms_are_accepted(name: str, text: str) -> None:
 def test_the_files_are_current() -> None:
     for path, text in schema.schema_files(ROOT / "experiments").items():
         assert path.read_text() == text, "run gatemask schema"
-    assert (ROOT / "docs/keys.md").read_text() == schema.keys_page(), "run gatemask schema --page docs/keys.md"
+    assert (ROOT / "docs/reference/keys.md").read_text() == schema.keys_page(), (
+        "run gatemask schema --page docs/reference/keys.md"
+    )
 
 
 def test_the_page_lists_every_key() -> None:

@@ -1,4 +1,4 @@
-"""The commands of docs/new_competition.md, in order, on tiles like the nuclei."""
+"""The commands of docs/tutorial/nuclei.md, in order, on tiles like the nuclei."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT, gatemask, write_tiles
 
-PAGE = (ROOT / "docs/new_competition.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/tutorial/nuclei.md").read_text(encoding="utf-8")
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S) for line in block.splitlines()]
 
 

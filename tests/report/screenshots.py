@@ -1,7 +1,7 @@
-"""Draw the pictures of docs/report.md: the report after one fold, and that of the whole demo.
+"""Draw the pictures of docs/how_to/report.md: the report after one fold, and that of the whole demo.
 
 make demo
-make screenshots      docs/pictures/report-one-fold.jpg, docs/pictures/report-demo.jpg
+make screenshots      docs/images/report-one-fold.jpg, docs/images/report-demo.jpg
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ROOT / "docs" / "pictures"
+PICTURES = ROOT / "docs" / "images"
 LIMIT = 200_000  # bytes of a picture
 HEIGHT = 1500
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_in_docs_is_up_to_date() -> None:
-    page = (ROOT / "docs" / "builders.md").read_text(encoding="utf-8")
-    assert page == builders.builders_markdown(), "run: gatemask builders --write docs/builders.md"
+    page = (ROOT / "docs/reference/builders.md").read_text(encoding="utf-8")
+    assert page == builders.builders_markdown(), "run: gatemask builders --write docs/reference/builders.md"
 
 
 def test_every_name_of_the_schema_has_a_description() -> None:

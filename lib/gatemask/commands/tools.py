@@ -90,7 +90,7 @@ def schema_command(
 def files_command(
     write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the page to a file.")] = None,
 ) -> None:
-    """Print docs/files.md, the list of files that stages write."""
+    """Print docs/reference/files.md, the list of files that stages write."""
     from gatemask.files import write_text
     from gatemask.stages import files_page
 

@@ -97,7 +97,7 @@ def _way_to_correct(kind: str, name: str, received: object, text: str | None, ex
         if isinstance(received, str):
             return _way_to_number(received, whole=kind.startswith("int"))
     if kind == "union_tag_invalid" and name == "labels":
-        return "Labels as COCO, polygons or YOLO: draw them into PNG masks first; docs/data.md has a script."
+        return "Labels as COCO, polygons or YOLO: draw them into PNG masks first; docs/how_to/labels.md has a script."
     if kind == "bool_type" and str(received).lower() in _YES:
         return f"Write {_YES[str(received).lower()]}."
     close = nearest(str(received)[:_SHOWN], expected.replace("'", "").replace(" or ", ", ").split(", "))

@@ -110,12 +110,12 @@ def _relax(node: object) -> None:
 
 
 def keys_page() -> str:
-    """Return docs/keys.md: all keys of all documents, with type, default and meaning."""
+    """Return docs/reference/keys.md: all keys of all documents, with type, default and meaning."""
     parts = [
         "# Keys of the YAMLs",
         "",
-        "`gatemask schema --page docs/keys.md` writes this page. Options of models, losses, optimizers, schedules and",
-        "augmentations by name: [builders.md](builders.md).",
+        "`gatemask schema --page docs/reference/keys.md` writes this page. Options of models, losses, optimizers,",
+        "schedules and augmentations by name: [builders](builders.md).",
     ]
     for name, model in DOCUMENTS.items():
         schema: Node = model.model_json_schema()

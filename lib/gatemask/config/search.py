@@ -37,7 +37,7 @@ Choices = Annotated[list[JsonValue], Field(min_length=2)]
 
 
 class Pruner(Strict):
-    """Whether a trial deserves its next fold. See docs/search.md."""
+    """Whether a trial deserves its next fold. See docs/how_to/search.md."""
 
     name: Literal["interval", "wilcoxon", "median", "none"] = Field(
         "interval", description="the rule; wilcoxon and median are Optuna's, none trains all folds of all trials"

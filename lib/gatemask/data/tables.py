@@ -183,7 +183,7 @@ def _reject_json(file: Path) -> None:
         received=kind,
         expected="a table of run-length encodings, or masks as PNG files",
         do="Draw the annotations of each image into a PNG mask, and set labels: {format: png, masks: ...}. "
-        "docs/data.md has a script for COCO and for polygons.",
+        "docs/how_to/labels.md has a script for COCO and for polygons.",
     )
 
 

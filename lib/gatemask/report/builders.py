@@ -21,7 +21,7 @@ BUILDERS = Path(__file__).parents[1] / "builders"
 HEAD = """# Builders
 
 Every name that an experiment's YAML may use, with its options and their defaults. `gatemask builders --write
-docs/builders.md` writes this page from the code.
+docs/reference/builders.md` writes this page from the code.
 
 Published weights (`weights: imagenet`, `weights: noisy-student`) are searched in the folders named by the environment
 variable GATEMASK_WEIGHTS, in `data/weights`, in `~/.keras/models` and anywhere below `/kaggle/input`, under their
@@ -80,7 +80,7 @@ TITLES = {
 
 
 def builders_markdown() -> str:
-    """Return the contents of docs/builders.md."""
+    """Return the contents of docs/reference/builders.md."""
     parts = [HEAD]
     for section, rows in builder_tables().items():
         header = list(rows[0])
@@ -92,7 +92,7 @@ def builders_markdown() -> str:
 
 
 def write_builders_page(path: Path) -> BuildersPage:
-    """Write docs/builders.md."""
+    """Write docs/reference/builders.md."""
     return BuildersPage(written=str(write_text(path, builders_markdown())))
 
 

@@ -119,7 +119,7 @@ class Space:
                 "The experiment has no section 'search'.",
                 where=path,
                 do="Add one, such as search: {trials: 20, space: {schedule.peak: {low: 1.0e-4, high: 1.0e-2, log: "
-                "true}}}; docs/search.md explains it.",
+                "true}}}; docs/how_to/search.md explains it.",
             )
         self.search: Search = self.exp.search
         self._refuse_overridden_keys()
