@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gatemask.cli import DEFINED_IN, full_app
 from tests.conftest import ROOT, gatemask
 
 pytestmark = pytest.mark.integration
@@ -51,6 +52,33 @@ def test_help_of_each_stage_lists_the_common_options(root: Path, command: list[s
     assert done.returncode == 0
     for option in ("--set", "--quick", "--json"):
         assert option in done.stdout
+
+
+def test_frequent_commands_are_found_in_their_module_alone() -> None:
+    added: dict[str, set[str]] = {}
+    for info in full_app().registered_commands:
+        assert info.callback is not None and info.name is not None
+        added.setdefault(info.name, set()).add(info.callback.__module__)
+    for group in full_app().registered_groups:
+        assert group.name is not None and group.typer_instance is not None
+        for info in group.typer_instance.registered_commands:
+            assert info.callback is not None
+            added.setdefault(group.name, set()).add(info.callback.__module__)
+    for command, module in DEFINED_IN.items():
+        assert added[command] == {f"gatemask.commands.{module}"}
+
+
+def test_commands_are_listed_whether_or_not_another_was_imported_alone(root: Path) -> None:
+    code = (
+        "import sys\nfrom gatemask.cli import main\n"
+        "for arguments in (['runs', 'best', '--help'], ['--help'], ['runss']):\n"
+        "    try: main(arguments)\n    except SystemExit: pass\n    print('-' * 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    alone, everything, _ = done.stdout.split("-" * 9 + "\n")[:3]
+    assert "gatemask runs best" in " ".join(alone.split()) or "--where" in alone
+    assert all(f" {command} " in everything for command in (*DEFINED_IN, "oof-tune", "package", "doctor"))
+    assert "runss" in done.stderr
 
 
 def test_makefile_has_a_target_for_each_command() -> None:

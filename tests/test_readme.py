@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from gatemask.cli import app
+from gatemask.cli import full_app
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -43,7 +43,7 @@ def test_make_accepts_the_command(command: str) -> None:
 def test_gatemask_accepts_the_command(command: str) -> None:
     name, *arguments = shlex.split(command)
     assert name == "gatemask"
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(full_app())
     context = group.make_context(name, arguments)  # parses, and runs nothing
     while isinstance(group, TyperGroup):
         name, group, arguments = group.resolve_command(context, [*context._protected_args, *context.args])

@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 gc.disable()  # modules are not garbage, and looking through them takes time
 
 from gatemask import faults  # noqa: E402
 from gatemask.commands.apps import app  # noqa: E402
 
-# Importing a module adds its commands; --help shows them in this order.
-# isort: off
-from gatemask.commands import (  # noqa: E402, F401
-    data,
-    training,
-    search,
-    table,
-    results,
-    runs,
-    dashboard,
-    submission,
-    finalists,
-    kaggle,
-    tools,
-)
-
-# isort: on
 gc.enable()
+
+if TYPE_CHECKING:
+    from typer import Typer
+
+# Modules of commands/; --help lists their commands in this order.
+MODULES = (
+    "data",
+    "training",
+    "search",
+    "table",
+    "results",
+    "runs",
+    "dashboard",
+    "submission",
+    "finalists",
+    "kaggle",
+    "tools",
+)
+# Frequent commands that are defined in one module. The others would take a tenth of a second to import.
+DEFINED_IN = {
+    "train": "training",
+    "plan": "training",
+    "search": "search",
+    "compare": "results",
+    "sync": "results",
+    "runs": "runs",
+    "push": "kaggle",
+    "status": "kaggle",
+    "wait": "kaggle",
+    "logs": "kaggle",
+    "fetch": "kaggle",
+    "loop": "tools",
+}
+
+
+def full_app() -> Typer:
+    """Return the application with all commands."""
+    return _app_with(MODULES)
+
+
+def _app_for(arguments: Sequence[str]) -> Typer:
+    """Return the application with the command that the arguments name; with all commands for help and completion."""
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    is_help = {"-h", "--help"} & set(arguments[: arguments.index(command)] if command else arguments)
+    if command not in DEFINED_IN or is_help or "_GATEMASK_COMPLETE" in os.environ:
+        return full_app()
+    return _app_with([DEFINED_IN[command]])
+
+
+def _app_with(modules: Sequence[str]) -> Typer:
+    """Import modules, which adds their commands."""
+    gc.disable()
+    try:
+        for module in modules:
+            import_module(f"gatemask.commands.{module}")
+    finally:
+        gc.enable()
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         faults.say_error("gatemask runs on Linux and macOS; on Windows, run it in WSL.")
         sys.exit(faults.USER_ERROR)
     try:
-        app(args=arguments)
+        _app_for(sys.argv[1:] if arguments is None else arguments)(args=arguments)
         code = 0
     except SystemExit as done:  # typer exits with 130 on Ctrl-C, and with 0 after success
         code = done.code

@@ -116,6 +116,8 @@ def load_ensemble_inputs(
 
 def split_overrides(overrides: list[str] | None) -> dict[str, list[str]]:
     """Assign each `--set` to the YAML that has its key; no key belongs to two of them."""
+    if not overrides:
+        return {"competition": [], "ensemble": [], "experiment": []}
     from gatemask.config import Competition, Ensemble, Experiment
 
     schemas: dict[str, type[BaseModel]] = {"competition": Competition, "ensemble": Ensemble, "experiment": Experiment}
@@ -123,7 +125,7 @@ def split_overrides(overrides: list[str] | None) -> dict[str, list[str]]:
     documents = {
         key: document for document, schema in schemas.items() for key in schema.model_fields if key not in _FIXED
     }
-    for override in overrides or []:
+    for override in overrides:
         key = override.split("=")[0].split(".")[0].strip()
         if key not in documents:
             close = nearest(key, documents)

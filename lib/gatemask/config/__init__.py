@@ -1,4 +1,12 @@
-"""Schemas of the YAML documents, and errors that name file, line and nearest key."""
+"""Schemas of the YAML documents, and errors that name file, line and nearest key.
+
+The schemas of experiments, searches and dashboards are imported when they are first used: not every command needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from gatemask.config.base import Strict, both_sides
 from gatemask.config.competition import (
@@ -12,32 +20,8 @@ from gatemask.config.competition import (
     Phantom,
     Records,
 )
-from gatemask.config.dashboard import Dashboard, Panel, Section
 from gatemask.config.encoders import ENCODERS, PublishedWeights
 from gatemask.config.ensemble import Ensemble, Inference, Members, Tune, Variant
-from gatemask.config.experiment import (
-    Affine,
-    Augment,
-    Batch,
-    Blur,
-    Checkpoints,
-    Distortion,
-    Dropout,
-    Experiment,
-    Freeze,
-    Input,
-    LossPart,
-    Mix,
-    Model,
-    Optimizer,
-    Runtime,
-    Sampling,
-    Schedule,
-    Tracking,
-    View,
-    ZoomToMask,
-    encoder_in_name,
-)
 from gatemask.config.images import ChannelFiles, Images, Percentiles, Picture, Stack, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
 from gatemask.config.loading import (
@@ -62,8 +46,34 @@ from gatemask.config.names import (
     ScheduleName,
     metric_title,
 )
-from gatemask.config.search import Pruner, Range, Search
 from gatemask.config.submission import Archive, SubmissionSettings
+
+if TYPE_CHECKING:
+    from gatemask.config.dashboard import Dashboard, Panel, Section
+    from gatemask.config.experiment import (
+        Affine,
+        Augment,
+        Batch,
+        Blur,
+        Checkpoints,
+        Distortion,
+        Dropout,
+        Experiment,
+        Freeze,
+        Input,
+        LossPart,
+        Mix,
+        Model,
+        Optimizer,
+        Runtime,
+        Sampling,
+        Schedule,
+        Tracking,
+        View,
+        ZoomToMask,
+        encoder_in_name,
+    )
+    from gatemask.config.search import Pruner, Range, Search
 
 __all__ = [
     "COUNTED_METRICS",
@@ -143,3 +153,15 @@ __all__ = [
     "read_experiment",
     "validate_experiment",
 ]
+
+_IMPORTED_LATER = ("experiment", "search", "dashboard")
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for module in _IMPORTED_LATER:
+            values = vars(import_module(f"gatemask.config.{module}"))
+            if name in values:
+                globals()[name] = values[name]
+                return values[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gatemask.config.competition import Competition
-from gatemask.config.dashboard import Dashboard
 from gatemask.config.ensemble import Ensemble
-from gatemask.config.experiment import Experiment
 from gatemask.config.explaining import explain
 from gatemask.config.merging import Document, YamlMapping
 from gatemask.config.siblings import require_own_name
 from gatemask.errors import GatemaskError
 from gatemask.storage import storage_error
 from gatemask.yaml12 import parse_yaml
+
+if TYPE_CHECKING:
+    from gatemask.config.dashboard import Dashboard
+    from gatemask.config.experiment import Experiment
 
 Schema = TypeVar("Schema", bound=BaseModel)
 NOT_IN_QUICK = ("name", "quick", "extends")
@@ -35,6 +37,8 @@ def load_experiment(
         overrides: `--set` options.
         alone: Whether to trust that no other YAML has the same name, which takes a look into each. Default: False.
     """
+    from gatemask.config.experiment import Experiment
+
     experiment = _load(path, Experiment, {"name": path.stem}, quick, overrides)
     if not alone:
         require_own_name(path, experiment.name)
@@ -55,6 +59,8 @@ def validate_experiment(document: Document, path: Path) -> Experiment:
     Raises:
         GatemaskError: A key or value is invalid.
     """
+    from gatemask.config.experiment import Experiment
+
     return _validate(document, Experiment, path)
 
 
@@ -72,6 +78,8 @@ def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str]
 
 def load_dashboard(folder: Path) -> Dashboard:
     """Load the dashboard.yaml in a folder. Without one, the dashboard shows what every competition has."""
+    from gatemask.config.dashboard import Dashboard
+
     path = folder / "dashboard.yaml"
     return _load(path, Dashboard, {}, False, ()) if path.exists() else Dashboard()
 
@@ -82,6 +90,8 @@ def load_run_config(folder: Path) -> Experiment:
     Raises:
         GatemaskError: The file is missing, or is not what training wrote.
     """
+    from gatemask.config.experiment import Experiment
+
     path = folder / "config.yaml"
     try:
         return _validate(_read(path, extended_by=None), Experiment, path)

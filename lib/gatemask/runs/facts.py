@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-from gatemask.config import Experiment
 from gatemask.config.flat import flatten_steps
 from gatemask.console import progress
 from gatemask.errors import GatemaskError
@@ -17,6 +17,9 @@ from gatemask.project import DOCUMENTS, Project
 from gatemask.runs.cache import FoldFacts, RunCache, Settings, SplitFacts, YamlFacts
 from gatemask.runs.scan import STAMP, FoundFold, find_runs, find_yamls, names_in, signature
 from gatemask.stage import Stamp, load_document
+
+if TYPE_CHECKING:
+    from gatemask.config import Experiment
 
 PREDICTIONS = frozenset(("oof.csv", "oof.h5", "oof-views.h5", "tables.npz"))
 MADE_FROM = frozenset(("settings", "selection", "prediction", "folds", "records"))

@@ -51,6 +51,7 @@ class Scorer:
         self._project, self._comp, self._beside, self._split = project, comp, beside, split
         self._found, self._cache = found, cache
         self._keys: dict[Wanted, str] = {}
+        self._current: set[Wanted] = set()
 
     def folds_of(self, name: str) -> tuple[int, ...]:
         """Return the finished folds of an experiment that are folds of the present split."""
@@ -75,10 +76,12 @@ class Scorer:
 
     def score_all(self, wanted: Iterable[Wanted]) -> None:
         """Compute the scores that are not known, with a progress bar."""
-        missing = [item for item in dict.fromkeys(wanted) if not self._is_current(item)]
+        asked = set(wanted) - self._current
+        missing = [item for item in sorted(asked) if not self._is_current(item)]
         for item in progress(missing, "scoring runs") if missing else ():
             self._cache.facts.scored[_label(item)] = self._score(item)
             self._cache.changed()
+        self._current |= asked
 
     def score(self, wanted: Wanted) -> RunScore | str:
         """Return a score that `score_all` has computed, or why there is none."""
