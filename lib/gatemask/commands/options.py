@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from gatemask.errors import GatemaskError, nearest
@@ -156,9 +155,14 @@ def ask_on_terminal(question: Question) -> str:
     """Return the user's answer to a question of `gatemask new`; Enter takes the guess."""
     for name, meaning in question.options.items():
         typer.echo(f"  {name}: {meaning}", err=True)
-    kind = click.Choice(list(question.options))
+
+    def known(answer: str) -> str:
+        if answer not in question.options:
+            raise typer.BadParameter(f"'{answer}' is not one of {', '.join(question.options)}.")
+        return answer
+
     text = f"{question.text} ({question.why})"
-    return str(typer.prompt(text, default=question.guess, type=kind, show_choices=False, err=True))
+    return str(typer.prompt(text, default=question.guess, value_proc=known, err=True))
 
 
 def print_result(result: CommandResult, as_json: bool, show: Callable[[Any], object] | None = None) -> None:
