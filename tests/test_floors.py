@@ -22,6 +22,7 @@ FLOORS = [
         "yaml12",
         "files",
         "hdf5",
+        "optional",
         "faults",
         "console",
         "quiet",

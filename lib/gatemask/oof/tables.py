@@ -235,7 +235,7 @@ def count_levels(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _cumulative(full_map: np.ndarray, within: np.ndarray | None) -> np.ndarray:
-    histogram = cv2.calcHist([full_map], [0], within, [LEVELS], [0, LEVELS])[:, 0]
+    histogram = cv2.calcHist([full_map], [0], within, [LEVELS], [0, LEVELS]).ravel()
     reached = np.cumsum(histogram[::-1], dtype=np.float64)[::-1]
     return np.append(reached, 0).astype(np.int32)
 

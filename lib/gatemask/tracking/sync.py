@@ -19,6 +19,7 @@ from pathlib import Path
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
 from gatemask.files import locked
+from gatemask.optional import require
 from gatemask.project import Project
 from gatemask.results.tracking import SyncResult, UploadedRun
 from gatemask.secrets.guard import refuse_secrets
@@ -48,10 +49,13 @@ def sync(project: Project, gaps: bool = False) -> SyncResult:
         gaps: Whether to upload a run whose first epochs are missing. W&B accepts no earlier epochs later.
 
     Raises:
-        GatemaskError: The API key is missing or rejected, or the server did not answer before the first upload.
+        GatemaskError: wandb is not installed, the API key is missing or rejected, or the server did not answer before
+            the first upload.
     """
     folders = find_runs(project)
-    if not folders:
+    if folders:
+        require("wandb", "An upload to W&B")
+    else:
         say(f"There are no W&B runs below {project.runs}.")
         say("A training writes them unless its tracking.wandb, or WANDB_MODE, is disabled.")
         return SyncResult(current=True, synced=0, already=0, later={}, failed={}, runs={})

@@ -10,12 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from gatemask.config import Experiment
 from gatemask.console import say
+from gatemask.optional import is_installed
 from gatemask.secrets.guard import refuse_secrets
 from gatemask.tracking.guarded import GuardedCalls, call_guarded, kill_children
 from gatemask.tracking.mode import tracking_mode
@@ -46,6 +47,12 @@ class WandbRun:
         self.is_online = False
         mode = tracking_mode(exp)
         if mode == "disabled":
+            return
+        if not is_installed("wandb"):
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)  # marks a run that `gatemask sync` uploads
+            _say_once(
+                "wandb is not installed: runs are kept locally. `pip install wandb` lets gatemask sync upload them."
+            )
             return
         for name in ("CACHE", "DATA", "CONFIG"):  # by default below the home folder
             os.environ.setdefault(f"WANDB_{name}_DIR", str(folder / "wandb"))
@@ -169,6 +176,11 @@ def finish_client() -> None:
         error := call_guarded("W&B", wandb.teardown, _limit_s("finish"))
     ):
         _end_service_if_it_hangs(error)
+
+
+@cache
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def _end_service_if_it_hangs(failure: str) -> None:

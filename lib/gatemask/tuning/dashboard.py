@@ -6,6 +6,7 @@ import socket
 
 from gatemask.console import say
 from gatemask.errors import GatemaskError
+from gatemask.optional import require
 from gatemask.project import Project
 from gatemask.tuning.journal import storage_of
 
@@ -22,7 +23,7 @@ def serve_dashboard(project: Project, port: int, browser: bool, searched: str | 
         searched: Experiment whose search is shown. Default: the thresholds are shown.
 
     Raises:
-        GatemaskError: No study exists yet, it is damaged, or the port is taken.
+        GatemaskError: No study exists yet, it is damaged, optuna-dashboard is not installed, or the port is taken.
     """
     journal = project.tuned / "study.log" if searched is None else project.runs / "search" / searched / "study.log"
     if not journal.exists():
@@ -34,6 +35,7 @@ def serve_dashboard(project: Project, port: int, browser: bool, searched: str | 
             if searched is None
             else f"Run gatemask search {project.comp}/{searched}.",
         )
+    require("optuna_dashboard", "The dashboard")
     port = _usable_port(port)
     import optuna_dashboard
 

@@ -53,6 +53,7 @@ ON_KAGGLE = [
     "pydicom",
     "optuna",
     "wandb",
+    "pydantic",  # through wandb, which may be missing here
     "pip",
     "PyYAML",
     "six",  # through TensorFlow, which may be missing here
