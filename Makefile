@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KAGGLE := .venv-kaggle
+DOCS := .venv-docs
 GATEMASK := $(BIN)/gatemask
 COMP ?= phantom
 FOLD ?= all
@@ -15,7 +16,7 @@ ONLY ?=
 option = $(if $(filter command,$(firstword $(origin $1))),--$(shell echo $1 | tr A-Z a-z) '$($1)')
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all lint bench bench-device device-kit new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard finalists notify report screenshots sync doctor test-kaggle clean
+.PHONY: help setup demo test test-unit test-all lint docs bench bench-device device-kit new loop phantom download labels data folds audit records check-records train search plan augment oof-tune runs compare dashboard push-dashboard ensemble package rehearse rehearse-train check-submission push status wait logs fetch resume campaign submit leaderboard finalists notify report screenshots sync doctor test-kaggle clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,19 @@ $(KAGGLE)/ready: requirements-kaggle.txt pyproject.toml kaggle_kernels/inference
 
 lint: setup ## run ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: setup $(DOCS)/ready ## write the generated pages again and build the documentation in site/
+	@$(GATEMASK) schema --page docs/reference/keys.md
+	@$(GATEMASK) builders --write docs/reference/builders.md
+	@$(GATEMASK) files --write docs/reference/files.md
+	@$(GATEMASK) commands --write docs/reference/commands.md
+	@NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet $(ARGS)
+	@echo "written: site/index.html"
+
+$(DOCS)/ready: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
 
 bench: setup ## measure speeds, write runs/bench.json; make bench ONLY=rle measures one
 	@$(BIN)/python benchmarks/run.py $(ONLY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -185,3 +186,13 @@ def test_inference_imports_only_packages_of_kaggles_image() -> None:
         if name.split(".")[0] not in {*sys.stdlib_module_names, *OFFLINE, "gatemask"}
     }
     assert foreign == set()
+
+
+def test_the_page_of_the_architecture_lists_and_draws_the_floors() -> None:
+    from tests import floor_plan
+
+    page = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+?) \|", page, re.M)
+    listed = [name for row in rows for name in re.findall(r"`(.+?)`", row)]
+    assert sorted(listed) == sorted(FLOOR) and listed == sorted(listed, key=FLOOR.__getitem__), "from the ground up"
+    assert floor_plan.FILE.read_text(encoding="utf-8") == floor_plan.drawing(), "run: python -m tests.floor_plan"

@@ -279,7 +279,10 @@ TABLE = [
     ),
     StageEntry(
         "train, ...",
-        {"data/.compiled/": "what JAX has compiled: [compilation](../how_to/training.md#compilation); can be deleted"},
+        {
+            "data/.compiled/": "what JAX has compiled: [compilation](../explanation/training_speed.md#compilation); "
+            "can be deleted"
+        },
     ),
     StageEntry(
         "any command", {"runs/.logs/": "tracebacks of unexpected errors, which end a command with exit code 70"}

@@ -20,7 +20,7 @@ SWISH_SHARE = {"jax": 1.0, "tensorflow": 3.0}
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Predicted memory of a training step on one device. docs/how_to/training.md lists the measured errors.
+    """Predicted memory of a training step on one device. docs/explanation/training_speed.md lists the measured errors.
 
     Args:
         fixed: Bytes for any number of images: weights, gradients and the optimizer's variables.

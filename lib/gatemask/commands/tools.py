@@ -98,3 +98,19 @@ def files_command(
         print_out(files_page(), end="")
     else:
         write_text(write, files_page())
+
+
+@app.command("commands", hidden=True)
+def commands_command(
+    context: typer.Context,
+    write: Annotated[Path | None, typer.Option("--write", metavar="FILE", help="Write the page to a file.")] = None,
+) -> None:
+    """Print docs/reference/commands.md, the list of all commands with their options."""
+    from gatemask.commands.reference import commands_page
+    from gatemask.files import write_text
+
+    page = commands_page(context.find_root().command)
+    if write is None:
+        print_out(page, end="")
+    else:
+        write_text(write, page)

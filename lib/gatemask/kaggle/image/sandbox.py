@@ -62,7 +62,7 @@ ON_KAGGLE = [
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 PROBE_LIMIT_S = 30
-# Levels of isolation in the launcher, strictest first; docs/explanation/inference.md states what each guarantees.
+# Levels of isolation in the launcher, strictest first; docs/explanation/hidden_rerun.md states what each guarantees.
 LEVELS = {
     "view": "no network, no other files of this machine, no privileges (namespaces of its own)",
     "network": "no network and no privileges (a separate network namespace)",
