@@ -37,8 +37,8 @@ CLASSES = {"gate": 2, "linknet": 2}
 LOSSES: dict[str, dict[str, Any]] = {
     "gate": {"focal": {"gamma": 1.5}},
     "unet": {"bce": 1, "dice": 1},
-    "unetpp": {"bce": 1},
-    "fpn": {"dice_batch": 1, "tversky": {"alpha": 0.4}},
+    "unetpp": {"topk": {"share": 0.2}, "cldice": {"iterations": 3}},
+    "fpn": {"dice_batch": 1, "tversky": {"alpha": 0.4}, "focal_tversky": 1},
     "linknet": {"bce": 1, "lovasz": 0.5},
 }
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from gatemask import quiet
-from gatemask.config import LossName, Model
+from gatemask.config import LossName, LossPart, Model
 from gatemask.input.layout import Layout
 
 quiet.tensorflow()
@@ -22,7 +22,9 @@ from gatemask.builders import losses, metrics, models  # noqa: E402
 from gatemask.builders.step import TrainingModel  # noqa: E402
 from gatemask.masks.metrics import dice_of_masks  # noqa: E402
 
-SHAPES = ("dice", "dice_batch", "tversky", "lovasz")
+SHAPES = ("dice", "dice_batch", "tversky", "focal_tversky", "lovasz", "cldice")
+# Losses with a gradient at some pixels only, and the share of pixels that have one at least.
+PARTIAL = {"lovasz": 0.3, "topk": 0.1, "cldice": 0.1}
 
 
 def random_masks(planes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,6 +91,31 @@ def test_borders_add_a_cross_entropy_of_their_own() -> None:
     assert found == pytest.approx([own - np.log(RIGHT).mean()], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_weights_of_classes_multiply_the_loss_of_each(name: LossName) -> None:
+    truth, probability = random_masks(3)
+    layout, weights = Layout(classes=2, border=True), (2.0, 0.5)
+    weighted = value(losses.WeightedLoss({name: 1}, layout=layout, class_weights=weights), truth, probability)
+    alone = [
+        value(losses.WeightedLoss({name: 1}), truth[..., c : c + 1], probability[..., c : c + 1]) for c in range(3)
+    ]
+    assert weighted == pytest.approx((2 * alone[0] + 0.5 * alone[1] + alone[2]) / 3, rel=1e-5)
+
+
+def test_weights_of_exclusive_classes_multiply_the_cross_entropy_of_their_pixels() -> None:
+    layout = Layout(classes=2, exclusive=True)
+    found = value(losses.WeightedLoss({"bce": 1}, layout=layout, class_weights=(3.0, 0.5)), TRUTH, SHARES)
+    assert found == pytest.approx([-(np.log(RIGHT) * [3, 0.5, 1]).mean()], rel=1e-5)
+    found = value(losses.WeightedLoss({"topk": LossPart(share=0.5)}, layout=layout), TRUTH, SHARES)
+    assert found == pytest.approx([-(math.log(0.5) + math.log(0.6)) / 2], rel=1e-5)
+
+
+def test_weights_of_classes_apply_to_a_gate_of_several() -> None:
+    truth, probability = np.array([[1, 0]], np.uint8), np.array([[0.8, 0.4]], np.float32)
+    loss = losses.WeightedLoss({"bce": 1}, layout=Layout(classes=2), class_weights=(2.0, 1.0))
+    assert value(loss, truth, probability) == pytest.approx([-(2 * math.log(0.8) + math.log(0.6)) / 2], rel=1e-5)
+
+
 # --- ignored pixels ----------------------------------------------------------------------------------------
 
 
@@ -112,8 +139,8 @@ def test_ignored_pixels_have_no_gradient_and_do_not_change_the_loss(name: LossNa
     total, gradient = outcome(truth)
     assert np.isfinite(gradient).all()
     assert (gradient[ignored] == 0).all()
-    if name == "lovasz":  # only pixels with an error above 0 have a gradient
-        assert (gradient[~ignored] != 0).any(axis=-1).mean() > 0.3
+    if name in PARTIAL:
+        assert (gradient[~ignored] != 0).any(axis=-1).mean() > PARTIAL[name]
     else:
         assert (gradient[~ignored] != 0).any(axis=-1).all()
     other = truth.copy()

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from gatemask import quiet
 from gatemask.config import LOSS_OPTIONS, LossName, LossPart
@@ -25,7 +26,7 @@ def values_of(weights: dict[Any, Any], smoothing: float = 0.0) -> np.ndarray:
 
 def test_every_loss_of_the_schema_accepts_its_options() -> None:
     for name in get_args(LossName):
-        options = dict.fromkeys(LOSS_OPTIONS.get(name, ()), 0.5)
+        options = {option: 2 if option == "iterations" else 0.5 for option in LOSS_OPTIONS.get(name, ())}
         assert values_of({name: LossPart(**options)}).shape == (2,)
 
 
@@ -56,6 +57,73 @@ def test_tversky_weights_false_positives_and_false_negatives() -> None:
     part = LossPart(alpha=0.5, beta=0.5, weight=2)
     assert values_of({"tversky": part})[0] == pytest.approx(2 * (1 - 1.8 / (0.8 + 0.5 * 0.4 + 0.5 * 0.2 + 1)), rel=1e-5)
     assert values_of({"tversky": part})[1] == pytest.approx(2 * (1 - 1 / (0.5 * 0.6 + 1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [None, 2.0])
+def test_focal_tversky_is_a_root_of_tversky(gamma: float | None) -> None:
+    cost = np.array([1 - 1.8 / (0.8 + 0.3 * 0.4 + 0.7 * 0.2 + 1), 1 - 1 / (0.3 * 0.6 + 1)])
+    found = values_of({"focal_tversky": LossPart(gamma=gamma)})
+    assert found == pytest.approx(cost ** (1 / (gamma or 4 / 3)), rel=1e-5)
+
+
+def test_topk_counts_the_worst_pixels() -> None:
+    assert values_of({"topk": 1}) == pytest.approx([-np.log(0.6), -np.log(0.5)], rel=1e-5)  # one pixel at least
+    rng = np.random.default_rng(0)
+    truth, probability = rng.random((3, 20, 10, 1)) < 0.3, rng.uniform(0.01, 0.99, (3, 20, 10, 1)).astype(np.float32)
+    cost = -np.log(np.where(truth, probability, 1 - probability)).reshape(3, 200)
+    for share in (0.1, 0.25, 1.0):
+        expected = np.sort(cost, axis=1)[:, -int(200 * share) :].mean(axis=1)
+        found = np.asarray(losses.topk(truth.astype(np.float32), probability, share=share))
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def skeleton_by_hand(mask: np.ndarray, iterations: int) -> np.ndarray:
+    """Soft skeleton of a mask (h, w) with scipy's filters; pixels outside do not count."""
+
+    def erode(x: np.ndarray) -> np.ndarray:
+        cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
+        return ndimage.minimum_filter(x, footprint=cross, mode="constant", cval=np.inf)
+
+    def removed(x: np.ndarray) -> np.ndarray:
+        opened = ndimage.maximum_filter(erode(x), size=3, mode="constant", cval=-np.inf)
+        return np.maximum(x - opened, 0)
+
+    skeleton = removed(mask)
+    for _ in range(iterations):
+        mask = erode(mask)
+        skeleton = skeleton + (1 - skeleton) * removed(mask)
+    return skeleton
+
+
+def test_cldice_compares_skeletons() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.zeros((2, 16, 12, 1), np.float32)
+    truth[0, 4:8, 1:11] = 1
+    truth[0, 2:14, 5:7] = 1
+    probability = rng.uniform(0, 1, truth.shape).astype(np.float32)
+    found = np.asarray(losses.cldice(truth, probability, iterations=3))
+    for number in range(2):
+        t, p = truth[number, ..., 0], probability[number, ..., 0]
+        of_truth, of_map = skeleton_by_hand(t, 3), skeleton_by_hand(p, 3)
+        precision = ((of_map * t).sum() + 1) / (of_map.sum() + 1)
+        sensitivity = ((of_truth * p).sum() + 1) / (of_truth.sum() + 1)
+        assert found[number] == pytest.approx(1 - 2 * precision * sensitivity / (precision + sensitivity), rel=1e-4)
+    assert np.asarray(losses.cldice(truth, truth)) == pytest.approx([0, 0], abs=1e-6)
+    broken = truth.copy()
+    broken[0, 9] = 0  # the thin line is cut: few pixels, but half of a branch
+    assert float(losses.cldice(truth, broken)[0]) > float(losses.dice(truth, broken)[0])
+
+
+@pytest.mark.parametrize("name", ["bce", "dice", "dice_batch", "tversky", "focal_tversky"])
+def test_soft_truth_is_met_best_by_itself(name: LossName) -> None:
+    truth = np.full((1, 4, 4, 1), 0.7, np.float32)
+    truth[:, :2] = 0.2
+    loss = losses.WeightedLoss({name: 1})
+    exact, *others = (
+        float(loss.call(truth, keras.ops.convert_to_tensor(np.clip(truth + step, 0.01, 0.99).astype(np.float32)))[0])
+        for step in (0, -0.1, 0.1, 0.25)
+    )
+    assert all(exact < other for other in others)
 
 
 def lovasz_by_hand(truth: np.ndarray, logits: np.ndarray) -> float:

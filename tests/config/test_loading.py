@@ -67,6 +67,16 @@ def test_settings_exclude_tracking_and_quick(write) -> None:
     assert plain != load_experiment(write(GATE), overrides=["seed=1"]).settings
 
 
+def test_options_added_later_leave_settings_of_older_runs_unchanged(write) -> None:
+    text = MASK.replace("bce: 1", "bce: 1, focal: {gamma: 1}")
+    settings = load_experiment(write(text)).settings
+    assert settings["loss"] == {"bce": 1, "focal": {"weight": 1.0, "gamma": 1, "alpha": None, "beta": None}}
+    assert "class_weights" not in settings
+    topk = load_experiment(write(MASK + "class_weights: {cell: 2}\n"), overrides=["loss={topk: {share: 0.2}}"]).settings
+    assert topk["loss"]["topk"]["share"] == 0.2
+    assert topk["class_weights"] == {"cell": 2}
+
+
 BAD = {
     "an unknown key": (GATE + "epoch: 3\n", ["Unknown key 'epoch'", "line 6", "'epochs'"]),
     "an unknown key inside": (GATE + "optimizer: {nam: adam}\n", ["optimizer.nam", "line 6", "'name'"]),
@@ -84,6 +94,8 @@ BAD = {
         ["noisy-student", "resnet18"],
     ),
     "a gate with a loss of shapes": (GATE.replace("bce: 1", "lovasz: 1"), ["lovasz", "gate"]),
+    "a gate that ranks pixels": (GATE.replace("bce: 1", "topk: 1"), ["topk", "bce or focal"]),
+    "weights of classes for one probability": (GATE + "class_weights: {cell: 2}\n", ["class_weights", "per_class"]),
     "an option of another loss": (MASK.replace("bce: 1", "bce: {gamma: 2}"), ["bce", "gamma"]),
     "deep supervision of a U-Net": (MASK.replace("b0}", "b0, deep_supervision: true}"), ["unetpp"]),
     "layers never unfrozen": (MASK + "freeze: {epochs: 3}\n", ["freeze", "unfrozen"]),

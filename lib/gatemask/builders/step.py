@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -55,7 +57,9 @@ class TrainingModel(keras.Model):
         return total
 
 
-def training_model(network: Network, exp: Experiment, layout: Layout = ONE_CLASS) -> TrainingModel:
+def training_model(
+    network: Network, exp: Experiment, layout: Layout = ONE_CLASS, class_weights: Sequence[float] = ()
+) -> TrainingModel:
     """Return the model to `compile(optimizer=...)` and to `fit` on images, truth and optional weights.
 
     Its loss is `exp.loss`, averaged over the main and deep heads, plus `exp.gate_loss` times the cross-entropy of the
@@ -65,6 +69,8 @@ def training_model(network: Network, exp: Experiment, layout: Layout = ONE_CLASS
         network: Network from `build_network`.
         exp: Experiment.
         layout: Planes of the masks. Default: one class.
+        class_weights: Weight of each class in the loss, (classes,). Default: 1 each.
     """
     model = TrainingModel(network.model.input, dict(network.heads))
-    return model.set_loss(WeightedLoss(exp.loss, exp.label_smoothing, layout), exp.gate_loss, layout.classes)
+    loss = WeightedLoss(exp.loss, exp.label_smoothing, layout, class_weights)
+    return model.set_loss(loss, exp.gate_loss, layout.classes)

@@ -36,6 +36,7 @@ from gatemask.config.loading import (
 from gatemask.config.names import (
     COUNTED_METRICS,
     CROSS_ENTROPIES,
+    GATE_LOSSES,
     LOSS_OPTIONS,
     METRIC_TITLES,
     OBJECT_METRICS,
@@ -79,6 +80,7 @@ __all__ = [
     "COUNTED_METRICS",
     "CROSS_ENTROPIES",
     "ENCODERS",
+    "GATE_LOSSES",
     "LOSS_OPTIONS",
     "MANIFEST_COLUMNS",
     "METRIC_TITLES",

@@ -24,6 +24,7 @@ from gatemask.config.base import (
 from gatemask.config.encoders import ENCODERS
 from gatemask.config.names import (
     CROSS_ENTROPIES,
+    GATE_LOSSES,
     LOSS_OPTIONS,
     Architecture,
     Encoder,
@@ -227,9 +228,24 @@ class LossPart(Strict):
     """A loss with its options. A bare number is its weight."""
 
     weight: Positive = 1.0
-    gamma: NotNegative | None = Field(None, description="focal: 2 by default")
+    gamma: NotNegative | None = Field(None, description="focal: 2 by default; focal_tversky: 4/3 by default")
     alpha: Positive | None = Field(None, description="tversky: weight of a false positive, 0.3 by default")
     beta: Positive | None = Field(None, description="tversky: weight of a false negative, 0.7 by default")
+    share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="topk: share of the pixels, those with the largest errors; 0.1 by default"
+    )
+    iterations: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="cldice: pixels that are peeled off to find a skeleton; half the largest width, 10 by default"
+    )
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run. Options that were added later are left out where not set."""
+        settings: dict[str, JsonValue] = self.model_dump(mode="json")
+        return {key: value for key, value in settings.items() if value is not None or key in _FIRST_LOSS_OPTIONS}
+
+
+_FIRST_LOSS_OPTIONS = ("gamma", "alpha", "beta")  # fingerprints of runs hold them, set or not
 
 
 class Optimizer(Strict):
@@ -368,6 +384,9 @@ class Experiment(Strict):
     sampling: Sampling = Sampling()
     augment: list[Augment] = []
     loss: dict[LossName, Positive | LossPart] = Field(min_length=1)
+    class_weights: dict[str, Positive] = Field(
+        {}, description="weight of each class in the loss; default: 1 for each class that is not named"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gate_loss: Positive = Field(0.2, description="weight of the cross-entropy on model.gate_head")
     optimizer: Optimizer = Optimizer()
@@ -409,8 +428,10 @@ class Experiment(Strict):
         gate = self.task == "gate"
         if gate != (self.model.name == "gate"):
             raise ValueError(f"a {self.task} experiment cannot have the model '{self.model.name}'")
-        if gate and (shapes := [name for name in self.loss if name not in CROSS_ENTROPIES]):
-            raise ValueError(f"'{shapes[0]}' is a loss for masks; a gate takes {' or '.join(CROSS_ENTROPIES)}")
+        if gate and (shapes := [name for name in self.loss if name not in GATE_LOSSES]):
+            raise ValueError(f"'{shapes[0]}' is a loss for masks; a gate takes {' or '.join(GATE_LOSSES)}")
+        if gate and self.class_weights and not self.model.per_class:
+            raise ValueError("'class_weights' of a gate require model.per_class: true")
         if gate != (self.monitor == "auc"):
             raise ValueError(f"a {self.task} experiment cannot monitor '{self.monitor}'")
         if not gate and (
@@ -418,7 +439,7 @@ class Experiment(Strict):
         ):
             raise ValueError(f"'{mixed[0]}' mixes labels, which only gates can train on")
         if self.label_smoothing and not set(self.loss) & set(CROSS_ENTROPIES):
-            raise ValueError("label_smoothing applies to bce and focal; the loss has neither")
+            raise ValueError(f"label_smoothing applies to {', '.join(CROSS_ENTROPIES)}; the loss has none of them")
         if any(view.random for view in self.tta) and not self.augment:
             raise ValueError("random views in 'tta' are drawn from 'augment', which is empty")
         if self.tta_apart and (gate or not self.tta or any(view.random or (view.scale or 1) > 1 for view in self.tta)):
@@ -443,6 +464,10 @@ class Experiment(Strict):
         )
         settings["runtime"] = {"precision": self.runtime.precision}
         # Added later: fingerprints of older runs must stay valid.
+        parts = {name: part.settings if isinstance(part, LossPart) else part for name, part in self.loss.items()}
+        settings["loss"] = {**parts}
+        if not self.class_weights:
+            del settings["class_weights"]
         if not self.tta_apart:
             del settings["tta_apart"]
         if not self.model.per_class:

@@ -40,9 +40,17 @@ COUNTED_METRICS = ("mean_dice", "dice_positives", "global_dice", "mean_iou", "me
 OBJECT_METRICS = ("object_precision", "panoptic_quality")
 
 Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet"]
-LossName = Literal["bce", "focal", "dice", "dice_batch", "tversky", "lovasz"]
-CROSS_ENTROPIES: tuple[LossName, ...] = ("bce", "focal")  # the other losses compare shapes, so gates cannot use them
-LOSS_OPTIONS: dict[LossName, tuple[str, ...]] = {"focal": ("gamma",), "tversky": ("alpha", "beta")}
+LossName = Literal["bce", "focal", "topk", "dice", "dice_batch", "tversky", "focal_tversky", "lovasz", "cldice"]
+# Sums over pixels; topk ranks pixels, and the others compare shapes, so gates can use none of those.
+CROSS_ENTROPIES: tuple[LossName, ...] = ("bce", "focal", "topk")
+GATE_LOSSES: tuple[LossName, ...] = ("bce", "focal")
+LOSS_OPTIONS: dict[LossName, tuple[str, ...]] = {
+    "focal": ("gamma",),
+    "topk": ("share",),
+    "tversky": ("alpha", "beta"),
+    "focal_tversky": ("alpha", "beta", "gamma"),
+    "cldice": ("iterations",),
+}
 OptimizerName = Literal[
     "adadelta",
     "adafactor",

@@ -22,7 +22,7 @@ from gatemask.cost.tile_counts import count_tiles
 from gatemask.errors import GatemaskError
 from gatemask.project import Project
 from gatemask.results.cost import ExperimentPlan, SessionPlan
-from gatemask.training.fold_inputs import TrainingInputs, with_record_size
+from gatemask.training.fold_inputs import TrainingInputs, class_weights, with_record_size
 
 STEP_PASSES = 3  # cost of a training step in forward passes: one forward, about two backward
 STARTUP_S = 240  # imports, first compilation, reading the records
@@ -82,6 +82,7 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
         plan["note"] = f"Steps and hours need folds: gatemask data prepare, then gatemask folds make {project.comp}."
     if advice := advised_settings(comp, exp, sessions):
         plan["advice"] = advice
+    class_weights(comp, exp)
     records = project.records(with_record_size(comp, exp).records.size)
     if not (records / "index.json").exists():
         plan["records"] = f"not made yet: {records.name}"

@@ -15,7 +15,7 @@ from gatemask.config.base import both_sides
 from gatemask.data import records
 from gatemask.data.example import EncodedExample
 from gatemask.data.split import HOLDOUT, read_folds
-from gatemask.errors import GatemaskError
+from gatemask.errors import GatemaskError, nearest
 from gatemask.files import fingerprint, sha256
 from gatemask.project import Project
 from gatemask.results.training import FoldResult, FoundBatch, trained_from
@@ -53,6 +53,25 @@ def with_record_size(comp: Competition, exp: Experiment) -> Competition:
             do="Leave input.records out; input.size may be smaller.",
         )
     return comp.model_copy(update={"records": comp.records.model_copy(update={"size": exp.input.records})})
+
+
+def class_weights(comp: Competition, exp: Experiment) -> tuple[float, ...]:
+    """Return the weight of each class in the loss; nothing if all classes count once.
+
+    Raises:
+        GatemaskError: The experiment weights a class that the competition does not have.
+    """
+    weights = exp.class_weights
+    for name in weights:
+        if name not in comp.classes:
+            close = nearest(name, comp.classes)
+            raise GatemaskError(
+                f"Unknown class '{name}'.",
+                where=f"class_weights of {exp.name}",
+                expected=", ".join(comp.classes),
+                do=f"Write '{close}' instead." if close else None,
+            )
+    return tuple(weights.get(name, 1.0) for name in comp.classes) if weights else ()
 
 
 SELECTION = ("monitor", "checkpoints")  # keys that choose among the trained epochs
@@ -111,6 +130,11 @@ class TrainingInputs:
         """The split without the hold-out: one row per image, with its `image_id` and `fold`."""
         frame = read_folds(self.project)
         return frame[frame["fold"] != HOLDOUT]
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Weight of each class in the loss; see `class_weights`."""
+        return class_weights(self.comp, self.exp)
 
     @property
     def folds(self) -> list[int]:

@@ -59,8 +59,8 @@ def train(
         GatemaskError: A fold does not exist, its inputs are missing or invalid, or another process is training it. Of
             folds side by side, raised after the others have finished.
     """
-    tracking_mode(exp)  # a mistake there is reported before hours of work
     inputs = TrainingInputs(project, comp, exp)
+    _ = tracking_mode(exp), inputs.class_weights  # mistakes there are reported before hours of work
     budget = budget or TimeBudget(exp.hours)
     chosen = inputs.choose_folds(folds)
     if devices := devices_for(inputs, chosen):

@@ -233,11 +233,12 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
     with devices.scope():
         network = models.network_for(exp, inputs.comp)
         training_models = {
-            frozen: _compile_training_model(exp, layout, network, frozen, jit_compile)
+            frozen: _compile_training_model(exp, layout, inputs.class_weights, network, frozen, jit_compile)
             for frozen in ([True, False] if exp.freeze else [False])
         }
         evaluator = network.model
-        loss, labels = losses.WeightedLoss(exp.loss, exp.label_smoothing, layout), network.model.output.shape[-1]
+        loss = losses.WeightedLoss(exp.loss, exp.label_smoothing, layout, inputs.class_weights)
+        labels = network.model.output.shape[-1]
         measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task, layout, labels)]
         # Keras requires a loss here too.
         evaluator.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
@@ -246,12 +247,12 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
 
 
 def _compile_training_model(
-    exp: Experiment, layout: Layout, network: Network, frozen: bool, jit_compile: bool
+    exp: Experiment, layout: Layout, class_weights: Sequence[float], network: Network, frozen: bool, jit_compile: bool
 ) -> TrainingModel:
     """Return a compiled training model with its own optimizer."""
     from gatemask.builders import optimizers, schedules, step
 
-    model = step.training_model(network, exp, layout)
+    model = step.training_model(network, exp, layout, class_weights)
     with _frozen(_layers_to_freeze(exp, network, model) if frozen else ()):
         first_rate = schedules.learning_rate(exp.schedule, 0, exp.epochs)
         optimizer = optimizers.build_optimizer(exp.optimizer, first_rate, exp.runtime.precision)

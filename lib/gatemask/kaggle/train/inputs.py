@@ -13,7 +13,7 @@ from gatemask.kaggle.client.datasets import Dataset
 from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
-from gatemask.training.fold_inputs import with_record_size
+from gatemask.training.fold_inputs import class_weights, with_record_size
 from gatemask.training.initial_weights import find_initial_weights
 
 # Module of each wheel, by which the kernel knows whether its image has the package.
@@ -26,7 +26,12 @@ MODULES = {
 
 
 def input_datasets(project: Project, comp: Competition, exp: Experiment, folds: Sequence[int]) -> list[Dataset]:
-    """Return the datasets that a kernel needs to train these folds."""
+    """Return the datasets that a kernel needs to train these folds.
+
+    Raises:
+        GatemaskError: The experiment does not fit the competition, or an input is missing.
+    """
+    class_weights(comp, exp)
     datasets = [
         records_dataset(project, with_record_size(comp, exp)),
         wheels_dataset(),
