@@ -464,8 +464,9 @@ class Experiment(Strict):
         )
         settings["runtime"] = {"precision": self.runtime.precision}
         # Added later: fingerprints of older runs must stay valid.
-        parts = {name: part.settings if isinstance(part, LossPart) else part for name, part in self.loss.items()}
-        settings["loss"] = {**parts}
+        settings["loss"] = {
+            str(name): part.settings if isinstance(part, LossPart) else part for name, part in self.loss.items()
+        }
         if not self.class_weights:
             del settings["class_weights"]
         if not self.tta_apart:
