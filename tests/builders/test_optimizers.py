@@ -54,6 +54,69 @@ def test_radam_equals_the_algorithm_of_the_paper() -> None:
     assert np.abs(adam - weights).max() > 0.05, "differs from Adam"
 
 
+def muon_by_hand(steps: int, start: np.ndarray, rate: float, decay: float) -> np.ndarray:
+    """The published algorithm for a kernel, float64: momentum, Newton-Schulz steps, a scale, decoupled decay."""
+    w, m = start.astype(np.float64), np.zeros_like(start, np.float64)
+    for step in range(steps):
+        gradient = gradient_of(w, step)
+        w = w - w * decay * rate
+        m = 0.95 * m + gradient
+        x = (gradient + 0.95 * m).reshape(-1, w.shape[-1])
+        tall = x.shape[0] > x.shape[1]
+        x = x.T if tall else x
+        x = x / (np.linalg.norm(x) + 1e-7)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = x.T if tall else x
+        w = w - 0.2 * rate * np.sqrt(max(x.shape)) * x.reshape(w.shape)
+    return w
+
+
+def gradient_of(weights: np.ndarray, step: int) -> np.ndarray:
+    return 2 * weights + np.sin(np.arange(weights.size) + step).reshape(weights.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 8), (1, 1, 16, 4), (12, 20)])
+def test_muon_orthogonalizes_kernels(shape: tuple[int, ...]) -> None:
+    start = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    kernel = keras.Variable(start, name="kernel")
+    optimizer = optimizers.build_optimizer(Optimizer(name="muon", weight_decay=0.1), 0.02)
+    optimizer.build([kernel])
+    for step in range(4):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient_of(np.asarray(kernel), step).astype(np.float32))])
+    assert np.asarray(kernel) == pytest.approx(muon_by_hand(4, start, 0.02, 0.1), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name"), [((6,), "bias"), ((3, 3, 4, 1), "depthwise_kernel"), ((3, 3, 4, 1), "kernel")]
+)
+def test_muon_leaves_other_variables_to_adamw(shape: tuple[int, ...], name: str) -> None:
+    start = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    found = []
+    for kind in ("muon", "adamw"):
+        variable = keras.Variable(start, name=name)
+        optimizer = optimizers.build_optimizer(Optimizer(name=kind, weight_decay=0.1), 0.02)
+        optimizer.build([variable])
+        for step in range(3):
+            optimizer.apply([keras.ops.convert_to_tensor(gradient_of(np.asarray(variable), step).astype(np.float32))])
+        found.append(np.asarray(variable))
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_weight_decay_may_spare_biases_and_norms(name: OptimizerName, precision: str) -> None:
+    weights = [keras.Variable(np.ones(shape, np.float32)) for shape in ((3, 3, 2, 2), (2,))]
+    config = Optimizer(name=name, weight_decay=0.5, weight_decay_on="kernels", ema=0.5)
+    optimizer = optimizers.build_optimizer(config, 0.1, precision)
+    optimizer.build(weights)
+    optimizer.apply([keras.ops.zeros(weight.shape) for weight in weights])
+    kernel, bias = (np.asarray(weight) for weight in weights)
+    assert (bias == 1).all()
+    assert kernel == pytest.approx(np.full(kernel.shape, 0.95))
+
+
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_every_optimizer_descends(name: str) -> None:
     variable = keras.Variable(np.array([[1.0, -1.0], [0.5, 2.0]], np.float32))

@@ -72,6 +72,7 @@ def test_options_added_later_leave_settings_of_older_runs_unchanged(write) -> No
     settings = load_experiment(write(text)).settings
     assert settings["loss"] == {"bce": 1, "focal": {"weight": 1.0, "gamma": 1, "alpha": None, "beta": None}}
     assert "class_weights" not in settings
+    assert "weight_decay_on" not in settings["optimizer"]
     topk = load_experiment(write(MASK + "class_weights: {cell: 2}\n"), overrides=["loss={topk: {share: 0.2}}"]).settings
     assert topk["loss"]["topk"]["share"] == 0.2
     assert topk["class_weights"] == {"cell": 2}

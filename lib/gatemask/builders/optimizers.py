@@ -71,6 +71,36 @@ class RAdam(keras.optimizers.Optimizer):
         return {**super().get_config(), "beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
 
 
+class Muon(keras.optimizers.Muon):
+    """Muon (Jordan 2024, Liu 2025) for the kernels of a segmentation network, and AdamW for all other variables.
+
+    Keras applies Muon to matrices alone, and these networks have few. Here it also applies to kernels of convolutions,
+    flattened to one row per input and one column per filter. Variables of one dimension, depthwise kernels and the last
+    layers keep AdamW.
+
+    Args:
+        learning_rate: Learning rate of both. Default: 0.001.
+        weight_decay: Weight decay of both. Default: 0.004.
+        kwargs: Other options of `keras.optimizers.Muon`.
+    """
+
+    def __init__(self, learning_rate: float = 1e-3, weight_decay: float | None = 0.004, **kwargs: Any) -> None:
+        given = {"adam_weight_decay": weight_decay, "exclude_layers": ["logit"], **kwargs}
+        super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **given)
+
+    def _should_use_adamw(self, variable: keras.Variable) -> bool:
+        if len(variable.shape) not in (2, 4) or 1 in variable.shape[-1:] or "depthwise" in variable.path:
+            return True
+        return any(name in variable.path for name in self.exclude_layers)
+
+    def _muon_update_step(self, gradient: Tensor, variable: keras.Variable, lr: Tensor, m: keras.Variable) -> None:
+        self.assign_add(m, ops.add(gradient, m * (self.momentum - 1)))
+        step = ops.add(gradient, self.momentum * m) if self.nesterov else m
+        matrix = ops.reshape(step, (-1, variable.shape[-1]))
+        update = self.lr_adjust(lr * self.zeropower_via_newtonschulz5(matrix, self.ns_steps))
+        self.assign_sub(variable, ops.reshape(update, variable.shape))
+
+
 class KeepWeights:
     """Mixin for an optimizer with averaged weights: the trainer decides when they replace the weights.
 
@@ -79,6 +109,20 @@ class KeepWeights:
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leave the weights unchanged."""
+
+
+class DecayKernels:
+    """Mixin for an optimizer whose weight decay spares biases and the variables of normalization layers.
+
+    These are the variables of one dimension.
+    """
+
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
+        """Create the optimizer's variables."""
+        if not self.built:  # type: ignore[attr-defined]
+            spared = [variable for variable in var_list if len(variable.shape) < 2]
+            self.exclude_from_weight_decay(var_list=spared)  # type: ignore[attr-defined]
+        super().build(var_list)  # type: ignore[misc]
 
 
 class HostZeros:
@@ -92,7 +136,8 @@ class HostZeros:
         return super().add_variable_from_reference(reference_variable, name, initializer)  # type: ignore[misc]
 
 
-_CLASSES = {cls.__name__.lower(): cls for cls in (*vars(keras.optimizers).values(), RAdam) if isinstance(cls, type)}
+_OWN = (RAdam, Muon)  # later ones replace those of Keras
+_CLASSES = {cls.__name__.lower(): cls for cls in (*vars(keras.optimizers).values(), *_OWN) if isinstance(cls, type)}
 OPTIMIZERS: dict[OptimizerName, type[keras.optimizers.Optimizer]] = {
     name: _CLASSES[name] for name in get_args(OptimizerName)
 }
@@ -108,8 +153,10 @@ def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "f
         precision: Precision of the layers; with "float16", the loss is scaled to keep small gradients from vanishing.
             Default: "float32".
     """
-    options = config.model_dump(exclude={"name", "ema", "accumulate"}, exclude_none=True)
+    options = config.model_dump(exclude={"name", "ema", "accumulate", "weight_decay_on"}, exclude_none=True)
     bases: tuple[type, ...] = (HostZeros, OPTIMIZERS[config.name])
+    if config.weight_decay_on == "kernels":
+        bases = (DecayKernels, *bases)
     if config.ema is not None:
         options |= {"use_ema": True, "ema_momentum": config.ema, "ema_overwrite_frequency": None}
         bases = (KeepWeights, *bases)

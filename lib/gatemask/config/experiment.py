@@ -254,6 +254,9 @@ class Optimizer(Strict):
     global_clipnorm: Positive | None = Field(None, description="limit on the norm of all gradients together")
     clipvalue: Positive | None = None
     weight_decay: NotNegative | None = None
+    weight_decay_on: Literal["all", "kernels"] = Field(
+        "all", description="'kernels' spares biases and the variables of normalization layers"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="sgd and rmsprop")
     nesterov: bool | None = Field(None, description="sgd")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -467,6 +470,8 @@ class Experiment(Strict):
         settings["loss"] = {
             str(name): part.settings if isinstance(part, LossPart) else part for name, part in self.loss.items()
         }
+        if self.optimizer.weight_decay_on == "all":
+            settings["optimizer"] = self.optimizer.model_dump(mode="json", exclude={"weight_decay_on"})
         if not self.class_weights:
             del settings["class_weights"]
         if not self.tta_apart:

@@ -61,6 +61,7 @@ OptimizerName = Literal[
     "ftrl",
     "lamb",
     "lion",
+    "muon",
     "nadam",
     "radam",
     "rmsprop",
