@@ -37,9 +37,9 @@ CLASSES = {"gate": 2, "linknet": 2}
 LOSSES: dict[str, dict[str, Any]] = {
     "gate": {"focal": {"gamma": 1.5}},
     "unet": {"bce": 1, "dice": 1},
-    "unetpp": {"topk": {"share": 0.2}, "cldice": {"iterations": 3}},
+    "unetpp": {"topk": {"share": 0.2}},
     "fpn": {"dice_batch": 1, "tversky": {"alpha": 0.4}, "focal_tversky": 1},
-    "linknet": {"bce": 1, "lovasz": 0.5},
+    "linknet": {"bce": 1, "lovasz": 0.5, "cldice": {"iterations": 1}},
 }
 
 
