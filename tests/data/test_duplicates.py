@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from gatemask.data import duplicates
+from gatemask.data import duplicates, hash_search
+from gatemask.data.groups import join_groups
 from gatemask.data.readers import read_image
 from tests.conftest import SHARED, needs_nuclei
 
@@ -61,12 +62,64 @@ def test_blank_images_never_count_as_copies() -> None:
     assert pairs([np.zeros((64, 64, 1), np.uint8)] * 3 + [np.full((64, 64, 1), 7, np.uint8)]) == set()
 
 
-def test_comparing_in_blocks_gives_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_in_small_parts_gives_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [scene(number % 7) for number in range(21)]
     expected = pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
-    monkeypatch.setattr(duplicates, "BLOCK", 4)
+    monkeypatch.setattr(duplicates, "PAIRS", 4)
     assert expected == pairs([CHANGES["recompressed"](image) if n > 6 else image for n, image in enumerate(images)])
     assert expected
+
+
+def planted(count: int, seed: int) -> list[duplicates.Signature]:
+    """Return signatures with a set of 300 near copies, small sets, and pairs at, below and above both limits."""
+    rng = np.random.default_rng(seed)
+    kinds = np.concatenate([np.zeros(300, int), rng.integers(1, count // 2, count - 300)])
+    hashes, details = rng.integers(0, 2**63, count, dtype=np.uint64), rng.normal(0, 24, (count, 32, 32)).astype(int)
+    signatures = []
+    for kind in kinds.tolist():
+        code = int(hashes[kind])
+        for bit in rng.choice(64, rng.integers(0, 8), replace=False).tolist():
+            code ^= 1 << bit
+        noise = rng.normal(0, rng.choice([0, 10, 15]), (32, 32)).astype(int)
+        signatures.append(
+            duplicates.Signature(f"{code:016x}", np.clip(details[kind] + noise, -127, 127).astype(np.int8))
+        )
+    return signatures
+
+
+def all_pairs(signatures: list[duplicates.Signature]) -> set[tuple[int, int, str]]:
+    """Return the near copies by comparing every image with every other."""
+    codes = np.array([int(signature.phash, 16) for signature in signatures], np.uint64)
+    details = np.stack([signature.details.ravel() for signature in signatures]).astype(np.float32)
+    norms = (details * details).sum(axis=1)
+    found = set()
+    for row, code in enumerate(codes):
+        close = row + 1 + np.flatnonzero(np.bitwise_count(codes[row + 1 :] ^ code) <= duplicates.NEAR_BITS)
+        correlation = details[close] @ details[row] / np.sqrt(norms[close] * norms[row])
+        found |= {(row, other, "near") for other in close[correlation >= duplicates.NEAR_CORRELATION].tolist()}
+    return found
+
+
+def groups_of(copies: set[tuple[int, int, str]], count: int) -> dict[str, str]:
+    return join_groups([str(n) for n in range(count)], [], [(str(first), str(second)) for first, second, _ in copies])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_and_groups_are_those_of_comparing_all_images(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    signatures, digests = planted(2_000, seed), [str(number) for number in range(2_000)]
+    monkeypatch.setattr(hash_search, "KEYS_PAY", 0)
+    monkeypatch.setattr(duplicates, "WAITING", 1_000)
+    copies, _ = duplicates.find_copies(digests, signatures, near=True)
+    listed, expected = {tuple(pair) for pair in copies}, all_pairs(signatures)
+    assert groups_of(listed, 2_000) == groups_of(expected, 2_000)
+    large = {pair for pair in expected if pair[1] < 300}
+    assert len(large) > 5_000
+    assert listed - large == expected - large
+    assert listed & large < large  # of the large set, only pairs that connect it
+    assert len(listed & large) < 300
+    monkeypatch.setattr(duplicates, "LARGE_SET", 10_000)
+    copies, _ = duplicates.find_copies(digests, signatures, near=True)
+    assert [tuple(pair) for pair in copies] == sorted(expected)
 
 
 def test_the_search_stops_early_where_all_hashes_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
