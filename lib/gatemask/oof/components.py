@@ -20,9 +20,10 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.frame import Frame
 from gatemask.masks.rule import Rule, connected_components, level, per_class
+from gatemask.oof.array_files import read_arrays, select_arrays, write_arrays
 from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.oof.store import MapReader
-from gatemask.oof.tables import Tables, read_arrays, select_arrays
+from gatemask.oof.tables import Tables
 
 COLUMNS = {"item": np.int32, "size": np.int32, "peak": np.uint8, "hits": np.int32}
 Listed = tuple[np.ndarray, ...]  # size, peak, hits; where pixels are ignored also the visible size
@@ -154,7 +155,7 @@ class Components:
             f"{name}_{number}": by_level[number] for name, by_level in self._columns.items() for number in self.levels
         }
         arrays: dict[str, Any] = {"levels": np.array(self.levels), **columns, **self.tables.arrays()}
-        return write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+        return write_with(path, lambda temporary: write_arrays(temporary, arrays))
 
     @classmethod
     def load(cls, path: Path) -> Components:

@@ -11,7 +11,7 @@ import numpy as np
 from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.metrics import total
-from gatemask.oof.tables import read_arrays, select_arrays
+from gatemask.oof.array_files import read_arrays, select_arrays
 
 
 @dataclass(frozen=True)

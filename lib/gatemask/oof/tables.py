@@ -2,12 +2,15 @@
 
 For each image, class and level t from 0 to 255, the tables hold how many pixels of the resized map reach t, and how
 many of those are truth. These are two cumulative 256-bin histograms: 2 KB per image and class, however large the image.
+Those of many images are kept in a temporary file and read one level at a time (`gatemask.oof.disk_levels`), so memory
+holds the counts of one shard of images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -20,9 +23,12 @@ from gatemask.files import write_with
 from gatemask.masks.frame import Frame
 from gatemask.masks.metrics import METRICS, dice_score, total
 from gatemask.masks.rule import LEVELS, Rule, level, per_class
+from gatemask.oof.array_files import read_arrays, select_arrays, write_arrays
+from gatemask.oof.disk_levels import Counts, DiskLevels
 from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.oof.store import MapReader
-from gatemask.storage import storage_error
+
+SHARD = 50_000  # images times classes whose counts are in memory at once: 100 MB
 
 
 @dataclass(frozen=True)
@@ -49,16 +55,16 @@ class Tables:
     ids: np.ndarray
     folds: np.ndarray
     gate: np.ndarray
-    area: np.ndarray
-    intersection: np.ndarray
+    area: Counts
+    intersection: Counts
     truth: np.ndarray
-    reached: np.ndarray | None = None
+    reached: Counts | None = None
 
     def __post_init__(self) -> None:
         # A rule reads one level of all images: with levels contiguous in memory, that is one run, not n far jumps.
         for name in ("area", "intersection", "reached"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, np.asfortranarray(getattr(self, name)))
+            if isinstance(values := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, np.asfortranarray(values))
         if self.gate.shape != self.truth.shape:
             columns = self.truth.shape[1] if self.gate.size == len(self.gate) else 1
             object.__setattr__(self, "gate", np.repeat(self.gate.reshape(len(self.gate), -1), columns, axis=1))
@@ -77,7 +83,7 @@ class Tables:
         return range(1, LEVELS)
 
     @property
-    def seen(self) -> np.ndarray:
+    def seen(self) -> Counts:
         """Number of pixels by which rules decide, ignored ones included, int32 (n, classes, 257)."""
         return self.area if self.reached is None else self.reached
 
@@ -98,7 +104,8 @@ class Tables:
         Args:
             chosen: bool (n,), or indices.
         """
-        return Tables(**{name: values[chosen] for name, values in self._arrays().items()})
+        parts: dict[str, Any] = {name: values[chosen] for name, values in self._arrays().items()}
+        return Tables(**parts)
 
     def of_class(self, index: int) -> Tables:
         """Return the tables of one class."""
@@ -139,15 +146,14 @@ class Tables:
 
     def save(self, path: Path) -> Path:
         """Write the tables as .npz and return the path."""
-        arrays: dict[str, Any] = self.arrays()
-        return write_with(path, lambda temporary: np.savez_compressed(temporary, **arrays))
+        return write_with(path, lambda temporary: write_arrays(temporary, self.arrays()))
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self) -> dict[str, Counts]:
         """Return the arrays of a file; the gate of a single class is (n,)."""
         arrays = self._arrays()
         return {**arrays, "gate": self.gate[:, 0]} if self.classes == 1 else arrays
 
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def _arrays(self) -> dict[str, Counts]:
         return {name: values for name, values in vars(self).items() if values is not None}
 
     @classmethod
@@ -160,7 +166,7 @@ class Tables:
         return cls.of_arrays(read_arrays(path), path)
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], path: Path) -> Tables:
+    def of_arrays(cls, arrays: Mapping[str, Any], path: Path) -> Tables:
         """Return the tables that a file holds; `path` is the file, for messages.
 
         Raises:
@@ -170,47 +176,12 @@ class Tables:
         return cls(**select_arrays(arrays, needed, path), reached=arrays.get("reached"))
 
 
-def _at(counts: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+def _at(counts: Counts, levels: Sequence[int]) -> np.ndarray:
     """Return counts (n, classes, 257) at one level per class, (n, classes)."""
     if len(levels) == 1:
         one: np.ndarray = counts[:, :, levels[0]]
         return one
     return np.stack([counts[:, index, cut] for index, cut in enumerate(levels)], axis=1)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of an .npz.
-
-    Raises:
-        GatemaskError: The file is missing or damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile and NumPy raise almost anything on a damaged file
-        if (fault := storage_error(error, path)) is not None:
-            raise fault from None
-        raise _damaged(path, " ".join(str(error).split()) or type(error).__name__) from None
-
-
-def select_arrays(arrays: Mapping[str, np.ndarray], names: Sequence[str], path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of some names; `path` is their file, for messages.
-
-    Raises:
-        GatemaskError: One is missing.
-    """
-    if missing := [name for name in names if name not in arrays]:
-        raise _damaged(path, f"no array '{missing[0]}'")
-    return {name: arrays[name] for name in names}
-
-
-def _damaged(path: Path, received: str) -> GatemaskError:
-    return GatemaskError(
-        "A file of counted pixels cannot be read.",
-        where=path,
-        received=received,
-        do=f"Delete {path}, and run the command that made it again.",
-    )
 
 
 def count_levels(full_map: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -312,24 +283,62 @@ def count_maps(
     """
     ordered = sorted(fold_of)
     n, classes = len(ordered), classes or readers[0].classes
-    # Allocated with levels contiguous, as it will be read: stacking n small arrays would need the memory twice.
-    area, intersection = (np.zeros((n, classes, LEVELS + 1), np.int32, order="F") for _ in range(2))
-    reached: np.ndarray | None = None
-    for row, image in enumerate(map_images(ordered, readers, truth, label, weights, _count_full, frame)):
-        area[row], intersection[row] = image.area, image.intersection
-        if image.reached is not None and reached is None:
-            reached = area.copy(order="F")
-        if reached is not None:
-            reached[row] = image.area if image.reached is None else image.reached
+    shard = max(1, SHARD // classes)
+    images = map_images(ordered, readers, truth, label, weights, _count_full, frame)
+    counted = _Counted((n, classes, LEVELS + 1), on_disk=n > shard)
+    for start in range(0, n, shard):
+        counted.add(start, images, min(shard, n - start))
     return Tables(
         ids=np.array(ordered),
-        folds=np.array([fold_of[image_id] for image_id in ordered]),
+        folds=np.fromiter((fold_of[image_id] for image_id in ordered), int, n),
         gate=np.array([gate(image_id) for image_id in ordered]),
-        area=area,
-        intersection=intersection,
-        truth=intersection[:, :, 0].copy(),  # all truth pixels reach level 0
-        reached=reached,
+        area=counted.area,
+        intersection=counted.intersection,
+        truth=counted.intersection[:, :, 0].copy(),  # all truth pixels reach level 0
+        reached=counted.reached,
     )
+
+
+class _Counted:
+    """Counts of all images, filled shard by shard: in memory, or on disk where they are several shards.
+
+    Args:
+        shape: Images, classes, levels.
+        on_disk: Whether there are several shards.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], on_disk: bool) -> None:
+        self._shape, self._on_disk = shape, on_disk
+        # Any: arrays, or files.
+        self.area: Any = self._empty()
+        self.intersection: Any = self._empty()
+        self.reached: Any = None
+
+    def add(self, start: int, images: Iterator[ImageCounts], count: int) -> None:
+        """Take the counts of the next images, of which `start` is the first."""
+        # Allocated with levels contiguous, as it will be read: stacking small arrays would need the memory twice.
+        shape = (count, *self._shape[1:])
+        area, intersection = (np.zeros(shape, np.int32, order="F") for _ in range(2))
+        reached: np.ndarray | None = None
+        for row, image in enumerate(islice(images, count)):
+            area[row], intersection[row] = image.area, image.intersection
+            if image.reached is not None and reached is None:
+                reached = area.copy(order="F")
+            if reached is not None:
+                reached[row] = image.area if image.reached is None else image.reached
+        if not self._on_disk:
+            self.area, self.intersection, self.reached = area, intersection, reached
+            return
+        if reached is not None and self.reached is None:
+            self.reached = self._empty()
+            for level in range(shape[2]):  # no image before this shard has ignored pixels
+                self.reached.write_level(level, self.area[:, :, level])
+        for stored, values in ((self.area, area), (self.intersection, intersection), (self.reached, reached)):
+            if stored is not None:
+                stored.write(start, area if values is None else values)
+
+    def _empty(self) -> Any:
+        return DiskLevels(self._shape) if self._on_disk else None
 
 
 def passing(tables: Tables, rules: Rule | Sequence[Rule]) -> np.ndarray:

@@ -14,6 +14,7 @@ from gatemask.masks.rule import Rule, per_class
 from gatemask.oof.tables import Scorable
 
 CHUNK = 256  # resamples per step; each needs one count per group in memory
+COUNTS = 1 << 25  # counts per step, at most: 256 MB, however many groups there are
 C = TypeVar("C", bound=Scorable)
 
 
@@ -121,7 +122,27 @@ def bootstrap_scores(worth: np.ndarray, weight: np.ndarray, groups: np.ndarray, 
     >>> bootstrap_scores(np.full((2, 1), 0.5), np.ones((2, 1)), np.array(["a", "b"]), times=3, seed=0).tolist()
     [0.5, 0.5, 0.5]
     """
-    return Resamples.draw(groups, times, seed).scores(worth, weight)
+    _, group_index = np.unique(groups, return_inverse=True)
+    sums = _group_sums(group_index, worth), _group_sums(group_index, weight)
+    return np.concatenate([_scores(draws, *sums) for draws in _drawn_parts(len(sums[0]), times, seed)])
+
+
+def _group_sums(group_index: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the sums of each group, float (groups, classes)."""
+    return np.stack([np.bincount(group_index, column) for column in values.T], 1)
+
+
+def _scores(draws: np.ndarray, worth: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = ratio(draws @ worth, draws @ weight).mean(axis=1)
+    return scores
+
+
+def _drawn_parts(count: int, times: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each of `count` groups is drawn, int (resamples, groups), in parts that fit in memory."""
+    rng = np.random.default_rng(seed)
+    step = max(1, min(CHUNK, COUNTS // count))
+    for start in range(0, times, step):
+        yield _draw_groups(count, min(step, times - start), rng)
 
 
 @dataclass(frozen=True)
@@ -146,10 +167,9 @@ class Resamples:
             seed: Seed of the draws.
         """
         _, group_index = np.unique(groups, return_inverse=True)
-        count, rng = int(group_index.max()) + 1, np.random.default_rng(seed)
-        small = np.uint16 if count < 1 << 16 else np.int64  # no group is drawn more often than there are groups
-        parts = [min(CHUNK, times - start) for start in range(0, times, CHUNK)]
-        return cls(group_index, [_draw_groups(count, part, rng).astype(small) for part in parts])
+        count = int(group_index.max()) + 1
+        small = np.uint16 if count < 1 << 16 else np.int32  # no group is drawn more often than there are groups
+        return cls(group_index, [part.astype(small) for part in _drawn_parts(count, times, seed)])
 
     def scores(self, worth: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return the score of each resample, float (times,).
@@ -158,11 +178,8 @@ class Resamples:
             worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
             weight: Weight per image and class, float (n, classes).
         """
-        count = int(self.group_index.max()) + 1
-        sums = [
-            np.stack([np.bincount(self.group_index, column, count) for column in part.T], 1) for part in (worth, weight)
-        ]
-        return np.concatenate([ratio(draws @ sums[0], draws @ sums[1]).mean(axis=1) for draws in self.draws])
+        sums = _group_sums(self.group_index, worth), _group_sums(self.group_index, weight)
+        return np.concatenate([_scores(draws, *sums) for draws in self.draws])
 
     def image_counts(self) -> Iterator[np.ndarray]:
         """Yield how often each image was drawn, int (resamples, n), part by part."""

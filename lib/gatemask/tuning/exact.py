@@ -4,7 +4,8 @@ A rule empties some images and thresholds the others at `lower`. So the score of
 the score of emptying everything, plus the gains of the images that are kept; and those form a corner: gate at least g,
 area(upper) at least a. A sweep finds the best corner: images enter by falling area(upper) into a segment tree over
 their gate rank, whose nodes hold (sum, best prefix); the root is then the best gate cut for the area cut so far.
-O(n log n) per pair of levels, in compiled code, one thread per core.
+O(n log n) per pair of levels, in compiled code, one thread per core. A pair needs one area and one gain per image, so
+the counts of many images stay on disk, and the result is the same to the last bit, however many are in memory.
 
 Gains are integers: their sums do not depend on order, so equal rules are equal to the last bit, and plateaus can be
 recognized. Scores that are a ratio of sums (global Dice) are maximized by Dinkelbach's iteration (Management Science
@@ -15,7 +16,7 @@ A score that is averaged over classes separates, so the rule of each class is fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,6 +27,7 @@ import numpy as np
 from gatemask.config import Variant
 from gatemask.masks.metrics import METRICS, ratio
 from gatemask.masks.rule import LEVELS, Rule, level, probability
+from gatemask.oof.disk_levels import DiskLevels
 from gatemask.oof.tables import Tables, score
 from gatemask.parallel import cores
 
@@ -34,6 +36,28 @@ TIED = SCALE // 10**12  # sums this close differ by rounding alone
 NEVER = -(2**62)
 FULL = Variant()
 ALL_LEVELS = range(1, LEVELS)
+AT_ONCE = 4  # rows of gains that each thread reads from disk
+
+
+class DiskRows:
+    """Rows of an array (rows, n) on disk, read when they are used.
+
+    Args:
+        levels: The array as counts of one class, (n, 1, rows).
+    """
+
+    def __init__(self, levels: DiskLevels) -> None:
+        self._levels = levels
+
+    def __len__(self) -> int:
+        return self._levels.shape[2]
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        values: np.ndarray = self._levels[:, 0, row]
+        return values
+
+
+Rows = np.ndarray | DiskRows  # (rows, n)
 
 
 @dataclass(frozen=True)
@@ -49,9 +73,9 @@ class SweepInput:
         gates: Different gates, descending.
     """
 
-    gains: np.ndarray
+    gains: Rows
     lowers: np.ndarray
-    area: np.ndarray
+    area: Rows
     rank: np.ndarray
     gates: np.ndarray
 
@@ -163,13 +187,48 @@ def _sweep_input(tables: Tables, metric: str, variant: Variant, counts: np.ndarr
     share = np.ones(tables.truth.shape) if counts is None else counts[:, None] + 0.0
     total_weight = (share * weight).sum()
     share = share / (total_weight or 1.0)
-    gains = np.zeros((LEVELS, len(tables)))
-    for cut in range(1, LEVELS):
+
+    def gain(cut: int) -> np.ndarray:
         worth, weight = METRICS[metric](
             tables.intersection[:, :, cut] + 0.0, tables.area[:, :, cut] + 0.0, tables.truth
         )
-        gains[cut] = (share * (worth - price * weight - empty))[:, 0]
+        column: np.ndarray = (share * (worth - price * weight - empty))[:, 0]
+        return column
+
+    if isinstance(tables.area, DiskLevels):
+        return _sweep_input_on_disk(gain, tables, variant)
+    gains = np.zeros((LEVELS, len(tables)))
+    for cut in range(1, LEVELS):
+        gains[cut] = gain(cut)
     return sweep_input(gains, np.arange(LEVELS), tables, variant)
+
+
+def _sweep_input_on_disk(gain: Callable[[int], np.ndarray], tables: Tables, variant: Variant) -> SweepInput:
+    """Return what the sweep needs, as `sweep_input` does, with one level in memory at a time.
+
+    Args:
+        gain: Returns what keeping an image that is cut at a level adds to the score, float (n,).
+        tables: Threshold tables of one class, on disk.
+        variant: Numbers of the rule to search.
+    """
+    largest = np.zeros(len(tables))
+    for cut in range(1, LEVELS):
+        np.maximum(largest, np.abs(gain(cut)), out=largest)
+    scale = SCALE / (largest.sum() or 1.0)
+    gains = DiskLevels((len(tables), 1, LEVELS), np.int64)
+    for cut in range(1, LEVELS):  # each of them twice, since all of them would be 2 KB per image
+        gains.write_level(cut, np.rint(gain(cut) * scale).astype(np.int64)[:, None])
+    seen = tables.seen
+    assert isinstance(seen, DiskLevels)
+    return SweepInput(DiskRows(gains), np.arange(LEVELS), DiskRows(seen), *_ranks(tables, variant))
+
+
+def _ranks(tables: Tables, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rank of each image's gate, int32 (n,), and all different gates, descending."""
+    gate = tables.gate[:, 0]
+    gates = np.unique(gate)[::-1] if variant.gate else np.zeros(1)
+    rank = np.searchsorted(-gates, -gate) if variant.gate else np.zeros(len(tables), int)
+    return rank.astype(np.int32), gates
 
 
 def sweep_input(gains: np.ndarray, lowers: np.ndarray, tables: Tables, variant: Variant) -> SweepInput:
@@ -182,16 +241,9 @@ def sweep_input(gains: np.ndarray, lowers: np.ndarray, tables: Tables, variant: 
         variant: Numbers of the rule to search.
     """
     largest = np.abs(gains).max(axis=0).sum()
-    gate = tables.gate[:, 0]
-    gates = np.unique(gate)[::-1] if variant.gate else np.zeros(1)
-    rank = np.searchsorted(-gates, -gate) if variant.gate else np.zeros(len(tables), int)
-    return SweepInput(
-        gains=np.rint(gains * (SCALE / (largest or 1.0))).astype(np.int64),
-        lowers=lowers,
-        area=np.ascontiguousarray(tables.seen[:, 0, :LEVELS].T),
-        rank=rank.astype(np.int32),
-        gates=gates,
-    )
+    area = np.ascontiguousarray(tables.seen[:, 0, :LEVELS].T)
+    scaled = np.rint(gains * (SCALE / (largest or 1.0))).astype(np.int64)
+    return SweepInput(scaled, lowers, area, *_ranks(tables, variant))
 
 
 def _best(sweep: SweepInput, variant: Variant, levels: Sequence[int]) -> Rule:
@@ -226,7 +278,8 @@ def best_corner(sweep: SweepInput, variant: Variant, levels: Sequence[int], ways
 def _all_pairs(sweep: SweepInput, variant: Variant, levels: list[int], ways: Sequence[int]) -> np.ndarray:
     """Return the best sum of gains per pair, int64 (256, ways) by upper level and way; NEVER where it was skipped."""
     values = np.full((LEVELS, len(sweep.gains)), NEVER)
-    bounds = np.maximum(sweep.gains, 0).sum(axis=1)  # what a perfect gate would reach this way
+    # What a perfect gate would reach this way.
+    bounds = np.array([np.maximum(sweep.gains[way], 0).sum() for way in range(len(sweep.gains))])
     lowers = sweep.lowers.tolist()
     best = [0]
 
@@ -237,14 +290,28 @@ def _all_pairs(sweep: SweepInput, variant: Variant, levels: list[int], ways: Seq
         pairs = [way for way in ways if (lowers[way] == upper if same else lowers[way] <= upper)]
         enough = best[0] - TIED
         tried = np.array([way for way in pairs if bounds[way] >= enough], np.int64)
-        values[upper, tried] = _sweep(sweep.gains, bounds, tried, order, area, rank, len(sweep.gates), enough)
-        best[0] = max(best[0], int(values[upper].max()))
+        for ways_read, gains, rows in _gains_of(sweep, tried):
+            enough = best[0] - TIED
+            found = _sweep(gains, bounds[ways_read], rows, order, area, rank, len(sweep.gates), enough)
+            values[upper, ways_read] = found
+            best[0] = max(best[0], int(found.max()))
 
     # Distant levels first: the best of them rules out many of the others.
     spread = sorted(levels, key=lambda cut: (levels.index(cut) % 16, cut))
     with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(sweep_upper, spread))
     return values
+
+
+def _gains_of(sweep: SweepInput, ways: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield ways, gains (rows, n), and the row of each of these ways: all at once in memory, a few from disk."""
+    if isinstance(sweep.gains, np.ndarray):
+        if len(ways):
+            yield ways, sweep.gains, ways
+        return
+    for start in range(0, len(ways), AT_ONCE):
+        part = ways[start : start + AT_ONCE]
+        yield part, np.stack([sweep.gains[way] for way in part]), np.arange(len(part))
 
 
 @numba.njit(nogil=True, cache=True)
@@ -272,7 +339,7 @@ def _sweep(gains, bounds, lowers, order, area, rank, ranks, enough):  # type: ig
         row = gains[lowers[index]]
         total, best = np.zeros(2 * size, np.int64), np.zeros(2 * size, np.int64)
         top = np.int64(NEVER)
-        left = bounds[lowers[index]]  # most that the remaining items can add
+        left = bounds[index]  # most that the remaining items can add
         for position in range(items):
             gain = row[order[position]]
             if gain:
