@@ -156,7 +156,7 @@ def _table(path: str, section: Node, schema: Node) -> list[str]:
     title = [f"### `{path}`" + (f" with `format: {form}`" if form else "")] if path else []
     described = section.get("description")
     text = ["", " ".join(described.split())] if path and described else []
-    rows = ["| key | value | default | |", "|---|---|---|---|"]
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     required = set(section.get("required", [])) - {"name", "monitor"}  # set by the loader or the model
     for key, node in section["properties"].items():
         kind = "section" if key == "quick" else _kind(node, schema)
