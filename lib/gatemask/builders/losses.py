@@ -29,6 +29,10 @@ def bce(truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Ten
     """Cross-entropy, averaged per image; `label_smoothing` s moves 0 and 1 to s/2 and 1 - s/2.
 
     Of exclusive classes, it is the categorical cross-entropy of classes and background.
+
+    >>> truth, probability = np.array([[1.0], [0.0]], "float32"), np.array([[0.8], [0.8]], "float32")
+    >>> print(np.round(ops.convert_to_numpy(bce(truth, probability)), 3))
+    [0.223 1.609]
     """
     return _per_image(counted * ops.binary_crossentropy(_smooth(truth, smoothing), probability), ops.mean)
 
@@ -36,7 +40,12 @@ def bce(truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Ten
 def focal(
     truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Tensor | float = 1.0, gamma: float = 2.0
 ) -> Tensor:
-    """Cross-entropy times (1 - probability of the truth)^gamma, without class weights (Lin 2017)."""
+    """Cross-entropy times (1 - probability of the truth)^gamma, without class weights (Lin 2017).
+
+    >>> truth, probability = np.array([[1.0], [0.0]], "float32"), np.array([[0.8], [0.8]], "float32")
+    >>> print(np.round(ops.convert_to_numpy(focal(truth, probability)), 3))
+    [0.009 1.03 ]
+    """
     wrong = truth * (1 - probability) + (1 - truth) * probability
     cost = _focal_factor(wrong, gamma) * ops.binary_crossentropy(_smooth(truth, smoothing), probability)
     return _per_image(counted * cost, ops.mean)
@@ -50,7 +59,13 @@ def _focal_factor(wrong: Tensor, gamma: float) -> Tensor:
 def topk(
     truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Tensor | float = 1.0, share: float = 0.1
 ) -> Tensor:
-    """Cross-entropy of the `share` of each map's pixels with the largest one, averaged per image (Wu 2016)."""
+    """Cross-entropy of the `share` of each map's pixels with the largest one, averaged per image (Wu 2016).
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(topk(truth, np.clip(probability, 0.1, 0.9))), 3))
+    [2.303 0.105]
+    """
     return _mean_of_largest(counted * ops.binary_crossentropy(_smooth(truth, smoothing), probability), share)
 
 
@@ -119,7 +134,13 @@ def _categorical(truth: Tensor, probability: Tensor, smoothing: float, class_wei
 
 
 def dice(truth: Tensor, probability: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """1 - soft Dice per image (Milletari 2016), with 1 added to numerator and denominator: an empty pair costs 0."""
+    """1 - soft Dice per image (Milletari 2016), with 1 added to numerator and denominator: an empty pair costs 0.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(dice(truth, probability)), 3))
+    [0.286 0.   ]
+    """
     intersection = _intersection(truth, probability)
     total = _sums(truth) + _sums(probability)
     return _mean_over_maps(1 - (2 * intersection + 1) / (total + 1), class_weights)
@@ -128,7 +149,13 @@ def dice(truth: Tensor, probability: Tensor, class_weights: Tensor | None = None
 def dice_batch(
     truth: Tensor, probability: Tensor, sample_weight: Tensor | None = None, class_weights: Tensor | None = None
 ) -> Tensor:
-    """1 - soft Dice of the whole batch as if it were one image, with 1 added to numerator and denominator."""
+    """1 - soft Dice of the whole batch as if it were one image, with 1 added to numerator and denominator.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(dice_batch(truth, probability)), 3))
+    [0.286 0.286]
+    """
     intersection = _intersection(truth, probability)
     total = _sums(truth) + _sums(probability)
     weight = ops.ones_like(total) if sample_weight is None else sample_weight
@@ -140,7 +167,13 @@ def dice_batch(
 def tversky(
     truth: Tensor, probability: Tensor, alpha: float = 0.3, beta: float = 0.7, class_weights: Tensor | None = None
 ) -> Tensor:
-    """1 - TP / (TP + alpha FP + beta FN) per image (Salehi 2017), with 1 added to numerator and denominator."""
+    """1 - TP / (TP + alpha FP + beta FN) per image (Salehi 2017), with 1 added to numerator and denominator.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(tversky(truth, probability)), 3))
+    [0.318 0.   ]
+    """
     return _mean_over_maps(_tversky_of_maps(truth, probability, alpha, beta), class_weights)
 
 
@@ -152,7 +185,13 @@ def focal_tversky(
     gamma: float = 4 / 3,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """The cost of tversky to the power of 1 / gamma, per image (Abraham 2018)."""
+    """The cost of tversky to the power of 1 / gamma, per image (Abraham 2018).
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(focal_tversky(truth, probability)), 3))
+    [0.424 0.   ]
+    """
     cost = _tversky_of_maps(truth, probability, alpha, beta)
     # The gradient of a power below 1 is unbounded at 0.
     return _mean_over_maps(ops.power(ops.maximum(cost, TINY), 1 / gamma), class_weights)
@@ -177,6 +216,11 @@ def lovasz(truth: Tensor, probability: Tensor, class_weights: Tensor | None = No
     """Lovász hinge per image (Berman 2018), on the logits of the probabilities.
 
     As in the paper's code, an image without truth costs the hinge of its worst pixel.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 0.9  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(lovasz(truth, probability + 0.05)), 2))
+    [1.97 0.  ]
     """
     clipped = ops.clip(probability, TINY, 1 - TINY)
     logits = _rows(ops.log(clipped) - ops.log(1 - clipped))
@@ -198,6 +242,11 @@ def cldice(truth: Tensor, probability: Tensor, iterations: int = 10, class_weigh
     """1 - soft clDice per image (Shit 2021), for thin structures: Dice of each skeleton with the other mask.
 
     1 is added to numerators and denominators. `iterations` is half of the largest width, in pixels.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> print(np.round(ops.convert_to_numpy(cldice(truth, probability)), 3))
+    [0. 0.]
     """
     skeleton, true_skeleton = (_soft_skeleton(maps, iterations) for maps in (probability, ops.stop_gradient(truth)))
     precision = (_sums(skeleton * truth) + 1) / (_sums(skeleton) + 1)
@@ -242,6 +291,12 @@ class WeightedLoss(keras.losses.Loss):
         label_smoothing: Label smoothing of the cross-entropies among them. Default: 0.
         layout: Planes of the masks. Default: one class.
         class_weights: Weight of each class, (classes,); borders count once. Default: 1 each.
+
+    >>> truth, probability = np.zeros((2, 2, 2, 1), "float32"), np.zeros((2, 2, 2, 1), "float32")
+    >>> truth[0], probability[0, 0] = 1, 1  # four pixels, two of them found; the second image is empty
+    >>> loss = WeightedLoss({"bce": 1, "dice": LossPart(weight=2)})
+    >>> round(float(loss(truth, np.clip(probability, 0.1, 0.9))), 3)
+    1.226
     """
 
     def __init__(

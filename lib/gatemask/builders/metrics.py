@@ -28,6 +28,11 @@ class BestThresholdDice(keras.metrics.Metric):
         layout: Planes of the masks. Default: one class.
         with_threshold: Whether to report the best threshold too, as "threshold"; for one class only. Default: False.
         kwargs: Options of every Keras metric.
+
+    >>> metric = BestThresholdDice(with_threshold=True)
+    >>> metric.update_state([[[[1.0], [0.0]]]], ops.convert_to_tensor([[[[0.6], [0.2]]]]))
+    >>> {name: round(float(value), 2) for name, value in metric.result().items()}
+    {'dice': 1.0, 'threshold': 0.4}
     """
 
     def __init__(
@@ -119,6 +124,11 @@ class GateCurve(keras.metrics.Metric):
         name: Name of the metric. Default: "gate".
         labels: Number of probabilities per image. Default: 1.
         kwargs: Options of every Keras metric.
+
+    >>> metric = GateCurve()
+    >>> metric.update_state([[1.0], [1.0], [0.0]], ops.convert_to_tensor([[0.9], [0.3], [0.4]]))
+    >>> {name: round(float(value), 2) for name, value in metric.result().items()}
+    {'auc': 0.5, 'sensitivity': 0.5, 'specificity': 1.0}
     """
 
     def __init__(self, name: str = "gate", labels: int = 1, **kwargs: Any) -> None:

@@ -102,6 +102,10 @@ def build_network(
 
     Raises:
         GatemaskError: The images are too small for the encoder.
+
+    >>> network = build_network(Model(name="gate", encoder="vgg16"), size=32, channels=1)
+    >>> network.model.output_shape, sorted(network.heads)
+    ((None, 1), ['main'])
     """
     height, width = both_sides(size)
     if config.encoder.startswith("inception") and min(height, width) < 96:

@@ -27,6 +27,11 @@ class RAdam(keras.optimizers.Optimizer):
         epsilon: Constant added to the root of the second average. Default: 1e-7.
         name: Name of the optimizer. Default: "radam".
         kwargs: Options of every Keras optimizer: clipnorm, weight_decay, use_ema, ...
+
+    >>> weight = keras.Variable([1.0])
+    >>> RAdam(learning_rate=0.1).apply([keras.ops.ones(1)], [weight])
+    >>> round(float(weight[0]), 3)
+    0.9
     """
 
     def __init__(
@@ -82,6 +87,12 @@ class Muon(keras.optimizers.Muon):
         learning_rate: Learning rate of both. Default: 0.001.
         weight_decay: Weight decay of both. Default: 0.004.
         kwargs: Other options of `keras.optimizers.Muon`.
+
+    >>> weight = keras.Variable([[1.0, 0.0], [0.0, 1.0]])
+    >>> muon = Muon(learning_rate=0.1)
+    >>> muon.apply([keras.ops.eye(2)], [weight])
+    >>> round(float(weight[0, 0]), 2)
+    0.97
     """
 
     def __init__(self, learning_rate: float = 1e-3, weight_decay: float | None = 0.004, **kwargs: Any) -> None:
@@ -152,6 +163,9 @@ def build_optimizer(config: Optimizer, learning_rate: float, precision: str = "f
         learning_rate: Learning rate of the first epoch.
         precision: Precision of the layers; with "float16", the loss is scaled to keep small gradients from vanishing.
             Default: "float32".
+
+    >>> build_optimizer(Optimizer(name="sgd", momentum=0.9, ema=0.99), 0.01).momentum
+    0.9
     """
     options = config.model_dump(exclude={"name", "ema", "accumulate", "weight_decay_on"}, exclude_none=True)
     bases: tuple[type, ...] = (HostZeros, OPTIMIZERS[config.name])

@@ -19,6 +19,10 @@ def learning_rate(config: Schedule, epoch: int, epochs: int, scores: Scores = ()
         epoch: Index of the epoch, from 0.
         epochs: Number of epochs of the whole training.
         scores: Value of `monitor` after each previous epoch; higher is better. Only `plateau` uses them. Default: none.
+
+    >>> schedule = Schedule(name="warmup_hold_decay", peak=0.01, warmup=1, hold=1, decay=0.5)
+    >>> [learning_rate(schedule, epoch, epochs=4) for epoch in range(4)]
+    [0.005, 0.01, 0.005, 0.0025]
     """
     if epoch < config.warmup:
         start = config.peak / (config.warmup + 1) if config.start is None else config.start

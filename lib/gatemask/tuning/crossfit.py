@@ -27,6 +27,10 @@ class CrossFit:
         worth: Worth per image and class, float (n, classes); see gatemask.masks.metrics.
         weight: Weight per image and class, float (n, classes).
         by_fold: Score of each held-out fold.
+
+    >>> fit = CrossFit({}, np.array([[1.0], [0.5]]), np.ones((2, 1)), {})
+    >>> fit.score
+    0.75
     """
 
     rules: dict[int, Sequence[Rule]]

@@ -103,7 +103,14 @@ def search_classes(
     levels: Sequence[int] = ALL_LEVELS,
     counts: np.ndarray | None = None,
 ) -> tuple[list[Rule], float]:
-    """Return the best rule of each class, and their score; arguments as for `search`."""
+    """Return the best rule of each class, and their score; arguments as for `search`.
+
+    >>> levels = np.repeat([[[4] * 256 + [0]] * 2], 2, axis=0)
+    >>> tables = Tables(np.array(["a", "b"]), np.zeros(2), np.ones(2), levels, levels, levels[:, :, 0])
+    >>> rules, score = search_classes(tables, "mean_dice")
+    >>> len(rules), score
+    (2, 1.0)
+    """
     found = [search(tables.of_class(index), metric, variant, levels, counts) for index in range(tables.classes)]
     return [rule for rule, _ in found], float(np.mean([value for _, value in found]))
 
