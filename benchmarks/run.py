@@ -32,6 +32,7 @@ MODULES = [
     "finalists",
     "search",
     "runs",
+    "scale",
 ]
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -31,6 +31,7 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         "finalists",
         "search",
         "runs",
+        "scale",
         "run",
     ):
         monkeypatch.delitem(sys.modules, module, raising=False)
@@ -118,7 +119,27 @@ def test_records(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = load("records", monkeypatch)
     monkeypatch.setattr(bench, "IMAGES", 20)
     monkeypatch.setattr(bench, "DIFFERENT", 2)
-    assert [set(row) for row in bench.rows()] == [KEYS, KEYS]
+    timed, runs = bench.timed_records, []
+
+    def timed_once(*arguments: object) -> tuple[float, float]:
+        runs.append(arguments[1:])
+        return timed(*arguments) if len(runs) == 1 else (1.0, 100.0)  # a process each
+
+    monkeypatch.setattr(bench, "timed_records", timed_once)
+    assert all(set(row) == KEYS for row in bench.rows())
+    assert () in runs
+
+
+def test_scale(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench = load("scale", monkeypatch)
+    assert bench.banded(300)["pairs"] == bench.all_pairs(300)["pairs"]
+    found = {**bench.prepared(str(tmp_path), 60), **bench.split(str(tmp_path), 60), **bench.counted(400)}
+    assert set(found) == {*bench.STAGES, "tables", "search", "interval"}
+    answers = {"banded": {"seconds": 1.0, "pairs": 2, "memory": 9.0}, "all_pairs": {"seconds": 2.0, "pairs": 2}}
+    monkeypatch.setattr(bench, "measured", lambda name, *_: answers.get(name, found))
+    rows = list(bench.rows())
+    assert len(rows) == 3 + len(bench.STAGES) + 5
+    assert all(set(row) == KEYS for row in rows)
 
 
 def test_input(monkeypatch: pytest.MonkeyPatch) -> None:
