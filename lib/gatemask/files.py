@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gatemask.errors import GatemaskError, StorageError
+from gatemask.errors import BusyError, GatemaskError, StorageError
 from gatemask.storage import storage_error, storage_errors
 from gatemask.yaml12 import dump_yaml, parse_yaml
 
@@ -281,7 +281,8 @@ def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
         The file descriptor; a process that inherits it holds the lock as well.
 
     Raises:
-        GatemaskError: Another process holds the lock, or the disk does not permit locks.
+        BusyError: Another process holds the lock.
+        StorageError: The disk does not permit locks.
     """
     import fcntl
 
@@ -298,7 +299,7 @@ def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     do = "Wait until it ends, or stop it."
-                    raise GatemaskError(busy, where=path.parent, received=_holder(path), do=do) from None
+                    raise BusyError(busy, where=path.parent, received=_holder(path), do=do) from None
                 time.sleep(0.2)
         with suppress(OSError):  # a full disk; the lock holds without it
             os.truncate(descriptor, 0)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from gatemask.config import Competition, Ensemble, Experiment, load_experiment, metric_title
 from gatemask.console import say, table
@@ -18,6 +19,7 @@ from gatemask.data.raw_folder import raw_folder
 from gatemask.data.submission_dialect import dialect_notes
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import locked, read_json, write_json
+from gatemask.pieces.piece import Place
 from gatemask.project import Project
 from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
 from gatemask.results.report import ReportResult
@@ -28,10 +30,28 @@ from gatemask.stage import StageResult
 from gatemask.stages import LOOP, Inputs, StageEntry
 from gatemask.submission.check import inspect_submission
 from gatemask.training.time_budget import TimeBudget
+from gatemask.training.train_all import train_all
+
+
+class Places(NamedTuple):
+    """Where the work of a loop is done.
+
+    Args:
+        pieces: Place that runs record shards and threshold tables. Default: this machine.
+        trainings: Place that trains. Default: this machine.
+    """
+
+    pieces: Place | None = None
+    trainings: Place | None = None
 
 
 def run_loop(
-    project: Project, comp: Competition, ensemble: Ensemble, overrides: list[str], data: Path | None = None
+    project: Project,
+    comp: Competition,
+    ensemble: Ensemble,
+    overrides: list[str],
+    data: Path | None = None,
+    places: Places | None = None,
 ) -> LoopResult | StoppedLoop:
     """Take a competition from raw files to a rehearsed submission and its report.
 
@@ -41,6 +61,7 @@ def run_loop(
         ensemble: Contents of ensemble.yaml; its experiments are trained.
         overrides: `--set` options for the experiments.
         data: Raw folder. Default: the one in competition.yaml.
+        places: Where the work is done. Default: on this machine.
 
     Returns:
         The summary, or a report of where a time limit ended the training.
@@ -52,7 +73,8 @@ def run_loop(
     project = replace(project, overrides=tuple(overrides))  # later stages compare the runs with these settings
     experiments = _load_experiments(project, ensemble)
     with _exclusive(project):
-        return _run_stages(Inputs(project, comp, ensemble, data), experiments)
+        pieces, trainings = places or Places()
+        return _run_stages(Inputs(project, comp, ensemble, data, place=pieces, training_place=trainings), experiments)
 
 
 @contextmanager
@@ -118,6 +140,8 @@ def _planned_stages(inputs: Inputs, experiments: list[Experiment]) -> Iterator[t
     for entry in LOOP:
         assert entry.name is not None
         if "exp" in entry.takes:
+            if inputs.training_place is not None:  # all at once; the stages below then read the results
+                train_all(inputs.project, inputs.comp, experiments, budget, inputs.training_place)
             for exp in experiments:
                 yield f"{entry.name} {exp.name}", entry, replace(inputs, exp=exp, budget=budget)
         elif "phantom" not in entry.takes or (inputs.phantom is not None and inputs.data is None):

@@ -45,6 +45,24 @@ def peak_memory(children: bool = False) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but bytes on macOS
 
 
+def available_memory() -> float:
+    """Return the memory this process may still use, in bytes.
+
+    This is the smaller of what the machine and the container (its cgroup) have left; 0 if neither reports it.
+    """
+    available = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().split("MemAvailable:")
+        available.append(float(lines[1].split()[0]) * 1024)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        with suppress(OSError, ValueError):  # without a limit, the file reads "max"
+            available.append(max(0.0, float(Path(limit).read_text()) - float(Path(used).read_text())))
+    return min(available, default=0.0)
+
+
 def ordered_map(
     pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Generator[Result, None, None]:

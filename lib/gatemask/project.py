@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import require_utf8
@@ -20,6 +22,7 @@ PRODUCTS = frozenset(
         "leaderboard",
         "notes.json",
         "notified",
+        "predicted",
         "rehearsal",
         "rehearsal-train",
         "report",
@@ -96,6 +99,15 @@ class Project:
     comp: str
     quick: bool = False
     overrides: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the fields as values that JSON can hold."""
+        return {"root": str(self.root), "comp": self.comp, "quick": self.quick, "overrides": list(self.overrides)}
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Project:
+        """Return the project that `as_dict` describes."""
+        return cls(Path(fields["root"]), fields["comp"], fields["quick"], tuple(fields["overrides"]))
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatemask.config import Competition, Ensemble, Experiment, Phantom
+    from gatemask.pieces.piece import Place
     from gatemask.project import Project
     from gatemask.results.training import TrainingResult
     from gatemask.stage import StageResult
@@ -31,6 +32,8 @@ class Inputs:
         exp: Experiment to train.
         folds: Folds to train. Default: all.
         budget: Time limit of the session.
+        place: Place that runs pieces of work. Default: this machine, where each stage divides its work itself.
+        training_place: Place that trains. Default: this machine.
     """
 
     project: Project
@@ -40,6 +43,8 @@ class Inputs:
     exp: Experiment | None = None
     folds: Sequence[int] | None = None
     budget: TimeBudget | None = None
+    place: Place | None = None
+    training_place: Place | None = None
 
     @property
     def raw(self) -> Path:
@@ -152,6 +157,7 @@ TABLE = [
         },
         name="records",
         function="data.records:make_records",
+        takes=(*COMPETITION, "place"),
         headline=lambda result: f"{result.count} records",
         summary="Write images and masks at training size. Resumes where it stopped.",
     ),
@@ -169,7 +175,7 @@ TABLE = [
         },
         name="train",
         function="training.train:train",
-        takes=("project", "comp", "exp", "folds", "budget"),
+        takes=("project", "comp", "exp", "folds", "budget", "training_place"),
         headline=_training_headline,
     ),
     StageEntry(
@@ -204,7 +210,7 @@ TABLE = [
         },
         name="oof-tune",
         function="tuning.tune:tune",
-        takes=ENSEMBLE,
+        takes=(*ENSEMBLE, "place"),
         headline=_tuning_headline,
         summary="Tune gate and mask thresholds on out-of-fold predictions.",
         printer="tuning.printing:print_tuned",
@@ -240,6 +246,13 @@ TABLE = [
         function="kaggle.submit.rehearse:rehearse_submission",
         takes=ENSEMBLE,
         headline=_rehearsal_headline,
+    ),
+    StageEntry(
+        "predict",
+        {
+            "runs/<comp>/predicted/": "submission.csv of a test set that was predicted in shards, inference.json; "
+            "shard-<k>-of-<n>.json while it runs"
+        },
     ),
     StageEntry(
         "rehearse --train", {"runs/<comp>/rehearsal-train/<experiment>/": "training kernel, stand-in for /kaggle, log"}

@@ -10,8 +10,8 @@ import pytest
 from gatemask.config.path_patterns import path_pattern
 from gatemask.data.ids import IdRule
 from gatemask.errors import GatemaskError
-from gatemask.inference import runner
-from gatemask.inference.runner import TestSet
+from gatemask.inference import test_set
+from gatemask.inference.test_set import TestSet
 from gatemask.kaggle.submit.hidden_names import hidden_name
 from gatemask.results.ensemble import CompetitionFacts
 from tests.inference.fake_networks import SUBMISSION, KaggleFolders, make_kaggle_folders
@@ -35,7 +35,7 @@ def kaggle(tmp_path: Path) -> KaggleFolders:
 
 def opened(kaggle: KaggleFolders, degraded: list[str], forgive: bool = False, **facts: object) -> TestSet:
     changed = {**kaggle.ensemble.competition.model_dump(), "submission": SUBMISSION, **facts}
-    return runner._open_test_set(kaggle.competition, CompetitionFacts.model_validate(changed), degraded, forgive)
+    return test_set.open_test_set(kaggle.competition, CompetitionFacts.model_validate(changed), degraded, forgive)
 
 
 @pytest.mark.parametrize(

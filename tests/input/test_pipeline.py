@@ -16,12 +16,13 @@ from gatemask.config import Experiment, Sampling
 from gatemask.data.example import Example
 from gatemask.errors import GatemaskError
 from gatemask.input import feeding, pipeline, threads
-from gatemask.input.decoding import Decoder, MemoryCache, available_memory, shared_decoder
+from gatemask.input.decoding import Decoder, MemoryCache, shared_decoder
 from gatemask.input.keras_input import original_errors
 from gatemask.input.layout import ONE_CLASS
 from gatemask.input.pipeline import epoch_order, evaluation_batches, evaluation_dataset, training_batches
 from gatemask.input.sampling import sample_epoch
 from gatemask.masks.frame import resize
+from gatemask.parallel import available_memory
 
 LABELS = np.array([1] * 20 + [0] * 80)
 

@@ -19,9 +19,8 @@ from gatemask.runs.notes import change_note, change_tags
 from gatemask.tuning import exact
 from gatemask.tuning.compare import compare, compare_paired
 from gatemask.tuning.crossfit import bootstrap_interval, cross_fit
-from gatemask.tuning.members import build_tables
+from gatemask.tuning.members import build_tables, training_images
 from gatemask.tuning.sides import COARSE, fit_side, side_of
-from gatemask.tuning.tune import training_images
 from tests.conftest import Loop
 from tests.runs.conftest import FOLDS, IMAGES, listed, rows_of
 from tests.tuning.predictions import write_predictions

@@ -21,8 +21,7 @@ from gatemask.results.submission import FoldCheckResult
 from gatemask.results.tuning import FoldRule
 from gatemask.submission import fold_check
 from gatemask.submission.fold_check import check_fold, print_fold_check
-from gatemask.tuning.members import MemberPredictions
-from gatemask.tuning.tune import TrainingImages
+from gatemask.tuning.members import MemberPredictions, TrainingImages
 from tests.data.test_manifest import competition
 from tests.tuned_results import tuned_result
 

@@ -18,11 +18,13 @@ from gatemask.config import Runtime, load_competition, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.train import dispatch, session
 from gatemask.kaggle.train.session_output import SessionOutput
+from gatemask.pieces import devices, local
+from gatemask.pieces.devices import Device
+from gatemask.pieces.piece import Outcome, Piece
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest
 from gatemask.training import separate_devices, side_by_side
 from gatemask.training.fold_inputs import TrainingInputs
-from gatemask.training.separate_devices import SeparateDevice
 from gatemask.training.side_by_side import FoldOutcome, train_side_by_side
 from gatemask.training.time_budget import TimeBudget
 from gatemask.training.train import train
@@ -41,7 +43,9 @@ from pathlib import Path
 from gatemask.console import progress, say
 from gatemask.errors import GatemaskError
 from gatemask.files import write_text
-from gatemask.training import fold_process, fold_run, trainer
+from gatemask.pieces import process
+from gatemask.pieces.piece import BrokenDeviceError
+from gatemask.training import fold_run, train_piece, trainer
 from gatemask.training.state import Progress
 from tests.fold_results import fold_result
 
@@ -75,17 +79,17 @@ class FakeRun:
 
 def require_device(exp, kind):
     if os.environ.get("DEVICE") == "broken":
-        raise GatemaskError("The experiment requires a GPU, and this machine has none.")
+        raise BrokenDeviceError("The experiment requires a GPU, and this machine has none.")
 
-fold_run.FoldRun, trainer.Trainer, fold_process._require_device = FakeRun, lambda inputs: inputs, require_device
-fold_process.main()
+fold_run.FoldRun, trainer.Trainer, train_piece.require_device = FakeRun, lambda inputs: inputs, require_device
+process.main()
 """
 # `gatemask train` of two folds with this stand-in.
 PARENT = """
 import sys
 from gatemask import cli
-from gatemask.training import side_by_side
-side_by_side.COMMAND = (sys.executable, "-c", sys.argv.pop(1))
+from gatemask.pieces import local
+local.COMMAND = (sys.executable, "-c", sys.argv.pop(1))
 cli.main(sys.argv[1:])
 """
 
@@ -104,7 +108,7 @@ def five_folds(phantom_records: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def inputs(five_folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingInputs:
     shutil.rmtree(five_folds / "runs", ignore_errors=True)
-    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, "-c", FAKE))
+    monkeypatch.setattr(local, "COMMAND", (sys.executable, "-c", FAKE))
     monkeypatch.setenv("PLANS", str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT))
     project = Project(five_folds, "phantom", quick=True)
@@ -117,7 +121,7 @@ def plan(folder: Path, **plans: str) -> None:
         (folder / fold).write_text(text)
 
 
-DEVICES = [SeparateDevice("cpu", f"cpu {name}", {"DEVICE": name}) for name in ("a", "b")]
+DEVICES = [Device("cpu", f"cpu {name}", {"DEVICE": name}) for name in ("a", "b")]
 
 
 def test_a_free_process_takes_the_next_fold(
@@ -145,7 +149,7 @@ def test_a_free_process_takes_the_next_fold(
     assert len(set(processes[1:])) == 1 < len(set(processes))
     said = capsys.readouterr().err
     assert "5 folds, 2 side by side (cpu a, cpu b); logs in" in said
-    share = max(1, side_by_side.cores() // 2)
+    share = max(1, local.cores() // 2)
     first, second = (
         f"[cpu {own}] fold {fold} on device {own} with {share} cores" for fold, own in ((0, "a"), (1, "b"))
     )
@@ -159,15 +163,15 @@ def test_failures_cost_only_their_own_folds(
     """Fold 3 kills its process, so its device trains nothing else; fold 4 is left to the other one."""
     plan(tmp_path, fold1="fail", fold2="fault", fold3="die", fold0="wait")
     ended: list[int] = []
-    record = side_by_side._Pool._record
+    record = local._Pool._record
 
-    def release(self: side_by_side._Pool, fold: int, outcome: FoldOutcome) -> None:
-        record(self, fold, outcome)
-        ended.append(fold)
+    def release(self: local._Pool, piece: Piece, outcome: Outcome) -> None:
+        record(self, piece, outcome)
+        ended.append(int(piece.name[-1]))
         if len(ended) == 3:
             (tmp_path / "go").touch()
 
-    monkeypatch.setattr(side_by_side._Pool, "_record", release)
+    monkeypatch.setattr(local._Pool, "_record", release)
     with pytest.raises(GatemaskError) as caught:
         train(inputs.project, inputs.comp, inputs.exp)
     text = str(caught.value)
@@ -178,7 +182,7 @@ def test_failures_cost_only_their_own_folds(
     assert "fold 2: ValueError: a package is broken Log: " in text
     assert "fold 3: Its process on cpu 1 was ended by signal 9; 9 usually means that memory ran out. Log: " in text
     assert "finished folds are kept (0, 4)" in text
-    assert "[fold 2] ValueError: a package is broken" in capsys.readouterr().err
+    assert "[gate_r18 fold 2] ValueError: a package is broken" in capsys.readouterr().err
     assert [fold for fold in range(FOLDS) if inputs.stage(fold).current()] == [0, 4]
     plan(tmp_path, fold1="", fold2="", fold3="")
     result = train(inputs.project, inputs.comp, inputs.exp)
@@ -202,27 +206,22 @@ def test_after_the_time_limit_no_fold_begins(inputs: TrainingInputs, tmp_path: P
 
 @pytest.mark.slow
 def test_a_device_that_does_not_work_trains_no_fold(
-    inputs: TrainingInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    inputs: TrainingInputs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = SeparateDevice("gpu", "gpu 1", {"DEVICE": "broken"})
+    broken = Device("gpu", "gpu 1", {"DEVICE": "broken"})
     plan(tmp_path, fold0="wait")
 
-    def draw(fold: int, outcome: FoldOutcome) -> None:
-        raise AssertionError(f"fold {fold} has ended before the other process was heard")
+    retire = local._Pool._retire
 
-    pool = side_by_side._Pool(inputs, [0, 1, 2], [DEVICES[0], broken], TimeBudget(None), draw)
-    retire = pool._retire
-
-    def retire_and_release(*arguments: object) -> None:
-        retire(*arguments)  # type: ignore[arg-type]
-        pool._on_outcome = lambda fold, outcome: None
+    def retire_and_release(self: local._Pool, running: local._Process, reason: str) -> None:
+        assert not self._outcomes, "a fold has ended before the other process was heard"
+        retire(self, running, reason)
         (tmp_path / "go").touch()
 
-    pool._retire = retire_and_release  # type: ignore[method-assign]
-    with pool:
-        outcomes = pool.train()
+    monkeypatch.setattr(local._Pool, "_retire", retire_and_release)
+    outcomes = train_side_by_side(inputs, [0, 1, 2], [DEVICES[0], broken], TimeBudget(None))
     assert all(outcome.result for outcome in outcomes.values())
-    assert "[gpu 1] does not work, and trains no fold: The experiment requires a GPU" in capsys.readouterr().err
+    assert "[gpu 1] does not work, and runs nothing: The experiment requires a GPU" in capsys.readouterr().err
     alone = train_side_by_side(inputs, [3, 4], [broken], TimeBudget(None))
     assert "requires a GPU" in (alone[3].error or "")
     assert alone[4].left == side_by_side.NOT_BEGUN
@@ -322,15 +321,15 @@ import json, os, sys
 from pathlib import Path
 from gatemask.config import Experiment, load_competition
 from gatemask.project import Project
-from gatemask.training import side_by_side
+from gatemask.pieces import local
 from gatemask.training.train import train
-side_by_side.COMMAND = (sys.executable, "-c", sys.argv[1])
+local.COMMAND = (sys.executable, "-c", sys.argv[1])
 project = Project(Path(os.environ["GATEMASK_ROOT"]), "phantom", quick=True)
 comp = load_competition(project.experiments, quick=True)
 train(project, comp, Experiment.model_validate(json.load(sys.stdin)))
 """
 )
-REAL_PROCESS = INSTALL + "from gatemask.training import fold_process; fold_process.main()"
+REAL_PROCESS = INSTALL + "from gatemask.pieces import process; process.main()"
 
 
 @pytest.mark.slow
@@ -382,20 +381,20 @@ def test_folds_side_by_side_are_those_of_a_sequence(phantom_records: Path, backe
 
 
 @pytest.mark.parametrize(
-    ("visible", "devices", "expected"),
+    ("visible", "number", "expected"),
     [(None, "all", ["0", "1", "10"]), ("1,GPU-5e", "all", ["1", "GPU-5e"]), (None, 2, ["0", "1"]), ("", "all", [])],
 )
 def test_gpus_are_those_that_cuda_would_see(
-    visible: str | None, devices: str | int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    visible: str | None, number: str | int, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("nvidia0", "nvidia10", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(separate_devices, "DRIVER", tmp_path)
+    monkeypatch.setattr(devices, "DRIVER", tmp_path)
     monkeypatch.setattr(separate_devices, "detect_accelerator", lambda: "gpu")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    runtime = Runtime.model_validate({"folds": "parallel", "devices": devices})
+    runtime = Runtime.model_validate({"folds": "parallel", "devices": number})
     found = separate_devices.separate_devices(runtime)
     assert [device.environment["CUDA_VISIBLE_DEVICES"] for device in found] == expected
     with pytest.raises(GatemaskError, match="fewer devices"):

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from gatemask.commands.apps import app
 from gatemask.commands.options import Dirty, Exp, Json, Poll, Quick, Set, finite, print_result, split_overrides
+from gatemask.commands.places import Address, On, Where, open_place
 from gatemask.errors import GatemaskError
-
-
-class Place(StrEnum):
-    """Where trials are trained."""
-
-    HERE = "here"
-    KAGGLE = "kaggle"
 
 
 @app.command("search")
 def search_command(
     exp: Exp,
-    on: Annotated[Place, typer.Option("--on", help="Where to train: in this process, or on Kaggle.")] = Place.HERE,
+    on: On = Where.LOCAL,
+    address: Address = None,
     hours: Annotated[
         float | None,
         typer.Option(
-            min=0.01, callback=finite, help="Hours of all trials: time limit here, hours of kernels on Kaggle."
+            min=0.01, callback=finite, help="Hours of all trials: time limit, or on Kaggle the hours of all kernels."
         ),
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option(min=1, help="Kaggle: trials at a time. Default: the kernels it runs at once.")
+        int | None, typer.Option(min=1, help="Trials at a time. Default: 1 here, else as many as run at once.")
     ] = None,
     poll: Poll = 30.0,
     allow_dirty: Dirty = False,
@@ -45,7 +39,7 @@ def search_command(
     from gatemask.search import search
     from gatemask.search.space import Space
 
-    if on == Place.KAGGLE and hours is None:
+    if on == Where.KAGGLE and hours is None:
         raise GatemaskError(
             "A search on Kaggle needs a quota.",
             where="--hours",
@@ -56,11 +50,17 @@ def search_command(
     comp = load_competition(project.experiments, quick=quick, overrides=split["competition"])
     space = Space(path, quick, split["experiment"])
     work: search.Work = search.LocalWork(hours or space.exp.hours)
-    if on == Place.KAGGLE and hours is not None:
+    if on == Where.KAGGLE and hours is not None:
         from gatemask.kaggle.train.dispatch import PushOptions
         from gatemask.search.on_kaggle import KaggleWork
 
         # The trials' YAMLs hold the --set options of experiments.
         opts = PushOptions(allow_dirty, poll_s=poll, overrides=tuple(split["competition"]))
         work = KaggleWork(opts, hours, at_once)
+    elif on == Where.RAY or (at_once or 1) > 1:
+        from gatemask.pieces.local import Local
+        from gatemask.search.at_place import PlaceWork
+
+        place = open_place(on, address, project, comp) or Local()
+        work = PlaceWork(place, tuple(split["experiment"]), hours or space.exp.hours, at_once)
     print_result(search.run_search(project, comp, space, work, afresh), json_, show=search.print_search)

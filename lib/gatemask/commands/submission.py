@@ -11,6 +11,7 @@ from gatemask.commands.apps import app, submission_app
 from gatemask.commands.options import (
     AsTrained,
     Comp,
+    Data,
     Dirty,
     Json,
     Poll,
@@ -23,6 +24,7 @@ from gatemask.commands.options import (
     load_experiment_inputs,
     print_result,
 )
+from gatemask.commands.places import Address, On, Where, open_place
 
 
 @app.command("package")
@@ -68,6 +70,26 @@ def rehearse_command(
     from gatemask.kaggle.submit.rehearse import print_rehearsal, rehearse_submission
 
     print_result(rehearse_submission(project, config, ensemble, images, image), json_, show=print_rehearsal)
+
+
+@app.command("predict")
+def predict_command(
+    comp: Comp,
+    data: Data = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Number of shards. Default: one per GPU, on Ray as many as run at once.")
+    ] = None,
+    on: On = Where.LOCAL,
+    address: Address = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Predict a visible test set of any size with the package, in shards. Resumes where it stopped."""
+    project, config = load_competition_inputs(comp, quick, set_)
+    from gatemask.kaggle.submit.predict import predict_package
+
+    print_result(predict_package(project, config, data, shards, open_place(on, address, project, config)), json_)
 
 
 @submission_app.command("check")

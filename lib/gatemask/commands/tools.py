@@ -20,6 +20,7 @@ from gatemask.commands.options import (
     print_result,
     split_overrides,
 )
+from gatemask.commands.places import Address, On, Where, open_place
 from gatemask.faults import print_out
 
 
@@ -27,6 +28,8 @@ from gatemask.faults import print_out
 def loop_command(
     comp: Comp,
     data: Data = None,
+    on: On = Where.LOCAL,
+    address: Address = None,
     as_trained: AsTrained = False,
     set_: Set = None,
     quick: Quick = False,
@@ -36,7 +39,9 @@ def loop_command(
     project, config, ensemble = load_ensemble_inputs(comp, quick, set_, as_trained)
     from gatemask import loop
 
-    result = loop.run_loop(project, config, ensemble, split_overrides(set_)["experiment"], data)
+    training = open_place(on, address, project, config, set_)
+    places = loop.Places(None if on == Where.KAGGLE else training, training)
+    result = loop.run_loop(project, config, ensemble, split_overrides(set_)["experiment"], data, places)
     if json_:
         print_result(result, json_)
 

@@ -8,15 +8,25 @@ import typer
 
 from gatemask.commands.apps import app, augment_app
 from gatemask.commands.options import Exp, Fold, Json, Quick, Set, load_experiment_inputs, parse_folds, print_result
+from gatemask.commands.places import Address, On, Where, open_place
 
 
 @app.command("train")
-def train_command(exp: Exp, fold: Fold = "all", set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
+def train_command(
+    exp: Exp,
+    fold: Fold = "all",
+    on: On = Where.LOCAL,
+    address: Address = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
     """Train an experiment fold by fold. Resumes where it stopped."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
     from gatemask.training.train import train
 
-    print_result(train(project, config, experiment, parse_folds(fold)), json_)
+    place = open_place(on, address, project, config, set_)
+    print_result(train(project, config, experiment, parse_folds(fold), place=place), json_)
 
 
 @app.command("plan")

@@ -201,14 +201,14 @@ def write_parts(
         GatemaskError: An image cannot be read, or a process died.
     """
     numbered = [(task, folder / f"{number:06d}.part") for number, task in enumerate(tasks)]
-    if sum(len(origins_of(raw.masks.size, comp.tiles)) for task in tasks for raw in task) <= FEW:
+    processes = cores()
+    if processes == 1 or sum(len(origins_of(raw.masks.size, comp.tiles)) for task in tasks for raw in task) <= FEW:
         yield from (_write_part(task, path, comp) for task, path in numbered)
         return
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
 
-    processes = cores()
     # Spawned, not forked: the parent may have TensorFlow's threads, which do not survive a fork.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from gatemask.config import Competition
 from gatemask.console import progress, say
@@ -23,18 +24,25 @@ from gatemask.data.shards import Shard, StoredExample
 from gatemask.data.training_sources import has_other_files, training_sources
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
-from gatemask.files import fresh_folder, read_json, sha256, write_json, write_with
+from gatemask.files import fingerprint, fresh_folder, locked, read_json, sha256, write_json, write_with
+from gatemask.pieces.piece import Piece, Place, split_evenly, values
 from gatemask.project import Project
 from gatemask.results.data import RecordsCheck, RecordsResult
 from gatemask.stage import Stage, Stamp
 
 INDEX = "index.json"
+PIECES_PER_SLOT = 2  # few, since each reads the manifest; enough that a slow node does not hold up the others
 
 
-def make_records(project: Project, comp: Competition) -> RecordsResult:
+def make_records(project: Project, comp: Competition, place: Place | None = None) -> RecordsResult:
     """Write the records of all training images, hold-out included: folds are applied when records are read.
 
     Works shard by shard, and keeps the shards that were finished before a kill.
+
+    Args:
+        project: Project with a manifest.
+        comp: competition.yaml.
+        place: Place that writes the shards. Default: the processes of this machine.
 
     Raises:
         GatemaskError: There is no manifest with images, or an image can no longer be read.
@@ -51,7 +59,10 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
         if len(unfinished) < len(parts):
             say(f"{len(parts) - len(unfinished)} of {len(parts)} shards were finished before.")
         hashes = {shard: sha256(shard) for shard in shards if shard.exists()}
-        hashes |= _make_shards(unfinished, folder / "parts", comp)
+        if place is None:
+            hashes |= _make_shards(unfinished, folder / "parts", comp)
+        else:
+            hashes |= _make_shards_at(place, [shard for shard, _ in unfinished], project, comp)
         result = RecordsResult(
             count=_count_records(raws, comp),
             positives=sum(class_bits(raw.masks) > 0 for raw in raws),
@@ -63,7 +74,37 @@ def make_records(project: Project, comp: Competition) -> RecordsResult:
             result = result.model_copy(update={"images": len(raws)})
         return result, {shard: hashes[shard] for shard in shards}
 
-    return stage.run(write, lambda: (folder / "making.json").unlink(missing_ok=True))
+    return stage.run(write, lambda: _tidy(folder))
+
+
+def write_piece(
+    project: Mapping[str, Any], competition: Mapping[str, Any], shards: Sequence[int], made_from: str
+) -> dict[str, str]:
+    """Write some shards, unless they exist, and return their hashes by name.
+
+    Args:
+        project: Fields of the project.
+        competition: Values of the resolved competition.
+        shards: Numbers of the shards.
+        made_from: Fingerprint of the inputs where the piece was made.
+
+    Raises:
+        GatemaskError: This process sees other inputs, or an image can no longer be read.
+    """
+    home, comp = Project.of(project), Competition.model_validate(competition)
+    folder = home.records(comp.records.size)
+    if fingerprint(_made_from(home, comp)) != made_from:
+        raise GatemaskError(
+            "The manifest that is seen here is not the one from which the records are made.",
+            where=home.data,
+            do="Run the command again.",
+        )
+    parts = dict(enumerate(_split_shards(_raw_images(home, comp), comp)))
+    paths = {number: folder / f"{number:05d}.tfrec" for number in shards}
+    with locked(folder / f".{shards[0]:05d}.lock", "Another process writes these shards."):
+        unfinished = [(path, parts[number]) for number, path in paths.items() if not path.exists()]
+        made = _make_shards(unfinished, folder / f"parts-{shards[0]:05d}", comp)
+    return {path.name: made.get(path) or sha256(path) for path in paths.values()}
 
 
 def check_records(project: Project, comp: Competition) -> RecordsCheck:
@@ -244,6 +285,40 @@ def _make_shards(unfinished: list[tuple[Path, list[RawImage]]], scratch: Path, c
         written.close()  # ends the processes
         shutil.rmtree(scratch, ignore_errors=True)  # on a disk that became read-only, the first error counts
     return hashes
+
+
+def _make_shards_at(place: Place, shards: list[Path], project: Project, comp: Competition) -> dict[Path, str]:
+    """Let a place write the shards, some per piece, and return their hashes."""
+    arguments: dict[str, Any] = {
+        "project": project.as_dict(),
+        "competition": comp.model_dump(mode="json", exclude={"quick"}, exclude_none=True),
+        "made_from": fingerprint(_made_from(project, comp)),
+    }
+
+    def piece(some: list[Path]) -> Piece:
+        return Piece(
+            name=f"records {some[0].stem} to {some[-1].stem}",
+            function="data.records:write_piece",
+            arguments={**arguments, "shards": [int(path.stem) for path in some]},
+            reads=(str(project.data / "manifest.csv"),),
+            writes=tuple(map(str, some)),
+        )
+
+    if not shards:
+        return {}
+    pieces = [piece(some) for some in split_evenly(shards, PIECES_PER_SLOT * place.slots(piece(shards)))]
+    written = values(place.run(pieces), "Fix the cause and run the same command again: finished shards are kept.")
+    hashes = {name: digest for value in written.values() for name, digest in value.items()}
+    return {shard: hashes[shard.name] for shard in shards}
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only unfinished records need."""
+    (folder / "making.json").unlink(missing_ok=True)
+    for lock in folder.glob(".[0-9]*.lock"):
+        lock.unlink()
+    for parts in folder.glob("parts-*"):  # of a piece that was killed
+        shutil.rmtree(parts, ignore_errors=True)
 
 
 def _join(shard: Path, parts: Iterator[ShardPart]) -> Path:

@@ -35,7 +35,7 @@ from gatemask.kaggle.submit.leaderboard import submitted_records
 from gatemask.project import Project
 from gatemask.results.finalists import Alternative, FinalistCandidate, FinalistPair, FinalistsResult, PrevalenceEstimate
 from gatemask.stage import Stage
-from gatemask.tuning.tune import training_images
+from gatemask.tuning.members import training_images
 
 METHOD = 1  # changes with the model, so that earlier results are made again
 RUNNERS_UP = 4

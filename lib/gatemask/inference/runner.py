@@ -11,19 +11,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from gatemask.config import Inference, Rle
 from gatemask.console import progress, say
-from gatemask.data.joins import examples
 from gatemask.data.mask_sizes import MaskSizes, common_size
 from gatemask.data.readers import list_images
-from gatemask.data.sources import ImageSource
-from gatemask.data.submission_format import Encoded, SubmissionFormat
-from gatemask.data.submission_table import SubmissionTable, read_sample, table_of
+from gatemask.data.submission_format import Encoded
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json
 from gatemask.inference import networks
@@ -33,7 +30,7 @@ from gatemask.inference.images import DecodedImage, FileSizes, InputSize, TestIm
 from gatemask.inference.members import LoadedEnsemble
 from gatemask.inference.networks import LoadedMember
 from gatemask.inference.output import SubmissionFile
-from gatemask.inference.test_files import id_rule, is_hidden, join_rows, list_test_files
+from gatemask.inference.test_set import TestSet, open_test_set
 from gatemask.inference.tiles import TilePredictor
 from gatemask.masks import rle
 from gatemask.masks.frame import Frame, resize_map, restore_map
@@ -45,27 +42,6 @@ from gatemask.results.submission import InferenceReport, MemberTiming
 
 MARGIN_H = 0.25  # hours before Kaggle's time limit, where no time budget is set
 MAX_UNREADABLE = 0.1  # share of unreadable images above which the images are not to blame
-
-
-@dataclass
-class TestSet:
-    """Images and rows to predict.
-
-    Args:
-        files: Files of the test images, by id.
-        table: Header and rows of the submission.
-        hidden: Whether there are no images because the test set is shown in the rerun only. Default: False.
-    """
-
-    __test__ = False  # pytest takes it for a test class
-
-    files: dict[str, ImageSource]
-    table: SubmissionTable
-    hidden: bool = False
-    ids: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ids = [] if self.hidden else self.table.image_ids
 
 
 def predict_test_set(
@@ -97,19 +73,51 @@ def predict_test_set(
     begun = clock()
     damaged = damaged or {}
     degraded = [f"{name} {fault}." for name, fault in sorted(damaged.items())]
-    facts, settings = ensemble.competition, ensemble.inference or Inference()
-    test_set = _open_test_set(competition, facts, degraded, forgive)
+    facts = ensemble.competition
+    test_set = open_test_set(competition, facts, degraded, forgive)
     reader = TestImageReader(test_set.files, facts.image, facts.tiles)
     sizes = MaskSizes.of(facts.image, FileSizes(reader))
     output = SubmissionFile(working / facts.submission.file_name, test_set.table, sizes)
     output.prepare(degraded, forgive)
+    encoded, report = predict_images(
+        ensemble, dataset, test_set, reader, degraded, damaged, forgive, begun if started is None else started, clock
+    )
+    output.replace(encoded, degraded)
+    seconds = round(clock() - begun, 1)
+    report = report.model_copy(update={"degraded": degraded, "seconds": seconds, "submission": sha256(output.path)})
+    with suppress(OSError):  # what counts is the submission
+        write_json(working / "inference.json", report.as_dict())
+    return report
+
+
+def predict_images(
+    ensemble: ShippedEnsemble,
+    dataset: Path,
+    test_set: TestSet,
+    reader: TestImageReader,
+    degraded: list[str],
+    damaged: Mapping[str, str],
+    forgive: bool,
+    started: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[Encoded, InferenceReport]:
+    """Predict the images of a test set.
+
+    Args:
+        ensemble, dataset, damaged, forgive, started, clock: As for `predict_test_set`.
+        test_set: Images and rows.
+        reader: Reader of the images.
+        degraded: What went wrong so far, one sentence each; extended.
+
+    Returns:
+        The encoded masks that are not empty, by image id and class; and the report, without the submission's hash.
+    """
+    facts, settings = ensemble.competition, ensemble.inference or Inference()
     device = networks.accelerator()
     precision = networks.precision_for(settings.precision, device)
     loaded = _load_ensemble(ensemble, dataset, precision, damaged, degraded, forgive)
-    budget = _budget(ensemble, loaded, begun if started is None else started, clock)
+    budget = _budget(ensemble, loaded, started, clock)
     encoded = _predict_what_is_possible(facts, loaded, reader, test_set, budget, forgive)
-    speed = budget.seconds_per_image
-    output.replace(encoded, degraded)
     report = InferenceReport(
         **_counts(test_set, encoded, budget),
         odd_sizes=reader.odd_sizes,
@@ -119,15 +127,12 @@ def predict_test_set(
         members=_timings(budget),
         device=device,
         precision=precision,
-        seconds=round(clock() - begun, 1),
-        seconds_per_image=round(speed, 6),
+        seconds_per_image=round(budget.seconds_per_image, 6),
         peak_megabytes=round(peak_memory() / 1e6),
-        submission=sha256(output.path),
+        submission=None,
         package=sha256(dataset / "SHA256SUMS"),
     )
-    with suppress(OSError):  # what counts is the submission
-        write_json(working / "inference.json", report.as_dict())
-    return report
+    return encoded, report
 
 
 def _counts(test_set: TestSet, encoded: Encoded, budget: Budget) -> dict[str, int]:
@@ -185,56 +190,6 @@ def find_competition(mounted: Path, dataset: Path, facts: CompetitionFacts) -> P
         expected=sample or facts.test_images,
         do="Attach the competition as a source of the kernel.",
     )
-
-
-def _open_test_set(competition: Path, facts: CompetitionFacts, degraded: list[str], forgive: bool) -> TestSet:
-    """List images and rows: the sample's rows, or one per image and class for competitions without a sample."""
-    files = list_test_files(competition, facts, degraded, forgive)
-    layout = SubmissionFormat(facts.submission, facts.classes, id_rule(facts))
-    table_of_images = table_of(layout, sorted(files))
-    try:
-        sample = facts.submission.sample
-        table = read_sample(layout, competition / sample, shared_allowed=forgive) if sample else table_of_images
-        if not forgive and not files:
-            if not is_hidden(competition, facts):
-                raise GatemaskError(
-                    "There is nothing to predict: no file matches the pattern of the test images.",
-                    where=competition,
-                    expected=facts.test_images,
-                    do="Correct test.images in competition.yaml, and package again.",
-                )
-            say("The visible test set has no images: the submission is the sample's, without masks.")
-            return TestSet({}, table, hidden=True)
-        own = {image_id: source.files[source.own] for image_id, source in sorted(files.items())}
-        names = {image_id: path.relative_to(competition).as_posix() for image_id, path in own.items()}
-        table = table.with_unlisted(names)
-        if table.rows:
-            return _joined(files, table, competition, degraded, forgive)
-        if table.unlisted:  # objects: a sample without rows lists no image that needs one
-            return TestSet(files, table)
-        fault = GatemaskError("There is nothing to predict.", where=competition, received="no rows")
-    except GatemaskError as error:
-        fault = error
-    if not forgive or not files:
-        raise fault
-    degraded.append(f"{fault.short()} The rows are those of the images in the test folder.")
-    return TestSet(files, table_of_images)
-
-
-def _joined(
-    files: dict[str, ImageSource], table: SubmissionTable, competition: Path, degraded: list[str], forgive: bool
-) -> TestSet:
-    """Return the test set; rows that share an id, or match no image, are rejected or reported."""
-    if shared := table.shared_ids():
-        degraded.append(f"{len(shared)} ids belong to several rows; their masks are empty: {examples(shared)}.")
-        files = {image_id: source for image_id, source in files.items() if image_id not in shared}
-    try:
-        join_rows(files, table, competition)
-    except GatemaskError as error:
-        if not forgive:
-            raise
-        degraded.append(error.short())
-    return TestSet(files, table)
 
 
 # --- the members --------------------------------------------------------------------------------------------

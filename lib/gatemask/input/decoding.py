@@ -7,8 +7,6 @@ starts from: an image that is stored larger than the input is cached at the inpu
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -18,6 +16,7 @@ from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import shrink_to_size
 from gatemask.input.layout import Layout
+from gatemask.parallel import available_memory
 
 CACHE_SHARE = 0.25  # of the memory available when the first batches are made
 
@@ -201,21 +200,3 @@ def _decode_bytes(example: EncodedExample, field: str, encoded: bytes, flag: int
             do="Run gatemask records check, then gatemask records make.",
         )
     return array
-
-
-def available_memory() -> float:
-    """Return the memory this process may still use, in bytes.
-
-    This is the smaller of what the machine and the container (its cgroup) have left; 0 if neither reports it.
-    """
-    available = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().split("MemAvailable:")
-        available.append(float(lines[1].split()[0]) * 1024)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):  # without a limit, the file reads "max"
-            available.append(max(0.0, float(Path(limit).read_text()) - float(Path(used).read_text())))
-    return min(available, default=0.0)

@@ -28,14 +28,14 @@ from gatemask.console import say
 from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import BATCH_STEPS
-from gatemask.input.decoding import CACHE_SHARE, available_memory, cache_key
+from gatemask.input.decoding import CACHE_SHARE, cache_key
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch
 from gatemask.input.shared_cache import NOWHERE, Directory, shapes_of
 from gatemask.input.shared_memory import Buffers, Place, SharedMemory
 from gatemask.input.source import BatchPlan, RecordSource
 from gatemask.input.worker import AddSource, Done, DropSource, Fill, Mix, SourceContent
-from gatemask.parallel import keep_freed_memory
+from gatemask.parallel import available_memory, keep_freed_memory
 
 PART_IMAGES = 8  # images per part: handing out a part is cheap compared with eight images
 BATCHES_AHEAD = 2  # at least; more if workers would otherwise be idle

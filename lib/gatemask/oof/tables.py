@@ -107,6 +107,14 @@ class Tables:
         parts: dict[str, Any] = {name: values[chosen] for name, values in self._arrays().items()}
         return Tables(**parts)
 
+    @classmethod
+    def join(cls, parts: Sequence[Tables]) -> Tables:
+        """Return the tables of all images of some parts, which have the same classes, in their order."""
+        arrays = [part._arrays() for part in parts]
+        if any(part.reached is not None for part in parts):
+            arrays = [{**part._arrays(), "reached": part.seen} for part in parts]
+        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
+
     def of_class(self, index: int) -> Tables:
         """Return the tables of one class."""
         if self.classes == 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -157,7 +157,7 @@ def _provisional(inputs: Inputs) -> Iterator[Decided]:
         raise NotYet(f"Masks appear when a fold of a mask network is finished: {inputs.command('train', first, [0])}.")
     scores = {name: np.mean([inputs.results[name, fold].score for fold in found]) for name, found in folds.items()}
     name = max(folds, key=lambda each: (len(folds[each]), scores[each]))
-    counted = _joined([Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]])
+    counted = Tables.join([Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]])
     # By positives: where most images are empty, an early network scores best with a threshold that nothing reaches.
     cuts = [best_single_threshold(counted.of_class(index), "dice_positives")[0] for index in range(counted.classes)]
     made = [Rule(0.0, cut, cut, 0) for cut in cuts]
@@ -172,12 +172,3 @@ def _provisional(inputs: Inputs) -> Iterator[Decided]:
         yield Decided(inputs, counted, made, made, [reader], Masks.of(project, comp), None, frame, about, False)
     finally:
         reader.close()
-
-
-def _joined(tables: Sequence[Tables]) -> Tables:
-    """Return the tables of several folds as one."""
-    names = [field.name for field in fields(Tables) if field.name != "reached"]
-    arrays = {name: np.concatenate([getattr(each, name) for each in tables]) for name in names}
-    if any(each.reached is not None for each in tables):
-        arrays["reached"] = np.concatenate([each.seen for each in tables])
-    return Tables(**arrays)

@@ -178,6 +178,34 @@ class InferenceReport(CommandResult):
             ) from None
 
 
+class PredictionResult(StageResult):
+    """Result of `gatemask predict`.
+
+    Args:
+        images: Number of images in the test set.
+        rows: Number of rows of the submission.
+        passed: Number of images that passed the gate.
+        empty: Number of rows with an empty mask.
+        shards: Number of shards.
+        device: Device of the networks.
+        precision: Precision of the layers.
+        images_per_second: Images per second, from start to end.
+        submission: Path of the submission.
+    """
+
+    paths = ("submission",)
+
+    images: int
+    rows: int
+    passed: int
+    empty: int
+    shards: int
+    device: str
+    precision: str
+    images_per_second: float
+    submission: str
+
+
 class PrecisionComparison(CommandResult):
     """Comparison of half precision with float32 on out-of-fold images.
 

@@ -20,8 +20,8 @@ from gatemask.runs.cache import RunCache
 from gatemask.runs.facts import Found
 from gatemask.runs.predictions import Predictions
 from gatemask.tuning.crossfit import Resamples
+from gatemask.tuning.members import TrainingImages, training_images
 from gatemask.tuning.sides import fit_side, side_of
-from gatemask.tuning.tune import TrainingImages, training_images
 
 
 class Computing:

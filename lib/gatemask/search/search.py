@@ -77,12 +77,16 @@ class LocalWork:
 
     def __call__(self, trials: Trials) -> str | None:
         """Train trials until none is left, and return None; or why it stopped before."""
-        budget = TimeBudget(self.hours)
+        return self.train(trials, TimeBudget(self.hours)) or trials.left_to_others()
+
+    @staticmethod
+    def train(trials: Trials, budget: TimeBudget) -> str | None:
+        """Train trials until none is left that no other process trains, and return None; or why it stopped before."""
         while (taken := trials.take()) is not None:
             with taken.lock:
                 if not _train_trial(trials, taken, budget):
                     return "the time limit is reached"
-        return trials.left_to_others()
+        return None
 
 
 def _train_trial(trials: Trials, taken: TakenTrial, budget: TimeBudget) -> bool:

@@ -31,8 +31,8 @@ from gatemask.results.submission import FoldCheckResult
 from gatemask.results.tuning import TunedResult
 from gatemask.submission.check import check_submission
 from gatemask.submission.scoring import read_submission, score_masks
-from gatemask.tuning.members import MemberPredictions, open_members
-from gatemask.tuning.tune import require_tuned, training_images
+from gatemask.tuning.members import MemberPredictions, open_members, training_images
+from gatemask.tuning.tune import require_tuned
 from gatemask.tuning.weighing import MemberWeights
 
 SAME = 1e-6  # difference of scores that rounding explains

@@ -18,8 +18,8 @@ import numpy as np
 from gatemask import quiet
 from gatemask.config import Experiment
 from gatemask.errors import GatemaskError, is_out_of_memory
-from gatemask.input.decoding import available_memory
 from gatemask.input.layout import Layout
+from gatemask.parallel import available_memory
 from gatemask.training.runtime import Devices, resident_bytes
 
 if TYPE_CHECKING:

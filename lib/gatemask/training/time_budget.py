@@ -31,6 +31,18 @@ class TimeBudget:
             return None
         return (self._limit_s - (self.clock() - self._started)) / 3600 / (1 - MARGIN)
 
+    @property
+    def deadline(self) -> float | None:
+        """Time at which this budget ends, as `time.time()` tells it in any process; None for no limit."""
+        if math.isinf(self._limit_s):
+            return None
+        return time.time() + self._limit_s - (self.clock() - self._started)
+
+    @classmethod
+    def until(cls, deadline: float | None) -> TimeBudget:
+        """Return a budget that ends at a deadline of another process."""
+        return cls(None if deadline is None else (deadline - time.time()) / 3600 / (1 - MARGIN))
+
     def record_steps(self, seconds: float, steps: int) -> None:
         """Remember the duration of the latest training steps; it replaces earlier measurements."""
         self._step_s = seconds / max(1, steps)

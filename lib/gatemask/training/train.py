@@ -28,6 +28,7 @@ from pathlib import Path
 from gatemask.config import Competition, Experiment
 from gatemask.console import say
 from gatemask.files import set_aside, write_text
+from gatemask.pieces.piece import Place
 from gatemask.project import Project
 from gatemask.results.training import FoldResult, TrainingResult, trained_from
 from gatemask.stage import Stage, Stamp
@@ -35,8 +36,18 @@ from gatemask.tracking import run_folder
 from gatemask.tracking.mode import tracking_mode
 from gatemask.training.differences import differences
 from gatemask.training.fold_inputs import TrainingInputs, count_views
-from gatemask.training.side_by_side import NOT_BEGUN, devices_for, raise_failures, train_side_by_side
+from gatemask.training.side_by_side import (
+    NOT_BEGUN,
+    FoldOutcome,
+    devices_for,
+    raise_failures,
+    train_at,
+    train_side_by_side,
+    unfinished_folds,
+)
 from gatemask.training.time_budget import TimeBudget
+
+ResultsAndLeft = tuple[dict[int, FoldResult], dict[int, str]]  # of finished folds, and what is left of the others
 
 
 def train(
@@ -45,6 +56,7 @@ def train(
     exp: Experiment,
     folds: Sequence[int] | None = None,
     budget: TimeBudget | None = None,
+    place: Place | None = None,
 ) -> TrainingResult:
     """Train the unfinished folds of an experiment, as far as its time limit allows.
 
@@ -54,6 +66,7 @@ def train(
         exp: Experiment.
         folds: Numbers of the folds. Default: all.
         budget: Time limit that is shared with other trainings of this session. Default: `hours`, starting now.
+        place: Place that trains. Default: this machine, in this process or on a device per fold.
 
     Raises:
         GatemaskError: A fold does not exist, its inputs are missing or invalid, or another process is training it. Of
@@ -63,11 +76,10 @@ def train(
     _ = tracking_mode(exp), inputs.class_weights  # mistakes there are reported before hours of work
     budget = budget or TimeBudget(exp.hours)
     chosen = inputs.choose_folds(folds)
-    if devices := devices_for(inputs, chosen):
-        outcomes = train_side_by_side(inputs, chosen, devices, budget)
-        raise_failures(inputs, outcomes)
-        results = {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
-        left = {fold: outcome.left for fold, outcome in outcomes.items() if outcome.left is not None}
+    if place is not None:
+        results, left = _train_at_place(inputs, chosen, budget, place)
+    elif devices := devices_for(inputs, chosen):
+        results, left = _sorted_out(inputs, train_side_by_side(inputs, chosen, devices, budget))
     else:
         results, left = _train_in_sequence(inputs, chosen, budget)
     if left:
@@ -77,9 +89,21 @@ def train(
     return TrainingResult(experiment=exp.name, current=current, folds=results)
 
 
-def _train_in_sequence(
-    inputs: TrainingInputs, folds: Sequence[int], budget: TimeBudget
-) -> tuple[dict[int, FoldResult], dict[int, str]]:
+def _sorted_out(inputs: TrainingInputs, outcomes: Mapping[int, FoldOutcome]) -> ResultsAndLeft:
+    raise_failures(inputs, outcomes)
+    results = {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
+    return results, {fold: outcome.left for fold, outcome in outcomes.items() if outcome.left is not None}
+
+
+def _train_at_place(inputs: TrainingInputs, folds: Sequence[int], budget: TimeBudget, place: Place) -> ResultsAndLeft:
+    unfinished = unfinished_folds(inputs, folds)
+    outcomes = train_at(place, [(inputs, fold) for fold in unfinished], budget) if unfinished else {}
+    trained, left = _sorted_out(inputs, outcomes.get(inputs.exp.name, {}))
+    recorded, _ = _train_in_sequence(inputs, [fold for fold in folds if fold not in unfinished], budget)
+    return {fold: result for fold in folds if (result := (trained | recorded).get(fold)) is not None}, left
+
+
+def _train_in_sequence(inputs: TrainingInputs, folds: Sequence[int], budget: TimeBudget) -> ResultsAndLeft:
     """Return the results of the folds, and the work that is left of those that time did not suffice for."""
     results: dict[int, FoldResult] = {}
     left: dict[int, str] = {}

@@ -20,9 +20,9 @@ from gatemask.masks.metrics import ratio, total
 from gatemask.project import Project, experiment_files
 from gatemask.results.tuning import ComparisonResult, Kind, PairedComparison, Verdict
 from gatemask.tuning.crossfit import bootstrap_scores, middle_95
-from gatemask.tuning.members import prediction_hashes
+from gatemask.tuning.members import prediction_hashes, training_images
 from gatemask.tuning.sides import fit_side, is_trained, side_of
-from gatemask.tuning.tune import training_images, with_selected_weights
+from gatemask.tuning.tune import with_selected_weights
 
 Scored = tuple[np.ndarray, np.ndarray]  # worth and weight, float (n, classes), see gatemask.masks.metrics
 SAME = 1e-12  # scores this close differ by rounding alone

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from gatemask.config import Competition, Ensemble, Members, load_run_config
+from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.data.truth import Masks
 from gatemask.errors import GatemaskError
 from gatemask.masks.frame import Frame, comp_frame
@@ -47,6 +49,27 @@ class MemberPredictions:
     def gated(self, weights: Sequence[float]) -> MemberPredictions:
         """Return the same predictions with gates averaged by these weights, one per gate experiment."""
         return replace(self, gate=average_gates(self.gates, weights, self.fold_of))
+
+
+class TrainingImages(NamedTuple):
+    """Images that are used for tuning: all but the hold-out.
+
+    Args:
+        fold_of: Fold by image id.
+        group_of: Group by image id.
+    """
+
+    fold_of: dict[str, int]
+    group_of: dict[str, str]
+
+
+def training_images(project: Project) -> TrainingImages:
+    """Read fold and group of every image outside the hold-out."""
+    frame = read_folds(project)
+    frame = frame[frame["fold"] != HOLDOUT]
+    ids = frame["image_id"].astype(str)
+    fold_of = {image: int(fold) for image, fold in zip(ids, frame["fold"], strict=True)}
+    return TrainingImages(fold_of, dict(zip(ids, frame["group"].astype(str), strict=True)))
 
 
 @contextmanager

@@ -13,23 +13,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gatemask.config import Competition, Ensemble, Members, Tune
 from gatemask.cost.kernel_time import count_test_images
-from gatemask.data.split import HOLDOUT, read_folds, read_manifest
+from gatemask.data.split import read_folds, read_manifest
 from gatemask.errors import GatemaskError
 from gatemask.files import fingerprint, sha256
 from gatemask.masks import rule as rules
 from gatemask.masks.metrics import guide
 from gatemask.masks.rule import Rule
 from gatemask.oof.tables import Tables
+from gatemask.pieces.piece import Place
 from gatemask.project import Project
 from gatemask.results.tuning import ALL_EMPTY, MEAN_DICE, Kind, TunedMember, TunedResult
 from gatemask.stage import Stage, Stamp
 from gatemask.tracking.send_results import send_at_once
-from gatemask.tuning.members import MemberPredictions, open_members, prediction_hashes
+from gatemask.tuning.members import MemberPredictions, open_members, prediction_hashes, training_images
 from gatemask.tuning.outcome import Tuned, summarize, write_tuned
 
 if TYPE_CHECKING:
@@ -43,25 +45,14 @@ JOURNAL = "study.log"
 SCRATCH = "weights"  # folder of tables by weighting, present during a search
 
 
-class TrainingImages(NamedTuple):
-    """Images that are used for tuning: all but the hold-out.
-
-    Args:
-        fold_of: Fold by image id.
-        group_of: Group by image id.
-    """
-
-    fold_of: dict[str, int]
-    group_of: dict[str, str]
-
-
-def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:
+def tune(project: Project, comp: Competition, ensemble: Ensemble, place: Place | None = None) -> TunedResult:
     """Tune the rule of an ensemble on its out-of-fold predictions.
 
     Args:
         project: Project whose runs hold the predictions.
         comp: Metric and image size.
         ensemble: Gates and mask networks to average, and how to search.
+        place: Place that counts the threshold tables. Default: the threads of this process.
 
     Raises:
         GatemaskError: Predictions are missing, outdated or damaged, or another process is tuning.
@@ -70,7 +61,7 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult
 
     def work() -> tuple[TunedResult, dict[Path, str | None]]:
         inputs = fingerprint(stage.made_from)
-        tuned = _tune(project, comp, ensemble, inputs)
+        tuned = _tune(project, comp, ensemble, inputs, place)
         files = write_tuned(project.tuned, comp, ensemble, tuned)
         # The dashboard may write notes into the study: it must exist, whatever its hash.
         outputs: dict[Path, str | None] = {path: sha256(path) for path in files}
@@ -121,15 +112,6 @@ def with_selected_weights(project: Project, comp: Competition, ensemble: Ensembl
         if greedy[kind]
     }
     return ensemble.model_copy(update=changed)
-
-
-def training_images(project: Project) -> TrainingImages:
-    """Read fold and group of every image outside the hold-out."""
-    frame = read_folds(project)
-    frame = frame[frame["fold"] != HOLDOUT]
-    ids = frame["image_id"].astype(str)
-    fold_of = {image: int(fold) for image, fold in zip(ids, frame["fold"], strict=True)}
-    return TrainingImages(fold_of, dict(zip(ids, frame["group"].astype(str), strict=True)))
 
 
 def _tuned_members(project: Project, ensemble: Ensemble) -> list[TunedMember]:
@@ -194,10 +176,11 @@ def _further_settings(project: Project, comp: Competition) -> list[object]:
     return [changed] if changed else []
 
 
-def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) -> Tuned:
+def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str, place: Place | None) -> Tuned:
     from gatemask.tuning.candidates import choose_candidate
     from gatemask.tuning.final_pass import scored_on_masks, searched_on_masks
     from gatemask.tuning.reference_rules import names_of, reference_rules
+    from gatemask.tuning.table_pieces import count_at
     from gatemask.tuning.weighing import count_for_held_out_folds, count_for_tuning, weigh_members
     from gatemask.tuning.weighted_tables import WeightedTables
 
@@ -208,7 +191,8 @@ def _tune(project: Project, comp: Competition, ensemble: Ensemble, inputs: str) 
     given = {name: reference_rules(project.root / file, size, comp.classes) for name, file in files.items()}
     levels = _component_levels(ensemble, given)
     with open_members(project, comp, ensemble, fold_of) as predictions:
-        weighted = WeightedTables(predictions, project.tuned / SCRATCH, inputs)
+        count = None if place is None else partial(count_at, place, project, comp, ensemble, len(fold_of))
+        weighted = WeightedTables(predictions, project.tuned / SCRATCH, inputs, count)
         members = weigh_members(project, comp, ensemble, weighted)
         images = count_for_tuning(weighted, members.weights, members.gate_weights, levels)
         others = count_for_held_out_folds(weighted, members, images, levels)

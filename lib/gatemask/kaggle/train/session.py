@@ -142,8 +142,8 @@ def require_machine(wanted: Machine) -> None:
     Raises:
         GatemaskError: The machine is of another kind or has fewer devices.
     """
+    from gatemask.pieces.devices import visible_gpus
     from gatemask.training.runtime import ACCELERATORS, detect_accelerator
-    from gatemask.training.separate_devices import visible_gpus
 
     kind, devices = detect_accelerator(), None
     if kind == wanted.kind == "gpu":

@@ -1,12 +1,12 @@
-"""A process that trains folds on one device: the other end of `side_by_side`.
+"""A process that runs pieces: the other end of `local`.
 
-    python -m gatemask.training.fold_process FD
+    python -m gatemask.pieces.process FD
 
-It reads JSON lines from stdin: first the `Job`, then one `{"fold": k, "hours": h}` per fold, at last `{"end": true}`.
-When stdin ends before that, the process that started it is gone, and it ends at once: a state on disk is always whole.
-To the file descriptor FD it writes JSON lines: `{"ready": true}` when its device answers, `{"line": text}` and `{"bar":
-[text, done, total]}` for the screen, and for each fold one of `result`, `left`, `error` or `fault` with its number.
-stdout and stderr go to the log of the fold that is being trained.
+It reads JSON lines from stdin: one piece per line, at last `{"end": true}`. When stdin ends before that, the process
+that started it is gone, and it ends at once: pieces survive being killed. To the file descriptor FD it writes JSON
+lines: `{"line": text}` and `{"bar": [text, done, total]}` for the screen, and for each piece one of `value`, `error`
+(one that the user can fix), `device` (the device does not work) or `fault` with its name. stdout and stderr go to the
+log of the piece.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from gatemask import console
-from gatemask.config import Competition, Experiment
 from gatemask.errors import GatemaskError
-from gatemask.project import Project
-from gatemask.results.training import FoldResult
-from gatemask.training.fold_job import Job, log_of
+from gatemask.pieces.piece import BrokenDeviceError, Piece, call
 
 BAR_PAUSE_S = 0.25  # between two reports of a progress bar
 ABANDONED = 3  # exit code after the end of the process that started this one
@@ -57,35 +54,24 @@ class Events:
 
 
 def main() -> None:
-    """Train folds until stdin sends `end`."""
+    """Run pieces until stdin sends `end`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one to answer
     events, tasks = Events(int(sys.argv[1])), _read_tasks()
     console.relay_to(events)
-    job = Job(**tasks.get())
-    project = Project(Path(job.root), job.comp, job.quick, tuple(job.overrides))
-    comp, exp = Competition.model_validate(job.competition), Experiment.model_validate(job.experiment)
-    from gatemask.tracking.wandb_run import finish_client
-    from gatemask.training.fold_inputs import TrainingInputs
-
-    inputs = TrainingInputs(project, comp, exp)
-    ready = False
     while "end" not in (task := tasks.get()):
-        fold = int(task["fold"])
-        _write_log(log_of(Path(job.logs), fold))
+        piece = Piece(**task)
+        if piece.log is not None:
+            _write_log(Path(piece.log))
         try:
-            if not ready:
-                _require_device(exp, job.kind)
-                events.send(ready=True)
-                ready = True
-            events.send(fold=fold, **_outcome(inputs, fold, task["hours"]))
+            events.send(piece=piece.name, value=call(piece))
+        except BrokenDeviceError as error:
+            events.send(piece=piece.name, device=str(error))
         except GatemaskError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-            events.send(fold=fold, error=str(error))
+            events.send(piece=piece.name, error=str(error))
         except Exception as error:  # a fault of gatemask or of a package: its traceback is in the log
             traceback.print_exc()
             sys.stderr.flush()
-            events.send(fold=fold, fault=f"{type(error).__name__}: {error}")
-    finish_client()
+            events.send(piece=piece.name, fault=f"{type(error).__name__}: {error}")
 
 
 def _read_tasks() -> queue.SimpleQueue[dict[str, Any]]:
@@ -116,24 +102,6 @@ def _write_log(path: Path) -> None:
         log.flush()
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-
-
-def _require_device(exp: Experiment, kind: str) -> None:
-    """Raise if the device that this process was given does not work; Keras would silently take the CPU."""
-    from gatemask.training.runtime import start_keras
-
-    if kind == "gpu":
-        start_keras(exp.runtime.model_copy(update={"accelerator": "gpu"}))
-
-
-def _outcome(inputs: Any, fold: int, hours: float | None) -> dict[str, object]:
-    from gatemask.training.time_budget import TimeBudget
-    from gatemask.training.train import train_fold
-
-    outcome = train_fold(inputs, fold, TimeBudget(hours), may_begin=True)
-    if isinstance(outcome, FoldResult):
-        return {"result": outcome.as_dict()}
-    return {"left": outcome}
 
 
 if __name__ == "__main__":
