@@ -27,6 +27,15 @@ from tests.warm import HEAVY, Call, Warm
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+# gatemask that lists what it has imported, in modules.txt of the project.
+LISTED_IMPORTS = """
+import os, pathlib, sys
+from gatemask.cli import main
+try:
+    main()
+finally:
+    pathlib.Path(os.environ["GATEMASK_ROOT"], "modules.txt").write_text("\\n".join(sorted(sys.modules)))
+"""
 TINY_GATEMASK = ("-c", INSTALL + "from gatemask.cli import main; main()")  # gatemask with a tiny encoder
 os.environ.pop("GATEMASK_NOTIFY_URL", None)  # no test may send a message to anyone
 UNPATCHED = dict(os.environ)  # before any test changes it
@@ -256,7 +265,7 @@ def _killed_loop(root: Path) -> Loop:
     command = [*TINY_GATEMASK, "loop", "phantom", "--quick", "--json"]
     kill_when(lambda _: list(state.glob("at-*.h5")), *command, root=root, limit_s=3600)
     killed_at = stamps(root)
-    done = gatemask("loop", "phantom", "--quick", "--json", root=root, tiny=True)
+    done = run_python("-c", INSTALL + LISTED_IMPORTS, "loop", "phantom", "--quick", "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]
     return Loop(root, "phantom-quick", json.loads(done.stdout), killed_at)
 

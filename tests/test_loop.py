@@ -57,6 +57,23 @@ def test_summary_holds_the_most_important_numbers(phantom_loop: Loop) -> None:
     assert {key: value for key, value in phantom_loop.result.items() if key != "current"} == summary
 
 
+def test_the_loop_imports_no_package_of_clusters_and_clouds(phantom_loop: Loop) -> None:
+    imported = (phantom_loop.root / "modules.txt").read_text().split()
+    assert "gatemask.loop" in imported
+    unwanted = {
+        "ray",
+        "psycopg",
+        "psycopg2",
+        "sqlalchemy.dialects.postgresql",
+        "fsspec",
+        "s3fs",
+        "gcsfs",
+        "boto3",
+        "sky",
+    }
+    assert unwanted & set(imported) == set()
+
+
 def test_second_loop_does_nothing(phantom_loop: Loop) -> None:
     before, summary = stamps(phantom_loop.root), (phantom_loop.runs / "summary.json").read_text()
     done = gatemask("loop", "phantom", "--quick", "--json", root=phantom_loop.root)

@@ -254,6 +254,7 @@ TABLE = [
             "shard-<k>-of-<n>.json while it runs"
         },
     ),
+    StageEntry("sky", {"dist/<comp>/sky/<experiment>-fold<k>.yaml": "SkyPilot task that trains a fold"}),
     StageEntry(
         "rehearse --train", {"runs/<comp>/rehearsal-train/<experiment>/": "training kernel, stand-in for /kaggle, log"}
     ),

@@ -21,6 +21,7 @@ from tests.conftest import ROOT, TINY_GATEMASK, environment
 pytestmark = [pytest.mark.slow, pytest.mark.trains]
 pytest.importorskip("ray", reason='Ray is not installed: pip install "gatemask[ray]"')
 
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 SETTINGS = ["--quick", "--set", "runtime.deterministic=true"]
 # What does not depend on paths, times and machines.
 SAME = ["images", "positives", "cross_fitted", "ci95", "in_sample", "all_empty", "rule", "submission_score"]
@@ -36,10 +37,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (site / "sitecustomize.py").write_text(tiny.HOOK)
     before = dict(os.environ)
     os.environ.update(PYTHONPATH=str(site), WANDB_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+    os.environ.update(RAY_raylet_start_wait_time_s="300")  # on a busy machine
+    started = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         for _ in range(2):
-            started.add_node(num_cpus=1, object_store_memory=100 << 20)
+            started.add_node(**NODE)
         yield started
     finally:
         started.shutdown()
@@ -88,7 +90,7 @@ def test_the_loop_on_three_nodes_gives_the_results_of_one_machine(
     wait_for(lambda: list(there.glob("runs/phantom-quick/*/fold*/state/at-*.h5")), loop)
     worker = sorted(cluster.worker_nodes, key=str)[0]
     cluster.remove_node(worker, allow_graceful=False)
-    cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.add_node(**NODE)
     result, said = finish(loop)
     record_property("seconds", {"local": round(alone_s), "ray": round(time.monotonic() - begun)})
     assert "pieces of work on Ray: 3 nodes" in said

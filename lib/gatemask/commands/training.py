@@ -51,3 +51,21 @@ def augment_show(
     from gatemask.report.augment import show_augmentation
 
     print_result(show_augmentation(project, config, experiment, images), json_)
+
+
+@app.command("sky")
+def sky_command(
+    exp: Exp,
+    fold: Fold = "all",
+    accelerators: Annotated[str, typer.Option(help="Accelerators of a machine, as SkyPilot names them.")] = "L4:1",
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Use no spot machines.")] = False,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Write SkyPilot tasks, one managed job per fold."""
+    project, config, experiment = load_experiment_inputs(exp, quick, set_)
+    from gatemask.training.sky import SkyOptions, write_tasks
+
+    options = SkyOptions(accelerators, not on_demand, tuple(set_ or ()))
+    print_result(write_tasks(project, config, experiment, parse_folds(fold), options), json_)

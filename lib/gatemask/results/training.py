@@ -143,3 +143,15 @@ class TrainingResult(CommandResult):
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values; folds without their `current`."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"folds": {"__all__": {"current"}}})
+
+
+class SkyResult(CommandResult):
+    """Result of `gatemask sky`.
+
+    Args:
+        tasks: Paths of the SkyPilot tasks, below the project's folder.
+        launch: Command that launches each.
+    """
+
+    tasks: list[str]
+    launch: list[str]
