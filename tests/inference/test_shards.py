@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from gatemask.errors import GatemaskError
 from gatemask.inference.shards import Source, predict_in_shards, shard_piece
-from gatemask.pieces.piece import OnOutcome, Outcome, Piece, always, call, ignore
+from gatemask.pieces.piece import call
 from gatemask.results.submission import InferenceReport
 from tests.inference.fake_networks import COUNT, FakeNetwork, KaggleFolders, make_kaggle_folders, use_fake_networks
-
-
-@dataclass
-class Here:
-    """A place that runs pieces in this process, and loses some.
-
-    Args:
-        lost: Numbers of the pieces that fail.
-    """
-
-    lost: Sequence[int] = ()
-    ran: list[str] = field(default_factory=list)
-
-    def slots(self, piece: Piece) -> int:
-        return 3
-
-    def run(
-        self, pieces: Sequence[Piece], on_outcome: OnOutcome = ignore, may_begin: Callable[[], bool] = always
-    ) -> dict[str, Outcome]:
-        outcomes = {}
-        for number, piece in enumerate(pieces):
-            outcomes[piece.name] = Outcome(error="killed") if number in self.lost else Outcome(call(piece))
-            self.ran.append(piece.name)
-        return outcomes
+from tests.pieces.here import Here
 
 
 @pytest.fixture

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from gatemask.config import Competition
+from gatemask.config import load_experiment
 from gatemask.errors import GatemaskError
+from gatemask.kaggle.train import place as on_kaggle
 from gatemask.kaggle.train.place import Kaggle
 from gatemask.parallel import cores
 from gatemask.pieces import devices
@@ -16,7 +18,10 @@ from gatemask.pieces.local import Local
 from gatemask.pieces.on_ray import RayCluster
 from gatemask.pieces.piece import Outcome, Piece, call, split_evenly, values
 from gatemask.project import Project
+from gatemask.results.kaggle_training import CampaignReport
+from tests.conftest import ROOT
 from tests.data.test_manifest import competition
+from tests.fold_results import fold_result
 
 WORK = Piece("shards 0 to 3", "pieces.piece:split_evenly", {"items": [1, 2, 3], "count": 2})
 
@@ -56,10 +61,35 @@ def test_processes_fit_cores_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_kaggle_refuses_what_is_not_a_training(tmp_path: Path) -> None:
-    place = Kaggle(Project(tmp_path, "small"), Competition.model_validate(competition()))
+    place = Kaggle(Project(tmp_path, "tiles"), competition())
     for refused in (lambda: place.run([WORK]), lambda: place.slots(WORK)):
         with pytest.raises(GatemaskError, match=r"(?s)Kaggle runs trainings only.*shards 0 to 3.*--on local"):
             refused()
+
+
+def test_trainings_on_kaggle_are_a_campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp = load_experiment(ROOT / "experiments/phantom/gate_r18.yaml")
+    done = fold_result(experiment=exp.name, fold=1)
+    pushed: list[object] = []
+
+    def campaign(*arguments: object) -> CampaignReport:
+        pushed.append(arguments[3])
+        given_up = {f"{exp.name}/0": "Loss became NaN."}
+        return CampaignReport(current=False, experiments={}, sessions=1, hours=1.0, given_up=given_up)
+
+    monkeypatch.setattr(on_kaggle, "run_campaign", campaign)
+    results = {0: None, 1: done}
+    monkeypatch.setattr(
+        on_kaggle.TrainingInputs, "stage", lambda self, fold: SimpleNamespace(current=lambda: results[fold])
+    )
+    settings = exp.model_dump(mode="json", exclude={"quick", "search"}, exclude_none=True)
+    work = [
+        Piece(f"fold {fold}", "training.train_piece:train_piece", {"experiment": settings, "fold": fold}, training=True)
+        for fold in (0, 1)
+    ]
+    outcomes = Kaggle(Project(tmp_path, "tiles"), competition()).run(work)
+    assert pushed == [{exp.name: [0, 1]}]
+    assert outcomes == {"fold 0": Outcome(error="Loss became NaN."), "fold 1": Outcome({"result": done.as_dict()})}
 
 
 def test_ray_needs_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,8 +64,10 @@ def test_settings_of_the_command_reach_the_job(project: Project, monkeypatch: py
     assert task["resources"] == {"accelerators": "tpu-v5e-8", "use_spot": False}
     assert task["envs"]["GATEMASK_REMOTE"] is None, "SkyPilot demands a value at launch"
     command = shlex.split(task["run"].splitlines()[-1])
-    assert command[4:] == ["1", "--set", "hours=4", "--set", "augment=[hflip]", "--set", "hours=null"]
-    assert load_experiment(project.experiment_file("unet_b0"), overrides=["hours=4", "hours=null"]).hours is None
+    assert command[4:] == ["1", "--set", "augment=[hflip]", "--set", "hours=null"]
+    assert (
+        load_experiment(project.experiment_file("unet_b0"), overrides=["augment=[hflip]", "hours=null"]).hours is None
+    )
 
 
 def test_a_fold_must_exist(project: Project) -> None:

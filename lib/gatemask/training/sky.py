@@ -90,6 +90,7 @@ def _run(project: Project, exp: Experiment, fold: int, overrides: Sequence[str])
     command = ["gatemask", "train", f"{project.comp}/{exp.name}", "--fold", str(fold)]
     command += ["--quick"] * project.quick
     # A session limit would end the job before the fold is done.
-    limits = [] if exp.hours is None else ["hours=null"]
-    command += [word for override in [*overrides, *limits] for word in ("--set", override)]
+    kept = [option for option in overrides if option.partition("=")[0].strip() != "hours"]
+    kept += [] if exp.hours is None else ["hours=null"]
+    command += [word for option in kept for word in ("--set", option)]
     return f"export GATEMASK_ROOT=$PWD\n{shlex.join(command)}\n"
