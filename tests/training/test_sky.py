@@ -66,8 +66,6 @@ def test_settings_of_the_command_reach_the_job(project: Project, monkeypatch: py
     command = shlex.split(task["run"].splitlines()[-1])
     assert command[4:] == ["1", "--set", "augment=[hflip]", "--set", "hours=null"]
     assert load_experiment(project.experiment_file("unet_b0"), overrides=["hours=null"]).hours is None
-        load_experiment(project.experiment_file("unet_b0"), overrides=["augment=[hflip]", "hours=null"]).hours is None
-    )
 
 
 def test_a_fold_must_exist(project: Project) -> None:
