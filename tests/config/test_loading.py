@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from gatemask import config
 from gatemask.config import LossPart, load_competition, load_ensemble, load_experiment
 from gatemask.errors import GatemaskError
 from gatemask.project import PRODUCTS, open_project
@@ -431,3 +433,9 @@ def test_set_names_steps_of_a_list_by_key_or_number(write) -> None:
 def test_set_rejects_steps_that_a_list_lacks(write, override: str, message: str) -> None:
     with pytest.raises(GatemaskError, match=re.escape(message)):
         load_experiment(write(AUGMENT), overrides=[override])
+
+
+def test_a_name_that_is_imported_later_means_one_thing() -> None:
+    for name in config.__all__:
+        modules = [vars(import_module(f"gatemask.config.{module}")) for module in config._IMPORTED_LATER]
+        assert len({id(values[name]) for values in modules if name in values}) <= 1, name

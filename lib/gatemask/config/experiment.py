@@ -111,7 +111,7 @@ class Sampling(Strict):
     epoch: Count | None = Field(None, description="images per epoch; default: as many as the shares allow")
 
 
-Range = Annotated[tuple[Positive, Positive], Pair]
+Bounds = Annotated[tuple[Positive, Positive], Pair]
 
 
 def _require_ascending(name: str, pair: tuple[float, float]) -> None:
@@ -123,7 +123,7 @@ class Affine(Strict):
     p: Share = 1.0
     rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="maximum in degrees, either direction")
     shear: Annotated[float, Field(ge=0, le=1)] = 0.0
-    zoom: Range = (1.0, 1.0)
+    zoom: Bounds = (1.0, 1.0)
     shift: Share = Field(0.0, description="maximum as a share of the side, either direction")
 
     @model_validator(mode="after")
@@ -136,7 +136,7 @@ class ZoomToMask(Strict):
     """Zoom in with the mask, or part of it, in view. Empty images are zoomed at a random place."""
 
     p: Share = 0.3
-    zoom: Range = (1.1, 1.5)
+    zoom: Bounds = (1.1, 1.5)
 
     @model_validator(mode="after")
     def _zoom_ascends(self) -> ZoomToMask:
@@ -154,7 +154,7 @@ class Distortion(Strict):
 
 class Blur(Strict):
     p: Share = 0.2
-    sigma: Range = Field((0.5, 1.5), description="standard deviation of the Gaussian, in input pixels")
+    sigma: Bounds = Field((0.5, 1.5), description="standard deviation of the Gaussian, in input pixels")
 
     @model_validator(mode="after")
     def _sigma_ascends(self) -> Blur:
@@ -186,11 +186,11 @@ class Augment(Strict):
     elastic: Distortion | None = None
     grid: Distortion | None = None
     brightness_contrast: Share | None = Field(None, description="maximum change of each, either direction")
-    gamma: Range | None = None
+    gamma: Bounds | None = None
     hue: Annotated[float, Field(ge=0, le=0.5)] | None = Field(
         None, description="maximum rotation of colors about their gray, as a share of the circle"
     )
-    saturation: Range | None = Field(None, description="factor of the difference between colors and their gray")
+    saturation: Bounds | None = Field(None, description="factor of the difference between colors and their gray")
     blur: Blur | None = None
     coarse_dropout: Dropout | None = None
     mixup: Mix | None = Field(None, description="gates: blend two images and their labels (Zhang 2017)")
