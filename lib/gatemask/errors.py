@@ -48,10 +48,6 @@ class GatemaskError(Exception):
         return f"{self.what} Found {received}" + ("." if expected is None else f", not {expected}.")
 
 
-class BusyError(GatemaskError):
-    """Another process holds a lock."""
-
-
 class DivergedError(GatemaskError):
     """The loss of a training became NaN or infinite."""
 

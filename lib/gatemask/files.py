@@ -17,12 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gatemask.errors import BusyError, GatemaskError, StorageError
+from gatemask.errors import GatemaskError, StorageError
 from gatemask.storage import storage_error, storage_errors
 from gatemask.yaml12 import dump_yaml, parse_yaml
 
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]  # part of temporary names, for shared disks
 LOCK_S = 10.0  # a process whose parent was killed needs a moment to end
+LOCK_WAIT = "GATEMASK_LOCK_WAIT"  # environment variable: seconds in place of LOCK_S
 
 
 def write_with(path: Path, write: Callable[[Path], object], size: int | None = None) -> Path:
@@ -275,14 +276,13 @@ def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
     Args:
         path: Lock file.
         busy: Error message if another process holds the lock.
-        wait_s: How long to wait for it, in seconds. Default: LOCK_S.
+        wait_s: How long to wait for it, in seconds. Default: the variable GATEMASK_LOCK_WAIT, or LOCK_S.
 
     Yields:
         The file descriptor; a process that inherits it holds the lock as well.
 
     Raises:
-        BusyError: Another process holds the lock.
-        StorageError: The disk does not permit locks.
+        GatemaskError: Another process holds the lock, or the disk does not permit locks.
     """
     import fcntl
 
@@ -290,7 +290,7 @@ def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        deadline = time.monotonic() + (LOCK_S if wait_s is None else wait_s)
+        deadline = time.monotonic() + (float(os.environ.get(LOCK_WAIT, LOCK_S)) if wait_s is None else wait_s)
         while True:
             try:
                 with storage_errors(path):
@@ -299,7 +299,7 @@ def locked(path: Path, busy: str, wait_s: float | None = None) -> Iterator[int]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     do = "Wait until it ends, or stop it."
-                    raise BusyError(busy, where=path.parent, received=_holder(path), do=do) from None
+                    raise GatemaskError(busy, where=path.parent, received=_holder(path), do=do) from None
                 time.sleep(0.2)
         with suppress(OSError):  # a full disk; the lock holds without it
             os.truncate(descriptor, 0)

@@ -37,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     (site / "sitecustomize.py").write_text(tiny.HOOK)
     before = dict(os.environ)
     os.environ.update(PYTHONPATH=str(site), WANDB_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    os.environ.update(RAY_raylet_start_wait_time_s="300")  # on a busy machine
+    os.environ.update(RAY_raylet_start_wait_time_s="300", RAY_worker_niceness="0")  # on a busy machine
     started = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         for _ in range(2):

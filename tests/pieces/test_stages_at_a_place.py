@@ -13,15 +13,17 @@ from gatemask.data import records
 from gatemask.data.records import make_records
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
+from gatemask.parallel import cores
 from gatemask.project import Project
 from gatemask.search import search
 from gatemask.search.at_place import PlaceWork
 from gatemask.search.space import Space
 from gatemask.tuning.members import count_tables, open_members, training_images
 from gatemask.tuning.table_pieces import count_at
-from tests.conftest import Loop
+from tests.conftest import Loop, kill_when, run_python
 from tests.pieces.here import Here
 from tests.search.fakes import FakeTraining, write_search
+from tests.tiny import INSTALL
 
 pytestmark = pytest.mark.integration
 
@@ -105,3 +107,36 @@ def test_workers_at_a_place_share_the_trials_of_a_search(
     assert result.left == 0
     assert [trial.number for trial in result.trials] == [0, 1, 2]
     assert result.trained == len(training.trained)
+
+
+PREDICT = (
+    INSTALL
+    + """
+import sys
+from gatemask.pieces import local
+local.COMMAND = (sys.executable, "-c", sys.argv.pop(1))
+from gatemask.cli import main
+main()
+"""
+)
+PROCESS = INSTALL + "from gatemask.pieces import process; process.main()"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_processes_that_are_killed_leave_whole_shards(phantom_loop: Loop, tmp_path: Path, shards: int) -> None:
+    """Real processes and networks: the submission is that of the rehearsed kernel, also after a kill."""
+    root = tmp_path / "project"
+    shutil.copytree(phantom_loop.root, root, ignore=shutil.ignore_patterns("rehearsal", "records-*"))
+    predicted = root / "runs/phantom-quick/predicted"
+    command = ["-c", PREDICT, PROCESS, "predict", "phantom", "--quick", "--shards", str(shards)]
+    begun = f"shard-{shards - 1}-of-{shards}.log"  # the process is at work at the last shard
+    kill_when(lambda _: (predicted / begun).exists(), *command, root=root, group=True)
+    assert not (predicted / "result.json").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in predicted.glob("shard-*.json")}
+    done = run_python(*command, root=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(kept) >= shards - cores(), "finished shards"
+    own = phantom_loop.runs / "rehearsal/submission.csv"
+    assert (predicted / "submission.csv").read_bytes() == own.read_bytes()
+    assert not list(predicted.glob("shard-*"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +19,12 @@ from typing import Any
 
 from gatemask import __version__
 from gatemask.console import VERBOSE, say
-from gatemask.errors import BusyError, GatemaskError
-from gatemask.files import MACHINE, remove_strays, write_text
+from gatemask.errors import GatemaskError
+from gatemask.files import LOCK_WAIT, MACHINE, remove_strays, write_text
 from gatemask.parallel import CORES
-from gatemask.pieces.piece import OnOutcome, Outcome, Piece, always, call, ignore
+from gatemask.pieces.devices import Device
+from gatemask.pieces.local import Local
+from gatemask.pieces.piece import OnOutcome, Outcome, Piece, always, ignore
 
 RETRIES = 50  # nodes that a piece may lose: spot machines end many times during a long training
 LOOK_S = 5.0  # between two looks at the tasks
@@ -61,7 +64,7 @@ class RayCluster:
         ray = _connect(self.address)
         outcomes: dict[str, Outcome] = {}
         with _probe(self.root) as (probe, token), _cancelled_at_end(ray) as waiting:
-            task = ray.remote(max_calls=1, max_retries=RETRIES)(run_on_node)
+            task = ray.remote(max_retries=RETRIES)(run_on_node)
             for piece in pieces:
                 if may_begin():
                     options = _options(ray, piece)
@@ -81,7 +84,9 @@ class RayCluster:
 
 
 def run_on_node(fields: Mapping[str, Any], probe: str, token: str, version: str, cpus: int) -> dict[str, Any]:
-    """Run a piece on this node, and return `value`, `error`, or `setup`, an error that all pieces would meet.
+    """Run a piece on this node, and return the fields of its outcome, or `setup`, an error that all pieces would meet.
+
+    It runs in a process of its own, which ends with this one: Ray's worker stays small, and holds no memory of a device.
 
     Args:
         fields: Fields of the piece.
@@ -95,23 +100,14 @@ def run_on_node(fields: Mapping[str, Any], probe: str, token: str, version: str,
         _verify_node(piece, Path(probe), token, version)
     except GatemaskError as error:
         return {"setup": (error.what, error.details)}
-    os.environ[CORES] = str(cpus)
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            return {"value": call(piece)}
-        except BusyError as error:
-            if time.monotonic() > deadline:
-                return {"error": str(error)}
-            say(f"{piece.name}: {error.what} Waiting for it to end.")
-        except GatemaskError as error:
-            return {"error": str(error)}
+    os.environ.update({CORES: str(cpus), LOCK_WAIT: str(BUSY_S)})
+    os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it, and it changes the order of sums
+    outcome = Local([Device("cpu", socket.gethostname(), {})]).run([piece])[piece.name]
+    return asdict(outcome)
 
 
 def _verify_node(piece: Piece, probe: Path, token: str, version: str) -> None:
     """Raise unless this node sees the project's folder, and runs the same version of gatemask."""
-    import socket
-
     host = socket.gethostname()
     if version != __version__:
         raise GatemaskError(
@@ -233,15 +229,15 @@ def _outcome(ray: Any, reference: Any, piece: Piece) -> Outcome:
     try:
         fields = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return Outcome(error=f"Its task on Ray failed. {str(error).strip().splitlines()[-1]}")
+        return Outcome(error=f"Its task on Ray failed: {' '.join(str(error).split())[-300:]}")
     if "setup" in fields:
         what, details = fields["setup"]
         raise GatemaskError(what, **details)
-    if "error" in fields:
-        return Outcome(error=fields["error"])
+    if fields["error"] is not None:
+        return Outcome(**fields)
     deadline = time.monotonic() + SEEN_S
     while missing := [path for path in piece.writes if not Path(path).exists()]:
         if time.monotonic() > deadline:
             return Outcome(error=f"It ended, but {missing[0]} is not seen here.")
         time.sleep(1)
-    return Outcome(fields["value"])
+    return Outcome(**fields)
