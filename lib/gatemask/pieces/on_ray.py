@@ -76,17 +76,15 @@ class RayCluster:
                 done, _ = ray.wait(list(waiting), num_returns=1, timeout=LOOK_S)
                 for reference in done:
                     piece = waiting.pop(reference)
-                    outcomes[piece.name] = outcome = _outcome(ray, reference, piece)
-                    if outcome.error is not None:
-                        say(f"{piece.name} failed; the others continue. {outcome.error}")
-                    on_outcome(piece, outcome)
+                    outcomes[piece.name] = _outcome(ray, reference, piece)
+                    on_outcome(piece, outcomes[piece.name])
         return {piece.name: outcomes[piece.name] for piece in pieces if piece.name in outcomes}
 
 
 def run_on_node(fields: Mapping[str, Any], probe: str, token: str, version: str, cpus: int) -> dict[str, Any]:
     """Run a piece on this node, and return the fields of its outcome, or `setup`, an error that all pieces would meet.
 
-    It runs in a process of its own, which ends with this one: Ray's worker stays small, and holds no memory of a device.
+    It runs in a process of its own, which ends with this one: Ray's worker stays small and holds no device's memory.
 
     Args:
         fields: Fields of the piece.
