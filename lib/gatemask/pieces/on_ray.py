@@ -100,6 +100,7 @@ def run_on_node(fields: Mapping[str, Any], probe: str, token: str, version: str,
         return {"setup": (error.what, error.details)}
     os.environ.update({CORES: str(cpus), LOCK_WAIT: str(BUSY_S)})
     os.environ.pop("OMP_NUM_THREADS", None)  # Ray sets it, and it changes the order of sums
+    os.dup2(2, 1)  # Ray forwards what is printed here: stdout of the command belongs to --json
     outcome = Local([Device("cpu", socket.gethostname(), {})]).run([piece])[piece.name]
     return asdict(outcome)
 
