@@ -8,9 +8,9 @@ holds the counts of one shard of images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -108,12 +108,21 @@ class Tables:
         return Tables(**parts)
 
     @classmethod
-    def join(cls, parts: Sequence[Tables]) -> Tables:
-        """Return the tables of all images of some parts, which have the same classes, in their order."""
-        arrays = [part._arrays() for part in parts]
-        if any(part.reached is not None for part in parts):
-            arrays = [{**part._arrays(), "reached": part.seen} for part in parts]
-        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
+    def join(cls, parts: Iterable[Tables], n: int) -> Tables:
+        """Return the tables of all images of some parts, in their order; memory holds one part at a time.
+
+        Args:
+            parts: Tables of the same classes.
+            n: Number of all images.
+        """
+        columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        images = _images_of(parts, columns)
+        first = next(images)
+        shape = (n, *first.area.shape)
+        counted = _Counted.of(shape, chain([first], images))
+        ids, folds, gate = (np.concatenate(values) for values in zip(*columns, strict=True))
+        truth = counted.intersection[:, :, 0].copy()
+        return cls(ids, folds, gate, counted.area, counted.intersection, truth, counted.reached)
 
     def of_class(self, index: int) -> Tables:
         """Return the tables of one class."""
@@ -291,11 +300,8 @@ def count_maps(
     """
     ordered = sorted(fold_of)
     n, classes = len(ordered), classes or readers[0].classes
-    shard = max(1, SHARD // classes)
     images = map_images(ordered, readers, truth, label, weights, _count_full, frame)
-    counted = _Counted((n, classes, LEVELS + 1), on_disk=n > shard)
-    for start in range(0, n, shard):
-        counted.add(start, images, min(shard, n - start))
+    counted = _Counted.of((n, classes, LEVELS + 1), images)
     return Tables(
         ids=np.array(ordered),
         folds=np.fromiter((fold_of[image_id] for image_id in ordered), int, n),
@@ -305,6 +311,18 @@ def count_maps(
         truth=counted.intersection[:, :, 0].copy(),  # all truth pixels reach level 0
         reached=counted.reached,
     )
+
+
+def _images_of(
+    parts: Iterable[Tables], columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> Iterator[ImageCounts]:
+    """Yield the counts of each image of some tables, and collect ids, folds and gates of each part."""
+    for part in parts:
+        columns.append((part.ids, part.folds, part.gate))
+        area, intersection = np.asarray(part.area), np.asarray(part.intersection)
+        reached = None if part.reached is None else np.asarray(part.reached)
+        for row in range(len(part)):
+            yield ImageCounts(area[row], intersection[row], None if reached is None else reached[row])
 
 
 class _Counted:
@@ -321,6 +339,16 @@ class _Counted:
         self.area: Any = self._empty()
         self.intersection: Any = self._empty()
         self.reached: Any = None
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], images: Iterator[ImageCounts]) -> _Counted:
+        """Return the counts of images of this shape."""
+        n, classes, levels = shape
+        shard = max(1, SHARD // classes)
+        counted = cls((n, classes, levels), on_disk=n > shard)
+        for start in range(0, n, shard):
+            counted.add(start, images, min(shard, n - start))
+        return counted
 
     def add(self, start: int, images: Iterator[ImageCounts], count: int) -> None:
         """Take the counts of the next images, of which `start` is the first."""

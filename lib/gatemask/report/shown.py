@@ -157,7 +157,8 @@ def _provisional(inputs: Inputs) -> Iterator[Decided]:
         raise NotYet(f"Masks appear when a fold of a mask network is finished: {inputs.command('train', first, [0])}.")
     scores = {name: np.mean([inputs.results[name, fold].score for fold in found]) for name, found in folds.items()}
     name = max(folds, key=lambda each: (len(folds[each]), scores[each]))
-    counted = Tables.join([Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]])
+    parts = [Tables.load(project.fold(name, fold) / "tables.npz") for fold in folds[name]]
+    counted = Tables.join(parts, sum(map(len, parts)))
     # By positives: where most images are empty, an early network scores best with a threshold that nothing reaches.
     cuts = [best_single_threshold(counted.of_class(index), "dice_positives")[0] for index in range(counted.classes)]
     made = [Rule(0.0, cut, cut, 0) for cut in cuts]

@@ -57,7 +57,7 @@ def count_at(
     pieces = [piece(some) for some in split_evenly(images, place.slots(piece(images)))]
     values(place.run(pieces), "Fix the cause and run the same command again: parts that are counted are kept.")
     parts = [Path(each.writes[0]) for each in pieces]
-    tables = Tables.join([Tables.load(part) for part in parts])
+    tables = Tables.join(map(Tables.load, parts), count)
     for part in parts:
         part.unlink()
     return tables
