@@ -192,7 +192,7 @@ notify: setup ## send a test message to notify.url, or to the variable GATEMASK_
 report: setup ## write the HTML report, from the first epoch on
 	@$(GATEMASK) report $(COMP) $(ARGS)
 
-screenshots: setup ## draw the pictures of docs/how_to/report.md from the runs of make demo; needs Chromium
+screenshots: setup ## draw the pictures of the README and of docs/how_to/report.md from the runs of make demo; needs Chromium
 	@$(BIN)/python -m tests.report.screenshots
 
 sync: setup ## upload offline W&B runs, each row once

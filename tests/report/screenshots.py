@@ -1,7 +1,7 @@
-"""Draw the pictures of docs/how_to/report.md: the report after one fold, and that of the whole demo.
+"""Draw the pictures of README.md and docs/how_to/report.md: the report after one fold and of the whole demo; its runs.
 
 make demo
-make screenshots      docs/images/report-one-fold.jpg, docs/images/report-demo.jpg
+make screenshots      docs/images/report-one-fold.jpg, docs/images/report-demo.jpg, docs/images/runs-demo.svg
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from gatemask.project import Project, open_project
 from gatemask.report.inputs import Inputs
 from gatemask.report.page import make_page
 from gatemask.report.pictures import Pictures
+from gatemask.runs.listing import list_runs
+from gatemask.runs.printing import print_runs
 from tests.report.browser import PHONE, Visit, find_chromium, open_browser
+from tests.report.terminal import draw_terminal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -33,10 +36,11 @@ HEIGHT = 1500
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures."""
     demo = open_project("phantom")
     if not (demo.tuned / "result.json").exists():
         sys.exit("Run make demo first: the pictures show its runs.")
+    draw_runs(demo)
     if find_chromium() is None:
         sys.exit("Install Chromium first, for example with apt-get install chromium.")
     with TemporaryDirectory() as name, open_browser() as browser:
@@ -48,6 +52,13 @@ def main() -> None:
             [_shot(browser, whole), _shot(browser, whole, phone=True, at="#worst", color_scheme="dark")],
             "report-demo.jpg",
         )
+
+
+def draw_runs(demo: Project) -> None:
+    """Draw the table of `make runs`."""
+    runs = list_runs(demo, load_competition(demo.experiments), load_ensemble(demo.experiments))
+    path = draw_terminal(lambda: print_runs(runs), PICTURES / "runs-demo.svg", "make runs COMP=phantom")
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 
 
 def _after_one_fold(demo: Project, folder: Path) -> Project:
