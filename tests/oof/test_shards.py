@@ -16,7 +16,7 @@ from gatemask.oof.disk_levels import DiskLevels
 from gatemask.oof.tables import Tables
 from gatemask.tuning import exact
 from gatemask.tuning.candidates import TuningImages, find_candidates
-from gatemask.tuning.crossfit import bootstrap_interval, bootstrap_scores
+from gatemask.tuning.crossfit import Resamples, bootstrap_interval, bootstrap_scores
 from gatemask.tuning.members import count_tables
 from tests.tuning.masks_in_memory import SIDE, Truths, predictions
 from tests.tuning.problems import noisy, tied
@@ -118,6 +118,12 @@ def test_a_bootstrap_draws_the_same_whatever_fits_in_memory(monkeypatch: pytest.
     np.testing.assert_allclose(
         bootstrap_scores(worth, np.ones_like(worth), groups, 600, seed=1), expected, rtol=0, atol=1e-14
     )
+    images = np.concatenate(list(Resamples.draw(groups, 600, seed=1).image_counts()))
+    monkeypatch.setattr("gatemask.tuning.crossfit.KEPT", 100)  # drawn again for each use
+    again = Resamples.draw(groups, 600, seed=1)
+    for _ in range(2):
+        np.testing.assert_allclose(again.scores(worth, np.ones_like(worth)), expected, rtol=0, atol=1e-14)
+        np.testing.assert_array_equal(np.concatenate(list(again.image_counts())), images)
 
 
 def test_a_large_file_that_was_cut_short_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from gatemask.masks.metrics import ratio
 
 CHUNK = 256  # draws per step; each needs three counts per group in memory
+COUNTS = 1 << 25  # counts per step, at most: 256 MB, however many groups there are
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,9 @@ def simulate(
     rng = np.random.default_rng(seed)
     parts: list[list[np.ndarray]] = [[], [], []]
     public, private = (max(1, round(count * share)) for share in (sizes.public, sizes.private))
-    for start in range(0, draws, CHUNK):
-        shares = rng.dirichlet(np.ones(count), min(CHUNK, draws - start))
+    step = max(1, min(CHUNK, COUNTS // count))
+    for start in range(0, draws, step):
+        shares = rng.dirichlet(np.ones(count), min(step, draws - start))
         counts = (_draw_groups(shares, public, rng), _draw_groups(shares, private, rng), shares * count)
         for part, drawn in zip(parts, counts, strict=True):
             part.append((drawn @ sums).reshape(-1, *shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from gatemask.oof.tables import Scorable
 
 CHUNK = 256  # resamples per step; each needs one count per group in memory
 COUNTS = 1 << 25  # counts per step, at most: 256 MB, however many groups there are
+KEPT = 1 << 27  # counts that are kept for further scores; more are drawn again
 C = TypeVar("C", bound=Scorable)
 
 
@@ -149,17 +150,33 @@ def _drawn_parts(count: int, times: int, seed: int) -> Iterator[np.ndarray]:
         yield _draw_groups(count, min(step, times - start), rng)
 
 
+class _Redrawn:
+    """Draws of more groups than fit in memory, which are drawn again whenever they are used.
+
+    Args:
+        count: Number of groups.
+        times: Number of resamples.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, count: int, times: int, seed: int) -> None:
+        self._arguments = count, times, seed
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return _drawn_parts(*self._arguments)
+
+
 @dataclass(frozen=True)
 class Resamples:
     """Bootstrap resamples of groups, which may be used for any number of scores of the same images.
 
     Args:
         group_index: Number of each image's group, int (n,).
-        draws: How often each resample draws each group, in parts of up to CHUNK resamples, int (resamples, groups).
+        draws: How often each resample draws each group, in parts of some resamples, int (resamples, groups).
     """
 
     group_index: np.ndarray
-    draws: Sequence[np.ndarray]
+    draws: Iterable[np.ndarray]
 
     @classmethod
     def draw(cls, groups: np.ndarray, times: int, seed: int) -> Resamples:
@@ -172,6 +189,8 @@ class Resamples:
         """
         _, group_index = np.unique(groups, return_inverse=True)
         count = int(group_index.max()) + 1
+        if count * times > KEPT:
+            return cls(group_index, _Redrawn(count, times, seed))
         small = np.uint16 if count < 1 << 16 else np.int32  # no group is drawn more often than there are groups
         return cls(group_index, [part.astype(small) for part in _drawn_parts(count, times, seed)])
 
@@ -187,8 +206,10 @@ class Resamples:
 
     def image_counts(self) -> Iterator[np.ndarray]:
         """Yield how often each image was drawn, int (resamples, n), part by part."""
+        step = max(1, COUNTS // len(self.group_index))
         for draws in self.draws:
-            yield draws[:, self.group_index]
+            for start in range(0, len(draws), step):
+                yield draws[start : start + step][:, self.group_index]
 
 
 def middle_95(values: np.ndarray) -> tuple[float, float]:
