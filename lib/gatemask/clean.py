@@ -45,7 +45,8 @@ def list_items(root: Path) -> list[Item]:
         trained = (root / "runs" / label.name).is_dir() or label.name.lstrip(".").startswith("device-kit-")
         items.append(Item(label, "" if trained else "its trained runs are gone"))
     folds = {*(root / "folds").glob("phantom*.csv"), *(root / "folds").glob("*-quick.csv")}
-    return [*items, *(Item(path, "") for path in sorted(folds))]
+    site = [path.parent for path in root.glob("site/index.html") if (root / "mkdocs.yml").exists()]  # of make docs
+    return [*items, *(Item(path, "") for path in [*sorted(folds), *site])]
 
 
 def clean(root: Path, everything: bool) -> int:
