@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 MODULES = [
     "rle",
     "folds",
+    "stages",
     "records",
     "reading",
     "input",

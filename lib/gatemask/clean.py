@@ -78,7 +78,7 @@ def clean(root: Path, everything: bool) -> int:
 
 
 def _data_items(comp: Path) -> Iterator[Item]:
-    if comp.name == ".compiled" and comp.is_dir() and not comp.is_symlink():
+    if comp.name in (".compiled", ".remote") and comp.is_dir() and not comp.is_symlink():
         yield Item(comp, "")
         return
     if comp.is_symlink() or not comp.is_dir():

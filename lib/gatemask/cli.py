@@ -31,6 +31,7 @@ MODULES = (
     "submission",
     "finalists",
     "kaggle",
+    "remote",
     "tools",
 )
 # Frequent commands that are defined in one module. The others would take a tenth of a second to import.

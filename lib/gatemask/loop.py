@@ -21,6 +21,7 @@ from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import locked, read_json, write_json
 from gatemask.pieces.piece import Place
 from gatemask.project import Project
+from gatemask.remote.work import upload_file
 from gatemask.results.loop import LoopResult, LoopSummary, StoppedLoop
 from gatemask.results.report import ReportResult
 from gatemask.results.submission import RehearsalResult
@@ -197,6 +198,7 @@ def _write_summary(
     path = project.runs / "summary.json"
     if not _holds(path, summary):
         write_json(path, summary.as_dict())
+    upload_file(path)
     return summary
 
 

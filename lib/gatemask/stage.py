@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from gatemask.console import say
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import fingerprint, json_default, locked, read_json_object, sha256, write_json
+from gatemask.remote import work as remote
 from gatemask.storage import storage_errors
 
 Outputs = Iterable[Path] | Mapping[Path, str] | Mapping[Path, str | None]
@@ -205,12 +206,15 @@ class Stage(Generic[R]):
         stamp: JSON file that is written last.
         made_from: Hashes and settings that decide the outputs.
         result: Class of the result.
+        whole: Whether all files below the stamp's folder belong to this stage, and are in the remote too. Default:
+            False, for the listed outputs and the files next to the stamp.
     """
 
     name: str
     stamp: Path
     made_from: Mapping[str, object]
     result: type[R]
+    whole: bool = False
 
     def current(self) -> R | None:
         """Return the recorded result if inputs and outputs still match the stamp, else None."""
@@ -238,7 +242,7 @@ class Stage(Generic[R]):
             StorageError: The disk is full or read-only, or access is denied. The stage can be run again.
         """
         with suppress(EditedStampError):
-            if (done := self.current()) is not None:
+            if (done := self.current()) is not None and self.is_uploaded():
                 return done
         with self.locked():
             try:
@@ -258,11 +262,20 @@ class Stage(Generic[R]):
     def locked(self) -> Iterator[None]:
         """Hold the lock of this stage while the block runs: two processes never write its files at once.
 
+        With a remote, no other machine writes them either, and they are uploaded after the block.
+
         Raises:
             GatemaskError: Another process holds it.
         """
-        with locked(self.stamp.with_name(f".{self.stamp.name}.lock"), f"Another process is running {self.name}."):
+        with (
+            locked(self.stamp.with_name(f".{self.stamp.name}.lock"), f"Another process is running {self.name}."),
+            remote.work_on(self.stamp, self.whole, f"Another machine is running {self.name}."),
+        ):
             yield
+
+    def is_uploaded(self) -> bool:
+        """Return whether the remote, if there is one, has the files of this stage: a killed upload has not."""
+        return remote.is_uploaded(self.stamp, self.whole)
 
     def finish(self, result: R, outputs: Outputs, started: float) -> R:
         """Write the stamp, the last act of a stage, and return the result with its duration.

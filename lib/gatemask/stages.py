@@ -11,6 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gatemask.remote.address import remote_url
+
 if TYPE_CHECKING:
     from gatemask.config import Competition, Ensemble, Experiment, Phantom
     from gatemask.pieces.piece import Place
@@ -67,6 +69,7 @@ class StageEntry:
         name: Name in the loop. Default: None, for a command that is not part of it.
         function: "module:function" below gatemask, imported when it is called.
         takes: Names of the function's arguments in Inputs. A stage that takes `exp` runs once per experiment.
+        reads: What it reads of the files that other stages write, in the form of `fetch_inputs`.
         headline: Makes the text for the loop's table from the result.
         summary: Help text of a command with no options beyond the common ones; the command line registers it.
         printer: "module:function" that prints the result. Default: None, to print all fields.
@@ -77,16 +80,55 @@ class StageEntry:
     name: str | None = None
     function: str | None = None
     takes: tuple[str, ...] = ("project", "comp")
+    reads: tuple[str, ...] = ()
     headline: Callable[[Any], str] = field(default=lambda result: "")
     summary: str | None = None
     printer: str | None = None
 
     def run(self, inputs: Inputs) -> StageResult | TrainingResult:
-        """Import the function and call it."""
+        """Fetch what the stage reads from the remote, if there is one; import the function and call it."""
         assert self.function is not None, self.command
+        self.fetch(inputs)
         arguments = [getattr(inputs, argument) for argument in self.takes]
         result: StageResult | TrainingResult = resolve(self.function)(*arguments)
         return result
+
+    def fetch(self, inputs: Inputs) -> None:
+        """Copy what the stage reads from the remote; nothing without a remote."""
+        if remote_url() is not None:
+            from gatemask.remote.work import fetch
+
+            fetch(inputs.project.root, (name for pattern in self.reads for name in _filled_in(pattern, inputs)))
+
+
+def fetch_inputs(name: str, inputs: Inputs) -> None:
+    """Copy what a stage reads from the remote, for commands that call its function themselves.
+
+    Args:
+        name: Name of the stage in the loop.
+        inputs: Its arguments.
+    """
+    next(entry for entry in TABLE if entry.name == name).fetch(inputs)
+
+
+def _filled_in(pattern: str, inputs: Inputs) -> list[str]:
+    """Return a pattern of `reads` with the names of these inputs; several where it names all members."""
+    from gatemask.data.raw_folder import default_raw
+
+    project, comp = inputs.project, inputs.comp
+    if pattern == RAW:
+        raw = default_raw(project, comp)
+        return [f"{project.relative(raw)}/"] if raw.is_relative_to(project.data) else []
+    size = comp.records.size
+    if inputs.exp is not None and inputs.exp.input.records is not None:
+        size = inputs.exp.input.records
+    text = pattern.replace("<comp>", project.label).replace("<records>", project.records(size).name)
+    if inputs.exp is not None:
+        text = text.replace("<experiment>", inputs.exp.name)
+    if "<member>" not in text or inputs.ensemble is None:
+        return [text]
+    members = [*inputs.ensemble.gate.experiments, *inputs.ensemble.mask.experiments]
+    return [text.replace("<member>", member) for member in members]
 
 
 def resolve(path: str) -> Callable[..., Any]:
@@ -112,6 +154,11 @@ def _rehearsal_headline(result: Any) -> str:
     return str(result.isolation) if score is None else f"submission {score:.4f}"
 
 
+# Patterns of `reads`: `a/b/` is all that is below, `a/b/*` only the files there, `a/b/*/*` one more level.
+RAW = "<raw>"  # the raw folder, if it is below data/<comp>/
+TABLES = ("data/<comp>/*", "folds/<comp>.csv")
+FOLDS = ("runs/<comp>/<member>/*/*",)
+CHOSEN = ("runs/<comp>/tuned/*", "runs/<comp>/ensemble/*")
 COMPETITION, ENSEMBLE = ("project", "comp"), ("project", "comp", "ensemble")
 TABLE = [
     StageEntry(
@@ -138,6 +185,7 @@ TABLE = [
         name="manifest",
         function="data.manifest:prepare",
         takes=("project", "comp", "data"),
+        reads=(RAW, "data/<comp>/*"),
         headline=lambda result: f"{result.images} images",
     ),
     StageEntry(
@@ -145,6 +193,7 @@ TABLE = [
         {"folds/<comp>.csv": "image_id, fold, group, stratum; fold -1 is the hold-out; keep it in git"},
         name="folds",
         function="data.folds:make_folds",
+        reads=TABLES,
         headline=lambda result: f"{result.folds} folds",
         summary="Split the training images into stratified, grouped folds: folds/COMP.csv.",
     ),
@@ -158,6 +207,7 @@ TABLE = [
         name="records",
         function="data.records:make_records",
         takes=(*COMPETITION, "place"),
+        reads=(RAW, *TABLES),
         headline=lambda result: f"{result.count} records",
         summary="Write images and masks at training size. Resumes where it stopped.",
     ),
@@ -176,6 +226,7 @@ TABLE = [
         name="train",
         function="training.train:train",
         takes=("project", "comp", "exp", "folds", "budget", "training_place"),
+        reads=(*TABLES, "data/<comp>/<records>/*", "runs/<comp>/<experiment>/*"),
         headline=_training_headline,
     ),
     StageEntry(
@@ -211,6 +262,7 @@ TABLE = [
         name="oof-tune",
         function="tuning.tune:tune",
         takes=(*ENSEMBLE, "place"),
+        reads=(*TABLES, *FOLDS),
         headline=_tuning_headline,
         summary="Tune gate and mask thresholds on out-of-fold predictions.",
         printer="tuning.printing:print_tuned",
@@ -224,6 +276,7 @@ TABLE = [
         name="ensemble",
         function="ensemble.select:select_members",
         takes=ENSEMBLE,
+        reads=(*TABLES, *FOLDS, *CHOSEN),
         headline=lambda result: f"{len(result.members)} members",
         summary="Select the trained folds to ship.",
         printer="ensemble.select:print_ensemble",
@@ -234,6 +287,7 @@ TABLE = [
         name="package",
         function="kaggle.submit.package:write_package",
         takes=ENSEMBLE,
+        reads=(RAW, *TABLES, *FOLDS, *CHOSEN),
         headline=lambda result: f"{result.megabytes} MB",
     ),
     StageEntry(
@@ -245,6 +299,7 @@ TABLE = [
         name="rehearse",
         function="kaggle.submit.rehearse:rehearse_submission",
         takes=ENSEMBLE,
+        reads=(RAW, *TABLES, *CHOSEN, "dist/<comp>/"),
         headline=_rehearsal_headline,
     ),
     StageEntry(
@@ -287,6 +342,7 @@ TABLE = [
         name="report",
         function="report.page:write_report",
         takes=ENSEMBLE,
+        reads=(RAW, *TABLES, "runs/<comp>/", "dist/<comp>/*"),
         headline=lambda result: str(result.report),
         summary="Write one HTML page from whatever is on disk, from the first epoch on.",
         printer="report.page:print_report",

@@ -50,6 +50,7 @@ dashboard_app = typer.Typer(
     help="Dashboards: Optuna's studies here, workspace and report on W&B.", no_args_is_help=True
 )
 submission_app = typer.Typer(help="Submission files.", no_args_is_help=True)
+remote_app = typer.Typer(help="Files in a remote, such as a bucket on S3.", no_args_is_help=True)
 GROUPS = {
     "data": data_app,
     "folds": folds_app,
@@ -57,6 +58,7 @@ GROUPS = {
     "augment": augment_app,
     "dashboard": dashboard_app,
     "submission": submission_app,
+    "remote": remote_app,
 }
 for group_name, group in GROUPS.items():
     app.add_typer(group, name=group_name)

@@ -146,7 +146,9 @@ def data_prepare(
     """Read all raw files and write manifest.csv and masks.csv."""
     project, config = load_competition_inputs(comp, quick, set_)
     from gatemask.data.manifest import prepare, print_manifest
+    from gatemask.stages import Inputs, fetch_inputs
 
+    fetch_inputs("manifest", Inputs(project, config))
     print_result(prepare(project, config, data, strict, labels_only), json_, show=print_manifest)
 
 
@@ -162,7 +164,9 @@ def folds_import(
     """Import folds from a file, if they do not leak."""
     project, config = load_competition_inputs(comp, quick, set_)
     from gatemask.data import folds
+    from gatemask.stages import Inputs, fetch_inputs
 
+    fetch_inputs("folds", Inputs(project, config))
     print_result(folds.import_folds(project, config, file, force), json_)
 
 

@@ -151,6 +151,19 @@ def parse_folds(text: str) -> list[int] | None:
         raise GatemaskError("--fold requires numbers.", received=text, expected="0, or 0,2, or all") from None
 
 
+def parse_counts(text: str) -> list[int]:
+    """Return positive numbers that are separated by commas, ascending and without repetitions."""
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        counts = []
+    if not counts or counts[0] < 1:
+        raise GatemaskError(
+            "--images requires positive numbers.", received=text, expected="such as 12000,1000000,100000000"
+        )
+    return counts
+
+
 def ask_on_terminal(question: Question) -> str:
     """Return the user's answer to a question of `gatemask new`; Enter takes the guess."""
     for name, meaning in question.options.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -28,6 +29,13 @@ def search_command(
     ] = None,
     poll: Poll = 30.0,
     allow_dirty: Dirty = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Several machines: postgresql://user@host/database of the study. Default: GATEMASK_STORAGE.",
+        ),
+    ] = None,
     afresh: Annotated[bool, typer.Option("--afresh", help="Set a search of other settings aside.")] = False,
     set_: Set = None,
     quick: Quick = False,
@@ -45,10 +53,17 @@ def search_command(
             where="--hours",
             expected="hours of kernels that all trials may use together, such as --hours 8",
         )
+    from gatemask.stages import Inputs, fetch_inputs
+    from gatemask.tuning.database import VARIABLE, chosen_database
+
+    if storage:
+        os.environ[VARIABLE] = storage  # for the processes that train trials, too
+    database = chosen_database()
     project, path = open_experiment(exp, quick=quick)
     split = split_overrides(set_)
     comp = load_competition(project.experiments, quick=quick, overrides=split["competition"])
     space = Space(path, quick, split["experiment"])
+    fetch_inputs("train", Inputs(project, comp, exp=space.exp))
     work: search.Work = search.LocalWork(hours or space.exp.hours)
     if on == Where.KAGGLE and hours is not None:
         from gatemask.kaggle.train.dispatch import PushOptions
@@ -63,4 +78,4 @@ def search_command(
 
         place = open_place(on, address, project, comp) or Local()
         work = PlaceWork(place, tuple(split["experiment"]), hours or space.exp.hours, at_once)
-    print_result(search.run_search(project, comp, space, work, afresh), json_, show=search.print_search)
+    print_result(search.run_search(project, comp, space, work, afresh, database), json_, show=search.print_search)

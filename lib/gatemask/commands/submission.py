@@ -43,7 +43,9 @@ def package_command(
     budget = [] if time_budget is None else [f"inference.time_budget={time_budget}"]
     project, config, chosen = load_ensemble_inputs(comp, quick, [*(set_ or []), *budget], as_trained)
     from gatemask.kaggle.submit.package import write_package
+    from gatemask.stages import Inputs, fetch_inputs
 
+    fetch_inputs("package", Inputs(project, config, chosen))
     print_result(write_package(project, config, chosen), json_)
 
 
@@ -68,7 +70,9 @@ def rehearse_command(
         return
     project, config, ensemble = load_ensemble_inputs(target, quick, set_, as_trained)
     from gatemask.kaggle.submit.rehearse import print_rehearsal, rehearse_submission
+    from gatemask.stages import Inputs, fetch_inputs
 
+    fetch_inputs("rehearse", Inputs(project, config, ensemble))
     print_result(rehearse_submission(project, config, ensemble, images, image), json_, show=print_rehearsal)
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gatemask.commands.apps import app, augment_app
-from gatemask.commands.options import Exp, Fold, Json, Quick, Set, load_experiment_inputs, parse_folds, print_result
+from gatemask.commands.options import (
+    Exp,
+    Fold,
+    Json,
+    Quick,
+    Set,
+    Target,
+    load_experiment_inputs,
+    parse_counts,
+    parse_folds,
+    print_result,
+)
 from gatemask.commands.places import Address, On, Where, open_place
 
 
@@ -23,19 +35,57 @@ def train_command(
 ) -> None:
     """Train an experiment fold by fold. Resumes where it stopped."""
     project, config, experiment = load_experiment_inputs(exp, quick, set_)
+    from gatemask.stages import Inputs, fetch_inputs
     from gatemask.training.train import train
 
+    fetch_inputs("train", Inputs(project, config, exp=experiment))
     place = open_place(on, address, project, config, set_)
     print_result(train(project, config, experiment, parse_folds(fold), place=place), json_)
 
 
 @app.command("plan")
-def plan_command(exp: Exp, set_: Set = None, quick: Quick = False, json_: Json = False) -> None:
-    """Estimate parameters, memory, steps and hours of an experiment."""
-    project, config, experiment = load_experiment_inputs(exp, quick, set_)
-    from gatemask.cost.plan import plan_experiment, print_plan
+def plan_command(
+    target: Target,
+    on: Annotated[
+        str,
+        typer.Option("--on", metavar="MACHINE", help="COMP: one of Kaggle's machines, such as NvidiaL4, or 'local'."),
+    ] = "local",
+    images: Annotated[
+        str, typer.Option(metavar="N,...", help="COMP: numbers of training images.")
+    ] = "12000,1000000,100000000",
+    rates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="COMP: YAML with rates of stages to replace.")
+    ] = None,
+    hour_price: Annotated[float | None, typer.Option(min=0, help="COMP: price of an hour of the machine.")] = None,
+    gb_month_price: Annotated[
+        float | None, typer.Option(min=0, help="COMP: price of storing a GB for a month.")
+    ] = None,
+    network: Annotated[
+        float | None, typer.Option(min=0.001, help="COMP: speed of the network to the remote, in MB per second.")
+    ] = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Estimate memory, steps and hours of an experiment; or hours, storage and cost of a competition with N images."""
+    from gatemask.commands.options import load_ensemble_inputs, open_target
 
-    print_result(plan_experiment(project, config, experiment), json_, show=print_plan)
+    if open_target(target, quick)[1] is not None:
+        project, config, experiment = load_experiment_inputs(target, quick, set_)
+        from gatemask.cost.plan import plan_experiment, print_plan
+
+        print_result(plan_experiment(project, config, experiment), json_, show=print_plan)
+        return
+    project, config, ensemble = load_ensemble_inputs(target, quick, set_)
+    from gatemask.config import load_experiment
+    from gatemask.cost.rates import load_rates
+    from gatemask.cost.scale import Prices, Scale, print_scale
+
+    names = [*ensemble.gate.experiments, *ensemble.mask.experiments]
+    experiments = [load_experiment(project.experiment_file(name), quick=quick) for name in names]
+    scale = Scale(project, config, ensemble, experiments, on, load_rates(rates))
+    prices = Prices(hour_price, gb_month_price)
+    print_result(scale.plan(parse_counts(images), prices, network), json_, show=print_scale)
 
 
 @augment_app.command("show")

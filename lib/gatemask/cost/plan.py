@@ -52,7 +52,7 @@ def plan_experiment(project: Project, comp: Competition, exp: Experiment) -> Exp
         comp: Competition.
         exp: Experiment.
     """
-    size = _network_size(exp, comp)
+    size = network_size(exp, comp)
     keep_network_size(project, comp, exp, size)
     images = count_images(project, comp, exp)
     precision = exp.runtime.precision
@@ -225,7 +225,8 @@ def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _network_size(exp: Experiment, comp: Competition) -> NetworkSize:
+def network_size(exp: Experiment, comp: Competition) -> NetworkSize:
+    """Build the network of an experiment on the CPU, and return its size."""
     from gatemask.training import runtime
 
     on_cpu = {"accelerator": "cpu", "precision": "float32", "devices": 1}

@@ -68,7 +68,7 @@ def make_phantoms(raw: Path, settings: Phantom) -> PhantomResult:
     Raises:
         GatemaskError: The folder holds other files; they are left alone.
     """
-    stage = Stage("data phantom", raw / "phantom.json", settings.model_dump(), PhantomResult)
+    stage = Stage("data phantom", raw / "phantom.json", settings.model_dump(), PhantomResult, whole=True)
     others = raw.exists() and any(not path.name.startswith(".") for path in raw.iterdir())
     if others and not ((raw / MARKER).exists() or stage.stamp.exists()):
         raise GatemaskError(

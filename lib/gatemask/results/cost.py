@@ -1,4 +1,4 @@
-"""Results of cost estimates: the plan of an experiment."""
+"""Results of cost estimates: the plan of an experiment, and of a competition with many more images."""
 
 from __future__ import annotations
 
@@ -75,3 +75,69 @@ class ExperimentPlan(CommandResult):
     records: str | None = None
     advice: str | None = None
     tiled: bool = False
+
+
+class ScaleRow(CommandResult):
+    """Cost of a competition for a number of images.
+
+    Args:
+        images: Number of training images; as many test images are predicted.
+        hours: Hours of each stage on one machine.
+        total_hours: Their sum.
+        storage_gb: Size of raw files, records and predictions, in GB.
+        total_gb: Their sum.
+        transfer_gb: Size of what is copied between the remote and the machine, in GB.
+        transfer_hours: Hours of the transfer; left out without a speed of the network.
+        cost_hours: Price of the hours; left out without a price.
+        cost_month: Price of the storage per month; left out without a price.
+    """
+
+    images: int
+    hours: dict[str, float]
+    total_hours: float
+    storage_gb: dict[str, float]
+    total_gb: float
+    transfer_gb: float
+    transfer_hours: float | None = None
+    cost_hours: float | None = None
+    cost_month: float | None = None
+
+
+class StageLimit(CommandResult):
+    """Where a stage stops on one machine.
+
+    Args:
+        stage: The stage.
+        images: Largest number of images.
+        why: What ends there, in words.
+        instead: What replaces it.
+    """
+
+    stage: str
+    images: int
+    why: str
+    instead: str
+
+
+class ScalePlan(CommandResult):
+    """Report of `gatemask plan` for a competition.
+
+    Args:
+        competition: Name of the competition.
+        machine: Name of the machine.
+        cores: Number of its cores.
+        ram_gb: Its memory, in GB.
+        experiments: Experiments of the ensemble.
+        rows: Cost for each number of images.
+        limits: Where each stage stops, the first to stop first.
+        rates: Where the rate of each stage was measured.
+    """
+
+    competition: str
+    machine: str
+    cores: int
+    ram_gb: float
+    experiments: tuple[str, ...]
+    rows: tuple[ScaleRow, ...]
+    limits: tuple[StageLimit, ...]
+    rates: dict[str, str]

@@ -1,7 +1,7 @@
 """Train the trials of a search at a place: several pieces of work take trials from one study until none is left.
 
 A killed piece leaves its trial to the next one, which continues it in the middle of its fold. The nodes of a cluster
-share the study's journal through the project's folder.
+share the study's journal through the project's folder, or the database that GATEMASK_STORAGE names on all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gatemask.search.space import Space
 from gatemask.search.trials import Trials
 from gatemask.training.fold_piece import MEMORY
 from gatemask.training.time_budget import TimeBudget
+from gatemask.tuning.database import chosen_database
 
 
 @dataclass(frozen=True)
@@ -78,5 +79,6 @@ def work_piece(
         deadline: Time at which the work must end; None for no limit.
     """
     home = Project.of(project)
-    trials = Trials(home, Competition.model_validate(competition), Space(Path(yaml), home.quick, overrides))
+    space = Space(Path(yaml), home.quick, overrides)
+    trials = Trials(home, Competition.model_validate(competition), space, database=chosen_database())
     return LocalWork.train(trials, TimeBudget.until(deadline))

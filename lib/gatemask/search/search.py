@@ -6,8 +6,8 @@
     experiments/<comp>/trials/<trial>.yaml        a trial, an ordinary experiment
     runs/<comp>/<trial>/fold<k>/                  its runs
 
-Several processes may work on one search. Each takes a trial of its own; a killed one is continued by the next process,
-in the middle of its fold.
+Several processes may work on one search, and with a database several machines. Each takes a trial of its own; a killed
+one is continued by the next process: in the middle of its fold where it finds the state on its disk or in the remote.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ from gatemask.search.trials import TakenTrial, Trials
 from gatemask.stage import Stage
 from gatemask.training.time_budget import TimeBudget
 from gatemask.training.train import train
+from gatemask.tuning.database import Database
 
 Work = Callable[[Trials], str | None]  # works on trials until none is left; returns why it stopped before
 
 
 def run_search(
-    project: Project, comp: Competition, space: Space, work: Work | None = None, afresh: bool = False
+    project: Project,
+    comp: Competition,
+    space: Space,
+    work: Work | None = None,
+    afresh: bool = False,
+    database: Database | None = None,
 ) -> SearchResult:
     """Search the space of an experiment, as far as its time limit allows.
 
@@ -43,12 +49,13 @@ def run_search(
         space: What is searched.
         work: Trains trials. Default: in this process, one after the other.
         afresh: Whether to set an earlier search of other settings or data aside. Default: False.
+        database: Database that keeps the study, for several machines. Default: a journal keeps it.
 
     Raises:
         GatemaskError: The search was begun with other settings, a trial's YAML was edited, or training fails for a
             reason that other values do not change.
     """
-    trials = Trials(project, comp, space, afresh)
+    trials = Trials(project, comp, space, afresh, database)
     made_from = {"study": trials.made_from, "trials": trials.search.trials}
     stamp = search_folder(project, trials.experiment) / "result.json"
     stage = Stage(f"the search of {trials.experiment}", stamp, made_from, SearchResult)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import JsonValue
 
-from gatemask.config import Experiment, Range, Search, load_experiment, read_experiment, validate_experiment
+from gatemask.config import Experiment, Search, load_experiment, read_experiment, validate_experiment
 from gatemask.config.merging import Document
+from gatemask.config.search import Range
 from gatemask.errors import GatemaskError
 
 if TYPE_CHECKING:

@@ -20,9 +20,10 @@ from gatemask.results.search import SearchResult, TrialState, TrialSummary
 from gatemask.results.training import FoldResult
 from gatemask.search.pruning import chance_of, make_pruner, scores_by_step
 from gatemask.search.space import Param, Space
-from gatemask.search.study import data_fingerprints, lock_file, open_study
+from gatemask.search.study import data_fingerprints, lock_file, open_study, shared_lock
 from gatemask.search.trial_files import trial_name, write_trial
 from gatemask.training.fold_inputs import TrainingInputs
+from gatemask.tuning.database import Database
 
 if TYPE_CHECKING:
     import optuna
@@ -62,19 +63,22 @@ class Trials:
         project, comp: Project of the search.
         space: What is searched.
         afresh: Whether to set an earlier search of other settings or data aside. Default: False.
+        database: Database that keeps the study, for several machines. Default: a journal keeps it.
 
     Raises:
         GatemaskError: A fold does not exist, or the search was begun with other settings or data.
     """
 
-    def __init__(self, project: Project, comp: Competition, space: Space, afresh: bool = False) -> None:
-        self.project, self.comp, self.space = project, comp, space
+    def __init__(
+        self, project: Project, comp: Competition, space: Space, afresh: bool = False, database: Database | None = None
+    ) -> None:
+        self.project, self.comp, self.space, self.database = project, comp, space, database
         inputs = TrainingInputs(project, comp, space.exp)
         self.folds = inputs.choose_folds(self.search.folds)
         data = data_fingerprints(project, inputs.made_from(self.folds[0]))
         self.made_from: dict[str, JsonValue] = {**data, "search": space.spec(), "order of folds": [*self.folds]}
         with self._locked():
-            self.study = open_study(project, self.experiment, self.made_from, afresh)
+            self.study = open_study(project, self.experiment, self.made_from, afresh, database)
             self._enqueue_experiment()
         self.study.pruner = make_pruner(self.search.pruner, len(self.folds))
 
@@ -146,12 +150,16 @@ class Trials:
 
     def _lock(self, number: int, stack: ExitStack) -> bool:
         """Lock a trial. Returns False where another process holds it."""
-        path = lock_file(self.project, trial_name(self.project, self.experiment, number))
+        name, busy = trial_name(self.project, self.experiment, number), "Another process trains this trial."
         try:
-            stack.enter_context(locked(path, "Another process trains this trial.", wait_s=0.0))
+            stack.enter_context(locked(lock_file(self.project, name), busy, wait_s=0.0))
+            if self.database is not None:
+                stack.enter_context(self.database.locked(shared_lock(self.project, name), busy, wait_s=0.0))
         except StorageError:
             raise
-        except GatemaskError:
+        except GatemaskError as error:
+            if error.what != busy:
+                raise
             return False
         return True
 
@@ -159,6 +167,9 @@ class Trials:
         stack = ExitStack()
         busy = f"Another process is choosing a trial of {self.experiment}."
         stack.enter_context(locked(lock_file(self.project, self.experiment), busy, wait_s=SEARCH_LOCK_S))
+        if self.database is not None:
+            name = shared_lock(self.project, self.experiment)
+            stack.enter_context(self.database.locked(name, busy, wait_s=SEARCH_LOCK_S))
         return stack
 
     def _enqueue_experiment(self) -> None:
@@ -189,6 +200,9 @@ class Trials:
         """Return the fold that a trial trains next; None, and close the trial, if it is finished or pruned."""
         import optuna
 
+        if self._state(taken.number) != optuna.trial.TrialState.RUNNING:  # after a restart of the database
+            self._close(taken, "finished by another process")
+            return None
         scores = self.scores(taken.number)
         if len(scores) == len(self.folds):
             value = sum(scores.values()) / len(scores)

@@ -13,6 +13,7 @@ from pathlib import Path
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import locked, read_json, write_json, write_text, write_yaml
+from gatemask.remote import work as remote
 
 # Fields of a row that were measured: a resumed training repeats all others.
 #   seconds          training and validation
@@ -33,6 +34,8 @@ def fold_lock(folder: Path) -> Path:
 def locked_run(folder: Path, name: str) -> Iterator[None]:
     """Hold the lock of a run, so that no other process trains it, or moves or replaces its folder.
 
+    With a remote, its files are fetched before the block and uploaded after it.
+
     Args:
         folder: Folder of the run.
         name: Name of the run for messages.
@@ -40,7 +43,10 @@ def locked_run(folder: Path, name: str) -> Iterator[None]:
     Raises:
         GatemaskError: Another process holds it.
     """
-    with locked(fold_lock(folder), f"Another process is training or fetching {name}."):
+    with (
+        locked(fold_lock(folder), f"Another process is training or fetching {name}."),
+        remote.work_on(folder / "result.json", True, f"Another machine is training or fetching {name}."),
+    ):
         yield
 
 

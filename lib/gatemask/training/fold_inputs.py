@@ -212,7 +212,7 @@ class TrainingInputs:
     def stage(self, fold: int) -> Stage[FoldResult]:
         """Return the stage that trains a fold."""
         stamp = self.project.fold(self.exp.name, fold) / "result.json"
-        return Stage(f"training of {self.exp.name} fold {fold}", stamp, self.made_from(fold), FoldResult)
+        return Stage(f"training of {self.exp.name} fold {fold}", stamp, self.made_from(fold), FoldResult, whole=True)
 
     def examples(self, fold: int) -> tuple[list[EncodedExample], list[EncodedExample]]:
         """Return the training and the validation examples of a fold, still encoded."""

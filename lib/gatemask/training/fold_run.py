@@ -21,6 +21,7 @@ from gatemask.console import say
 from gatemask.errors import DivergedError, GatemaskError
 from gatemask.input.wait import InputWait
 from gatemask.notify import Event, notify
+from gatemask.remote import work as remote
 from gatemask.results.training import FoldResult
 from gatemask.tracking import run_folder
 from gatemask.training import finishing, state
@@ -90,6 +91,7 @@ class FoldRun:
                 progress = self._close_epoch(progress, steps, learning_rate)
             run_folder.write_metrics(self._log, progress.rows)
             state.save_state(self.state_folder, model, progress)
+            remote.upload_now(self.folder / "result.json")
             wandb_run.log(progress.rows[-1])
             events.append(progress.rows[-1])
             self._say_epoch(progress.rows[-1])

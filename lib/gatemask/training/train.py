@@ -139,8 +139,9 @@ def train_fold(inputs: TrainingInputs, fold: int, budget: TimeBudget, may_begin:
     folder = stage.stamp.parent
     if (recorded := stage.current()) is not None:
         remove_resume_files(folder)
-        return recorded
-    if not may_begin or not budget.allows():
+        if stage.is_uploaded():
+            return recorded
+    elif not may_begin or not budget.allows():
         return NOT_BEGUN
     with run_folder.locked_run(folder, f"{inputs.exp.name} fold {fold}"):
         if (recorded := stage.current()) is not None:  # finished by another process in the meantime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ def search_with_optuna(
     name: str = "rule",
     start: Sequence[Rule] = STARTS,
     family: str | None = None,
+    copy_to: Callable[[optuna.Study], object] | None = None,
 ) -> StudyResult:
     """Search the best rule for one class of these images with Optuna.
 
@@ -66,6 +67,7 @@ def search_with_optuna(
         name: Name of the study; a journal that holds another study is started over. Default: "rule".
         start: Rules to try first.
         family: Beginning of the names of all studies in the journal. Default: it holds this one only.
+        copy_to: Called with the finished study, to keep it elsewhere, too. Default: none.
 
     >>> from gatemask.oof.tables import Tables
     >>> levels = np.repeat([[[4] * 256 + [0]]], 4, axis=0)
@@ -97,6 +99,8 @@ def search_with_optuna(
         if kept is not None:
             with storage_errors(journal):
                 kept.add_trials(complete_trials(study)[first:])
+    if copy_to is not None:
+        copy_to(study)
     rule = _rule(study.best_params, counted.levels)
     settled = settle_gate(counted, rule, metric) if variant.gate else rule
     values = [float(trial.value or 0.0) for trial in complete_trials(study)]

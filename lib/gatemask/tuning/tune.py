@@ -35,6 +35,8 @@ from gatemask.tuning.members import MemberPredictions, open_members, prediction_
 from gatemask.tuning.outcome import Tuned, summarize, write_tuned
 
 if TYPE_CHECKING:
+    import optuna
+
     from gatemask.oof.components import Components
     from gatemask.tuning.candidates import Candidate, TuningImages
     from gatemask.tuning.optuna_search import StudyResult
@@ -267,10 +269,16 @@ def _run_studies(
 ) -> list[StudyResult]:
     """Run Optuna on all images, class by class, for the dashboard and to compare with the exact optimum."""
     from gatemask.tuning.candidates import starting_rules
+    from gatemask.tuning.database import chosen_database
     from gatemask.tuning.optuna_search import search_with_optuna
 
     settings, counted = ensemble.tune, images.searched(ensemble.tune)
-    studies = []
+    database, studies = chosen_database(), []
+
+    def copy_to(study: optuna.Study) -> None:
+        if database is not None:
+            database.copy_trials(study, f"{project.label}/oof-tune/{study.study_name}")
+
     for index, name in enumerate(comp.classes):
         part = counted.of_class(index)
         studies.append(
@@ -285,6 +293,7 @@ def _run_studies(
                 f"{project.label}-{inputs}" + (f"-{name}" if len(comp.classes) > 1 else ""),
                 starting_rules(part, comp.metric, settings),
                 family=f"{project.label}-{inputs}",
+                copy_to=copy_to,
             )
         )
     return studies
