@@ -18,7 +18,7 @@ pytestmark = pytest.mark.trains
 
 TOLERANCE = 0.001
 # After one epoch, most rules leave all images empty.
-QUICK = ("--quick", "--set", "epochs=30", "--set", "schedule.peak=0.005")
+QUICK = ("--quick", "--set", "epochs=12", "--set", "schedule.peak=0.01")
 IN_MAKE_TEST = ("image_and_class_id",)  # others in make test-all
 
 

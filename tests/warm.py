@@ -6,6 +6,7 @@ files, and can be killed. For tests that do not concern the start itself.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import ctypes
 import gc
@@ -23,7 +24,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 # Modules that the commands of gatemask import where they need them.
 HEAVY = ["tensorflow", "keras", "pandas", "cv2", "h5py", "pydicom", "optuna", "wandb", "matplotlib.pyplot"]
@@ -77,7 +78,9 @@ def start(
     stderr: IO[Any] | int,
     environment: Mapping[str, str],
     folder: Path | None = None,
+    stdin: int | None = None,
     held: Sequence[int] = (),
+    bound: bool = False,
 ) -> Call:
     """Start `python ARGUMENTS`, where the first argument is -m or -c, from any process.
 
@@ -88,15 +91,37 @@ def start(
         stderr: File for its error output, or `subprocess.STDOUT`.
         environment: All environment variables.
         folder: Working directory. Default: the present one.
+        stdin: Descriptor of its input. Default: that of the warm process.
         held: Descriptors that the call keeps open, such as a lock.
+        bound: Whether the call is killed as soon as the process that started it ends.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(place))
-    message = json.dumps([list(arguments), dict(environment), str(folder or Path.cwd())]).encode()
+    request = Request(list(arguments), dict(environment), str(folder or Path.cwd()), stdin is not None, bound)
+    message = json.dumps(request).encode()
     errors = stdout if isinstance(stderr, int) else stderr
     head = len(message).to_bytes(4, "big") + message
-    socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno(), *held])
+    given = [] if stdin is None else [stdin]
+    socket.send_fds(connection, [head], [stdout.fileno(), errors.fileno(), *given, *held])
     return Call(connection)
+
+
+class Request(NamedTuple):
+    """A call to start, as JSON on the socket.
+
+    Args:
+        arguments: Arguments of Python.
+        environment: All environment variables.
+        folder: Working directory.
+        has_stdin: Whether the third descriptor is that of its input.
+        bound: Whether the call ends with the process that started it.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    has_stdin: bool
+    bound: bool
 
 
 class Warm:
@@ -134,16 +159,15 @@ class Warm:
         stderr: IO[Any] | int,
         environment: Mapping[str, str],
         folder: Path | None = None,
+        stdin: int | None = None,
     ) -> Call:
         """Start a call; arguments as of `start`."""
-        return start(self.place, arguments, stdout=stdout, stderr=stderr, environment=environment, folder=folder)
+        streams: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return start(self.place, arguments, **streams, environment=environment, folder=folder)
 
     def close(self) -> None:
         self._helper.kill()
         self._helper.wait()
-
-
-Request = tuple[list[str], dict[str, str], str]
 
 
 def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
@@ -162,6 +186,7 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
     added = {name: value for name, value in os.environ.items() if name not in before}  # by the imports
     for name in [name for name in sys.modules if name.split(".")[0] == "kaggle"]:
         del sys.modules[name]  # they read the environment, which is not that of a call
+    argparse._ = str  # type: ignore[attr-defined]  # else each option looks for its translation: half of a short call
     gc.collect()
     gc.freeze()
     running: dict[int, socket.socket] = {}
@@ -181,17 +206,22 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
             message += connection.recv(size - len(message))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # until the call is noted
         if (pid := os.fork()) == 0:
-            for inherited in (listening, connection, *running.values()):
+            request = Request(*json.loads(message))
+            for inherited in (listening, *running.values()):
                 inherited.close()
-            for stream, file in enumerate(files[:2], 1):  # the others are held
+            streams = (1, 2, 0) if request.has_stdin else (1, 2)
+            for file, stream in zip(files, streams, strict=False):  # the others are held
                 os.dup2(file, stream)
                 os.close(file)
             end_with_parent()  # a fork does not inherit this; the parent ends with the tests, even if they are killed
             os.setsid()  # its whole group can be killed
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-            arguments, environment, folder = json.loads(message)
-            return arguments, {**added, **environment}, folder
+            if request.bound:
+                threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+            else:
+                connection.close()
+            return request._replace(environment={**added, **request.environment})
         for file in files:
             os.close(file)
         running[pid] = connection
@@ -205,19 +235,26 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _end_with(connection: socket.socket) -> None:
+    """Kill this process as soon as the other side, which sends nothing, is closed."""
+    with suppress(OSError):
+        connection.recv(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _as_bytes(number: int) -> bytes:
     return number.to_bytes(8, "big", signed=True)
 
 
-def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
+def run(request: Request) -> None:
     """Do what `python ARGUMENTS` does."""
-    os.chdir(folder)
+    os.chdir(request.folder)
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(request.environment)
     tempfile.tempdir = None  # read from the environment again
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(encoding="utf-8", errors="replace", write_through=True)  # type: ignore[union-attr]
-    kind, code, *sys.argv[1:] = arguments
+    kind, code, *sys.argv[1:] = request.arguments
     if kind == "-m":
         sys.argv[0] = code
         runpy.run_module(code, run_name="__main__", alter_sys=True)
@@ -226,14 +263,14 @@ def run(arguments: list[str], environment: dict[str, str], folder: str) -> None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 
-def run_and_exit(arguments: list[str], environment: dict[str, str], folder: str) -> NoReturn:
+def run_and_exit(request: Request) -> NoReturn:
     """Do what `python ARGUMENTS` does and end as it does, but leave all memory to the system.
 
     To free the modules one by one, the interpreter would write to each page that is shared with the warm process.
     """
     code, interrupted = 0, False
     try:
-        run(arguments, environment, folder)
+        run(request)
     except SystemExit as end:
         if not isinstance(end.code, int | None):
             print(end.code, file=sys.stderr)
@@ -254,4 +291,4 @@ def run_and_exit(arguments: list[str], environment: dict[str, str], folder: str)
 
 
 if __name__ == "__main__":
-    run_and_exit(*serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))
+    run_and_exit(serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]))

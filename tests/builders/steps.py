@@ -146,6 +146,8 @@ def drawn(model: Any, seed: int) -> str:
 
 def step(name: str, network: Any) -> dict[str, Any]:
     """Fit twice, for one step each; return losses, the shapes of each trace, unchanged weights and averages."""
+    import keras
+
     from gatemask.builders import optimizers, step
 
     exp = experiment(name)
@@ -164,7 +166,7 @@ def step(name: str, network: Any) -> dict[str, Any]:
         step.TrainingModel = original  # type: ignore[misc]
     optimizer = optimizers.build_optimizer(exp.optimizer, 1e-3)
     optimizer.build(model.trainable_variables)
-    model.compile(optimizer=optimizer)
+    model.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")  # as trainings do
     assert model.optimizer is optimizer
     before = [np.asarray(weight) for weight in model.trainable_weights]
     images, truth, weights = batch(name)

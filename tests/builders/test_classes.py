@@ -290,7 +290,7 @@ def test_networks_of_several_classes_learn(exclusive: bool) -> None:
     probability = models._probability(logits, "main", layout.classes + 1 if exclusive else 0)
     model = TrainingModel(shown, {"main": probability})
     model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), 1.0, layout.classes)
-    model.compile(keras.optimizers.Adam(0.05))
+    model.compile(keras.optimizers.Adam(0.05), jit_compile=False)
     steps = [np.tile(array, (20, 1, 1, 1)) for array in (images, masks)]
     model.fit(*steps, batch_size=16, epochs=2, verbose=0)
     dice, _ = metrics.build_metrics("mask", layout)

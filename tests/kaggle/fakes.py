@@ -45,6 +45,7 @@ from gatemask.training.fold_inputs import TrainingInputs, fingerprints
 from gatemask.training.found_batch import write_found_batch
 from tests.fold_results import fold_result
 from tests.kaggle.cloud import OWNER, Cloud, Run, Version
+from tests.kaggle.warm import GATEMASK
 
 COMP, EXP = "phantom", "unet_b0"
 RECORDS, WHEELS = f"{OWNER}/gatemask-phantom-quick-records-64", f"{OWNER}/gatemask-wheels"
@@ -309,11 +310,11 @@ class World:
         return run
 
     def command(self, *arguments: str) -> list[str]:
-        """Return the arguments of Python that run the real gatemask."""
+        """Return the arguments of Python that run the real gatemask, with the kaggle command of WARM_KAGGLE."""
         sets = ["--set", f"kaggle.owner={OWNER}", "--set", CPU] if arguments[0] in ("push", "campaign") else []
         more = ["--allow-dirty", *sets] if sets else []
         poll = [] if arguments[0] == "fetch" else ["--poll", "0.05"]
-        return ["-m", "gatemask", *arguments, "--quick", *poll, *more, "--json"]
+        return ["-c", GATEMASK, *arguments, "--quick", *poll, *more, "--json"]
 
 
 def ref(fold: int | str = 0) -> str:

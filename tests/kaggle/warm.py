@@ -1,7 +1,7 @@
 """The real kaggle command without its half second of imports, for tests that do not concern the start itself.
 
 Like a process started by `gatemask.kaggle.client.cli.start`, each call reads the credentials, writes to the caller's
-files and can be killed.
+files, can be killed and ends with its caller.
 """
 
 from __future__ import annotations
@@ -12,7 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tests.tiny import ROOT
 from tests.warm import Call, Warm, start
+
+# gatemask with the warm kaggle command whose socket is in WARM_KAGGLE.
+GATEMASK = f"""import os, sys
+sys.path.insert(0, {ROOT!r})
+from pathlib import Path
+from gatemask.kaggle.client import cli
+from tests.kaggle import warm
+cli.start = warm.starter(Path(os.environ["WARM_KAGGLE"]))
+from gatemask.cli import main
+main()
+"""
 
 
 def starter(place: Path) -> Callable[..., Call]:
@@ -31,7 +43,7 @@ def starter(place: Path) -> Callable[..., Call]:
         environment: Mapping[str, str] | None = None,
     ) -> Call:
         variables, command = {**os.environ, **(environment or {})}, ["-m", "kaggle", *arguments]
-        return start(place, command, stdout=stdout, stderr=stderr, environment=variables, held=held)
+        return start(place, command, stdout=stdout, stderr=stderr, environment=variables, held=held, bound=True)
 
     return start_kaggle
 

@@ -175,16 +175,17 @@ def test_list_best_show_and_diff(project: Project, tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_a_thousand_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_experiments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     bench = load("runs", monkeypatch)
-    project = bench.make(tmp_path, 1000)
+    project = bench.make(tmp_path, count)
     comp, ensemble = load_competition(project.experiments), load_ensemble(project.experiments)
     runs = list_runs(project, comp, ensemble)
     assert list_runs(project, comp, ensemble) == runs, "known facts are those that were read"
     rows = {row.name: row for row in runs.experiments}
-    assert len(rows) == 1001
+    assert len(rows) == count + 1
     assert rows["gate"].score.beside == ("net0000",)
-    for number in (0, 1, 500, 999):
+    for number in (0, 1, count // 2, count - 1):
         row = rows[bench.name_of(number)]
         assert row.folds_done == (0, 1, 2, 3, 4)
         assert row.score.value == rows[bench.name_of(number % bench.VARIANTS)].score.value

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import wandb
@@ -13,11 +16,12 @@ import wandb
 from gatemask.config import Experiment
 from gatemask.files import write_json, write_yaml
 from gatemask.project import Project
-from gatemask.tracking import run_folder
+from gatemask.tracking import client_process, run_folder
 from gatemask.tracking.local_run import run_id
 from gatemask.tracking.wandb_run import WandbRun
-from tests.conftest import ROOT
+from tests.conftest import ROOT, warm_gatemask
 from tests.tracking.wandb_server import KEY, Run, Server
+from tests.warm import Call
 
 
 @pytest.fixture
@@ -26,6 +30,26 @@ def server() -> Iterator[Server]:
     yield server
     server.shutdown()
     server.server_close()
+
+
+class WarmClients:
+    """Takes the place of `subprocess` where clients are started: they fork from a process with all imports."""
+
+    STDOUT, TimeoutExpired = subprocess.STDOUT, subprocess.TimeoutExpired
+
+    @staticmethod
+    def Popen(  # noqa: N802
+        command: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: int, stdout: IO[str], stderr: int
+    ) -> Call:
+        assert command[:3] == [sys.executable, "-P", "-m"]
+        streams: dict[str, Any] = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        return warm_gatemask().start(command[2:], **streams, environment=env, folder=cwd)
+
+
+@pytest.fixture
+def warm_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the W&B clients of this process without the seconds of their imports; commands start them as usual."""
+    monkeypatch.setattr(client_process, "subprocess", WarmClients)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from gatemask import tracking
 from gatemask.project import Project
 from gatemask.results.training import FoldResult
+from gatemask.tracking import client_process
 from gatemask.tracking import sync as syncing
 from gatemask.tracking.local_run import read_run
 from gatemask.tracking.sync import sync, upload_fold
@@ -24,7 +26,7 @@ if not supports_finish_timeout():
     pytest.skip("runs are uploaded by the client of requirements.txt only", allow_module_level=True)
 
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_clients")]
 
 
 def slow(*values: str) -> Any:
@@ -202,7 +204,8 @@ def test_secrets_in_what_belongs_to_a_fold_stay_here(
 
 
 def broken_client(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, how: str) -> None:
-    """Break a call of W&B's client in all processes that are started from now on."""
+    """Break a call of W&B's client in all processes that are started from now on, with all their imports."""
+    monkeypatch.setattr(client_process, "subprocess", subprocess)
     body = "raise SystemExit(3)" if how == "raises" else "threading.Event().wait()"
     owner = "wandb" if call in ("init", "Image", "Table", "Artifact") else "wandb.sdk.wandb_run.Run"
     (folder / "sitecustomize.py").write_text(

@@ -16,7 +16,7 @@ if not supports_finish_timeout():
     pytest.skip("this W&B client has no time limit for its last upload and is not used online", allow_module_level=True)
 
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_clients")]
 
 
 @pytest.fixture(autouse=True)

@@ -27,7 +27,7 @@ from tests.tracking.wandb_server import KEY, Run, Server
 if not supports_finish_timeout():
     pytest.skip("results are sent by the client of requirements.txt only", allow_module_level=True)
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_clients")]
 NOTHING = SyncResult(current=True, synced=0, already=0, later={}, failed={}, runs={})
 
 

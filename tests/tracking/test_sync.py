@@ -25,7 +25,7 @@ if not supports_finish_timeout():
     pytest.skip("runs are uploaded by the client of requirements.txt only", allow_module_level=True)
 
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_clients")]
 
 
 def uploads(server: Server) -> int:

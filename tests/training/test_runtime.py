@@ -139,9 +139,9 @@ for count in (1, 2):
         out = keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(keras.layers.Rescaling(0.01)(x))
         loss = WeightedLoss({"bce": 1.0})
         model = TrainingModel(x, {"main": out}).set_loss(loss, 0.2)
-        model.compile(keras.optimizers.SGD(0.5))
+        model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
         evaluator = keras.Model(x, out)
-        evaluator.compile(None, loss=loss, weighted_metrics=[MeanLoss(loss.call)])
+        evaluator.compile(None, loss=loss, weighted_metrics=[MeanLoss(loss.call)], jit_compile=False)
     images = np.arange(64, dtype=np.uint8).reshape(16, 4)
     truth = (np.arange(16) % 2).astype(np.float32)[:, None]
     data = tf.data.Dataset.from_tensor_slices((images, truth)).batch(8, drop_remainder=True)

@@ -34,7 +34,7 @@ def model(seed: int = 0, **options: object) -> keras.Model:
     )
     optimizer = keras.optimizers.Nadam(0.05, **options)
     optimizer.build(built.trainable_variables)
-    built.compile(optimizer, "binary_crossentropy")
+    built.compile(optimizer, "binary_crossentropy", jit_compile=False)
     return built
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gatemask.kaggle.submit import hidden_files, package, rehearse
 from gatemask.project import Project
 from gatemask.results.ensemble import CompetitionFacts, ShippedEnsemble
 from gatemask.results.submission import InferenceReport
+from tests import tiny
 from tests.kaggle.submit.shipping import write_stamp
 
 pytestmark = pytest.mark.integration
@@ -49,8 +51,17 @@ COMP = {
 IMAGES = 5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tiny_encoders() -> Iterator[None]:
+    """Replace all encoders, here and in the kernels."""
+    with pytest.MonkeyPatch.context() as patched:
+        tiny.install(patched.setattr)
+        tiny.install_in_rehearsals(patched.setattr)
+        yield
+
+
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def packed(tiny_encoders: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """Return a project with a package of two networks of random weights."""
     project = Project(tmp_path_factory.mktemp("clouds"), "clouds")
     write_yaml(project.experiments / "competition.yaml", COMP)
@@ -155,7 +166,7 @@ def test_a_broken_member_fails_although_the_kernel_continues(copy: tuple[Project
     project, comp = copy
     path = project.dist / "dataset/ensemble.yaml"
     ensemble = read_yaml(path)
-    ensemble["mask"][0]["model"]["encoder"] = "resnet18"
+    ensemble["mask"][0]["model"]["filters"] = [8, 8, 8, 8, 8]
     write_yaml(path, ensemble)
     sums = project.dist / "dataset/SHA256SUMS"
     lines = [line for line in sums.read_text().splitlines() if "ensemble.yaml" not in line]

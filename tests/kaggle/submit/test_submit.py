@@ -21,7 +21,7 @@ from gatemask.kaggle.submit import package, submission_records, submit
 from gatemask.project import Project
 from gatemask.submission import check
 from gatemask.submission.scoring import score_submission
-from tests.conftest import Loop, gatemask, kill_when
+from tests.conftest import Loop, gatemask, kill_when, run_python
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
 from tests.kaggle.cloud_http import requests_of
 from tests.kaggle.submit.shipping import (
@@ -37,24 +37,25 @@ from tests.kaggle.submit.shipping import (
     ship,
     stamp_rehearsal,
 )
-from tests.kaggle.warm import warm
+from tests.kaggle.warm import GATEMASK, starter, warm_process
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with warm(tmp_path_factory.mktemp("warm")) as start:
-        yield start
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as place:
+        yield place
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any) -> Iterator[Desk]:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_kaggle: Path) -> Iterator[Desk]:
     """Return a fake Kaggle and a project with a rehearsed package."""
     project = prepare(tmp_path / "project")
     ship(project)
     with stand_in(tmp_path, monkeypatch) as cloud:
-        monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
+        monkeypatch.setattr("gatemask.kaggle.client.cli.start", starter(warm_kaggle))
+        monkeypatch.setenv("WARM_KAGGLE", str(warm_kaggle))
         cloud.competitions[COMPETITION] = {"sample_submission.csv": SAMPLE.encode()}
         yield Desk(cloud, project)
 
@@ -322,14 +323,14 @@ def test_sigkill_while_kaggle_answers(desk: Desk, method: str) -> None:
     desk.cloud.faults.append(Fault(method, None, hang_s=20, after=True))
     arguments = ["submit", "phantom", "--quick", "--allow-dirty", "--poll", "0.05", "--json"]
     made = desk.versions if method == "SaveKernel" else desk.descriptions
-    kill_when(lambda _: made(), "-m", "gatemask", *arguments, root=desk.project.root)
+    kill_when(lambda _: made(), "-c", GATEMASK, *arguments, root=desk.project.root)
     assert desk.stored()["state"] == ("pushing" if method == "SaveKernel" else "submitting")
-    done = gatemask(*arguments, root=desk.project.root)
+    done = run_python("-c", GATEMASK, *arguments, root=desk.project.root)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout)
     assert (result["state"], result["version"]) == ("scored", 1)
     assert len(desk.versions()) == len(desk.descriptions()) == 1
-    again = gatemask(*arguments, root=desk.project.root)
+    again = run_python("-c", GATEMASK, *arguments, root=desk.project.root)
     assert json.loads(again.stdout)["current"]
     board = gatemask("leaderboard", "phantom", "--quick", root=desk.project.root)
     assert board.returncode == 0, board.stderr[-2000:]

@@ -34,6 +34,7 @@ from gatemask.project import Project, experiment_files
 from gatemask.results.kaggle_training import SessionRequest
 from tests.conftest import ROOT
 from tests.kaggle.cloud import Cloud, serve
+from tests.kaggle.warm import starter, warm_process
 
 pytestmark = pytest.mark.integration
 
@@ -64,6 +65,12 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
+def compress_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compress payloads in a fraction of a second. They are larger, and hold the same."""
+    fast = SimpleNamespace(compress=lambda content, preset: lzma.compress(content, preset=1))
+    monkeypatch.setattr(bundle, "lzma", fast)
+
+
 def unpacked(script: str) -> dict[str, bytes]:
     """Return the files in a pushed script."""
     data = base64.b85decode(re.search(r'^PAYLOAD = "(.*)"$', script, re.MULTILINE)[1])  # type: ignore[index]
@@ -75,9 +82,7 @@ def unpacked(script: str) -> dict[str, bytes]:
 def test_shipped_experiment_fits_into_one_script_unchanged(
     root: Path, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Fast compression gives larger payloads, so a script that fits with it fits with the real one.
-    fast = SimpleNamespace(compress=lambda content, preset: lzma.compress(content, preset=1))
-    monkeypatch.setattr(bundle, "lzma", fast)
+    compress_fast(monkeypatch)  # a script that fits with it fits with the real one
     folder = (root / path).parent
     comp, exp = load_competition(folder), load_experiment(root / path)
     project, wanted = Project(root, comp.name), machine_for(comp, exp)
@@ -104,7 +109,8 @@ def test_shipped_experiment_fits_into_one_script_unchanged(
     assert files[f"folds/{comp.name}.csv"] == project.folds.read_bytes()
 
 
-def test_payload_is_reproducible(root: Path) -> None:
+def test_payload_is_reproducible(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compress_fast(monkeypatch)
     project, folder = Project(root, "phantom"), root / "experiments/phantom"
     comp, exp = load_competition(folder), load_experiment(folder / "unet_b0.yaml")
     assert bundle.build_payload(project, comp, exp, SESSION) == bundle.build_payload(project, comp, exp, SESSION)
@@ -193,9 +199,15 @@ PLANTED = {
 }
 
 
+@pytest.fixture(scope="module")
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as place:
+        yield place
+
+
 @pytest.fixture
 def planted(
-    phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_kaggle: Path
 ) -> Iterator[tuple[Project, Cloud, list[bytes]]]:
     """A project on a machine full of secrets, an empty Kaggle, and the secrets."""
     root = tmp_path / "project"
@@ -211,6 +223,8 @@ def planted(
         (tmp_path / "home/.kaggle").mkdir(parents=True)
         (tmp_path / "home/.kaggle/access_token").write_text(PLANTED["KAGGLE_API_TOKEN"])
         monkeypatch.setattr(cli, "PAUSES", (0.1,))
+        monkeypatch.setattr(cli, "start", starter(warm_kaggle))
+        compress_fast(monkeypatch)
         yield Project(root, "phantom", quick=True), cloud, [value.encode() for value in PLANTED.values()]
 
 

@@ -51,7 +51,8 @@ from tests.kaggle.fakes import (
     seed,
     train_fold,
 )
-from tests.kaggle.warm import Call, warm
+from tests.kaggle.warm import GATEMASK, starter, warm_process
+from tests.warm import Call
 
 pytestmark = pytest.mark.integration
 
@@ -60,20 +61,19 @@ AUTO = "batch.per_device=auto"
 
 
 @pytest.fixture(scope="module")
-def quick_command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with warm(tmp_path_factory.mktemp("warm")) as start:
-        yield start
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as place:
+        yield place
 
 
 @pytest.fixture
-def world(
-    phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_command: Any
-) -> Iterator[World]:
+def world(phantom_records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_kaggle: Path) -> Iterator[World]:
     """Kaggle with the datasets in place, and a project without any run."""
     project, machine = project_from(phantom_records, tmp_path / "project"), FakeMachine()
     with stand_in(tmp_path, monkeypatch) as cloud:
         machine.install(monkeypatch)
-        monkeypatch.setattr("gatemask.kaggle.client.cli.start", quick_command)
+        monkeypatch.setattr("gatemask.kaggle.client.cli.start", starter(warm_kaggle))
+        monkeypatch.setenv("WARM_KAGGLE", str(warm_kaggle))
         cloud.runner = machine
         seed(cloud, project)
         monkeypatch.setattr(inputs, "wheels_dataset", lambda: None)  # saves requests
@@ -855,9 +855,17 @@ def was_requested(world: World, method: str) -> bool:
     return method in world.cloud.methods()
 
 
-def kill(world: World, when: Callable[[], bool], *arguments: str) -> None:
-    """Start the real command, and kill it as soon as a condition holds."""
-    kill_when(lambda _: when(), *world.command(*arguments), root=world.project.root)
+def kill(world: World, when: Callable[[], bool], *arguments: str, cold: bool = False) -> None:
+    """Start the real command, and kill it as soon as a condition holds.
+
+    Args:
+        world: Kaggle and a project.
+        when: The condition.
+        arguments: Arguments of gatemask.
+        cold: Whether each kaggle command is a new process, as for users.
+    """
+    command = world.command(*arguments)
+    kill_when(lambda _: when(), *(["-m", "gatemask", *command[2:]] if cold else command), root=world.project.root)
 
 
 KILL_POINTS = [
@@ -889,7 +897,7 @@ def test_killed_push(world: World, method: str, after: bool) -> None:
         arrived = world.cloud.kernels if method == "SaveKernel" else world.cloud.datasets.get(RECORDS)
         return was_requested(world, method) and (bool(arrived) or not after)
 
-    kill(world, held, *push)
+    kill(world, held, *push, cold=method == "blob")
     assert len(world.push().pushed) == int((method, after) != ("SaveKernel", True))
     completes(world)
     assert len(world.cloud.datasets[RECORDS]) == 1
@@ -947,7 +955,6 @@ KILLED_AT = {
 }
 DIES = """
 import os, signal
-from gatemask import cli
 %s
 real = getattr(where, name)
 def dies(*arguments):
@@ -955,7 +962,6 @@ def dies(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 setattr(where, name, dies)
-cli.main(["fetch", "phantom", "--quick"])
 """
 
 
@@ -966,7 +972,8 @@ def test_fetch_killed_while_it_places_a_run(world: World, moment: str) -> None:
     world.wait()  # leaves an older state here
     world.push()
     world.finish()
-    done = run_python("-c", DIES % KILLED_AT[moment], root=world.project.root)
+    arguments = ("fetch", COMP, "--quick")
+    done = run_python("-c", DIES % KILLED_AT[moment] + GATEMASK, *arguments, root=world.project.root)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     assert world.fold().exists() == (moment == "between placing and recording")
     assert world.fetch().fetched

@@ -18,7 +18,7 @@ from gatemask.kaggle.image import sandbox
 from tests import tiny
 from tests.conftest import gatemask, run_python
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
-from tests.kaggle.warm import warm_process
+from tests.kaggle.warm import GATEMASK, warm_process
 from tests.tiny import INSTALL
 from tests.warm import Warm
 
@@ -111,19 +111,8 @@ def kaggle(cloud: Cloud, warm_kaggle: Path, tmp_path: Path, monkeypatch: pytest.
     return cloud
 
 
-GATEMASK = f"""{INSTALL}
-import os
-from pathlib import Path
-from gatemask.kaggle.client import cli
-from tests.kaggle import warm
-cli.start = warm.starter(Path(os.environ["WARM_KAGGLE"]))
-from gatemask.cli import main
-main()
-"""
-
-
 def run(root: Path, *arguments: str) -> dict[str, Any]:
-    done = run_python("-c", GATEMASK, *arguments, "--json", root=root)
+    done = run_python("-c", INSTALL + GATEMASK, *arguments, "--json", root=root)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
