@@ -90,6 +90,11 @@ def _reject_processes(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_reject_processes)
 
 
+def slow(*values: object, id: str | None = None) -> Any:
+    """Return the parameters of a test that only `make test-all` runs: a variation of what a fast one shows."""
+    return pytest.param(*values, id=id, marks=pytest.mark.slow)
+
+
 def gatemask(
     *arguments: object, root: Path, limit_s: int = 900, tiny: bool = False
 ) -> subprocess.CompletedProcess[str]:

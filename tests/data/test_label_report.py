@@ -30,7 +30,7 @@ COUNTS = ["rows", "images", "positives", "annotations", "multi_annotated", "over
     ("name", "counts"),
     [
         ("stage_2_train.csv", [12954, 12047, 2669, 3576, 624, 183, 0]),
-        ("stage_1_train.csv", [11582, 10675, 2379, 3286, 624, 183, 0]),
+        pytest.param("stage_1_train.csv", [11582, 10675, 2379, 3286, 624, 183, 0], marks=pytest.mark.slow),
         ("train-rle-sample.csv", [10, 10, 5, 5, 0, 0, 0]),
     ],
 )

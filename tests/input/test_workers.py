@@ -33,7 +33,7 @@ from gatemask.input.shared_cache import NOWHERE, Directory, Shapes, SharedCache
 from gatemask.input.shared_memory import Buffers, SharedMemory
 from gatemask.input.source import ALIGNMENT, BatchPlan, RecordSource
 from gatemask.input.workers import KEPT_SOURCES, MOST_DEATHS, Workers, close_shared_workers, shared_workers
-from tests.conftest import ROOT
+from tests.conftest import ROOT, slow
 
 pytestmark = pytest.mark.integration
 
@@ -134,7 +134,7 @@ def wait_until_gone(processes: list[int]) -> None:
 # --- the same batches ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("number", [1, slow(2), 5])
 def test_batches_are_those_of_threads_even_if_workers_are_killed(number: int) -> None:
     rng = random.Random(time.time_ns())
     kills = 2

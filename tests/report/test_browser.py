@@ -13,7 +13,7 @@ import pytest
 
 from gatemask.report.page import SECTIONS, make_page
 from gatemask.report.pictures import LIMIT, Pictures
-from tests.conftest import ROOT, Loop
+from tests.conftest import ROOT, Loop, slow
 from tests.report.browser import PHONE, Visit, find_chromium, open_browser
 from tests.report.small_project import again, epochs, finish, small_project
 
@@ -57,8 +57,14 @@ def keep(visit: Visit, name: str) -> None:
     print(f"screenshot: {path}")
 
 
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("look", ["desktop", "phone", "dark"])
+@pytest.mark.parametrize(
+    ("look", "state"),
+    [
+        (look, state) if look == "desktop" or state == "tuned" else slow(look, state)
+        for look in ("desktop", "phone", "dark")
+        for state in STATES
+    ],
+)
 def test_a_page_without_faults(browser: Browser, files: dict[str, Path], state: str, look: str) -> None:
     options = {"phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True}, "dark": {"color_scheme": "dark"}}
     assert files[state].stat().st_size < LIMIT

@@ -22,7 +22,7 @@ from gatemask.search import search
 from gatemask.search.space import Space
 from gatemask.search.study import study_file
 from gatemask.search.trials import Trials
-from tests.conftest import ROOT, TINY_GATEMASK, environment, gatemask, kill_when
+from tests.conftest import ROOT, TINY_GATEMASK, environment, gatemask, kill_when, slow
 from tests.search.fakes import FakeTraining, fake_score, write_search
 
 pytestmark = pytest.mark.integration
@@ -93,7 +93,7 @@ class Killed(BaseException):
     """Stands in for SIGKILL: nothing may catch it."""
 
 
-@pytest.mark.parametrize("at", [("net-q000", 1), ("net-q002", 0), ("net-q003", 1)])
+@pytest.mark.parametrize("at", [("net-q000", 1), slow(("net-q002", 0)), ("net-q003", 1)])
 def test_a_killed_search_ends_like_one_that_was_not(
     project: Project, training: FakeTraining, at: tuple[str, int]
 ) -> None:

@@ -9,6 +9,7 @@ from gatemask import tracking
 from gatemask.project import Project
 from gatemask.tracking.sync import sync
 from gatemask.tracking.wandb_run import WandbRun, supports_finish_timeout
+from tests.conftest import slow
 from tests.tracking.conftest import experiment, received, remote, row, rows, session, wandb_id
 from tests.tracking.wandb_server import Server
 
@@ -40,7 +41,7 @@ def test_rows_arrive_at_the_step_of_their_epoch(project: Project, server: Server
     assert sum("file_stream" in request for request in server.requests) == streams
 
 
-@pytest.mark.parametrize("broken", ["500", "401", "hangs"])
+@pytest.mark.parametrize("broken", [slow("500"), "401", "hangs"])
 def test_without_a_server_it_starts_offline(project: Project, server: Server, broken: str, capsys, monkeypatch) -> None:
     server.status, server.hang_s = {"500": (500, 0), "401": (401, 0), "hangs": (0, 30)}[broken]
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "2")  # for the server; the start offline takes as long as it takes
@@ -54,7 +55,7 @@ def test_without_a_server_it_starts_offline(project: Project, server: Server, br
     assert received(server) == rows(0, 1)
 
 
-@pytest.mark.parametrize("broken", ["500", "hangs"])
+@pytest.mark.parametrize("broken", ["500", slow("hangs")])
 def test_a_server_that_breaks_during_a_training(project: Project, server: Server, broken: str, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = session(project, range(2))

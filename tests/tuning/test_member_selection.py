@@ -26,7 +26,7 @@ from gatemask.tuning.members import average_gates, build_tables
 from gatemask.tuning.printing import print_tuned
 from gatemask.tuning.tune import tune, with_selected_weights
 from gatemask.tuning.weighted_tables import WeightedTables
-from tests.conftest import SHARED, needs_nuclei, write_tiles
+from tests.conftest import SHARED, needs_nuclei, slow, write_tiles
 from tests.tuning.masks_in_memory import Truths
 from tests.tuning.predictions import write_predictions
 from tests.tuning.test_weight_search import FOLDS, IDS, Problem
@@ -81,7 +81,7 @@ def test_each_weighting_is_counted_once_and_a_killed_selection_resumes(
     assert len(counted) == len(files[::2])
 
 
-@pytest.mark.parametrize("fold", range(FOLDS))
+@pytest.mark.parametrize("fold", [0, *map(slow, range(1, FOLDS))])
 def test_a_fold_does_not_influence_the_selection_it_is_scored_by(tmp_path: Path, fold: int) -> None:
     problem = Problem([80, 110, 90])
     own = [i for i in IDS if problem.fold_of[i] == fold]
@@ -218,7 +218,9 @@ def test_caps_and_rounds_make_it_outdated_only_where_something_is_selected(proje
     assert tuned(project, *given, "mask.members=9", "mask.folds=1", "inference.hours=2").current
 
 
-@pytest.mark.parametrize("real", [False, pytest.param(True, marks=needs_nuclei)], ids=["drawn", "real"])
+@pytest.mark.parametrize(
+    "real", [False, pytest.param(True, marks=[needs_nuclei, pytest.mark.slow])], ids=["drawn", "real"]
+)
 def test_tiles_too(
     make_root: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, real: bool
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import KaggleError, explain, has_credentials, kaggle, printed
 from tests.kaggle.cloud import KEY, Cloud, Fault, stand_in
+from tests.kaggle.warm import starter, warm_process
 
 pytestmark = pytest.mark.integration
 
@@ -58,10 +59,17 @@ FAULTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with warm_process(tmp_path_factory.mktemp("warm")) as place:
+        yield place
+
+
 @pytest.mark.parametrize(("fault", "kind", "attempts"), FAULTS, ids=lambda value: str(getattr(value, "status", value)))
 def test_kind_and_attempts_of_each_answer(
-    fault: Fault, kind: str, attempts: int, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, kind: str, attempts: int, cloud: Cloud, warm_kaggle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cli, "start", starter(warm_kaggle))
     cloud.faults = [dataclasses.replace(fault)]
     monkeypatch.setattr(cli, "PAUSES", (0.0,))
     assert failure(*QUOTA).kind == kind

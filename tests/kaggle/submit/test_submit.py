@@ -21,7 +21,7 @@ from gatemask.kaggle.submit import package, submission_records, submit
 from gatemask.project import Project
 from gatemask.submission import check
 from gatemask.submission.scoring import score_submission
-from tests.conftest import Loop, gatemask, kill_when, run_python
+from tests.conftest import Loop, gatemask, kill_when, run_python, slow
 from tests.kaggle.cloud import KEY, Cloud, Fault, Run, serve, stand_in
 from tests.kaggle.cloud_http import requests_of
 from tests.kaggle.submit.shipping import (
@@ -277,8 +277,15 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        # Before most requests, all is as after the one before.
+        (call, after) if after or call in ("push", "submit") else slow(call, after)
+        for call in CALLS
+        for after in (False, True)
+    ],
+)
 def test_killed_at_a_request_it_continues_from_there(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
 ) -> None:
@@ -299,7 +306,7 @@ def test_killed_at_a_request_it_continues_from_there(
     assert len(desk.cloud.datasets[DATASET]) == 1
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", [0, slow(1), 2, slow(3), 4, slow(5), 6])
 def test_killed_after_any_recorded_state(desk: Desk, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     written: list[str] = []
 
@@ -380,9 +387,16 @@ def test_a_dataset_dropped_from_the_push(desk: Desk) -> None:
     desk.finishes(versions=2)
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("method", ["SaveKernel", "CreateCodeSubmission"])
-@pytest.mark.parametrize("broken", [False, True], ids=["500", "broken"])
+@pytest.mark.parametrize(
+    ("method", "broken", "after"),
+    [
+        # Each pair of values occurs in a fast test.
+        (method, broken, after) if (method == "SaveKernel") ^ broken ^ after else slow(method, broken, after)
+        for method in ("SaveKernel", "CreateCodeSubmission")
+        for broken in (False, True)
+        for after in (False, True)
+    ],
+)
 def test_an_unclear_answer_is_looked_up(desk: Desk, method: str, after: bool, broken: bool) -> None:
     desk.cloud.faults.append(Fault(method, 500, break_off=broken, after=after))
     if not after:
@@ -510,8 +524,18 @@ def test_a_wrong_or_missing_report(desk: Desk, wrong: str, message: str) -> None
     assert desk.record.state == ("running" if wrong == "account" else "failed")
 
 
-@pytest.mark.parametrize("file", ["submission.csv", "inference.json"])
-@pytest.mark.parametrize("fault", [{"status": 403, "body": "<html>no</html>"}, {"status": None, "short": True}])
+REFUSED, SHORT = {"status": 403, "body": "<html>no</html>"}, {"status": None, "short": True}
+
+
+@pytest.mark.parametrize(
+    ("file", "fault"),
+    [
+        ("submission.csv", SHORT),
+        ("inference.json", REFUSED),
+        slow("submission.csv", REFUSED),
+        slow("inference.json", SHORT),
+    ],
+)
 def test_a_damaged_file_is_fetched_again(desk: Desk, file: str, fault: dict[str, Any]) -> None:
     desk.cloud.faults.append(Fault("output-file", **fault, when=lambda asked: asked["file"].endswith(file)))
     desk.finishes()
@@ -545,7 +569,9 @@ def test_unaccepted_rules(desk: Desk) -> None:
     desk.finishes(versions=2)
 
 
-@pytest.mark.parametrize("method", ["CreateCodeSubmission", "ListSubmissions", "SaveKernel", "GetKernelSessionStatus"])
+@pytest.mark.parametrize(
+    "method", ["SaveKernel", "ListSubmissions", slow("CreateCodeSubmission"), slow("GetKernelSessionStatus")]
+)
 def test_dead_credentials(desk: Desk, method: str) -> None:
     dead = {"code": 401, "message": "Unauthenticated"}
     desk.cloud.faults.append(Fault(method, 401, dead, times=2))

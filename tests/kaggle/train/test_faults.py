@@ -33,7 +33,7 @@ from gatemask.kaggle.client.kernel_metadata import KernelMetadata
 from gatemask.kaggle.train import bundle, campaign, commands, inputs, kernel_records, session
 from gatemask.tracking import run_folder
 from gatemask.training.found_batch import write_found_batch
-from tests.conftest import kill_when, run_python
+from tests.conftest import kill_when, run_python, slow
 from tests.kaggle.cloud import KEY, OWNER, Fault, stand_in
 from tests.kaggle.fakes import (
     COMP,
@@ -235,11 +235,10 @@ def test_deleted_dataset_is_uploaded_again(world: World) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault("SaveKernel", 500),
-        Fault("SaveKernel", 502, {"code": 502, "message": "Bad gateway"}),
-        Fault("SaveKernel", break_off=True),
+        pytest.param(Fault("SaveKernel", 500), id="500"),
+        slow(Fault("SaveKernel", 502, {"code": 502, "message": "Bad gateway"}), id="502"),
+        pytest.param(Fault("SaveKernel", break_off=True), id="broken"),
     ],
-    ids=["500", "502", "broken"],
 )
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_push_with_a_wrong_answer_is_looked_up(world: World, fault: Fault, after: bool) -> None:
@@ -693,8 +692,9 @@ def test_damaged_output_file_is_fetched_again(world: World, name: str, always: b
 SERVER_ERRORS = {429: "Too many requests", 500: "Internal server error", 503: "The service is unavailable."}
 
 
-@pytest.mark.parametrize("status", SERVER_ERRORS)
-@pytest.mark.parametrize("page", [False, True], ids=["json", "page"])
+@pytest.mark.parametrize(
+    ("status", "page"), [(429, False), (500, True), (503, False), slow(429, True), slow(500, False), slow(503, True)]
+)
 def test_server_errors_are_retried(world: World, status: int, page: bool) -> None:
     headers = {"Retry-After": "1"} if status == 429 else {}
     body = "<html>sorry</html>" if page else {"code": status, "message": SERVER_ERRORS[status]}
