@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.warm import Warm
 
 CALL = """
 import signal, sys
@@ -40,3 +41,31 @@ def test_a_call_ends_with_the_tests_even_if_they_are_killed(tmp_path: Path) -> N
         os.kill(tests.pid, signal.SIGKILL)
         tests.wait()
         assert fifo.read() == b"", "it ends when no process holds it any more"
+
+
+CALLER = f"""
+import os, sys
+from pathlib import Path
+from tests.warm import start
+
+folder = Path(sys.argv[1])
+with open(folder / "log.txt", "w") as log:
+    command = ["-c", {CALL!r}, str(folder / "fifo")]
+    call = start(folder / "warm.socket", command, stdout=log, stderr=log, environment=dict(os.environ), bound=True)
+    call.wait()
+"""
+
+
+@pytest.mark.integration
+def test_a_bound_call_ends_with_its_caller(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    warm = Warm(tmp_path, [])
+    try:
+        caller = subprocess.Popen([sys.executable, "-c", CALLER, tmp_path], cwd=ROOT)
+        with (tmp_path / "fifo").open("rb") as fifo:
+            assert fifo.readline() == b"running\n"
+            caller.kill()
+            caller.wait()
+            assert fifo.read() == b""
+    finally:
+        warm.close()

@@ -78,10 +78,11 @@ def install_in_rehearsals(replace: Callable[[Any, str, Any], None] = setattr) ->
 
 
 def build(name: str, *, input_shape: tuple[int, int, int], layers: Any, models: Any, **_: Any) -> Any:
-    """Return an encoder with five convolutions of stride 2, each followed by BatchNorm and ReLU."""
+    """Return an encoder of five convolutions of stride 2 and ReLUs, with BatchNorm in the first and the last level."""
     images = x = layers.Input(input_shape)
     for level, width in enumerate(WIDTHS, 1):
         x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"level{level}_conv")(x)
-        x = layers.BatchNormalization(name=f"level{level}_bn")(x)
+        if level in (1, len(WIDTHS)):
+            x = layers.BatchNormalization(name=f"level{level}_bn")(x)
         x = layers.Activation("relu", name=f"level{level}")(x)
     return models.Model(images, x, name=name)

@@ -32,6 +32,7 @@ ENCODERS = {
     "fpn": "mobilenetv2",
     "linknet": "vgg16",
 }
+SMALL_STEPS = ("gate", "unet", "unetpp", "linknet")  # small networks that take a step; the FPN does with the whole ones
 # The gate is one per class, and LinkNet has exclusive classes and ignored pixels.
 CLASSES = {"gate": 2, "linknet": 2}
 LOSSES: dict[str, dict[str, Any]] = {
@@ -209,7 +210,8 @@ def main(folder: Path, small: bool) -> None:
         expected = np.load(folder / f"{name}.npy")
         facts["difference"] = float(np.abs(outputs(name, network.model) - expected).max())
         facts["scores"] = scores(name, expected)
-        facts |= step(name, network)
+        if not small or name in SMALL_STEPS:
+            facts |= step(name, network)
         facts["round_trip"] = round_trip(name, network, folder / f"{name}-jax.weights.h5", small)
         (folder / f"{name}.json").write_text(json.dumps(facts))
 
