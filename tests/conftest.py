@@ -159,7 +159,8 @@ def contents(file: IO[str]) -> str:
 @cache
 def warm_gatemask() -> Warm:
     """Return the process that has imported all that gatemask imports; it ends with the session."""
-    return Warm(Path(tempfile.mkdtemp(prefix="warm")), HEAVY, UNPATCHED)
+    quiet_wandb = {"WANDB_ERROR_REPORTING": "false"}  # read when it is imported
+    return Warm(Path(tempfile.mkdtemp(prefix="warm")), HEAVY, {**UNPATCHED, **quiet_wandb})
 
 
 def pytest_sessionfinish() -> None:

@@ -265,7 +265,7 @@ def test_an_online_stage_sends_its_result_at_once(written: Project, server: Serv
 @pytest.mark.parametrize("broken", ["down", "500", "401", "hangs", "dies"])
 def test_a_stage_ends_whatever_w_and_b_does(written: Project, server: Server, monkeypatch, capsys, broken: str) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(send_results, "AT_ONCE_S", 8.0)
+    monkeypatch.setattr(send_results, "AT_ONCE_S", 4.0)
     monkeypatch.setattr(send_results, "SETTLE_S", 0.5)
     monkeypatch.setattr(wandb_server, "ANSWER_S", 1.0)
     if broken == "down":
