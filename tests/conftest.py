@@ -163,6 +163,15 @@ def warm_gatemask() -> Warm:
     return Warm(Path(tempfile.mkdtemp(prefix="warm")), HEAVY, {**UNPATCHED, **quiet_wandb})
 
 
+@pytest.fixture(scope="session")
+def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the socket of a process that has imported the kaggle command; `tests.kaggle.warm.starter` calls it."""
+    from tests.kaggle.warm import warm_process
+
+    with warm_process(tmp_path_factory.mktemp("kaggle")) as place:
+        yield place
+
+
 def pytest_sessionfinish() -> None:
     if warm_gatemask.cache_info().currsize:
         warm_gatemask().close()

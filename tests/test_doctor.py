@@ -21,6 +21,7 @@ from gatemask.cli import main
 from gatemask.doctor import KaggleAccount
 from gatemask.errors import GatemaskError
 from gatemask.kaggle.client import account as kaggle_account
+from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.api import Quota
 from gatemask.kaggle.client.cli import KaggleError
 from gatemask.kaggle.image import wheels
@@ -28,6 +29,7 @@ from gatemask.results.doctor import Finding
 from gatemask.shipped import SOURCE
 from tests.conftest import environment, gatemask
 from tests.kaggle.cloud import KEY, OWNER, Cloud, Fault, serve
+from tests.kaggle.warm import starter
 
 KAGGLE = ["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"]
 NO_CREDENTIALS = KaggleAccount(credentials=False)
@@ -71,6 +73,12 @@ def cloud(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         for name, value in stand_in.environment(home).items():
             monkeypatch.setenv(name, value)
         yield stand_in
+
+
+@pytest.fixture
+def warm_command(warm_kaggle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start the kaggle command without the half second of its imports; the doctor's command starts it as usual."""
+    monkeypatch.setattr(cli, "start", starter(warm_kaggle))
 
 
 def write_key(folder: Path, mode: int) -> Path:
@@ -273,6 +281,7 @@ def test_no_request_is_made_without_credentials(cloud: Cloud, monkeypatch: pytes
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
     cloud.used["TPU"] = 7.5
     account = doctor.ask_kaggle()
@@ -282,6 +291,7 @@ def test_valid_account_is_reported_with_its_quota(cloud: Cloud) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 @pytest.mark.parametrize("way", ["file", "token"])
 def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     monkeypatch.delenv("KAGGLE_USERNAME")
@@ -296,6 +306,7 @@ def test_all_kinds_of_credentials(cloud: Cloud, home: Path, monkeypatch: pytest.
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 def test_rejected_credentials_are_wrong(cloud: Cloud) -> None:
     cloud.key_valid = False
     account = doctor.ask_kaggle()
@@ -318,6 +329,7 @@ def test_key_readable_by_others_is_a_warning(home: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
     cloud.used["TPU"] = 20.0
     finding = doctor.check_quota(doctor.ask_kaggle())
@@ -330,6 +342,7 @@ def test_used_up_quota_names_the_next_week(cloud: Cloud) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 def test_account_without_quota(cloud: Cloud) -> None:
     cloud.hours = {}
     account = doctor.ask_kaggle()
@@ -338,6 +351,7 @@ def test_account_without_quota(cloud: Cloud) -> None:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -355,6 +369,7 @@ def test_network_failure_is_a_warning_after_one_attempt(cloud: Cloud, fault: Fau
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("warm_command")
 def test_hanging_network_times_out(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LIMIT_S", 4.0)
     cloud.faults.append(Fault("GetAcceleratorQuotaStatistics", None, hang_s=120, times=9))

@@ -14,7 +14,7 @@ import pytest
 from gatemask.kaggle.client import cli
 from gatemask.kaggle.client.cli import KaggleError, explain, has_credentials, kaggle, printed
 from tests.kaggle.cloud import KEY, Cloud, Fault, stand_in
-from tests.kaggle.warm import starter, warm_process
+from tests.kaggle.warm import starter
 
 pytestmark = pytest.mark.integration
 
@@ -57,12 +57,6 @@ FAULTS = [
     (quota_fault(418, body="<html>"), "other", 1),
     (quota_fault(400, body={"code": 400, "message": "Maximum batch GPU session count of 2 reached."}), "slots", 1),
 ]
-
-
-@pytest.fixture(scope="module")
-def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as place:
-        yield place
 
 
 @pytest.mark.parametrize(("fault", "kind", "attempts"), FAULTS, ids=lambda value: str(getattr(value, "status", value)))

@@ -37,15 +37,9 @@ from tests.kaggle.submit.shipping import (
     ship,
     stamp_rehearsal,
 )
-from tests.kaggle.warm import GATEMASK, starter, warm_process
+from tests.kaggle.warm import GATEMASK, starter
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as place:
-        yield place
 
 
 @pytest.fixture

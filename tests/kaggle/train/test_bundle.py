@@ -34,7 +34,7 @@ from gatemask.project import Project, experiment_files
 from gatemask.results.kaggle_training import SessionRequest
 from tests.conftest import ROOT
 from tests.kaggle.cloud import Cloud, serve
-from tests.kaggle.warm import starter, warm_process
+from tests.kaggle.warm import starter
 
 pytestmark = pytest.mark.integration
 
@@ -197,12 +197,6 @@ PLANTED = {
     "KAGGLE_API_TOKEN": "KGAT_planted0123456789",
     "OF_DOTENV_TOKEN": "dotenv-planted-0123456789",
 }
-
-
-@pytest.fixture(scope="module")
-def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as place:
-        yield place
 
 
 @pytest.fixture

@@ -51,19 +51,13 @@ from tests.kaggle.fakes import (
     seed,
     train_fold,
 )
-from tests.kaggle.warm import GATEMASK, starter, warm_process
+from tests.kaggle.warm import GATEMASK, starter
 from tests.warm import Call
 
 pytestmark = pytest.mark.integration
 
 FOUR = "epochs=4"
 AUTO = "batch.per_device=auto"
-
-
-@pytest.fixture(scope="module")
-def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as place:
-        yield place
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gatemask.kaggle.image import sandbox
 from tests import tiny
 from tests.conftest import gatemask, run_python
 from tests.kaggle.cloud import OWNER, Cloud, Run, serve
-from tests.kaggle.warm import GATEMASK, warm_process
+from tests.kaggle.warm import GATEMASK
 from tests.tiny import INSTALL
 from tests.warm import Warm
 
@@ -95,12 +95,6 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
             yield cloud
     finally:
         image.close()
-
-
-@pytest.fixture(scope="module")
-def warm_kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_process(tmp_path_factory.mktemp("warm")) as place:
-        yield place
 
 
 @pytest.fixture
