@@ -15,12 +15,14 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +34,7 @@ HEAVY += ["sklearn.metrics", "gatemask.cli", "gatemask.training.fold_run", "gate
 HEAVY += ["gatemask.tuning.exact"]
 
 PR_SET_PDEATHSIG = 1
+TEMPORARY_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # of the imported modules, such as W&B's client
 
 
 class Call:
@@ -188,6 +191,8 @@ def serve(listening: socket.socket, modules: Sequence[str]) -> Request:
         del sys.modules[name]  # they read the environment, which is not that of a call
     argparse._ = str  # type: ignore[attr-defined]  # else each option looks for its translation: half of a short call
     gc.collect()
+    folders = [found for found in gc.get_objects() if isinstance(found, tempfile.TemporaryDirectory)]
+    TEMPORARY_FOLDERS.extend(folders)
     gc.freeze()
     running: dict[int, socket.socket] = {}
 
@@ -252,6 +257,12 @@ def run(request: Request) -> None:
     os.environ.clear()
     os.environ.update(request.environment)
     tempfile.tempdir = None  # read from the environment again
+    for temporary in TEMPORARY_FOLDERS:  # the first call that ends would delete those of all
+        temporary._finalizer.detach()  # type: ignore[attr-defined]
+        temporary.name = tempfile.mkdtemp()
+        temporary._finalizer = weakref.finalize(  # type: ignore[attr-defined]
+            temporary, shutil.rmtree, temporary.name, ignore_errors=True
+        )
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(encoding="utf-8", errors="replace", write_through=True)  # type: ignore[union-attr]
     kind, code, *sys.argv[1:] = request.arguments
