@@ -8,6 +8,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT, gatemask, write_tiles
@@ -47,3 +49,24 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 def _again(tmp_path: Path) -> str:
     return gatemask("loop", "nuclei2", "--quick", root=tmp_path / "project", tiny=True).stderr
+
+
+def test_the_script_cuts_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("first", (300, 260)), ("second", (128, 130))):
+        for kind in ("images", "masks"):
+            (tmp_path / "stage1_train" / name / kind).mkdir(parents=True)
+        folder = tmp_path / "stage1_train" / name
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), np.full((*size, 3), 90, np.uint8))
+        for number in range(2):  # one file per nucleus
+            mask = np.zeros(size, np.uint8)
+            mask[10 * number : 10 * number + 5, :7] = 255
+            cv2.imwrite(str(folder / "masks" / f"{number}.png"), mask)
+    monkeypatch.chdir(tmp_path)
+    [script] = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(script, {})
+    tiles = ["first_0_0", "first_0_128", "first_128_0", "first_128_128", "second_0_0"]
+    assert [path.stem for path in sorted((tmp_path / "nuclei/images").iterdir())] == tiles
+    assert (tmp_path / "nuclei/labels.csv").read_text().splitlines()[1] == "first_0_0,first"
+    masks = [cv2.imread(str(tmp_path / f"nuclei/masks/{tile}.png"), cv2.IMREAD_UNCHANGED) for tile in tiles]
+    assert [int((mask == 255).sum()) for mask in masks] == [70, 0, 0, 0, 70]
+    assert {mask.shape for mask in masks} == {(128, 128)}
