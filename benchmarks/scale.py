@@ -23,7 +23,7 @@ HASHES_S, HASHES_MB = 300, 4_000
 FEW, MANY = 10_000, 1_000_000  # images of manifest, folds and audit
 SOME_MAPS, MAPS = 100_000, 1_000_000  # images of threshold tables
 SIDE = 16  # pixels of a map
-LEVEL_STEP = 4  # of the levels that the exact search tries, as for bootstrap optima
+LEVEL_STEP = 8  # of the levels that the exact search tries, as for weightings
 TABLE_BYTES = 2 * 257 * 4  # of one image
 STAGES = {
     "read_labels": "label table read and parsed",

@@ -140,15 +140,16 @@ class DiskLevels:
         return ((level * classes + index) * images + start) * int(self.dtype.itemsize)
 
     def _read(self, place: int) -> np.ndarray:
-        values = np.empty(self._file_shape[0], self.dtype)
-        view, done = values.view(np.uint8).data, 0
+        size = self._file_shape[0] * int(self.dtype.itemsize)
+        parts: list[bytes] = []
         with storage_errors(self._folder):
-            while done < len(view):
-                count = os.preadv(self._descriptor, [view[done:]], place + done)
-                if not count:
+            while size:
+                part = os.pread(self._descriptor, size, place)
+                if not part:
                     raise GatemaskError("A temporary file was cut short.", where=self._folder, do="Run it again.")
-                done += count
-        return values
+                parts.append(part)
+                place, size = place + len(part), size - len(part)
+        return np.frombuffer(b"".join(parts), self.dtype)
 
     def _write(self, place: int, values: np.ndarray) -> None:
         view, done = values.view(np.uint8).data, 0
