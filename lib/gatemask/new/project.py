@@ -98,6 +98,7 @@ def print_next_steps(result: InitResult) -> None:
     say("Next:")
     for command in (f"cd {shlex.quote(result.folder)}", *NEXT.get(result.example, [f"gatemask loop {result.example}"])):
         say(f"  {command}")
+    say("A competition of your own: gatemask new NAME --images FOLDER --labels FOLDER_OR_TABLE")
 
 
 def _files(root: Path, example: str) -> dict[Path, str]:
