@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ class RayCluster:
 
     def slots(self, piece: Piece) -> int:
         """Return how many pieces of this kind the cluster runs at once, as it is now."""
-        options = _options(_connect(self.address), piece)
+        with _connected(self.address) as ray:
+            options, nodes = _options(ray, piece), _alive(ray)
         wanted = {"CPU": options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
-        nodes = _alive(_connect(self.address))
         fitting = [min(int(node.get(name, 0) // need) for name, need in wanted.items() if need) for node in nodes]
         return max(1, sum(fitting))
 
@@ -61,9 +62,8 @@ class RayCluster:
         Raises:
             GatemaskError: A node does not see the project's folder, or has another version of gatemask.
         """
-        ray = _connect(self.address)
         outcomes: dict[str, Outcome] = {}
-        with _probe(self.root) as (probe, token), _cancelled_at_end(ray) as waiting:
+        with _connected(self.address) as ray, _probe(self.root) as (probe, token), _cancelled_at_end(ray) as waiting:
             task = ray.remote(max_retries=RETRIES)(run_on_node)
             for piece in pieces:
                 if may_begin():
@@ -127,6 +127,23 @@ def _verify_node(piece: Piece, probe: Path, token: str, version: str) -> None:
             do="Put the project on a disk that all nodes mount under this path (NFS, Filestore, EFS, Lustre), or keep "
             "data and runs in an object store: see 'Beyond one machine' in the documentation.",
         )
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Yield the module ray while it is connected; a connection that this process had before stays.
+
+    Ray prints what nodes say on stdout, from a thread, which belongs to `--json`: meanwhile stdout is stderr.
+    """
+    loaded = sys.modules.get("ray")
+    before = loaded is not None and loaded.is_initialized()
+    with redirect_stdout(sys.stderr):
+        ray = _connect(address)
+        try:
+            yield ray
+        finally:
+            if not before:
+                ray.shutdown()
 
 
 def _connect(address: str | None) -> Any:
