@@ -7,7 +7,7 @@ candidates are then compared by their fine details, which only copies share.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -144,12 +144,6 @@ def _copies_among(close: ClosePairs, details: Sequence[np.ndarray]) -> tuple[lis
     first, second = _thinned(kept, len(details))
     order = np.lexsort((second, first))
     return first[order].tolist(), second[order].tolist()
-
-
-def _small_parts(close: ClosePairs) -> Iterator[Found]:
-    for first, second in close.parts():
-        for start in _steps(first):
-            yield first[start : start + PAIRS], second[start : start + PAIRS]
 
 
 def _steps(values: np.ndarray) -> range:
