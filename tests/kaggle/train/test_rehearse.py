@@ -77,7 +77,7 @@ def test_output_larger_than_kaggle_keeps_is_rejected(
     account = SessionAccount.load(working / ACCOUNT_FILE)
     size = rehearse._measure_output(project, exp, working, account, 1)
     assert round(size.expected / 1e6, 1) == rehearsed["expected_megabytes"]
-    monkeypatch.setattr(rehearse, "WORKING_LIMIT", 1e6)
+    monkeypatch.setattr(rehearse, "WORKING_LIMIT", size.expected / 2)
     with pytest.raises(GatemaskError, match="larger than what Kaggle keeps"):
         rehearse._measure_output(project, exp, working, account, 1)
 
