@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -407,27 +406,19 @@ def test_a_full_device_memory_halves_the_batch() -> None:
 def test_an_error_in_the_middle_keeps_the_masks_so_far(
     kaggle: KaggleFolders, fakes: dict[str, FakeNetwork], script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply, progress, calls, first_mask = runner.decide, runner.progress, [], threading.Event()
+    apply, calls = runner.decide, []
 
     def fails(*given: Any) -> np.ndarray:
         calls.append(1)
         if len(calls) > 3:
-            first_mask.wait(30)
             raise RuntimeError("a bug")
         return apply(*given)
 
-    def noticed(decisions: Iterable[Any], *given: Any) -> Iterator[Any]:
-        for decision in progress(decisions, *given):
-            yield decision
-            if any(decision.encoded or ()):
-                first_mask.set()
-
     monkeypatch.setattr(runner, "decide", fails)
-    monkeypatch.setattr(runner, "progress", noticed)
+    monkeypatch.setattr(runner, "cores", lambda: 1)  # one thread decides on images in their order
     with pytest.raises(SystemExit, match="RuntimeError: a bug"):
         script(False).main()
     calls.clear()
-    first_mask.clear()
     report = rerun(script, kaggle)
     assert "RuntimeError: a bug" in report.degraded[0]
     assert sum(text != "-1" for text in kaggle.encoded.values()) >= 1
