@@ -243,7 +243,7 @@ def test_rows_of_other_benchmarks_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_an_unknown_benchmark_is_rejected() -> None:
     done = subprocess.run([sys.executable, "benchmarks/run.py", "rel"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "Unknown benchmark rel. Choose from rle, folds, records, reading, input" in done.stderr
+    assert "Unknown benchmark rel. Choose from rle, folds, stages, records, reading, input" in done.stderr
 
 
 def test_search(monkeypatch: pytest.MonkeyPatch) -> None:

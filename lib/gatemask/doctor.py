@@ -121,7 +121,7 @@ def check_python() -> Finding:
 
 def check_packages(file: Path) -> Finding:
     """Compare the pins of a requirements file with the installed packages, without importing them."""
-    pins = re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
     installed = {name: _version(name) for name, _ in pins}
     unneeded = _unneeded_packages()
     missing = [f"{name} {pin}" for name, pin in pins if installed[name] is None and name not in unneeded]
