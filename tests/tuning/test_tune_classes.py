@@ -21,7 +21,7 @@ from gatemask.report.sections import tuning as section
 from gatemask.results.tuning import SEARCHED, TunedResult
 from gatemask.tuning import tune as tuning
 from gatemask.tuning.final_pass import MaskScoring, score_on_masks
-from gatemask.tuning.members import MemberPredictions
+from gatemask.tuning.members import MemberPredictions, TrainingImages
 from gatemask.tuning.printing import print_tuned
 from tests.data.test_manifest import competition
 from tests.tuning.masks_in_memory import predictions
@@ -47,7 +47,7 @@ def tune_in_memory(
 
     groups = {name: name for name in given.fold_of}
     monkeypatch.setattr(tuning, "_made_from", lambda *_: {"settings": "in memory"})
-    monkeypatch.setattr(tuning, "training_images", lambda _: tuning.TrainingImages(dict(given.fold_of), groups))
+    monkeypatch.setattr(tuning, "training_images", lambda _: TrainingImages(dict(given.fold_of), groups))
     monkeypatch.setattr(tuning, "open_members", opened)
     monkeypatch.setattr(tuning, "_tuned_members", lambda *_: [])
     if not figures:
