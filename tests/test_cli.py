@@ -68,6 +68,19 @@ def test_frequent_commands_are_found_in_their_module_alone() -> None:
         assert added[command] == {f"gatemask.commands.{module}"}
 
 
+def test_the_order_of_commands_does_not_depend_on_what_was_imported_first() -> None:
+    code = (
+        "import sys\nfrom gatemask.cli import full_app, main\n"
+        "for arguments in (['runs', '--help'], ['push', '--help'])[:int(sys.argv[1])]:\n"
+        "    try: main(arguments)\n    except SystemExit: pass\n"
+        "print('---')\nprint([c.name or c.callback.__name__ for c in full_app().registered_commands])\n"
+        "print([group.name for group in full_app().registered_groups])\n"
+    )
+    command = [sys.executable, "-c", code]
+    listed = [subprocess.run([*command, n], cwd=ROOT, capture_output=True, text=True, check=True).stdout for n in "02"]
+    assert listed[0].split("---")[-1] == listed[1].split("---")[-1]
+
+
 def test_commands_are_listed_whether_or_not_another_was_imported_alone(root: Path) -> None:
     code = (
         "import sys\nfrom gatemask.cli import main\n"

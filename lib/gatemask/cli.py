@@ -52,8 +52,12 @@ DEFINED_IN = {
 
 
 def full_app() -> Typer:
-    """Return the application with all commands."""
-    return _app_with(MODULES)
+    """Return the application with all commands, in the order of MODULES, whatever was imported first."""
+    _app_with(MODULES)
+    place = {f"gatemask.commands.{module}": number for number, module in enumerate(MODULES)}
+    app.registered_commands.sort(key=lambda command: place[command.callback.__module__] if command.callback else 0)
+    app.registered_groups.sort(key=lambda group: str(group.name) in DEFINED_IN)  # runs was added after the others
+    return app
 
 
 def _app_for(arguments: Sequence[str]) -> Typer:

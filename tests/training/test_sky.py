@@ -42,6 +42,7 @@ def test_each_fold_is_a_managed_job(project: Project, monkeypatch: pytest.Monkey
     monkeypatch.setenv("GATEMASK_REMOTE", "s3://bucket/project")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)  # set where Keras was imported before
     written = tasks(project)
     assert list(written) == [f"unet_b0-fold{fold}.yaml" for fold in range(3)]
     for fold, task in enumerate(written.values()):
