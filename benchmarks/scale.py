@@ -85,7 +85,7 @@ def duplicate_rows() -> Iterator[Row]:
 
 
 def hashes(count: int) -> np.ndarray:
-    """Return hashes of which every tenth is a copy of another with up to 8 changed bits."""
+    """Return hashes; every tenth is a copy of another one, with up to 8 bits changed."""
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 2**64, count, dtype=np.uint64)
     copies = np.arange(0, count, 10)

@@ -1,4 +1,4 @@
-"""An extension of mkdocstrings: examples that stand at the end of a docstring become its section "Examples"."""
+"""An extension of mkdocstrings: examples at the end of a docstring become its section "Examples"."""
 
 import re
 from typing import Any

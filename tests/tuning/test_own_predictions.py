@@ -105,3 +105,18 @@ def test_two_classes_have_rules_of_their_own(tuned: TunedMaps) -> None:
 def test_what_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(GatemaskError, match=message):
         tune_maps(**{**images(), **change})
+
+
+def test_groups_that_span_folds_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    truths = np.zeros((12, 8, 8), bool)
+    truths[::2, 2:6, 2:6] = True
+    maps, folds = 0.8 * truths + 0.1, np.arange(12) % 3
+    tuned = tune_maps(maps, truths, folds, groups=folds)
+    assert "warning" not in capsys.readouterr().err
+    assert len(repr(tuned)) < 500
+    tune_maps(maps, truths, folds, groups=["shared", "shared", *map(str, range(2, 12))])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 11 groups have images in several folds, 17% of all images" in said
+    with pytest.raises(GatemaskError, match="contains NaN") as raised:
+        tune_maps(np.where(truths, np.nan, maps), truths, folds)
+    assert raised.value.details["where"] == "image 0"

@@ -100,7 +100,7 @@ class Muon(keras.optimizers.Muon):
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **given)
 
     def _should_use_adamw(self, variable: keras.Variable) -> bool:
-        if len(variable.shape) not in (2, 4) or 1 in variable.shape[-1:] or "depthwise" in variable.path:
+        if len(variable.shape) not in (2, 4) or variable.shape[-1] == 1 or "depthwise" in variable.path:
             return True
         return any(name in variable.path for name in self.exclude_layers)
 

@@ -35,7 +35,7 @@ from gatemask.stage import Stage, Stamp
 from gatemask.tracking import run_folder
 from gatemask.tracking.mode import tracking_mode
 from gatemask.training.differences import differences
-from gatemask.training.fold_inputs import TrainingInputs, count_views
+from gatemask.training.fold_inputs import TrainingInputs, class_weights, count_views
 from gatemask.training.side_by_side import (
     NOT_BEGUN,
     FoldOutcome,
@@ -73,7 +73,9 @@ def train(
             folds side by side, raised after the others have finished.
     """
     inputs = TrainingInputs(project, comp, exp)
-    _ = tracking_mode(exp), inputs.class_weights  # mistakes there are reported before hours of work
+    # Mistakes in these settings are reported before hours of work.
+    tracking_mode(exp)
+    class_weights(comp, exp)
     budget = budget or TimeBudget(exp.hours)
     chosen = inputs.choose_folds(folds)
     if place is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from gatemask.config import Tune
+from gatemask.console import say
 from gatemask.errors import GatemaskError, nearest
 from gatemask.masks.metrics import METRICS
 from gatemask.masks.rule import Rule, as_uint8, decide
@@ -37,8 +38,8 @@ class TunedMaps:
     in_sample: float
     all_empty: float
     shipped: str
-    candidates: Mapping[str, Candidate]
-    tables: Tables
+    candidates: Mapping[str, Candidate] = field(repr=False)
+    tables: Tables = field(repr=False)
 
     def masks(self, probabilities: np.ndarray, gate: float | Sequence[float] = 1.0) -> np.ndarray:
         """Apply the rules to the map of one image.
@@ -89,28 +90,9 @@ def tune_maps(
     >>> tuned.masks(0.5 * noise[0] + 0.4 * truths[0]).sum()
     np.int64(14)
     """
-    if metric not in METRICS:
-        close = nearest(metric, METRICS)
-        raise GatemaskError(
-            "This metric cannot be tuned on maps alone.",
-            received=metric,
-            expected=", ".join(METRICS),
-            do=f"Did you mean '{close}'?" if close else None,
-        )
-    counted = [_count(row, *pair) for row, pair in enumerate(_pairs(maps, truths))]
-    if not counted:
-        raise GatemaskError("There are no maps.", expected="the out-of-fold maps of at least two folds")
-    area, intersection = (np.stack(part) for part in zip(*counted, strict=True))
-    n, classes = area.shape[:2]
-    tables = Tables(
-        ids=np.array([f"{row:08}" for row in range(n)]),
-        folds=_folds(folds, n),
-        gate=np.ones(n) if gates is None else _gates(gates, n, classes),
-        area=area,
-        intersection=intersection,
-        truth=intersection[:, :, 0].copy(),  # all truth pixels reach level 0
-    )
-    own = tables.ids if groups is None else _one_per_image("groups", np.asarray(groups).astype(str), n)
+    _require_metric(metric)
+    tables = _tables(maps, truths, folds, gates)
+    own = tables.ids if groups is None else _groups(groups, tables.folds)
     settings = settings or Tune()
     group_of = dict(zip(tables.ids.tolist(), own.tolist(), strict=True))
     candidates = find_candidates(TuningImages(tables), metric, settings, group_of)
@@ -125,6 +107,39 @@ def tune_maps(
         shipped=shipped,
         candidates=candidates,
         tables=tables,
+    )
+
+
+def _require_metric(metric: str) -> None:
+    if metric not in METRICS:
+        close = nearest(metric, METRICS)
+        raise GatemaskError(
+            "This metric cannot be tuned on maps alone.",
+            received=metric,
+            expected=", ".join(METRICS),
+            do=f"Did you mean '{close}'?" if close else None,
+        )
+
+
+def _tables(
+    maps: Iterable[np.ndarray],
+    truths: Iterable[np.ndarray],
+    folds: Sequence[int] | np.ndarray,
+    gates: Sequence[float] | np.ndarray | None,
+) -> Tables:
+    """Return the threshold tables of the images, whose ids are their numbers."""
+    counted = [_count(row, *pair) for row, pair in enumerate(_pairs(maps, truths))]
+    if not counted:
+        raise GatemaskError("No maps were given.", expected="the out-of-fold maps of at least two folds")
+    area, intersection = (np.stack(part) for part in zip(*counted, strict=True))
+    n, classes = area.shape[:2]
+    return Tables(
+        ids=np.array([f"{row:08}" for row in range(n)]),
+        folds=_folds(folds, n),
+        gate=np.ones(n) if gates is None else _gates(gates, n, classes),
+        area=area,
+        intersection=intersection,
+        truth=intersection[:, :, 0].copy(),  # all truth pixels reach level 0
     )
 
 
@@ -164,6 +179,8 @@ def _as_map(probabilities: np.ndarray, where: str) -> np.ndarray:
     values = _planes(np.asarray(probabilities), where)
     if values.dtype == np.uint8:
         return values
+    if np.isnan(values).any():
+        raise GatemaskError("A map contains NaN.", where=where, received=f"{int(np.isnan(values).sum())} pixels")
     if not np.issubdtype(values.dtype, np.floating) or not (values.min() >= 0 and values.max() <= 1):
         raise GatemaskError(
             "A map must hold probabilities.",
@@ -195,6 +212,20 @@ def _folds(folds: Sequence[int] | np.ndarray, n: int) -> np.ndarray:
             do="Pass the fold in which each image was validated.",
         )
     return numbers.astype(int)
+
+
+def _groups(groups: Sequence[str] | np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Return the group of each image; groups with images in several folds are reported."""
+    names = _one_per_image("groups", np.asarray(groups).astype(str), len(folds))
+    pairs = np.unique(np.stack([names, folds.astype(str)]), axis=1)
+    found, count = np.unique(pairs[0], return_counts=True)
+    if leaking := int((count > 1).sum()):
+        share = np.isin(names, found[count > 1]).mean()
+        say(
+            f"warning: {leaking} of {len(found)} groups have images in several folds, {share:.0%} of all images: "
+            "networks may have seen the groups that they are scored on."
+        )
+    return names
 
 
 def _gates(gates: Sequence[float] | np.ndarray, n: int, classes: int) -> np.ndarray:
