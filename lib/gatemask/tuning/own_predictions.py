@@ -130,7 +130,7 @@ def _tables(
     """Return the threshold tables of the images, whose ids are their numbers."""
     counted = [_count(row, *pair) for row, pair in enumerate(_pairs(maps, truths))]
     if not counted:
-        raise GatemaskError("No maps were given.", expected="the out-of-fold maps of at least two folds")
+        raise GatemaskError("Nothing to tune: no maps were given.", expected="the out-of-fold maps of at least two folds")
     area, intersection = (np.stack(part) for part in zip(*counted, strict=True))
     n, classes = area.shape[:2]
     return Tables(
