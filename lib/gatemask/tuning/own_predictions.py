@@ -130,7 +130,7 @@ def _tables(
     """Return the threshold tables of the images, whose ids are their numbers."""
     counted = [_count(row, *pair) for row, pair in enumerate(_pairs(maps, truths))]
     if not counted:
-        raise GatemaskError("Nothing to tune: no maps were given.", expected="the out-of-fold maps of at least two folds")
+        raise GatemaskError("There were no maps.", expected="the out-of-fold maps of at least two folds")
     area, intersection = (np.stack(part) for part in zip(*counted, strict=True))
     n, classes = area.shape[:2]
     return Tables(
@@ -180,7 +180,9 @@ def _as_map(probabilities: np.ndarray, where: str) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if np.isnan(values).any():
-        raise GatemaskError("A map contains NaN.", where=where, received=f"{int(np.isnan(values).sum())} pixels")
+        raise GatemaskError(
+            "A map must hold probabilities, not NaN.", where=where, received=f"{int(np.isnan(values).sum())} pixels"
+        )
     if not np.issubdtype(values.dtype, np.floating) or not (values.min() >= 0 and values.max() <= 1):
         raise GatemaskError(
             "A map must hold probabilities.",
