@@ -78,6 +78,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         unit_test = None
 
 
+@pytest.fixture(autouse=True)
+def operations_without_seeds() -> Iterator[None]:
+    """Turn off TensorFlow's determinism after a test that trained with it: later tests would need seeds."""
+    yield
+    if (tensorflow := sys.modules.get("tensorflow")) and hasattr(tensorflow, "config"):
+        from tensorflow.python.framework import config  # TensorFlow has no public way back
+
+        config.disable_op_determinism()
+
+
 def _reject_processes(event: str, arguments: tuple[Any, ...]) -> None:
     """Fail a unit test that starts Python, kaggle or make. Audit hooks cannot be removed, so this one checks a flag."""
     if unit_test is None or event != "subprocess.Popen":

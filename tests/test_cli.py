@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gatemask.cli import DEFINED_IN, full_app
+from gatemask.new.project import TARGETS
 from tests.conftest import ROOT, gatemask
 
 pytestmark = pytest.mark.integration
@@ -95,7 +96,7 @@ def test_commands_are_listed_whether_or_not_another_was_imported_alone(root: Pat
 
 
 def test_makefile_has_a_target_for_each_command() -> None:
-    text = (ROOT / "Makefile").read_text()
+    text = TARGETS.read_text()
     others = ["new", "status", "wait", "logs", "fetch", "sync", "doctor"]
     for command in [*COMMANDS, ["data", "labels"], ["folds", "audit"], *([name] for name in others)]:
         assert f"$(GATEMASK) {' '.join(command)}" in text

@@ -14,13 +14,14 @@ import pytest
 import typer
 
 from gatemask.cli import full_app
+from gatemask.new.project import TARGETS as RULES
 from tests.conftest import ROOT
 from tests.pages import DOCS, PAGES, blocks, commands, inline_code, short
 
 HISTORY = ROOT / "CHANGELOG.md"  # names commands as they were
 COMMANDS = sorted({command for page in PAGES for command in commands(page)})
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8") + RULES.read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
 VARIABLES = {
     *re.findall(r"\$\(([A-Z]+)\)", MAKEFILE),

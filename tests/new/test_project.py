@@ -17,7 +17,7 @@ from gatemask.config import load_competition, load_ensemble
 from gatemask.console import VERBOSE
 from gatemask.errors import GatemaskError
 from gatemask.faults import DEBUG
-from gatemask.new.project import examples, init_project, makefile
+from gatemask.new.project import examples, init_project
 from gatemask.shipped import SOURCE
 from tests.conftest import ROOT
 
@@ -53,14 +53,20 @@ def test_files_of_the_user_are_kept(tmp_path: Path) -> None:
     assert "'phantom'" in str(caught.value.details["do"])
 
 
-def test_targets_of_a_project_are_commands() -> None:
-    own = dict(re.findall(r"^([a-z-]+): ## .*\n\t@\$\(GATEMASK\) (.*)$", makefile("phantom"), flags=re.MULTILINE))
-    text = (ROOT / "Makefile").read_text()
-    ours = dict(re.findall(r"^([a-z-]+): setup ## .*\n\t@\$\(GATEMASK\) (.*)$", text, flags=re.MULTILINE))
-    assert {name: line.split(" $(")[0] for name, line in own.items()} == {
-        name: ours[name].split(" $(")[0] for name in own
-    }
-    assert len(own) > 12
+@pytest.mark.integration
+def test_targets_of_a_project_are_those_of_a_clone(tmp_path: Path) -> None:
+    init_project(tmp_path, "phantom")
+
+    def targets(folder: Path) -> list[str]:
+        shown = subprocess.run(["make", "help"], cwd=folder, capture_output=True, text=True, check=True).stdout
+        return re.findall(r"^  make ([a-z-]+) ", shown, flags=re.MULTILINE)
+
+    own = targets(tmp_path)
+    assert len(own) > 30
+    assert set(own) <= set(targets(ROOT))
+    for target in own[1:]:
+        done = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert re.fullmatch(r"gatemask [a-z].*\n", done.stdout)
 
 
 def test_options_of_all_commands(

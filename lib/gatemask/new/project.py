@@ -19,37 +19,16 @@ from gatemask.errors import GatemaskError, nearest
 from gatemask.files import write_text
 from gatemask.project import TRIALS
 from gatemask.results.project import InitResult
-from gatemask.shipped import shipped_folder
+from gatemask.shipped import PACKAGE, shipped_folder
 
 IGNORED = ["/data/", "/runs/", "/dist/", "*-quick.csv", "folds/phantom*.csv", "wandb/", ".env", ".venv/"]
 
-# The commands that take a competition or an experiment, as targets of make.
-COMPETITION = {
-    "loop": "run all stages that are not current",
-    "data": "raw files -> manifest and normalized masks",
-    "folds": "manifest -> stratified, grouped folds",
-    "records": "manifest -> TFRecords",
-    "oof-tune": "tune gate and mask thresholds on out-of-fold predictions",
-    "runs": "list all experiments with their scores",
-    "ensemble": "select the members that ship",
-    "package": "build the dataset and the kernel for Kaggle",
-    "rehearse": "run the inference kernel without a network",
-    "campaign": "train all experiments and folds on Kaggle",
-    "submit": "push the rehearsed package, submit it, wait for the score",
-    "report": "write the HTML report",
-}
-EXPERIMENT = {
-    "plan": "estimate memory, steps and hours: make plan EXP=mine/unet_b0",
-    "train": "train an experiment: make train EXP=mine/unet_b0 FOLD=0",
-    "search": "search the settings of an experiment: make search EXP=mine/unet_b0",
-    "push": "train on Kaggle: make push EXP=mine/unet_b0",
-}
 NEXT = {
     "phantom": ["gatemask loop phantom --quick"],
     "nuclei": ["gatemask loop nuclei --data FOLDER"],
     "siim-acr": ["gatemask data download siim-acr", "gatemask data prepare siim-acr", "gatemask folds make siim-acr"],
 }
-GROUPS = {"data": "data prepare", "folds": "folds make", "records": "records make"}
+TARGETS = PACKAGE / "new" / "targets.mk"
 
 
 def examples() -> list[str]:
@@ -115,25 +94,15 @@ def _differs(path: Path, text: str) -> bool:
 
 
 def makefile(example: str) -> str:
-    """Return the Makefile of a project."""
-    head = f"""# Targets of gatemask. `make help` lists them. ARGS passes options: make loop ARGS=--quick
+    """Return the Makefile of a project: the targets of a clone, for an installed command."""
+    return f"""# Targets of gatemask. `make help` lists them. ARGS passes options: make loop ARGS=--quick
 GATEMASK ?= gatemask
 COMP ?= {example}
-FOLD ?= all
+READY :=
 .DEFAULT_GOAL := help
-.PHONY: help {" ".join([*COMPETITION, *EXPERIMENT])}
+.PHONY: help
 
 help: ## list the targets
-\t@awk -F':.*## ' '/^[a-z-]+:.*## / {{printf "  make %-10s %s\\n", $$1, $$2}}' $(MAKEFILE_LIST)
-"""
-    targets = [_target(name, text, "$(COMP)") for name, text in COMPETITION.items()]
-    targets += [_target(name, text, _experiment_arguments(name)) for name, text in EXPERIMENT.items()]
-    return "\n".join([head, *targets])
+\t@awk -F':.*## ' '/^[a-z-]+:.*## / {{printf "  make %-16s %s\\n", $$1, $$2}}' $(MAKEFILE_LIST)
 
-
-def _experiment_arguments(name: str) -> str:
-    return "$(EXP) --fold $(FOLD)" if name in ("train", "push") else "$(EXP)"
-
-
-def _target(name: str, text: str, arguments: str) -> str:
-    return f"{name}: ## {text}\n\t@$(GATEMASK) {GROUPS.get(name, name)} {arguments} $(ARGS)\n"
+{TARGETS.read_text(encoding="utf-8")}"""
