@@ -243,7 +243,7 @@ class Inputs:
             "tuned": self.tuned.stamped() if isinstance(self.tuned, TunedResult) else str(self.tuned),
             "ensemble": self.shipped.stamped() if isinstance(self.shipped, EnsembleResult) else str(self.shipped),
             "data": self.data_reports,
-            "rehearsal": self.rehearsed.stamped() if self.rehearsed else None,
+            "rehearsal": self.rehearsed.stamped(self.project.runs / "rehearsal") if self.rehearsed else None,
             "submissions": [record.model_dump(mode="json") for record in self.submissions],
         }
         made: dict[str, object] = {name: fingerprint(value) for name, value in parts.items()}
