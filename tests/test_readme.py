@@ -31,6 +31,7 @@ VARIABLES = {
     "SAMPLE",
     "GROUPS",
     "METRIC",
+    "COMPETITION",
     "CONFIRM",
 }
 TARGETS_RUN = r"bin/gatemask [a-z]|pytest|benchmarks/\w+.py"

@@ -108,6 +108,29 @@ def test_a_named_metric_is_not_asked_for(tmp_path: Path, new: New) -> None:
     assert load_competition(new("tiles2", options)).metric == "pixel_f2"
 
 
+def test_an_empty_test_folder_is_a_hidden_test_set(tmp_path: Path, new: New) -> None:
+    options = tiles(tmp_path)
+    (tmp_path / "raw/hidden").mkdir()
+    (tmp_path / "raw/sample.csv").write_text("image,rle\n")
+    folder = new(
+        "tiles2", [*options, "--test", str(tmp_path / "raw/hidden"), "--sample", str(tmp_path / "raw/sample.csv")]
+    )
+    comp = load_competition(folder)
+    assert comp.test is not None and comp.train.pattern.startswith("images/")
+    assert comp.test.pattern == comp.train.pattern.replace("images/", "hidden/")
+    assert (comp.submission.id, comp.submission.mask, comp.folds.holdout) == ("image", "rle", False)
+
+
+def test_the_name_on_kaggle(tmp_path: Path, new: New) -> None:
+    options = tiles(tmp_path)
+    without = new("tiles2", options)
+    assert "# kaggle: {competition: NAME}" in (without / "competition.yaml").read_text()
+    named = new("tiles3", [*options, "--competition", "data-science-bowl-2018"])
+    assert load_competition(named).kaggle.competition == "data-science-bowl-2018"
+    with pytest.raises(GatemaskError, match="name on Kaggle"):
+        new("tiles4", [*options, "--competition", "https://www.kaggle.com/competitions/x"])
+
+
 def test_no_gate_where_no_image_is_empty(tmp_path: Path, new: New) -> None:
     folder = new("full", competitions.no_empty_image(tmp_path / "raw").options)
     assert load_ensemble(folder).gate.experiments == []

@@ -52,6 +52,9 @@ def new_command(
     sample: Annotated[Path | None, typer.Option(metavar="FILE", help="Sample submission.")] = None,
     groups: Annotated[Path | None, typer.Option(metavar="CSV", help="Table of image ids and groups.")] = None,
     metric: Annotated[str | None, typer.Option(help="Name of the metric. Default: a guess.")] = None,
+    competition: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Its name on Kaggle: the last part of the address.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept all guesses.")] = False,
     json_: Json = False,
 ) -> None:
@@ -62,7 +65,8 @@ def new_command(
     from gatemask.project import find_root
 
     decisions = Decisions(yes, ask_on_terminal if sys.stdin.isatty() else None)
-    result = make_competition(find_root(), name, NewOptions(images, labels, test, sample, groups, metric), decisions)
+    options = NewOptions(images, labels, test, sample, groups, metric, competition)
+    result = make_competition(find_root(), name, options, decisions)
     if json_:
         print_json(result.as_dict())
 

@@ -109,7 +109,9 @@ class Objects(Strict):
 
 class Kaggle(Strict):
     owner: str | None = Field(None, description="owner of kernels and datasets; default: the account in use")
-    competition: str | None = None
+    competition: str | None = Field(
+        None, description="its name there, the last part of the address; without it, nothing can be submitted"
+    )
     accelerator: MachineName = Field(
         "TpuV5E8",
         description="machine for training kernels, unless an experiment's runtime.accelerator names another kind",

@@ -49,6 +49,7 @@ def make_competition(root: Path, name: str, options: NewOptions, decisions: Deci
     """
     folder = root / "experiments" / name
     _require_free(folder, name)
+    _require_name_on_kaggle(options.competition)
     inputs = find_inputs(options, decisions)
     sections, plans = _examine(name, root, inputs, options, decisions)
     _print(decisions)
@@ -103,6 +104,15 @@ def _require_free(folder: Path, name: str) -> None:
         )
 
 
+def _require_name_on_kaggle(name: str | None) -> None:
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise GatemaskError(
+            "--competition takes the competition's name on Kaggle.",
+            received=name,
+            expected="NAME of https://www.kaggle.com/competitions/NAME",
+        )
+
+
 def _load_all(folder: Path) -> None:
     load_competition(folder)
     for path in sorted(folder.glob("*.yaml")):
@@ -136,7 +146,7 @@ def _examine(
     )
     test, facts = _examine_test(raw, inputs, naming, facts, decisions)
     known = set(files)
-    if test and inputs.test:
+    if test and inputs.test and inputs.test.files:
         known |= {test.rule.of_file(path) for path in test.images(names_below(raw, inputs.test.files))}
     submission = sample.examine_sample(inputs.sample, raw, known, naming.rule, labels, decisions)
     labels = sample.with_names_of(labels, submission, decisions)
@@ -150,6 +160,8 @@ def _examine(
     decisions.note("folds", str(folds), "each of them is trained; more of them take longer")
     found = Found(raw, naming, stacked, test, facts, labels, submission, frames)
     sections = competition_sections(name, root, found)
+    if options.competition:
+        sections["kaggle"] = {"competition": options.competition}
     sections |= {"metric": metric, "groups": {**groups.section, "duplicates": copies}}
     sections["folds"] = {"k": folds} | ({} if test else {"holdout": True})
     sections["quick"] = quick_section(frames)
@@ -199,6 +211,11 @@ def _examine_test(
     if inputs.test is None:
         decisions.note("test", "none", "a hold-out fold takes its place")
         return None, facts
+    if not inputs.test.files:
+        roots = [part.root.relative_to(raw).as_posix() for part in (inputs.images, inputs.test)]
+        test = naming.below(*roots)
+        decisions.note("test", "hidden", f"the folder is empty; {test.pattern} is expected there, as in training")
+        return test, facts
     names = names_below(raw, inputs.test.files)
     test = naming.elsewhere(names)
     images = test.images(names)

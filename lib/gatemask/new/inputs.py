@@ -26,6 +26,7 @@ class NewOptions:
         sample: Sample submission; None where there is none.
         groups: Table of groups; None where there is none.
         metric: Name of the metric; None to guess.
+        competition: Name of the competition on Kaggle; None where it is not known yet.
     """
 
     images: str
@@ -34,6 +35,7 @@ class NewOptions:
     sample: Path | None = None
     groups: Path | None = None
     metric: str | None = None
+    competition: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Inputs:
         images: Training images.
         table: The label table; None where masks are files.
         masks: Mask files; None where there is a table.
-        test: Test images; None for a hold-out fold.
+        test: Test images; without a file where the test set is hidden, None for a hold-out fold.
         sample: Sample submission; None where there is none.
         groups: Table of groups; None where there is none.
     """
@@ -70,15 +72,23 @@ def find_inputs(options: NewOptions, decisions: Decisions) -> Inputs:
     for option, path in paths.items():
         if not path.is_file():
             raise GatemaskError(f"{option} names a file that does not exist.", where=path)
-    test = find_images("--test", options.test) if options.test else None
+    test = _find_test(options.test) if options.test else None
     label_table_file, masks = _find_labels(options, decisions)
     others: list[Path] = [*(test.files if test else []), *(masks.files if masks else [])]
     images = find_images("--images", options.images, others)
     if masks is not None and masks.root == images.root and not masks.files:
         raise GatemaskError("--labels names no mask.", received=options.labels)
     given = [*images.files, *others, *paths.values(), *([label_table_file] if label_table_file else [])]
-    raw = common_parent(given)
+    raw = common_parent([*given, *([test.root] if test and not test.files else [])])
     return Inputs(raw, images, label_table_file, masks, test, paths.get("--sample"), paths.get("--groups"))
+
+
+def _find_test(argument: str) -> FoundFiles:
+    """Return the test images; none if the folder is empty, as it is where the whole test set is hidden."""
+    folder = absolute(argument)
+    if folder.is_dir() and not any(path.is_file() and path.name[0] != "." for path in folder.rglob("*")):
+        return FoundFiles(folder, [])
+    return find_images("--test", argument)
 
 
 def _find_labels(options: NewOptions, decisions: Decisions) -> tuple[Path | None, FoundFiles | None]:

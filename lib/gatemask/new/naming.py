@@ -84,6 +84,16 @@ class Naming:
         pattern = path_pattern(self.pattern)
         return [name for name in names if pattern.readings(name)]
 
+    def below(self, old: str, new: str) -> Naming:
+        """Return the same naming for a folder that holds no file yet.
+
+        Args:
+            old: Folder of the training images, below the raw folder; "." for the raw folder itself.
+            new: The folder without files.
+        """
+        prefix = "" if old == "." else f"{old}/"
+        return replace(self, root=new, tails={name: p.removeprefix(prefix) for name, p in self.patterns.items()})
+
     def elsewhere(self, names: Sequence[str]) -> Naming:
         """Return the same naming for files in another folder, such as the test images."""
         depth = next(iter(self.tails.values())).count("/")

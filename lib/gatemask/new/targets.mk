@@ -12,7 +12,7 @@ loop: $(READY) ## run all stages that are not current: make loop COMP=mine DATA=
 	@$(GATEMASK) loop $(COMP) $(FLAGS)
 
 new: $(READY) ## inspect files, write experiments/COMP: make new COMP=mine IMAGES=train LABELS=train.csv ARGS=--yes
-	@$(GATEMASK) new $(COMP) $(foreach name,IMAGES LABELS TEST SAMPLE GROUPS METRIC,$(call option,$(name))) $(ARGS)
+	@$(GATEMASK) new $(COMP) $(foreach name,IMAGES LABELS TEST SAMPLE GROUPS METRIC COMPETITION,$(call option,$(name))) $(ARGS)
 
 phantom: $(READY) ## draw the phantom competition's raw files
 	@$(GATEMASK) data phantom $(ARGS)

@@ -14,6 +14,10 @@ from gatemask.new.planning import Experiment
 from gatemask.yaml12 import dump_yaml
 
 WIDTH = 118
+KAGGLE = [
+    "# To submit on Kaggle, add the last part of the competition's address there:",
+    "# kaggle: {competition: NAME}",
+]
 # Topics of findings that explain a key of competition.yaml.
 TOPICS: dict[str, tuple[str, ...]] = {
     "image": ("images", "unreadable", "size", "channels", "levels", "fit"),
@@ -49,6 +53,11 @@ def competition_text(name: str, sections: Mapping[str, object], decisions: Decis
             if finding.topic in TOPICS.get(key, ()):
                 lines += _comment(finding)
         lines += _section(key, value)
+    if "kaggle" not in sections:
+        lines += [
+            "# To train and submit on Kaggle: the last part of the competition's address there.",
+            "# kaggle: {competition: NAME}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -211,7 +220,7 @@ def write_competition(folder: Path, comp: str, sections: Mapping[str, object], d
     _write(folder / "competition.yaml", "competition", competition_text(comp, sections, decisions))
 
 
-ORDER = "title raw image train test labels classes exclusive objects tiles metric groups folds records submission quick"
+ORDER = "title raw image train test labels classes exclusive objects tiles metric groups folds records submission kaggle quick"
 
 
 def in_order(sections: Mapping[str, object]) -> dict[str, object]:

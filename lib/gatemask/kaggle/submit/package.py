@@ -67,7 +67,7 @@ def write_package(project: Project, comp: Competition, ensemble: Ensemble) -> Pa
 
     def work() -> tuple[PackageResult, Outputs]:
         if owner == UNKNOWN_OWNER:
-            say("No owner is set: set kaggle.owner in competition.yaml before you upload the package.")
+            say("note: the package names no owner. gatemask submit enters the account in use.")
         stage.stamp.unlink(missing_ok=True)
         dataset, kernel = fresh_folder(project.dist / "dataset"), fresh_folder(project.dist / "kernel")
         shipped = ShippedEnsemble.load(source)
