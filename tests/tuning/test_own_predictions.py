@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gatemask.config import Tune
 from gatemask.errors import GatemaskError
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule import as_uint8
 from gatemask.tuning.own_predictions import TunedMaps, tune_maps
 
 N, SIZE = 48, 12
-FEW: dict[str, Any] = {"settings": Tune(optima=2, bootstrap=100)}
+FEW: dict[str, Any] = {"settings": {"optima": 2, "bootstrap": 100}}
 
 
 def images() -> dict[str, Any]:
@@ -87,7 +86,7 @@ def test_two_classes_have_rules_of_their_own(tuned: TunedMaps) -> None:
         ({"metric": "mean_dise"}, "mean_dice"),
         ({"maps": []}, "not as many truths as maps"),
         ({"maps": [], "truths": []}, "no maps"),
-        ({"truths": np.zeros((N - 1, SIZE, SIZE), bool)}, "not as many truths as maps"),
+        ({"truths": np.zeros((N - 1, SIZE, SIZE), bool)}, "48 maps and 47 truths"),
         ({"truths": np.zeros((N, SIZE, SIZE + 1), bool)}, "differ in shape"),
         ({"truths": np.full((N, SIZE, SIZE), 255)}, "truth > 0"),
         ({"maps": np.full((N, SIZE, SIZE), 1.5)}, "sigmoid"),
@@ -99,6 +98,9 @@ def test_two_classes_have_rules_of_their_own(tuned: TunedMaps) -> None:
         ({"folds": 3}, "a single value"),
         ({"gates": np.full(N, 2.0)}, "Gates must be probabilities"),
         ({"gates": np.zeros((N, 2))}, "Gates must be probabilities"),
+        ({"truths": np.zeros((N + 2, SIZE, SIZE), bool)}, "48 maps and 50 truths"),
+        ({"settings": {"ships": "exact"}}, "settings, ships"),
+        ({"settings": {"bootstrap": 0}}, "greater than or equal to 1"),
         ({"groups": ["a"]}, "'groups' must have one entry per image"),
     ],
 )

@@ -220,12 +220,15 @@ def write_competition(folder: Path, comp: str, sections: Mapping[str, object], d
     _write(folder / "competition.yaml", "competition", competition_text(comp, sections, decisions))
 
 
-ORDER = "title raw image train test labels classes exclusive objects tiles metric groups folds records submission kaggle quick"
+ORDER = (
+    *("title", "raw", "image", "train", "test", "labels", "classes", "exclusive", "objects", "tiles", "metric"),
+    *("groups", "folds", "records", "submission", "kaggle", "quick"),
+)
 
 
 def in_order(sections: Mapping[str, object]) -> dict[str, object]:
     """Return the keys of competition.yaml in the order in which they are written, with lists in place of tuples."""
-    return {key: as_lists(sections[key]) for key in ORDER.split() if key in sections}
+    return {key: as_lists(sections[key]) for key in ORDER if key in sections}
 
 
 def as_lists(value: object) -> object:

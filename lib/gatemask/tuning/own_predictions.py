@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
+from pydantic import ValidationError
 
 from gatemask.config import Tune
 from gatemask.console import say
@@ -62,7 +64,7 @@ def tune_maps(
     gates: Sequence[float] | np.ndarray | None = None,
     groups: Sequence[str] | np.ndarray | None = None,
     metric: str = "mean_dice",
-    settings: Tune | None = None,
+    settings: Tune | Mapping[str, object] | None = None,
 ) -> TunedMaps:
     """Tune a rule on out-of-fold maps, as `gatemask oof-tune` does.
 
@@ -76,10 +78,11 @@ def tune_maps(
         gates: Out-of-fold probability that an image has a mask, float (n,) or (n, classes). Default: no gate.
         groups: Group of each image, such as its patient, text (n,), for the interval. Default: every image its own.
         metric: Metric that pixel counts decide. Default: "mean_dice".
-        settings: Settings of the search, as `tune:` of ensemble.yaml has them. Default: those of an empty section.
+        settings: Settings of the search, as `tune:` of ensemble.yaml has them, such as {"ship": "exact"}. Default: those
+            of an empty section.
 
     Raises:
-        GatemaskError: The arrays do not fit together, values are out of range, or the metric is unknown.
+        GatemaskError: The arrays do not fit together, values are out of range, or the metric or a setting is unknown.
 
     >>> truths = np.zeros((40, 8, 8), bool)
     >>> truths[::2, 2:6, 2:6] = True
@@ -91,9 +94,9 @@ def tune_maps(
     np.int64(14)
     """
     _require_metric(metric)
+    settings = _settings(settings)
     tables = _tables(maps, truths, folds, gates)
     own = tables.ids if groups is None else _groups(groups, tables.folds)
-    settings = settings or Tune()
     group_of = dict(zip(tables.ids.tolist(), own.tolist(), strict=True))
     candidates = find_candidates(TuningImages(tables), metric, settings, group_of)
     shipped = choose_candidate(candidates, settings.ship)
@@ -121,6 +124,22 @@ def _require_metric(metric: str) -> None:
         )
 
 
+def _settings(given: Tune | Mapping[str, object] | None) -> Tune:
+    if isinstance(given, Tune):
+        return given
+    try:
+        return Tune.model_validate(given or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise GatemaskError(
+            "A setting of the search is invalid.",
+            where=f"settings, {'.'.join(map(str, first['loc']))}",
+            received=first["input"],
+            expected=first["msg"],
+            do="docs/reference/keys.md lists the keys of `tune`.",
+        ) from None
+
+
 def _tables(
     maps: Iterable[np.ndarray],
     truths: Iterable[np.ndarray],
@@ -144,14 +163,17 @@ def _tables(
 
 
 def _pairs(maps: Iterable[np.ndarray], truths: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    try:
-        yield from zip(maps, truths, strict=True)
-    except ValueError as error:
-        if "zip()" not in str(error):
-            raise
+    missing, counts = object(), [0, 0]
+    for pair in zip_longest(maps, truths, fillvalue=missing):
+        counts = [count + (one is not missing) for count, one in zip(counts, pair, strict=True)]
+        if counts[0] == counts[1]:
+            yield pair
+    if counts[0] != counts[1]:
         raise GatemaskError(
-            "There are not as many truths as maps.", received=error, expected="one truth per map, in the same order"
-        ) from None
+            "There are not as many truths as maps.",
+            received=f"{counts[0]} maps and {counts[1]} truths",
+            expected="one truth per map, in the same order",
+        )
 
 
 def _count(row: int, probabilities: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
