@@ -224,6 +224,7 @@ def _print_summary(project: Project, summary: LoopSummary, current: bool, second
     if summary.submission_score is not None:
         say(f"submission {title} {summary.submission_score:.4f} on test images that were never used in training")
     say(f"report:     {summary.report}")
-    say(f"submission: {summary.submission}")
+    part = Path(summary.submission).name.startswith("part-of-")
+    say(f"submission: {summary.submission} ({'incomplete' if part else 'valid'}: checked as Kaggle checks it)")
     say(f"summary:    {project.runs / 'summary.json'}")
     say(f"{'Everything was current: nothing was done' if current else 'Done'} in {seconds:.0f} s.")

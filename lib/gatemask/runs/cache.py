@@ -251,9 +251,9 @@ class RunCache:
             self.save()
 
     def save(self) -> None:
-        """Write the facts if any was added. A disk that cannot be written costs only time."""
+        """Write the facts if any was added and there are runs. A disk that cannot be written costs only time."""
         self._saved = time.monotonic()
-        if not self._changed:
+        if not self._changed or not self.folder.parent.is_dir():
             return
         with suppress(OSError, GatemaskError):
             write_bytes(self.folder / "facts.json", self.facts.model_dump_json(exclude_defaults=True).encode())
