@@ -78,8 +78,8 @@ def tune_maps(
         gates: Out-of-fold probability that an image has a mask, float (n,) or (n, classes). Default: no gate.
         groups: Group of each image, such as its patient, text (n,), for the interval. Default: every image its own.
         metric: Metric that pixel counts decide. Default: "mean_dice".
-        settings: Settings of the search, as `tune:` of ensemble.yaml has them, such as {"ship": "exact"}. Default: those
-            of an empty section.
+        settings: Settings of the search, as `tune:` of ensemble.yaml has them, such as {"ship": "exact"}. Default:
+            those of an empty section.
 
     Raises:
         GatemaskError: The arrays do not fit together, values are out of range, or the metric or a setting is unknown.
