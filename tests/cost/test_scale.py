@@ -41,9 +41,10 @@ def scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scale:
 def test_hours_follow_from_the_rates(scale: Scale) -> None:
     plan = scale.plan([12_000, 1_000_000, 100_000_000])
     for row in plan.rows:
-        rate = scale.rates.stages["threshold tables"]
-        assert row.hours["threshold tables"] == pytest.approx(row.images * rate.core_ms / 1000 / 3600 / 4)
-        assert row.hours["records"] == pytest.approx(row.images * 9.7 / 1000 / 3600 / 4 * 0.256**2)
+        rates = scale.rates.stages
+        core_hours = row.images / 1000 / 3600 / 4
+        assert row.hours["threshold tables"] == pytest.approx(rates["threshold tables"].core_ms * core_hours)
+        assert row.hours["records"] == pytest.approx(rates["records"].core_ms * core_hours * 0.256**2)
         assert row.hours["near duplicates"] == 0, "the phantoms do not look for them"
         assert row.total_hours == pytest.approx(sum(row.hours.values()))
         assert row.total_gb == pytest.approx(sum(row.storage_gb.values()))
