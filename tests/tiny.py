@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Finder())
 
 
 def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Replace the encoders of segmentation-models.
+    """Replace the encoders of all packages.
 
     Args:
         replace: Sets an attribute of an object, such as `monkeypatch.setattr`.
@@ -40,11 +40,9 @@ def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     from gatemask import quiet
 
     quiet.keras()
-    from gatemask.builders import bridge
+    from gatemask.builders import encoders
 
-    factory = bridge.encoder_factory()
-    replace(factory, "get_backbone", build)
-    replace(factory, "get_feature_layers", lambda name, n=4: ("level4", "level3", "level2", "level1"))
+    replace(encoders, "build_encoder", build)
 
 
 def install_in_image(folder: Path) -> None:
@@ -77,12 +75,21 @@ def install_in_rehearsals(replace: Callable[[Any, str, Any], None] = setattr) ->
     replace(sandbox, "make_image", with_tiny_encoder)
 
 
-def build(name: str, *, input_shape: tuple[int, int, int], layers: Any, models: Any, **_: Any) -> Any:
-    """Return an encoder of five convolutions of stride 2 and ReLUs, with BatchNorm in the first and the last level."""
-    images = x = layers.Input(input_shape)
+def build(name: str, input_shape: tuple[int, int, int]) -> Any:
+    """Return an encoder of five convolutions of stride 2 and ReLUs, and its features at the strides that `name` has.
+
+    The first and the last level have BatchNorm.
+    """
+    import keras
+
+    from gatemask.builders.bridge import layers
+    from gatemask.config import ENCODERS
+
+    images = x = keras.Input(input_shape)
+    features = {}
     for level, width in enumerate(WIDTHS, 1):
         x = layers.Conv2D(width, 3, strides=2, padding="same", use_bias=False, name=f"level{level}_conv")(x)
         if level in (1, len(WIDTHS)):
             x = layers.BatchNormalization(name=f"level{level}_bn")(x)
-        x = layers.Activation("relu", name=f"level{level}")(x)
-    return models.Model(images, x, name=name)
+        features[2**level] = x = layers.Activation("relu", name=f"level{level}")(x)
+    return keras.Model(images, x, name=name), {stride: features[stride] for stride in ENCODERS[name].family.strides}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config import Architecture, Encoder, Model
+from gatemask.config import ENCODERS, Architecture, Encoder, Model, Normalization
 from gatemask.errors import GatemaskError
 
 pytestmark = pytest.mark.trains
@@ -30,6 +30,7 @@ from gatemask.builders import bridge, models  # noqa: E402
 from tests.conftest import slow  # noqa: E402
 
 HERE = Path(__file__).parent
+PACKAGED = [name for name, encoder in ENCODERS.items() if encoder.family.package == "segmentation-models"]
 
 
 @pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["small", "whole"])
@@ -139,12 +140,12 @@ def test_every_batchnorm_has_the_configured_momentum() -> None:
     assert not any(isinstance(value, bridge.DeferredInitializer) for layer in layers for value in vars(layer).values())
 
 
-@pytest.mark.parametrize("encoder", get_args(Encoder))
+@pytest.mark.parametrize("encoder", PACKAGED)
 def test_images_are_normalized_as_in_the_package_of_the_encoder(encoder: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     preprocess = bridge.encoder_factory().get_preprocessing(encoder)
     expected = preprocess(images.astype(np.float32), **bridge.KERAS_MODULES)
-    layer = models.Normalize(models.normalization_mode(encoder))
+    layer = models.Normalize(ENCODERS[encoder].family.normalization)
     assert np.asarray(layer(images)) == pytest.approx(np.asarray(expected), abs=1e-4)
 
 
@@ -152,12 +153,12 @@ def test_one_channel_is_repeated_and_more_channels_get_their_own_encoder() -> No
     config = Model(name="gate", encoder="vgg16")
     assert models.build_network(config, 32, 1, seed=None).encoder.input_shape == (None, 32, 32, 3)
     assert models.build_network(config, 32, 5, seed=None).encoder.input_shape == (None, 32, 32, 5)
-    for mode in set(models.NORMALIZATION_MODES.values()):
+    for mode in get_args(Normalization):
         assert models.Normalize(mode)(np.zeros((1, 2, 2, 5), np.uint8)).shape == (1, 2, 2, 5)
 
 
 def test_inceptions_reject_small_images() -> None:
-    with pytest.raises(GatemaskError, match="too small for this encoder"):
+    with pytest.raises(GatemaskError, match="96 pixels a side or more, not 64 x 64"):
         models.build_network(Model(name="gate", encoder="inceptionv3"), 64, 3)
 
 
@@ -301,10 +302,11 @@ def test_values_are_distributed_as_those_of_keras(initializer: Any, kind: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", get_args(Encoder))
 def test_every_encoder_builds_with_a_decoder(encoder: str) -> None:
-    size = 96 if encoder.startswith("inception") else 64
+    size = max(64, ENCODERS[encoder].family.smallest)
     network = models.build_network(Model(name="unet", encoder=encoder, filters=[16, 16, 8, 8, 4]), size, 3)
     sides = [x.shape[1] for x in network.encoder.outputs]
-    assert sides == [size // 16, size // 8, size // 4, size // 2, size // 32]
+    has_half = 2 in ENCODERS[encoder].family.strides
+    assert sides == [size // 16, size // 8, size // 4, *([size // 2] if has_half else []), size // 32]
     assert not [la for la in network.encoder.layers if isinstance(la, keras.layers.Lambda)]
     out = np.asarray(network.model(np.zeros((1, size, size, 3), np.uint8)))
     assert np.isfinite(out).all()

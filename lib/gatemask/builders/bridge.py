@@ -1,4 +1,4 @@
-"""Build the networks of segmentation-models on Keras 3 and any of its backends.
+"""Build encoders and decoders of segmentation-models on Keras 3 and any of its backends.
 
 The package and its encoder packages were written for older Keras, and take the Keras modules they use as arguments.
 They receive those of Keras 3, with the following substitutions, so nothing of theirs is patched:
@@ -6,8 +6,7 @@ They receive those of Keras 3, with the following substitutions, so nothing of t
 - a backend that speaks `keras.ops`, and Keras 3 in place of the `tensorflow.keras` that they import;
 - layers whose swish is Keras's own SiLU (the same function, but one operation with a lean gradient);
 - layers of our own for `Lambda`, which cannot be saved without pickling code;
-- weights that start as zeros: `initializers.py` draws the real values, the same ones on every backend;
-- a `Model` that nests the encoder as one layer, so a weights file keeps the encoder's weights in one place.
+- weights that start as zeros: `initializers.py` draws the real values, the same ones on every backend.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # only decides what the package imports and then ignores
 
@@ -29,6 +28,9 @@ import keras
 import numpy as np
 
 from gatemask.builders.tensor import Tensor
+
+if TYPE_CHECKING:
+    from gatemask.builders.encoders import NestedEncoder
 
 BACKEND = SimpleNamespace(
     backend=lambda: "keras3",
@@ -211,109 +213,58 @@ def encoder_factory() -> Any:
     return Backbones
 
 
-def build_encoder(name: str, input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build an encoder without its classifier, its weights zeros.
+def build_packaged(name: str, input_shape: tuple[int, int, int]) -> tuple[keras.Model, dict[int, Tensor]]:
+    """Build an encoder of segmentation-models without its classifier, its weights zeros.
 
     Args:
         name: Name of the encoder in a YAML.
         input_shape: Shape of normalized images, (h, w, c); sides of at least 32, for the Inceptions at least 75.
 
     Returns:
-        A model from (b, h, w, c) to (b, h / 32, w / 32, features).
+        A model from (b, h, w, c) to (b, h / 32, w / 32, features), and its features by stride.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about numbers of channels other than 1 and 3
-        return encoder_factory().get_backbone(
+        model = encoder_factory().get_backbone(
             name, input_shape=input_shape, weights=None, include_top=False, **KERAS_MODULES
         )
+    layers_of_strides = zip((16, 8, 4, 2), encoder_factory().get_feature_layers(name, n=4), strict=True)
+    features = {
+        stride: (model.get_layer(key) if isinstance(key, str) else model.get_layer(index=key)).output
+        for stride, key in layers_of_strides
+    }
+    return model, {**features, 32: model.output}
 
 
-def skip_layers(name: str) -> tuple[str | int, ...]:
-    """Return the encoder's layers at 1/16, 1/8, 1/4 and 1/2 of the input size, in this order: names or indices."""
-    return encoder_factory().get_feature_layers(name, n=4)
-
-
-class NestedEncoder:
-    """An encoder nested as one layer, with what the packages' decoders expect of an encoder.
-
-    Args:
-        name: Name of the encoder in a YAML.
-        packaged: Encoder as its package built it.
-        images: Input of the whole network.
-        x: Normalized images, (b, h, w, c).
-
-    Attributes:
-        model: The nested encoder; its outputs are those of `skip_layers`, then the deepest features.
-        skips: Features of `skip_layers` for `x`.
-        output: Deepest features for `x`.
-    """
-
-    def __init__(self, name: str, packaged: keras.Model, images: Tensor, x: Tensor) -> None:
-        self.packaged, self.input, self.layers = packaged, images, packaged.layers
-        self._skip_layers = skip_layers(name)
-        skips = [
-            packaged.get_layer(key) if isinstance(key, str) else packaged.get_layer(index=key)
-            for key in self._skip_layers
-        ]
-        self.model = keras.Model(packaged.input, [*(layer.output for layer in skips), packaged.output], name="encoder")
-        *self.skips, self.output = self.model(x)
-
-    def get_layer(self, name: str | None = None, index: int | None = None) -> SimpleNamespace:
-        """Return a skip layer, as `keras.Model.get_layer` does: only its `output` is used."""
-        position = self._skip_layers.index(index if name is None else name)
-        return SimpleNamespace(output=self.skips[position])
-
-
-def nest_encoder(name: str, images: Tensor, x: Tensor) -> NestedEncoder:
-    """Build an encoder and nest it behind `x`, without a decoder.
-
-    Args:
-        name: Name of the encoder in a YAML.
-        images: Input of the whole network.
-        x: Normalized images, (b, h, w, c).
-    """
-    return NestedEncoder(name, build_encoder(name, x.shape[1:]), images, x)
-
-
-def build_decoder(
-    architecture: str, name: str, images: Tensor, x: Tensor, **options: object
-) -> tuple[NestedEncoder, Tensor]:
-    """Build segmentation-models' Unet, FPN or Linknet around a nested encoder.
+def build_decoder(architecture: str, encoder: NestedEncoder, images: Tensor, **options: Any) -> Tensor:
+    """Build the decoder of segmentation-models' Unet, FPN or Linknet behind an encoder.
 
     Args:
         architecture: Name of the architecture in the package.
-        name: Name of the encoder in a YAML.
+        encoder: Encoder of any package.
         images: Input of the whole network.
-        x: Normalized images, (b, h, w, c).
-        options: Options of the architecture in the package.
+        options: Options of the decoder in the package.
 
     Returns:
-        The encoder, and the features, (b, h, w, f), that enter the package's last convolution. That convolution is
-        left out: heads are our own.
+        The features, (b, h, w, f), that enter the package's last convolution. That convolution is left out: heads are
+        our own.
     """
-    encoders: list[NestedEncoder] = []
-
-    def make_model(inputs: Tensor, outputs: Tensor, **kwargs: Any) -> keras.Model | NestedEncoder:
-        """The packages' `models.Model`: their first call makes the encoder."""
-        model = keras.Model(inputs, outputs, **kwargs)
-        if encoders:
-            return model
-        encoders.append(NestedEncoder(name, model, images, x))
-        return encoders[0]
-
     segmentation_models()
     from segmentation_models.models import fpn, linknet, unet
 
-    builders: dict[str, Callable[..., keras.Model]] = {"Unet": unet.Unet, "FPN": fpn.FPN, "Linknet": linknet.Linknet}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about numbers of channels other than 1 and 3
-        network = builders[architecture](
-            name,
-            input_shape=x.shape[1:],
-            classes=1,
-            activation="linear",
-            encoder_weights=None,
-            **options,
-            **{**KERAS_MODULES, "models": SimpleNamespace(Model=make_model)},
-        )
-    return encoders[0], network.layers[-2].input  # the last two layers: a convolution and its activation
+    module, build = {
+        "Unet": (unet, unet.build_unet),
+        "FPN": (fpn, fpn.build_fpn),
+        "Linknet": (linknet, linknet.build_linknet),
+    }[architecture]
+    # The package's networks keep the Keras modules that they were called with in these globals.
+    module.backend, module.layers, module.models, module.keras_utils = KERAS_MODULES.values()
+    if "decoder_block" in options:
+        kind = {"transpose": "DecoderTransposeX2Block", "upsampling": "DecoderUpsamplingX2Block"}
+        options["decoder_block"] = getattr(module, kind[options["decoder_block"]])
+    skips = [SimpleNamespace(output=encoder.features[stride]) for stride in (16, 8, 4, 2)]
+    backbone = SimpleNamespace(
+        input=images, output=encoder.features[32], layers=encoder.packaged.layers, get_layer=lambda index: skips[index]
+    )
+    network = build(backbone, skip_connection_layers=range(4), activation="linear", **options)
+    return network.layers[-2].input  # the last two layers: a convolution and its activation

@@ -11,9 +11,10 @@ import numpy as np
 
 from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
+from gatemask.builders.encoders import NestedEncoder
 from gatemask.builders.initializers import assign_variables, draw_initial_weights
 from gatemask.builders.tensor import Tensor
-from gatemask.config import Architecture, Competition, Experiment, Model
+from gatemask.config import ENCODERS, Architecture, Competition, Experiment, Model, Normalization
 from gatemask.config.base import both_sides
 from gatemask.errors import GatemaskError
 
@@ -22,21 +23,6 @@ __all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "dra
 # Red, green and blue, from 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
-# What published weights expect, by the beginning of the encoder's name.
-NORMALIZATION_MODES = {
-    "efficientnet": "torch",
-    "densenet": "torch",
-    "resnet": "raw",
-    "resnext": "raw",
-    "seresnet18": "raw",
-    "seresnet34": "raw",
-    "seresnet": "torch",
-    "seresnext": "torch",
-    "senet": "torch",
-    "inception": "tf",
-    "mobilenet": "tf",
-    "vgg": "caffe",
-}
 DEFAULT_FILTERS = [256, 128, 64, 32, 16]
 
 Logits = dict[str, Tensor]  # by the name of the head
@@ -108,20 +94,18 @@ def build_network(
     ((None, 1), ['main'])
     """
     height, width = both_sides(size)
-    if config.encoder.startswith("inception") and min(height, width) < 96:
-        received = size if isinstance(size, int) else f"{height} x {width}"
-        raise GatemaskError(
-            "The images are too small for this encoder.", where="input.size", received=received, expected="96 or more"
-        )
+    family = ENCODERS[config.encoder].family
+    if fault := family.size_fault(height, width):
+        raise GatemaskError(f"The encoder '{config.encoder}' {fault}.", where="input.size")
     images = keras.Input((height, width, channels), dtype="uint8", name="images")
     x = keras.layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
-    x = Normalize(normalization_mode(config.encoder), name="normalize")(x)
+    x = Normalize(family.normalization, name="normalize")(x)
     softmax = exclusive and config.name != "gate"
     encoder, logits = ARCHITECTURES[config.name](config, images, x, outputs + softmax)
     exclusive_maps = outputs + softmax - border if softmax else 0
     heads = {name: _probability(logit, name, exclusive_maps) for name, logit in logits.items()}
     if config.gate_head:
-        features = keras.layers.GlobalAveragePooling2D(name="gate_average")(encoder.output)
+        features = keras.layers.GlobalAveragePooling2D(name="gate_average")(encoder.features[32])
         heads["gate"] = _probability(layers.Dense(1, name="gate_logit")(features), "gate")
     output, *deep = [head for name, head in heads.items() if name != "gate"]
     if deep:
@@ -142,11 +126,12 @@ class Normalize(keras.layers.Layer):
     """Layer from images, (b, h, w, c), 0 to 255, to the float32 values an encoder's published weights expect.
 
     Args:
-        mode: "torch" for ImageNet's means and deviations, "tf" for -1 to 1, "raw" for no change, "caffe" for blue,
-            green, red less their means. Beyond three channels, the constants of the colors repeat.
+        mode: "torch" for ImageNet's means and deviations, "tf" for -1 to 1, "tf128" for x / 128 - 1, "raw" for no
+            change, "caffe" for blue, green, red less their means. Beyond three channels, the constants of the colors
+            repeat.
     """
 
-    def __init__(self, mode: str, **kwargs: Any) -> None:
+    def __init__(self, mode: Normalization, **kwargs: Any) -> None:
         super().__init__(dtype="float32", autocast=False, **kwargs)
         self.mode = mode
 
@@ -161,16 +146,12 @@ class Normalize(keras.layers.Layer):
             return (x - constants(IMAGENET_MEAN)) / constants(IMAGENET_DEVIATION)
         if self.mode == "tf":
             return x / 127.5 - 1.0
+        if self.mode == "tf128":
+            return x / 128.0 - 1.0
         if self.mode == "caffe":
             x = x - constants(CAFFE_MEAN)
             return keras.ops.concatenate([keras.ops.flip(x[..., :3], -1), x[..., 3:]], -1) if channels >= 3 else x
         return x
-
-
-def normalization_mode(encoder: str) -> str:
-    """Return the mode of `Normalize` for an encoder: that of the longest family name its name starts with."""
-    families = [family for family in NORMALIZATION_MODES if encoder.startswith(family)]
-    return NORMALIZATION_MODES[max(families, key=len)]
 
 
 # --- architectures -----------------------------------------------------------------------------------------
@@ -179,39 +160,38 @@ def normalization_mode(encoder: str) -> str:
 # logits. It returns the encoder and the logits of each head; a gate head is added later.
 
 
-def gate(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+def gate(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
     """Gate: encoder, global average, dropout and a sigmoid, or one per class. Is there anything to segment?"""
-    encoder = bridge.nest_encoder(config.encoder, images, x)
-    x = keras.layers.GlobalAveragePooling2D(name="average")(encoder.output)
+    encoder = NestedEncoder(config.encoder, x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(encoder.features[32])
     x = keras.layers.Dropout(0.2 if config.dropout is None else config.dropout, name="dropout")(x)
     return encoder, {"main": layers.Dense(outputs if config.per_class else 1, name="logit")(x)}
 
 
-def unet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+def unet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
     """U-Net (Ronneberger 2015): at each level, the encoder's features are concatenated with the decoder's."""
     filters = tuple(config.filters or DEFAULT_FILTERS)
-    encoder, x = bridge.build_decoder(
-        "Unet", config.encoder, images, x, decoder_block_type=config.block, decoder_filters=filters
-    )
+    encoder = NestedEncoder(config.encoder, x)
+    x = bridge.build_decoder("Unet", encoder, images, decoder_block=config.block, decoder_filters=filters)
     return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def fpn(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+def fpn(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
     """Feature pyramid (Lin 2017, Kirillov 2019): all levels are brought to a quarter of the input size and joined."""
-    encoder, x = bridge.build_decoder("FPN", config.encoder, images, x)
+    encoder = NestedEncoder(config.encoder, x)
+    x = bridge.build_decoder("FPN", encoder, images, aggregation="concat")
     return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def linknet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+def linknet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
     """LinkNet (Chaurasia 2017): the encoder's features are added to the decoder's; only the last filter is free."""
     filters = tuple(config.filters or (*[None] * 4, 16))
-    encoder, x = bridge.build_decoder(
-        "Linknet", config.encoder, images, x, decoder_block_type=config.block, decoder_filters=filters
-    )
+    encoder = NestedEncoder(config.encoder, x)
+    x = bridge.build_decoder("Linknet", encoder, images, decoder_block=config.block, decoder_filters=filters)
     return encoder, {"main": _mask_logits(x, config, outputs)}
 
 
-def unetpp(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[bridge.NestedEncoder, Logits]:
+def unetpp(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
     """U-Net++ (Zhou 2018): a triangle of nodes with dense skip connections between encoder and decoder.
 
     Node (i, j) is on level i (level 0 has half the input size) and in column j. Column 0 is the encoder. Node (i, j)
@@ -220,9 +200,9 @@ def unetpp(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[brid
     (0, 3) also get such a block and a head, and the prediction is the mean of all four: the paper's accurate mode.
     """
     filters = config.filters or DEFAULT_FILTERS
-    encoder = bridge.nest_encoder(config.encoder, images, x)
-    nodes = {(i, 0): features for i, features in enumerate([*reversed(encoder.skips), encoder.output])}
-    depth = len(encoder.skips)
+    encoder = NestedEncoder(config.encoder, x)
+    nodes = {(i, 0): features for i, features in enumerate(encoder.features[2 << i] for i in range(5))}
+    depth = 4
     for j in range(1, depth + 1):
         for i in range(depth + 1 - j):
             width = filters[depth - 1 - i]
@@ -303,5 +283,5 @@ class ExclusiveProbabilities(keras.layers.Layer):
         return keras.ops.concatenate([classes, keras.ops.sigmoid(logits[..., self.joined :])], axis=-1)
 
 
-BuildArchitecture = Callable[[Model, Tensor, Tensor, int], tuple[bridge.NestedEncoder, Logits]]
+BuildArchitecture = Callable[[Model, Tensor, Tensor, int], tuple[NestedEncoder, Logits]]
 ARCHITECTURES: dict[Architecture, BuildArchitecture] = {name: globals()[name] for name in get_args(Architecture)}

@@ -20,7 +20,8 @@ from gatemask.config.competition import (
     Phantom,
     Records,
 )
-from gatemask.config.encoders import ENCODERS, PublishedWeights
+from gatemask.config.encoder_info import EncoderInfo, EncoderPackage, Normalization, PublishedWeights
+from gatemask.config.encoders import ENCODERS
 from gatemask.config.ensemble import Ensemble, Inference, Members, Tune, Variant
 from gatemask.config.images import ChannelFiles, Images, Percentiles, Picture, Stack, TestImages, Tiles
 from gatemask.config.labels import Labels, PngLabels, Rle, RleLabels
@@ -98,6 +99,8 @@ __all__ = [
     "Distortion",
     "Dropout",
     "Encoder",
+    "EncoderInfo",
+    "EncoderPackage",
     "Ensemble",
     "Experiment",
     "Extra",
@@ -114,6 +117,7 @@ __all__ = [
     "Members",
     "Mix",
     "Model",
+    "Normalization",
     "Objects",
     "Optimizer",
     "OptimizerName",

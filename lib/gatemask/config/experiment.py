@@ -68,8 +68,12 @@ class Model(Strict):
             raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
         if self.block == "transpose" and self.name in ("gate", "fpn"):
             raise ValueError(f"model.block belongs to unet, unetpp and linknet: '{self.name}' has no such blocks")
-        if self.weights == "noisy-student" and self.weights not in ENCODERS[self.encoder].weights:
-            raise ValueError(f"noisy-student weights exist for EfficientNets only, not for '{self.encoder}'")
+        published = ENCODERS[self.encoder].weights
+        if self.weights in ("imagenet", "noisy-student") and self.weights not in published:
+            raise ValueError(
+                f"no '{self.weights}' weights are published for '{self.encoder}'; published: "
+                f"{', '.join(published) or 'none under a name'}"
+            )
         if (other := encoder_in_name(self.weights)) not in (None, self.encoder):
             raise ValueError(
                 f"model.weights names a file for another encoder: {self.weights} is for {other}, "
@@ -88,7 +92,7 @@ def encoder_in_name(weights: str) -> str | None:
         return None
     word = Path(weights).name.lower().replace("-", "").replace("_", "")
     # Some names contain another (seresnet50 contains resnet50): the longest is meant.
-    return max((name for name in ENCODERS if name in word), key=len, default=None)
+    return max((name for name in ENCODERS if name.replace("_", "") in word), key=len, default=None)
 
 
 class Input(Strict):
@@ -452,6 +456,8 @@ class Experiment(Strict):
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
                 raise ValueError(f"the loss '{name}' has no option '{wrong[0]}'")
         height, width = self.input.shape
+        if fault := ENCODERS[self.model.encoder].family.size_fault(height, width):
+            raise ValueError(f"the encoder '{self.model.encoder}' {fault}")
         if height != width and any(step.turn for step in self.augment):
             raise ValueError(f"'turn' requires a square input, not {height} x {width}: use hflip and vflip")
         if self.freeze and self.freeze.epochs >= self.epochs:

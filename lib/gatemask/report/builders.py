@@ -33,14 +33,10 @@ Without internet, put the file into one of these folders. `weights:` may also na
 
 def builder_tables() -> dict[str, list[Row]]:
     """Return one table per section (models, encoders, losses, ...), as rows of name, text and options."""
-    encoders: list[Row] = [
-        {"name": name, "parameters": encoder.parameters, "weights": ", ".join(encoder.weights)}
-        for name, encoder in config.ENCODERS.items()
-    ]
     return {
         "models": [_row(name, _first_line("models.py", name)) for name in get_args(config.Architecture)],
         "model": _fields(config.Model, {"name", "encoder"}),
-        "encoders": encoders,
+        "encoders": [_encoder_row(name, encoder) for name, encoder in config.ENCODERS.items()],
         "losses": [
             _row(name, _first_line("losses.py", name), ", ".join(config.LOSS_OPTIONS.get(name, ())))
             for name in get_args(config.LossName)
@@ -62,6 +58,13 @@ def builder_tables() -> dict[str, list[Row]]:
     }
 
 
+NORMALIZATIONS: dict[config.Normalization, str] = {
+    "torch": "standardized",
+    "tf": "-1 to 1",
+    "tf128": "-1 to 1",
+    "raw": "0 to 255",
+    "caffe": "BGR, centered",
+}
 TITLES = {
     "models": "Models: `model: {name: ...}`",
     "model": "Options of `model`",
@@ -105,6 +108,19 @@ def _cell(key: str, value: str | int) -> str:
 def _row(name: str, text: str, options: str | None = None) -> Row:
     row: Row = {"name": name, "what": text}
     return row if options is None else {**row, "options": options}
+
+
+def _encoder_row(name: str, encoder: config.EncoderInfo) -> Row:
+    family = encoder.family
+    return {
+        "name": name,
+        "family": f"{family.title} ({family.paper})",
+        "parameters": encoder.parameters,
+        "strides": ", ".join(map(str, family.strides)),
+        "images": NORMALIZATIONS[family.normalization],
+        "weights": ", ".join(encoder.weights),
+        "package": family.package,
+    }
 
 
 def _first_line(file: str, name: str) -> str:
