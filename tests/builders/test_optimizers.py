@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -14,6 +17,18 @@ quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
 from gatemask.builders import optimizers  # noqa: E402
+from tests.builders import optimizer_runs  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=["tensorflow", pytest.param("jax", marks=pytest.mark.integration)])
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """Arrays of `optimizer_runs` on a backend."""
+    if request.param == "tensorflow":
+        return optimizer_runs.run_all()
+    pytest.importorskip("jax")
+    file = tmp_path_factory.mktemp("optimizers") / "runs.npz"
+    subprocess.run([sys.executable, optimizer_runs.__file__, str(file)], check=True, cwd=Path.cwd())
+    return dict(np.load(file))
 
 
 def descend(optimizer: Any, steps: int, start: np.ndarray) -> np.ndarray:
@@ -177,3 +192,117 @@ def test_float16_scales_the_loss_and_compile_keeps_the_optimizer() -> None:
         model.fit(np.ones((2, 2), np.float32), np.ones((2, 1), np.float32), verbose=0)
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize(("run", "every"), [("table", 1), ("table, scaled", 1), ("table, accumulated", 2)])
+def test_each_step_has_the_rate_of_the_table(runs: dict[str, np.ndarray], run: str, every: int) -> None:
+    """Each update has the rate of its own step; the step is traced once over two tables."""
+    updates = [0.0 if (step + 1) % every else rate for step, rate in enumerate(optimizer_runs.RATES)]
+    after = 1 - np.cumsum(updates)
+    assert runs[f"{run}/weights"] == pytest.approx(after[[2, 4]], abs=1e-5)
+    assert runs[f"{run}/traces"] == 1
+
+
+def adamw_by_hand(start: np.ndarray, gradients: list[np.ndarray], rates: list[float], decay: float) -> np.ndarray:
+    """AdamW with decoupled decay, float64."""
+    w, m, v = start.astype(np.float64), 0.0, 0.0
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * g.astype(np.float64), 0.999 * v + 0.001 * g.astype(np.float64) ** 2
+        w = w - rate * decay * w
+        w = w - rate * (m / (1 - 0.9**t)) / np.sqrt(v / (1 - 0.999**t))
+    return w
+
+
+@pytest.mark.parametrize(("layer", "depth"), [("first", 3), ("branch", 2), ("third", 1), ("head", 0)])
+def test_the_rate_of_a_stage_decays_with_its_depth(runs: dict[str, np.ndarray], layer: str, depth: int) -> None:
+    """Updates and weight decay of a variable have the rate of its stage: 0.5 ^ depth."""
+    names = [name.removeprefix("layer decay/before/") for name in runs if name.startswith("layer decay/before/")]
+    shapes = [runs[f"layer decay/before/{name}"].shape for name in names]
+    steps = [optimizer_runs.gradients(shapes, step) for step in range(optimizer_runs.STEPS)]
+    rates = [rate * 0.5**depth for rate in optimizer_runs.DECAYED_RATES]
+    checked = [index for index, name in enumerate(names) if name.startswith(f"{layer}/")]
+    assert len(checked) == 2, "kernel and bias"
+    for index in checked:
+        before, after = (runs[f"layer decay/{when}/{names[index]}"] for when in ("before", "after"))
+        decay = 0.1 if before.ndim == 2 else 0.0
+        expected = adamw_by_hand(before, [step[index] for step in steps], rates, decay)
+        assert after == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_depth_of_a_layer_is_that_of_its_resolution() -> None:
+    from gatemask.builders import layer_rates
+    from tests.builders import steps
+
+    network = steps.build("unet", 0, small=True)
+    depths = layer_rates.stage_depths(network.encoder)
+    found = {variable.path: depths.get(id(variable), 0) for variable in network.model.trainable_variables}
+    assert {depth for name, depth in found.items() if not name.startswith("level")} == {0}, "the decoder"
+    stages = {int(name[len("level")]): depth for name, depth in found.items() if name.startswith("level")}
+    assert stages == {1: 5, 2: 4, 3: 3, 4: 2, 5: 1}
+
+
+def schedule_free_by_hand(
+    start: np.ndarray, rates: list[float], decay: float = 0.0, factor: float = 1.0, sines: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Algorithm 1 of the paper, in float64: y and x after each step.
+
+    Args:
+        start: Initial weights.
+        rates: Learning rate of each step.
+        decay: Weight decay. Default: 0.
+        factor: Factor of the rate in the steps of z. Default: 1.
+        sines: Whether gradients change from step to step. Default: True.
+    """
+    x = z = start.astype(np.float64)
+    v, total, rows = np.zeros_like(x), 0.0, []
+    for t, rate in enumerate(rates, 1):
+        y = 0.1 * z + 0.9 * x
+        g = 2 * y + sines * np.sin(np.arange(len(start)) + t - 1)
+        v = 0.999 * v + 0.001 * g**2
+        z = z - factor * rate * (g / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + decay * y)
+        total += rate**2
+        c = rate**2 / total
+        x = (1 - c) * x + c * z
+        rows.append((0.1 * z + 0.9 * x, x))
+    return np.array([y for y, _ in rows]), np.array([x for _, x in rows])
+
+
+def test_schedule_free_equals_the_algorithm_of_the_paper(runs: dict[str, np.ndarray]) -> None:
+    weights, averages = schedule_free_by_hand(optimizer_runs.START, optimizer_runs.FREE_RATES, decay=0.1, factor=0.5)
+    assert runs["schedule-free/weights"] == pytest.approx(weights, abs=2e-5)
+    assert runs["schedule-free/averages"] == pytest.approx(averages, abs=2e-5)
+    assert np.abs(weights - averages).max() > 1e-3, "the average differs from the weights"
+
+
+def test_schedule_free_updates_after_accumulated_batches(runs: dict[str, np.ndarray]) -> None:
+    weights, averages = schedule_free_by_hand(np.ones(1), [0.1] * 3, sines=False)
+    assert runs["schedule-free, fit/weights"] == pytest.approx([weights[-1, 0], averages[-1, 0]], abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_schedule_free_begins_at_any_weights(precision: str) -> None:
+    """Folds share an optimizer, whose variables are set to what they were before the first step."""
+    optimizer = optimizers.build_optimizer(Optimizer(name="schedulefreeadamw"), 0.1, precision)
+    weight = keras.Variable(np.zeros(2, np.float32))
+    optimizer.build([weight])
+    fresh = [np.array(variable) for variable in optimizer.variables]
+    ends = []
+    for _ in range(2):
+        weight.assign(np.array([3.0, -2.0]))
+        for variable, value in zip(optimizer.variables, fresh, strict=True):
+            variable.assign(value)
+        for sign in (1.0, -0.5, 2.0):
+            optimizer.apply([keras.ops.convert_to_tensor(np.full(2, sign * 2.0**15, np.float32))])
+        ends.append(optimizers.averaged_weights(optimizer)[0])
+    assert (ends[0] == ends[1]).all()
+    assert np.abs(ends[0] - [3.0, -2.0]).max() < 0.3
+
+
+def test_the_table_is_no_part_of_a_state() -> None:
+    """States stay readable with other `checkpoints.steps`, which set the length of the table."""
+    states = []
+    for length in (0, 3, 5):
+        optimizer = optimizers.build_optimizer(Optimizer(name="adam"), 0.1, table_length=length)
+        optimizer.build([keras.Variable(np.ones(2, np.float32))])
+        states.append([variable.shape for variable in optimizers.state_variables(optimizer)])
+    assert states[0] == states[1] == states[2]

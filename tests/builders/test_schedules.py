@@ -1,10 +1,12 @@
-"""Learning rates per epoch."""
+"""Learning rates per epoch and per step."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from gatemask.builders.schedules import learning_rate
+from gatemask.builders.schedules import learning_rate, step_rates
 from gatemask.config import Schedule
 
 
@@ -44,3 +46,45 @@ def test_cosine_ends_at_the_floor() -> None:
     rates = [learning_rate(config, epoch, 6) for epoch in range(6)]
     assert (rates[0], rates[1], rates[-1]) == pytest.approx((0.5, 1.0, 0.1))
     assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+@pytest.mark.parametrize("steps", [[5, 5, 5, 5, 5], [3, 8, 5, 2, 7]])
+def test_by_step_a_cosine_falls_within_epochs_of_any_length(steps: list[int]) -> None:
+    config = Schedule(name="cosine", peak=0.8, floor=0.02, warmup=1, start=0.1, per="step")
+    rates = [rate for epoch in range(5) for rate in step_rates(config, epoch, 5, steps[epoch], 0, steps[epoch])]
+    expected = []
+    for epoch, length in enumerate(steps):
+        for step in range(length):
+            at = epoch + step / length
+            if at < 1:
+                expected.append(0.1 + 0.7 * at)
+            else:
+                expected.append(0.02 + 0.78 * (1 + math.cos(math.pi * (at - 1) / 4)) / 2)
+    assert rates == pytest.approx(expected)
+    assert rates[: steps[0] + 1] == sorted(rates[: steps[0] + 1])
+    assert rates[steps[0] :] == sorted(rates[steps[0] :], reverse=True)
+    middle = step_rates(config, 2, 5, steps[2], 2, 4)
+    assert middle == rates[sum(steps[:2]) + 2 : sum(steps[:2]) + 4], "a step has its rate wherever a leg starts"
+
+
+def test_by_step_a_cosine_restarts_with_its_cycle() -> None:
+    config = Schedule(name="cosine", peak=1.0, floor=0.0, cycle=1, grow=2, restart=0.5, per="step")
+    rates = [rate for epoch in range(3) for rate in step_rates(config, epoch, 3, 4, 0, 4)]
+    assert rates[0] == 1.0
+    assert rates[3] == pytest.approx((1 + math.cos(0.75 * math.pi)) / 2)
+    assert rates[4] == pytest.approx(0.5)
+    assert rates[8] == pytest.approx(0.25), "halfway through the second cycle, which is twice as long"
+    assert rates[11] == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)) / 2)
+
+
+def test_by_step_the_decay_follows_the_hold_without_a_jump() -> None:
+    config = Schedule(name="warmup_hold_decay", peak=1.0, hold=1, decay=0.5, per="step")
+    assert step_rates(config, 0, 3, 2, 0, 2) == [1.0, 1.0]
+    assert step_rates(config, 1, 3, 2, 0, 2) == pytest.approx([1.0, 0.5**0.5])
+    assert step_rates(config, 2, 3, 2, 0, 2) == pytest.approx([0.5, 0.5**1.5])
+
+
+def test_by_step_the_warm_up_starts_at_the_floor() -> None:
+    config = Schedule(peak=1.0, warmup=2, floor=0.0, per="step")
+    assert step_rates(config, 0, 3, 2, 0, 2) + step_rates(config, 1, 3, 2, 0, 2) == [0.0, 0.25, 0.5, 0.75]
+    assert step_rates(config, 2, 3, 2, 0, 2) == [1.0, 1.0]

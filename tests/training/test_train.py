@@ -286,6 +286,51 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     assert shapes[0] == [(4, 1)], "static shapes"
 
 
+def test_rates_by_step_resume_within_an_epoch(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs of several legs and of different lengths; legs of another length change nothing."""
+    from gatemask.builders import optimizers, step
+    from gatemask.training.fold_run import FoldRun
+
+    recipe = {
+        "epochs": 3,
+        "batch": {"per_device": 2},
+        "sampling": {"positives": [0.7, 0.4]},
+        "optimizer": {"name": "adam", "accumulate": 2},
+        "schedule": {"name": "cosine", "warmup": 1, "peak": 1e-3, "per": "step"},
+        "checkpoints": {"keep": 1, "steps": 2},
+    }
+    traces, rates, legs = [], [], []
+    compute_loss, set_rates, train_leg = step.TrainingModel.compute_loss, optimizers.set_rates, FoldRun._train_leg
+    monkeypatch.setattr(step.TrainingModel, "compute_loss", lambda *a, **b: traces.append(1) or compute_loss(*a, **b))
+    monkeypatch.setattr(optimizers, "set_rates", lambda o, leg: rates.append(leg) or set_rates(o, leg))
+    _, whole = trained("steps_whole", **recipe)
+    assert len(traces) == 1
+    lengths = [row["steps"] for row in rows(whole)]
+    assert len(set(lengths)) > 1, "epochs differ in length"
+    flat = [rate for leg in rates for rate in leg]
+    assert len(flat) == sum(lengths)
+    ends = np.cumsum(lengths) - 1
+    assert [row["learning_rate"] for row in rows(whole)] == [flat[end] for end in ends]
+    assert all(len(set(leg)) == len(leg) for leg in rates), "every step has a rate of its own"
+
+    def stopping(self, *arguments):
+        legs.append(arguments)
+        if len(legs) == 5:
+            raise StoppedError
+        return train_leg(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FoldRun, "_train_leg", stopping)
+        with pytest.raises(StoppedError):
+            trained("steps_parts", **recipe)
+    assert not states(whole.with_name("fold0").parent.parent / "steps_parts/fold0")[-1].endswith("-00000.h5")
+    # In the middle of an epoch, with legs of another length: the same steps have the same rates.
+    _, parts = trained("steps_parts", **{**recipe, "checkpoints": {"keep": 1, "steps": 3}})
+    left, right = weights(whole), weights(parts)
+    assert all(array.tobytes() == right[name].tobytes() for name, array in left.items())
+    assert [row["learning_rate"] for row in rows(whole)] == [row["learning_rate"] for row in rows(parts)]
+
+
 def test_a_batch_that_was_found_trains_like_a_fixed_one(trained, monkeypatch) -> None:
     """Trials change neither weights nor seeds, and the other folds take the batch of the first one."""
     from gatemask.training import batch_size
@@ -363,6 +408,39 @@ def test_a_frozen_training_resumes_across_the_thaw(trained, stopped) -> None:
     _, whole = trained("thaw_whole", **recipe)
     stopped("thaw_parts", 2, **recipe)
     _, parts = trained("thaw_parts", **recipe)
+    assert_identical(whole, parts)
+
+
+def test_schedule_free_weights_resume_and_their_average_is_kept(trained, stopped, monkeypatch) -> None:
+    from gatemask.training import state
+
+    recipe = {
+        "epochs": 2,
+        "freeze": {"epochs": 1},
+        "optimizer": {"name": "schedulefreeadamw", "weight_decay": 0.01, "layer_decay": 0.5},
+        "schedule": {"name": "constant", "peak": 0.01, "warmup": 1, "per": "step"},
+        "checkpoints": {"keep": 1, "steps": 3},
+    }
+    kept, trained_weights = {}, {}
+    save_best, save_state = state.save_best_weights, state.save_state
+
+    def recording_best(folder, weights, epoch, row):
+        kept[epoch] = {weight.path: np.array(weight) for weight in weights}
+        save_best(folder, weights, epoch, row)
+
+    def recording_state(folder, model, progress):
+        trained_weights[progress.epoch, progress.step] = {v.path: np.array(v) for v in model.trainable_variables}
+        save_state(folder, model, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_best_weights", recording_best)
+        patch.setattr(state, "save_state", recording_state)
+        _, whole = trained("free_whole", **recipe)
+    epoch = max(kept)
+    after = trained_weights[epoch + 1, 0]
+    assert any((after[name] != kept[epoch][name]).any() for name in after), "the average, not the weights"
+    stopped("free_parts", 1, **recipe)
+    _, parts = trained("free_parts", **recipe)
     assert_identical(whole, parts)
 
 

@@ -261,6 +261,11 @@ class Optimizer(Strict):
     weight_decay_on: Literal["all", "kernels"] = Field(
         "all", description="'kernels' spares biases and the variables of normalization layers"
     )
+    layer_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="factor of the learning rate and weight decay from each stage of the encoder to the next shallower "
+        "one; the decoder has the full rate, the deepest stage this share of it; default: one rate for all",
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="sgd and rmsprop")
     nesterov: bool | None = Field(None, description="sgd")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -274,18 +279,33 @@ class Optimizer(Strict):
             raise ValueError(f"optimizer.momentum belongs to sgd and rmsprop, not to '{self.name}'")
         if self.nesterov is not None and self.name != "sgd":
             raise ValueError(f"optimizer.nesterov belongs to sgd, not to '{self.name}'")
+        if self.ema is not None and self.name == "schedulefreeadamw":
+            raise ValueError("optimizer.ema cannot be combined with schedulefreeadamw, which averages weights itself")
         clips = [name for name in ("clipnorm", "global_clipnorm", "clipvalue") if getattr(self, name) is not None]
         if len(clips) > 1:
             raise ValueError(f"only one of {' and '.join(clips)} may be set")
         return self
 
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run. Keys that were added later are left out where not set."""
+        later = {"weight_decay_on": "all", "layer_decay": None}
+        settings: dict[str, JsonValue] = self.model_dump(mode="json")
+        return {key: value for key, value in settings.items() if key not in later or value != later[key]}
+
 
 class Schedule(Strict):
-    """Learning rate by epoch: `start` to `peak` over `warmup`, then `hold`, then down as `name` says to `floor`."""
+    """Learning rate: `start` to `peak` over `warmup`, then `hold`, then down as `name` says to `floor`."""
 
     name: ScheduleName = "constant"
+    per: Literal["epoch", "step"] = Field(
+        "epoch", description="'step': the rate changes with each batch. Lengths count epochs in either case"
+    )
     peak: Positive = 1e-3
-    start: Positive | None = Field(None, description="first learning rate of the warm-up; default: peak / (warmup + 1)")
+    start: Positive | None = Field(
+        None,
+        description="first learning rate of the warm-up; default: peak / (warmup + 1), or the floor with per: step",
+    )
     floor: NotNegative = 1e-6
     warmup: Natural = Field(0, description="epochs")
     hold: Natural = Field(0, description="epochs")
@@ -301,6 +321,8 @@ class Schedule(Strict):
     def _floor_is_below(self) -> Schedule:
         if self.floor > self.peak:
             raise ValueError(f"schedule.floor, {self.floor}, is above schedule.peak, {self.peak}")
+        if self.per == "step" and self.name == "plateau":
+            raise ValueError("schedule.per cannot be 'step' for plateau, which follows the score of each epoch")
         return self
 
 
@@ -460,6 +482,10 @@ class Experiment(Strict):
             raise ValueError(f"the encoder '{self.model.encoder}' {fault}")
         if height != width and any(step.turn for step in self.augment):
             raise ValueError(f"'turn' requires a square input, not {height} x {width}: use hflip and vflip")
+        if self.optimizer.name == "schedulefreeadamw" and self.schedule.name != "constant":
+            raise ValueError(
+                f"schedulefreeadamw requires schedule.name: constant, warm-up or not; not '{self.schedule.name}'"
+            )
         if self.freeze and self.freeze.epochs >= self.epochs:
             raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would be unfrozen")
         return self
@@ -476,8 +502,9 @@ class Experiment(Strict):
         settings["loss"] = {
             str(name): part.settings if isinstance(part, LossPart) else part for name, part in self.loss.items()
         }
-        if self.optimizer.weight_decay_on == "all":
-            settings["optimizer"] = self.optimizer.model_dump(mode="json", exclude={"weight_decay_on"})
+        settings["optimizer"] = self.optimizer.settings
+        if self.schedule.per == "epoch":
+            settings["schedule"] = self.schedule.model_dump(mode="json", exclude={"per"})
         if not self.class_weights:
             del settings["class_weights"]
         if not self.tta_apart:

@@ -65,6 +65,7 @@ OptimizerName = Literal[
     "nadam",
     "radam",
     "rmsprop",
+    "schedulefreeadamw",
     "sgd",
 ]
 ScheduleName = Literal["constant", "cosine", "plateau", "warmup_hold_decay"]
@@ -78,6 +79,7 @@ OPTIONS_OF_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "optimizer": {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",)},
     "schedule": {
+        "per": ("constant", "cosine", "warmup_hold_decay"),
         "decay": ("warmup_hold_decay",),
         "cycle": ("cosine",),
         "grow": ("cosine",),

@@ -83,12 +83,11 @@ class FoldRun:
         while progress.epoch < exp.epochs:
             epoch = progress.epoch
             model = self.trainer.training_model(epoch)
-            model.optimizer.learning_rate = learning_rate = self._learning_rate(progress)
             progress, steps = self._train_epoch(progress)
             if progress.step < steps:
                 break  # the time is up
             with self.trainer.layers_as_in(epoch), state.averaged(model):
-                progress = self._close_epoch(progress, steps, learning_rate)
+                progress = self._close_epoch(progress, steps)
             run_folder.write_metrics(self._log, progress.rows)
             state.save_state(self.state_folder, model, progress)
             remote.upload_now(self.folder / "result.json")
@@ -200,15 +199,20 @@ class FoldRun:
             say(f"{self._log} differs from the state and was written again from it.")
         run_folder.write_metrics(self._log, rows)
 
-    def _learning_rate(self, progress: Progress) -> float:
+    def _learning_rates(self, progress: Progress, steps: int, first: int, stop: int) -> list[float]:
+        """Return the learning rate of each step from `first` to `stop` of an epoch of `steps`; one if all are equal."""
         from gatemask.builders import schedules
 
-        exp = self.exp
-        rate = schedules.learning_rate(exp.schedule, progress.epoch, exp.epochs, progress.scores(exp.monitor))
-        return rate * self.trainer.rate_factor
+        exp, epoch = self.exp, progress.epoch
+        if exp.schedule.per == "step":
+            rates = schedules.step_rates(exp.schedule, epoch, exp.epochs, steps, first, stop)
+        else:
+            rates = [schedules.learning_rate(exp.schedule, epoch, exp.epochs, progress.scores(exp.monitor))]
+        return [rate * self.trainer.rate_factor for rate in rates]
 
     def _train_epoch(self, progress: Progress) -> tuple[Progress, int]:
         """Train the remaining legs of an epoch as far as time allows; return the progress and the epoch's steps."""
+        from gatemask.builders import optimizers
         from gatemask.input import pipeline
 
         exp, epoch, batch = self.exp, progress.epoch, self.trainer.batch
@@ -222,6 +226,8 @@ class FoldRun:
                 leg_steps = stop - progress.step
                 if not self.budget.allows(steps=leg_steps, validations=int(stop == steps)):
                     break
+                rates = self._learning_rates(progress, steps, progress.step, stop)
+                optimizers.set_rates(self.trainer.training_model(epoch).optimizer, rates)
                 started = self.budget.clock()
                 wait, compiles = InputWait(), int(first.is_awaited)
                 first.begin()
@@ -277,13 +283,14 @@ class FoldRun:
             )
         return loss
 
-    def _close_epoch(self, progress: Progress, steps: int, learning_rate: float) -> Progress:
+    def _close_epoch(self, progress: Progress, steps: int) -> Progress:
         """Validate, keep the weights if they are among the best, and return the new progress."""
         exp, started = self.exp, self.budget.clock()
         scores = self.trainer.evaluate(self.validation)
         seconds = self.budget.clock() - started
         self.budget.record_validation(seconds)
         epoch, loss = progress.epoch, progress.loss / steps
+        (learning_rate,) = self._learning_rates(progress, steps, steps - 1, steps)  # that of the last step
         row: dict[str, float] = {"epoch": epoch, "loss": loss, "learning_rate": learning_rate, **scores}
         row |= {"steps": steps, "seconds": round(progress.seconds + seconds, 2), **self._measured(progress, steps)}
         candidates = {**{best: progress.rows[best] for best in progress.best}, epoch: row}

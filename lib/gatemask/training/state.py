@@ -102,16 +102,16 @@ def assign(variables: Sequence[keras.Variable], values: Sequence[np.ndarray]) ->
 
 @contextmanager
 def averaged(model: keras.Model) -> Iterator[None]:
-    """Replace the weights by their moving averages inside the block, where the optimizer keeps averages."""
+    """Replace the weights by their averages inside the block, where the optimizer keeps averages."""
     from gatemask.builders.optimizers import averaged_weights
 
-    moving_averages = averaged_weights(model.optimizer)
-    if not moving_averages:
+    averages = averaged_weights(model.optimizer)
+    if not averages:
         yield
         return
     weights = model.trainable_variables
     originals = [np.array(weight) for weight in weights]
-    assign(weights, [np.array(average) for average in moving_averages])
+    assign(weights, averages)
     try:
         yield
     finally:
@@ -235,7 +235,9 @@ def variables(model: keras.Model) -> list[keras.Variable]:
 
 
 def _variables_by_group(model: keras.Model) -> dict[str, list[keras.Variable]]:
-    return {"variables": variables(model), "optimizer": list(model.optimizer.variables)}
+    from gatemask.builders.optimizers import state_variables
+
+    return {"variables": variables(model), "optimizer": state_variables(model.optimizer)}
 
 
 def _write(path: Path, arrays: Arrays, text: str) -> None:

@@ -213,7 +213,13 @@ def _traced_fingerprint(inputs: TrainingInputs) -> str:
     settings = exp.model_dump(mode="json", include=sections)
     # A model that was traced for one batch would be traced for any number of images next: shapes must be static.
     found = [] if inputs.found_batch is None else [str(inputs.found_batch)]
-    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp)), *found])
+    table = [_table_length(exp)] if _table_length(exp) else []
+    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp)), *found, *table])
+
+
+def _table_length(exp: Experiment) -> int:
+    """Return the number of steps that are trained between two transfers of learning rates; 0 for whole epochs."""
+    return exp.checkpoints.steps if exp.schedule.per == "step" else 0
 
 
 def _compile(inputs: TrainingInputs) -> CompiledModels:
@@ -250,12 +256,16 @@ def _compile_training_model(
     exp: Experiment, layout: Layout, class_weights: Sequence[float], network: Network, frozen: bool, jit_compile: bool
 ) -> TrainingModel:
     """Return a compiled training model with its own optimizer."""
-    from gatemask.builders import optimizers, schedules, step
+    from gatemask.builders import layer_rates, optimizers, schedules, step
 
     model = step.training_model(network, exp, layout, class_weights)
     with _frozen(_layers_to_freeze(exp, network, model) if frozen else ()):
         first_rate = schedules.learning_rate(exp.schedule, 0, exp.epochs)
-        optimizer = optimizers.build_optimizer(exp.optimizer, first_rate, exp.runtime.precision)
+        decay = exp.optimizer.layer_decay
+        factors = layer_rates.rate_factors(network.encoder, decay) if decay else None
+        optimizer = optimizers.build_optimizer(
+            exp.optimizer, first_rate, exp.runtime.precision, _table_length(exp), factors
+        )
         # Built before the first step: variables that appear while a step is traced make TensorFlow trace it twice.
         optimizer.build(model.trainable_variables)
         model.compile(optimizer, jit_compile=jit_compile)
