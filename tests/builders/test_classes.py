@@ -252,7 +252,7 @@ def test_the_gate_head_looks_at_the_classes_alone() -> None:
     image = keras.Input((2, 2, 3))
     layout = Layout(classes=2, border=True, ignored=True)
     model = TrainingModel(image, {"main": keras.layers.Identity()(image)})
-    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=layout), 1.0, layout.classes)
+    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=layout), 1.0, layout)
     main = keras.ops.full((1, 2, 2, 3), 0.5)
 
     def gate_loss(plane: int) -> float:
@@ -289,7 +289,7 @@ def test_networks_of_several_classes_learn(exclusive: bool) -> None:
     logits = keras.layers.Conv2D(layout.outputs + exclusive, 1)(x)
     probability = models._probability(logits, "main", layout.classes + 1 if exclusive else 0)
     model = TrainingModel(shown, {"main": probability})
-    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), 1.0, layout.classes)
+    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), 1.0, layout)
     model.compile(keras.optimizers.Adam(0.05), jit_compile=False)
     steps = [np.tile(array, (20, 1, 1, 1)) for array in (images, masks)]
     model.fit(*steps, batch_size=16, epochs=2, verbose=0)

@@ -192,7 +192,7 @@ def mixing(name: str) -> list[augment.AugmentationStep]:
 def test_mixup_blends_the_labels_of_each_class() -> None:
     batch, seen = class_batch(), set()
     for seed in range(10):
-        mixed = mix_batch(batch, mixing("mixup"), np.random.default_rng(seed), classes=2)
+        mixed = mix_batch(batch, mixing("mixup"), np.random.default_rng(seed), layout=Layout(classes=2))
         for index in range(4):
             gray = float(mixed.images[index].mean())
             shares = [(gray - 10 - 50 * p) / (50 * (index - p)) for p in range(4) if p != index]
@@ -212,7 +212,7 @@ def test_cutmix_looks_at_the_masks_of_the_classes_alone(labels: int) -> None:
         batch = batch._replace(labels=batch.labels.max(axis=1, keepdims=True))
     changed = set()
     for seed in range(30):
-        mixed = mix_batch(batch, mixing("cutmix"), np.random.default_rng(seed), classes=2)
+        mixed = mix_batch(batch, mixing("cutmix"), np.random.default_rng(seed), layout=Layout(classes=2))
         assert mixed.masks is not None
         visible = mixed.masks[..., :2].any(axis=(1, 2))
         expected = visible if labels == 2 else visible.any(axis=1, keepdims=True)
@@ -226,7 +226,7 @@ def test_cutmix_skips_images_of_which_one_class_vanished() -> None:
     assert batch.masks is not None
     batch.masks[2, :, :, 1] = 0
     for seed in range(10):
-        mixed = mix_batch(batch, mixing("cutmix"), np.random.default_rng(seed), classes=2)
+        mixed = mix_batch(batch, mixing("cutmix"), np.random.default_rng(seed), layout=Layout(classes=2))
         assert (mixed.images[2] == 110).all()
         assert all((mixed.images[index] != 110).all() for index in (0, 1, 3))
 

@@ -84,7 +84,8 @@ def test_several_classes_channels_and_tiles_are_drawn() -> None:
     model = {"name": "unet", "encoder": "resnet18"}
     given = {"name": "e", "task": "mask", "input": {"size": [32, 64]}, "loss": {"bce": 1}, "epochs": 1}
     exp = Experiment.model_validate({**given, "model": model, "augment": ["hflip"]})
-    rows = report._tiles(examples, exp, augmented_versions(examples, exp, Layout(channels=4, classes=2)))
+    layout = Layout(channels=4, classes=2)
+    rows = report._tiles(examples, exp, augmented_versions(examples, exp, layout), layout)
     assert rows[0][0].caption == "a\nmask 225 400 px"
     figure = draw_contact_sheet(rows)
     plain = figure.axes[0]

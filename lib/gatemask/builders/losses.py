@@ -1,7 +1,8 @@
 """Losses on `keras.ops`, and their weighted sum as a YAML writes it: `loss: {bce: 3, focal: {weight: 4, gamma: 2}}`.
 
 Each loss takes truth and probabilities of one shape, float32 (b, outputs) or (b, h, w, outputs), and returns one value
-per image, (b,). Truth lies between 0 and 1; lovasz cuts it at 0.5. No shape depends on data.
+per image, (b,). Truth lies between 0 and 1; lovasz cuts it at 0.5. No shape depends on data. `WeightedLoss` divides
+soft masks, which batches hold as levels, by 255.
 
 Losses that compare shapes are computed for each map and averaged over the maps of an image. Cross-entropies are
 averaged over pixels and maps; where a softmax makes classes exclusive, that of classes and background is averaged over
@@ -40,14 +41,15 @@ def bce(truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Ten
 def focal(
     truth: Tensor, probability: Tensor, smoothing: float = 0.0, counted: Tensor | float = 1.0, gamma: float = 2.0
 ) -> Tensor:
-    """Cross-entropy times (1 - probability of the truth)^gamma, without class weights (Lin 2017).
+    """Cross-entropy times |truth - probability|^gamma, without class weights (Lin 2017; for soft truth, Li 2020).
 
     >>> truth, probability = np.array([[1.0], [0.0]], "float32"), np.array([[0.8], [0.8]], "float32")
     >>> print(np.round(ops.convert_to_numpy(focal(truth, probability)), 3))
     [0.009 1.03 ]
     """
-    wrong = truth * (1 - probability) + (1 - truth) * probability
-    cost = _focal_factor(wrong, gamma) * ops.binary_crossentropy(_smooth(truth, smoothing), probability)
+    cost = _focal_factor(ops.abs(truth - probability), gamma) * ops.binary_crossentropy(
+        _smooth(truth, smoothing), probability
+    )
     return _per_image(counted * cost, ops.mean)
 
 
@@ -99,9 +101,12 @@ def exclusive_focal(
     class_weights: Tensor | None = None,
     gamma: float = 2.0,
 ) -> Tensor:
-    """Categorical cross-entropy times (1 - probability of the truth)^gamma."""
+    """Categorical cross-entropy times the gamma-th power of half the sum of |truth - probability|.
+
+    For truth of 0 and 1, that is 1 - the probability of the truth.
+    """
     truth, probability = _with_background(truth), _with_background(probability)
-    wrong = 1 - ops.sum(truth * probability, axis=-1, keepdims=True)
+    wrong = ops.sum(ops.abs(truth - probability), axis=-1, keepdims=True) / 2
     cost = _focal_factor(wrong, gamma) * _categorical(truth, probability, smoothing, class_weights)
     return _per_image(counted * cost, ops.mean)
 
@@ -318,12 +323,15 @@ class WeightedLoss(keras.losses.Loss):
         """Return one value per image, (b,).
 
         Args:
-            y_true: Truth, of the shape of `y_pred`; masks with a last plane of ignored pixels have one plane more.
+            y_true: Truth, of the shape of `y_pred`; masks with a last plane of ignored pixels have one plane more. Soft
+                masks are levels from 0 to 255.
             y_pred: Probabilities, float32 (b, ...).
             sample_weight: Weights, (b,); only losses of a whole batch use them. Default: equal weights.
         """
         truth, counted, total = ops.cast(y_true, y_pred.dtype), 1.0, 0.0
         weights = self._weights_of_maps(y_pred.shape[-1])
+        if self._layout.soft and len(y_pred.shape) == 4:
+            truth = truth / self._layout.full
         if self._layout.ignored and len(y_pred.shape) == 4:
             truth, counted = truth[..., :-1], 1 - truth[..., -1:]
             truth, y_pred = truth * counted, y_pred * counted

@@ -19,7 +19,8 @@ class BestThresholdDice(keras.metrics.Metric):
 
     Each update builds histograms of the predicted levels, as uint8, of all pixels and of mask pixels. Cumulated from
     above, they give area and intersection at every threshold. The state is one sum of scores per class and level,
-    however large the validation set is. Ignored pixels do not count, nor does the map of borders.
+    however large the validation set is. Ignored pixels do not count, nor does the map of borders. Of soft masks, pixels
+    count as mask from half on.
 
     Args:
         positives_only: Whether to count only images with a mask of the class. A class that no image shows is left out
@@ -50,11 +51,14 @@ class BestThresholdDice(keras.metrics.Metric):
 
     def update_state(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> None:
         images, classes = y_pred.shape[0] or ops.shape(y_pred)[0], self.layout.classes
-        truth = self._rows(ops.cast(y_true, "float32"), images)
+        planes = ops.cast(y_true, "float32")
+        if self.layout.soft:
+            planes = ops.cast(planes >= self.layout.half, "float32")
+        truth = self._rows(planes, images)
         levels = _to_levels(self._rows(y_pred, images))
         counted = ops.ones_like(truth)
         if self.layout.ignored:
-            kept = 1 - ops.cast(y_true[..., -1:], "float32")
+            kept = 1 - planes[..., -1:]
             counted = ops.repeat(ops.reshape(kept, (images, -1)), classes, axis=0)
             truth = truth * counted
         area = _sum_from_level(levels, counted)

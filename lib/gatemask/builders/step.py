@@ -19,15 +19,15 @@ GATE_HEAD_LOSS = WeightedLoss({"bce": 1.0})
 class TrainingModel(keras.Model):
     """Model from images to all heads. Its truth is one array for any number of heads; compile it without a loss."""
 
-    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float, classes: int = 1) -> TrainingModel:
+    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float, layout: Layout = ONE_CLASS) -> TrainingModel:
         """Set the loss, and return the model.
 
         Args:
             mask_loss: Loss of the main and deep heads.
             gate_weight: Weight of the gate head's cross-entropy.
-            classes: Number of planes, from the first on, that make an image positive. Default: 1.
+            layout: Planes of the masks; those of the classes make an image positive. Default: one class.
         """
-        self._mask_loss, self._gate_weight, self._classes = mask_loss, gate_weight, classes
+        self._mask_loss, self._gate_weight, self._layout = mask_loss, gate_weight, layout
         return self
 
     def compute_loss(
@@ -51,8 +51,9 @@ class TrainingModel(keras.Model):
         heads = [head for name, head in y_pred.items() if name != "gate"]
         total = sum(self._mask_loss(y, head, sample_weight) for head in heads) / len(heads)
         if "gate" in y_pred:
-            shown = y if y.shape[-1] == self._classes else y[..., : self._classes]
-            is_positive = ops.any(ops.reshape(shown, (ops.shape(y)[0], -1)) > 0, axis=1, keepdims=True)
+            classes, lowest = self._layout.classes, self._layout.half
+            shown = y if y.shape[-1] == classes else y[..., :classes]
+            is_positive = ops.any(ops.reshape(shown, (ops.shape(y)[0], -1)) >= lowest, axis=1, keepdims=True)
             total = total + self._gate_weight * GATE_HEAD_LOSS(is_positive, y_pred["gate"], sample_weight)
         return total
 
@@ -73,4 +74,4 @@ def training_model(
     """
     model = TrainingModel(network.model.input, dict(network.heads))
     loss = WeightedLoss(exp.loss, exp.label_smoothing, layout, class_weights)
-    return model.set_loss(loss, exp.gate_loss, layout.classes)
+    return model.set_loss(loss, exp.gate_loss, layout)

@@ -310,6 +310,11 @@ class Competition(Strict):
         return isinstance(self.labels, PngLabels) and bool(self.labels.ignore)
 
     @property
+    def has_soft(self) -> bool:
+        """Whether masks hold shares instead of 0 and 1."""
+        return isinstance(self.labels, PngLabels) and self.labels.gives_shares
+
+    @property
     def planes(self) -> int:
         """Number of planes of a stored mask: one per class, one for borders, one for ignored pixels."""
         return self.outputs + self.has_ignored

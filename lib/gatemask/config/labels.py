@@ -21,6 +21,7 @@ class Rle(Strict):
 
 Column = str | Annotated[Natural, Field(description="column number from 0, for a table without a header")]
 Missing = Literal["problem", "empty"]
+SOFT_EXCLUDES = ("values", "numbered", "threshold", "invert")
 JOINED = r"^[^{}]*(\{id\}[^{}]+\{class\}|\{class\}[^{}]+\{id\})[^{}]*$"
 
 
@@ -65,7 +66,9 @@ class RleLabels(Strict):
 
 
 class PngLabels(Strict):
-    """Masks as image files: one per image or, with a * in the pattern, one per object. Masks of an image are united.
+    """Masks as image files: one per image or, with a * in the pattern, one per object or annotator.
+
+    Masks of an image are united, or averaged with `combine: mean`.
 
     With several classes, a folder or part of the name holds the class ({class} in `masks`), or the pixels' values do
     (`values`).
@@ -83,6 +86,17 @@ class PngLabels(Strict):
         [], description="values of pixels that are neither trained on nor scored"
     )
     numbered: bool = Field(False, description="whether each value above 0 is one object of the only class")
+    soft: Annotated[int, NotBool, Field(ge=1, le=65535)] | None = Field(
+        None,
+        description="soft masks: the value of a pixel that is certainly mask, such as 255, or 3 for the votes of three "
+        "annotators; lower values are shares of it. Networks learn shares; scores count a pixel from half on. "
+        "Default: masks are 0 or 1",
+    )
+    combine: Literal["union", "mean"] = Field(
+        "union",
+        description="how the mask files of an image and class become one: as their union or, of several annotators, "
+        "as their mean, which is soft",
+    )
     threshold: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None,
         description="pixels above this value are mask; default: those of the only value above 0, or else above half "
@@ -108,9 +122,26 @@ class PngLabels(Strict):
             raise ValueError("'values' name classes, but 'numbered' says that values number objects")
         if repeated := [value for value in self.values.values() if list(self.values.values()).count(value) > 1]:
             raise ValueError(f"two classes of labels.values have the value {repeated[0]}")
+        given = [name for name in SOFT_EXCLUDES if getattr(self, name) not in (None, {}, False)]
+        if self.soft is not None and given:
+            raise ValueError(f"'soft' says that values are shares of a mask, so '{given[0]}' must be left out")
+        if self.combine == "mean" and self.numbered:
+            raise ValueError("'combine: mean' averages masks, but 'numbered' says that values number objects")
+        if self.combine == "mean" and not set(self.masks) & set("*?["):
+            raise ValueError(
+                "'combine: mean' averages several files of an image, but 'masks' names one: use a * for the annotator, "
+                "e.g. 'masks/*/{id}.png'"
+            )
+        if self.soft is not None and self.soft in self.ignore:
+            raise ValueError(f"{self.soft} is the value of certain pixels in 'soft' and of ignored ones in 'ignore'")
         if both := set(self.values.values()) & set(self.ignore):
             raise ValueError(f"{min(both)} is the value of a class and of ignored pixels")
         return self
+
+    @property
+    def gives_shares(self) -> bool:
+        """Whether masks hold shares instead of 0 and 1."""
+        return self.soft is not None or self.combine == "mean"
 
     @property
     def class_in_name(self) -> bool:

@@ -20,7 +20,7 @@ from gatemask.data.example import Example
 from gatemask.data.sources import ImageSource, read_source
 from gatemask.data.truth import EncodedMasks
 from gatemask.errors import GatemaskError
-from gatemask.masks.frame import Frame, comp_frame, fit_image, fit_mask
+from gatemask.masks.frame import HALF, Frame, comp_frame, finish_levels, fit_image, fit_mask
 from gatemask.masks.tiling import Origin, cut_tile, scale_image, scaled_size, tile_origins
 from gatemask.parallel import cores, keep_freed_memory, ordered_map
 
@@ -95,34 +95,43 @@ def encode_examples(raw: RawImage, comp: Competition) -> Iterator[Example]:
             expected=raw.masks.size,
             do="Run gatemask data prepare again.",
         )
-    planes = raw.masks.planes() if class_bits(raw.masks) or raw.masks.ignored else None
     if comp.tiles is not None:
         image = scale_image(image, comp.tiles)  # instead of the image, which may be large
-        planes = None if planes is None else fit_mask(planes, Frame((image.shape[0], image.shape[1])))
-        yield from _encode_tiles(raw, image, planes, comp, comp.tiles)
+        levels = _fitted_levels(raw.masks, Frame((image.shape[0], image.shape[1])))
+        yield from _encode_tiles(raw, image, levels, comp, comp.tiles)
         return
     frame = comp_frame(comp)
-    fitted = None if planes is None else fit_mask(planes, frame)
     encoded = encode_image(fit_image(image, frame), comp.records)
-    yield Example(raw.image_id, encoded, encode_mask(fitted, comp), class_bits(raw.masks))
+    yield Example(raw.image_id, encoded, encode_mask(_fitted_levels(raw.masks, frame), comp), class_bits(raw.masks))
+
+
+def _fitted_levels(masks: EncodedMasks, frame: Frame) -> np.ndarray | None:
+    """Return the planes of an image at the size of a frame, uint8 (height, width, planes), 0 to 255; None if empty."""
+    if not (class_bits(masks) or masks.ignored or masks.soft):
+        return None
+    if masks.soft is None:
+        return fit_mask(masks.planes(), frame) * np.uint8(255)
+    levels = fit_image(np.ascontiguousarray(masks.levels()), frame)
+    finish_levels(levels, len(masks.classes), masks.ignored is not None)
+    return levels
 
 
 def _encode_tiles(
-    raw: RawImage, scaled: np.ndarray, mask: np.ndarray | None, comp: Competition, tiles: Tiles
+    raw: RawImage, scaled: np.ndarray, levels: np.ndarray | None, comp: Competition, tiles: Tiles
 ) -> Iterator[Example]:
     """Encode the tiles of an image one by one.
 
     Args:
         raw: The image.
         scaled: Its pixels after scaling, uint8 (height, width, channels).
-        mask: Its planes after scaling, uint8 (height, width, planes), 0 or 1; None if they are empty.
+        levels: Its planes after scaling, uint8 (height, width, planes), 0 to 255; None if they are empty.
         comp: competition.yaml.
         tiles: Section `tiles` of competition.yaml.
     """
     for origin in tile_origins((scaled.shape[0], scaled.shape[1]), tiles.size, tiles.overlap):
-        part = None if mask is None else cut_tile(mask, origin, tiles.size)
+        part = None if levels is None else cut_tile(levels, origin, tiles.size)
         classes = range(len(raw.masks.classes))
-        label = 0 if part is None else sum(1 << number for number in classes if part[:, :, number].any())
+        label = 0 if part is None else sum(1 << number for number in classes if (part[:, :, number] >= HALF).any())
         encoded = encode_image(cut_tile(scaled, origin, tiles.size), comp.records)
         part = part if part is not None and part.any() else None
         yield Example(raw.image_id, encoded, encode_mask(part, comp), label, origin)
@@ -144,17 +153,18 @@ def encode_image(image: np.ndarray, records: Records) -> bytes:
     return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, records.quality])[1].tobytes()
 
 
-def encode_mask(mask: np.ndarray | None, comp: Competition) -> bytes:
+def encode_mask(levels: np.ndarray | None, comp: Competition) -> bytes:
     """Encode a mask as PNG.
 
     Args:
-        mask: uint8 (height, width, planes) at the size of the records, 0 or 1; None if it is empty.
+        levels: uint8 (height, width, planes) at the size of the records, 0 or 255, or shares of 255; None if it is
+            empty.
         comp: competition.yaml.
     """
-    if mask is None:
+    if levels is None:
         height, width = comp.records.shape
         return _empty_mask(comp.planes * height, width)
-    return _png(stack_planes(mask) * 255)
+    return _png(stack_planes(levels))
 
 
 def stack_planes(array: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ class Example(NamedTuple):
     Args:
         image_id: Id of the image.
         image: JPEG or PNG; of other than 1 or 3 channels, a gray PNG with the channels one below the other.
-        mask: Gray PNG, 0 or 255, with the planes one below the other: classes, borders, ignored pixels.
+        mask: Gray PNG, 0 or 255, or shares of 255 if masks are soft, with the planes one below the other: classes,
+            borders, ignored pixels.
         label: Sum of 2 ** c over the classes c that are present: 1 or 0 for one class.
         origin: Position of the tile in the scaled image. Default: the record holds the whole image.
     """

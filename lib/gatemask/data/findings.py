@@ -151,7 +151,8 @@ class MaskSurvey:
             lines.append(
                 f"{_of(len(soft), facts)} masks hold values between 0 and {max(fact.value for fact in soft):g} "
                 f"({100 * share:.2g} % of their pixels), as JPEG compression and soft edges leave them: pixels above "
-                f"{soft[0].half:g}, half of the range, count as mask. labels.threshold sets another value."
+                f"{soft[0].half:g}, half of the range, count as mask. labels.threshold sets another value; labels.soft "
+                "trains on the values as shares."
             )
         if faint := [fact for fact in facts.values() if fact.kind == "faint"]:
             lines.append(

@@ -50,6 +50,7 @@ from gatemask.project import Project
 from gatemask.results.data import ManifestResult
 from gatemask.stage import Stage, Stamp, write_stamp
 
+SOFT_DEFAULTS = {"soft": None, "combine": "union"}
 Copies = list[tuple[ScannedImage, ScannedImage, str]]  # two images and "exact" or "near"
 
 
@@ -152,7 +153,7 @@ def _write_manifest(
         )
     truth = _test_truth(files, raw, comp, sizes_of(images, comp, "test"))
     (project.data / "manifest.json").unlink(missing_ok=True)  # the tables below are replaced one by one
-    outputs = write_tables(project.data, comp, images, labels.masks, truth, copies)
+    outputs = write_tables(project.data, comp, images, labels, truth, copies)
     result = ManifestResult(
         images=len(train),
         positives=sum(image.label for image in train),
@@ -248,6 +249,10 @@ def _settings(comp: Competition) -> str:
     kept_apart = {"objects": True} if comp.objects is not None else {}
     separated = {"exclusive": True} if comp.exclusive and len(comp.classes) > 1 else {}
     settings = comp.model_dump(include=sections)
+    for labels in (settings["labels"], (settings["test"] or {}).get("labels") or {}):
+        for name, default in SOFT_DEFAULTS.items():  # added later: manifests without them stay current
+            if labels.get(name) == default:
+                labels.pop(name, None)
     return fingerprint({**settings, **kept_apart, **separated, "sample": comp.submission.sample})
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from gatemask.config import MANIFEST_COLUMNS, Competition
 from gatemask.console import table
 from gatemask.data.annotations import Annotations
+from gatemask.data.parsed_labels import ParsedLabels
 from gatemask.data.scan import Problems, ScannedImage
 from gatemask.data.truth import write_masks
 from gatemask.errors import GatemaskError
@@ -34,7 +35,7 @@ def write_tables(
     folder: Path,
     comp: Competition,
     images: list[ScannedImage],
-    masks: Annotations,
+    labels: ParsedLabels,
     truth: Annotations | None,
     copies: Sequence[tuple[ScannedImage, ScannedImage, str]],
 ) -> list[Path]:
@@ -61,11 +62,11 @@ def write_tables(
     train_ids = {image.image_id for image in images if image.split == "train"}
     pairs = sorted((a.image_id, a.split, b.image_id, b.split, kind) for a, b, kind in copies)
     copied = pd.DataFrame(pairs, columns=["image_id", "split", "other_id", "other_split", "kind"])
-    train_masks = {image_id: text for image_id, text in masks.items() if image_id in train_ids}
+    train_masks = {image_id: rows for image_id, rows in labels.masks.items() if image_id in train_ids}
     outputs = [
         write_text(folder / "manifest.csv", frame.to_csv(index=False, lineterminator="\n")),
         write_text(folder / "duplicates.csv", copied.to_csv(index=False, lineterminator="\n")),
-        write_masks(folder / "masks.csv", train_masks),
+        write_masks(folder / "masks.csv", train_masks, labels.soft),
     ]
     (folder / "test_masks.csv").unlink(missing_ok=True)
     if truth is not None:

@@ -57,8 +57,9 @@ class MaskFacts:
             where=where,
             received=self.doubt,
             expected="0 for background and one value, such as 1 or 255, for the mask",
-            do="If values are classes, objects or ignored pixels, set labels.values, numbered or ignore. Otherwise set "
-            "labels.threshold: every pixel with a value above it, in any color, is mask; or convert the masks.",
+            do="If values are classes, objects, shares of annotators or ignored pixels, set labels.values, numbered, "
+            "soft or ignore. Otherwise set labels.threshold: every pixel with a value above it, in any color, is mask; "
+            "or convert the masks.",
         )
 
 

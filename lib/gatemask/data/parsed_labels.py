@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from gatemask.config import Competition
@@ -50,12 +51,15 @@ class ParsedLabels(NamedTuple):
         masks: Masks of each labeled image, none for an empty one; at most one per class, unless objects are wanted.
         problems: Image id, place and complaint of each unusable label; its image is not in `masks`.
         alone: Mask files that belong to no image, below the raw folder. Default: none.
+        soft: Shares of the classes of each image, as masks.csv stores them; only for labels that give shares, of images
+            with a pixel above 0. Default: none.
         found: Ids of images that have a label, usable or not; the others are in `masks` only if `missing` is empty.
     """
 
     masks: dict[str, list[Annotation]]
     problems: list[tuple[str, str, str]]
     alone: Sequence[str] = ()
+    soft: Mapping[str, str] = MappingProxyType({})
     found: frozenset[str] = frozenset()
 
 

@@ -20,12 +20,14 @@ from gatemask.data.findings import MaskSurvey
 from gatemask.data.ids import DEFAULT, normalize, without_extension
 from gatemask.data.image_files import ImageFile, MaskOwners
 from gatemask.data.joins import IdList, examples, join_ids
-from gatemask.data.mask_values import ValueSurvey
+from gatemask.data.mask_values import ShareSurvey, ValueSurvey
 from gatemask.data.parsed_labels import ImageSizes, ParsedLabels, Size, Wanted
-from gatemask.data.readers import inspect_mask, list_images, read_mask_values
-from gatemask.data.truth import IGNORED, Annotation
+from gatemask.data.readers import inspect_mask, list_images, read_mask_shares, read_mask_values
+from gatemask.data.shares import Shares
+from gatemask.data.truth import IGNORED, Annotation, encode_shares
 from gatemask.errors import GatemaskError, StorageError, nearest
 from gatemask.masks import rle
+from gatemask.masks.frame import HALF
 
 
 class MaskFiles(NamedTuple):
@@ -66,6 +68,7 @@ def read_png_labels(
     reader = _MaskReader(labels, files, sizes, wanted)
     ids = [image.image_id for image in images]
     masks: dict[str, list[Annotation]] = {}
+    soft: dict[str, str] = {}
     problems = []
     with ThreadPoolExecutor() as pool:
         for image_id, read in zip(ids, progress(pool.map(reader.read, ids), "masks", len(ids)), strict=True):
@@ -73,9 +76,22 @@ def read_png_labels(
                 place = Path(str(read.details["where"])).relative_to(raw).as_posix()
                 problems.append((image_id, place, read.short()))
             elif read is not None:
-                masks[image_id] = read
+                masks[image_id] = read.annotations
+                soft |= {image_id: read.shares} if read.shares else {}
     reader.report()
-    return ParsedLabels(masks, problems, files.alone)
+    return ParsedLabels(masks, problems, files.alone, soft)
+
+
+class _ImageMasks(NamedTuple):
+    """What the mask files of an image say.
+
+    Args:
+        annotations: Masks and ignored pixels.
+        shares: Shares, from `encode_shares`. Default: none.
+    """
+
+    annotations: list[Annotation]
+    shares: str = ""
 
 
 class _MaskReader:
@@ -93,6 +109,7 @@ class _MaskReader:
         self._valued = bool(labels.values or labels.ignore or labels.numbered)
         self._surveys = {name: MaskSurvey(labels) for name in files.by_class}
         self._value_surveys = {name: ValueSurvey(labels) for name in files.by_class}
+        self._shares = ShareSurvey(labels)
 
     def report(self) -> None:
         """Print what is peculiar about the files.
@@ -100,32 +117,72 @@ class _MaskReader:
         Raises:
             GatemaskError: It is not clear what the values of mask files mean.
         """
+        if self._labels.gives_shares:
+            self._shares.report(self._wanted.complete)
+        if self._labels.soft is not None:
+            return
         for survey in self._value_surveys.values() if self._valued else self._surveys.values():
             survey.report()
 
-    def read(self, image_id: str) -> list[Annotation] | GatemaskError | None:
+    def read(self, image_id: str) -> _ImageMasks | GatemaskError | None:
         """Return the masks of an image; the error that makes them unusable; or None without a file."""
         paths = {name: files[image_id] for name, files in self._files.by_class.items() if image_id in files}
         if not paths:
             return None
         if (size := self._sizes.get(image_id)) is None:
-            return []  # of an image that could not be read: it is reported as such
-        planes: dict[str, np.ndarray] = {}
-        objects: list[Annotation] = []
-        ignored = np.zeros(size, bool)
+            return _ImageMasks([])  # of an image that could not be read: it is reported as such
         try:
-            for file_class, several in paths.items():
-                for path in several:
-                    self._read_file(path, file_class, size, planes, objects, ignored)
+            if self._labels.gives_shares:
+                return self._read_shares(paths, size)
+            return _ImageMasks(self._read_masks(paths, size))
         except StorageError:  # of the machine: the file may be sound
             raise
         except GatemaskError as error:
             return error
+
+    def _read_shares(self, paths: dict[str, list[Path]], size: Size) -> _ImageMasks:
+        """Return the shares of an image; a pixel is unknown where no file of some class knows it."""
+        classes = self._wanted.classes
+        levels, ignored = np.zeros((*size, len(classes)), np.uint8), np.zeros(size, bool)
+        for file_class, several in paths.items():
+            names = [file_class] if file_class else list(classes) if self._labels.values else list(classes[:1])
+            combined = Shares(size, len(names), self._labels.combine)
+            for path in several:
+                combined.add(*self._shares_of_file(path, file_class, size))
+            self._shares.add_image(len(several))
+            levels[:, :, [classes.index(name) for name in names]] = combined.levels
+            ignored |= ~combined.known
+        levels[ignored] = 0
+        united = [Annotation(name, rle.encode(levels[:, :, index] >= HALF)) for index, name in enumerate(classes)]
+        found = [annotation for annotation in [*united, Annotation(IGNORED, rle.encode(ignored))] if annotation.rle]
+        return _ImageMasks(found, encode_shares(levels) if levels.any() else "")
+
+    def _shares_of_file(self, path: Path, file_class: str, size: Size) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shares of a file, float32 (height, width, classes), and where they are known, bool."""
+        if self._labels.soft is None:
+            planes: dict[str, np.ndarray] = {}
+            void = np.zeros(size, bool)
+            self._read_file(path, file_class, size, planes, None, void)
+            return np.stack(list(planes.values()), axis=2).astype(np.float32), ~void
+        values = read_mask_shares(path, self._wanted.upright)
+        _require_size(values, size, path)
+        known = ~np.isin(values, self._labels.ignore)
+        self._shares.add(path, np.where(known, values, 0))
+        return (values / np.float32(self._labels.soft))[:, :, None], known
+
+    def _read_masks(self, paths: dict[str, list[Path]], size: Size) -> list[Annotation]:
+        """Return the masks of an image: united by class, or each object."""
+        planes: dict[str, np.ndarray] = {}
+        objects: list[Annotation] | None = [] if self._wanted.objects else None
+        ignored = np.zeros(size, bool)
+        for file_class, several in paths.items():
+            for path in several:
+                self._read_file(path, file_class, size, planes, objects, ignored)
         classes = self._wanted.classes
         united = [Annotation(name, rle.encode(planes[name] & ~ignored)) for name in classes if name in planes]
         order = {name: number for number, name in enumerate(classes)}
-        objects.sort(key=lambda annotation: order[annotation.class_name])
-        found = [*objects, *united, Annotation(IGNORED, rle.encode(ignored))]
+        kept_apart = sorted(objects or [], key=lambda annotation: order[annotation.class_name])
+        found = [*kept_apart, *united, Annotation(IGNORED, rle.encode(ignored))]
         return [annotation for annotation in found if annotation.rle]
 
     def _read_file(
@@ -134,7 +191,7 @@ class _MaskReader:
         file_class: str,
         size: Size,
         planes: dict[str, np.ndarray],
-        objects: list[Annotation],
+        objects: list[Annotation] | None,
         ignored: np.ndarray,
     ) -> None:
         """Add the masks of a file to those of its image: to `objects` if they are kept apart, else to `planes`."""
@@ -151,13 +208,13 @@ class _MaskReader:
             self._value_surveys[file_class].add(path, values)
             void = np.isin(values, labels.ignore)
             ignored |= void
-            if labels.numbered and self._wanted.objects:
+            if labels.numbered and objects is not None:
                 objects += [Annotation(only, text) for text in encode_numbered(np.where(void, 0, values))]
                 return
             named = {name: labels.values[name] for name in self._wanted.classes} if labels.values else {}
             masks = {name: values == value for name, value in named.items()} or {only: (values > 0) & ~void}
         for name, mask in masks.items():
-            if self._wanted.objects:
+            if objects is not None:
                 objects.append(Annotation(name, rle.encode(mask)))
             else:
                 planes[name] = planes[name] | mask if name in planes else mask

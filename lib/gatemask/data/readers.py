@@ -16,7 +16,7 @@ from gatemask.data.dicom import is_dicom, read_dicom, read_tags
 from gatemask.data.headers import TIFF
 from gatemask.data.listing import list_images
 from gatemask.data.mask_files import MaskFacts, interpret_mask
-from gatemask.data.mask_values import stored_values
+from gatemask.data.mask_values import stored_shares, stored_values
 from gatemask.data.pictures import decode_picture
 from gatemask.data.stored import ImageFacts, StoredImage, Window, facts_of, show, turn_upright
 from gatemask.data.tiff import decode_tiff
@@ -154,6 +154,23 @@ def read_mask_values(path: Path, upright: bool = False) -> np.ndarray:
         GatemaskError: The file cannot be read, or holds colors, fractions or negative numbers.
     """
     values, orientation = _read_mask_file(path, lambda stored: stored_values(stored, path))
+    return turn_upright(values, orientation) if upright else values
+
+
+def read_mask_shares(path: Path, upright: bool = False) -> np.ndarray:
+    """Read a soft mask file.
+
+    Args:
+        path: PNG, TIFF or other image file.
+        upright: Whether to rotate as the file's orientation says. Default: False, pixels as stored.
+
+    Returns:
+        float32 (height, width): gray values as they are stored, finite, none below 0.
+
+    Raises:
+        GatemaskError: The file cannot be read, or holds colors or negative numbers.
+    """
+    values, orientation = _read_mask_file(path, lambda stored: stored_shares(stored, path))
     return turn_upright(values, orientation) if upright else values
 
 

@@ -12,6 +12,7 @@ from gatemask.data.encode import class_bits, origins_of
 from gatemask.data.example import EncodedExample
 from gatemask.data.split import read_manifest
 from gatemask.data.truth import Masks
+from gatemask.masks.frame import HALF
 from gatemask.masks.tiling import Origin
 from gatemask.project import Project
 
@@ -77,7 +78,7 @@ class RecordSurvey:
         if not example.label:
             return 0
         planes = _decode(example.mask).reshape(self._comp.planes, *self._comp.records.shape)
-        return sum(1 << number for number in range(len(self._comp.classes)) if planes[number].any())
+        return sum(1 << number for number in range(len(self._comp.classes)) if (planes[number] >= HALF).any())
 
     def _complaint(self, example: EncodedExample) -> str | None:
         comp, (height, width) = self._comp, self._comp.records.shape

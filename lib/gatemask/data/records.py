@@ -216,6 +216,8 @@ def _made_from(project: Project, comp: Competition) -> dict[str, object]:
         made_from["tiles"] = comp.tiles.model_dump(mode="json")
     if has_other_files(comp):
         made_from["files"] = comp.train.model_dump(mode="json", include={"images", "stack"})
+    if comp.has_soft:
+        made_from["soft"] = True
     if comp.planes > 1:
         borders, ignored = comp.outputs - len(comp.classes), int(comp.has_ignored)
         made_from["planes"] = [*comp.classes, *["border"] * borders, *["ignored"] * ignored]

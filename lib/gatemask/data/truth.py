@@ -1,16 +1,20 @@
 """The table of true masks, masks.csv: written once, and decoded image by image when needed.
 
 One row per image and class, or one per object where the competition has objects. Masks are run-length encoded
-(`rle.INTERNAL`) at the image's own size. Ignored pixels are rows of a class of their own.
+(`rle.INTERNAL`) at the image's own size. Ignored pixels are rows of a class of their own. Where labels give shares,
+masks are the pixels from half on, and one more row of each image holds the shares that networks learn.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -26,6 +30,7 @@ from gatemask.stage import require_unchanged
 from gatemask.storage import storage_errors
 
 IGNORED = "~ignored"  # class of the pixels that are neither trained on nor scored
+SOFT = "~soft"  # class of the row that holds an image's shares
 REACH = 2  # pixels of the records within which two objects touch
 
 Size = tuple[int, int]
@@ -43,16 +48,62 @@ class Annotation(NamedTuple):
     rle: str
 
 
-def write_masks(path: Path, masks: Mapping[str, Sequence[Annotation]]) -> Path:
+def write_masks(
+    path: Path, masks: Mapping[str, Sequence[Annotation]], soft: Mapping[str, str] = MappingProxyType({})
+) -> Path:
     """Write masks.csv: image_id, class, rle; only what has pixels.
 
     Args:
         path: Path of the CSV.
         masks: Annotations by image id, in the order in which they are written.
+        soft: Shares by image id, from `encode_shares`. Default: none.
     """
-    rows = [(name, *annotation) for name in sorted(masks) for annotation in masks[name]]
+    rows: list[tuple[str, str, str]] = []
+    for name in sorted(masks):
+        rows += [(name, *annotation) for annotation in masks[name]]
+        rows += [(name, SOFT, soft[name])] if name in soft else []
     frame = pd.DataFrame(rows, columns=["image_id", "class", "rle"])
     return write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def encode_shares(levels: np.ndarray) -> str:
+    """Return the text of a row of shares: a PNG of the classes, one below the other, in base64.
+
+    Args:
+        levels: Shares of 255, uint8 (height, width, classes).
+    """
+    height, width, classes = levels.shape
+    stacked = np.moveaxis(levels, 2, 0).reshape(classes * height, width)
+    return base64.b64encode(cv2.imencode(".png", stacked)[1].tobytes()).decode()
+
+
+def decode_shares(text: str, size: Size, classes: int, where: object = None) -> np.ndarray:
+    """Return the shares of a row, uint8 (height, width, classes).
+
+    Args:
+        text: Result of `encode_shares`; "" for zeros.
+        size: Height and width of the image, in pixels.
+        classes: Number of classes.
+        where: Place of the row, for errors. Default: unknown.
+
+    Raises:
+        GatemaskError: The text does not hold such shares.
+    """
+    if not text:
+        return np.zeros((*size, classes), np.uint8)
+    try:
+        stacked = cv2.imdecode(np.frombuffer(base64.b64decode(text, validate=True), np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (ValueError, cv2.error):
+        stacked = None
+    if stacked is None or stacked.shape != (classes * size[0], size[1]):
+        raise GatemaskError(
+            "The shares of a soft mask cannot be read.",
+            where=where,
+            received="no image" if stacked is None else f"{stacked.shape[0]} x {stacked.shape[1]} pixels",
+            expected=f"{classes} planes of {size[0]} x {size[1]} pixels",
+            do="Run gatemask data prepare again.",
+        )
+    return np.moveaxis(stacked.reshape(classes, *size), 0, 2)
 
 
 class EncodedMasks(NamedTuple):
@@ -63,12 +114,24 @@ class EncodedMasks(NamedTuple):
         classes: Encodings of each class: one, or one per object.
         ignored: Encodings of the pixels to ignore; None for a competition without such pixels.
         reach: Distance in pixels within which two objects touch; 0 for masks without a plane of borders.
+        soft: Shares of the classes, from `encode_shares`; "" if all are 0, None for a competition without shares.
     """
 
     size: Size
     classes: tuple[tuple[str, ...], ...]
     ignored: tuple[str, ...] | None = None
     reach: int = 0
+    soft: str | None = None
+
+    def levels(self) -> np.ndarray:
+        """Return the planes that networks of soft masks learn, in the order of `planes`.
+
+        Returns:
+            uint8 (height, width, planes), shares of 255.
+        """
+        levels = self.planes().astype(np.uint8) * np.uint8(255)
+        levels[:, :, : len(self.classes)] = decode_shares(self.soft or "", self.size, len(self.classes))
+        return levels
 
     def planes(self) -> np.ndarray:
         """Return the planes that networks learn: classes, then borders between objects, then ignored pixels.
@@ -96,6 +159,7 @@ class Masks:
         scoring_size: Height and width at which masks are scored. Default: each image's own size.
         has_ignored: Whether `planes` end with the ignored pixels. Default: False.
         reach: Distance within which two objects touch, by image size; None for `planes` without borders.
+        has_soft: Whether networks learn shares. Default: False.
 
     Raises:
         GatemaskError: The file is missing, cut short, edited, or holds other classes.
@@ -109,11 +173,12 @@ class Masks:
         scoring_size: Size | None = None,
         has_ignored: bool = False,
         reach: _Reach | None = None,
+        has_soft: bool = False,
     ) -> None:
         self.classes = tuple(classes)
         self._path, self._sizes, self._scoring_size = path, sizes, scoring_size
-        self._has_ignored, self._reach = has_ignored, reach
-        self._classes, self._ignored = _read_texts(path, self.classes)
+        self._has_ignored, self._reach, self._has_soft = has_ignored, reach, has_soft
+        self._classes, self._ignored, self._soft = _read_texts(path, self.classes)
 
     @classmethod
     def of(cls, project: Project, comp: Competition, file: str = "masks.csv") -> Masks:
@@ -136,7 +201,9 @@ class Masks:
             sizes = comp.image.size
         border = comp.objects is not None and comp.objects.border
         reach = _Reach(comp.records.shape, comp.tiles.scale if comp.tiles else None) if border else None
-        return cls(project.data / file, sizes, comp.classes, comp.image.scoring_size, comp.has_ignored, reach)
+        return cls(
+            project.data / file, sizes, comp.classes, comp.image.scoring_size, comp.has_ignored, reach, comp.has_soft
+        )
 
     def image_size(self, image_id: str) -> Size:
         """Return height and width of an image, in pixels.
@@ -167,6 +234,7 @@ class Masks:
             self._texts(image_id),
             self._ignored.get(image_id, ()) if self._has_ignored else None,
             self._reach.pixels(size) if self._reach else 0,
+            self._soft.get(image_id, "") if self._has_soft else None,
         )
 
     def planes(self, image_id: str) -> np.ndarray:
@@ -232,8 +300,8 @@ class _Reach(NamedTuple):
 
 def _read_texts(
     path: Path, classes: Sequence[str]
-) -> tuple[dict[str, tuple[tuple[str, ...], ...]], dict[str, tuple[str, ...]]]:
-    """Return the encodings of each image by class, and those of ignored pixels."""
+) -> tuple[dict[str, tuple[tuple[str, ...], ...]], dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return the encodings of each image by class, those of ignored pixels, and shares."""
     do = "Run gatemask data prepare: it is made again."
     if (stamp := path.with_name("manifest.json")).exists():
         require_unchanged(stamp, path, do)  # a mask that a cut-short file lacks would count as empty
@@ -247,9 +315,12 @@ def _read_texts(
     index = {name: number for number, name in enumerate(classes)}
     by_class: dict[str, list[list[str]]] = {}
     ignored: dict[str, list[str]] = {}
+    soft: dict[str, str] = {}
     for image_id, name, text in rows:
         number = 0 if len(classes) == 1 and name != IGNORED else index.get(name)
-        if name == IGNORED:
+        if name == SOFT:
+            soft[image_id] = text
+        elif name == IGNORED:
             ignored.setdefault(image_id, []).append(text)
         elif number is not None:
             by_class.setdefault(image_id, [[] for _ in classes])[number].append(text)
@@ -260,6 +331,7 @@ def _read_texts(
     return (
         {image_id: tuple(map(tuple, lists)) for image_id, lists in by_class.items()},
         {image_id: tuple(texts) for image_id, texts in ignored.items()},
+        soft,
     )
 
 

@@ -23,7 +23,7 @@ from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.inference.images import DecodedImage, InputSize, stack_images
 from gatemask.masks import rule as rules
-from gatemask.masks.frame import comp_frame, resize_map, restore_map
+from gatemask.masks.frame import HALF, comp_frame, resize_map, restore_map
 from gatemask.masks.metrics import dice_of_masks
 from gatemask.masks.rule_files import of_values
 from gatemask.project import Project
@@ -155,7 +155,7 @@ def _pieces(project: Project, comp: Competition, ids: Sequence[str]) -> list[_Pi
     for index in chosen:
         planes = decode_example(examples[index], layout).mask
         assert planes is not None
-        mask = np.moveaxis(planes[:classes] > 0, 0, 2)
+        mask = np.moveaxis(planes[:classes] >= HALF, 0, 2)
         pieces.append(_Piece(examples[index].image_id, places[index], mask.shape[:2], mask))
     return pieces
 

@@ -16,7 +16,8 @@ from gatemask.config import Augment
 from gatemask.input import color, geometry
 from gatemask.input.color import ColorChange
 from gatemask.input.geometry import Geometry
-from gatemask.masks.frame import resize
+from gatemask.input.layout import Layout
+from gatemask.masks.frame import finish_levels, resize
 
 BATCH_STEPS = ("mixup", "cutmix")  # act on batches, see mix.py
 
@@ -108,26 +109,30 @@ def augment_into(
     numbers: np.ndarray,
     out: np.ndarray,
     out_mask: np.ndarray | None,
-    classes: int | None = None,
+    layout: Layout | None = None,
 ) -> None:
     """Augment an image that `shrink_to_size` returned, into existing arrays.
 
     Args:
         image: Image, uint8 (h, w, channels).
-        mask: Mask, uint8 (planes, h, w), 0 or 255; None for an empty one.
+        mask: Mask, uint8 (planes, h, w), 0 or 255, or levels between if it is soft; None for an empty one.
         steps: Steps to apply.
         numbers: Random numbers of the image, a row of `draw_numbers`.
         out: Receives the image, uint8 (height, width, channels), C-contiguous.
-        out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1; None to make no mask.
-        classes: Number of planes that `zoom_to_mask` looks at, from the first on. Default: all.
+        out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1, or 0 to 255 if it is soft; None to make no
+            mask.
+        layout: Planes of the mask. Default: classes of 0 and 1, all of which `zoom_to_mask` looks at.
     """
     size = (out.shape[0], out.shape[1])
+    soft, classes = layout is not None and layout.soft, None if layout is None else layout.classes
     start = geometry.resize_geometry(image.shape, size, None if mask is None else mask[:classes])
     drawn_geometry, color_change = draw_parameters(steps, start, numbers)
     drawn_geometry.align()
     geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:
-        geometry.resample_mask(mask, drawn_geometry, out_mask)
+        geometry.resample_mask(mask, drawn_geometry, out_mask, cut=not soft)
+        if layout is not None and soft:
+            finish_levels(out_mask, layout.classes, layout.ignored)
     color.apply_color(out, color_change)
 
 

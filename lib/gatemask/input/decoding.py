@@ -130,8 +130,8 @@ def cache_key(example: EncodedExample, layout: Layout, with_mask: bool) -> Cache
         layout: Channels and planes of the records.
         with_mask: Whether the mask is requested.
     """
-    # An image without any class may still have pixels that are ignored.
-    return example.key, with_mask and (example.label != 0 or layout.ignored)
+    # An image without any class may still have pixels that are ignored, or shares below half.
+    return example.key, with_mask and (example.label != 0 or layout.ignored or layout.soft)
 
 
 _shared: Decoder | None = None

@@ -264,13 +264,14 @@ def resample(image: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
         quadrants.warp(image, geometry.matrix, flat)
 
 
-def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray) -> None:
+def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray, cut: bool = True) -> None:
     """Resample all planes of a mask once.
 
     Args:
         mask: Mask as stored, uint8 (planes, h, w), 0 or 255; None for an empty one.
         geometry: Parameters from `draw_parameters`.
         out: Receives the result, uint8 (height, width, planes), 0 or 1.
+        cut: Whether to cut levels at half; without, `out` receives levels from 0 to 255. Default: True.
     """
     out[:] = 0
     if mask is None:
@@ -283,12 +284,21 @@ def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray) 
         if not by_box or width * height > LARGE_MASK * plane.size:
             resampled = np.empty((*geometry.size, 1), np.uint8)
             resample(plane[:, :, None], geometry, resampled)
-            np.greater_equal(resampled[:, :, 0], HALF, out=out[:, :, index].view(bool))
+            _store(resampled[:, :, 0], out[:, :, index], cut)
         else:
-            _resample_box(plane, (x, y, width, height), geometry, out[:, :, index])
+            _resample_box(plane, (x, y, width, height), geometry, out[:, :, index], cut)
 
 
-def _resample_box(plane: np.ndarray, box: tuple[int, int, int, int], geometry: Geometry, out: np.ndarray) -> None:
+def _store(levels: np.ndarray, out: np.ndarray, cut: bool) -> None:
+    if cut:
+        np.greater_equal(levels, HALF, out=out.view(bool))
+    else:
+        out[:] = levels
+
+
+def _resample_box(
+    plane: np.ndarray, box: tuple[int, int, int, int], geometry: Geometry, out: np.ndarray, cut: bool
+) -> None:
     """Resample a plane's bounding box (x, y, width, height) alone, with a border for interpolation: masks are small."""
     x, y, width, height = box
     corners = _map_corners(geometry.matrix, x - 1, y - 1, width + 2, height + 2)
@@ -299,7 +309,7 @@ def _resample_box(plane: np.ndarray, box: tuple[int, int, int, int], geometry: G
     matrix = geometry.matrix.copy()
     matrix[:2, 2] += matrix[:2, :2] @ (x, y) - (left, top)
     part = cv2.warpAffine(plane[y : y + height, x : x + width], matrix[:2], (int(right - left), int(bottom - top)))
-    np.greater_equal(part, HALF, out=out[top:bottom, left:right].view(bool))
+    _store(part, out[top:bottom, left:right], cut)
 
 
 def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:

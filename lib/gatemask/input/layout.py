@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatemask.config import Competition
+from gatemask.masks.frame import HALF
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Layout:
         border: Whether masks have a plane of the borders between touching objects. Default: False.
         ignored: Whether masks have a last plane of pixels that are neither trained on nor scored. Default: False.
         exclusive: Whether a pixel belongs to at most one class. Default: False.
+        soft: Whether masks hold shares: batches then hold levels of 255 in all planes, instead of 0 and 1. Default:
+            False.
     """
 
     channels: int = 1
@@ -26,6 +29,7 @@ class Layout:
     border: bool = False
     ignored: bool = False
     exclusive: bool = False
+    soft: bool = False
 
     @classmethod
     def of(cls, comp: Competition) -> Layout:
@@ -36,6 +40,7 @@ class Layout:
             border=comp.outputs > len(comp.classes),
             ignored=comp.has_ignored,
             exclusive=comp.exclusive,
+            soft=comp.has_soft,
         )
 
     @property
@@ -47,6 +52,16 @@ class Layout:
     def planes(self) -> int:
         """Number of planes of a mask."""
         return self.outputs + self.ignored
+
+    @property
+    def full(self) -> int:
+        """Level of a pixel in a batch that is mask for certain."""
+        return 255 if self.soft else 1
+
+    @property
+    def half(self) -> int:
+        """Lowest level of a pixel in a batch that counts as mask where masks are 0 or 1."""
+        return HALF if self.soft else 1
 
     def present(self, label: int) -> np.ndarray:
         """Return which classes the label of a record contains, float32 (classes,), 0 or 1.

@@ -14,6 +14,7 @@ import numpy as np
 
 from gatemask.config import Mix
 from gatemask.input.augment import BATCH_STEPS, AugmentationStep
+from gatemask.input.layout import ONE_CLASS, Layout
 
 
 class ImageBatch(NamedTuple):
@@ -21,7 +22,7 @@ class ImageBatch(NamedTuple):
 
     Args:
         images: Images, uint8 (b, h, w, channels).
-        masks: Masks, uint8 (b, h, w, planes), 0 or 1; None if they are not needed.
+        masks: Masks, uint8 (b, h, w, planes), 0 or 1, or 0 to 255 if they are soft; None if they are not needed.
         labels: Share of a mask in each image: of any class, float32 (b, 1), or of each, (b, classes); 0 or 1 before
             mixing.
     """
@@ -37,7 +38,7 @@ def mixing_needs_masks(steps: Sequence[AugmentationStep]) -> bool:
 
 
 def mix_batch(
-    batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.random.Generator, classes: int = 1
+    batch: ImageBatch, steps: Sequence[AugmentationStep], rng: np.random.Generator, layout: Layout = ONE_CLASS
 ) -> ImageBatch:
     """Mix a batch by the `mixup` and `cutmix` steps among `steps`.
 
@@ -50,7 +51,7 @@ def mix_batch(
         batch: Batch to mix; its arrays are not modified.
         steps: All steps of `augment:`.
         rng: Random generator.
-        classes: Number of planes of the masks that show classes, from the first on. Default: 1.
+        layout: Planes of the masks. Default: one class.
 
     Returns:
         A new batch, or `batch` itself if there is nothing to mix.
@@ -72,7 +73,7 @@ def mix_batch(
             if name == "mixup":
                 _blend(batch, mixed, index, partner, share)
             else:
-                _paste(batch, mixed, index, partner, share, place, classes)
+                _paste(batch, mixed, index, partner, share, place, layout)
     return mixed
 
 
@@ -90,12 +91,12 @@ def _blend(batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share
 
 
 def _paste(
-    batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float, place: np.ndarray, classes: int
+    batch: ImageBatch, mixed: ImageBatch, index: int, partner: int, share: float, place: np.ndarray, layout: Layout
 ) -> None:
     """Replace a window of 1 - `share` of the area by the same window of the partner."""
     assert batch.masks is not None and mixed.masks is not None
     labels = batch.labels.shape[1]
-    if any(((batch.labels[i] > 0) & ~_visible(batch.masks[i, :, :, :classes], labels)).any() for i in (index, partner)):
+    if any(((batch.labels[i] > 0) & ~_visible(batch.masks[i], labels, layout)).any() for i in (index, partner)):
         return
     size = np.array(batch.images.shape[1:3])
     height, width = (round(side * (1 - share) ** 0.5) for side in size.tolist())
@@ -103,9 +104,10 @@ def _paste(
     window = np.s_[y : y + height, x : x + width]
     mixed.images[index][window] = batch.images[partner][window]
     mixed.masks[index][window] = batch.masks[partner][window]
-    mixed.labels[index] = _visible(mixed.masks[index, :, :, :classes], labels)
+    mixed.labels[index] = _visible(mixed.masks[index], labels, layout)
 
 
-def _visible(mask: np.ndarray, labels: int) -> np.ndarray:
-    """Return whether a mask (h, w, classes) shows each class, bool (classes,), or any, (1,), for a single label."""
+def _visible(planes: np.ndarray, labels: int, layout: Layout) -> np.ndarray:
+    """Return whether a mask (h, w, planes) shows each class, bool (classes,), or any, (1,), for a single label."""
+    mask = planes[:, :, : layout.classes] >= layout.half
     return np.asarray(mask.any(axis=(0, 1)) if labels > 1 else [mask.any()])

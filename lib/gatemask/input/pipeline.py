@@ -100,8 +100,8 @@ def training_batches(
 
     Returns:
         A dataset of known length and static shapes that yields images, uint8 (b, h, w, channels), and targets: masks,
-        uint8 (b, h, w, planes), 0 or 1, for a mask network; labels, float32 (b, 1) or (b, classes), for a gate. An
-        image that cannot be decoded raises, see `original_errors`.
+        uint8 (b, h, w, planes), from 0 to `layout.full`, for a mask network; labels, float32 (b, 1) or (b, classes),
+        for a gate. An image that cannot be decoded raises, see `original_errors`.
     """
     source = record_source(examples, exp, layout, exp.augment)
     numbers = range(start, len(order) // batch_size if stop is None else stop)

@@ -110,13 +110,13 @@ class RecordSource:
             seed: Seed of the batch.
         """
         # One more number, so that this generator differs from that of `fill`.
-        return mix_batch(batch, self.steps, np.random.default_rng([*seed, 1]), self.decoder.layout.classes)
+        return mix_batch(batch, self.steps, np.random.default_rng([*seed, 1]), self.decoder.layout)
 
     def _fill_slot(self, batch: ImageBatch, slot: int, index: int, numbers: np.ndarray) -> None:
         example, layout = self.examples[index], self.decoder.layout
         image, mask = self.decoder.decode(example, self.decodes_masks)
         out_mask = None if batch.masks is None else batch.masks[slot]
-        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, layout.classes)
+        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, layout)
         batch.labels[slot] = example.label > 0 if self.labels == 1 else layout.present(example.label)
 
     def _sizes(self, batch_size: int) -> tuple[int, int, int]:

@@ -144,6 +144,30 @@ def fit_mask(mask: np.ndarray, frame: Frame) -> np.ndarray:
     return np.stack([fit_plane(plane) for plane in np.moveaxis(mask, 2, 0)], axis=2).astype(np.uint8, order="C")
 
 
+def finish_levels(levels: np.ndarray, classes: int, ignored: bool) -> None:
+    """Turn planes of soft masks that were interpolated into planes that networks learn, in place.
+
+    Shares of classes stay; the other planes become 0 or 255 again. Beside ignored pixels, whose share is unknown, a
+    share is that of the known part of its pixel.
+
+    Args:
+        levels: uint8 (height, width, planes), 0 to 255: classes, then borders, then ignored pixels.
+        classes: Number of classes.
+        ignored: Whether the last plane holds ignored pixels.
+
+    >>> levels = np.array([[[96, 64], [96, 192]]], np.uint8)
+    >>> finish_levels(levels, 1, True)
+    >>> levels.tolist()
+    [[[128, 0], [0, 255]]]
+    """
+    if ignored and levels[:, :, -1].any():
+        known = 255 - levels[:, :, -1:].astype(np.float32)
+        shares = np.minimum(levels[:, :, :classes] / np.maximum(known, 1), 1)
+        levels[:, :, :classes] = np.rint(255 * shares * (known > 255 - HALF))
+    for plane in range(classes, levels.shape[2]):
+        levels[:, :, plane] = np.where(levels[:, :, plane] >= HALF, 255, 0)
+
+
 def restore_map(
     small_map: np.ndarray, frame: Frame, image_size: tuple[int, int], size: tuple[int, int] | None = None
 ) -> np.ndarray:

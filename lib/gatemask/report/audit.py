@@ -16,7 +16,7 @@ from gatemask.data.groups import group_names
 from gatemask.data.ids import ADVICE, DEFAULT, IdRule, SharedIdError, train_rule
 from gatemask.data.joins import IdList, join_ids
 from gatemask.data.tables import parse_area, read_table
-from gatemask.data.truth import IGNORED
+from gatemask.data.truth import IGNORED, SOFT
 from gatemask.errors import GatemaskError
 from gatemask.plots.audit import FoldBars, draw_audit, draw_audit_panels
 from gatemask.plots.style import save
@@ -192,7 +192,7 @@ def _classes(data: Path | None) -> dict[str, set[str]] | None:
     read = read_table(data / "masks.csv", ["image_id", "class"])
     classes: dict[str, set[str]] = {}
     for image_id, name in zip(read.column("image_id"), read.column("class"), strict=True):
-        if name != IGNORED:
+        if name not in (IGNORED, SOFT):
             classes.setdefault(image_id, set()).add(name)
     return classes
 

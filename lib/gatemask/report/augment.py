@@ -40,8 +40,8 @@ def show_augmentation(project: Project, comp: Competition, exp: Experiment, imag
     records.require_records(project, comp)
     read = records.read_records(project.records(comp.records.size), _choose(project, exp, images))
     examples = _one_each(read)
-    versions = augmented_versions(examples, exp, Layout.of(comp))
-    figure = draw_contact_sheet(_tiles(examples, exp, versions))
+    layout = Layout.of(comp)
+    figure = draw_contact_sheet(_tiles(examples, exp, augmented_versions(examples, exp, layout), layout))
     picture = style.save(figure, project.runs / exp.name / "augment.png")
     positives = sum(example.label > 0 for example in examples)
     return ContactSheet(picture=str(picture), images=len(examples), positives=positives)
@@ -73,18 +73,21 @@ def _one_each(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     return list(chosen.values())
 
 
-def _tiles(examples: Sequence[EncodedExample], exp: Experiment, versions: list[ImageBatch]) -> list[list[Tile]]:
+def _tiles(
+    examples: Sequence[EncodedExample], exp: Experiment, versions: list[ImageBatch], layout: Layout
+) -> list[list[Tile]]:
     rows = []
     for row, example in enumerate(examples):
         tiles = []
         for column, batch in enumerate(versions):
             assert batch.masks is not None
-            labels, areas = batch.labels[row], batch.masks[row].sum(axis=(0, 1))
+            mask = batch.masks[row] >= layout.half
+            labels, areas = batch.labels[row], mask.sum(axis=(0, 1))
             caption = f"label {' '.join(f'{label:.2f}' for label in labels)}"
             if exp.task == "mask":
                 caption = f"mask {' '.join(map(str, areas))} px"
             caption = f"{example.image_id[-22:]}\n{caption}" if column == 0 else caption
-            tiles.append(Tile(batch.images[row], batch.masks[row], caption))
+            tiles.append(Tile(batch.images[row], mask, caption))
         rows.append(tiles)
     return rows
 
