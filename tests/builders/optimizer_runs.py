@@ -1,6 +1,7 @@
 """Trainings of a small network with each way to set learning rates: a module of the tests, and a script on JAX.
 
-python optimizer_runs.py FILE    write the weights of each run to FILE, as .npz
+python optimizer_runs.py FILE                     write the weights of each run to FILE, as .npz
+python optimizer_runs.py FILE BACKEND DEVICES     write those of a run on several devices
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,55 @@ def schedule_free_fit() -> dict[str, np.ndarray]:
     return {"weights": np.array([np.asarray(model.trainable_variables[0]).item(), average])}
 
 
+def on_devices(name: str, devices: int = 1) -> dict[str, np.ndarray]:
+    """Train with a table of rates in two legs, with a decay by stage; return weights and averages.
+
+    Args:
+        name: Name of the optimizer.
+        devices: Number of devices that share each batch.
+    """
+    import keras
+
+    from gatemask.builders import layer_rates, optimizers
+    from gatemask.config import Optimizer
+
+    scope: Any = nullcontext()
+    is_jax = keras.backend.backend() == "jax"
+    if devices > 1 and is_jax:
+        names = [f"cpu:{number}" for number in range(devices)]
+        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=names))
+    elif devices > 1:
+        import tensorflow as tf
+
+        scope = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(devices)]).scope()
+    rng = np.random.default_rng(0)
+    with scope:
+        image = keras.Input((4,))
+        first = keras.layers.Dense(8, activation="relu")(image)
+        encoder = keras.Model(image, [first, keras.layers.Dense(8)(first)])
+        model = keras.Model(image, keras.layers.Dense(1)(encoder(image)[1]))
+        config = Optimizer(name=name, weight_decay=0.1, weight_decay_on="kernels")  # type: ignore[arg-type]
+        factors = layer_rates.rate_factors(encoder, 0.5)
+        optimizer = optimizers.build_optimizer(config, 1.0, table_length=8, rate_factors=factors)
+        optimizer.build(model.trainable_variables)
+        for variable in model.trainable_variables:
+            variable.assign(rng.normal(0, 1, variable.shape).astype(np.float32))
+        model.compile(optimizer, loss="mse", jit_compile=is_jax)
+    images, truth = (rng.normal(0, 1, (48, width)).astype(np.float32) for width in (4, 1))
+    for factor in (1, 2):
+        optimizers.set_rates(optimizer, [0.01 * factor * step for step in range(1, 7)])
+        model.fit(images, truth, batch_size=8, shuffle=False, verbose=0)
+    arrays = [np.asarray(variable) for variable in model.trainable_variables]
+    arrays += optimizers.averaged_weights(optimizer)
+    return {f"{number}": array for number, array in enumerate(arrays)}
+
+
+def on_all_devices(devices: int = 1) -> dict[str, np.ndarray]:
+    """Return the arrays of `on_devices` for two optimizers, named "optimizer/number"."""
+    names = ("adamw", "schedulefreeadamw")
+    return {f"{name}/{key}": array for name in names for key, array in on_devices(name, devices).items()}
+
+
 RUNS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
     "table": rate_table,
     "table, accumulated": lambda: rate_table(accumulate=2),
@@ -157,8 +208,14 @@ def run_all() -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    os.environ["KERAS_BACKEND"] = "jax"
+    file, backend, count = sys.argv[1], *(sys.argv[2:] or ("jax", "1"))
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
     from gatemask import quiet
 
-    quiet.tensorflow()
-    np.savez(sys.argv[1], **run_all())  # type: ignore[arg-type]
+    if backend == "tensorflow":
+        config = quiet.tensorflow().config
+        one = config.LogicalDeviceConfiguration()
+        config.set_logical_device_configuration(config.list_physical_devices("CPU")[0], [one] * int(count))
+    quiet.keras()
+    np.savez(file, **(on_all_devices(int(count)) if len(sys.argv) > 2 else run_all()))  # type: ignore[arg-type]

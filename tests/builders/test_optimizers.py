@@ -298,6 +298,20 @@ def test_schedule_free_begins_at_any_weights(precision: str) -> None:
     assert np.abs(ends[0] - [3.0, -2.0]).max() < 0.3
 
 
+@pytest.mark.slow
+@pytest.mark.integration
+@pytest.mark.parametrize(("backend", "devices"), [("tensorflow", 2), ("jax", 8)])
+def test_several_devices_update_as_one_does(tmp_path: Path, backend: str, devices: int) -> None:
+    pytest.importorskip(backend)
+    file = tmp_path / "runs.npz"
+    command = [sys.executable, optimizer_runs.__file__, str(file), backend, str(devices)]
+    subprocess.run(command, check=True, cwd=Path.cwd())
+    spread, alone = dict(np.load(file)), optimizer_runs.on_all_devices()
+    assert spread.keys() == alone.keys()
+    for name, array in alone.items():
+        assert spread[name] == pytest.approx(array, abs=1e-4), name
+
+
 def test_the_table_is_no_part_of_a_state() -> None:
     """States stay readable with other `checkpoints.steps`, which set the length of the table."""
     states = []

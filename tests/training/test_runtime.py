@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from gatemask.config import Runtime
+from gatemask.config import Experiment, Runtime
 from gatemask.errors import GatemaskError
 from gatemask.training import runtime
 from tests.conftest import gatemask, run_python
@@ -68,6 +69,24 @@ def test_a_missing_backend_is_an_error(machine, backend: str) -> None:
     with pytest.raises(GatemaskError, match="The backend is not installed") as caught:
         runtime.start_keras(Runtime(backend=backend))
     assert f"pip install {backend}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("backend", "strategy", "fits"),
+    [("tensorflow", "MirroredStrategy", False), ("tensorflow", "one device", True), ("jax", "DataParallel", True)],
+)
+def test_gradients_are_not_accumulated_over_devices_of_tensorflow(backend: str, strategy: str, fits: bool) -> None:
+    from gatemask.training.trainer import require_accumulation
+
+    gate = {"name": "gate", "encoder": "efficientnetb0"}
+    exp = Experiment.model_validate(
+        {"name": "x", "task": "gate", "model": gate, "input": {"size": 64}, "loss": {"bce": 1}, "epochs": 1}
+        | {"optimizer": {"accumulate": 4}}
+    )
+    devices = runtime.Devices(backend, "gpu", ["GPU:0", "GPU:1"], strategy, "float32")
+    with nullcontext() if fits else pytest.raises(GatemaskError, match="cannot accumulate") as caught:
+        require_accumulation(exp, devices)
+    assert fits or "4 batches, on 2 devices" in str(caught.value)
 
 
 def test_a_bare_word_is_an_accelerator() -> None:

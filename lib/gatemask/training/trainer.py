@@ -233,6 +233,7 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
         exp.model, inputs.project.root
     )  # a missing file should be reported before Keras is imported
     devices = runtime.start_keras(exp.runtime, inputs.project.compiled)
+    require_accumulation(exp, devices)
     from gatemask.builders import losses, metrics, models
 
     jit_compile = devices.backend == "jax"  # TensorFlow without XLA was the fastest on a CPU
@@ -250,6 +251,22 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
         evaluator.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
     fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in training_models.items()}
     return CompiledModels(devices, network, training_models, evaluator, fresh)
+
+
+def require_accumulation(exp: Experiment, devices: Devices) -> None:
+    """Check that `optimizer.accumulate` works on these devices: Keras would fail in the first step.
+
+    Raises:
+        GatemaskError: It does not.
+    """
+    if exp.optimizer.accumulate and devices.strategy in ("MirroredStrategy", "TPUStrategy"):
+        raise GatemaskError(
+            "Keras cannot accumulate gradients on several devices with TensorFlow.",
+            where="optimizer.accumulate",
+            received=f"{exp.optimizer.accumulate} batches, on {devices.count} devices by {devices.strategy}",
+            expected="one device, or JAX",
+            do="Leave optimizer.accumulate out, or set runtime: {devices: 1} or runtime: {backend: jax}.",
+        )
 
 
 def _compile_training_model(
