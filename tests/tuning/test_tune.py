@@ -24,15 +24,16 @@ from gatemask.errors import GatemaskError
 from gatemask.files import read_json, read_yaml, write_json
 from gatemask.masks import frame, rule_files
 from gatemask.masks import rule as rules
-from gatemask.masks.metrics import dice_of_masks
+from gatemask.masks.metrics import dice_of_masks, total
 from gatemask.oof import store
 from gatemask.oof.image_scores import ImageScores
 from gatemask.oof.tables import Tables, dice_per_image, score
 from gatemask.project import Project
 from gatemask.results.rules import RuleValues
-from gatemask.results.tuning import FoldWeighting, TunedResult, Weighing
+from gatemask.results.tuning import ABSOLUTE_GATE, FoldWeighting, TunedResult, Weighing
 from gatemask.tuning import exact
-from gatemask.tuning.members import build_tables, prediction_hashes
+from gatemask.tuning.final_pass import MaskScoring, score_on_masks
+from gatemask.tuning.members import build_tables, given_weights, open_members, prediction_hashes, training_images
 from gatemask.tuning.outdated import as_trained_notes
 from gatemask.tuning.tune import load_counted, tune
 from tests.conftest import environment, gatemask, kill_when
@@ -74,6 +75,29 @@ def tuned(project: Project, *settings: str) -> TunedResult:
     rest = [s for s in settings if not s.startswith("metric")]
     ensemble = load_ensemble(project.experiments, quick=True, overrides=["tune.trials=12", "tune.optima=3", *rest])
     return tune(project, comp, ensemble)
+
+
+def test_a_share_of_the_images_is_tuned_and_scored_on_masks_alike(project: Project) -> None:
+    settings = ["tune.rule.gate=quantile", "tune.ship=exact"]
+    result = tuned(project, *settings)
+    (rule,) = result.rules
+    assert rule.quantile and read_yaml(project.tuned / "rule.yaml")["quantile"] is True
+    assert result.passing == pytest.approx(1 - rule.gate, abs=0.5 / result.images)
+    assert not result.candidates[ABSOLUTE_GATE].rules[0].quantile
+    comp, ensemble = load_competition(project.experiments, quick=True), load_ensemble(project.experiments, quick=True)
+    scoring, by_fold = MaskScoring.of(comp, project.experiments), result.per_fold.items()
+    held_out = {int(fold): rule_files.of_values(part.rules) for fold, part in by_fold}
+    in_sample = dict.fromkeys(held_out, rule_files.of_values(result.rules))
+    with open_members(project, comp, ensemble, training_images(project).fold_of) as predictions:
+        weights = given_weights(ensemble.mask)
+        together, apart = score_on_masks(predictions, weights, scoring, [in_sample, held_out], together=1)
+    assert total(*together) == pytest.approx(result.in_sample, abs=1e-9)
+    assert total(*apart) == pytest.approx(result.cross_fitted, abs=1e-9)
+
+
+def test_a_share_is_not_searched_where_only_masks_decide(project: Project) -> None:
+    with pytest.raises(GatemaskError, match="a share of the images pass cannot be searched"):
+        tuned(project, "tune.rule.gate=quantile", "metric=surface_dice")
 
 
 def test_it_writes_a_rule_and_its_scores(project: Project) -> None:

@@ -39,12 +39,21 @@ class Gates(Members):
 class Variant(Strict):
     """Parts of the decision rule to search."""
 
-    gate: bool = Field(True, description="false: every image passes the gate")
+    gate: bool | Literal["quantile"] = Field(
+        True,
+        description="true: an image passes from a gate probability on; 'quantile': a share of the images passes, those "
+        "of the highest probabilities; false: every image passes",
+    )
     thresholds: Annotated[Literal[1, 2], NotBool] = Field(
         2, description="1: one level decides both whether there is a mask, and where"
     )
     components: bool = Field(False, description="search the minimum size of a connected component")
     hysteresis: bool = Field(False, description="also try keeping only components that reach the upper threshold")
+
+    @property
+    def by_quantile(self) -> bool:
+        """Whether the gate is a share of images instead of a probability."""
+        return self.gate == "quantile"
 
     @property
     def by_component(self) -> bool:
@@ -104,4 +113,6 @@ class Ensemble(Strict):
     def _gate_weights_are_given(self) -> Ensemble:
         if self.gate.weights == "tuned":
             raise ValueError("gate.weights must be 'equal', 'greedy' or a list: only mask weights can be tuned")
+        if self.tune.rule.by_quantile and not self.gate.experiments:
+            raise ValueError("tune.rule.gate: quantile lets a share of images pass by their gate, but there is no gate")
         return self

@@ -175,7 +175,8 @@ def _decide(
     shape = len(pieces), len(comp.classes)
     probabilities = _predict(project, comp, gates, weights, pieces, precision) if gates else [np.ones(shape)]
     gate_shares = [member.weight for member in gates] or [1.0]
-    gate = np.average([np.broadcast_to(values, shape) for values in probabilities], axis=0, weights=gate_shares)
+    average = np.average([np.broadcast_to(values, shape) for values in probabilities], axis=0, weights=gate_shares)
+    gate = rules.gate_scores(rules_of_classes, average, [f"{piece.image_id}/{piece.place}" for piece in pieces])
     maps = [rules.as_uint8(predicted) for predicted in _predict(project, comp, masks, weights, pieces, precision)]
     decisions = []
     for index, piece in enumerate(pieces):

@@ -1,13 +1,14 @@
 """Decide images gate first: mask networks see only the images whose averaged gate probability passes a rule.
 
 Nothing is approximated: an image below the gate of every class is empty whatever its map says. Each image is decoded
-once, goes through all members, and is forgotten, so memory does not grow with the number of images.
+once, goes through all members, and is forgotten, so memory does not grow with the number of images. Where a share of
+the images passes, the gates see all images first, and those that pass are decoded again for the mask networks.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from gatemask.results.ensemble import ShippedMember
 MAX_UNFINISHED = 64  # images whose masks may be in the making: memory holds that many full-size maps
 MAX_UNFINISHED_BYTES = 256 << 20  # of their maps together, where maps are large
 
-Gates = tuple[float, ...]  # averaged gate probability for each class
+Gates = tuple[float, ...]  # averaged gate probability, or quantile, for each class
 
 
 class Decision(NamedTuple):
@@ -69,17 +70,62 @@ class Decider:
     finish: Callable[[DecodedImage, Gates, np.ndarray], Sequence[Sequence[str]]]
     tiles: TilePredictor | None = None
 
-    def decide(self, images: Iterable[DecodedImage], total: int) -> Iterator[Decision]:
-        """Yield a decision for each image until time is up, not necessarily in order.
+    def rank(self, images: Iterable[DecodedImage], total: int) -> dict[str, Gates]:
+        """Return the images that pass, with what rules compare with their gates; for rules of a share of the images.
+
+        Images that cannot be read count neither as passing nor as images. Without the gates of all images, none passes.
 
         Args:
             images: Decoded images.
             total: Number of images.
         """
         ensemble, budget = self.ensemble, self.budget
+        gates: dict[str, Gates] = {}
+        try:
+            for part in _parts(images, 1 if self.tiles else self.step):
+                if budget.is_up():
+                    raise TimeIsUpError
+                inputs = self._count_inputs(part)
+                for image, values in zip(part, self._gate_probabilities(part), strict=True):
+                    image.scaled = None
+                    if image.readable:
+                        gates[image.image_id] = values
+                budget.count_gated(len(part), inputs)
+                budget.passed = round(budget.expected_share * budget.gated)
+                self._keep_to_budget(total - budget.gated, budget.passed)
+        except TimeIsUpError:
+            ensemble.degraded.append(
+                f"Time was up after the gates had seen {budget.gated} of {total} images; all masks are empty."
+            )
+            gates = {}
+        passing = self._passing(gates)
+        budget.passed = len(passing)
+        return passing
+
+    def _passing(self, gates: Mapping[str, Gates]) -> dict[str, Gates]:
+        if not gates:
+            return {}
+        ids = sorted(gates)
+        values = np.array([gates[image_id] for image_id in ids])
+        if not self.ensemble.gates:  # those that failed saw some images only
+            values = np.ones_like(values)
+        scores = map(tuple, rules.gate_scores(self.ensemble.rules, values, ids).tolist())
+        return {image_id: row for image_id, row in zip(ids, scores, strict=True) if self.ensemble.passes(row)}
+
+    def decide(
+        self, images: Iterable[DecodedImage], total: int, known: Mapping[str, Gates] | None = None
+    ) -> Iterator[Decision]:
+        """Yield a decision for each image until time is up, not necessarily in order.
+
+        Args:
+            images: Decoded images.
+            total: Number of images.
+            known: What rules compare with the gates of these images, from `rank`. Default: the gates are asked.
+        """
+        ensemble, budget = self.ensemble, self.budget
         waiting: list[PassedImage] = []  # until there are enough for a step
         unfinished: deque[Future[Decision]] = deque()
-        step = 1 if self.tiles else self.step
+        step, seen = 1 if self.tiles else self.step, 0
         # The pixels of a large image are released as soon as they have been predicted.
         with ThreadPoolExecutor(cores()) as pool:
             try:
@@ -87,26 +133,33 @@ class Decider:
                     if budget.is_up():
                         raise TimeIsUpError
                     inputs = self._count_inputs(part)
-                    for image, gates in zip(part, self._gate_probabilities(part), strict=True):
+                    asked = known is None
+                    part_gates = [known[image.image_id] for image in part] if known else self._gate_probabilities(part)
+                    for image, gates in zip(part, part_gates, strict=True):
                         if image.readable and ensemble.passes(gates) and ensemble.masks:
                             waiting.append(PassedImage(image, gates))
-                            budget.passed += 1
+                            budget.passed += asked
                         else:
                             image.scaled = None
                             yield Decision(image.image_id, gates, None)
-                    budget.count_gated(len(part), inputs)
+                    seen += len(part)
+                    if asked:
+                        budget.count_gated(len(part), inputs)
                     while len(waiting) >= step:
                         futures, limit = self._segment(waiting[:step], pool)
                         unfinished += futures
                         waiting = waiting[step:]
                         while len(unfinished) > limit:
                             yield unfinished.popleft().result()
-                    self._keep_to_budget(total - budget.gated, len(waiting))
+                    if asked:
+                        self._keep_to_budget(total - seen, len(waiting) if seen < total else 0)
+                    else:
+                        self._keep_to_budget(0, total - seen + len(waiting))
                 if waiting:
                     unfinished += self._segment(waiting, pool)[0]
             except TimeIsUpError:
                 ensemble.degraded.append(
-                    f"Time was up after {budget.gated - len(waiting)} of {total} images; the others have empty masks."
+                    f"Time was up after {seen - len(waiting)} of {total} images; the others have empty masks."
                 )
             while unfinished:
                 yield unfinished.popleft().result()
@@ -170,7 +223,7 @@ class Decider:
         ensemble, budget = self.ensemble, self.budget
         if line := budget.progress_line(images, waiting, ensemble.gates, ensemble.masks):
             say(line)
-        if budget.limit_s is None or not images:
+        if budget.limit_s is None or not (images or waiting):
             return
         gates, masks = budget.members_in_time(images, waiting, ensemble.gates, ensemble.masks)
         for member in [*ensemble.masks[::-1], *ensemble.gates[::-1]]:

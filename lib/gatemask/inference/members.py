@@ -47,8 +47,13 @@ class LoadedEnsemble:
         """Number of maps of a mask network."""
         return len(self.rules) + self.border
 
+    @property
+    def by_quantile(self) -> bool:
+        """Whether a share of the images passes, so that the gates must have seen all images first."""
+        return any(rule.quantile for rule in self.rules)
+
     def passes(self, gates: Sequence[float]) -> bool:
-        """Return whether an image needs a mask, by its gate probability for each class."""
+        """Return whether an image needs a mask, by its gate probability, or quantile, for each class."""
         return any(gate >= rule.gate for gate, rule in zip(gates, self.rules, strict=True))
 
     def drop(self, member: ShippedMember, why: str, images: int) -> None:

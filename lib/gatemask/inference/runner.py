@@ -294,10 +294,14 @@ def _predict_masks(
     keep_freed_memory()
     budget.start_images()
     decider = Decider(ensemble, budget, step, finisher.finish, tiles)
-    total = len(test_set.ids)
+    ids, known = test_set.ids, None
     with ThreadPoolExecutor(cores()) as pool, single_threaded_opencv():
-        images = reader.stream(test_set.ids, gate_sizes, records, pool, 2 * step)
-        for decision in progress(decider.decide(images, total), "images", total):
+        if ensemble.by_quantile:
+            images = reader.stream(ids, gate_sizes, records, pool, 2 * step)
+            known = decider.rank(progress(images, "gates", len(ids)), len(ids))
+            ids, gate_sizes = [image_id for image_id in ids if image_id in known], []
+        images = reader.stream(ids, gate_sizes, records, pool, 2 * step)
+        for decision in progress(decider.decide(images, len(ids), known), "images", len(ids)):
             for index, texts in enumerate(decision.encoded or ()):
                 if texts:
                     encoded[decision.image_id, index] = list(texts)

@@ -74,8 +74,15 @@ def predict_in_shards(source: Source, working: Path, count: int, place: Place) -
         place: Place that predicts them.
 
     Raises:
-        GatemaskError: A shard failed, or the images changed meanwhile.
+        GatemaskError: A shard failed, the images changed meanwhile, or a share of all images passes the gate.
     """
+    if any(rule.quantile for rule in source.ensemble.class_rules):
+        raise GatemaskError(
+            "A gate that lets a share of the images pass needs all of them: a shard sees only its own.",
+            where=source.dataset / "ensemble.yaml",
+            received=f"{count} shards, and a rule with quantile: true",
+            do="Predict without shards, or tune with tune.rule.gate: true.",
+        )
     started = time.monotonic()
     made_from, ids = source.made_from(), source.test_set.ids
     pieces = [

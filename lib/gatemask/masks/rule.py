@@ -5,6 +5,9 @@ Otherwise its mask is every pixel that reaches `lower`, without connected compon
 with `hysteresis`, without components in which no pixel reaches `upper`. Areas are counted at the competition's own
 size: maps are averaged, resized, and only then thresholded, in tuning as in inference.
 
+With `quantile`, the gate is a share of images instead of a probability: of all images that are decided together, such
+as a test set, those pass whose gate probability is among the highest 1 - `gate`.
+
 Every class has a rule of its own. `decide` is the way from a map to masks, in tuning as in inference.
 """
 
@@ -31,7 +34,7 @@ class Rule:
     """Thresholds found by tuning.
 
     Args:
-        gate: Lowest gate probability of an image with a mask, 0 to 1.
+        gate: Lowest gate probability of an image with a mask, 0 to 1; with `quantile`, its lowest quantile.
         upper: Probability that at least `min_area` pixels must reach, 0 to 1.
         lower: Probability from which a pixel belongs to the mask, at most `upper`.
         min_area: Minimum area, in pixels at the competition's size.
@@ -39,6 +42,7 @@ class Rule:
         hysteresis: Whether to keep only components with a pixel that reaches `upper`.
         split: Probability from which a pixel is part of a seed, where touching objects are split by a watershed; 0
             leaves them united. Only for competitions that score or list objects.
+        quantile: Whether `gate` is compared with the image's quantile, from `gate_scores`. Default: False.
 
     Raises:
         GatemaskError: A value is out of range.
@@ -54,6 +58,7 @@ class Rule:
     min_component: int = 0
     hysteresis: bool = False
     split: float = 0.0
+    quantile: bool = False
 
     @property
     def by_component(self) -> bool:
@@ -73,8 +78,9 @@ class Rule:
                 raise GatemaskError(
                     f"'{name}' must be a non-negative integer.", received=pixels, expected="pixels, such as 100"
                 )
-        if not isinstance(self.hysteresis, bool):
-            raise GatemaskError("'hysteresis' must be true or false.", received=self.hysteresis)
+        for name in ("hysteresis", "quantile"):
+            if not isinstance(getattr(self, name), bool):
+                raise GatemaskError(f"'{name}' must be true or false.", received=getattr(self, name))
 
 
 def without_components(rule: Rule) -> Rule:
@@ -97,6 +103,48 @@ def per_class(rules: Rule | Sequence[Rule], classes: int) -> Sequence[Rule]:
     if len(rules) != classes:
         raise ValueError(f"{len(rules)} rules for {classes} classes")
     return rules
+
+
+def gate_scores(rules: Rule | Sequence[Rule], gates: np.ndarray, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Return what rules compare with their gate: probabilities, or quantiles among these images.
+
+    Args:
+        rules: One rule per class, or one for all.
+        gates: Gate probabilities of all images that are decided together, float (n, classes).
+        ids: Their ids, text (n,), each once; they decide between equal probabilities.
+
+    Returns:
+        float (n, classes), 0 to 1.
+
+    >>> rule = Rule(gate=0.5, upper=0.5, lower=0.5, min_area=1, quantile=True)
+    >>> gate_scores(rule, np.array([[0.1], [0.3], [0.3], [0.2]]), ["a", "b", "c", "d"])[:, 0].tolist()
+    [0.125, 0.875, 0.625, 0.375]
+    """
+    by_class = per_class(rules, gates.shape[1])
+    columns = [
+        gate_quantiles(gates[:, index], ids) if rule.quantile else gates[:, index]
+        for index, rule in enumerate(by_class)
+    ]
+    return np.stack(columns, axis=1)
+
+
+def gate_quantiles(gates: np.ndarray, ids: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Return the share of images below each image, half of the image itself included, float (n,).
+
+    Of equal probabilities, the first id comes out highest. Where all are equal, no gate tells the images apart, and
+    all have the quantile 1.
+
+    Args:
+        gates: Gate probabilities, float (n,).
+        ids: Ids of the images, text (n,).
+    """
+    n = len(gates)
+    if n == 0 or (gates == gates[0]).all():
+        return np.ones(n)
+    order = np.lexsort((np.asarray(ids), -gates))
+    quantiles = np.empty(n)
+    quantiles[order] = (n - np.arange(n) - 0.5) / n
+    return quantiles
 
 
 def level(probability: float) -> int:
@@ -162,7 +210,7 @@ def apply_rule(rule: Rule, gate: float, full_map: np.ndarray) -> np.ndarray:
 
     Args:
         rule: Thresholds.
-        gate: Gate probability of the image.
+        gate: Gate probability of the image, or its quantile, as `gate_scores` returns it.
         full_map: uint8 (height, width), at the competition's size.
 
     Returns:
@@ -191,7 +239,7 @@ def decide(
 
     Args:
         rules: One rule per class.
-        gates: Gate probability of the image, one per class or one for all.
+        gates: Gate probability of the image, or its quantile, one per class or one for all; see `gate_scores`.
         full_map: uint8 (height, width, outputs), at the competition's size: the classes, and possibly borders between
             objects, which are not used here.
         exclusive: Whether a pixel belongs to at most one class. Default: False.
@@ -223,7 +271,7 @@ def decide_objects(
 
     Args:
         rules: One rule per class.
-        gates: Gate probability of the image, one per class or one for all.
+        gates: Gate probability of the image, or its quantile, one per class or one for all; see `gate_scores`.
         full_map: uint8 (height, width, outputs), at the competition's size: the classes, and possibly borders.
         exclusive: Whether a pixel belongs to at most one class. Default: False.
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from gatemask.errors import GatemaskError
 from gatemask.files import read_yaml, write_yaml
 from gatemask.masks.rule import Rule
-from gatemask.results.rules import ClassRules, RuleValues
+from gatemask.results.rules import UNUSED, ClassRules, RuleValues
 
 
 def rule_as_dict(rule: Rule) -> dict[str, float | int | bool]:
-    """Return the numbers of a rule as files hold them: `split` appears only where it is used.
+    """Return the numbers of a rule as files hold them: `split` and `quantile` appear only where they are used.
 
     >>> rule_as_dict(Rule(0.5, 0.7, 0.4, 100))
     {'gate': 0.5, 'upper': 0.7, 'lower': 0.4, 'min_area': 100, 'min_component': 0, 'hysteresis': False}
     """
-    return {name: value for name, value in asdict(rule).items() if name != "split" or value}
+    return {name: value for name, value in asdict(rule).items() if name not in UNUSED or value}
 
 
 def as_values(rules: Sequence[Rule]) -> ClassRules:
@@ -94,6 +94,6 @@ def load_rules(path: Path, classes: Sequence[str]) -> list[Rule]:
             "The file does not hold a rule.",
             where=path,
             received=" ".join(str(error).split()),
-            expected="gate, upper, lower, min_area; optionally min_component, hysteresis, split",
+            expected="gate, upper, lower, min_area; optionally min_component, hysteresis, split, quantile",
             do="Run gatemask oof-tune again, or correct the file.",
         ) from None

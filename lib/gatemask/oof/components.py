@@ -74,6 +74,10 @@ class Components:
         """Probability of the gate ensemble, float (n, classes)."""
         return self.tables.gate
 
+    def gate_scores(self, rules: Rule | Sequence[Rule]) -> np.ndarray:
+        """Return what rules compare with their gate, float (n, classes); see `Tables.gate_scores`."""
+        return self.tables.gate_scores(rules)
+
     @property
     def classes(self) -> int:
         """Number of classes."""

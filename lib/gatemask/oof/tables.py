@@ -22,7 +22,7 @@ from gatemask.errors import GatemaskError
 from gatemask.files import write_with
 from gatemask.masks.frame import Frame
 from gatemask.masks.metrics import METRICS, dice_score, total
-from gatemask.masks.rule import LEVELS, Rule, level, per_class
+from gatemask.masks.rule import LEVELS, Rule, gate_scores, level, per_class
 from gatemask.oof.array_files import read_arrays, select_arrays, write_arrays
 from gatemask.oof.disk_levels import Counts, DiskLevels
 from gatemask.oof.full_maps import FullImage, map_images
@@ -158,8 +158,12 @@ class Tables:
         """Return which images and classes pass the gate and have enough pixels, bool (n, classes)."""
         by_class = per_class(rules, self.classes)
         enough = _at(self.seen, [level(rule.upper) for rule in by_class]) >= [rule.min_area for rule in by_class]
-        kept: np.ndarray = (self.gate >= [rule.gate for rule in by_class]) & enough
+        kept: np.ndarray = (self.gate_scores(by_class) >= [rule.gate for rule in by_class]) & enough
         return kept
+
+    def gate_scores(self, rules: Rule | Sequence[Rule]) -> np.ndarray:
+        """Return what rules compare with their gate: probabilities, or quantiles among these images, (n, classes)."""
+        return gate_scores(rules, self.gate, self.ids)
 
     def save(self, path: Path) -> Path:
         """Write the tables as .npz and return the path."""
@@ -386,7 +390,7 @@ def passing(tables: Tables, rules: Rule | Sequence[Rule]) -> np.ndarray:
     ([True], [False])
     """
     cuts = np.array([rule.gate for rule in per_class(rules, tables.classes)])
-    passed: np.ndarray = np.any(tables.gate >= cuts, axis=1)
+    passed: np.ndarray = np.any(tables.gate_scores(rules) >= cuts, axis=1)
     return passed
 
 
@@ -428,6 +432,8 @@ class Scorable(Protocol):
 
     @property
     def gate(self) -> np.ndarray: ...
+
+    def gate_scores(self, rules: Rule | Sequence[Rule]) -> np.ndarray: ...
 
     def of_class(self, index: int) -> Self: ...
 

@@ -12,7 +12,7 @@ from gatemask.plots import style
 
 NEAR = 0.001  # a score this far below the best is as good, as far as a validation set can show
 LABELS = {
-    "gate": "gate threshold (probability)",
+    "gate": "gate threshold (probability, or quantile)",
     "upper": "upper threshold (probability)",
     "lower": "lower threshold (probability)",
     "min_area": "minimum area (pixels)",

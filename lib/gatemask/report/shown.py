@@ -56,15 +56,21 @@ class Decided:
     about: str
     gated: bool
 
+    @cached_property
+    def _decisive_gates(self) -> np.ndarray:
+        """What the rules compare with their gates, float (n, classes)."""
+        return self.counted.gate_scores(self.rules)
+
     def image(self, index: int) -> GalleryImage:
         """Return one image with its truth, map and mask; of a large image in tiles, the part around its masks."""
         comp = self.inputs.comp
         name, gate = str(self.counted.ids[index]), self.counted.gate[index]
+        decisive = self._decisive_gates[index]
         shown = read_full(name, self.readers, self.truth, self.weights, self.frame)
         if comp.objects is None:
-            mask = rules.decide(self.rules, gate, shown.full_map, comp.exclusive)
+            mask = rules.decide(self.rules, decisive, shown.full_map, comp.exclusive)
         else:
-            mask = rules.decide_objects(self.rules, gate, shown.full_map, comp.exclusive) > 0
+            mask = rules.decide_objects(self.rules, decisive, shown.full_map, comp.exclusive) > 0
         truth = shown.truth
         if shown.ignored is not None:
             mask, truth = mask & ~shown.ignored[:, :, None], truth & ~shown.ignored[:, :, None]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+UNUSED = ("split", "quantile")  # added later: files hold them only where they are used
+
 
 class Frozen(BaseModel):
     """Base of the parts of a result: unknown keys are ignored, nothing changes after construction."""
@@ -27,13 +29,12 @@ class RuleValues(Frozen):
     min_component: int = 0
     hysteresis: bool = False
     split: float = 0.0
+    quantile: bool = False
 
     @model_serializer(mode="wrap")
-    def _without_unused_split(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_unused(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
-        if not self.split:
-            values.pop("split", None)
-        return values
+        return {name: value for name, value in values.items() if name not in UNUSED or value}
 
 
 ClassRules = RuleValues | list[RuleValues]  # the rule of the only class, or one per class

@@ -15,7 +15,8 @@ Verdict = Literal["better", "worse", "cannot tell"]
 ALL_EMPTY, EVERYTHING_PASSES = "all-empty", "everything-passes"
 # Where masks decide the score: found on masks, and the exact optimum of the mean Dice.
 SEARCHED, MEAN_DICE = "searched", "mean-dice"
-CANDIDATES = ("exact", "median", "optuna", ALL_EMPTY, EVERYTHING_PASSES, SEARCHED, MEAN_DICE)
+ABSOLUTE_GATE = "absolute-gate"  # scored beside a gate that is a share of images
+CANDIDATES = ("exact", "median", "optuna", ABSOLUTE_GATE, ALL_EMPTY, EVERYTHING_PASSES, SEARCHED, MEAN_DICE)
 
 
 class CandidateSummary(WithRules, Frozen):

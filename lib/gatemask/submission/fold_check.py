@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from gatemask.config import Competition, Ensemble, Rle, RleLabels
 from gatemask.console import say, table
 from gatemask.data.ids import train_rule
@@ -23,7 +25,7 @@ from gatemask.data.submission_table import SubmissionTable, read_sample, table_o
 from gatemask.errors import GatemaskError
 from gatemask.masks import rle
 from gatemask.masks.mask_metrics import scorer
-from gatemask.masks.rule import decide, decide_objects
+from gatemask.masks.rule import decide, decide_objects, gate_scores
 from gatemask.masks.rule_files import of_values
 from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.project import Project
@@ -117,8 +119,9 @@ def _encode(
     """Return the encoded masks of the fold's images, decided as in inference by the rules tuned without them."""
     members = MemberWeights(tuned.weights, tuned.views, tuned.weighing, tuned.gate_weights, tuned.selection)
     weights, gate_weights = members.by_held_out_fold().get(fold, (tuned.weights, tuned.gate_weights))
-    gate = predictions.gated(gate_weights).gate
-    rules = of_values(tuned.per_fold[str(fold)].rules)
+    gated, rules = predictions.gated(gate_weights).gate, of_values(tuned.per_fold[str(fold)].rules)
+    probabilities = np.stack([np.broadcast_to(gated[image_id], len(rules)) for image_id in ids])
+    gate = dict(zip(ids, gate_scores(rules, probabilities, ids), strict=True))
 
     def encode(image: FullImage) -> list[list[str]]:
         given = rules, gate[image.image_id], image.full_map, comp.exclusive

@@ -14,7 +14,7 @@ from gatemask.masks.metrics import ratio, total
 from gatemask.masks.rule import Rule
 from gatemask.masks.rule_files import as_values
 from gatemask.oof.tables import Scorable, Tables, score, worths
-from gatemask.results.tuning import ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
+from gatemask.results.tuning import ABSOLUTE_GATE, ALL_EMPTY, EVERYTHING_PASSES, CandidateSummary
 from gatemask.tuning import exact
 from gatemask.tuning.crossfit import CrossFit, cross_fit, resample_counts
 from gatemask.tuning.members import GateValue
@@ -95,7 +95,8 @@ def find_candidates(
 
     Returns:
         Candidates by name: 'exact' and 'median', 'optuna' where rules use components or the settings ask for it, and
-        always the two that any tuned rule must beat: 'everything-passes', without a gate, and 'all-empty'.
+        always the two that any tuned rule must beat: 'everything-passes', without a gate, and 'all-empty'. Where the
+        gate is a share of images, 'absolute-gate' has the best probability instead.
     """
     found: dict[str, Candidate] = {}
     tables = {fold: other.tables for fold, other in (others or {}).items()}
@@ -106,6 +107,10 @@ def find_candidates(
         counted = {fold: other.searched(tune) for fold, other in (others or {}).items()}
         best_trial = partial(_best_trial, metric=metric, tune=tune)
         found["optuna"] = _candidate(images.searched(tune), metric, "optuna", _each(best_trial), counted)
+    if tune.rule.by_quantile:
+        absolute = tune.rule.model_copy(update={"gate": True})
+        rules = tune.model_copy(update={"rule": absolute})
+        found[ABSOLUTE_GATE] = find_on_tables(images, metric, rules, others, ABSOLUTE_GATE)
     found[EVERYTHING_PASSES] = find_without_gate(images, metric, tune, others)
     found[ALL_EMPTY] = score_given_rules(images, metric, [NOTHING], others)
     return found

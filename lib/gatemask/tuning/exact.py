@@ -26,7 +26,7 @@ import numpy as np
 
 from gatemask.config import Variant
 from gatemask.masks.metrics import METRICS, ratio
-from gatemask.masks.rule import LEVELS, Rule, level, probability
+from gatemask.masks.rule import LEVELS, Rule, gate_quantiles, level, probability
 from gatemask.oof.disk_levels import DiskLevels
 from gatemask.oof.tables import Tables, score
 from gatemask.parallel import cores
@@ -145,6 +145,8 @@ def search(
     """
     if tables.classes != 1:
         raise ValueError(f"a rule is searched for one class at a time, not {tables.classes}")
+    if counts is not None and variant.by_quantile:  # shares are those of all draws
+        tables, counts = tables.subset(np.repeat(np.arange(len(tables)), counts)), None
     if counts is not None:
         chosen = counts > 0
         tables, counts = tables.subset(chosen), counts[chosen]
@@ -232,7 +234,7 @@ def _sweep_input_on_disk(gain: Callable[[int], np.ndarray], tables: Tables, vari
 
 def _ranks(tables: Tables, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank of each image's gate, int32 (n,), and all different gates, descending."""
-    gate = tables.gate[:, 0]
+    gate = gate_quantiles(tables.gate[:, 0], tables.ids) if variant.by_quantile else tables.gate[:, 0]
     gates = np.unique(gate)[::-1] if variant.gate else np.zeros(1)
     rank = np.searchsorted(-gates, -gate) if variant.gate else np.zeros(len(tables), int)
     return rank.astype(np.int32), gates
@@ -256,7 +258,7 @@ def sweep_input(gains: np.ndarray, lowers: np.ndarray, tables: Tables, variant: 
 def _best(sweep: SweepInput, variant: Variant, levels: Sequence[int]) -> Rule:
     corner = best_corner(sweep, variant, levels, sorted(levels))  # way k cuts at level k
     lower = 1.0 if corner.way is None else probability(int(sweep.lowers[corner.way]))
-    return Rule(corner.gate, probability(corner.upper), lower, corner.min_area)
+    return Rule(corner.gate, probability(corner.upper), lower, corner.min_area, quantile=variant.by_quantile)
 
 
 def best_corner(sweep: SweepInput, variant: Variant, levels: Sequence[int], ways: Sequence[int]) -> Corner:
@@ -271,7 +273,7 @@ def best_corner(sweep: SweepInput, variant: Variant, levels: Sequence[int], ways
     values = _all_pairs(sweep, variant, sorted(levels), ways)
     top = int(values.max())
     if top <= TIED:  # nothing is worth keeping
-        return Corner(None, LEVELS - 1, float(variant.gate), int(sweep.area[LEVELS - 1].max()) + 1)
+        return Corner(None, LEVELS - 1, float(bool(variant.gate)), int(sweep.area[LEVELS - 1].max()) + 1)
     upper, way = _middle_pair(values >= top - TIED)
     order = np.argsort(-sweep.area[upper], kind="stable")
     area = sweep.area[upper][order]
@@ -433,9 +435,10 @@ def median_rule(rules: Sequence[Rule]) -> Rule:
     """Return the rule of each number's median: a rule that no single image decides.
 
     >>> median_rule([Rule(0.2, 0.8, 0.4, 10), Rule(0.4, 0.6, 0.2, 30), Rule(0.3, 0.6, 0.4, 20)])
-    Rule(gate=0.3, upper=0.6, lower=0.4, min_area=20, min_component=0, hysteresis=False, split=0.0)
+    Rule(gate=0.3, upper=0.6, lower=0.4, min_area=20, min_component=0, hysteresis=False, split=0.0, quantile=False)
     """
     upper = int(np.median([level(rule.upper) for rule in rules]))
     lower = min(upper, int(np.median([level(rule.lower) for rule in rules])))
     gate = round(float(np.median([rule.gate for rule in rules])), 6)
-    return Rule(gate, probability(upper), probability(lower), int(np.median([rule.min_area for rule in rules])))
+    area = int(np.median([rule.min_area for rule in rules]))
+    return Rule(gate, probability(upper), probability(lower), area, quantile=rules[0].quantile)

@@ -176,4 +176,10 @@ def confusion_figure(tables: Tables, counted: Scorable, rules: Rule | Sequence[R
 
 
 def _lowest_cut(tables: Tables, rules: Rule | Sequence[Rule]) -> float:
-    return min(rule.gate for rule in per_class(rules, tables.classes))
+    """Return the lowest probability that passes for some class: the gate, or that of the last image of a share."""
+    cuts = []
+    for index, rule in enumerate(per_class(rules, tables.classes)):
+        passed = tables.of_class(index).gate_scores(rule)[:, 0] >= rule.gate
+        lowest = tables.gate[passed, index].min(initial=1.0)
+        cuts.append(float(lowest) if rule.quantile else rule.gate)
+    return min(cuts)

@@ -17,7 +17,7 @@ import numpy as np
 from gatemask.config import Competition
 from gatemask.masks.mask_metrics import MaskMetric, Worth, scorer
 from gatemask.masks.metrics import METRICS, Worths, ratio, total
-from gatemask.masks.rule import Rule, decide, decide_objects
+from gatemask.masks.rule import Rule, decide, decide_objects, gate_scores
 from gatemask.oof.full_maps import FullImage, map_images
 from gatemask.tuning.candidates import Candidate
 from gatemask.tuning.crossfit import CrossFit
@@ -64,7 +64,7 @@ class MaskScoring:
             image: Averaged map at the scoring size, and what is ignored.
             truth: Truth of each class as `truth_of` returns it.
             rules: One rule per class.
-            gate: Gate probability, one for all classes or float (classes,).
+            gate: Gate probability, or its quantile, one for all classes or float (classes,).
         """
         made = (decide_objects if self.objects else decide)(rules, gate, image.full_map, self.exclusive)
         if self.objects and not self.numbered:
@@ -101,8 +101,11 @@ def score_on_masks(
     scoring: MaskScoring,
     ways: Sequence[Mapping[int, Rules]],
     label: str = "final pass",
+    together: int = 0,
 ) -> list[Worths]:
     """Score rules by fold on the masks that they make.
+
+    Where a gate is a share of images, it is that of the images of each fold.
 
     Args:
         predictions: Images to score, their gates and maps.
@@ -110,28 +113,48 @@ def score_on_masks(
         scoring: How masks are made and scored.
         ways: Rules by fold of the image, any number of times.
         label: Title of the progress bar.
+        together: Number of ways, from the first on, whose shares are those of all images. Default: 0.
 
     Returns:
         Worth and weight for each of `ways`, float (n, classes), images in ascending order of their ids.
     """
 
-    def work(image: FullImage) -> list[list[Worth]]:
-        truth = scoring.truth_of(image, predictions)
-        fold, gate = predictions.fold_of[image.image_id], predictions.gate[image.image_id]
-        scored: dict[tuple[Rule, ...], list[Worth]] = {}  # ways often agree
-        for way in ways:
-            rules = tuple(way[fold])
-            if rules not in scored:
-                scored[rules] = scoring.score_image(image, truth, rules, gate)
-        return [scored[tuple(way[fold])] for way in ways]
-
     ids = sorted(predictions.fold_of)
+    gates = [_gates(predictions, ids, way, index >= together) for index, way in enumerate(ways)]
+
+    def work(image: FullImage) -> list[list[Worth]]:
+        truth, fold = scoring.truth_of(image, predictions), predictions.fold_of[image.image_id]
+        scored: dict[tuple[object, ...], list[Worth]] = {}  # ways often agree
+        found = []
+        for way, gate_of in zip(ways, gates, strict=True):
+            gate = gate_of[image.image_id]
+            key = (*way[fold], *gate)
+            if key not in scored:
+                scored[key] = scoring.score_image(image, truth, way[fold], np.array(gate))
+            found.append(scored[key])
+        return found
+
     used = [index for index, weight in enumerate(weights) if weight > 0]
     readers, shares = [predictions.readers[index] for index in used], [weights[index] for index in used]
     scored = np.array(
         list(map_images(ids, readers, predictions.truth, label, shares, work, predictions.frame)), float
     )  # (n, ways, classes, 2)
     return [(scored[:, way, :, 0], scored[:, way, :, 1]) for way in range(len(ways))]
+
+
+def _gates(
+    predictions: MemberPredictions, ids: Sequence[str], way: Mapping[int, Rules], by_fold: bool
+) -> dict[str, tuple[float, ...]]:
+    """Return what the rules of a way compare with their gates, by image id, for each class."""
+    folds = np.array([predictions.fold_of[image_id] for image_id in ids])
+    classes = len(next(iter(way.values())))
+    values = np.stack([np.broadcast_to(predictions.gate[image_id], classes) for image_id in ids])
+    names, scores = np.array(ids), values.astype(float)
+    for fold in np.unique(folds).tolist():
+        part = folds == fold
+        among = part if by_fold else np.ones(len(ids), bool)
+        scores[part] = gate_scores(way[fold], values[among], names[among])[part[among]]
+    return dict(zip(ids, map(tuple, scores.tolist()), strict=True))
 
 
 def rescore(
@@ -153,7 +176,9 @@ def rescore(
     names, folds = list(candidates), sorted(set(predictions.fold_of.values()))
     fold_rules = [dict(candidates[name].fit.rules) for name in names]
     final_rules = [dict.fromkeys(folds, candidates[name].rules) for name in names]
-    final = score_on_masks(predictions.gated(shipped[1]), shipped[0], scoring, [*final_rules, *fold_rules])
+    final = score_on_masks(
+        predictions.gated(shipped[1]), shipped[0], scoring, [*final_rules, *fold_rules], together=len(names)
+    )
     held_out = [(worth.copy(), weight.copy()) for worth, weight in final[len(names) :]]
     ids = sorted(predictions.fold_of)
     fold = np.array([predictions.fold_of[image_id] for image_id in ids])

@@ -92,7 +92,7 @@ class MaskTables:
         empty = self.empty_worth[images, index], self.empty_weight[images, index]
         lowers = np.array([way.lower for way in self.ways])
         reached = float(ratio(empty[0].sum(), empty[1].sum()))
-        best = Rule(float(variant.gate), 1.0, 1.0, 2**31 - 1)  # leaves everything empty
+        best = Rule(float(bool(variant.gate)), 1.0, 1.0, 2**31 - 1)  # leaves everything empty
         while True:
             gains = (worth - reached * weight) - (empty[0] - reached * empty[1])
             sweep = exact.sweep_input(gains, lowers, tables, variant)

@@ -81,7 +81,7 @@ def search_with_optuna(
     space = _space(counted, variant, start)
 
     def score_of(params: Params) -> float:
-        return score(counted, _rule(params, counted.levels), metric)
+        return score(counted, _rule(params, counted.levels, variant.by_quantile), metric)
 
     kept = None if journal is None else open_study(journal, name, space, score_of, family)
     before = [] if kept is None else complete_trials(kept)
@@ -101,7 +101,7 @@ def search_with_optuna(
                 kept.add_trials(complete_trials(study)[first:])
     if copy_to is not None:
         copy_to(study)
-    rule = _rule(study.best_params, counted.levels)
+    rule = _rule(study.best_params, counted.levels, variant.by_quantile)
     settled = settle_gate(counted, rule, metric) if variant.gate else rule
     values = [float(trial.value or 0.0) for trial in complete_trials(study)]
     return StudyResult(settled, float(study.best_value), values)
@@ -124,8 +124,9 @@ def settle_gate(counted: Scorable, rule: Rule, metric: str) -> Rule:
     nothing = np.zeros(counted.truth.shape)
     kept = METRICS[metric](*counted.counts(replace(rule, gate=0.0)), counted.truth)
     emptied = METRICS[metric](nothing, nothing, counted.truth)
-    order = np.argsort(-counted.gate[:, 0], kind="stable")
-    gates = counted.gate[order, 0]
+    scores = counted.gate_scores(rule)[:, 0]
+    order = np.argsort(-scores, kind="stable")
+    gates = scores[order]
     # Row k: the first k images pass. Equal gates cannot be separated.
     worth, weight = (_passing(a[order], b[order]) for a, b in zip(kept, emptied, strict=True))
     values = ratio(worth, weight).mean(axis=1)
@@ -202,7 +203,7 @@ def _params(rule: Rule, space: Space) -> Params:
     }
 
 
-def _rule(params: Params, levels: Sequence[int]) -> Rule:
+def _rule(params: Params, levels: Sequence[int], quantile: bool) -> Rule:
     """Return the rule of a trial; its lower threshold is the nearest that can be scored."""
     upper = max(1, round(params["upper"] * 255), levels[0])
     wanted = max(1, round(upper * params.get("lo_over_hi", 1.0)))
@@ -214,6 +215,7 @@ def _rule(params: Params, levels: Sequence[int]) -> Rule:
         min_area=round(params["min_area"]),
         min_component=round(params.get("min_component", 0)),
         hysteresis=bool(params.get("hysteresis", False)),
+        quantile=quantile,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from gatemask.config import Tune
 from gatemask.console import say
 from gatemask.errors import GatemaskError, nearest
 from gatemask.masks.metrics import METRICS
-from gatemask.masks.rule import Rule, as_uint8, decide
+from gatemask.masks.rule import Rule, as_uint8, decide, gate_scores
 from gatemask.oof.tables import Tables, all_empty_score, count_image
 from gatemask.tuning.candidates import Candidate, TuningImages, choose_candidate, find_candidates
 from gatemask.tuning.crossfit import bootstrap_interval
@@ -48,13 +49,29 @@ class TunedMaps:
 
         Args:
             probabilities: Map as for `tune_maps`, (height, width) or (height, width, classes).
-            gate: Probability that the image has a mask, one for all classes or one per class. Default: 1.
+            gate: Probability that the image has a mask, one for all classes or one per class; of rules with a quantile,
+                a row of `gate_scores`. Default: 1.
 
         Returns:
             bool, of the map's shape.
         """
         masks = decide(self.rules, gate, _as_map(probabilities, "the map"))
         return masks.reshape(probabilities.shape)
+
+    def gate_scores(self, gates: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return what `masks` takes as `gate`: probabilities, or quantiles where a share of the images passes.
+
+        Args:
+            gates: Probabilities of all images that are predicted together, float (n,) or (n, classes); of equal ones,
+                the earlier image comes first.
+
+        Returns:
+            float (n, classes).
+        """
+        values = np.asarray(gates, float)
+        shape = len(values), len(self.rules)
+        columns = np.broadcast_to(values.reshape(len(values), -1), shape)
+        return gate_scores(self.rules, columns, [f"{row:08}" for row in range(shape[0])])
 
 
 def tune_maps(
@@ -163,7 +180,8 @@ def _tables(
 
 
 def _pairs(maps: Iterable[np.ndarray], truths: Iterable[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    missing, counts = object(), [0, 0]
+    missing: Any = object()
+    counts = [0, 0]
     for pair in zip_longest(maps, truths, fillvalue=missing):
         counts = [count + (one is not missing) for count, one in zip(counts, pair, strict=True)]
         if counts[0] == counts[1]:

@@ -50,7 +50,7 @@ def scores_over_gates(tables: Tables, counted: Scorable, rule: Rule, metric: str
     """
     nothing = np.zeros(counted.truth.shape)
     empty = METRICS[metric](nothing, nothing, counted.truth)
-    gate = tables.gate[:, 0]  # of all classes, or the only one
+    gate = tables.gate_scores(rule)[:, 0]  # of all classes, or the only one
     order = np.argsort(-gate, kind="stable")
     passed = len(order) - np.searchsorted(gate[order][::-1], gates, "left")
     sums = []

@@ -57,8 +57,10 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble, place: Place |
         place: Place that counts the threshold tables. Default: the threads of this process.
 
     Raises:
-        GatemaskError: Predictions are missing, outdated or damaged, or another process is tuning.
+        GatemaskError: Predictions are missing, outdated or damaged, the settings do not fit the metric, or another
+            process is tuning.
     """
+    _require_counts_for_quantile(comp, ensemble)
     stage = _stage(project, comp, ensemble)
 
     def work() -> tuple[TunedResult, dict[Path, str | None]]:
@@ -75,6 +77,20 @@ def tune(project: Project, comp: Competition, ensemble: Ensemble, place: Place |
     result = stage.run(work, lambda: shutil.rmtree(project.tuned / SCRATCH, ignore_errors=True))
     send_at_once(project, [stage.stamp])
     return result
+
+
+def _require_counts_for_quantile(comp: Competition, ensemble: Ensemble) -> None:
+    """Raise if a share of images would be searched on a sample of them, half of which has masks."""
+    from gatemask.tuning.final_pass import searched_on_masks
+
+    if ensemble.tune.rule.by_quantile and searched_on_masks(comp):
+        raise GatemaskError(
+            "A gate that lets a share of the images pass cannot be searched with this metric.",
+            where="tune.rule.gate of ensemble.yaml",
+            received=f"quantile, with the metric {comp.metric}" + (" of objects" if comp.objects is not None else ""),
+            expected="a metric that pixel counts decide, such as mean_dice",
+            do="Set tune.rule.gate: true.",
+        )
 
 
 def require_tuned(project: Project, comp: Competition, ensemble: Ensemble) -> TunedResult:

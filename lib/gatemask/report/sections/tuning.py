@@ -14,8 +14,9 @@ from gatemask.results.tuning import ALL_EMPTY, CandidateSummary, TunedResult
 RULE_NOTE = (
     "An image is empty if its gate probability is below the gate, or if fewer than min_area pixels reach the upper "
     "threshold; else its mask is every pixel that reaches the lower one, without the connected components that are "
-    "smaller than min_component. Cross-fitting tunes on all folds but one and scores that one. Rules beside were "
-    "given, not searched: where a name has several, the best on the tuned folds."
+    "smaller than min_component. With quantile, the gate is the share of the images, or of a fold's in cross-fitting, "
+    "that do not pass; absolute-gate has the best probability instead. Cross-fitting tunes on all folds but one and "
+    "scores that one. Rules beside were given, not searched: where a name has several, the best on the tuned folds."
 )
 ON_MASKS_NOTE = (
     "The scores above are those of masks at full size, since counted pixels do not decide them. These curves come from "
