@@ -31,8 +31,21 @@ ENCODERS = {
     "unetpp": "resnet18",
     "fpn": "mobilenetv2",
     "linknet": "vgg16",
+    "upernet": "resnet18",
+    "segformer": "efficientnetb0",
+    "deeplabv3plus": "mobilenet",
 }
-SMALL_STEPS = ("gate", "unet", "unetpp", "linknet")  # small networks that take a step; the FPN does with the whole ones
+SMALL_STEPS = ("gate", "unet", "unetpp", "linknet")  # small networks that take a step; others do with the whole ones
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gate": {"per_class": True},
+    "unet": {"filters": [16, 16, 8, 8, 4], "gate_head": True},
+    "unetpp": {"filters": [16, 16, 8, 8, 4], "block": "transpose", "deep_supervision": True},
+    "fpn": {"output_stride": 4},
+    "linknet": {"filters": [16, 16, 8, 8, 4], "block": "transpose"},
+    "upernet": {"width": 16},
+    "segformer": {"width": 16, "deep_supervision": True},
+    "deeplabv3plus": {"width": 16, "dropout": 0.2},
+}
 # The gate is one per class, and LinkNet has exclusive classes and ignored pixels.
 CLASSES = {"gate": 2, "linknet": 2}
 LOSSES: dict[str, dict[str, Any]] = {
@@ -41,21 +54,19 @@ LOSSES: dict[str, dict[str, Any]] = {
     "unetpp": {"topk": {"share": 0.2}},
     "fpn": {"dice_batch": 1, "tversky": {"alpha": 0.4}, "focal_tversky": 1},
     "linknet": {"bce": 1, "lovasz": 0.5, "cldice": {"iterations": 1}},
+    "upernet": {"bce": 1, "dice": 1},
+    "segformer": {"bce": 1, "dice": 1},
+    "deeplabv3plus": {"bce": 1, "dice": 1},
 }
 
 
 def experiment(name: str) -> Any:
     from gatemask.config import Experiment
 
-    model: dict[str, Any] = {"name": name, "encoder": ENCODERS[name], "gate_head": name == "unet"}
-    model["per_class"] = name == "gate"
-    if name not in ("gate", "fpn"):
-        model |= {"filters": [16, 16, 8, 8, 4], "block": "upsampling" if name == "unet" else "transpose"}
-    model["deep_supervision"] = name == "unetpp"
     return Experiment(
         name=name,
         task="gate" if name == "gate" else "mask",
-        model=model,
+        model={"name": name, "encoder": ENCODERS[name], **OPTIONS[name]},
         input={"size": SIZE},
         loss=LOSSES[name],
         optimizer={"name": "radam", "ema": 0.5} if name == "unet" else {},

@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from gatemask import quiet
 from gatemask.config import LossName, LossPart, Model
+from gatemask.config.names import MASK_NETWORKS
 from gatemask.input.layout import Layout
 
 quiet.tensorflow()
@@ -214,8 +215,6 @@ def test_the_curve_of_gates_per_class_is_the_mean_of_their_curves() -> None:
 
 # --- networks ----------------------------------------------------------------------------------------------
 
-SMALL = {"encoder": "resnet18", "filters": [8, 8, 8, 8, 8], "batchnorm_momentum": 0.8}
-
 
 def images_of(size: tuple[int, int], channels: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (2, *size, channels)).astype(np.uint8)
@@ -223,10 +222,10 @@ def images_of(size: tuple[int, int], channels: int) -> np.ndarray:
 
 @pytest.mark.trains
 @pytest.mark.usefixtures("tiny_encoders")
-@pytest.mark.parametrize("name", ["unet", "unetpp", "fpn", "linknet"])
+@pytest.mark.parametrize("name", MASK_NETWORKS)
 def test_exclusive_maps_and_background_sum_to_1_in_oblong_networks(name: str) -> None:
-    options = {"deep_supervision": True} if name == "unetpp" else {}
-    model = Model(name=name, **{**SMALL, **({"filters": None} if name == "fpn" else {}), **options})
+    filters = [8, 8, 8, 8, 8] if name in ("unet", "unetpp", "linknet") else None
+    model = Model(name=name, filters=filters, encoder="resnet18", deep_supervision=name == "unetpp")
     network = models.build_network(model, (32, 64), 5, 4, exclusive=True, border=True)
     maps = np.asarray(network.model(images_of((32, 64), 5)))
     assert (maps.shape, maps.dtype) == ((2, 32, 64, 4), np.float32)
@@ -252,7 +251,7 @@ def test_the_gate_head_looks_at_the_classes_alone() -> None:
     image = keras.Input((2, 2, 3))
     layout = Layout(classes=2, border=True, ignored=True)
     model = TrainingModel(image, {"main": keras.layers.Identity()(image)})
-    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=layout), 1.0, layout)
+    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=layout), {"main": 1.0}, 1.0, layout)
     main = keras.ops.full((1, 2, 2, 3), 0.5)
 
     def gate_loss(plane: int) -> float:
@@ -289,7 +288,7 @@ def test_networks_of_several_classes_learn(exclusive: bool) -> None:
     logits = keras.layers.Conv2D(layout.outputs + exclusive, 1)(x)
     probability = models._probability(logits, "main", layout.classes + 1 if exclusive else 0)
     model = TrainingModel(shown, {"main": probability})
-    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), 1.0, layout)
+    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=layout), {"main": 1.0}, 1.0, layout)
     model.compile(keras.optimizers.Adam(0.05), jit_compile=False)
     steps = [np.tile(array, (20, 1, 1, 1)) for array in (images, masks)]
     model.fit(*steps, batch_size=16, epochs=2, verbose=0)

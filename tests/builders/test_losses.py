@@ -177,11 +177,12 @@ def test_the_training_loss_covers_all_heads_and_the_gate() -> None:
 
     image = keras.Input((2, 2, 1))
     main, gate_weight = losses.WeightedLoss({"bce": 1, "dice": 1}), 0.5
-    model = TrainingModel(image, {"main": keras.layers.Identity()(image)}).set_loss(main, gate_weight)
+    of_heads = {"main": 0.75, "deep1": 0.25}
+    model = TrainingModel(image, {"main": keras.layers.Identity()(image)}).set_loss(main, of_heads, gate_weight)
     heads = {name: keras.ops.convert_to_tensor(PROBABILITY**power) for name, power in (("main", 1), ("deep1", 2))}
     gates = np.array([[0.7], [0.4]], np.float32)
     weights = np.array([1, 0.5], np.float32)
     loss = float(model.compute_loss(None, TRUTH, {**heads, "gate": gates}, weights))
-    mean_of_heads = np.mean([float(main(TRUTH, head, weights)) for head in heads.values()])
+    over_heads = sum(of_heads[name] * float(main(TRUTH, head, weights)) for name, head in heads.items())
     cross_entropy = (-np.log(0.7) - 0.5 * np.log(0.6)) / 1.5
-    assert loss == pytest.approx(mean_of_heads + gate_weight * cross_entropy, rel=1e-5)
+    assert loss == pytest.approx(over_heads + gate_weight * cross_entropy, rel=1e-5)

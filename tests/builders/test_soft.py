@@ -117,7 +117,7 @@ def levels_of(probability: np.ndarray) -> np.ndarray:
 def test_the_gate_head_sees_a_mask_from_half_on() -> None:
     image = keras.Input((2, 2, 1))
     model = TrainingModel(image, {"main": keras.layers.Identity()(image)})
-    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=SOFT), 1.0, SOFT)
+    model.set_loss(losses.WeightedLoss({"bce": 1}, layout=SOFT), {"main": 1.0}, 1.0, SOFT)
     heads = {"main": keras.ops.full((1, 2, 2, 1), 0.5), "gate": np.array([[0.2]], np.float32)}
     for level, probability in ((127, 0.8), (128, 0.2)):
         masks = np.zeros((1, 2, 2, 1), np.uint8)
@@ -133,7 +133,7 @@ def test_soft_masks_are_learned_as_shares() -> None:
     shown = keras.Input((4, 4, 1), dtype="uint8")
     logits = keras.layers.Conv2D(1, 1)(models.Normalize("tf")(shown))
     model = TrainingModel(shown, {"main": keras.layers.Activation("sigmoid")(logits)})
-    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=SOFT), 1.0, SOFT)
+    model.set_loss(losses.WeightedLoss({"bce": 1, "dice": 1}, layout=SOFT), {"main": 1.0}, 1.0, SOFT)
     model.compile(keras.optimizers.Adam(0.1), jit_compile=False)
     model.fit(images, levels, batch_size=8, epochs=1, verbose=0)
     assert np.asarray(model(images[:8])["main"]) == pytest.approx(191 / 255, abs=0.02)

@@ -75,6 +75,10 @@ def test_options_added_later_leave_settings_of_older_runs_unchanged(write) -> No
     assert settings["loss"] == {"bce": 1, "focal": {"weight": 1.0, "gamma": 1, "alpha": None, "beta": None}}
     assert "class_weights" not in settings
     assert "weight_decay_on" not in settings["optimizer"]
+    of_model = ["name", "encoder", "weights", "block", "filters", "dropout", "batchnorm_momentum"]
+    assert list(settings["model"]) == [*of_model, "deep_supervision", "gate_head"]
+    attentive = load_experiment(write(MASK.replace("b0}", "b0, attention: scse, output_stride: 2}"))).settings["model"]
+    assert (attentive["attention"], attentive["output_stride"]) == ("scse", 2)
     topk = load_experiment(write(MASK + "class_weights: {cell: 2}\n"), overrides=["loss={topk: {share: 0.2}}"]).settings
     assert topk["loss"]["topk"]["share"] == 0.2
     assert topk["class_weights"] == {"cell": 2}
@@ -100,7 +104,23 @@ BAD = {
     "a gate that ranks pixels": (GATE.replace("bce: 1", "topk: 1"), ["topk", "bce or focal"]),
     "weights of classes for one probability": (GATE + "class_weights: {cell: 2}\n", ["class_weights", "per_class"]),
     "an option of another loss": (MASK.replace("bce: 1", "bce: {gamma: 2}"), ["bce", "gamma"]),
-    "deep supervision of a U-Net": (MASK.replace("b0}", "b0, deep_supervision: true}"), ["unetpp"]),
+    "deep supervision of a gate": (GATE.replace("b0}", "b0, deep_supervision: true}"), ["deep_supervision", "unet"]),
+    "attention of an FPN": (MASK.replace("unet,", "fpn, attention: scse,"), ["model.attention", "unetpp", "'fpn'"]),
+    "a width of a U-Net": (MASK.replace("b0}", "b0, width: 64}"), ["model.width", "upernet", "'unet'"]),
+    "an output stride of a SegFormer": (
+        MASK.replace("unet,", "segformer, output_stride: 4,"),
+        ["model.output_stride", "linknet", "'segformer'"],
+    ),
+    "an output stride of 8": (MASK.replace("b0}", "b0, output_stride: 8}"), ["output_stride", "2", "4", "8"]),
+    "filters for blocks that are left out": (
+        MASK.replace("b0}", "b0, output_stride: 4, filters: [64, 32, 16, 8, 8]}"),
+        ["model.filters", "3 entries", "not 5", "output_stride is 4"],
+    ),
+    "too few filters": (MASK.replace("b0}", "b0, filters: [64, 32, 16, 8]}"), ["model.filters", "5 entries", "not 4"]),
+    "filters of a LinkNet that stops early": (
+        MASK.replace("unet,", "linknet, output_stride: 2, filters: [64, 32, 16, 8],"),
+        ["model.filters", "linknet", "remove"],
+    ),
     "layers never unfrozen": (MASK + "freeze: {epochs: 3}\n", ["freeze", "unfrozen"]),
     "a floor above the peak": (MASK + "schedule: {peak: 1.0e-3, floor: 1.0e-2}\n", ["floor", "peak"]),
     "random views without augmentation": (MASK + "tta: [{random: 3}]\n", ["random", "augment"]),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.integration
 SIZE = 32
 
 
-def members_of(name: str, folds: int) -> list[ShippedMember]:
-    config = Model(name=name, encoder="mobilenet", weights="none").model_dump(mode="json")
+def members_of(name: str, folds: int, **options: Any) -> list[ShippedMember]:
+    config = Model(name=name, encoder="mobilenet", weights="none", **options).model_dump(mode="json")
     task = "gate" if name == "gate" else "mask"
     run = {"experiment": name, "task": task, "size": SIZE, "records": SIZE, "model": config}
     return [ShippedMember.model_validate({"name": f"{name}{fold}", "fold": fold, **run}) for fold in range(folds)]
@@ -91,6 +91,32 @@ def test_members_share_a_graph_and_keep_their_weights(saved: SavedNetworks, monk
             np.testing.assert_allclose(values, predictions[member], atol=1e-5)
         assert np.abs(predictions[f"{name}0"] - predictions[f"{name}1"]).max() > 1e-3, "the members differ"
     assert built == ["gate", "unet"], "once per structure"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("unet", {"attention": "scse", "output_stride": 2, "deep_supervision": True}),
+        ("unetpp", {"attention": "scse", "output_stride": 4, "deep_supervision": True}),
+        ("fpn", {"output_stride": 4}),
+        ("linknet", {"output_stride": 2, "deep_supervision": True}),
+        ("upernet", {"width": 8, "deep_supervision": True}),
+        ("segformer", {"width": 8, "deep_supervision": True, "gate_head": True}),
+        ("deeplabv3plus", {"width": 8, "deep_supervision": True, "dropout": 0.1}),
+    ],
+)
+def test_members_of_every_structure_predict_as_trained(
+    saved: SavedNetworks, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    from gatemask.builders import models
+
+    (member,) = members_of(name, 1, **options)
+    model = models.build_network(member.model, SIZE, 1, 1, seed=1).model
+    model.save_weights(networks.weights_path(tmp_path, member))
+    loaded = networks.load_members([member], tmp_path, 1, 1, batch=5)[member.name]
+    expected = np.asarray(model(saved.images))
+    np.testing.assert_allclose(loaded.predict_on_batch(saved.images), expected, atol=1e-5)
+    assert expected.std() > 0
 
 
 def write_members(path: Path, members: list[ShippedMember]) -> None:

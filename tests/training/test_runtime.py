@@ -157,7 +157,7 @@ for count in (1, 2):
         x = keras.Input((4,), dtype="uint8")
         out = keras.layers.Dense(1, "sigmoid", kernel_initializer="ones")(keras.layers.Rescaling(0.01)(x))
         loss = WeightedLoss({"bce": 1.0})
-        model = TrainingModel(x, {"main": out}).set_loss(loss, 0.2)
+        model = TrainingModel(x, {"main": out}).set_loss(loss, {"main": 1.0}, 0.2)
         model.compile(keras.optimizers.SGD(0.5), jit_compile=False)
         evaluator = keras.Model(x, out)
         evaluator.compile(None, loss=loss, weighted_metrics=[MeanLoss(loss.call)], jit_compile=False)

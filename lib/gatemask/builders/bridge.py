@@ -1,4 +1,4 @@
-"""Build encoders and decoders of segmentation-models on Keras 3 and any of its backends.
+"""Build the encoders of segmentation-models on Keras 3 and any of its backends.
 
 The package and its encoder packages were written for older Keras, and take the Keras modules they use as arguments.
 They receive those of Keras 3, with the following substitutions, so nothing of theirs is patched:
@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 os.environ.setdefault("SM_FRAMEWORK", "tf.keras")  # only decides what the package imports and then ignores
 
@@ -28,9 +28,6 @@ import keras
 import numpy as np
 
 from gatemask.builders.tensor import Tensor
-
-if TYPE_CHECKING:
-    from gatemask.builders.encoders import NestedEncoder
 
 BACKEND = SimpleNamespace(
     backend=lambda: "keras3",
@@ -234,37 +231,3 @@ def build_packaged(name: str, input_shape: tuple[int, int, int]) -> tuple[keras.
         for stride, key in layers_of_strides
     }
     return model, {**features, 32: model.output}
-
-
-def build_decoder(architecture: str, encoder: NestedEncoder, images: Tensor, **options: Any) -> Tensor:
-    """Build the decoder of segmentation-models' Unet, FPN or Linknet behind an encoder.
-
-    Args:
-        architecture: Name of the architecture in the package.
-        encoder: Encoder of any package.
-        images: Input of the whole network.
-        options: Options of the decoder in the package.
-
-    Returns:
-        The features, (b, h, w, f), that enter the package's last convolution. That convolution is left out: heads are
-        our own.
-    """
-    segmentation_models()
-    from segmentation_models.models import fpn, linknet, unet
-
-    module, build = {
-        "Unet": (unet, unet.build_unet),
-        "FPN": (fpn, fpn.build_fpn),
-        "Linknet": (linknet, linknet.build_linknet),
-    }[architecture]
-    # The package's networks keep the Keras modules that they were called with in these globals.
-    module.backend, module.layers, module.models, module.keras_utils = KERAS_MODULES.values()
-    if "decoder_block" in options:
-        kind = {"transpose": "DecoderTransposeX2Block", "upsampling": "DecoderUpsamplingX2Block"}
-        options["decoder_block"] = getattr(module, kind[options["decoder_block"]])
-    skips = [SimpleNamespace(output=encoder.features[stride]) for stride in (16, 8, 4, 2)]
-    backbone = SimpleNamespace(
-        input=images, output=encoder.features[32], layers=encoder.packaged.layers, get_layer=lambda index: skips[index]
-    )
-    network = build(backbone, skip_connection_layers=range(4), activation="linear", **options)
-    return network.layers[-2].input  # the last two layers: a convolution and its activation

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gatemask.config import ENCODERS, PublishedWeights
+from gatemask.config import ENCODERS, Model, PublishedWeights
 from gatemask.console import say
 from gatemask.errors import GatemaskError, StorageError
 from gatemask.files import write_with
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import keras
 
     from gatemask.builders.models import Network
-    from gatemask.config import Model
 
 KAGGLE_INPUT = Path("/kaggle/input")
 TIMEOUT_S = 60
@@ -164,15 +163,11 @@ def load_encoder_weights(network: Network, config: Model, path: Path, channels: 
     from gatemask.builders import models
 
     # Weights do not depend on the size; 96 is the smallest that every encoder accepts, and the fastest to build.
-    as_gate = config.model_copy(update={"name": "gate", **GATE_OPTIONS})
-    three_channels = models.build_network(as_gate, 96, 3, seed=None)
+    three_channels = models.build_network(Model(name="gate", encoder=config.encoder), 96, 3, seed=None)
     _load_encoder(three_channels.encoder, three_channels.packaged_encoder, config.encoder, path)
     for weight, loaded in zip(network.encoder.weights, three_channels.encoder.weights, strict=True):
         weight.assign(inflate_channels(np.asarray(loaded), tuple(weight.shape)))
     return f"the encoder of {path.name}, inflated to {channels} channels"
-
-
-GATE_OPTIONS = {"gate_head": False, "deep_supervision": False, "filters": None, "block": "upsampling"}
 
 
 def inflate_channels(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import keras
 import numpy as np
 
 from gatemask.builders import bridge
 from gatemask.builders.bridge import layers
+from gatemask.builders.decoders.blocks import Decoded, Features, convolve, enlarge
+from gatemask.builders.decoders.deeplabv3plus import deeplabv3plus
+from gatemask.builders.decoders.fpn import fpn
+from gatemask.builders.decoders.linknet import linknet
+from gatemask.builders.decoders.segformer import segformer
+from gatemask.builders.decoders.unet import unet
+from gatemask.builders.decoders.unetpp import unetpp
+from gatemask.builders.decoders.upernet import upernet
 from gatemask.builders.encoders import NestedEncoder
 from gatemask.builders.initializers import assign_variables, draw_initial_weights
 from gatemask.builders.tensor import Tensor
@@ -18,14 +26,21 @@ from gatemask.config import ENCODERS, Architecture, Competition, Experiment, Mod
 from gatemask.config.base import both_sides
 from gatemask.errors import GatemaskError
 
-__all__ = ["ARCHITECTURES", "Network", "assign_variables", "build_network", "draw_initial_weights", "network_for"]
+__all__ = ["DECODERS", "Network", "assign_variables", "build_network", "draw_initial_weights", "network_for"]
 
 # Red, green and blue, from 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CAFFE_MEAN = (123.68, 116.779, 103.939)
-DEFAULT_FILTERS = [256, 128, 64, 32, 16]
-
-Logits = dict[str, Tensor]  # by the name of the head
+CENTER_FILTERS = 512
+DECODERS: dict[Architecture, Callable[[Model, Features], Decoded]] = {
+    "unet": unet,
+    "unetpp": unetpp,
+    "fpn": fpn,
+    "linknet": linknet,
+    "upernet": upernet,
+    "segformer": segformer,
+    "deeplabv3plus": deeplabv3plus,
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,8 @@ class Network:
         model: Model from images, uint8 (b, h, w, channels), to probabilities, float32: (b, 1) or (b, classes) of a
             gate, (b, h, w, outputs) of a mask network.
         heads: Outputs that are trained, float32 probabilities for `model.input`: "main" and, with deep supervision,
-            "deep1" to "deep3", of the shape of the model's output; with a gate head "gate", (b, 1).
+            others whose names begin with "deep", of the shape of the model's output; with a gate head "gate", (b, 1).
+        loss_weights: Share of each head in the loss, but for the gate's; their sum is 1.
         encoder: The encoder, one layer of `model`.
         packaged_encoder: The same layers as their package arranged them: the order of its weights files.
         encoder_name: Name of the encoder in a YAML.
@@ -44,6 +60,7 @@ class Network:
 
     model: keras.Model
     heads: dict[str, Tensor]
+    loss_weights: dict[str, float]
     encoder: keras.Model
     packaged_encoder: keras.Model
     encoder_name: str
@@ -100,16 +117,22 @@ def build_network(
     images = keras.Input((height, width, channels), dtype="uint8", name="images")
     x = keras.layers.Concatenate(name="three_channels")([images] * 3) if channels == 1 else images
     x = Normalize(family.normalization, name="normalize")(x)
-    softmax = exclusive and config.name != "gate"
-    encoder, logits = ARCHITECTURES[config.name](config, images, x, outputs + softmax)
-    exclusive_maps = outputs + softmax - border if softmax else 0
-    heads = {name: _probability(logit, name, exclusive_maps) for name, logit in logits.items()}
+    encoder = NestedEncoder(config.encoder, x)
+    if config.name == "gate":
+        heads, loss_weights = {"main": gate(config, encoder.features, outputs)}, {"main": 1.0}
+        output = heads["main"]
+    else:
+        decoded = decode(config, encoder)
+        loss_weights = decoded.loss_weights()
+        heads = _mask_heads(
+            config, decoded, (height, width), outputs + exclusive, outputs + 1 - border if exclusive else 0
+        )
+        output = heads["main"]
+        if decoded.averaged and decoded.deep:
+            output = keras.layers.Average(name="mean_of_heads", dtype="float32")(list(heads.values()))
     if config.gate_head:
-        features = keras.layers.GlobalAveragePooling2D(name="gate_average")(encoder.features[32])
-        heads["gate"] = _probability(layers.Dense(1, name="gate_logit")(features), "gate")
-    output, *deep = [head for name, head in heads.items() if name != "gate"]
-    if deep:
-        output = keras.layers.Average(name="mean_of_heads", dtype="float32")([output, *deep])
+        average = keras.layers.GlobalAveragePooling2D(name="gate_average")(encoder.features[32])
+        heads["gate"] = _probability(layers.Dense(1, name="gate_logit")(average), "gate")
     model = keras.Model(images, output, name=config.name)
     with_all_heads = keras.Model(images, heads)
     for layer in bridge.flat_layers(with_all_heads):
@@ -119,7 +142,7 @@ def build_network(
             layer.momentum = config.batchnorm_momentum
     if seed is not None:
         assign_variables(with_all_heads, draw_initial_weights(with_all_heads, seed))
-    return Network(model, heads, encoder.model, encoder.packaged, config.encoder)
+    return Network(model, heads, loss_weights, encoder.model, encoder.packaged, config.encoder)
 
 
 class Normalize(keras.layers.Layer):
@@ -154,98 +177,44 @@ class Normalize(keras.layers.Layer):
         return x
 
 
-# --- architectures -----------------------------------------------------------------------------------------
-#
-# Each function takes the experiment's `model:`, the images, the normalized images (b, h, w, c) and the number of
-# logits. It returns the encoder and the logits of each head; a gate head is added later.
-
-
-def gate(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
+def gate(config: Model, features: Features, outputs: int) -> Tensor:
     """Gate: encoder, global average, dropout and a sigmoid, or one per class. Is there anything to segment?"""
-    encoder = NestedEncoder(config.encoder, x)
-    x = keras.layers.GlobalAveragePooling2D(name="average")(encoder.features[32])
+    x = keras.layers.GlobalAveragePooling2D(name="average")(features[32])
     x = keras.layers.Dropout(0.2 if config.dropout is None else config.dropout, name="dropout")(x)
-    return encoder, {"main": layers.Dense(outputs if config.per_class else 1, name="logit")(x)}
+    return _probability(layers.Dense(outputs if config.per_class else 1, name="logit")(x), "main")
 
 
-def unet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
-    """U-Net (Ronneberger 2015): at each level, the encoder's features are concatenated with the decoder's."""
-    filters = tuple(config.filters or DEFAULT_FILTERS)
-    encoder = NestedEncoder(config.encoder, x)
-    x = bridge.build_decoder("Unet", encoder, images, decoder_block=config.block, decoder_filters=filters)
-    return encoder, {"main": _mask_logits(x, config, outputs)}
+def decode(config: Model, encoder: NestedEncoder) -> Decoded:
+    """Return the features of a mask network's outputs."""
+    features = encoder.features
+    if encoder.ends_in_pooling and config.name in ("unet", "linknet"):  # as in segmentation-models
+        for block in ("center_block1", "center_block2"):
+            features = {**features, 32: convolve(features[32], CENTER_FILTERS, block)}
+    return DECODERS[config.name](config, features)
 
 
-def fpn(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
-    """Feature pyramid (Lin 2017, Kirillov 2019): all levels are brought to a quarter of the input size and joined."""
-    encoder = NestedEncoder(config.encoder, x)
-    x = bridge.build_decoder("FPN", encoder, images, aggregation="concat")
-    return encoder, {"main": _mask_logits(x, config, outputs)}
-
-
-def linknet(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
-    """LinkNet (Chaurasia 2017): the encoder's features are added to the decoder's; only the last filter is free."""
-    filters = tuple(config.filters or (*[None] * 4, 16))
-    encoder = NestedEncoder(config.encoder, x)
-    x = bridge.build_decoder("Linknet", encoder, images, decoder_block=config.block, decoder_filters=filters)
-    return encoder, {"main": _mask_logits(x, config, outputs)}
-
-
-def unetpp(config: Model, images: Tensor, x: Tensor, outputs: int) -> tuple[NestedEncoder, Logits]:
-    """U-Net++ (Zhou 2018): a triangle of nodes with dense skip connections between encoder and decoder.
-
-    Node (i, j) is on level i (level 0 has half the input size) and in column j. Column 0 is the encoder. Node (i, j)
-    joins all earlier nodes of its level and the enlarged node (i + 1, j - 1). A last block brings node (0, 4) to full
-    size. `filters` are ordered as in U-Net: level 3 first, the last block last. With deep supervision, nodes (0, 1) to
-    (0, 3) also get such a block and a head, and the prediction is the mean of all four: the paper's accurate mode.
-    """
-    filters = config.filters or DEFAULT_FILTERS
-    encoder = NestedEncoder(config.encoder, x)
-    nodes = {(i, 0): features for i, features in enumerate(encoder.features[2 << i] for i in range(5))}
-    depth = 4
-    for j in range(1, depth + 1):
-        for i in range(depth + 1 - j):
-            width = filters[depth - 1 - i]
-            enlarged = _enlarge(nodes[i + 1, j - 1], width, config.block, f"node{i}{j}")
-            earlier = [nodes[i, k] for k in range(j)]
-            x = keras.layers.Concatenate(name=f"node{i}{j}_concat")([enlarged, *earlier])
-            nodes[i, j] = _convolve(x, width, config, f"node{i}{j}")
-    logits = {}
-    for j in range(1 if config.deep_supervision else depth, depth + 1):
-        head, suffix = ("main", "") if j == depth else (f"deep{j}", f"_deep{j}")
-        x = _enlarge(nodes[0, j], filters[-1], config.block, f"full{suffix}")
-        logits[head] = _mask_logits(_convolve(x, filters[-1], config, f"full{suffix}"), config, outputs, suffix)
-    return encoder, {"main": logits.pop("main"), **logits}
-
-
-def _enlarge(x: Tensor, filters: int, block: str, name: str) -> Tensor:
-    """Double the side, by a transposed convolution or by repetition."""
-    if block == "upsampling":
-        return keras.layers.UpSampling2D(name=f"{name}_up")(x)
-    x = layers.Conv2DTranspose(filters, 4, strides=2, padding="same", use_bias=False, name=f"{name}_up")(x)
-    x = layers.BatchNormalization(name=f"{name}_up_bn")(x)
-    return keras.layers.Activation("relu", name=f"{name}_up_relu")(x)
-
-
-def _convolve(x: Tensor, filters: int, config: Model, name: str) -> Tensor:
-    """Apply convolution, BatchNorm and ReLU: once after a transposed convolution, else twice."""
-    for letter in "a" if config.block == "transpose" else "ab":
-        prefix = f"{name}_{letter}"
-        x = layers.Conv2D(
-            filters, 3, padding="same", use_bias=False, kernel_initializer="he_uniform", name=f"{prefix}_conv"
-        )(x)
-        x = layers.BatchNormalization(name=f"{prefix}_bn")(x)
-        x = keras.layers.Activation("relu", name=f"{prefix}_relu")(x)
-    return x
-
-
-def _mask_logits(x: Tensor, config: Model, outputs: int, suffix: str = "") -> Tensor:
-    """Apply dropout and the last convolution.
+def _mask_heads(
+    config: Model, decoded: Decoded, size: tuple[int, int], outputs: int, exclusive: int
+) -> dict[str, Tensor]:
+    """Return the probabilities of each output of a mask network, at the size of the input.
 
     Whole features are dropped: neighboring pixels carry the same information (Tompson 2015).
+
+    Args:
+        config: The experiment's `model:`.
+        decoded: Features of the decoder.
+        size: Height and width of the input, in pixels.
+        outputs: Number of logits per pixel.
+        exclusive: See `_probability`.
     """
-    x = keras.layers.SpatialDropout2D(config.dropout or 0.0, name=f"dropout{suffix}")(x)
-    return layers.Conv2D(outputs, 3, padding="same", name=f"mask{suffix}")(x)
+    heads = {}
+    for name, x in {"main": decoded.main, **decoded.deep}.items():
+        suffix = "" if name == "main" else f"_{name}"
+        x = keras.layers.SpatialDropout2D(config.dropout or 0.0, name=f"dropout{suffix}")(x)
+        x = layers.Conv2D(outputs, decoded.kernel, padding="same", name=f"mask{suffix}")(x)
+        x = enlarge(x, size[0] // x.shape[1], f"mask{suffix}_up", dtype="float32")
+        heads[name] = _probability(x, name, exclusive)
+    return heads
 
 
 def _probability(logit: Tensor, name: str, exclusive: int = 0) -> Tensor:
@@ -281,7 +250,3 @@ class ExclusiveProbabilities(keras.layers.Layer):
         if logits.shape[-1] == self.joined:
             return classes
         return keras.ops.concatenate([classes, keras.ops.sigmoid(logits[..., self.joined :])], axis=-1)
-
-
-BuildArchitecture = Callable[[Model, Tensor, Tensor, int], tuple[NestedEncoder, Logits]]
-ARCHITECTURES: dict[Architecture, BuildArchitecture] = {name: globals()[name] for name in get_args(Architecture)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 from keras import ops
@@ -19,15 +19,19 @@ GATE_HEAD_LOSS = WeightedLoss({"bce": 1.0})
 class TrainingModel(keras.Model):
     """Model from images to all heads. Its truth is one array for any number of heads; compile it without a loss."""
 
-    def set_loss(self, mask_loss: WeightedLoss, gate_weight: float, layout: Layout = ONE_CLASS) -> TrainingModel:
+    def set_loss(
+        self, mask_loss: WeightedLoss, head_weights: Mapping[str, float], gate_weight: float, layout: Layout = ONE_CLASS
+    ) -> TrainingModel:
         """Set the loss, and return the model.
 
         Args:
             mask_loss: Loss of the main and deep heads.
+            head_weights: Weight of that loss, by head.
             gate_weight: Weight of the gate head's cross-entropy.
             layout: Planes of the masks; those of the classes make an image positive. Default: one class.
         """
         self._mask_loss, self._gate_weight, self._layout = mask_loss, gate_weight, layout
+        self._head_weights = dict(head_weights)
         return self
 
     def compute_loss(
@@ -48,8 +52,9 @@ class TrainingModel(keras.Model):
             training: Unused.
         """
         assert y_pred is not None
-        heads = [head for name, head in y_pred.items() if name != "gate"]
-        total = sum(self._mask_loss(y, head, sample_weight) for head in heads) / len(heads)
+        total = sum(
+            weight * self._mask_loss(y, y_pred[name], sample_weight) for name, weight in self._head_weights.items()
+        )
         if "gate" in y_pred:
             classes, lowest = self._layout.classes, self._layout.half
             shown = y if y.shape[-1] == classes else y[..., :classes]
@@ -63,8 +68,9 @@ def training_model(
 ) -> TrainingModel:
     """Return the model to `compile(optimizer=...)` and to `fit` on images, truth and optional weights.
 
-    Its loss is `exp.loss`, averaged over the main and deep heads, plus `exp.gate_loss` times the cross-entropy of the
-    gate head, whose truth is whether any pixel belongs to a class. It shares its layers with `network.model`.
+    Its loss is `exp.loss`, summed over the main and deep heads with `network.loss_weights`, plus `exp.gate_loss` times
+    the cross-entropy of the gate head, whose truth is whether any pixel belongs to a class. It shares its layers with
+    `network.model`.
 
     Args:
         network: Network from `build_network`.
@@ -74,4 +80,4 @@ def training_model(
     """
     model = TrainingModel(network.model.input, dict(network.heads))
     loss = WeightedLoss(exp.loss, exp.label_smoothing, layout, class_weights)
-    return model.set_loss(loss, exp.gate_loss, layout)
+    return model.set_loss(loss, network.loss_weights, exp.gate_loss, layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,6 +27,7 @@ from gatemask.config.names import (
     CROSS_ENTROPIES,
     GATE_LOSSES,
     LOSS_OPTIONS,
+    OPTIONS_OF_NAMES,
     Architecture,
     Encoder,
     LossName,
@@ -45,29 +47,52 @@ class Model(Strict):
         "continues from the same fold of another experiment, at this experiment's size",
     )
     block: Literal["transpose", "upsampling"] = "upsampling"
-    filters: Annotated[list[Count], Field(min_length=5, max_length=5)] | None = Field(
-        None, description="filters of the decoder blocks, deepest first; default: the architecture's own"
+    filters: Annotated[list[Count], Field(min_length=3, max_length=5)] | None = Field(
+        None,
+        description="filters of the decoder blocks, deepest first: 5, or 4 with an output_stride of 2, or 3 with one "
+        "of 4; default: the architecture's own",
+    )
+    width: Count | None = Field(
+        None, description="upernet, segformer and deeplabv3plus: filters of the decoder; default: 256"
+    )
+    attention: Literal["scse"] | None = Field(
+        None,
+        description="unet and unetpp: 'scse' weights the channels and pixels of each decoder block (Roy 2018); "
+        "default: no attention",
+    )
+    output_stride: Literal[2, 4] | None = Field(
+        None,
+        description="unet, unetpp, fpn and linknet: pixels of the input per pixel of the logits, which are then "
+        "enlarged bilinearly; default: 1. The other mask networks always have 4",
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None, description="rate of dropout before the last layer; default: 0.2 for a gate, none for masks"
     )
     batchnorm_momentum: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    deep_supervision: bool = Field(False, description="U-Net++: train each node of the top row as an output")
+    deep_supervision: bool = Field(
+        False,
+        description="mask networks: also train an output of each level of the decoder; each has half the weight of "
+        "the finer one before it, and only the finest predicts. unetpp: each node of the top row is an output, all "
+        "weigh the same, and their mean predicts",
+    )
     gate_head: bool = Field(False, description="mask networks: train a second output as a gate")
     per_class: bool = Field(False, description="gate: one probability per class instead of one for all")
 
     @model_validator(mode="after")
     def _options_fit_architecture(self) -> Model:
-        if self.deep_supervision and self.name != "unetpp":
-            raise ValueError(f"model.deep_supervision belongs to 'unetpp', not to '{self.name}'")
-        if self.gate_head and self.name == "gate":
-            raise ValueError("model.gate_head belongs to mask networks: a gate already is one")
-        if self.per_class and self.name != "gate":
-            raise ValueError("model.per_class belongs to gates: mask networks have one map per class anyway")
-        if self.filters and self.name in ("gate", "fpn"):
-            raise ValueError(f"model.filters belongs to the decoders of unet, unetpp and linknet, not to '{self.name}'")
-        if self.block == "transpose" and self.name in ("gate", "fpn"):
-            raise ValueError(f"model.block belongs to unet, unetpp and linknet: '{self.name}' has no such blocks")
+        for option, names in OPTIONS_OF_NAMES["model"].items():
+            if getattr(self, option) != type(self).model_fields[option].default and self.name not in names:
+                raise ValueError(f"model.{option} belongs to {_listed(names)}, not to '{self.name}'")
+        if self.filters and len(self.filters) != self.enlargements:
+            raise ValueError(
+                f"model.filters must have {self.enlargements} entries, one per block, not {len(self.filters)}"
+                + (f": model.output_stride is {self.output_stride}" if self.output_stride else "")
+            )
+        if self.filters and self.output_stride and self.name == "linknet":
+            raise ValueError(
+                "model.filters of a linknet are those of its encoder, all but the last block's, which "
+                f"model.output_stride {self.output_stride} leaves out: remove model.filters"
+            )
         published = ENCODERS[self.encoder].weights
         if self.weights in ("imagenet", "noisy-student") and self.weights not in published:
             raise ValueError(
@@ -80,6 +105,28 @@ class Model(Strict):
                 f"the model has {self.encoder}"
             )
         return self
+
+    @property
+    def enlargements(self) -> int:
+        """How often a decoder doubles the size of the encoder's deepest features."""
+        return {None: 5, 2: 4, 4: 3}[self.output_stride]
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run. Options that were added later are left out where not set."""
+        settings: dict[str, JsonValue] = self.model_dump(mode="json")
+        return {
+            key: value
+            for key, value in settings.items()
+            if key not in _LATER_MODEL_OPTIONS or (value is not None and value is not False)
+        }
+
+
+_LATER_MODEL_OPTIONS = ("per_class", "width", "attention", "output_stride")  # fingerprints of runs lack them
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 
 def encoder_in_name(weights: str) -> str | None:
@@ -509,6 +556,5 @@ class Experiment(Strict):
             del settings["class_weights"]
         if not self.tta_apart:
             del settings["tta_apart"]
-        if not self.model.per_class:
-            settings["model"] = self.model.model_dump(mode="json", exclude={"per_class"})
+        settings["model"] = self.model.settings
         return settings

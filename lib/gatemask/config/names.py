@@ -6,7 +6,7 @@ Builders and metrics look up the function or class of the same name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from gatemask.config.encoders import ENCODERS
 
@@ -39,7 +39,10 @@ def metric_title(metric: str) -> str:
 COUNTED_METRICS = ("mean_dice", "dice_positives", "global_dice", "mean_iou", "mean_precision", "pixel_f05", "pixel_f2")
 OBJECT_METRICS = ("object_precision", "panoptic_quality")
 
-Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet"]
+Architecture = Literal["gate", "unet", "unetpp", "fpn", "linknet", "upernet", "segformer", "deeplabv3plus"]
+MASK_NETWORKS = tuple(name for name in get_args(Architecture) if name != "gate")
+DEFAULT_FILTERS = (256, 128, 64, 32, 16)  # of U-Net and U-Net++, deepest first
+DEFAULT_WIDTH = 256
 LossName = Literal["bce", "focal", "topk", "dice", "dice_batch", "tversky", "focal_tversky", "lovasz", "cldice"]
 # Sums over pixels; topk ranks pixels, and the others compare shapes, so gates can use none of those.
 CROSS_ENTROPIES: tuple[LossName, ...] = ("bce", "focal", "topk")
@@ -74,8 +77,12 @@ OPTIONS_OF_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {
         "block": ("unet", "unetpp", "linknet"),
         "filters": ("unet", "unetpp", "linknet"),
-        "deep_supervision": ("unetpp",),
-        "gate_head": ("unet", "unetpp", "fpn", "linknet"),
+        "width": ("upernet", "segformer", "deeplabv3plus"),
+        "attention": ("unet", "unetpp"),
+        "output_stride": ("unet", "unetpp", "fpn", "linknet"),
+        "deep_supervision": MASK_NETWORKS,
+        "gate_head": MASK_NETWORKS,
+        "per_class": ("gate",),
     },
     "optimizer": {"momentum": ("sgd", "rmsprop"), "nesterov": ("sgd",)},
     "schedule": {

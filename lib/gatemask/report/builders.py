@@ -34,7 +34,10 @@ Without internet, put the file into one of these folders. `weights:` may also na
 def builder_tables() -> dict[str, list[Row]]:
     """Return one table per section (models, encoders, losses, ...), as rows of name, text and options."""
     return {
-        "models": [_row(name, _first_line("models.py", name)) for name in get_args(config.Architecture)],
+        "models": [
+            _row(name, _first_line("models.py" if name == "gate" else f"decoders/{name}.py", name))
+            for name in get_args(config.Architecture)
+        ],
         "model": _fields(config.Model, {"name", "encoder"}),
         "encoders": [_encoder_row(name, encoder) for name, encoder in config.ENCODERS.items()],
         "losses": [
