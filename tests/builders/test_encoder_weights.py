@@ -26,7 +26,8 @@ keras = pytest.importorskip("keras")
 
 import legacy  # noqa: E402
 
-from gatemask.builders import bridge, models  # noqa: E402
+from gatemask.builders import applications, bridge, models  # noqa: E402
+from tests.conftest import slow  # noqa: E402
 
 HERE = Path(__file__).parent
 CONTENT = b"as if these were weights"
@@ -159,7 +160,13 @@ def test_a_download_of_wrong_hash_is_not_kept(project: Path, server: str, monkey
 
 # --- loading ---------------------------------------------------------------------------------------------
 
-LEGACY = ["efficientnetb0"]  # make test-all loads those of all encoders
+APPLICATIONS = [name for name in ENCODERS if legacy.is_application(name)]
+LEGACY = [
+    "efficientnetb0",
+    "efficientnetv2b0",
+    "convnext_tiny",
+    "resnet50v2",
+]  # make test-all loads those of all encoders
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +182,10 @@ def check_legacy(folder: Path, encoder: str) -> None:
     side = legacy.side(encoder)
     network = models.build_network(config(encoder), side, 3, seed=None)
     encoder_weights.load_encoder_weights(network, config(encoder), folder / f"{encoder}.h5")
-    out = np.asarray(network.packaged_encoder(legacy.images(encoder), training=False))
+    images = legacy.images(encoder)
+    if legacy.is_application(encoder):
+        images = models.Normalize(ENCODERS[encoder].family.normalization)(images)
+    out = np.asarray(network.packaged_encoder(images, training=False))
     expected = np.load(folder / f"{encoder}.npy")
     assert np.abs(expected).max() > 0.001
     assert out == pytest.approx(expected, abs=1e-5 * max(1.0, float(np.abs(expected).max())))
@@ -324,10 +334,29 @@ def test_the_table_names_the_files_that_the_packages_request(encoder: str) -> No
     check_published(encoder)
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("encoder", [name if name in LEGACY else slow(name) for name in APPLICATIONS])
+def test_the_table_names_the_files_that_keras_requests(monkeypatch: pytest.MonkeyPatch, encoder: str) -> None:
+    from keras.src.utils import file_utils
+
+    def get_file(name: str, url: str, file_hash: str, **_: Any) -> None:
+        raise FileRequested(name, url, file_hash)
+
+    monkeypatch.setattr(file_utils, "get_file", get_file)
+    build = getattr(keras.applications, applications.CLASSES[encoder])
+    with pytest.raises(FileRequested) as request, keras.StatelessScope(initialize_variables=False):
+        build(include_top=False, input_shape=(32, 32, 3))
+    mine = ENCODERS[encoder].weights["imagenet"]
+    assert request.value.args == (mine.file, mine.url, mine.hash)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_table_is_correct_and_legacy_files_load_for_every_encoder(tmp_path: Path, encoder: str) -> None:
-    check_published(encoder)
+    if not legacy.is_application(encoder):
+        check_published(encoder)
+    else:
+        assert applications.build_application(encoder, (32, 32, 3))[0].count_params() == ENCODERS[encoder].parameters
     command = [sys.executable, str(HERE / "legacy.py"), str(tmp_path), encoder]
     subprocess.run(command, check=True, capture_output=True)
     check_legacy(tmp_path, encoder)

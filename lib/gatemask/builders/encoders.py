@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import keras
 
+from gatemask.builders.applications import build_application
 from gatemask.builders.bridge import build_packaged
 from gatemask.builders.tensor import Tensor
 from gatemask.config import ENCODERS, EncoderPackage
 
 # From the encoder's name and the shape of normalized images to a model and its features by stride.
 BuildEncoder = Callable[[str, tuple[int, int, int]], tuple[keras.Model, dict[int, Tensor]]]
-BUILDERS: dict[EncoderPackage, BuildEncoder] = {"segmentation-models": build_packaged}
+BUILDERS: dict[EncoderPackage, BuildEncoder] = {"segmentation-models": build_packaged, "keras": build_application}
 
 
 def build_encoder(name: str, input_shape: tuple[int, int, int]) -> tuple[keras.Model, dict[int, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gatemask.config.encoder_info import EncoderInfo
+from gatemask.config.keras_encoders import APPLICATIONS
 from gatemask.config.packaged_encoders import PACKAGED
 
-ENCODERS: dict[str, EncoderInfo] = {**PACKAGED}
+ENCODERS: dict[str, EncoderInfo] = {**PACKAGED, **APPLICATIONS}
