@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ PRODUCTS = frozenset(
 DOCUMENTS = frozenset({"base.yaml", "competition.yaml", "dashboard.yaml", "ensemble.yaml"})
 SHARED_FOLDERS = frozenset(("audit",))  # below runs/, next to the competitions
 TRIALS = "trials"  # folder below experiments/<comp>/: the experiments that `gatemask search` writes
+SOURCES = "sources"  # folder below experiments/<comp>/ and data/<comp>/: images that are only trained on
 LONGEST_NAME = 100  # characters; file systems end at 255 bytes, and suffixes are added
 
 
@@ -93,21 +94,24 @@ class Project:
         comp: Name of the competition.
         quick: Whether all outputs carry the suffix `-quick`, so a quick run never overwrites a real one.
         overrides: `--set` options for the experiments, which count as part of their YAMLs. Default: none.
+        source: Name of a source of extra training images, whose folder takes the place of `data`. Default: none.
     """
 
     root: Path
     comp: str
     quick: bool = False
     overrides: tuple[str, ...] = ()
+    source: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """Return the fields as values that JSON can hold."""
-        return {"root": str(self.root), "comp": self.comp, "quick": self.quick, "overrides": list(self.overrides)}
+        fields: dict[str, object] = {"root": str(self.root), "comp": self.comp, "quick": self.quick}
+        return {**fields, "overrides": list(self.overrides), "source": self.source}
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Project:
         """Return the project that `as_dict` describes."""
-        return cls(Path(fields["root"]), fields["comp"], fields["quick"], tuple(fields["overrides"]))
+        return cls(Path(fields["root"]), fields["comp"], fields["quick"], tuple(fields["overrides"]), fields["source"])
 
     @property
     def label(self) -> str:
@@ -120,7 +124,16 @@ class Project:
 
     @property
     def data(self) -> Path:
-        return self.root / "data" / self.label
+        folder = self.root / "data" / self.label
+        return folder / SOURCES / self.source if self.source else folder
+
+    def of_source(self, name: str) -> Project:
+        """Return the project whose images are those of a source: its data lie in data/<comp>/sources/<name>/."""
+        return replace(self, source=name)
+
+    def source_file(self, name: str) -> Path:
+        """Return the YAML of a source of extra training images."""
+        return self.experiments / SOURCES / f"{name}.yaml"
 
     @property
     def folds(self) -> Path:

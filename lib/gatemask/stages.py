@@ -125,6 +125,9 @@ def _filled_in(pattern: str, inputs: Inputs) -> list[str]:
     text = pattern.replace("<comp>", project.label).replace("<records>", project.records(size).name)
     if inputs.exp is not None:
         text = text.replace("<experiment>", inputs.exp.name)
+    if "<source>" in text:
+        sources = [] if inputs.exp is None else inputs.exp.data.extra
+        return [text.replace("<source>", part.source) for part in sources]
     if "<member>" not in text or inputs.ensemble is None:
         return [text]
     members = [*inputs.ensemble.gate.experiments, *inputs.ensemble.mask.experiments]
@@ -214,6 +217,14 @@ TABLE = [
     StageEntry("augment show", {"runs/<comp>/<experiment>/augment.png": "images before and after augmentation"}),
     StageEntry("plan", {"runs/<comp>/<experiment>/network.json": "size of the network, by which `push` judges memory"}),
     StageEntry(
+        "sources make",
+        {
+            "data/<comp>/sources/<source>/": "manifest.csv, masks.csv and records-<px>/ of extra training images, as "
+            "of a competition; copies.csv lists their copies of the competition's images"
+        },
+        takes=COMPETITION,
+    ),
+    StageEntry(
         "train",
         {
             "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "
@@ -226,7 +237,7 @@ TABLE = [
         name="train",
         function="training.train:train",
         takes=("project", "comp", "exp", "folds", "budget", "training_place"),
-        reads=(*TABLES, "data/<comp>/<records>/*", "runs/<comp>/<experiment>/*"),
+        reads=(*TABLES, "data/<comp>/<records>/*", "data/<comp>/sources/<source>/", "runs/<comp>/<experiment>/*"),
         headline=_training_headline,
     ),
     StageEntry(

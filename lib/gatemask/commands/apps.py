@@ -45,6 +45,7 @@ def common_options(
 data_app = typer.Typer(help="Raw files: download, inspect labels, make the manifest.", no_args_is_help=True)
 folds_app = typer.Typer(help="Folds without leaks: make, import, audit.", no_args_is_help=True)
 records_app = typer.Typer(help="TFRecords of the training images, shared by all splits.", no_args_is_help=True)
+sources_app = typer.Typer(help="Labeled images from elsewhere, to train on as well.", no_args_is_help=True)
 augment_app = typer.Typer(help="Augmentation.", no_args_is_help=True)
 dashboard_app = typer.Typer(
     help="Dashboards: Optuna's studies here, workspace and report on W&B.", no_args_is_help=True
@@ -55,6 +56,7 @@ GROUPS = {
     "data": data_app,
     "folds": folds_app,
     "records": records_app,
+    "sources": sources_app,
     "augment": augment_app,
     "dashboard": dashboard_app,
     "submission": submission_app,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gatemask.commands.apps import app, data_app, folds_app, records_app
+from gatemask.commands.apps import app, data_app, folds_app, records_app, sources_app
 from gatemask.commands.options import (
     Comp,
     Data,
@@ -201,3 +201,21 @@ def records_check(comp: Comp, set_: Set = None, quick: Quick = False, json_: Jso
     from gatemask.data import records
 
     print_result(records.check_records(project, config), json_)
+
+
+@sources_app.command("make")
+def sources_make(
+    comp: Comp,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Sources: YAMLs in experiments/COMP/sources/.")
+    ] = None,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Prepare sources of extra training images: tables, copies of the competition's images, records. Default: all."""
+    project, config = load_competition_inputs(comp, quick, set_)
+    from gatemask.data import extra_sources
+
+    result = extra_sources.make_sources(project, config, names or [])
+    print_result(result, json_, show=extra_sources.print_sources)

@@ -31,6 +31,7 @@ from gatemask.config.loading import (
     load_ensemble,
     load_experiment,
     load_run_config,
+    load_source,
     read_experiment,
     validate_experiment,
 )
@@ -58,9 +59,11 @@ if TYPE_CHECKING:
         Batch,
         Blur,
         Checkpoints,
+        Data,
         Distortion,
         Dropout,
         Experiment,
+        ExtraImages,
         Freeze,
         Input,
         LossPart,
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
         encoder_in_name,
     )
     from gatemask.config.search import Pruner, Range, Search
+    from gatemask.config.sources import Source
 
 __all__ = [
     "COUNTED_METRICS",
@@ -96,6 +100,7 @@ __all__ = [
     "Checkpoints",
     "Competition",
     "Dashboard",
+    "Data",
     "Distortion",
     "Dropout",
     "Encoder",
@@ -104,6 +109,7 @@ __all__ = [
     "Ensemble",
     "Experiment",
     "Extra",
+    "ExtraImages",
     "Folds",
     "Freeze",
     "Groups",
@@ -138,6 +144,7 @@ __all__ = [
     "ScheduleName",
     "Search",
     "Section",
+    "Source",
     "Stack",
     "Strict",
     "SubmissionSettings",
@@ -155,12 +162,13 @@ __all__ = [
     "load_ensemble",
     "load_experiment",
     "load_run_config",
+    "load_source",
     "metric_title",
     "read_experiment",
     "validate_experiment",
 ]
 
-_IMPORTED_LATER = ("experiment", "search", "dashboard")
+_IMPORTED_LATER = ("experiment", "search", "dashboard", "sources")
 
 
 def __getattr__(name: str) -> object:

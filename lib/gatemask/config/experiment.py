@@ -35,6 +35,7 @@ from gatemask.config.names import (
     ScheduleName,
 )
 from gatemask.config.search import Search
+from gatemask.config.sources import source_name_fault
 from gatemask.project import experiment_name_fault
 
 
@@ -160,6 +161,45 @@ class Sampling(Strict):
     positives: Share | Annotated[tuple[Share, Share], Pair] | None = Field(None, description="share of positive images")
     drop_negatives: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epoch: Count | None = Field(None, description="images per epoch; default: as many as the shares allow")
+
+
+class ExtraImages(Strict):
+    """A source of extra training images. A bare name draws its images as often as those of the competition."""
+
+    source: str = Field(description="name of a YAML in experiments/COMP/sources/, or of what `gatemask pseudo` made")
+    weight: Annotated[float, Field(gt=0, le=100)] = Field(
+        1.0,
+        description="how often each of its images is drawn, relative to an image of the competition: 0.5 draws half of "
+        "them in each epoch, the others in the next",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: object) -> object:
+        return {"source": value} if isinstance(value, str) else value
+
+    @field_validator("source")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if fault := source_name_fault(name):
+            raise ValueError(fault)
+        return name
+
+
+class Data(Strict):
+    """Images to train on besides those of the competition."""
+
+    extra: list[ExtraImages] = Field(
+        [], description="sources: trained on in every fold, never validated on, without copies of validation images"
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _each_once(cls, extra: list[ExtraImages]) -> list[ExtraImages]:
+        names = [part.source for part in extra]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"data.extra names '{repeated[0]}' twice: set its weight instead")
+        return extra
 
 
 Bounds = Annotated[tuple[Positive, Positive], Pair]
@@ -457,6 +497,7 @@ class Experiment(Strict):
     task: Literal["gate", "mask"]
     model: Model
     input: Input
+    data: Data = Data()
     sampling: Sampling = Sampling()
     augment: list[Augment] = []
     loss: dict[LossName, Positive | LossPart] = Field(min_length=1)
@@ -552,6 +593,8 @@ class Experiment(Strict):
         settings["optimizer"] = self.optimizer.settings
         if self.schedule.per == "epoch":
             settings["schedule"] = self.schedule.model_dump(mode="json", exclude={"per"})
+        if not self.data.extra:
+            del settings["data"]
         if not self.class_weights:
             del settings["class_weights"]
         if not self.tta_apart:

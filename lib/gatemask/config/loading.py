@@ -21,6 +21,7 @@ from gatemask.yaml12 import parse_yaml
 if TYPE_CHECKING:
     from gatemask.config.dashboard import Dashboard
     from gatemask.config.experiment import Experiment
+    from gatemask.config.sources import Source
 
 Schema = TypeVar("Schema", bound=BaseModel)
 NOT_IN_QUICK = ("name", "quick", "extends")
@@ -74,6 +75,13 @@ def load_competition(
 def load_ensemble(folder: Path, *, quick: bool = False, overrides: Sequence[str] = ()) -> Ensemble:
     """Load the ensemble.yaml in a folder."""
     return _load(folder / "ensemble.yaml", Ensemble, {}, quick, overrides)
+
+
+def load_source(path: Path) -> Source:
+    """Load the YAML of a source of extra training images."""
+    from gatemask.config.sources import Source
+
+    return _load(path, Source, {}, False, ())
 
 
 def load_dashboard(folder: Path) -> Dashboard:

@@ -17,12 +17,14 @@ from gatemask.config.competition import Competition
 from gatemask.config.dashboard import Dashboard
 from gatemask.config.ensemble import Ensemble
 from gatemask.config.experiment import Augment, Experiment, View
+from gatemask.config.sources import Source
 
 DOCUMENTS: dict[str, type[BaseModel]] = {
     "competition": Competition,
     "experiment": Experiment,
     "ensemble": Ensemble,
     "dashboard": Dashboard,
+    "source": Source,
 }
 # Sections that may be written as one word.
 WORDS: dict[str, list[str]] = {
@@ -48,6 +50,8 @@ def document_schema(name: str) -> dict[str, JsonValue]:
     for section, words in WORDS.items():
         if section in schema.get("$defs", {}):
             schema["$defs"][section] = {"anyOf": [schema["$defs"][section], {"enum": words}]}
+    if "ExtraImages" in schema.get("$defs", {}):
+        schema["$defs"]["ExtraImages"] = {"anyOf": [schema["$defs"]["ExtraImages"], {"type": "string"}]}
     if "PngLabels" in schema.get("$defs", {}):
         ignore = schema["$defs"]["PngLabels"]["properties"]["ignore"]
         ignore["anyOf"] = [*ignore.pop("anyOf", [{"type": ignore.pop("type"), **_items(ignore)}]), {"type": "integer"}]

@@ -145,14 +145,19 @@ def check_records(project: Project, comp: Competition) -> RecordsCheck:
     return check if comp.tiles is None else check.model_copy(update=tiled)
 
 
-def require_records(project: Project, comp: Competition) -> dict[str, str]:
+def require_records(project: Project, comp: Competition, do: str | None = None) -> dict[str, str]:
     """Return the hash of each shard, by name.
+
+    Args:
+        project: Project folders.
+        comp: competition.yaml.
+        do: What the user should do where there are none. Default: run `gatemask records make`.
 
     Raises:
         GatemaskError: There are no records, or they are older than manifest or masks.
     """
     path = project.records(comp.records.size) / INDEX
-    do = f"Run gatemask records make {project.comp}."
+    do = do or f"Run gatemask records make {project.comp}."
     if not path.exists():
         raise GatemaskError("There are no finished records.", where=path.parent, do=do)
     stamp = Stamp.load(path)

@@ -19,7 +19,7 @@ from gatemask.input.feeding import filled_batches
 from gatemask.input.keras_input import Arrays, ArrayShape, KerasInput, keras_input
 from gatemask.input.layout import Layout
 from gatemask.input.mix import mixing_needs_masks
-from gatemask.input.sampling import sample_epoch
+from gatemask.input.sampling import ExtraPart, offered_images, sample_epoch
 from gatemask.input.source import BatchPlan, RecordSource
 from gatemask.input.wait import InputWait
 
@@ -48,7 +48,12 @@ def record_source(
 
 
 def epoch_order(
-    examples: Sequence[EncodedExample], exp: Experiment, batch_size: int, epoch: int, seed: int
+    examples: Sequence[EncodedExample],
+    exp: Experiment,
+    batch_size: int,
+    epoch: int,
+    seed: int,
+    extra: Sequence[ExtraPart] = (),
 ) -> np.ndarray:
     """Return the images of an epoch, as indices into `examples`, in whole batches.
 
@@ -61,12 +66,15 @@ def epoch_order(
         batch_size: Images per batch.
         epoch: Index of the epoch, from 0.
         seed: Seed of the fold.
+        extra: Where the examples of sources are; all others are the competition's. Default: there are none.
 
     Raises:
         GatemaskError: There are no images to train on, or the share of positives cannot be met.
     """
     labels = np.array([int(example.label > 0) for example in examples])
-    order = sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([seed, epoch]))
+    offered = offered_images(len(examples), extra, epoch, seed)
+    order = sample_epoch(labels[offered], exp.sampling, epoch, exp.epochs, np.random.default_rng([seed, epoch]))
+    order = offered[order]
     if not len(order):
         raise GatemaskError("There is nothing to train on.", received=f"{len(examples)} images in the training folds")
     return np.resize(order, max(1, len(order) // batch_size) * batch_size)

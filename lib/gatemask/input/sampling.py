@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from gatemask.config import Sampling
 from gatemask.errors import GatemaskError
+
+
+class ExtraPart(NamedTuple):
+    """Where the examples of a source are among those of a fold: after the competition's, source by source.
+
+    Args:
+        start: Index of the first.
+        stop: Index after the last.
+        weight: How often each is drawn, relative to an image of the competition.
+    """
+
+    start: int
+    stop: int
+    weight: float
+
+
+def offered_images(count: int, extra: Sequence[ExtraPart], epoch: int, seed: int) -> np.ndarray:
+    """Return the images from which an epoch is drawn: all of the competition, and of each source by its weight.
+
+    Args:
+        count: Number of images, those of sources included.
+        extra: Where the images of sources are.
+        epoch: Index of the epoch, from 0.
+        seed: Seed of the fold.
+
+    Returns:
+        Indices of images, int64; where a weight is above 1, some occur more than once.
+    """
+    own = extra[0].start if extra else count
+    drawn = [
+        part.start + draw_extra(part.stop - part.start, part.weight, epoch, (seed, number))
+        for number, part in enumerate(extra)
+    ]
+    return np.concatenate([np.arange(own), *drawn])
 
 
 def sample_epoch(
@@ -47,6 +84,27 @@ def sample_epoch(
     positive_count = round(count * share)
     parts = [_draw_evenly(positives, positive_count, rng), _draw_evenly(negatives, count - positive_count, rng)]
     return rng.permutation(np.concatenate(parts))
+
+
+def draw_extra(count: int, weight: float, epoch: int, seed: Sequence[int]) -> np.ndarray:
+    """Return the images of a source that take part in an epoch: `weight` times as many as it has.
+
+    The epochs read from one endless sequence of permutations, so no image is drawn again before all were drawn.
+
+    Args:
+        count: Number of images of the source.
+        weight: How often each image is drawn per epoch, on average.
+        epoch: Index of the epoch, from 0.
+        seed: Seed of the fold and the source.
+
+    Returns:
+        Indices of images, int64 (round(count * weight),), at least one.
+    """
+    drawn = max(1, round(count * weight))
+    start, stop = epoch * drawn, (epoch + 1) * drawn
+    first = start // count
+    rounds = [np.random.default_rng([*seed, number]).permutation(count) for number in range(first, -(-stop // count))]
+    return np.concatenate(rounds)[start - first * count : stop - first * count]
 
 
 def _positive_share(sampling: Sampling, epoch: int, epochs: int) -> float | None:

@@ -105,6 +105,58 @@ class RecordsResult(StageResult):
     shards: int
 
 
+class CopiesResult(StageResult):
+    """Copies between a source of extra training images and its competition.
+
+    Args:
+        copies: Number of images of the source that are copies of training images.
+        test_copies: Number of images of the source that are copies of test images.
+        recognizable: Whether near copies could be recognized; otherwise only byte-identical ones are counted.
+    """
+
+    copies: int
+    test_copies: int
+    recognizable: bool = True
+
+
+class SourceResult(CommandResult):
+    """One source, as `gatemask sources make` prints it.
+
+    Args:
+        source: Name of the source.
+        current: Whether nothing had to be done.
+        images: Number of images.
+        positives: Number of images with a mask.
+        copies: Number of images that are copies of the competition's training images.
+        test_copies: Number of images that are copies of its test images.
+        recognizable: Whether near copies could be recognized.
+        problems: Number of files or labels that were left out.
+        shards: Number of shards of the records.
+        bytes: Size of the records.
+    """
+
+    source: str
+    current: bool
+    images: int
+    positives: int
+    copies: int
+    test_copies: int
+    recognizable: bool
+    problems: int
+    shards: int
+    bytes: int
+
+
+class SourcesResult(CommandResult):
+    """Result of `gatemask sources make`.
+
+    Args:
+        sources: The sources that were asked for.
+    """
+
+    sources: list[SourceResult]
+
+
 class RecordsCheck(CommandResult):
     """Result of `gatemask records check`.
 

@@ -52,6 +52,8 @@ class FoldResult(StageResult):
         validation_images: Number of validation images.
         train_tiles: Number of training tiles, where images are tiled.
         validation_tiles: Number of validation tiles.
+        extra_images: Number of training images from each source of `data.extra`.
+        extra_copies: Number of images of each source that were left out as copies of validation or hold-out images.
     """
 
     experiment: str
@@ -79,6 +81,8 @@ class FoldResult(StageResult):
     validation_images: int
     train_tiles: int | None = None
     validation_tiles: int | None = None
+    extra_images: dict[str, int] | None = None
+    extra_copies: dict[str, int] | None = None
 
 
 class TriedBatch(CommandResult):

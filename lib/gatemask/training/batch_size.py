@@ -16,7 +16,7 @@ import numpy as np
 from gatemask.console import say
 from gatemask.errors import GatemaskError, OutOfMemoryError, is_out_of_memory
 from gatemask.files import is_locked, locked
-from gatemask.input.sampling import sample_epoch
+from gatemask.input.sampling import offered_images, sample_epoch
 from gatemask.results.training import FoundBatch, TriedBatch
 from gatemask.training.fold_inputs import TrainingInputs, fingerprints
 from gatemask.training.found_batch import batch_path, write_found_batch
@@ -91,10 +91,11 @@ def largest_batch(inputs: TrainingInputs, fold: int, devices: int) -> int:
 
     An epoch of the fold keeps some updates of the weights.
     """
-    exp = inputs.exp
-    labels = np.array([int(example.label > 0) for example in inputs.examples(fold)[0]])
+    exp, examples = inputs.exp, inputs.examples(fold)
+    labels, extra = np.array([int(example.label > 0) for example in examples.training]), examples.extra_parts
+    offered = labels[offered_images(len(labels), extra, 0, 0)]
     images = min(
-        len(sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng(0)))
+        len(sample_epoch(offered, exp.sampling, epoch, exp.epochs, np.random.default_rng(0)))
         for epoch in (0, exp.epochs - 1)
     )
     return largest_power_of_two(images, devices * (exp.optimizer.accumulate or 1))

@@ -15,6 +15,7 @@ NAMES = {
     "fold": "another fold",
     "folds": "another split",
     "records": "other records",
+    "extra": "other extra images",
     "settings": "other settings",
     "selection": "another choice of epochs",
     "prediction": "other tta",

@@ -118,7 +118,7 @@ def _make(
     from gatemask.training.out_of_fold import predict_out_of_fold
     from gatemask.training.trainer import Trainer
 
-    trainer, validation = Trainer(inputs), inputs.examples(fold)[1]
+    trainer, validation = Trainer(inputs), inputs.examples(fold).validation
     if plan.weights:
         finishing.write_weights(trainer, folder, folder / KEPT, plan.choice)
         fields = plan.choice.fields(trainer.evaluate(validation))

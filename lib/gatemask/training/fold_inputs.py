@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 from pydantic import JsonValue
 
 from gatemask.config import Competition, Experiment
 from gatemask.config.base import both_sides
 from gatemask.data import records
 from gatemask.data.example import EncodedExample
+from gatemask.data.extra_sources import ExtraExamples, ExtraSource
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import fingerprint, sha256
+from gatemask.input.sampling import ExtraPart
 from gatemask.project import Project
 from gatemask.results.training import FoldResult, FoundBatch, trained_from
 from gatemask.stage import Stage, Stamp
@@ -112,6 +115,34 @@ def count_views(exp: Experiment) -> int:
 
 
 @dataclass(frozen=True)
+class FoldExamples:
+    """Examples of a fold, still encoded.
+
+    Args:
+        own: Training examples of the competition: those of the other folds.
+        validation: Validation examples.
+        extra: Training examples of each source, and how many of its images are copies that were left out.
+    """
+
+    own: list[EncodedExample]
+    validation: list[EncodedExample]
+    extra: list[ExtraExamples]
+
+    @property
+    def training(self) -> list[EncodedExample]:
+        """All training examples: the competition's, then those of each source."""
+        return [*self.own, *(example for part in self.extra for example in part.examples)]
+
+    @property
+    def extra_parts(self) -> list[ExtraPart]:
+        """Where the examples of each source are in `training`."""
+        ends = np.cumsum([len(self.own), *(len(part.examples) for part in self.extra)]).tolist()
+        return [
+            ExtraPart(start, stop, part.weight) for start, stop, part in zip(ends, ends[1:], self.extra, strict=False)
+        ]
+
+
+@dataclass(frozen=True)
 class TrainingInputs:
     """Inputs of an experiment's training. They decide the outcome of each fold.
 
@@ -179,7 +210,12 @@ class TrainingInputs:
             "fold": fold,
             "folds": sha256(self.project.folds),
             "records": fingerprint(self._shards),
+            **self._extra(fold),
         }
+
+    def _extra(self, fold: int) -> dict[str, object]:
+        """Return the entry of the sources; fingerprints of runs without sources stay as they were."""
+        return {"extra": {source.name: source.made_from(fold) for source in self.extra}} if self.extra else {}
 
     def comparable(self, fold: int) -> dict[str, object]:
         """Return `made_from` as far as this disk can tell: records, initial weights and batch may be elsewhere."""
@@ -191,6 +227,8 @@ class TrainingInputs:
                 made_from["records"] = fingerprint(self._shards)
             except GatemaskError:  # they are older than the manifest, and so is the run
                 made_from["records"] = None
+        with suppress(GatemaskError):  # a source that is elsewhere, or made again since, does not tell
+            made_from |= self._extra(fold)
         with suppress(GatemaskError):
             made_from["weights"] = self.initial_weights(fold).identity
         return made_from
@@ -214,11 +252,22 @@ class TrainingInputs:
         stamp = self.project.fold(self.exp.name, fold) / "result.json"
         return Stage(f"training of {self.exp.name} fold {fold}", stamp, self.made_from(fold), FoldResult, whole=True)
 
-    def examples(self, fold: int) -> tuple[list[EncodedExample], list[EncodedExample]]:
-        """Return the training and the validation examples of a fold, still encoded."""
+    @cached_property
+    def extra(self) -> list[ExtraSource]:
+        """The sources that `data.extra` names."""
+        comp = with_record_size(self.comp, self.exp)
+        return [ExtraSource(self.project, comp, part) for part in self.exp.data.extra]
+
+    def examples(self, fold: int) -> FoldExamples:
+        """Return the examples of a fold, still encoded.
+
+        Raises:
+            GatemaskError: Records are missing, damaged or out of date, or a source has only copies.
+        """
         validates = self.split["fold"] == fold
         training, validation = self.split["image_id"][~validates], self.split["image_id"][validates]
-        return self._examples_of(training), self._examples_of(validation)
+        extra = [source.examples(fold, read_folds(self.project)) for source in self.extra]
+        return FoldExamples(self._examples_of(training), self._examples_of(validation), extra)
 
     def _examples_of(self, ids: Iterable[str]) -> list[EncodedExample]:
         return [example for image_id in ids for example in self._examples[image_id]]

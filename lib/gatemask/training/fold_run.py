@@ -8,7 +8,7 @@ that was interrupted ends with exactly the weights of one that was not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from gatemask.config import Experiment
 from gatemask.console import progress as progress_bar
 from gatemask.console import say
+from gatemask.data.example import EncodedExample
 from gatemask.errors import DivergedError, GatemaskError
 from gatemask.input.wait import InputWait
 from gatemask.notify import Event, notify
@@ -48,7 +49,8 @@ class FoldRun:
         self.fold = fold
         self.budget = budget
         self.folder = inputs.project.fold(inputs.exp.name, fold)
-        self.training, self.validation = inputs.examples(fold)
+        self.examples = inputs.examples(fold)
+        self.training, self.validation = self.examples.training, self.examples.validation
         self.seed = trainer.reset(fold)
         self.tracked_online = False  # whether W&B received all epochs
 
@@ -76,6 +78,7 @@ class FoldRun:
         run_folder.begin_run(
             self.folder, written_settings(exp), self.trainer.models.devices.facts(), inputs.project.root
         )
+        self._say_extra()
         progress = self._resume(run)
         wandb_run = WandbRun(exp, inputs.project.label, self.fold, self.folder, run)
         wandb_run.log_missing(progress.rows)
@@ -123,13 +126,23 @@ class FoldRun:
         )
         return result, [self.folder / name for name in (*finishing.FILES, *out_of_fold.files)]
 
-    def _counts(self) -> dict[str, int]:
-        """Return the fields of `FoldResult` that count images and, where there are any, tiles."""
-        parts = {"train": self.training, "validation": self.validation}
-        images = {f"{name}_images": len({example.image_id for example in part}) for name, part in parts.items()}
-        if self.trainer.comp.tiles is None:
-            return images
-        return {**images, **{f"{name}_tiles": len(part) for name, part in parts.items()}}
+    def _counts(self) -> dict[str, object]:
+        """Return the fields of `FoldResult` that count images and, where there are any, tiles and extra images."""
+        parts = {"train": self.examples.own, "validation": self.validation}
+        counts: dict[str, object] = {f"{name}_images": _count_images(part) for name, part in parts.items()}
+        if self.trainer.comp.tiles is not None:
+            counts |= {f"{name}_tiles": len(part) for name, part in parts.items()}
+        if extra := self.examples.extra:
+            counts["extra_images"] = {part.source: _count_images(part.examples) for part in extra}
+            counts["extra_copies"] = {part.source: part.dropped for part in extra}
+        return counts
+
+    def _say_extra(self) -> None:
+        """Report what each source contributes."""
+        for part in self.examples.extra:
+            dropped = f", {part.dropped} copies of validation or hold-out images left out" if part.dropped else ""
+            name = f"{self.exp.name} fold {self.fold}"
+            say(f"{name}: {_count_images(part.examples)} images of {part.source}, weight {part.weight:g}{dropped}")
 
     def _last_epoch(self, progress: Progress) -> tuple[int, ...]:
         """Keep the weights of the last epoch, which the state holds: those of the best epochs are lost."""
@@ -216,7 +229,7 @@ class FoldRun:
         from gatemask.input import pipeline
 
         exp, epoch, batch = self.exp, progress.epoch, self.trainer.batch
-        order = pipeline.epoch_order(self.training, exp, batch, epoch, self.seed)
+        order = pipeline.epoch_order(self.training, exp, batch, epoch, self.seed, self.examples.extra_parts)
         steps = len(order) // batch
         label = f"{exp.name} fold {self.fold} epoch {epoch + 1}/{exp.epochs}"
         first = self.trainer.first_step(epoch)
@@ -311,6 +324,10 @@ class FoldRun:
             "compile_seconds": round(progress.compiling, 2),
             "memory_mb": self.trainer.models.devices.memory_mb(),
         }
+
+
+def _count_images(examples: Sequence[EncodedExample]) -> int:
+    return len({example.image_id for example in examples})
 
 
 @contextmanager

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from gatemask.config import Competition, Experiment
 from gatemask.data import records as record_store
+from gatemask.data.extra_sources import ExtraSource
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.kaggle.client.datasets import Dataset
 from gatemask.kaggle.client.slugs import kaggle_slug
 from gatemask.kaggle.image import wheels
 from gatemask.project import Project
-from gatemask.training.fold_inputs import class_weights, with_record_size
+from gatemask.training.fold_inputs import TrainingInputs, class_weights, with_record_size
 from gatemask.training.initial_weights import find_initial_weights
 
+SOURCE = "source-"  # how the kinds of datasets of sources begin
 # Module of each wheel, by which the kernel knows whether its image has the package.
 MODULES = {
     "segmentation-models": "segmentation_models",
@@ -36,6 +38,7 @@ def input_datasets(project: Project, comp: Competition, exp: Experiment, folds: 
         records_dataset(project, with_record_size(comp, exp)),
         wheels_dataset(),
         _weights_dataset(project, exp, folds),
+        *(_source_dataset(source, folds) for source in TrainingInputs(project, comp, exp).extra),
     ]
     return [dataset for dataset in datasets if dataset is not None]
 
@@ -59,6 +62,17 @@ def records_dataset(project: Project, comp: Competition) -> Dataset:
     others = {name: sha256(path) for name, path in {"index.json": folder / "index.json", **tables}.items()}
     slug, facts = kaggle_slug(project.label, folder.name), {"size": comp.records.size}
     return Dataset("records", slug, {**files, **tables}, {**hashes, **others}, facts, owner=project.label)
+
+
+def _source_dataset(source: ExtraSource, folds: Sequence[int]) -> Dataset:
+    """Return the dataset of a source of extra training images: its tables, and the records of these folds."""
+    project, files = source.project, source.files(folds)
+    places = {name: path.relative_to(project.root).as_posix() for name, path in files.items()}
+    hashes = {name: sha256(path) for name, path in files.items()}
+    folders = sorted({source.records(fold).relative_to(source.folder).as_posix() for fold in folds})
+    slug = kaggle_slug(project.label, "source", source.name, *folders)
+    owner = f"{project.label}/{source.name}"
+    return Dataset(f"{SOURCE}{source.name}", slug, files, hashes, {"places": places}, owner=owner)
 
 
 def wheels_dataset() -> Dataset:

@@ -13,6 +13,7 @@ from pathlib import Path
 from gatemask.console import say
 from gatemask.errors import GatemaskError
 from gatemask.files import fresh_folder, read_json_object, sha256, write_json
+from gatemask.kaggle.train.inputs import SOURCE
 from gatemask.kaggle.train.session_compiled import FOLDER, unpack_compiled
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, SessionAccount, SessionRequest
@@ -84,11 +85,13 @@ def link_project(root: Path, kaggle: Path, request: SessionRequest, inputs: Mapp
     compiled = kaggle / "working" / FOLDER
     compiled.mkdir(exist_ok=True)
     project.compiled.symlink_to(compiled)
-    if "weights" in inputs:
-        for name, place in read_json_object(inputs["weights"] / "gatemask-weights.json", "places")["places"].items():
+    for kind, folder in inputs.items():
+        if kind != "weights" and not kind.startswith(SOURCE):
+            continue
+        for name, place in read_json_object(folder / f"gatemask-{kind}.json", "places")["places"].items():
             link = root / place
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(inputs["weights"] / name)
+            link.symlink_to(folder / name)
     return project
 
 
