@@ -20,7 +20,7 @@ from gatemask.input.decoding import Decoder, MemoryCache, shared_decoder
 from gatemask.input.keras_input import original_errors
 from gatemask.input.layout import ONE_CLASS
 from gatemask.input.pipeline import epoch_order, evaluation_batches, evaluation_dataset, training_batches
-from gatemask.input.sampling import sample_epoch
+from gatemask.input.sampling import ExtraPart, offered_images, sample_epoch
 from gatemask.masks.frame import resize
 from gatemask.parallel import available_memory
 
@@ -52,6 +52,35 @@ def test_shares_of_positives(sampling: Sampling, epoch: int, count: int, share: 
 def test_a_share_that_cannot_be_met_is_rejected() -> None:
     with pytest.raises(GatemaskError, match="cannot be met"):
         sample_epoch(np.zeros(9, int), Sampling(positives=0.5), 0, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.4, 1.0, 2.5])
+def test_each_image_of_a_source_is_drawn_by_its_weight(weight: float) -> None:
+    extra = [ExtraPart(20, 30, weight), ExtraPart(30, 100, 1.0)]
+    epochs = [offered_images(100, extra, epoch, 7) for epoch in range(20)]
+    for offered in epochs:
+        assert sorted(offered[:20]) == list(range(20)), "images of the competition are offered once"
+        assert len(offered) == 90 + round(10 * weight)
+    drawn = np.bincount(np.concatenate(epochs), minlength=100)
+    assert set(drawn[20:30].tolist()) == {round(20 * weight)}
+    assert set(drawn[30:].tolist()) == {20}
+    assert not np.array_equal(epochs[0], offered_images(100, extra, 0, 8)), "folds draw differently"
+
+
+def test_without_sources_an_epoch_is_what_it_was() -> None:
+    records = examples(30)
+    order = epoch_order(records, experiment("gate"), 8, 2, 5)
+    labels = np.array([example.label for example in records])
+    expected = sample_epoch(labels, experiment("gate").sampling, 2, experiment("gate").epochs, rng=rng_of(5, 2))
+    np.testing.assert_array_equal(order, expected[:24])
+    extra = [ExtraPart(20, 30, 0.5)]
+    shown = [epoch_order(records, experiment("gate"), 5, epoch, 5, extra) for epoch in (0, 1)]
+    assert [sorted(order[order < 20].tolist()) for order in shown] == [list(range(20))] * 2
+    assert sorted(np.concatenate([order[order >= 20] for order in shown]).tolist()) == list(range(20, 30))
+
+
+def rng_of(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
 def square(size: int = 64) -> tuple[np.ndarray, np.ndarray]:

@@ -9,12 +9,15 @@ import typer
 
 from gatemask.commands.apps import app, augment_app
 from gatemask.commands.options import (
+    Comp,
     Exp,
     Fold,
     Json,
     Quick,
     Set,
     Target,
+    finite,
+    load_competition_inputs,
     load_experiment_inputs,
     parse_counts,
     parse_folds,
@@ -41,6 +44,32 @@ def train_command(
     fetch_inputs("train", Inputs(project, config, exp=experiment))
     place = open_place(on, address, project, config, set_)
     print_result(train(project, config, experiment, parse_folds(fold), place=place), json_)
+
+
+@app.command("pseudo")
+def pseudo_command(
+    comp: Comp,
+    from_: Annotated[
+        list[str], typer.Option("--from", metavar="EXP", help="Experiment whose networks label. Repeatable.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the source to write.")],
+    images: Annotated[
+        str | None, typer.Option(metavar="FOLDER_OR_GLOB", help="Images. Default: the test images.")
+    ] = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Write probabilities instead of masks cut at 0.5.")] = False,
+    confidence: Annotated[
+        float, typer.Option(help="Leave out images whose labels are less sure, 0 to 1.", min=0, callback=finite)
+    ] = 0.0,
+    set_: Set = None,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Label images with trained networks, one set of labels per fold, as a source for `data.extra`."""
+    project, config = load_competition_inputs(comp, quick, set_)
+    from gatemask.training import pseudo
+
+    options = pseudo.PseudoOptions(name, tuple(from_), images, soft, confidence)
+    print_result(pseudo.make_pseudo(project, config, options), json_, show=pseudo.print_pseudo)
 
 
 @app.command("plan")

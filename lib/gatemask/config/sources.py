@@ -54,13 +54,14 @@ def source_name_fault(name: str) -> str | None:
     )
 
 
-def source_competition(comp: Competition, source: Source, where: object) -> Competition:
+def source_competition(comp: Competition, source: Source, where: object, same_planes: bool = True) -> Competition:
     """Return the competition whose images are those of a source: same classes, channels, tiles and records.
 
     Args:
         comp: competition.yaml.
         source: Keys of the source.
         where: The YAML of the source, for errors.
+        same_planes: Whether its masks must have the planes of the competition's. Default: True.
 
     Raises:
         GatemaskError: The source does not fit the competition.
@@ -88,7 +89,7 @@ def source_competition(comp: Competition, source: Source, where: object) -> Comp
             expected="images and labels of the competition's kind: the same classes, channels and planes",
             do="Correct the source.",
         ) from None
-    if made.planes != comp.planes:
+    if same_planes and made.planes != comp.planes:
         raise GatemaskError(
             "The masks of a source have other planes than those of its competition.",
             where=where,

@@ -23,13 +23,14 @@ from gatemask.config.sources import source_competition, source_name_fault
 from gatemask.console import say, table
 from gatemask.data import records
 from gatemask.data.extra_copies import copies_made_from, find_source_copies, read_copies
+from gatemask.data.label_sets import IMAGES, STAMP
 from gatemask.data.manifest import prepare
 from gatemask.data.shards import Shard, StoredExample
 from gatemask.data.split import HOLDOUT
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import fingerprint, sha256
 from gatemask.project import SOURCES, Project
-from gatemask.results.data import SourceResult, SourcesResult
+from gatemask.results.data import PseudoResult, SourceResult, SourcesResult
 from gatemask.stage import Stamp, require_unchanged
 
 TABLES = ("manifest.csv", "masks.csv", "copies.csv", "copies.json")  # what training reads besides the records
@@ -105,6 +106,13 @@ def print_sources(result: SourcesResult) -> None:
 
 def _make_source(project: Project, comp: Competition, name: str) -> SourceResult:
     source, home = read_source_yaml(project, comp, name), project.of_source(name)
+    if (home.data / IMAGES).exists():
+        raise GatemaskError(
+            "The images of this source were labeled by networks, with gatemask pseudo.",
+            where=home.data,
+            received=project.source_file(name),
+            do="Rename the YAML, or delete the folder.",
+        )
     manifest = prepare(home, source)
     copies = find_source_copies(project, comp, name, source)
     made = records.make_records(home, source)
@@ -146,11 +154,13 @@ class ExtraSource:
         project: Project of the competition.
         comp: competition.yaml, with the size of the records that are read.
         part: Name and weight, from the experiment.
+        task: "gate" or "mask", what is trained.
     """
 
     project: Project
     comp: Competition
     part: ExtraImages
+    task: str
 
     @property
     def name(self) -> str:
@@ -159,12 +169,23 @@ class ExtraSource:
 
     @property
     def folder(self) -> Path:
-        """Folder of its tables."""
+        """Folder of the source."""
         return self.project.of_source(self.name).data
+
+    @property
+    def is_labeled_by_networks(self) -> bool:
+        """Whether networks labeled the images, so that each fold has labels of its own."""
+        return (self.folder / STAMP).exists()
+
+    @property
+    def tables(self) -> str:
+        """Source whose folder holds the tables."""
+        return f"{self.name}/{IMAGES}" if self.is_labeled_by_networks else self.name
 
     def records(self, fold: int) -> Path:
         """Return the folder of the records that a fold is trained on."""
-        return self.project.of_source(self.name).records(self.comp.records.size)
+        own = f"{self.name}/fold{fold}" if self.is_labeled_by_networks else self.name
+        return self.project.of_source(own).records(self.comp.records.size)
 
     def made_from(self, fold: int) -> str:
         """Return a hash of everything that the source contributes to a fold.
@@ -172,7 +193,7 @@ class ExtraSource:
         Raises:
             GatemaskError: The source is not prepared, or not for the present YAMLs, images and records.
         """
-        return fingerprint([self._shards(fold), sha256(self.folder / "copies.csv")])
+        return fingerprint([self._shards(fold), sha256(self._table("copies.csv"))])
 
     def examples(self, fold: int, folds: pd.DataFrame) -> ExtraExamples:
         """Return the examples that a fold is trained on, still encoded, and what was dropped.
@@ -209,7 +230,7 @@ class ExtraSource:
         Raises:
             GatemaskError: As for `made_from`.
         """
-        paths = [self.folder / name for name in TABLES]
+        paths = self._required()
         for fold in folds:
             shards = self.records(fold)
             paths += [shards / name for name in [records.INDEX, *self._shards(fold)] if shards / name not in paths]
@@ -217,34 +238,69 @@ class ExtraSource:
 
     @cached_property
     def _copies(self) -> dict[str, set[str]]:
-        return read_copies(self.folder)
+        return read_copies(self._table("copies.csv").parent)
+
+    def _table(self, name: str) -> Path:
+        return self.project.of_source(self.tables).data / name
+
+    def _required(self) -> list[Path]:
+        """Return the files that training reads besides the records."""
+        return [*map(self._table, TABLES), *([self.folder / STAMP] if self.is_labeled_by_networks else [])]
 
     def _shards(self, fold: int) -> dict[str, str]:
         """Return the hash of each shard that a fold reads, by name, after all checks."""
-        do = f"Run gatemask sources make {self.project.comp} {self.name}."
+        command = "pseudo" if self.is_labeled_by_networks else f"sources make {self.project.comp} {self.name}"
+        do = f"Run gatemask {command}."
         index = self.records(fold) / records.INDEX
-        for path in (*(self.folder / name for name in TABLES), index):
+        for path in (*self._required(), index):
             if not path.exists():
                 raise GatemaskError(
                     f"The source '{self.name}' is not prepared.", where=path, received="no such file", do=do
                 )
-        require_unchanged(self.folder / "copies.json", self.folder / "copies.csv", do)
-        recorded = Stamp.load(self.folder / "copies.json").made_from
-        # Not from the YAML, which a kernel does not have.
-        groups = recorded.get("groups")
-        if recorded != copies_made_from(self.project, self.comp, self.name, groups):
-            raise GatemaskError(
-                f"The copies of the source '{self.name}' were searched in other images.",
-                where=self.folder / "copies.csv",
-                do=do,
-            )
+        self._require_copies(do)
         stamp = Stamp.load(index)
-        tables = {name: sha256(self.folder / name) for name in ("manifest.csv", "masks.csv")}
-        if any(stamp.made_from.get(name) != digest for name, digest in tables.items()):
+        tables = ("manifest.csv",) if self.is_labeled_by_networks else ("manifest.csv", "masks.csv")
+        if any(stamp.made_from.get(name) != sha256(self._table(name)) for name in tables):
             raise GatemaskError(
                 f"The records of the source '{self.name}' were made from other images.", where=index, do=do
             )
-        if self.project.source_file(self.name).is_file():  # a kernel has no YAMLs of sources
+        if self.is_labeled_by_networks:
+            self._require_own_labels(stamp, fold, index)
+        elif self.project.source_file(self.name).is_file():  # a kernel has no YAMLs of sources
             source = read_source_yaml(self.project, self.comp, self.name)
             return records.require_records(self.project.of_source(self.name), source, do)
-        return {name: str(digest) for name, digest in stamp.outputs.items()}
+        return {name: str(digest) for name, digest in stamp.outputs.items() if name.endswith(".tfrec")}
+
+    def _require_copies(self, do: str) -> None:
+        """Raise if the table of copies is not that of the present images."""
+        path = self._table("copies.csv")
+        require_unchanged(path.with_suffix(".json"), path, do)
+        recorded = Stamp.load(path.with_suffix(".json")).made_from
+        # Not from the YAML, which a kernel does not have.
+        groups = recorded.get("groups")
+        if recorded != copies_made_from(self.project, self.comp, self.tables, groups):
+            raise GatemaskError(
+                f"The copies of the source '{self.name}' were searched in other images.", where=path, do=do
+            )
+
+    def _require_own_labels(self, stamp: Stamp, fold: int, where: Path) -> None:
+        """Raise if labels come from networks that may have seen this fold's validation images, or show no masks."""
+        split = sha256(self.project.folds)
+        if stamp.made_from.get("fold") != fold or stamp.made_from.get("folds") != split:
+            raise GatemaskError(
+                f"The labels of the source '{self.name}' come from networks that may have seen the validation images "
+                f"of fold {fold}.",
+                where=where,
+                received=f"labels for fold {stamp.made_from.get('fold')}"
+                + ("" if stamp.made_from.get("folds") == split else ", of another split"),
+                expected=f"labels for fold {fold} of {self.project.folds}",
+                do="Train the networks on the present split, and run gatemask pseudo again.",
+            )
+        made = PseudoResult.load(self.folder / STAMP)
+        if self.task == "mask" and made.task == "gate":
+            raise GatemaskError(
+                f"The source '{self.name}' has no masks: only gates labeled it.",
+                where="data.extra",
+                expected="a source that mask networks labeled",
+                do="Run gatemask pseudo with a mask experiment.",
+            )

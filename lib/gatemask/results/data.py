@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from gatemask.config import RleLabels
@@ -155,6 +157,42 @@ class SourcesResult(CommandResult):
     """
 
     sources: list[SourceResult]
+
+
+class LabelSetResult(StageResult):
+    """Labels that one fold's networks gave.
+
+    Args:
+        fold: Number of the fold.
+        labeled: Number of images, or tiles, whose labels are sure enough.
+        positives: Number of these that have a mask.
+    """
+
+    fold: int
+    labeled: int
+    positives: int
+
+
+class PseudoResult(StageResult):
+    """Result of `gatemask pseudo`.
+
+    Args:
+        source: Name of the source that was written.
+        task: "mask" if masks were labeled, "gate" if only gates labeled.
+        soft: Whether masks hold probabilities instead of 0 and 1.
+        images: Number of images.
+        copies: Number of images that are copies of the competition's training images.
+        labeled: Number of labeled images, or tiles, by fold.
+        positives: Number of these that have a mask, by fold.
+    """
+
+    source: str
+    task: Literal["gate", "mask"]
+    soft: bool
+    images: int
+    copies: int
+    labeled: dict[str, int]
+    positives: dict[str, int]
 
 
 class RecordsCheck(CommandResult):

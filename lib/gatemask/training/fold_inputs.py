@@ -256,7 +256,7 @@ class TrainingInputs:
     def extra(self) -> list[ExtraSource]:
         """The sources that `data.extra` names."""
         comp = with_record_size(self.comp, self.exp)
-        return [ExtraSource(self.project, comp, part) for part in self.exp.data.extra]
+        return [ExtraSource(self.project, comp, part, self.exp.task) for part in self.exp.data.extra]
 
     def examples(self, fold: int) -> FoldExamples:
         """Return the examples of a fold, still encoded.

@@ -52,7 +52,7 @@ def predict_out_of_fold(trainer: Trainer, fold: int, validation: Sequence[Encode
     folder = project.fold(exp.name, fold)
     ids = _unique_ids(validation, project)
     if exp.task == "gate":
-        predicted = np.concatenate(list(_predictions(trainer, validation)))
+        predicted = np.concatenate(list(predict_examples(trainer, validation)))
         probabilities = _largest([example.image_id for example in validation], predicted)
         store.write_gates(folder / "oof.csv", ids, probabilities, comp.classes if exp.model.per_class else ())
         return OutOfFold(["oof.csv"])
@@ -122,7 +122,7 @@ def _write_maps(
     exp, comp = trainer.exp, trainer.comp
     outputs, views = comp.outputs, 1 + len(exp.tta)
     shape = None if comp.tiles else (*exp.input.shape, outputs)
-    batches = _predictions(trainer, validation)
+    batches = predict_examples(trainer, validation)
     if comp.tiles:
         together = outputs * (1 + views if exp.tta_apart else 1)
         maps = whole_maps(validation, batches, size_of, comp.tiles, together)
@@ -169,10 +169,20 @@ def whole_maps(
         yield blend_tiles(size, tiles.size, origins, islice(maps, len(origins)), outputs)[None]
 
 
-def _predictions(trainer: Trainer, validation: Sequence[EncodedExample]) -> Iterator[np.ndarray]:
+def predict_examples(
+    trainer: Trainer, validation: Sequence[EncodedExample], label: str = "out-of-fold"
+) -> Iterator[np.ndarray]:
     """Yield the float32 predictions of each batch, without its padding.
 
     With `tta_apart`, the channels of the average are followed by those of each view.
+
+    Args:
+        trainer: Models with the weights that predict.
+        validation: Images, or tiles.
+        label: What is predicted, for the progress bar. Default: the images of a validation fold.
+
+    Raises:
+        GatemaskError: An image cannot be decoded, or the network predicts NaN.
     """
     from gatemask.builders.prediction import build_views, predict_averaged, predict_per_view
     from gatemask.input import pipeline
@@ -185,7 +195,7 @@ def _predictions(trainer: Trainer, validation: Sequence[EncodedExample]) -> Iter
 
     batches = pipeline.evaluation_batches(validation, exp, trainer.layout, trainer.evaluation_batch)
     total, start = -(-len(validation) // trainer.evaluation_batch), 0
-    for images, _, weights in progress(batches, f"{exp.name} out-of-fold", total):
+    for images, _, weights in progress(batches, f"{exp.name} {label}", total):
         padded = average_and_views(images) if exp.tta_apart else predict_averaged(model, images, tta_views)
         predicted = padded[weights > 0]
         stop = start + len(predicted)
