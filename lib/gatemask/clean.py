@@ -94,6 +94,8 @@ def _data_items(comp: Path) -> Iterator[Item]:
             yield Item(path, "" if drawn else "raw files")
         elif path.name.startswith((".download", "download")):
             yield Item(path, "record of a download")
+        elif path.name == "sources":
+            yield Item(path, "extra training images")
         elif not raw.is_dir():
             yield Item(path, "its raw files are not available")
         else:

@@ -225,6 +225,13 @@ TABLE = [
         takes=COMPETITION,
     ),
     StageEntry(
+        "pseudo",
+        {
+            "data/<comp>/sources/<source>/": "images/ with the tables of the images; fold<k>/records-<px>/ with the "
+            "labels of fold k's networks, whose confidences are in images.csv; pseudo.json, written last"
+        },
+    ),
+    StageEntry(
         "train",
         {
             "runs/<comp>/<experiment>/fold<k>/": "config.yaml, environment.json, metrics.jsonl, best.weights.h5, "

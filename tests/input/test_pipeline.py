@@ -54,7 +54,7 @@ def test_a_share_that_cannot_be_met_is_rejected() -> None:
         sample_epoch(np.zeros(9, int), Sampling(positives=0.5), 0, 1, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("weight", [0.25, 0.4, 1.0, 2.5])
+@pytest.mark.parametrize("weight", [0.2, 0.4, 1.0, 2.5])
 def test_each_image_of_a_source_is_drawn_by_its_weight(weight: float) -> None:
     extra = [ExtraPart(20, 30, weight), ExtraPart(30, 100, 1.0)]
     epochs = [offered_images(100, extra, epoch, 7) for epoch in range(20)]

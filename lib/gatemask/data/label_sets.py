@@ -66,7 +66,7 @@ def label_image(example: EncodedExample, maps: np.ndarray | None, gates: np.ndar
         absent = every < HALF
         sure += np.maximum(gates, 1 - gates).tolist()
     if maps is None:
-        return Labeled(example, None, _bits(~absent), min(sure))
+        return Labeled(example, None, _bits(absent, present=False), min(sure))
     maps = maps.copy()
     maps[:, :, :classes][:, :, absent] = 0
     if absent.all():
@@ -91,8 +91,9 @@ def map_confidence(probabilities: np.ndarray) -> float:
     return float(2 * probabilities[mask].sum() / (probabilities.sum() + mask.sum()))
 
 
-def _bits(present: np.ndarray) -> int:
-    return sum(1 << number for number, is_present in enumerate(present.tolist()) if is_present)
+def _bits(flags: np.ndarray, present: bool = True) -> int:
+    """Return the sum of 2 ** c over the classes c whose flag is `present`."""
+    return sum(1 << number for number, flag in enumerate(flags.tolist()) if flag is present)
 
 
 def write_label_set(

@@ -394,7 +394,7 @@ class _LabelSet:
             gates = [array[index] for array in predictions["gate"]]
             yield label_image(
                 example,
-                np.mean(maps, axis=0, dtype=np.float32) / 255 if maps else None,
+                _mean(maps) / 255 if maps else None,
                 _mean_gate(gates, classes) if gates else None,
                 classes,
             )
@@ -419,8 +419,13 @@ def _write_array(path: Path, parts: Iterator[np.ndarray], count: int) -> None:
 def _mean_gate(gates: Sequence[np.ndarray], classes: int) -> np.ndarray:
     """Return the mean probability of gates, float32 (1,), or (classes,) if one of them tells classes apart."""
     if all(len(gate) == 1 for gate in gates):
-        return np.mean(gates, axis=0, dtype=np.float32)
-    return np.mean([np.broadcast_to(gate, (classes,)) for gate in gates], axis=0, dtype=np.float32)
+        return _mean(gates)
+    return _mean([np.broadcast_to(gate, (classes,)) for gate in gates])
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    mean: np.ndarray = np.stack(arrays).mean(axis=0, dtype=np.float32)
+    return mean
 
 
 def _label_all(sets: Sequence[_LabelSet]) -> dict[int, LabelSetResult]:
