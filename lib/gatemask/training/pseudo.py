@@ -393,10 +393,7 @@ class _LabelSet:
             maps = [resize_map(array[index], size) for array in predictions["mask"]]
             gates = [array[index] for array in predictions["gate"]]
             yield label_image(
-                example,
-                _mean(maps) / 255 if maps else None,
-                _mean_gate(gates, classes) if gates else None,
-                classes,
+                example, _mean(maps) / 255 if maps else None, _mean_gate(gates, classes) if gates else None, classes
             )
 
     def tidy(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gatemask.config import load_competition, load_experiment
+from gatemask.data import extra_sources
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256, write_json, write_yaml
 from gatemask.kaggle.client import datasets
@@ -22,6 +23,7 @@ from gatemask.kaggle.train.session_compiled import unpack_compiled
 from gatemask.kaggle.train.session_output import SessionOutput
 from gatemask.project import Project
 from gatemask.results.kaggle_training import ACCOUNT_FILE, FoldAccount, SessionAccount
+from gatemask.training.fold_inputs import TrainingInputs
 from gatemask.training.initial_weights import find_initial_weights
 from tests.kaggle.train.test_bundle import SESSION
 
@@ -113,6 +115,39 @@ def test_folds_that_start_from_runs_have_separate_datasets(root: Path) -> None:
     comp = load_competition(project.experiments, quick=True)
     first, second = (inputs.input_datasets(project, comp, exp, [fold])[-1] for fold in (0, 1))
     assert first.slug != second.slug
+
+
+# --- sources ------------------------------------------------------------------------------------------------------
+
+
+def test_sources_are_attached_and_leak_no_more_than_here(root: Path, tmp_path: Path) -> None:
+    project = Project(root, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+    raw = project.data / "raw"
+    values = {"raw": str(raw), "train": {"images": "train/**/*.dcm"}, "labels": comp.labels.model_dump(mode="json")}
+    project.source_file("again").parent.mkdir()
+    write_yaml(project.source_file("again"), values)
+    # All images are copies: each fold is left with those that it does not validate.
+    extra_sources.make_sources(project, comp)
+    exp = load_experiment(
+        project.experiments / "unet_b0.yaml", quick=True, overrides=["data.extra=[again]", "sampling.epoch=4"]
+    )
+    sources = inputs.input_datasets(project, comp, exp, [0, 1])
+    assert [dataset.kind for dataset in sources] == ["records", "wheels", "source-again"]
+    kaggle = mount(project, sources, tmp_path / "kaggle", "{slug}")
+    digests = {dataset.kind: dataset.digest for dataset in sources}
+    request = SESSION.model_copy(update={"quick": True, "experiment": exp.name, "datasets": digests})
+    payload = tmp_path / "payload"
+    (payload / "folds").mkdir(parents=True)
+    shutil.copy(project.folds, payload / "folds")
+    mounted_inputs = session_inputs.find_inputs(kaggle / "input", request.datasets)
+    there = session_inputs.link_project(payload, kaggle, request, mounted_inputs)
+    for fold in (0, 1):
+        here = TrainingInputs(project, comp, exp)
+        kernel = TrainingInputs(there, comp, exp)
+        assert kernel.made_from(fold) == here.made_from(fold), "the kernel would train another run"
+        ids = {example.image_id.removeprefix("again/") for example in kernel.examples(fold).extra[0].examples}
+        assert ids == {example.image_id for example in kernel.examples(fold).own}
 
 
 # --- W&B ----------------------------------------------------------------------------------------------------------
