@@ -122,6 +122,73 @@ def test_a_killed_training_ends_with_the_same_bits(phantom_records: Path, kills:
     assert not (folder / "state").exists()
 
 
+def source_of_copies(root: Path) -> None:
+    """Prepare a source whose images are all copies of the competition's."""
+    from gatemask.data.extra_sources import make_sources
+
+    project = Project(root, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+    path = project.source_file("again")
+    path.parent.mkdir(exist_ok=True)
+    labels = comp.labels.model_dump(mode="json")
+    path.write_text(
+        json.dumps({"raw": str(project.data / "raw"), "train": {"images": "train/**/*.dcm"}, "labels": labels})
+    )
+    make_sources(project, comp)
+
+
+@pytest.mark.usefixtures("tiny_encoders")
+def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatemask.input import pipeline
+    from gatemask.training.train import train
+
+    source_of_copies(phantom_records)
+    seen: list[set[str]] = []
+    original = pipeline.training_batches
+
+    def watched(examples: Sequence[Any], exp: Experiment, layout: object, order: np.ndarray, *rest: Any) -> object:
+        seen.append({examples[index].image_id for index in order})
+        return original(examples, exp, layout, order, *rest)
+
+    monkeypatch.setattr(pipeline, "training_batches", watched)
+    project = Project(phantom_records, "phantom", quick=True)
+    comp = load_competition(project.experiments, quick=True)
+    data = {"extra": [{"source": "again", "weight": 0.5}]}
+    exp = Experiment.model_validate({**TINY, "name": "extra", "data": data, "sampling": {}, "epochs": 2})
+    result = train(project, comp, exp, [0]).folds[0]
+    assert result.extra_images == {"again": result.train_images}
+    assert result.extra_copies == {"again": result.validation_images}
+    drawn = [{name for name in ids if name.startswith("again/")} for ids in seen]
+    assert sum(map(len, drawn)) >= result.train_images - 2 * 3, "both epochs together draw all but parts of batches"
+    assert not drawn[0] & drawn[1]
+    own = {name for ids in seen for name in ids if "/" not in name}
+    assert {name.removeprefix("again/") for ids in drawn for name in ids} <= own, "a copy of a validation image"
+    again = train(project, comp, exp, [0]).folds[0]
+    assert again.current
+
+
+@pytest.mark.slow
+def test_a_killed_training_on_sources_ends_with_the_same_bits(phantom_records: Path) -> None:
+    source_of_copies(phantom_records)
+    data = {"extra": [{"source": "again", "weight": 0.4}]}
+    whole, killed = (write(phantom_records, f"{name}_extra", data=data) for name in ("whole", "killed"))
+    done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records, tiny=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = phantom_records / "runs/phantom-quick/killed_extra/fold0"
+    for _ in range(2):
+        with Path(os.devnull).open("w") as nowhere:
+            command = ("train", killed, "--quick", "--fold", 0)
+            process = start_python(*TINY_GATEMASK, *command, root=phantom_records, stdout=nowhere, stderr=nowhere)
+        before = states(folder)
+        while process.poll() is None and states(folder) == before:
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    done = gatemask("train", killed, "--quick", "--fold", 0, root=phantom_records, tiny=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_identical(folder.parents[1] / "whole_extra/fold0", folder)
+
+
 @pytest.mark.slow
 def test_weights_do_not_depend_on_workers_even_if_they_and_the_training_are_killed(phantom_records: Path) -> None:
     """0, 1, 2 and 5 workers; workers and the training are killed at random moments, and another number resumes."""

@@ -60,10 +60,10 @@ def label_image(example: EncodedExample, maps: np.ndarray | None, gates: np.ndar
         classes: Number of classes; further outputs are borders.
     """
     sure: list[float] = []
-    absent = np.zeros(classes, bool)
+    absent: np.ndarray = np.zeros(classes, bool)
     if gates is not None:
         every = np.broadcast_to(gates, (classes,))
-        absent = every < HALF
+        absent = np.less(every, HALF)
         sure += np.maximum(gates, 1 - gates).tolist()
     if maps is None:
         return Labeled(example, None, _bits(absent, present=False), min(sure))
@@ -83,7 +83,7 @@ def map_confidence(probabilities: np.ndarray) -> float:
         probabilities: float32 (height, width), 0 to 1.
 
     >>> map_confidence(np.array([[1.0, 0.0]])), map_confidence(np.array([[0.6, 0.4]])), map_confidence(np.zeros((1, 2)))
-    (1.0, 0.75, 1.0)
+    (1.0, 0.6, 1.0)
     """
     mask = probabilities >= HALF
     if not mask.any():
