@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gatemask.config import Competition, Experiment
+from gatemask.cost.plan import count_images
 from gatemask.data.extra_sources import make_sources
 from gatemask.data.manifest import prepare
 from gatemask.data.records import make_records
@@ -147,6 +148,14 @@ def test_the_fingerprint_holds_the_source(project: Project) -> None:
     assert {key: value for key, value in before.items() if key != "extra"} == {
         key: value for key, value in after.items() if key != "extra"
     }
+
+
+def test_plans_count_the_images_of_sources(project: Project) -> None:
+    make_sources(project, competition())
+    exp = experiment({"source": "other", "weight": 0.5})
+    images = count_images(project, competition(), exp)
+    # Fold 0 trains on 6 images, and on half of the four that are not held out.
+    assert (images.train, images.first_epoch, images.last_epoch) == (10, 8, 8)
 
 
 def test_a_new_split_needs_no_new_source(project: Project) -> None:

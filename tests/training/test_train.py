@@ -143,11 +143,11 @@ def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: 
     from gatemask.training.train import train
 
     source_of_copies(phantom_records)
-    seen: list[set[str]] = []
+    seen: dict[int, set[str]] = {}  # images by epoch
     original = pipeline.training_batches
 
     def watched(examples: Sequence[Any], exp: Experiment, layout: object, order: np.ndarray, *rest: Any) -> object:
-        seen.append({examples[index].image_id for index in order})
+        seen[rest[1]] = {examples[index].image_id for index in order}
         return original(examples, exp, layout, order, *rest)
 
     monkeypatch.setattr(pipeline, "training_batches", watched)
@@ -158,10 +158,10 @@ def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: 
     result = train(project, comp, exp, [0]).folds[0]
     assert result.extra_images == {"again": result.train_images}
     assert result.extra_copies == {"again": result.validation_images}
-    drawn = [{name for name in ids if name.startswith("again/")} for ids in seen]
+    drawn = [{name for name in seen[epoch] if name.startswith("again/")} for epoch in (0, 1)]
     assert sum(map(len, drawn)) >= result.train_images - 2 * 3, "both epochs together draw all but parts of batches"
     assert not drawn[0] & drawn[1]
-    own = {name for ids in seen for name in ids if "/" not in name}
+    own = {name for ids in seen.values() for name in ids if "/" not in name}
     assert {name.removeprefix("again/") for ids in drawn for name in ids} <= own, "a copy of a validation image"
     again = train(project, comp, exp, [0]).folds[0]
     assert again.current

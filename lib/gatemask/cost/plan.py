@@ -20,9 +20,10 @@ from gatemask.cost.memory import NetworkSize, keep_network_size, plan_batch
 from gatemask.cost.network import count_forward_pass
 from gatemask.cost.tile_counts import count_tiles
 from gatemask.errors import GatemaskError
+from gatemask.input.sampling import ExtraPart
 from gatemask.project import Project
 from gatemask.results.cost import ExperimentPlan, SessionPlan
-from gatemask.training.fold_inputs import TrainingInputs, class_weights, with_record_size
+from gatemask.training.fold_inputs import TrainingInputs, class_weights, extra_parts, with_record_size
 
 STEP_PASSES = 3  # cost of a training step in forward passes: one forward, about two backward
 STARTUP_S = 240  # imports, first compilation, reading the records
@@ -248,7 +249,7 @@ def count_images(project: Project, comp: Competition, exp: Experiment) -> ImageC
     if not project.folds.exists():
         return None
     from gatemask.data.split import read_manifest
-    from gatemask.input.sampling import sample_epoch
+    from gatemask.input.sampling import offered_images, sample_epoch
 
     inputs = TrainingInputs(project, comp, exp)
     images = read_manifest(project, "train").set_index("image_id", drop=False)
@@ -257,12 +258,23 @@ def count_images(project: Project, comp: Competition, exp: Experiment) -> ImageC
     images = images.loc[list(inputs.split["image_id"])]
     validates = (inputs.split["fold"] == inputs.folds[0]).to_numpy()
     tiles = count_tiles(images, comp)
-    labels = np.repeat(images["label"].to_numpy(int)[~validates], tiles[~validates])
-    first, last = (
-        len(sample_epoch(labels, exp.sampling, epoch, exp.epochs, np.random.default_rng([exp.seed * 1000, epoch])))
-        for epoch in (0, exp.epochs - 1)
-    )
+    own = np.repeat(images["label"].to_numpy(int)[~validates], tiles[~validates])
+    labels, extra = _with_sources(own, inputs)
+
+    def images_of(epoch: int) -> int:
+        offered = labels[offered_images(len(labels), extra, epoch, exp.seed * 1000)]
+        rng = np.random.default_rng([exp.seed * 1000, epoch])
+        return len(sample_epoch(offered, exp.sampling, epoch, exp.epochs, rng))
+
+    first, last = images_of(0), images_of(exp.epochs - 1)
     return ImageCounts(len(inputs.folds), len(labels), int(tiles[validates].sum()), first, last)
+
+
+def _with_sources(own: np.ndarray, inputs: TrainingInputs) -> tuple[np.ndarray, list[ExtraPart]]:
+    """Return the labels of the first fold's training images with those of its sources, and where these are."""
+    parts = inputs.extra_examples(inputs.folds[0])
+    labels = [own, *(np.array([int(example.label > 0) for example in part.examples]) for part in parts)]
+    return np.concatenate(labels), extra_parts(len(own), parts)
 
 
 def _measured_epoch(project: Project, exp: Experiment) -> str | None:

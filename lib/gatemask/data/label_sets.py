@@ -72,7 +72,7 @@ def label_image(example: EncodedExample, maps: np.ndarray | None, gates: np.ndar
     if absent.all():
         maps[:] = 0
     sure += [map_confidence(maps[:, :, index]) for index in np.flatnonzero(~absent)]
-    present = (maps[:, :, :classes] >= HALF).any(axis=(0, 1))
+    present = np.asarray((maps[:, :, :classes] >= HALF).any(axis=(0, 1)))
     return Labeled(example, maps, _bits(present), min(sure))
 
 

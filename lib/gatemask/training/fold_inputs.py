@@ -136,10 +136,18 @@ class FoldExamples:
     @property
     def extra_parts(self) -> list[ExtraPart]:
         """Where the examples of each source are in `training`."""
-        ends = np.cumsum([len(self.own), *(len(part.examples) for part in self.extra)]).tolist()
-        return [
-            ExtraPart(start, stop, part.weight) for start, stop, part in zip(ends, ends[1:], self.extra, strict=False)
-        ]
+        return extra_parts(len(self.own), self.extra)
+
+
+def extra_parts(own: int, extra: Sequence[ExtraExamples]) -> list[ExtraPart]:
+    """Return where the examples of sources are.
+
+    Args:
+        own: Number of training examples of the competition, which come first.
+        extra: Examples of each source.
+    """
+    ends = np.cumsum([own, *(len(part.examples) for part in extra)]).tolist()
+    return [ExtraPart(start, stop, part.weight) for start, stop, part in zip(ends, ends[1:], extra, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -266,8 +274,16 @@ class TrainingInputs:
         """
         validates = self.split["fold"] == fold
         training, validation = self.split["image_id"][~validates], self.split["image_id"][validates]
-        extra = [source.examples(fold, read_folds(self.project)) for source in self.extra]
+        extra = self.extra_examples(fold)
         return FoldExamples(self._examples_of(training), self._examples_of(validation), extra)
+
+    def extra_examples(self, fold: int) -> list[ExtraExamples]:
+        """Return the examples of each source that a fold is trained on.
+
+        Raises:
+            GatemaskError: A source is not prepared or out of date, or has only copies.
+        """
+        return [source.examples(fold, read_folds(self.project)) for source in self.extra]
 
     def _examples_of(self, ids: Iterable[str]) -> list[EncodedExample]:
         return [example for image_id in ids for example in self._examples[image_id]]
