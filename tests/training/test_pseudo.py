@@ -19,7 +19,6 @@ from gatemask.data.label_sets import label_image
 from gatemask.errors import GatemaskError
 from gatemask.files import sha256
 from gatemask.input.feeding import filled_batches
-from gatemask.input.layout import Layout
 from gatemask.input.pipeline import epoch_order, record_source
 from gatemask.input.source import BatchPlan
 from gatemask.project import Project
@@ -97,7 +96,7 @@ def label(project: Project, **changes: Any) -> Any:
 
 def masks_in_batches(inputs: TrainingInputs, fold: int) -> dict[str, np.ndarray]:
     """Return the mask by image, as the batches of one epoch show them, of all images of sources."""
-    examples, exp, layout = inputs.examples(fold), inputs.exp, Layout.of(inputs.comp)
+    examples, exp, layout = inputs.examples(fold), inputs.exp, inputs.layout
     training = examples.training
     order = epoch_order(training, exp, 1, 0, fold, examples.extra_parts)
     source = record_source(training, exp, layout, [])
@@ -118,6 +117,20 @@ def test_no_fold_sees_the_labels_of_another(project: Project, predicted: Counter
         assert set(shown) == expected, "a copy of a validation image is trained on, or an image is missing"
         for mask in shown.values():
             np.testing.assert_array_equal(mask > 0, marker(fold) > 0, "labels of another fold")
+
+
+def test_soft_labels_keep_their_probabilities(project: Project, predicted: Counter[str]) -> None:
+    label(project)
+    assert not TrainingInputs(project, competition(), experiment("round1")).layout.soft
+    label(project, name="soft", soft=True)
+    inputs = TrainingInputs(project, competition(), experiment("soft"))
+    assert inputs.layout.soft and not TrainingInputs(project, competition(), experiment()).layout.soft
+    for mask in masks_in_batches(inputs, 2).values():
+        np.testing.assert_array_equal(mask, np.where(marker(2) > 0, 204, 26))
+    mixed = TrainingInputs(project, competition(), experiment("round1", "soft"))
+    assert mixed.layout.soft
+    shown = masks_in_batches(mixed, 2)
+    assert set(np.unique(shown["round1/new0"])) == {0, 255}, "hard labels count in full next to soft ones"
 
 
 def test_labels_of_another_fold_or_split_are_refused(project: Project, predicted: Counter[str]) -> None:

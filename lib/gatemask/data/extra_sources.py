@@ -178,6 +178,16 @@ class ExtraSource:
         return (self.folder / STAMP).exists()
 
     @property
+    def is_soft(self) -> bool:
+        """Whether its masks hold shares instead of 0 and 1."""
+        stamps = [*self.folder.glob(f"fold*/{self._records.name}/{records.INDEX}"), self._records / records.INDEX]
+        return any(Stamp.load(path).made_from.get("soft") for path in stamps if path.exists())
+
+    @property
+    def _records(self) -> Path:
+        return self.project.of_source(self.name).records(self.comp.records.size)
+
+    @property
     def tables(self) -> str:
         """Source whose folder holds the tables."""
         return f"{self.name}/{IMAGES}" if self.is_labeled_by_networks else self.name

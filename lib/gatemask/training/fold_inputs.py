@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from gatemask.data.extra_sources import ExtraExamples, ExtraSource
 from gatemask.data.split import HOLDOUT, read_folds
 from gatemask.errors import GatemaskError, nearest
 from gatemask.files import fingerprint, sha256
+from gatemask.input.layout import Layout
 from gatemask.input.sampling import ExtraPart
 from gatemask.project import Project
 from gatemask.results.training import FoldResult, FoundBatch, trained_from
@@ -265,6 +266,12 @@ class TrainingInputs:
         """The sources that `data.extra` names."""
         comp = with_record_size(self.comp, self.exp)
         return [ExtraSource(self.project, comp, part, self.exp.task) for part in self.exp.data.extra]
+
+    @property
+    def layout(self) -> Layout:
+        """Channels and planes of the examples; masks are soft if those of the competition or of a source are."""
+        layout = Layout.of(self.comp)
+        return replace(layout, soft=layout.soft or any(source.is_soft for source in self.extra))
 
     def examples(self, fold: int) -> FoldExamples:
         """Return the examples of a fold, still encoded.

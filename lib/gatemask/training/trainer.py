@@ -95,7 +95,7 @@ class Trainer:
     @property
     def layout(self) -> Layout:
         """Channels and planes of the examples."""
-        return Layout.of(self.comp)
+        return self.inputs.layout
 
     @property
     def batch(self) -> int:
@@ -207,14 +207,14 @@ class Trainer:
 
 def _traced_fingerprint(inputs: TrainingInputs) -> str:
     """Return a fingerprint of what the compiled models depend on; rates, epochs and sampling are not part of it."""
-    exp, comp = inputs.exp, inputs.comp
+    exp = inputs.exp
     sections = {"task", "model", "loss", "label_smoothing", "gate_loss", "optimizer", "batch", "runtime"}
     frozen = exp.freeze.layers if exp.freeze else None
     settings = exp.model_dump(mode="json", include=sections)
     # A model that was traced for one batch would be traced for any number of images next: shapes must be static.
     found = [] if inputs.found_batch is None else [str(inputs.found_batch)]
     table = [_table_length(exp)] if _table_length(exp) else []
-    return fingerprint([settings, frozen, exp.input.shape, asdict(Layout.of(comp)), *found, *table])
+    return fingerprint([settings, frozen, exp.input.shape, asdict(inputs.layout), *found, *table])
 
 
 def _table_length(exp: Experiment) -> int:
@@ -227,7 +227,7 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
     from gatemask.builders import encoder_weights
     from gatemask.training import runtime
 
-    exp, layout = inputs.exp, Layout.of(inputs.comp)
+    exp, layout = inputs.exp, inputs.layout
     runtime.require_accelerator(exp.runtime)
     encoder_weights.find_weights_file(
         exp.model, inputs.project.root
