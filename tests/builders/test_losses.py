@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from gatemask import quiet
-from gatemask.config import LOSS_OPTIONS, LossName, LossPart
+from gatemask.config import LOSS_OPTIONS, Experiment, LossName, LossPart
 
 quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
 from gatemask.builders import losses  # noqa: E402
+from gatemask.builders.models import Network  # noqa: E402
 
 TRUTH = np.array([[[1], [0]], [[0], [0]]], np.uint8)[..., None]
 PROBABILITY = np.array([[[0.8], [0.4]], [[0.1], [0.5]]], np.float32)[..., None]
@@ -186,3 +188,33 @@ def test_the_training_loss_covers_all_heads_and_the_gate() -> None:
     over_heads = sum(of_heads[name] * float(main(TRUTH, head, weights)) for name, head in heads.items())
     cross_entropy = (-np.log(0.7) - 0.5 * np.log(0.6)) / 1.5
     assert loss == pytest.approx(over_heads + gate_weight * cross_entropy, rel=1e-5)
+
+
+def test_soft_truth_is_a_share_of_255() -> None:
+    from gatemask.builders.step import training_model
+
+    image = keras.Input((2, 2, 1))
+    parts, gate_weight = {"bce": 1, "dice": 1, "tversky": 1}, 0.5
+    exp = Experiment.model_validate(
+        {
+            "name": "e",
+            "task": "mask",
+            "model": {"name": "unet", "encoder": "resnet18"},
+            "input": {"size": 32},
+            "loss": parts,
+            "gate_loss": gate_weight,
+            "augment": ["mixup"],
+            "epochs": 1,
+        }
+    )
+    heads = {"main": keras.layers.Identity()(image)}
+    model = training_model(
+        cast(Network, SimpleNamespace(model=SimpleNamespace(input=image), heads=heads, loss_weights={"main": 1.0})), exp
+    )
+    shares = np.array([51, 255, 0, 153], np.uint8).reshape(2, 2, 1, 1)
+    gates = np.array([[0.7], [0.4]], np.float32)
+    predicted = {"main": keras.ops.convert_to_tensor(PROBABILITY), "gate": gates}
+    loss = float(model.compute_loss(None, shares, predicted))
+    cross_entropy = (-np.log(0.7) - np.log(0.4)) / 2  # both show a pixel of more than half
+    expected = float(losses.WeightedLoss(parts)((shares / 255).astype(np.float32), PROBABILITY))
+    assert loss == pytest.approx(expected + gate_weight * cross_entropy, rel=1e-5)

@@ -63,6 +63,49 @@ def test_the_unchanged_image_comes_first_and_flips_are_exact() -> None:
     assert np.abs(maps - images / np.float32(255)).max() < 1e-6
 
 
+TURNS = [View(rotate=90), View(rotate=180), View(rotate=270), View(rotate=90, hflip=True), View(rotate=90, vflip=True)]
+
+
+def test_turns_are_exact_and_counterclockwise() -> None:
+    model, images = Echo(), np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 1)).astype(np.uint8)
+    maps = predict_averaged(model, images, build_views(TURNS, [], SIZE))
+    top_right = images[:, 0, -1]
+    assert (model.inputs[1][:, 0, 0] == top_right).all(), (
+        "a quarter turn to the left moves the right corner to the left"
+    )
+    for number, (quarters, mirror) in enumerate([(1, ""), (2, ""), (3, ""), (1, "x"), (1, "y")], start=1):
+        expected = np.stack([np.rot90(image, quarters) for image in images])
+        expected = expected[:, :, ::-1] if mirror == "x" else expected[:, ::-1] if mirror == "y" else expected
+        assert (model.inputs[number] == expected).all()
+    assert np.abs(maps - images / np.float32(255)).max() < 1e-6
+    assert len({batch.tobytes() for batch in model.inputs}) == 6
+
+
+def test_each_turn_is_undone_by_itself() -> None:
+    """A model that only sees the top left corner shows where each view's map comes from."""
+
+    class Corner:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            out = np.zeros((*images.shape[:3], 1), np.float32)
+            out[:, 0, 0] = 1
+            return out
+
+    images = np.zeros((1, 4, 4, 1), np.uint8)
+    corners = {90: (0, -1), 180: (-1, -1), 270: (-1, 0)}
+    for degrees, corner in corners.items():
+        (_, view) = build_views([View.model_validate({"rotate": degrees})], [], 4)
+        maps = predict_averaged(Corner(), images, [view])
+        assert maps[0, corner[0], corner[1], 0] == maps.sum() == 1
+
+
+def test_half_turns_need_no_square() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 1)).astype(np.uint8)
+    model = Echo()
+    maps = predict_averaged(model, images, build_views([View(rotate=180)], [], (32, 64)))
+    assert (model.inputs[1] == images[:, ::-1, ::-1]).all()
+    assert np.abs(maps - images / np.float32(255)).max() < 1e-6
+
+
 RANDOM = [
     Augment(hflip=0.5),
     Augment(affine={"rotate": 20, "zoom": [0.8, 1.2], "shift": 0.1}),
@@ -73,7 +116,16 @@ RANDOM = [
 
 
 @pytest.mark.parametrize(
-    "tta", [[View(scale=1.25)], [View(scale=0.8)], [View(scale=1.1, hflip=True, vflip=True)], [View(random=5)]], ids=str
+    "tta",
+    [
+        [View(scale=1.25)],
+        [View(scale=0.8)],
+        [View(scale=1.1, hflip=True, vflip=True)],
+        [View(random=5)],
+        [View(scale=0.9, rotate=270)],
+        [View(scale=1.2, rotate=90, vflip=True)],
+    ],
+    ids=str,
 )
 def test_maps_are_brought_back_to_the_pixels_of_the_image(tta: list[View]) -> None:
     images, model = blobs(), Echo()
@@ -108,10 +160,10 @@ def test_tones_do_not_modify_the_batch() -> None:
 def test_the_probability_of_a_gate_is_the_mean_over_views() -> None:
     images = np.full((2, SIZE, SIZE, 1), 200, np.uint8)
     probabilities = predict_averaged(
-        BrightnessGate(), images, build_views([View(hflip=True), View(scale=0.5)], [], SIZE)
+        BrightnessGate(), images, build_views([View(hflip=True), View(scale=0.5), View(rotate=90)], [], SIZE)
     )
     assert probabilities.shape == (2, 1)
-    assert probabilities[0, 0] == pytest.approx(200 / 255 * (1 + 1 + 0.25) / 3, abs=0.01)
+    assert probabilities[0, 0] == pytest.approx(200 / 255 * (1 + 1 + 0.25 + 1) / 4, abs=0.01)
 
 
 def test_maps_per_view_are_those_that_are_averaged() -> None:

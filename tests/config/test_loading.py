@@ -82,6 +82,18 @@ def test_options_added_later_leave_settings_of_older_runs_unchanged(write) -> No
     topk = load_experiment(write(MASK + "class_weights: {cell: 2}\n"), overrides=["loss={topk: {share: 0.2}}"]).settings
     assert topk["loss"]["topk"]["share"] == 0.2
     assert topk["class_weights"] == {"cell": 2}
+    steps = load_experiment(write(MASK + "augment: [hflip, noise]\ntta: [hflip, {rotate: 90}]\n")).settings
+    first_steps = "hflip vflip turn affine zoom_to_mask elastic grid brightness_contrast gamma hue saturation blur"
+    assert steps["augment"][0] == {
+        **dict.fromkeys([*first_steps.split(), "coarse_dropout", "mixup", "cutmix"]),
+        "hflip": 0.5,
+    }
+    assert steps["augment"][1]["noise"] == {"p": 0.2, "sigma": [2, 10]}
+    assert steps["tta"][0] == {"hflip": True, "vflip": False, "scale": None, "random": None}
+    assert steps["tta"][1]["rotate"] == 90
+    assert steps["input"] == {"size": 64, "records": None}
+    crop = load_experiment(write(MASK.replace("size: 64", "size: 64, crop: 32"))).settings["input"]
+    assert crop == {"size": 64, "records": None, "crop": 32}
 
 
 BAD = {
@@ -91,7 +103,7 @@ BAD = {
     "an unknown loss": (GATE.replace("bce", "bcee"), ["bcee", "line 4", "'bce'"]),
     "an unknown augmentation": (GATE + "augment: [vflop]\n", ["vflop", "line 6", "vflip"]),
     "two augmentations in one step": (GATE + "augment: [{hflip: 0.5, vflip: 0.5}]\n", ["one key", "line 6"]),
-    "mixing for masks": (MASK + "augment: [mixup]\n", ["mixup", "gates"]),
+    "a share above 1": (MASK + "augment: [{copy_paste: {hflip: 2}}]\n", ["hflip", "line 6"]),
     "weights for another encoder": (
         GATE.replace("efficientnetb0}", "efficientnetb0, weights: efficientnet-b3_noisy-student_notop.h5}"),
         ["another encoder", "efficientnetb3", "efficientnetb0"],
@@ -137,6 +149,32 @@ BAD = {
     "a gate with a U-Net": (GATE.replace("name: gate,", "name: unet,"), ["gate", "unet"]),
     "a gate that monitors Dice": (GATE + "monitor: dice\n", ["monitor"]),
     "a zoom that shrinks": (GATE + "augment: [{affine: {zoom: [1.2, 0.8]}}]\n", ["zoom", "line 6"]),
+    "noise that shrinks": (GATE + "augment: [{noise: {sigma: [9, 2]}}]\n", ["sigma", "line 6"]),
+    "a quality above 100": (GATE + "augment: [{jpeg: {quality: [50, 101]}}]\n", ["quality", "line 6", "100"]),
+    "qualities in the wrong order": (GATE + "augment: [{jpeg: {quality: [90, 50]}}]\n", ["quality", "smaller"]),
+    "clips in the wrong order": (GATE + "augment: [{clahe: {clip: [3, 1]}}]\n", ["clip", "smaller"]),
+    "a crop of the size of the input": (
+        MASK.replace("size: 64", "size: 64, crop: 64"),
+        ["input.crop must be smaller", "line 3", "64 x 64"],
+    ),
+    "a crop wider than the input": (
+        MASK.replace("size: 64", "size: [96, 64], crop: [64, 96]"),
+        ["input.crop must be smaller", "64 x 96"],
+    ),
+    "crops of a gate": (GATE.replace("size: 64", "size: 64, crop: 32"), ["input.crop", "mask networks"]),
+    "a share of crops without crops": (
+        MASK.replace("size: 64", "size: 64, crop_positives: 0.5"),
+        ["crop_positives requires input.crop"],
+    ),
+    "tiles of oblong crops": (
+        MASK.replace("size: 64", "size: 96, crop: [32, 64], predict: tiles"),
+        ["predict: tiles", "square", "32 x 64"],
+    ),
+    "an oblique view": (MASK + "tta: [{rotate: 45}]\n", ["rotate", "line 6", "90"]),
+    "a quarter turn of an oblong input": (
+        MASK.replace("size: 64", "size: [64, 96]") + "tta: [{rotate: 90}]\n",
+        ["rotate: 90", "square", "64 x 96"],
+    ),
     "a negative seed": (GATE + "seed: -1\n", ["seed", "line 6", "-1"]),
     "two bases": ("extends: [a.yaml, b.yaml]\n", ["'extends' takes one file", "line 1"]),
     "a custom tag": ("task: !include x\n", ["Not valid YAML", "line 1"]),

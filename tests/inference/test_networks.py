@@ -8,13 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from gatemask import quiet
-from gatemask.config import Model
+from gatemask.config import Experiment, Model
 from gatemask.errors import GatemaskError
 from gatemask.inference import networks
 from gatemask.results.ensemble import ShippedMember
@@ -117,6 +118,40 @@ def test_members_of_every_structure_predict_as_trained(
     expected = np.asarray(model(saved.images))
     np.testing.assert_allclose(loaded.predict_on_batch(saved.images), expected, atol=1e-5)
     assert expected.std() > 0
+
+
+def test_members_trained_on_crops_predict_whole_inputs(tiny_encoders: None, tmp_path: Path) -> None:
+    """At once or by tiles, exactly as the training's own prediction model does."""
+    from gatemask.builders import models
+
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 64, 1)).astype(np.uint8)
+    member = members_of("unet", 1)[0].model_copy(update={"size": (32, 64)})
+    comp: Any = SimpleNamespace(classes=["a"], outputs=1, exclusive=False, image=SimpleNamespace(channels=1))
+    for predict, tile in (("full", None), ("tiles", 32)):
+        exp = Experiment.model_validate(
+            {
+                "name": "e",
+                "task": "mask",
+                "model": member.model.model_dump(),
+                "input": {"size": [32, 64], "crop": 32, "predict": predict},
+                "loss": {"bce": 1},
+                "epochs": 1,
+            }
+        )
+        network = models.network_for(exp, comp, seed=1)
+        rng = np.random.default_rng(1)
+        for variable in network.model.trainable_variables:
+            variable.assign(np.asarray(variable) + 0.05 * rng.standard_normal(variable.shape))
+        predictor = models.predictor_for(exp, comp, network)
+        models.copy_weights(network, predictor)
+        expected = np.asarray(predictor.predict_on_batch(images))
+        network.model.save_weights(networks.weights_path(tmp_path, member))
+        shipped = member.model_copy(update={"tile": tile})
+        loaded = networks.load_members([shipped], tmp_path, 1, 1, batch=5)[member.name]
+        predicted = loaded.predict_on_batch(images)
+        assert predicted.shape == (5, 32, 64, 1)
+        np.testing.assert_allclose(predicted, expected, atol=1e-6)
+        assert predicted.std() > 0.01
 
 
 def write_members(path: Path, members: list[ShippedMember]) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import math
+
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
+import scipy.ndimage
+import scipy.stats
 
 from gatemask.config import Augment
 from gatemask.input import augment, color, geometry
 from gatemask.input.augment import BATCH_STEPS, AugmentationStep, augmentation_steps, draw_numbers
+from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch, mix_batch
 from gatemask.masks.frame import resize
 
@@ -56,7 +63,10 @@ COLOR = {
     "gamma": [0.5, 0.7],
     "hue": 0.3,
     "saturation": [0.2, 0.4],
+    "clahe": {"p": 1.0, "cells": 2},
     "blur": {"p": 1.0},
+    "noise": {"p": 1.0},
+    "jpeg": {"p": 1.0},
     "coarse_dropout": {"p": 1.0},
 }
 
@@ -267,6 +277,135 @@ def test_dropout_hides_the_requested_number_of_squares() -> None:
     assert 100 < (hidden > 0).sum() <= 300
 
 
+# --- CLAHE, noise, JPEG ------------------------------------------------------------------------------------
+
+
+def changed(image: np.ndarray, **parameters: float) -> np.ndarray:
+    result = image.copy()
+    color.apply_color(result, color.ColorChange(**parameters))  # type: ignore[arg-type]
+    return result
+
+
+def reference_clahe(gray: np.ndarray, clip: float, cells: int) -> np.ndarray:
+    """CLAHE as Zuiderveld describes it: clipped histograms per cell, interpolated between the centers of cells."""
+    side = gray.shape[0] // cells
+    limit, tables = max(1, int(clip * side * side / 256)), np.empty((cells, cells, 256))
+    for row, column in np.ndindex(cells, cells):
+        cell = gray[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        counts = np.bincount(cell.ravel(), minlength=256)
+        excess = int(np.maximum(counts - limit, 0).sum())
+        counts = np.minimum(counts, limit) + excess // 256
+        if rest := excess % 256:
+            counts[np.arange(0, 256, max(256 // rest, 1))[:rest]] += 1
+        tables[row, column] = np.cumsum(counts) * 255 / side**2
+    position = (np.arange(gray.shape[0]) + 0.0) / side - 0.5
+    low = np.floor(position).astype(int)
+    share = position - low
+    first, second = np.clip(low, 0, cells - 1), np.clip(low + 1, 0, cells - 1)
+    levels = tables.round()
+
+    def along_row(rows: np.ndarray) -> np.ndarray:
+        left, right = (levels[rows[:, None], columns[None, :], gray] for columns in (first, second))
+        return left * (1 - share) + right * share
+
+    return along_row(first) * (1 - share[:, None]) + along_row(second) * share[:, None]
+
+
+@pytest.mark.parametrize(("clip", "cells"), [(1.0, 4), (2.5, 8), (40.0, 2), (3.0, 1)])
+def test_clahe_is_that_of_zuiderveld(clip: float, cells: int) -> None:
+    ramp = np.add.outer(np.arange(SIZE), np.arange(SIZE)) % 90 + 60
+    gray = ramp.astype(np.uint8)[..., None]
+    equalized = changed(gray, clip=clip, clahe_cells=cells)
+    assert np.abs(equalized[..., 0] - reference_clahe(gray[..., 0], clip, cells)).max() <= 1
+    assert (equalized != gray).any()
+
+
+def test_clahe_of_colors_changes_luminance_alone() -> None:
+    image = (90 + noise(3) // 4).astype(np.uint8)
+    luminance = (image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+    equalized = changed(image, clip=2.0, clahe_cells=4).astype(int)
+    difference = equalized - image
+    inside = (equalized > 0) & (equalized < 255)
+    same = (difference == difference[..., :1])[inside.all(axis=2)]
+    assert same.all(), "all channels change alike, so their differences stay"
+    expected = reference_clahe(luminance, 2.0, 4)
+    error = np.abs(equalized @ np.array([0.299, 0.587, 0.114]) - expected)[inside.all(axis=2)]
+    assert np.median(error) <= 1
+    assert inside.all(axis=2).mean() > 0.5
+
+
+def test_noise_has_the_standard_deviation_of_the_yaml() -> None:
+    gray = np.full((200, 200, 3), 128, np.uint8)
+    noisy = changed(gray, noise=12.0, noise_seed=7)
+    error = noisy.astype(float) - 128
+    assert error.std() == pytest.approx(math.hypot(12, 1 / math.sqrt(12)), rel=0.01)
+    assert abs(error.mean()) < 0.2
+    assert (
+        scipy.stats.kstest(
+            (error + np.random.default_rng(0).uniform(-0.5, 0.5, error.shape)).ravel(), "norm", (0, 12)
+        ).pvalue
+        > 1e-3
+    )
+    for first, second in ((0, 1), (0, 2)):
+        assert abs(np.corrcoef(error[..., first].ravel(), error[..., second].ravel())[0, 1]) < 0.02
+    assert (noisy == changed(gray, noise=12.0, noise_seed=7)).all()
+    assert (noisy != changed(gray, noise=12.0, noise_seed=8)).any()
+
+
+def test_noise_is_cut_off_at_black_and_white() -> None:
+    image = np.zeros((64, 64, 5), np.uint8)
+    image[:32] = 255
+    noisy = changed(image, noise=20.0, noise_seed=1).astype(int)
+    assert 0.45 < (noisy[:32] == 255).mean() < 0.55
+    assert 0.45 < (noisy[32:] == 0).mean() < 0.55
+    assert noisy[:32].min() > 128 > noisy[32:].max()
+
+
+def test_noise_twice_is_stronger() -> None:
+    change = color.ColorChange()
+    for sigma in (3.0, 4.0):
+        settings = Augment.model_validate({"noise": {"p": 1, "sigma": [sigma, sigma]}}).noise
+        color.COLOR_STEPS["noise"].add(change, settings, np.array([0.0, 0.5, 0.25]))
+    assert change.noise == pytest.approx(5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_a_jpeg_has_the_quality_of_the_yaml(channels: int) -> None:
+    smooth = cv2.GaussianBlur(noise(channels), (0, 0), 3).reshape(SIZE, SIZE, channels)
+    for quality in (30, 90):
+        expected = np.empty_like(smooth)
+        if channels == 3:
+            file = io.BytesIO()
+            PIL.Image.fromarray(smooth).save(file, "JPEG", quality=quality)
+            expected = np.asarray(PIL.Image.open(file))
+        else:
+            for channel in range(channels):
+                file = io.BytesIO()
+                PIL.Image.fromarray(smooth[..., channel]).save(file, "JPEG", quality=quality)
+                expected[..., channel] = np.asarray(PIL.Image.open(file))
+        assert np.abs(changed(smooth, quality=quality).astype(int) - expected).mean() < 0.5
+    errors = [np.abs(changed(smooth, quality=quality).astype(int) - smooth).mean() for quality in (5, 30, 95)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_qualities_are_drawn_from_the_range_alone() -> None:
+    settings, drawn = step("jpeg", {"p": 1, "quality": [60, 63]}).jpeg, set()
+    for number in np.linspace(0, 1, 400, endpoint=False):
+        change = color.ColorChange()
+        color.COLOR_STEPS["jpeg"].add(change, settings, np.array([0.0, number]))
+        drawn.add(change.quality)
+    assert drawn == {60, 61, 62, 63}
+
+
+def test_order_is_clahe_blur_noise_jpeg() -> None:
+    image = noise()
+    at_once = changed(image, clip=2.0, clahe_cells=4, blur=1.0, noise=5.0, noise_seed=3, quality=50)
+    step_by_step = changed(image, clip=2.0, clahe_cells=4)
+    for parameters in ({"blur": 1.0}, {"noise": 5.0, "noise_seed": 3}, {"quality": 50}):
+        step_by_step = changed(step_by_step, **parameters)
+    assert (at_once == step_by_step).all()
+
+
 # --- mixing ------------------------------------------------------------------------------------------------
 
 
@@ -278,8 +417,8 @@ def plain_batch() -> ImageBatch:
     return ImageBatch(images, masks, np.array([[1], [1], [0], [0]], np.float32))
 
 
-def mixing(name: str, p: float = 1.0) -> list[AugmentationStep]:
-    return augmentation_steps([step(name, {"p": p, "alpha": 1})])
+def mixing(name: str, p: float = 1.0, **settings: object) -> list[AugmentationStep]:
+    return augmentation_steps([step(name, {"p": p, **({} if name == "copy_paste" else {"alpha": 1}), **settings})])
 
 
 def equal(first: ImageBatch, second: ImageBatch) -> bool:
@@ -342,6 +481,135 @@ def test_cutmix_skips_images_whose_mask_vanished() -> None:
 
 def test_an_image_is_mixed_at_most_once() -> None:
     steps = [mixing(name)[0] for name in BATCH_STEPS]
+    assert len(steps) == 3
     by_both = mix_batch(plain_batch(), steps, np.random.default_rng(0))
     by_the_first = mix_batch(plain_batch(), steps[:1], np.random.default_rng(0))
     assert (by_both.images == by_the_first.images).all()
+
+
+def test_cutmix_of_masks_is_that_of_images() -> None:
+    batch = plain_batch()
+    images = batch.masks * np.array([10, 60, 110, 160], np.uint8)[:, None, None, None]  # type: ignore[operator]
+    batch = batch._replace(images=images)
+    for seed in range(10):
+        mixed = mix_batch(batch, mixing("cutmix"), np.random.default_rng(seed))
+        assert ((mixed.images > 0) == (mixed.masks == 1)).all()
+
+
+def test_mixup_blends_masks_by_the_share_of_the_images() -> None:
+    batch = plain_batch()
+    assert batch.masks is not None
+    halves = 0
+    for seed in range(10):
+        mixed = mix_batch(batch, mixing("mixup"), np.random.default_rng(seed), soft_masks=True)
+        assert mixed.masks is not None and mixed.masks.dtype == np.uint8
+        for index in range(4):
+            fits = []
+            for partner in set(range(4)) - {index}:
+                own, other = batch.images[index].mean(), batch.images[partner].mean()
+                share = (mixed.images[index].mean() - other) / (own - other)
+                expected = share * batch.masks[index] + (1 - share) * batch.masks[partner]
+                fits.append(np.abs(mixed.masks[index] / 255 - expected).max() < 0.02)
+            assert any(fits)
+            halves += ((mixed.masks[index] > 25) & (mixed.masks[index] < 230)).any()
+    assert halves > 5
+    unmixed = mix_batch(batch, mixing("mixup", p=0), np.random.default_rng(0), soft_masks=True)
+    assert np.array_equal(unmixed.masks, batch.masks * 255)
+    alone = ImageBatch(*(array[:1] for array in batch))  # type: ignore[index]
+    mixed_alone = mix_batch(alone, mixing("mixup"), np.random.default_rng(0), soft_masks=True)
+    assert np.array_equal(mixed_alone.masks, batch.masks[:1] * 255)
+
+
+def test_pixels_that_either_image_ignores_are_ignored_after_mixup() -> None:
+    batch = plain_batch()
+    masks = np.zeros((4, SIZE, SIZE, 3), np.uint8)
+    masks[..., :1] = batch.masks
+    for index in range(4):
+        masks[index, 10 * index : 10 * index + 5, :, 2] = 1
+    layout = Layout(classes=2, ignored=True)
+    mixed = mix_batch(batch._replace(masks=masks), mixing("mixup"), np.random.default_rng(3), layout, soft_masks=True)
+    assert mixed.masks is not None
+    for index in range(4):
+        ignored = mixed.masks[index, :, :, 2]
+        assert set(np.unique(ignored)) == {0, 255}
+        partners = set(range(4)) - {index}
+        assert any((ignored == 255 * (masks[index, :, :, 2] | masks[partner, :, :, 2])).all() for partner in partners)
+
+
+def test_copy_paste_pastes_what_a_mask_shows() -> None:
+    batch = plain_batch()
+    assert batch.masks is not None
+    seen = set()
+    for seed in range(20):
+        mixed = mix_batch(batch, mixing("copy_paste"), np.random.default_rng(seed))
+        assert mixed.masks is not None
+        for index in range(4):
+            gray = batch.images[index, 0, 0, 0]
+            pasted = mixed.images[index] != gray
+            partners = [partner for partner in (0, 1) if partner != index]
+            fits = [
+                partner
+                for partner in partners
+                if (pasted == batch.masks[partner]).all() and (mixed.images[index][pasted] == (10, 60)[partner]).all()
+            ]
+            assert len(fits) == 1, "from images with a mask only, and never from itself"
+            assert (mixed.masks[index] == np.maximum(batch.masks[index], batch.masks[fits[0]])).all()
+            assert mixed.labels[index, 0] == 1
+            seen.add((index, fits[0]))
+    assert seen == {(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1)}
+
+
+def test_copy_paste_mirrors_what_it_pastes() -> None:
+    batch = plain_batch()
+    assert batch.masks is not None
+    batch.masks[0, SIZE // 2 :] = 0
+    batch.masks[1] = 0
+    batch.labels[1] = 0
+    for settings, place in (
+        ({}, np.s_[: SIZE // 2, :8]),
+        ({"hflip": 1.0}, np.s_[: SIZE // 2, -8:]),
+        ({"vflip": 1.0}, np.s_[SIZE // 2 :, :8]),
+    ):
+        mixed = mix_batch(batch, mixing("copy_paste", **settings), np.random.default_rng(0))
+        expected = np.zeros((SIZE, SIZE), np.uint8)
+        expected[place] = 1
+        assert mixed.masks is not None
+        for index in (1, 2, 3):
+            assert (mixed.masks[index, :, :, 0] == expected).all()
+        assert (mixed.images[0] == batch.images[0]).all(), "the only image with a mask has no partner"
+
+
+def test_copy_paste_replaces_all_planes_inside_what_it_pastes() -> None:
+    batch = plain_batch()
+    rng = np.random.default_rng(0)
+    masks = (rng.random((4, SIZE, SIZE, 4)) < 0.3).astype(np.uint8)  # two classes, borders, ignored pixels
+    batch = batch._replace(masks=masks, labels=np.ones((4, 2), np.float32))
+    mixed = mix_batch(
+        batch, mixing("copy_paste"), np.random.default_rng(1), Layout(classes=2, border=True, ignored=True)
+    )
+    assert mixed.masks is not None
+    for index in range(4):
+        fits = []
+        for partner in set(range(4)) - {index}:
+            region = masks[partner, :, :, :3].any(axis=2, keepdims=True)
+            expected = np.where(region, masks[partner], masks[index])
+            image = np.where(region, batch.images[partner], batch.images[index])
+            fits.append((mixed.masks[index] == expected).all() and (mixed.images[index] == image).all())
+        assert sum(fits) == 1
+
+
+def test_feathered_edges_blend_into_the_image_and_leave_the_mask_sharp() -> None:
+    batch = plain_batch()
+    for seed in range(5):
+        sharp, soft = (
+            mix_batch(batch, mixing("copy_paste", feather=sigma), np.random.default_rng(seed)) for sigma in (0, 2.0)
+        )
+        assert np.array_equal(sharp.masks, soft.masks)
+        share = scipy.ndimage.gaussian_filter(
+            (sharp.masks[2, :, :, 0] > 0).astype(float),  # type: ignore[index]
+            2.0,
+            mode="mirror",
+            truncate=6,
+        )
+        gray = sharp.images[2][sharp.masks[2] > 0].max()  # type: ignore[index]
+        assert np.abs(soft.images[2, :, :, 0] - (110 + share * (float(gray) - 110))).max() <= 1

@@ -111,6 +111,7 @@ def experiment(task: str, **more: object) -> Experiment:
     )
 
 
+MIXING_MASKS = ["hflip", {"mixup": {"p": 0.3}}, {"cutmix": {"p": 0.5}}, {"copy_paste": {"p": 0.9, "hflip": 0.5}}]
 Batches = list[tuple[np.ndarray, ...]]
 
 
@@ -130,7 +131,9 @@ def equal(first: Batches, second: Batches) -> bool:
 MIXING = ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": {"p": 0.5}}]
 
 
-@pytest.mark.parametrize(("task", "steps"), [("mask", ["hflip", "affine", "zoom_to_mask"]), ("gate", MIXING)])
+@pytest.mark.parametrize(
+    ("task", "steps"), [("mask", ["hflip", "affine", "zoom_to_mask"]), ("mask", MIXING_MASKS), ("gate", MIXING)]
+)
 def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch(
     task: str, steps: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +148,36 @@ def test_batches_have_static_shapes_and_repeat_by_seed_and_epoch(
     assert equal(batches, epoch_batches(exp, records))
     assert not equal(batches, epoch_batches(exp, records, epoch=1))
     assert not equal(batches, epoch_batches(exp, records, seed=6))
+
+
+@pytest.mark.parametrize("task", ["gate", "mask"])
+def test_partners_come_from_the_training_images_of_the_fold(task: str) -> None:
+    """Each image has a gray of its own; validation images, with masks, lie next to those of the training."""
+    images = {number: np.full((64, 64), 20 + number, np.uint8) for number in range(40)}
+    mask = square()[1]
+    records = [
+        Example(f"i{number}", *(cv2.imencode(".png", array)[1].tobytes() for array in (image, mask)), 1)
+        for number, image in images.items()
+    ]
+    steps = [{"cutmix": {"p": 0.5}}, {"copy_paste": {"p": 1.0}}]
+    exp, training = experiment(task, augment=steps), records[::2]
+    seen: set[int] = set()
+    mixed: list[bool] = []
+    for epoch in range(3):
+        for shown, _ in epoch_batches(exp, training, epoch=epoch):
+            seen |= set(np.unique(shown).tolist())
+            mixed += [len(np.unique(image)) > 1 for image in shown]
+    assert seen == {20 + number for number in range(0, 40, 2)}
+    assert np.mean(mixed) > 0.7
+
+
+def test_soft_masks_are_those_of_training_batches_alone() -> None:
+    exp, records = experiment("mask", augment=["hflip", {"mixup": {"p": 1.0}}]), examples(16)
+    levels = {level for _, masks in epoch_batches(exp, records) for level in np.unique(masks).tolist()}
+    assert len(levels) > 2
+    assert max(levels) > 100
+    evaluated = [masks for _, masks, _ in evaluation_batches(records, exp, ONE_CLASS, 4)]
+    assert {level for masks in evaluated for level in np.unique(masks).tolist()} == {0, 1}
 
 
 def test_the_legs_of_an_epoch_add_up_to_the_epoch() -> None:
@@ -250,8 +283,8 @@ def test_a_finished_epoch_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     sources: list[weakref.ref] = []
     record_source = pipeline.record_source
 
-    def watched(*arguments: object) -> pipeline.RecordSource:
-        source = record_source(*arguments)
+    def watched(*arguments: object, **options: object) -> pipeline.RecordSource:
+        source = record_source(*arguments, **options)
         sources.append(weakref.ref(source))
         return source
 

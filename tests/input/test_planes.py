@@ -28,7 +28,9 @@ STEPS: dict[str, Any] = {
     "grid": {"p": 1.0, "amount": 0.04},
     "brightness_contrast": 0.3,
     "hue": 0.2,
+    "clahe": {"p": 0.5},
     "blur": {"p": 0.5},
+    "jpeg": {"p": 0.5},
     "coarse_dropout": {"p": 0.5},
 }
 FLIPS, AFFINE, ALL = ["hflip", "vflip"], ["hflip", "affine", "zoom_to_mask"], list(STEPS)

@@ -40,6 +40,14 @@ pytestmark = pytest.mark.integration
 SIDE = 32
 BATCH = 12
 STEPS = {
+    "mixed": [
+        {"mixup": {"p": 0.3}},
+        {"cutmix": {"p": 0.5}},
+        {"copy_paste": {"p": 0.8, "feather": 1.0}},
+        "noise",
+        "jpeg",
+    ],
+    "crops": ["hflip", "affine", {"cutmix": {"p": 0.5}}],
     "mask": ["hflip", "affine", "zoom_to_mask", {"brightness_contrast": 0.2}],
     "gate": ["hflip", {"affine": {"rotate": 9}}, {"mixup": {"p": 0.5}}, {"cutmix": {"p": 0.5}}],
 }
@@ -71,9 +79,9 @@ def experiment(task: str = "mask", number: int = 0) -> Experiment:
     return Experiment.model_validate(
         {
             "name": "e",
-            "task": task,
-            "model": {"name": {"gate": "gate", "mask": "unet"}[task], "encoder": "efficientnetb0"},
-            "input": {"size": SIDE},
+            "task": "gate" if task == "gate" else "mask",
+            "model": {"name": "gate" if task == "gate" else "unet", "encoder": "efficientnetb0"},
+            "input": {"size": 64, "crop": SIDE, "crop_positives": 0.7} if task == "crops" else {"size": SIDE},
             "loss": {"bce": 1},
             "epochs": 2,
             "augment": STEPS[task],
@@ -84,7 +92,7 @@ def experiment(task: str = "mask", number: int = 0) -> Experiment:
 
 def source_of(task: str = "mask", records: list[EncodedExample] | None = None) -> RecordSource:
     exp = experiment(task)
-    return record_source(RECORDS if records is None else records, exp, ONE_CLASS, exp.augment)
+    return record_source(RECORDS if records is None else records, exp, ONE_CLASS, exp.augment, crops=True)
 
 
 def plan_of(batches: int, images: int = len(RECORDS), seed: int = 0) -> BatchPlan:
@@ -138,14 +146,14 @@ def wait_until_gone(processes: list[int]) -> None:
 def test_batches_are_those_of_threads_even_if_workers_are_killed(number: int) -> None:
     rng = random.Random(time.time_ns())
     kills = 2
-    for task in ("mask", "gate"):
+    for task in STEPS:
         source, plan = source_of(task), plan_of(14)
-        made = []
-        for _, batch in pool(number).batches(source, plan):
+        made, workers_of_size = [], shared_workers(number, ONE_CLASS, source.decoder.size)
+        for _, batch in workers_of_size.batches(source, plan):
             made.append(batch)
             if kills and rng.random() < 0.5:
                 time.sleep(rng.uniform(0, 0.02))
-                os.kill(rng.choice(pool(number).processes), signal.SIGKILL)
+                os.kill(rng.choice(workers_of_size.processes), signal.SIGKILL)
                 kills -= 1
         assert_equal(in_threads(source, plan), made)
 

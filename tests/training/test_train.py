@@ -93,7 +93,47 @@ def states(folder: Path) -> list[str]:
 def test_a_killed_training_ends_with_the_same_bits(phantom_records: Path, kills: list[bool], tiny: bool) -> None:
     """SIGKILL at random moments: the last resume ends with the same weights as a run without kills."""
     optimizer = {"name": "radam", "ema": 0.9, "accumulate": 2, "clipnorm": 1.0}
-    whole, killed = (write(phantom_records, f"{name}{len(kills)}", optimizer=optimizer) for name in ("whole", "killed"))
+    assert_kills_change_nothing(phantom_records, f"{len(kills)}", kills, tiny, optimizer=optimizer)
+
+
+# A mask network on mixed crops, whose validation and predictions see the whole input.
+CROPS: dict[str, Any] = {
+    "task": "mask",
+    "model": {"name": "unet", "encoder": "mobilenet", "batchnorm_momentum": 0.9},
+    "input": {"size": 64, "crop": 32, "crop_positives": 0.8},
+    "augment": [
+        "hflip",
+        "noise",
+        {"jpeg": {"p": 0.5}},
+        {"mixup": {"p": 0.2}},
+        {"cutmix": {"p": 0.4}},
+        {"copy_paste": {"p": 0.5, "feather": 1.0}},
+    ],
+    "tta": ["hflip", {"rotate": 90}],
+    "loss": {"bce": 1, "dice": 1},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("predict", ["full", "tiles"])
+def test_a_killed_training_on_mixed_crops_ends_with_the_same_bits(phantom_records: Path, predict: str) -> None:
+    changes = {**CROPS, "input": {**CROPS["input"], "predict": predict}}
+    assert_kills_change_nothing(phantom_records, predict, [True, False], True, **changes)
+
+
+def assert_kills_change_nothing(
+    phantom_records: Path, suffix: str, kills: list[bool], tiny: bool, **changes: Any
+) -> None:
+    """Train without and with kills, and compare weights and metrics.
+
+    Args:
+        phantom_records: Root of the project.
+        suffix: End of the experiments' names.
+        kills: Kills: after the next state (True) or at any moment.
+        tiny: Whether tiny encoders are used.
+        changes: Changes of the experiment.
+    """
+    whole, killed = (write(phantom_records, f"{name}{suffix}", **changes) for name in ("whole", "killed"))
     started = time.monotonic()
     done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records, tiny=tiny)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -321,14 +361,35 @@ def batch_ids(root: Path, epoch: int, step: int) -> list[str]:
 
 
 @pytest.mark.usefixtures("tiny_encoders")
-def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes", "trained", "validated"),
+    [
+        ("five", {}, (4, 1), []),
+        pytest.param("crops", CROPS, (4, 32, 32, 1), [(4, 64, 64, 1)] * 2, marks=pytest.mark.slow),
+    ],
+    ids=["gate", "crops"],
+)
+def test_five_folds_trace_the_step_once(
+    phantom_records: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    changes: dict[str, Any],
+    trained: tuple[int, ...],
+    validated: list[tuple[int, ...]],
+) -> None:
     import pandas as pd
 
-    from gatemask.builders import step
+    from gatemask.builders import metrics, step
     from gatemask.training.train import train
 
-    shapes = []
-    original = step.TrainingModel.compute_loss
+    shapes, measured = [], []
+    original, update = step.TrainingModel.compute_loss, metrics.BestThresholdDice.update_state
+
+    def noted(self, y_true, y_pred, sample_weight=None):
+        measured.append(tuple(y_pred.shape))
+        return update(self, y_true, y_pred, sample_weight)
+
+    monkeypatch.setattr(metrics.BestThresholdDice, "update_state", noted)
 
     def counted(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         shapes.append([tuple(output.shape) for output in y_pred.values()])
@@ -344,13 +405,14 @@ def test_five_folds_trace_the_step_once(phantom_records: Path, monkeypatch: pyte
     frame["fold"] = frame["group"].astype("category").cat.codes % 5
     try:
         frame.to_csv(project.folds, index=False)
-        exp = Experiment.model_validate({**TINY, "runtime": {}, "epochs": 2, "name": "five"})
+        exp = Experiment.model_validate({**TINY, **changes, "runtime": {}, "epochs": 2, "name": name})
         result = train(five, comp, exp)
     finally:
         project.folds.write_text(kept)
     assert len(result.folds) == 5
     assert len(shapes) == 1, f"traced {len(shapes)} times"
-    assert shapes[0] == [(4, 1)], "static shapes"
+    assert shapes[0] == [trained], "static shapes"
+    assert measured == validated, "one trace of the validation, dice and dice_positives"
 
 
 def test_rates_by_step_resume_within_an_epoch(trained, monkeypatch: pytest.MonkeyPatch) -> None:

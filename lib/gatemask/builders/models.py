@@ -22,11 +22,21 @@ from gatemask.builders.decoders.upernet import upernet
 from gatemask.builders.encoders import NestedEncoder
 from gatemask.builders.initializers import assign_variables, draw_initial_weights
 from gatemask.builders.tensor import Tensor
+from gatemask.builders.tiled import by_tiles
 from gatemask.config import ENCODERS, Architecture, Competition, Experiment, Model, Normalization
 from gatemask.config.base import both_sides
 from gatemask.errors import GatemaskError
 
-__all__ = ["DECODERS", "Network", "assign_variables", "build_network", "draw_initial_weights", "network_for"]
+__all__ = [
+    "DECODERS",
+    "Network",
+    "assign_variables",
+    "build_network",
+    "copy_weights",
+    "draw_initial_weights",
+    "network_for",
+    "predictor_for",
+]
 
 # Red, green and blue, from 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -66,18 +76,73 @@ class Network:
     encoder_name: str
 
 
-def network_for(exp: Experiment, comp: Competition, seed: int | None = 0) -> Network:
-    """Build the network of an experiment; see `build_network`."""
+def network_for(
+    exp: Experiment, comp: Competition, seed: int | None = 0, size: tuple[int, int] | None = None
+) -> Network:
+    """Build the network of an experiment; see `build_network`.
+
+    Args:
+        exp: Experiment.
+        comp: Competition.
+        seed: Seed of the weights; None for zeros. Default: 0.
+        size: Height and width of the input, in pixels. Default: what is trained on.
+    """
     classes = len(comp.classes)
     return build_network(
         exp.model,
-        exp.input.size,
+        size or exp.input.training_shape,
         comp.image.channels,
         classes if exp.task == "gate" else comp.outputs,
         exclusive=comp.exclusive,
         border=exp.task == "mask" and comp.outputs > classes,
         seed=seed,
     )
+
+
+def predictor_for(exp: Experiment, comp: Competition, network: Network) -> keras.Model:
+    """Return the model that predicts whole inputs with the weights of an experiment's network.
+
+    It is the network itself, without crops. For tiles it shares the network's layers. For the full input it is another
+    build of the network, at another size, and `copy_weights` must be called before it predicts.
+
+    Args:
+        exp: Experiment.
+        comp: Competition.
+        network: Network of the experiment, from `network_for`.
+
+    Raises:
+        GatemaskError: The shapes of the weights depend on the size of the input.
+    """
+    if exp.input.crop is None:
+        return network.model
+    if exp.input.tile is not None:
+        return by_tiles(network.model, exp.input.shape)
+    whole = network_for(exp, comp, seed=None, size=exp.input.shape).model
+    require_same_weights(network.model, whole, exp.model.encoder)
+    return whole
+
+
+def require_same_weights(trained: keras.Model, predictor: keras.Model, encoder: str) -> None:
+    """Raise unless the weights of a network fit its build at another size.
+
+    Raises:
+        GatemaskError: They do not.
+    """
+    shapes, others = ([tuple(weight.shape) for weight in model.weights] for model in (trained, predictor))
+    if shapes != others:
+        raise GatemaskError(
+            "The weights of this encoder depend on the size of its input.",
+            where="input.crop",
+            received=f"{encoder}, trained on crops and used for the full input",
+            do="Set input.predict: tiles.",
+        )
+
+
+def copy_weights(network: Network, predictor: keras.Model) -> None:
+    """Give a predictor from `predictor_for` the present weights of its network, if they are not the same variables."""
+    for own, weight in zip(predictor.weights, network.model.weights, strict=True):
+        if own is not weight:
+            own.assign(np.asarray(weight))
 
 
 def build_network(

@@ -35,6 +35,7 @@ class ImageView:
     Args:
         mirror_x: Whether the view is mirrored left to right.
         mirror_y: Whether the view is mirrored top to bottom.
+        quarters: Number of quarter turns, counterclockwise, before it is mirrored: 0 to 3. Default: 0.
         matrix: Matrix from pixels of the image to pixels of the view, (3, 3); None for no warp.
         color_change: Tones of the view. Default: unchanged.
         weight: Weight in the average over views. Default: 1.
@@ -42,6 +43,7 @@ class ImageView:
 
     mirror_x: bool = False
     mirror_y: bool = False
+    quarters: int = 0
     matrix: np.ndarray | None = None
     color_change: ColorChange = field(default_factory=ColorChange)
     weight: float = 1.0
@@ -71,7 +73,7 @@ def build_views(
             continue
         scale = entry.scale or 1.0
         matrix = None if scale == 1 else geometry.linear_map_about_center(shape, scale, 0, 0, scale)
-        views.append(ImageView(entry.hflip, entry.vflip, matrix))
+        views.append(ImageView(entry.hflip, entry.vflip, (entry.rotate or 0) // 90, matrix))
     if weights is None:
         return views
     return [replace(view, weight=weight) for view, weight in zip(views, weights, strict=True) if weight]
@@ -133,7 +135,7 @@ def _predict_view(model: BatchPredictor, images: np.ndarray, view: ImageView) ->
     probabilities = np.asarray(model.predict_on_batch(_apply_view(images, view)), np.float32)
     if probabilities.ndim != 4:
         return probabilities, 1.0
-    maps = _mirror(probabilities, view)
+    maps = np.rot90(_mirror(probabilities, view), -view.quarters, axes=(1, 2))
     if view.matrix is None:
         return maps, 1.0
     inverse, ones = np.linalg.inv(view.matrix), np.ones((*maps.shape[1:3], 1), np.float32)
@@ -147,7 +149,7 @@ def _apply_view(images: np.ndarray, view: ImageView) -> np.ndarray:
         images = images.copy() if view.matrix is None else images
         for image in images:
             color.apply_color(image, view.color_change)
-    return np.ascontiguousarray(_mirror(images, view))
+    return np.ascontiguousarray(_mirror(np.rot90(images, view.quarters, axes=(1, 2)), view))
 
 
 def _mirror(batch: np.ndarray, view: ImageView) -> np.ndarray:

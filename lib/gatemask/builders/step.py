@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import keras
 from keras import ops
@@ -79,5 +80,6 @@ def training_model(
         class_weights: Weight of each class in the loss, (classes,). Default: 1 each.
     """
     model = TrainingModel(network.model.input, dict(network.heads))
+    layout = replace(layout, soft=layout.soft or exp.has_soft_masks)
     loss = WeightedLoss(exp.loss, exp.label_smoothing, layout, class_weights)
     return model.set_loss(loss, network.loss_weights, exp.gate_loss, layout)

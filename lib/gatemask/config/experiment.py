@@ -148,11 +148,54 @@ class Input(Strict):
     records: Size | Sides | None = Field(
         None, description="size of the records to read; default: that of the competition"
     )
+    crop: Size | Sides | None = Field(
+        None, description="masks: train on random crops of so many pixels; default: on the whole input"
+    )
+    crop_positives: Share | None = Field(
+        None, description="share of the crops of images with a mask that show part of it for certain; default: 0.5"
+    )
+    predict: Literal["full", "tiles"] | None = Field(
+        None,
+        description="with 'crop': predict the whole input at once, or overlapping tiles of the size of a crop, whose "
+        "maps are blended; default: full",
+    )
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width, in pixels."""
+        """Height and width of the whole input, in pixels: what is validated and predicted."""
         return both_sides(self.size)
+
+    @property
+    def training_shape(self) -> tuple[int, int]:
+        """Height and width of what is trained on, in pixels: a crop, or the whole input."""
+        return both_sides(self.crop or self.size)
+
+    @property
+    def tile(self) -> int | None:
+        """Side of the tiles that are predicted, in pixels; None where the whole input is."""
+        return self.training_shape[0] if self.predict == "tiles" else None
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run; those of crops were added later and are left out where not set."""
+        unset = {name for name in ("crop", "crop_positives", "predict") if getattr(self, name) is None}
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude=unset)
+        return settings
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Input:
+        if self.crop is None:
+            if given := [name for name in ("crop_positives", "predict") if getattr(self, name) is not None]:
+                raise ValueError(f"input.{given[0]} requires input.crop")
+            return self
+        (height, width), (crop_height, crop_width) = self.shape, self.training_shape
+        if crop_height > height or crop_width > width or self.shape == self.training_shape:
+            raise ValueError(
+                f"input.crop must be smaller than input.size, {height} x {width}, not {crop_height} x {crop_width}"
+            )
+        if self.tile is not None and crop_height != crop_width:
+            raise ValueError(f"'predict: tiles' requires a square input.crop, not {crop_height} x {crop_width}")
+        return self
 
 
 class Sampling(Strict):
@@ -253,6 +296,46 @@ class Blur(Strict):
         return self
 
 
+class Clahe(Strict):
+    """Equalize contrast within cells (Zuiderveld 1994): the luminance of three channels, else each channel."""
+
+    p: Share = 0.2
+    clip: Bounds = Field((1.0, 4.0), description="clip limit, a multiple of the mean bin of a cell's histogram")
+    cells: Annotated[int, Field(ge=1, le=32)] = Field(8, description="cells along a side")
+
+    @model_validator(mode="after")
+    def _clip_ascends(self) -> Clahe:
+        _require_ascending("clip", self.clip)
+        return self
+
+
+class Noise(Strict):
+    """Gaussian noise, independent for each pixel and channel."""
+
+    p: Share = 0.2
+    sigma: Bounds = Field((2.0, 10.0), description="standard deviation, in gray levels of 255")
+
+    @model_validator(mode="after")
+    def _sigma_ascends(self) -> Noise:
+        _require_ascending("sigma", self.sigma)
+        return self
+
+
+Quality = Annotated[int, Field(ge=1, le=100)]
+
+
+class Jpeg(Strict):
+    """Artifacts of JPEG: three channels are compressed as a color image, others each by itself."""
+
+    p: Share = 0.2
+    quality: Annotated[tuple[Quality, Quality], Pair] = Field((50, 95), description="from 1 to 100")
+
+    @model_validator(mode="after")
+    def _quality_ascends(self) -> Jpeg:
+        _require_ascending("quality", self.quality)
+        return self
+
+
 class Dropout(Strict):
     """Gray squares that hide parts of the image, but not of its mask."""
 
@@ -264,6 +347,17 @@ class Dropout(Strict):
 class Mix(Strict):
     p: Share = 0.5
     alpha: Positive = Field(0.4, description="parameter of the Beta distribution from which shares are drawn")
+
+
+class CopyPaste(Strict):
+    """Paste what the mask of another image shows, with its mask."""
+
+    p: Share = 0.5
+    hflip: Share = Field(0.0, description="probability that it is pasted mirrored left to right")
+    vflip: Share = Field(0.0, description="probability that it is pasted mirrored top to bottom")
+    feather: NotNegative = Field(
+        0.0, description="standard deviation of the Gaussian that blends its edges in the image, in pixels; 0 = sharp"
+    )
 
 
 class Augment(Strict):
@@ -282,10 +376,16 @@ class Augment(Strict):
         None, description="maximum rotation of colors about their gray, as a share of the circle"
     )
     saturation: Bounds | None = Field(None, description="factor of the difference between colors and their gray")
+    clahe: Clahe | None = None
     blur: Blur | None = None
+    noise: Noise | None = None
+    jpeg: Jpeg | None = None
     coarse_dropout: Dropout | None = None
-    mixup: Mix | None = Field(None, description="gates: blend two images and their labels (Zhang 2017)")
-    cutmix: Mix | None = Field(None, description="gates: paste a window of another image, with its mask (Yun 2019)")
+    mixup: Mix | None = Field(None, description="blend two images, with their masks and labels (Zhang 2017)")
+    cutmix: Mix | None = Field(None, description="paste a window of another image, with its mask (Yun 2019)")
+    copy_paste: CopyPaste | None = Field(
+        None, description="paste what the mask of another image shows, with its mask (Ghiasi 2021)"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -313,6 +413,16 @@ class Augment(Strict):
             if pair := getattr(self, name):
                 _require_ascending(name, pair)
         return self
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run; steps that were added later are left out where not set."""
+        unset = {name for name in _LATER_STEPS if getattr(self, name) is None}
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude=unset)
+        return settings
+
+
+_LATER_STEPS = ("clahe", "noise", "jpeg", "copy_paste")  # fingerprints of older runs do not hold them
 
 
 class LossPart(Strict):
@@ -474,6 +584,9 @@ class View(Strict):
 
     hflip: bool = False
     vflip: bool = False
+    rotate: Literal[90, 180, 270] | None = Field(
+        None, description="turn in degrees, counterclockwise, before it is mirrored; 90 and 270 require a square input"
+    )
     scale: Annotated[float, Field(ge=0.5, le=2)] | None = Field(None, description="zoom about the center")
     random: Annotated[int, Field(ge=1, le=32)] | None = Field(
         None, description="number of views to draw from `augment:`, the same for every image"
@@ -488,8 +601,16 @@ class View(Strict):
     def _valid_combination(self) -> View:
         given = [name for name in type(self).model_fields if getattr(self, name)]
         if not given or (self.random and len(given) > 1):
-            raise ValueError("a view in 'tta' must combine hflip, vflip and {scale: 1.1}, or be {random: 5}")
+            raise ValueError(
+                "a view in 'tta' must combine hflip, vflip, {rotate: 90} and {scale: 1.1}, or be {random: 5}"
+            )
         return self
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """Settings that decide the outcome of a run; `rotate` was added later and is left out where not set."""
+        settings: dict[str, JsonValue] = self.model_dump(mode="json", exclude=set() if self.rotate else {"rotate"})
+        return settings
 
 
 class Experiment(Strict):
@@ -551,10 +672,6 @@ class Experiment(Strict):
             raise ValueError("'class_weights' of a gate require model.per_class: true")
         if gate != (self.monitor == "auc"):
             raise ValueError(f"a {self.task} experiment cannot monitor '{self.monitor}'")
-        if not gate and (
-            mixed := [name for step in self.augment for name in ("mixup", "cutmix") if getattr(step, name)]
-        ):
-            raise ValueError(f"'{mixed[0]}' mixes labels, which only gates can train on")
         if self.label_smoothing and not set(self.loss) & set(CROSS_ENTROPIES):
             raise ValueError(f"label_smoothing applies to {', '.join(CROSS_ENTROPIES)}; the loss has none of them")
         if any(view.random for view in self.tta) and not self.augment:
@@ -565,11 +682,15 @@ class Experiment(Strict):
             given = part.model_dump(exclude={"weight"}, exclude_none=True) if isinstance(part, LossPart) else {}
             if wrong := sorted(set(given) - set(LOSS_OPTIONS.get(name, ()))):
                 raise ValueError(f"the loss '{name}' has no option '{wrong[0]}'")
+        if gate and self.input.crop:
+            raise ValueError("input.crop belongs to mask networks: a crop of a positive image may show no mask")
         height, width = self.input.shape
         if fault := ENCODERS[self.model.encoder].family.size_fault(height, width):
             raise ValueError(f"the encoder '{self.model.encoder}' {fault}")
         if height != width and any(step.turn for step in self.augment):
             raise ValueError(f"'turn' requires a square input, not {height} x {width}: use hflip and vflip")
+        if height != width and any(view.rotate in (90, 270) for view in self.tta):
+            raise ValueError(f"views with 'rotate: 90' require a square input, not {height} x {width}: use rotate: 180")
         if self.optimizer.name == "schedulefreeadamw" and self.schedule.name != "constant":
             raise ValueError(
                 f"schedulefreeadamw requires schedule.name: constant, warm-up or not; not '{self.schedule.name}'"
@@ -577,6 +698,11 @@ class Experiment(Strict):
         if self.freeze and self.freeze.epochs >= self.epochs:
             raise ValueError(f"freeze.epochs is {self.freeze.epochs} of {self.epochs}: nothing would be unfrozen")
         return self
+
+    @property
+    def has_soft_masks(self) -> bool:
+        """Whether a mask network trains on shares: masks of its training batches then reach from 0 to 255."""
+        return self.task == "mask" and any(step.mixup for step in self.augment)
 
     @property
     def settings(self) -> dict[str, JsonValue]:
@@ -595,6 +721,9 @@ class Experiment(Strict):
             settings["schedule"] = self.schedule.model_dump(mode="json", exclude={"per"})
         if not self.data.extra:
             del settings["data"]
+        settings["input"] = self.input.settings
+        settings["augment"] = [step.settings for step in self.augment]
+        settings["tta"] = [view.settings for view in self.tta]
         if not self.class_weights:
             del settings["class_weights"]
         if not self.tta_apart:

@@ -20,6 +20,7 @@ from gatemask.cost.devices import Device, ForwardPass
 from gatemask.cost.tile_counts import count_tiles
 from gatemask.data.split import HOLDOUT, read_folds, read_manifest
 from gatemask.files import fingerprint, read_json_object, write_json
+from gatemask.masks.tiling import input_tiles
 from gatemask.project import Project
 from gatemask.training.fold_inputs import count_views
 
@@ -199,6 +200,7 @@ class _CostsFile:
             comp.image.channels,
             outputs,
             *(["exclusive"] if comp.exclusive and exp.task == "mask" else []),
+            *([f"tiles of {exp.input.tile}"] if exp.input.tile else []),
         ]
         return fingerprint([exp.model.model_dump(mode="json", exclude={"weights"}), *shape])
 
@@ -213,7 +215,11 @@ def _count_forward_pass(exp: Experiment, comp: Competition) -> ForwardPass:
     from gatemask.builders import models
     from gatemask.cost.network import count_forward_pass
 
-    return count_forward_pass(models.network_for(exp, comp).model)
+    if exp.input.tile is None:
+        return count_forward_pass(models.network_for(exp, comp, size=exp.input.shape).model)
+    work = count_forward_pass(models.network_for(exp, comp).model)
+    tiles = len(input_tiles(exp.input.shape, exp.input.tile))
+    return ForwardPass(tiles * work.flops, tiles * work.outputs)
 
 
 def _trained_experiment(project: Project, name: str) -> Experiment:

@@ -128,5 +128,9 @@ def _path(project: Project, exp: Experiment) -> Path:
 
 
 def _structure(comp: Competition, exp: Experiment) -> str:
-    network = [exp.model.model_dump(mode="json", exclude={"weights"}), exp.input.size, exp.optimizer.model_dump()]
+    network = [
+        exp.model.model_dump(mode="json", exclude={"weights"}),
+        exp.input.crop or exp.input.size,
+        exp.optimizer.model_dump(),
+    ]
     return fingerprint([*network, comp.image.channels, comp.outputs, len(comp.classes), comp.exclusive])

@@ -21,6 +21,7 @@ from gatemask.cost.network import count_forward_pass
 from gatemask.cost.tile_counts import count_tiles
 from gatemask.errors import GatemaskError
 from gatemask.input.sampling import ExtraPart
+from gatemask.masks.tiling import input_tiles
 from gatemask.project import Project
 from gatemask.results.cost import ExperimentPlan, SessionPlan
 from gatemask.training.fold_inputs import TrainingInputs, class_weights, extra_parts, with_record_size
@@ -133,8 +134,17 @@ def _epoch(device: Device, exp: Experiment, size: NetworkSize, images: ImageCoun
     batch = plan_batch(device, exp, size, images.shortest_epoch)
     steps = max(1, int(drawn) // (batch.per_device * device.count))
     image_s = seconds_per_image(device, size.work, exp.runtime.precision, STEP_PASSES)
-    computing_s = (drawn + images.validation / STEP_PASSES) * image_s / device.count
+    validated = images.validation * crops_per_input(exp) / STEP_PASSES
+    computing_s = (drawn + validated) * image_s / device.count
     return steps, computing_s + steps * exchange_seconds(device, size.parameters)
+
+
+def crops_per_input(exp: Experiment) -> float:
+    """Return the work of predicting a whole input, in forward passes of what is trained on: 1 without crops."""
+    whole, trained = exp.input.shape, exp.input.training_shape
+    if exp.input.tile is not None:
+        return len(input_tiles(whole, exp.input.tile))
+    return math.prod(whole) / math.prod(trained)
 
 
 def _fold_hours(exp: Experiment, epoch_s: float) -> float:

@@ -22,7 +22,7 @@ from gatemask.config.machines import machine
 from gatemask.console import say, table
 from gatemask.cost.devices import Device, devices_of, seconds_per_image, this_machine
 from gatemask.cost.memory import NetworkSize, keep_network_size, read_network_size
-from gatemask.cost.plan import ImageCounts, network_size, plan_session
+from gatemask.cost.plan import ImageCounts, crops_per_input, network_size, plan_session
 from gatemask.cost.rates import Rates, with_own_rates
 from gatemask.errors import GatemaskError
 from gatemask.parallel import cores
@@ -128,7 +128,9 @@ class Scale:
             training += min(value for value in together if value is not None)
             views, shipped = 1 + sum(view.random or 1 for view in exp.tta), counts.folds
             passing = self._positives() if exp.task == "mask" else 1.0
-            image_s = seconds_per_image(device, size.work, exp.runtime.precision, views * shipped)
+            image_s = seconds_per_image(
+                device, size.work, exp.runtime.precision, views * shipped * crops_per_input(exp)
+            )
             predicting += number * passing * image_s / device.count / 3600
         hours["training"] += training
         hours["prediction"] += predicting

@@ -296,6 +296,7 @@ def _member(project: Project, comp: Competition, run: _Run, why: str, weight: fl
     exp = load_run_config(config.parent)
     # Random views are drawn from the augmentation, which is shipped only for them.
     augment = {"augment": exp.augment} if any(view.random for view in exp.tta) else {}
+    tile = {} if exp.input.tile is None else {"tile": exp.input.tile}
     return ShippedMember(
         name=f"{name}-fold{fold}",
         experiment=name,
@@ -310,6 +311,7 @@ def _member(project: Project, comp: Competition, run: _Run, why: str, weight: fl
         records=exp.input.records or comp.records.size,
         tta=exp.tta,
         **augment,
+        **tile,
         model=exp.model,
     )
 

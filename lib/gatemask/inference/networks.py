@@ -129,25 +129,31 @@ class _Loader:
         self._graphs: dict[tuple[str, str | None], Forward] = {}
 
     def load(self, member: ShippedMember, device: str | None) -> LoadedMember:
-        from gatemask.builders import models
-
-        size = member.size
-        config = member.model.model_copy(update={"weights": "none"})
-        key = f"{config.model_dump_json()} {size}"
-        if key not in self._models:
-            border = self._border and member.task == "mask"
-            network = models.build_network(
-                config, size, self._channels, self._outputs, self._exclusive, border, seed=None
-            )
-            self._models[key] = network.model
-        model = self._models[key]
-        load_weights(model, weights_path(self._folder, member))
+        key, model = self._model(member)
         forward = self._graphs.get((key, device)) or compile_forward(model, device)
         loaded = LoadedMember(forward, copy_weights(model, device), batch_for(member.input_shape, self._batch), device)
         if (key, device) not in self._graphs:  # compiled now, so neither images nor time estimates pay for it
             loaded.predict_on_batch(np.zeros((loaded.batch, *member.input_shape, self._channels), np.uint8))
             self._graphs[key, device] = forward
         return loaded
+
+    def _model(self, member: ShippedMember) -> tuple[str, Any]:
+        """Return the key of a member's structure, and its prediction model with the member's weights."""
+        from gatemask.builders import models
+        from gatemask.builders.tiled import by_tiles
+
+        config = member.model.model_copy(update={"weights": "none"})
+        key = f"{config.model_dump_json()} {member.size} {member.tile}"
+        if key not in self._models:
+            border, size = self._border and member.task == "mask", member.tile or member.size
+            network = models.build_network(
+                config, size, self._channels, self._outputs, self._exclusive, border, seed=None
+            ).model
+            predictor = network if member.tile is None else by_tiles(network, member.input_shape)
+            self._models[key] = network, predictor
+        network, predictor = self._models[key]
+        load_weights(network, weights_path(self._folder, member))
+        return key, predictor
 
 
 def copy_weights(model: Any, device: str | None = None) -> Tensors:

@@ -15,11 +15,11 @@ import numpy as np
 from gatemask.config import Augment
 from gatemask.input import color, geometry
 from gatemask.input.color import ColorChange
-from gatemask.input.geometry import Geometry
+from gatemask.input.geometry import Crop, Geometry
 from gatemask.input.layout import Layout
 from gatemask.masks.frame import finish_levels, resize
 
-BATCH_STEPS = ("mixup", "cutmix")  # act on batches, see mix.py
+BATCH_STEPS = ("mixup", "cutmix", "copy_paste")  # act on batches, see mix.py
 
 
 class AugmentationStep(NamedTuple):
@@ -32,6 +32,20 @@ class AugmentationStep(NamedTuple):
 
     name: str
     settings: Any
+
+
+class CropOfInput(NamedTuple):
+    """A crop of the input, by its random numbers.
+
+    Args:
+        whole: Height and width of the whole input, in pixels.
+        crop: Size of the crop, and share of those that show a mask.
+        numbers: Random numbers, float64 (`geometry.CROP_NUMBERS`,), uniform in [0, 1).
+    """
+
+    whole: tuple[int, int]
+    crop: Crop
+    numbers: np.ndarray
 
 
 def augmentation_steps(augment: Sequence[Augment]) -> list[AugmentationStep]:
@@ -74,7 +88,7 @@ def augment_image(
         image: Image, uint8 (h, w, channels).
         mask: Mask, uint8 (planes, h, w), 0 or 255; None for an empty one of one plane.
         size: Height and width of the output, in pixels.
-        augment: The experiment's `augment:`; `mixup` and `cutmix`, which need a batch, are skipped.
+        augment: The experiment's `augment:`; steps that need a batch, such as `mixup`, are skipped.
         rng: Random generator; the same state gives the same result.
 
     Returns:
@@ -110,6 +124,7 @@ def augment_into(
     out: np.ndarray,
     out_mask: np.ndarray | None,
     layout: Layout | None = None,
+    crop: CropOfInput | None = None,
 ) -> None:
     """Augment an image that `shrink_to_size` returned, into existing arrays.
 
@@ -121,12 +136,15 @@ def augment_into(
         out: Receives the image, uint8 (height, width, channels), C-contiguous.
         out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1, or 0 to 255 if it is soft; None to make no
             mask.
-        layout: Planes of the mask. Default: classes of 0 and 1, all of which `zoom_to_mask` looks at.
+        layout: Planes of the mask. Default: classes of 0 and 1, all of which `zoom_to_mask` and crops look at.
+        crop: Crop that `out` receives, after all geometric steps. Default: `out` receives the whole image.
     """
-    size = (out.shape[0], out.shape[1])
+    size = (out.shape[0], out.shape[1]) if crop is None else crop.whole
     soft, classes = layout is not None and layout.soft, None if layout is None else layout.classes
     start = geometry.resize_geometry(image.shape, size, None if mask is None else mask[:classes])
     drawn_geometry, color_change = draw_parameters(steps, start, numbers)
+    if crop is not None:
+        geometry.place_crop(drawn_geometry, crop.crop, crop.numbers)
     drawn_geometry.align()
     geometry.resample(image, drawn_geometry, out)
     if out_mask is not None:

@@ -1,4 +1,4 @@
-"""Change gray levels and colors of an image: one pass for linear tones and colors, a table for gamma, blur, dropout.
+"""Change gray levels and colors of an image: tones and colors in one pass, CLAHE, blur, noise, JPEG, dropout.
 
 Saturation scales the difference of a pixel from its gray, hue rotates it. Both keep the pixel's brightness, with the
 weights of Rec. 601, and leave gray pixels unchanged. With brightness and contrast they are one matrix.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from gatemask.config import Blur, Dropout
+from gatemask.config import Blur, Clahe, Dropout, Jpeg, Noise
 from gatemask.input.step_kind import StepKind, always, between
 
 HOLE_GRAY = 128  # level of the squares that dropout draws
@@ -31,7 +31,12 @@ class ColorChange:
         levels: New value of each gray level, float64 (256,); None for no change.
         hue: Rotation of the hue, as a share of the color circle.
         saturation: Factor of the saturation.
+        clip: Clip limit of CLAHE, a multiple of the mean bin of a histogram; 0 for no CLAHE.
+        clahe_cells: Number of cells of CLAHE along a side.
         blur: Standard deviation of the Gaussian, in pixels; 0 for none.
+        noise: Standard deviation of the noise, in gray levels of 255; 0 for none.
+        noise_seed: Seed of the noise.
+        quality: Quality of a JPEG, from 1 to 100; 0 for none.
         holes: Positions of hidden squares, (n, 2), x and y between 0 and 1; None for none.
         hole_side: Side of a hidden square, as a share of the image's shorter side.
     """
@@ -41,14 +46,20 @@ class ColorChange:
     levels: np.ndarray | None = None
     hue: float = 0.0
     saturation: float = 1.0
+    clip: float = 0.0
+    clahe_cells: int = 1
     blur: float = 0.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    quality: int = 0
     holes: np.ndarray | None = None
     hole_side: float = 0.0
 
     @property
     def is_identity(self) -> bool:
         has_arrays = self.levels is not None or self.holes is not None
-        return not (has_arrays or self.is_scaled or self.changes_colors or self.blur)
+        has_filters = self.clip or self.blur or self.noise or self.quality
+        return not (has_arrays or self.is_scaled or self.changes_colors or has_filters)
 
     @property
     def is_scaled(self) -> bool:
@@ -84,6 +95,24 @@ def _blur(change: ColorChange, settings: Blur, numbers: np.ndarray) -> None:
         change.blur = math.hypot(change.blur, between(*settings.sigma, numbers[1]))
 
 
+def _clahe(change: ColorChange, settings: Clahe, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        change.clip, change.clahe_cells = between(*settings.clip, numbers[1]), settings.cells
+
+
+def _noise(change: ColorChange, settings: Noise, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        # The sum of two independent Gaussians is one.
+        change.noise = math.hypot(change.noise, between(*settings.sigma, numbers[1]))
+        change.noise_seed = int(numbers[2] * 2**53)  # all bits of the number
+
+
+def _jpeg(change: ColorChange, settings: Jpeg, numbers: np.ndarray) -> None:
+    if numbers[0] < settings.p:
+        low, high = settings.quality
+        change.quality = int(between(low, high + 1, numbers[1]))
+
+
 def _coarse_dropout(change: ColorChange, settings: Dropout, numbers: np.ndarray) -> None:
     if numbers[0] < settings.p:
         change.holes, change.hole_side = numbers[1:].reshape(settings.holes, 2), settings.size
@@ -97,13 +126,16 @@ TONE_STEPS: dict[str, StepKind[ColorChange]] = {
 }
 COLOR_STEPS: dict[str, StepKind[ColorChange]] = {
     **TONE_STEPS,
+    "clahe": StepKind(_clahe, always(2)),
     "blur": StepKind(_blur, always(2)),
+    "noise": StepKind(_noise, always(3)),
+    "jpeg": StepKind(_jpeg, always(2)),
     "coarse_dropout": StepKind(_coarse_dropout, lambda settings: 1 + 2 * settings.holes),
 }
 
 
 def apply_color(image: np.ndarray, change: ColorChange) -> None:
-    """Change an image in place: tones, hue and saturation, blur, hidden squares, always in this order.
+    """Change an image in place: tones, hue and saturation, CLAHE, blur, noise, JPEG, hidden squares, in this order.
 
     Args:
         image: Image, uint8 (h, w, channels), C-contiguous.
@@ -117,13 +149,55 @@ def apply_color(image: np.ndarray, change: ColorChange) -> None:
         cv2.transform(image, _color_matrix(change), dst=image)
     elif change.levels is None and change.is_scaled:
         cv2.addWeighted(flat, change.gain, flat, 0, change.offset, dst=flat)
+    if change.clip:
+        _equalize(image, change.clip, change.clahe_cells)
     if change.blur:
         cv2.GaussianBlur(flat, (0, 0), change.blur, dst=flat)
+    if change.noise:
+        _add_noise(image, change.noise, change.noise_seed)
+    if change.quality:
+        _compress(image, change.quality)
     if change.holes is not None:
         height, width = image.shape[:2]
         side = max(1, round(change.hole_side * min(height, width)))
         for x, y in (change.holes * (width - side + 1, height - side + 1)).astype(int).tolist():
             image[y : y + side, x : x + side] = HOLE_GRAY
+
+
+def _equalize(image: np.ndarray, clip: float, cells: int) -> None:
+    """Equalize contrast within cells (CLAHE, Zuiderveld 1994): the luminance of three channels, else each channel."""
+    clahe = cv2.createCLAHE(clip, (cells, cells))
+    if image.shape[2] != 3:
+        for channel in range(image.shape[2]):
+            image[:, :, channel] = clahe.apply(np.ascontiguousarray(image[:, :, channel]))
+        return
+    luminance = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    # Luminance is the weighted mean of the channels: the same change of all three changes it alone, not the color.
+    difference = clahe.apply(luminance).astype(np.int16) - luminance
+    np.clip(image + difference[:, :, None], 0, 255, out=image, casting="unsafe")
+
+
+def _add_noise(image: np.ndarray, sigma: float, seed: int) -> None:
+    """Add independent Gaussian noise to each pixel and channel."""
+    noise = np.random.default_rng(seed).standard_normal(image.size, np.float32)
+    noise *= sigma
+    flat = image.reshape(-1)
+    flat[:] = cv2.add(flat, noise, dtype=cv2.CV_8U)[:, 0]  # rounds, and cuts off at 0 and 255
+
+
+def _compress(image: np.ndarray, quality: int) -> None:
+    """Replace an image by its JPEG: three channels as a color image, of half as many color samples, else each one."""
+    if image.shape[2] == 3:
+        image[:] = _through_jpeg(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality, cv2.IMREAD_COLOR_RGB)
+        return
+    for channel in range(image.shape[2]):
+        gray = np.ascontiguousarray(image[:, :, channel])
+        image[:, :, channel] = _through_jpeg(gray, quality, cv2.IMREAD_GRAYSCALE)
+
+
+def _through_jpeg(image: np.ndarray, quality: int, flag: int) -> np.ndarray:
+    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, flag))
 
 
 def _color_matrix(change: ColorChange) -> np.ndarray:

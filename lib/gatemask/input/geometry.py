@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,7 +20,43 @@ from gatemask.input.step_kind import StepKind, always, between
 from gatemask.masks.frame import HALF, resize
 
 MOST_CHANNELS = 4  # that OpenCV warps at once
+CROP_MARGIN = 2  # pixels between the edge of a crop and the pixel of a mask that it shows for certain
 LARGE_MASK = 0.4  # share of the image from which on the bounding box of a mask is not faster than the whole
+
+
+class Crop(NamedTuple):
+    """Random crops of the output.
+
+    Args:
+        size: Height and width of a crop, in pixels; at most those of the output.
+        positives: Share of the crops of images with a mask that show part of it for certain. Default: 0.
+    """
+
+    size: tuple[int, int]
+    positives: float = 0.0
+
+
+class Window(NamedTuple):
+    """A part of the output.
+
+    Args:
+        x: First column.
+        y: First row.
+        size: Height and width, in pixels.
+    """
+
+    x: int
+    y: int
+    size: tuple[int, int]
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.y, self.y + self.size[0]), slice(self.x, self.x + self.size[1])
+
+    def shift(self, sign: int) -> np.ndarray:
+        """Return the matrix, (3, 3), from the output to the window (-1), or back (1)."""
+        return np.array([[1, 0, sign * self.x], [0, 1, sign * self.y], [0, 0, 1.0]])
 
 
 @dataclass
@@ -34,6 +71,7 @@ class Geometry:
             None where no step bends.
         mask: Masks of the classes as stored, uint8 (classes, h, w), above 0 inside; None if they are empty or not
             needed.
+        window: Part of the output that is resampled; None for all of it.
     """
 
     size: tuple[int, int]
@@ -41,11 +79,18 @@ class Geometry:
     scale: np.ndarray
     displacement: np.ndarray | None = None
     mask: np.ndarray | None = None
+    window: Window | None = None
 
     @property
     def matrix(self) -> np.ndarray:
-        """Matrix from the stored image to the output, (3, 3)."""
-        return self.motion @ self.scale
+        """Matrix from the stored image to the output or its window, (3, 3)."""
+        whole = self.motion @ self.scale
+        return whole if self.window is None else self.window.shift(-1) @ whole
+
+    @property
+    def resampled_size(self) -> tuple[int, int]:
+        """Height and width of what is resampled: the output or its window."""
+        return self.size if self.window is None else self.window.size
 
     @property
     def sides(self) -> np.ndarray:
@@ -63,7 +108,8 @@ class Geometry:
     def align(self) -> None:
         """Round the matrix by less than a pixel where that makes warping faster, see `quadrants`."""
         if self.displacement is None and _pixel_rearrangement(self) is None:
-            self.motion = quadrants.align(self.matrix, self.size) @ np.linalg.inv(self.scale)
+            aligned = quadrants.align(self.matrix, self.resampled_size) @ np.linalg.inv(self.scale)
+            self.motion = aligned if self.window is None else self.window.shift(1) @ aligned
 
     def bend(self, field: np.ndarray) -> None:
         """Add displacements, float32 (height, width, 2), in pixels of the output."""
@@ -192,6 +238,31 @@ GEOMETRY_STEPS: dict[str, StepKind[Geometry]] = {
 }
 
 
+CROP_NUMBERS = 4  # random numbers that a crop takes
+
+
+def place_crop(geometry: Geometry, crop: Crop, numbers: np.ndarray) -> None:
+    """Choose the window of a crop, after all steps: at random, or so that it shows a random pixel of the mask.
+
+    Args:
+        geometry: Parameters from `draw_parameters`; receives the window.
+        crop: Size of the crop, and share of those that show a mask.
+        numbers: Random numbers, `CROP_NUMBERS` of them, in [0, 1).
+    """
+    chance, pixel_share = numbers[:2].tolist()
+    lowest, highest = np.zeros(2), geometry.sides - crop.size[::-1]
+    if geometry.mask is not None and chance < crop.positives:
+        shown = np.empty((*geometry.size, 1), np.uint8)
+        resample_mask(_union(geometry.mask)[None], geometry, shown)
+        inside = np.flatnonzero(shown)
+        if inside.size:
+            y, x = divmod(int(inside[int(pixel_share * inside.size)]), geometry.size[1])
+            pixel, last = np.array([x, y]), np.array(crop.size[::-1]) - 1
+            lowest, highest = np.clip([pixel + CROP_MARGIN - last, pixel - CROP_MARGIN], 0, highest)
+    left, top = (lowest + numbers[2:] * (highest - lowest + 1)).astype(int).tolist()
+    geometry.window = Window(left, top, crop.size)
+
+
 # --- matrices ----------------------------------------------------------------------------------------------
 
 
@@ -245,10 +316,11 @@ def resample(image: np.ndarray, geometry: Geometry, out: np.ndarray) -> None:
     Args:
         image: Image as stored, uint8 (h, w, channels).
         geometry: Parameters from `draw_parameters`.
-        out: Receives the result, uint8 (height, width, channels), C-contiguous.
+        out: Receives the result, uint8 (height, width, channels), C-contiguous: the output, or its window.
     """
     if geometry.displacement is None and (rearrange := _pixel_rearrangement(geometry)) is not None:
-        out[:] = rearrange(resize(image, geometry.size))
+        rearranged = rearrange(resize(image, geometry.size))
+        out[:] = rearranged if geometry.window is None else rearranged[geometry.window.slices]
         return
     if out.shape[2] > MOST_CHANNELS:
         for start in range(0, out.shape[2], MOST_CHANNELS):
@@ -282,7 +354,7 @@ def resample_mask(mask: np.ndarray | None, geometry: Geometry, out: np.ndarray, 
         if not width:
             continue
         if not by_box or width * height > LARGE_MASK * plane.size:
-            resampled = np.empty((*geometry.size, 1), np.uint8)
+            resampled = np.empty((*geometry.resampled_size, 1), np.uint8)
             resample(plane[:, :, None], geometry, resampled)
             _store(resampled[:, :, 0], out[:, :, index], cut)
         else:
@@ -302,7 +374,9 @@ def _resample_box(
     """Resample a plane's bounding box (x, y, width, height) alone, with a border for interpolation: masks are small."""
     x, y, width, height = box
     corners = _map_corners(geometry.matrix, x - 1, y - 1, width + 2, height + 2)
-    edges = np.clip([np.floor(corners.min(0)), np.ceil(corners.max(0)) + 1], 0, geometry.sides).astype(int)
+    edges = np.clip([np.floor(corners.min(0)), np.ceil(corners.max(0)) + 1], 0, geometry.resampled_size[::-1]).astype(
+        int
+    )
     (left, top), (right, bottom) = edges
     if right <= left or bottom <= top:
         return
@@ -346,9 +420,12 @@ def _pixel_rearrangement(geometry: Geometry) -> Callable[[np.ndarray], np.ndarra
 
 
 def _source_coordinates(geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Position in the stored image of each pixel of the output: x and y, float32 (height, width)."""
-    assert geometry.displacement is not None
+    """Position in the stored image of each pixel that is resampled: x and y, float32 (height, width)."""
+    displacement = geometry.displacement
+    assert displacement is not None
+    if geometry.window is not None:
+        displacement = displacement[geometry.window.slices]
     inverse = np.linalg.inv(geometry.matrix).astype(np.float32)
-    down, right = (np.arange(side, dtype=np.float32) for side in geometry.size)
+    down, right = (np.arange(side, dtype=np.float32) for side in geometry.resampled_size)
     x, y = (row[0] * right[None, :] + (row[1] * down + row[2])[:, None] for row in inverse[:2])
-    return x + geometry.displacement[..., 0], y + geometry.displacement[..., 1]
+    return x + displacement[..., 0], y + displacement[..., 1]

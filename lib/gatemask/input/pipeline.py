@@ -10,12 +10,13 @@ from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 
-from gatemask.config import Augment, Experiment
+from gatemask.config import Augment, Experiment, Input
 from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import augmentation_steps
 from gatemask.input.decoding import shared_decoder
 from gatemask.input.feeding import filled_batches
+from gatemask.input.geometry import Crop
 from gatemask.input.keras_input import Arrays, ArrayShape, KerasInput, keras_input
 from gatemask.input.layout import Layout
 from gatemask.input.mix import mixing_needs_masks
@@ -30,6 +31,7 @@ def record_source(
     layout: Layout,
     augment: Sequence[Augment],
     with_masks: bool | None = None,
+    crops: bool = False,
 ) -> RecordSource:
     """Return the source of an experiment's batches.
 
@@ -39,12 +41,21 @@ def record_source(
         layout: Channels and planes of the examples.
         augment: Steps to apply: the experiment's `augment:`, or none.
         with_masks: Whether batches contain masks. Default: if the targets or CutMix need them.
+        crops: Whether batches contain the crops of `input.crop`, where it is set. Default: the whole input.
     """
     steps = augmentation_steps(augment)
     if with_masks is None:
         with_masks = exp.task == "mask" or mixing_needs_masks(steps)
     labels = layout.classes if exp.model.per_class else 1
-    return RecordSource(examples, shared_decoder(layout, exp.input.shape), steps, with_masks, labels)
+    soft = exp.has_soft_masks and any(step.name == "mixup" for step in steps)
+    crop = _crop_of(exp.input) if crops else None
+    return RecordSource(examples, shared_decoder(layout, exp.input.shape), steps, with_masks, labels, soft, crop)
+
+
+def _crop_of(settings: Input) -> Crop | None:
+    if settings.crop is None:
+        return None
+    return Crop(settings.training_shape, 0.5 if settings.crop_positives is None else settings.crop_positives)
 
 
 def epoch_order(
@@ -108,10 +119,10 @@ def training_batches(
 
     Returns:
         A dataset of known length and static shapes that yields images, uint8 (b, h, w, channels), and targets: masks,
-        uint8 (b, h, w, planes), from 0 to `layout.full`, for a mask network; labels, float32 (b, 1) or (b, classes),
-        for a gate. An image that cannot be decoded raises, see `original_errors`.
+        uint8 (b, h, w, planes), from 0 to `layout.full` or, with MixUp, to 255, for a mask network; labels, float32
+        (b, 1) or (b, classes), for a gate. An image that cannot be decoded raises, see `original_errors`.
     """
-    source = record_source(examples, exp, layout, exp.augment)
+    source = record_source(examples, exp, layout, exp.augment, crops=True)
     numbers = range(start, len(order) // batch_size if stop is None else stop)
     plan = BatchPlan(order, batch_size, (seed, epoch), numbers)
 
@@ -131,7 +142,7 @@ def evaluation_dataset(
     examples: Sequence[EncodedExample], exp: Experiment, layout: Layout, batch_size: int
 ) -> KerasInput:
     """Return `evaluation_batches` as a dataset of static shapes, for `model.evaluate`."""
-    shapes = (*batch_shapes(exp, layout, batch_size), ArrayShape((batch_size,), np.float32))
+    shapes = (*batch_shapes(exp, layout, batch_size, exp.input.shape), ArrayShape((batch_size,), np.float32))
 
     def make() -> Iterator[Arrays]:
         return evaluation_batches(examples, exp, layout, batch_size)
@@ -162,9 +173,18 @@ def evaluation_batches(
         yield batch.images, batch.labels if batch.masks is None else batch.masks, weights.astype(np.float32)
 
 
-def batch_shapes(exp: Experiment, layout: Layout, batch_size: int) -> tuple[ArrayShape, ArrayShape]:
-    """Return the shapes of the images and targets of a batch over all devices."""
-    shape, labels = (batch_size, *exp.input.shape), layout.classes if exp.model.per_class else 1
+def batch_shapes(
+    exp: Experiment, layout: Layout, batch_size: int, size: tuple[int, int] | None = None
+) -> tuple[ArrayShape, ArrayShape]:
+    """Return the shapes of the images and targets of a batch over all devices.
+
+    Args:
+        exp: Experiment.
+        layout: Channels and planes of the examples.
+        batch_size: Images per batch.
+        size: Height and width of the images. Default: those of the training.
+    """
+    shape, labels = (batch_size, *(size or exp.input.training_shape)), layout.classes if exp.model.per_class else 1
     images = ArrayShape((*shape, layout.channels), np.uint8)
     if exp.task == "gate":
         return images, ArrayShape((batch_size, labels), np.float32)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatemask.data.example import EncodedExample
-from gatemask.input.augment import AugmentationStep, augment_into, draw_numbers
+from gatemask.input.augment import AugmentationStep, CropOfInput, augment_into, draw_numbers
 from gatemask.input.decoding import Decoder
+from gatemask.input.geometry import CROP_NUMBERS, Crop
 from gatemask.input.mix import ImageBatch, mix_batch
 
 ALIGNMENT = 64  # bytes: TensorFlow and JAX copy arrays that start anywhere else
@@ -52,6 +53,8 @@ class RecordSource:
         steps: Augmentation steps.
         with_masks: Whether batches contain masks.
         labels: Number of labels per image: 1 for any class, or one for each.
+        soft_masks: Whether MixUp blends masks, and 255 means 1 in them. Default: False.
+        crop: Crops of the input that batches hold. Default: the whole input.
     """
 
     examples: Sequence[EncodedExample]
@@ -59,6 +62,13 @@ class RecordSource:
     steps: Sequence[AugmentationStep]
     with_masks: bool
     labels: int = 1
+    soft_masks: bool = False
+    crop: Crop | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the images of a batch, in pixels."""
+        return self.decoder.size if self.crop is None else self.crop.size
 
     @property
     def decodes_masks(self) -> bool:
@@ -80,7 +90,7 @@ class RecordSource:
         for size in self._sizes(batch_size):
             parts.append(memory[start : start + size])
             start += _aligned(size)
-        shape, layout = (batch_size, *self.decoder.size), self.decoder.layout
+        shape, layout = (batch_size, *self.shape), self.decoder.layout
         images = parts[0].reshape(*shape, layout.channels)
         masks = parts[1].reshape(*shape, layout.planes) if self.with_masks else None
         return ImageBatch(images, masks, parts[2].view(np.float32).reshape(batch_size, self.labels))
@@ -99,8 +109,12 @@ class RecordSource:
             seed: Seed of the batch, the same for all of its slots.
         """
         numbers = draw_numbers(self.steps, np.random.default_rng(seed), len(batch.images))
+        crops = None if self.crop is None else _draw_crops(seed, len(batch.images))
         for slot, index in zip(slots, indices, strict=True):
-            self._fill_slot(batch, slot, index, numbers[slot])
+            crop = None
+            if self.crop is not None and crops is not None:
+                crop = CropOfInput(self.decoder.size, self.crop, crops[slot])
+            self._fill_slot(batch, slot, index, numbers[slot], crop)
 
     def mix(self, batch: ImageBatch, seed: Sequence[int]) -> ImageBatch:
         """Return the batch after the steps that mix images.
@@ -110,21 +124,29 @@ class RecordSource:
             seed: Seed of the batch.
         """
         # One more number, so that this generator differs from that of `fill`.
-        return mix_batch(batch, self.steps, np.random.default_rng([*seed, 1]), self.decoder.layout)
+        rng = np.random.default_rng([*seed, 1])
+        return mix_batch(batch, self.steps, rng, self.decoder.layout, self.soft_masks)
 
-    def _fill_slot(self, batch: ImageBatch, slot: int, index: int, numbers: np.ndarray) -> None:
+    def _fill_slot(
+        self, batch: ImageBatch, slot: int, index: int, numbers: np.ndarray, crop: CropOfInput | None
+    ) -> None:
         example, layout = self.examples[index], self.decoder.layout
         image, mask = self.decoder.decode(example, self.decodes_masks)
         out_mask = None if batch.masks is None else batch.masks[slot]
-        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, layout)
+        augment_into(image, mask, self.steps, numbers, batch.images[slot], out_mask, layout, crop)
         batch.labels[slot] = example.label > 0 if self.labels == 1 else layout.present(example.label)
 
     def _sizes(self, batch_size: int) -> tuple[int, int, int]:
         """Return the bytes of images, masks and labels."""
-        height, width = self.decoder.size
+        height, width = self.shape
         plane, layout = batch_size * height * width, self.decoder.layout
         masks = plane * layout.planes if self.with_masks else 0
         return plane * layout.channels, masks, batch_size * self.labels * np.dtype(np.float32).itemsize
+
+
+def _draw_crops(seed: Sequence[int], count: int) -> np.ndarray:
+    """Random numbers of crops, float64 (count, numbers), of a generator of their own: steps are drawn as without."""
+    return np.random.default_rng([*seed, 2]).random((count, CROP_NUMBERS))
 
 
 def aligned_empty(size: int) -> np.ndarray:

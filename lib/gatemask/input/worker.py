@@ -20,6 +20,7 @@ from gatemask.data.example import EncodedExample
 from gatemask.errors import GatemaskError
 from gatemask.input.augment import AugmentationStep
 from gatemask.input.decoding import Cache, DecodedExample, Decoder, cache_key
+from gatemask.input.geometry import Crop
 from gatemask.input.layout import Layout
 from gatemask.input.mix import ImageBatch
 from gatemask.input.shared_cache import NOWHERE, Shapes, SharedCache
@@ -33,7 +34,7 @@ class SourceContent:
     """What a worker needs to fill batches from a source.
 
     Args:
-        examples, steps, with_masks, labels: As in `RecordSource`.
+        examples, steps, with_masks, labels, soft_masks, crop: As in `RecordSource`.
         layout, size: As in `Decoder`.
         cache: Memory of the cache.
         places: Place of each example in the cache, int64.
@@ -44,6 +45,8 @@ class SourceContent:
     steps: Sequence[AugmentationStep]
     with_masks: bool
     labels: int
+    soft_masks: bool
+    crop: Crop | None
     layout: Layout
     size: tuple[int, int]
     cache: Region
@@ -187,7 +190,9 @@ class Worker:
         except Exception as error:  # the files of its examples may be gone; parts of the source will raise it
             return error
         decoder = Decoder(parts.layout, parts.size, NoCache())
-        source = RecordSource(parts.examples, decoder, parts.steps, parts.with_masks, parts.labels)
+        source = RecordSource(
+            parts.examples, decoder, parts.steps, parts.with_masks, parts.labels, parts.soft_masks, parts.crop
+        )
         decoder.cache = self._cache(source, parts)
         return source
 

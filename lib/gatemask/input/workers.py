@@ -55,7 +55,7 @@ class _Source:
     Args:
         number: Its number in messages.
         examples: Its examples.
-        settings: Its steps, whether it has masks, and its number of labels.
+        settings: Its steps, whether it has masks, its number of labels, whether its masks are soft, and its crops.
         content: Pickled `SourceContent`.
     """
 
@@ -203,7 +203,7 @@ class Workers:
 
     def _add_source(self, source: RecordSource) -> _Source:
         """Return the source as the workers know it: the same one for the same examples and settings."""
-        settings = (list(source.steps), source.with_masks, source.labels)
+        settings = (list(source.steps), source.with_masks, source.labels, source.soft_masks, source.crop)
         for known in self._sources:
             if known.settings == settings and _are_same(known.examples, source.examples):
                 return known

@@ -57,6 +57,19 @@ def tile_origins(size: tuple[int, int], tile: int, overlap: int) -> list[Origin]
     return [Origin(y, x) for y in rows for x in columns]
 
 
+def input_tiles(size: tuple[int, int], tile: int) -> list[Origin]:
+    """Return the positions of the tiles by which an input is predicted: neighbors share at least a quarter of a side.
+
+    Args:
+        size: Height and width of the input, in pixels.
+        tile: Side of a tile, in pixels.
+
+    >>> [tuple(origin) for origin in input_tiles((64, 96), 64)]
+    [(0, 0), (0, 32)]
+    """
+    return tile_origins(size, tile, tile // 4)
+
+
 def _positions(side: int, tile: int, overlap: int) -> list[int]:
     if side <= tile:
         return [0]

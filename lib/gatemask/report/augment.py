@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def show_augmentation(project: Project, comp: Competition, exp: Experiment, imag
 def augmented_versions(examples: Sequence[EncodedExample], exp: Experiment, layout: Layout) -> list[ImageBatch]:
     """Return the images as one plain batch, then as the first epochs augment it, always with masks."""
     return [
-        _batch(pipeline.record_source(examples, exp, layout, steps, with_masks=True), exp.seed, epoch)
+        _batch(pipeline.record_source(examples, exp, layout, steps, with_masks=True, crops=epoch > 0), exp.seed, epoch)
         for epoch, steps in enumerate([[], *[exp.augment] * VERSIONS])
     ]
 
@@ -81,7 +82,9 @@ def _tiles(
         tiles = []
         for column, batch in enumerate(versions):
             assert batch.masks is not None
-            mask = batch.masks[row] >= layout.half
+            # MixUp of masks makes levels of 255, of which the outline is drawn at one half.
+            mixed = column > 0 and exp.has_soft_masks
+            mask = batch.masks[row] >= replace(layout, soft=layout.soft or mixed).half
             labels, areas = batch.labels[row], mask.sum(axis=(0, 1))
             caption = f"label {' '.join(f'{label:.2f}' for label in labels)}"
             if exp.task == "mask":

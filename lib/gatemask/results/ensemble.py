@@ -158,6 +158,7 @@ class ShippedMember(Frozen):
         tta: Test-time views in addition to the original image.
         augment: Steps from which random views are drawn.
         model: Structure of the network.
+        tile: Side of the tiles by which it predicts its input, in pixels; None for the whole input at once.
         view_weights: Weights of the image as it is and of the views, where they differ.
     """
 
@@ -175,6 +176,7 @@ class ShippedMember(Frozen):
     tta: list[View] = Field(default_factory=list)
     augment: list[Augment] = Field(default_factory=list)
     model: Model
+    tile: int | None = None
     view_weights: list[float] | None = None
 
     @property

@@ -221,7 +221,7 @@ class _SpreadModel:
     """The prediction model, with each batch spread over all devices."""
 
     def __init__(self, trainer: Trainer) -> None:
-        self._model, self._devices = trainer.models.evaluator, trainer.models.devices
+        self._model, self._devices = trainer.predictor, trainer.models.devices
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         # Under a strategy, Keras's own predict_on_batch gives the whole batch to each device.

@@ -38,7 +38,9 @@ class CompiledModels:
         network: The architecture. All models below share its layers.
         training_models: Compiled training models by whether the layers of `freeze:` are frozen; each has its own
             optimizer. False is always present, True only where the experiment freezes layers.
-        evaluator: Prediction model, compiled separately: a training step should not pay for validation's histograms.
+        evaluator: Network whose weights are validated and kept.
+        predictor: Prediction model of whole inputs, compiled separately: a training step should not pay for
+            validation's histograms. With crops it is another model than `evaluator`, see `predictor_for`.
         fresh_optimizers: Variables of each training model's optimizer before its first step.
     """
 
@@ -46,6 +48,7 @@ class CompiledModels:
     network: Network
     training_models: Mapping[bool, TrainingModel]
     evaluator: keras.Model
+    predictor: keras.Model
     fresh_optimizers: Mapping[bool, list[np.ndarray]]
 
 
@@ -131,6 +134,14 @@ class Trainer:
             return 1
         return self.models.devices.count if self.found is None else self.found.devices
 
+    @property
+    def predictor(self) -> keras.Model:
+        """Prediction model of whole inputs, with the present weights."""
+        from gatemask.builders import models
+
+        models.copy_weights(self.models.network, self.models.predictor)
+        return self.models.predictor
+
     def training_model(self, epoch: int) -> TrainingModel:
         """Return the training model of an epoch; epochs with and without frozen layers have different ones."""
         return self.models.training_models[self._freezes(epoch)]
@@ -186,11 +197,11 @@ class Trainer:
         from gatemask.training.loss_watch import ValidationWatch
 
         batches = pipeline.evaluation_dataset(validation, self.exp, self.layout, self.evaluation_batch)
-        evaluator = self.models.evaluator
-        first = FirstStep(f"{self.exp.name}, validation step", evaluator.test_function is None)
+        predictor = self.predictor
+        first = FirstStep(f"{self.exp.name}, validation step", predictor.test_function is None)
         first.begin()
         with keras_input.original_errors(), first.shown():
-            values = evaluator.evaluate(batches, verbose=0, return_dict=True, callbacks=[ValidationWatch(first.done)])
+            values = predictor.evaluate(batches, verbose=0, return_dict=True, callbacks=[ValidationWatch(first.done)])
         scores = {name: float(value) for name, value in values.items() if name != "loss"}
         if bad := [name for name, value in scores.items() if not math.isfinite(value)]:
             raise GatemaskError(
@@ -214,7 +225,8 @@ def _traced_fingerprint(inputs: TrainingInputs) -> str:
     # A model that was traced for one batch would be traced for any number of images next: shapes must be static.
     found = [] if inputs.found_batch is None else [str(inputs.found_batch)]
     table = [_table_length(exp)] if _table_length(exp) else []
-    return fingerprint([settings, frozen, exp.input.shape, asdict(inputs.layout), *found, *table])
+    sizes = [exp.input.shape, exp.input.training_shape, exp.input.tile]
+    return fingerprint([settings, frozen, sizes, asdict(inputs.layout), exp.has_soft_masks, *found, *table])
 
 
 def _table_length(exp: Experiment) -> int:
@@ -243,14 +255,14 @@ def _compile(inputs: TrainingInputs) -> CompiledModels:
             frozen: _compile_training_model(exp, layout, inputs.class_weights, network, frozen, jit_compile)
             for frozen in ([True, False] if exp.freeze else [False])
         }
-        evaluator = network.model
+        predictor = models.predictor_for(exp, inputs.comp, network)
         loss = losses.WeightedLoss(exp.loss, exp.label_smoothing, layout, inputs.class_weights)
         labels = network.model.output.shape[-1]
         measured = [metrics.MeanLoss(loss.call), *metrics.build_metrics(exp.task, layout, labels)]
         # Keras requires a loss here too.
-        evaluator.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
+        predictor.compile(None, loss=loss, weighted_metrics=measured, jit_compile=jit_compile)
     fresh = {frozen: [np.array(v) for v in model.optimizer.variables] for frozen, model in training_models.items()}
-    return CompiledModels(devices, network, training_models, evaluator, fresh)
+    return CompiledModels(devices, network, training_models, network.model, predictor, fresh)
 
 
 def require_accumulation(exp: Experiment, devices: Devices) -> None:
