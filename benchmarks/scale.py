@@ -187,7 +187,7 @@ def prepared(folder: str, count: int) -> dict:
     wanted = Wanted.of(comp, rule, complete=True)
 
     def read() -> None:
-        kept["masks"] = read_labels(comp.labels, project.data, files, (64, 64), [], wanted).masks
+        kept["labels"] = read_labels(comp.labels, project.data, files, (64, 64), [], wanted)
 
     def find() -> None:
         kept["pairs"] = find_copies([i.sha256 for i in images], [i.signature for i in images], True).pairs
@@ -197,7 +197,7 @@ def prepared(folder: str, count: int) -> dict:
 
     def write() -> None:
         pairs = [(images[pair.first], images[pair.second], pair.kind) for pair in kept["pairs"]]
-        write_tables(project.data, comp, images, kept["masks"], None, pairs)
+        write_tables(project.data, comp, images, kept["labels"], None, pairs)
 
     work = {"read_labels": read, "find_copies": find, "groups": join, "write_tables": write}
     return {stage: watched(function) for stage, function in work.items()}

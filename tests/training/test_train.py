@@ -177,12 +177,20 @@ def source_of_copies(root: Path) -> None:
     make_sources(project, comp)
 
 
+@pytest.fixture
+def with_source(phantom_records: Path, tmp_path: Path) -> Path:
+    """Return the root of a project with the source 'again'."""
+    root = tmp_path / "project"
+    shutil.copytree(phantom_records, root, ignore=shutil.ignore_patterns("runs", "dist"))
+    source_of_copies(root)
+    return root
+
+
 @pytest.mark.usefixtures("tiny_encoders")
-def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_are_trained_on_and_counted(with_source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatemask.input import pipeline
     from gatemask.training.train import train
 
-    source_of_copies(phantom_records)
     seen: dict[int, set[str]] = {}  # images by epoch
     original = pipeline.training_batches
 
@@ -191,7 +199,7 @@ def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: 
         return original(examples, exp, layout, order, *rest)
 
     monkeypatch.setattr(pipeline, "training_batches", watched)
-    project = Project(phantom_records, "phantom", quick=True)
+    project = Project(with_source, "phantom", quick=True)
     comp = load_competition(project.experiments, quick=True)
     data = {"extra": [{"source": "again", "weight": 0.5}]}
     exp = Experiment.model_validate({**TINY, "name": "extra", "data": data, "sampling": {}, "epochs": 2})
@@ -208,23 +216,22 @@ def test_sources_are_trained_on_and_counted(phantom_records: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_a_killed_training_on_sources_ends_with_the_same_bits(phantom_records: Path) -> None:
-    source_of_copies(phantom_records)
+def test_a_killed_training_on_sources_ends_with_the_same_bits(with_source: Path) -> None:
     data = {"extra": [{"source": "again", "weight": 0.4}]}
-    whole, killed = (write(phantom_records, f"{name}_extra", data=data) for name in ("whole", "killed"))
-    done = gatemask("train", whole, "--quick", "--fold", 0, root=phantom_records, tiny=True)
+    whole, killed = (write(with_source, f"{name}_extra", data=data) for name in ("whole", "killed"))
+    done = gatemask("train", whole, "--quick", "--fold", 0, root=with_source, tiny=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    folder = phantom_records / "runs/phantom-quick/killed_extra/fold0"
+    folder = with_source / "runs/phantom-quick/killed_extra/fold0"
     for _ in range(2):
         with Path(os.devnull).open("w") as nowhere:
             command = ("train", killed, "--quick", "--fold", 0)
-            process = start_python(*TINY_GATEMASK, *command, root=phantom_records, stdout=nowhere, stderr=nowhere)
+            process = start_python(*TINY_GATEMASK, *command, root=with_source, stdout=nowhere, stderr=nowhere)
         before = states(folder)
         while process.poll() is None and states(folder) == before:
             time.sleep(0.02)
         process.kill()
         process.wait()
-    done = gatemask("train", killed, "--quick", "--fold", 0, root=phantom_records, tiny=True)
+    done = gatemask("train", killed, "--quick", "--fold", 0, root=with_source, tiny=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_identical(folder.parents[1] / "whole_extra/fold0", folder)
 
