@@ -170,12 +170,11 @@ def check_jax(process: subprocess.Popen[str], folder: Path, name: str) -> None:
 
 def test_networks_train_and_round_trip_and_agree_on_both_backends(tmp_path: Path) -> None:
     networks = {name: prepare(tmp_path, name, small=True) for name in SMALLEST}
-    process = start_jax(tmp_path, SMALLEST, small=True)
+    process = start_jax(tmp_path, ["convnext_tiny"], small=True)  # the slow test does so with all networks
     try:
         for name, network in networks.items():
             check(tmp_path, name, network, small=True)
-        for name in SMALLEST:
-            check_jax(process, tmp_path, name)
+        check_jax(process, tmp_path, "convnext_tiny")
     finally:
         process.kill()
 

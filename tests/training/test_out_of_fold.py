@@ -95,7 +95,7 @@ def experiment(task: str, **changes: Any) -> Experiment:
 
 def trainer(project: Project, exp: Experiment, comp: Competition, predict: Any) -> Any:
     """A trainer whose network is a function of images from 0 to 1."""
-    evaluator = SimpleNamespace(predict_on_batch=lambda images: predict(np.asarray(images, np.float32) / 255))
+    predictor = SimpleNamespace(predict_on_batch=lambda images: predict(np.asarray(images, np.float32) / 255))
     devices = SimpleNamespace(strategy="one device", spread=lambda images: images)
     return SimpleNamespace(
         exp=exp,
@@ -103,7 +103,8 @@ def trainer(project: Project, exp: Experiment, comp: Competition, predict: Any) 
         layout=Layout.of(comp),
         batch=4,
         evaluation_batch=4,
-        models=SimpleNamespace(evaluator=evaluator, devices=devices),
+        models=SimpleNamespace(devices=devices),
+        predictor=predictor,
         inputs=SimpleNamespace(project=project),
     )
 
