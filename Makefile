@@ -12,7 +12,7 @@ READY := setup
 ONLY ?=
 # Tracing a model keeps one core busy. The tests of a file stay on one worker, because they share expensive fixtures.
 WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
-.PHONY: help setup demo test test-unit test-all test-kaggle lint docs bench bench-device device-kit screenshots clean
+.PHONY: help setup demo test test-unit test-all test-kaggle test-ray lint docs bench bench-device device-kit screenshots clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,13 @@ test-all: setup ## run all tests, including those that take minutes
 
 test-kaggle: $(KAGGLE)/ready ## run the tests with the package versions of Kaggle's image, in .venv-kaggle
 	@PATH="$(CURDIR)/$(KAGGLE)/bin:$$PATH" $(KAGGLE)/bin/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
+
+test-ray: $(VENV)/ray ## run the loop on a Ray cluster of three nodes, with ray in .venv
+	@$(BIN)/python -m pytest tests/pieces/test_on_ray.py $(ARGS)
+
+$(VENV)/ray: requirements-ray.txt | $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-ray.txt
+	@touch $@
 
 # .venv comes first: a test loads weights across the two environments.
 $(KAGGLE)/ready: requirements-kaggle.txt pyproject.toml kaggle_kernels/inference/wheels.txt | $(VENV)/ready

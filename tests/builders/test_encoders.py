@@ -23,6 +23,7 @@ quiet.tensorflow()
 keras = pytest.importorskip("keras")
 
 import encoder_steps  # noqa: E402
+import steps  # noqa: E402
 
 from gatemask.builders import applications, models  # noqa: E402
 
@@ -128,7 +129,7 @@ def test_images_are_normalized_as_in_keras_applications(name: str) -> None:
 def prepare(folder: Path, name: str, small: bool) -> Any:
     """Build a network on TensorFlow, and write its weights and predictions."""
     network = encoder_steps.build(name, 0, small)
-    encoder_steps.perturb(network.model)
+    steps.perturb_statistics(network.model)
     network.model.save_weights(folder / f"{name}.weights.h5")
     np.save(folder / f"{name}.npy", encoder_steps.outputs(network.model))
     return network

@@ -146,7 +146,7 @@ def test_files_hold_the_share_only_where_it_is_used(tmp_path: Path) -> None:
 
 
 def test_a_share_needs_a_gate() -> None:
-    with pytest.raises(ValueError, match="but there is no gate"):
+    with pytest.raises(ValueError, match="quantile needs a gate"):
         Ensemble.model_validate({"mask": {"experiments": ["m"]}, "tune": {"rule": {"gate": "quantile"}}})
     constant = gate_scores(Rule(0.5, 0.5, 0.5, 0, quantile=True), np.ones((3, 1)), ["a", "b", "c"])
     assert (constant == 1).all(), "where no gate tells images apart, all pass"

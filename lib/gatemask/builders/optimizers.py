@@ -354,7 +354,7 @@ def set_rates(optimizer: keras.optimizers.Optimizer, rates: Sequence[float]) -> 
 
     Args:
         optimizer: Optimizer from `build_optimizer`.
-        rates: Learning rate of each step, at most `table_length`; one for all steps where there is no table.
+        rates: Learning rate of each step, at most `table_length`; a single one without a table.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if isinstance(inner, RateTable):

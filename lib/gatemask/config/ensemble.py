@@ -114,5 +114,5 @@ class Ensemble(Strict):
         if self.gate.weights == "tuned":
             raise ValueError("gate.weights must be 'equal', 'greedy' or a list: only mask weights can be tuned")
         if self.tune.rule.by_quantile and not self.gate.experiments:
-            raise ValueError("tune.rule.gate: quantile lets a share of images pass by their gate, but there is no gate")
+            raise ValueError("tune.rule.gate: quantile needs a gate; name one in gate.experiments")
         return self

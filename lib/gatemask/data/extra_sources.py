@@ -45,7 +45,7 @@ def make_sources(project: Project, comp: Competition, names: Sequence[str] = ())
         names: Names of the sources. Default: all that have a YAML.
 
     Raises:
-        GatemaskError: There is no such source, it does not fit the competition, or its files cannot be used.
+        GatemaskError: The source is missing, does not fit the competition, or its files cannot be used.
     """
     chosen = list(names) or source_names(project)
     if not chosen:
@@ -67,7 +67,7 @@ def read_source_yaml(project: Project, comp: Competition, name: str) -> Competit
     """Return a source as a competition.
 
     Raises:
-        GatemaskError: There is no such YAML, it is invalid, or it does not fit the competition.
+        GatemaskError: The YAML is missing or invalid, or does not fit the competition.
     """
     path = project.source_file(name)
     if not path.is_file():

@@ -3,7 +3,7 @@
     data/<comp>/sources/<name>/images/                     the images: manifest, copies, records without masks
     data/<comp>/sources/<name>/fold<k>/records-<px>/       images with the labels of fold k's networks
     data/<comp>/sources/<name>/fold<k>/.../images.csv      image_id, label, confidence, kept
-    data/<comp>/sources/<name>/pseudo.json                 written last: without it, there is no such source
+    data/<comp>/sources/<name>/pseudo.json                 written last; without it, the source does not exist
 
 A label of set k comes from networks that never saw the validation images of fold k, and only fold k reads it.
 """

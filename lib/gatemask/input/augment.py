@@ -136,7 +136,7 @@ def augment_into(
         out: Receives the image, uint8 (height, width, channels), C-contiguous.
         out_mask: Receives the mask, uint8 (height, width, planes), 0 or 1, or 0 to 255 if it is soft; None to make no
             mask.
-        layout: Planes of the mask. Default: classes of 0 and 1, all of which `zoom_to_mask` and crops look at.
+        layout: Planes of the mask. Default: masks are 0 or 1, and `zoom_to_mask` and crops look at all planes.
         crop: Crop that `out` receives, after all geometric steps. Default: `out` receives the whole image.
     """
     size = (out.shape[0], out.shape[1]) if crop is None else crop.whole

@@ -131,8 +131,7 @@ def gate_scores(rules: Rule | Sequence[Rule], gates: np.ndarray, ids: Sequence[s
 def gate_quantiles(gates: np.ndarray, ids: Sequence[str] | np.ndarray) -> np.ndarray:
     """Return the share of images below each image, half of the image itself included, float (n,).
 
-    Of equal probabilities, the first id comes out highest. Where all are equal, no gate tells the images apart, and
-    all have the quantile 1.
+    Ties are broken by id: the first one ranks highest. If all probabilities are equal, every image has the quantile 1.
 
     Args:
         gates: Gate probabilities, float (n,).
